@@ -1,0 +1,48 @@
+# Everything runs inside .venv, which is made on first use from the pins in requirements.txt.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+unexport PYTHONPATH PYTHONHOME
+
+READY := .venv/.ready
+PAGE := .dvc/plots.html
+
+.PHONY: help setup repro test check clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) $(PAGE) ## Make .venv with the pinned packages (the other targets do it by themselves)
+
+repro: setup ## Run the whole pipeline on the embedded data, push everything to the S3 store
+	@alzmri doctor --before-run
+	@alzmri store run -- sh -c 'dvc repro && echo "pushing to the store" && dvc push'
+	@alzmri results
+
+test: check ## Set up, lint, check types, run every test
+	@pytest
+
+check: setup ## Lint and check types only
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+clean: ## Remove what was computed here (data imported by you, .dvc/cache and .store stay)
+	@rm -rf data/phantom data/prepared models plots
+
+$(READY): requirements.txt pyproject.toml
+	@test -w . || { echo "error: no permission to write in $(CURDIR): clone into a folder of yours" >&2; exit 1; }
+	@for python in $(PYTHON) python3.11 python3.12 python3 python; do \
+	  "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
+	    && { found=$$python; break; }; \
+	done; \
+	test -n "$$found" || { echo "error: no Python 3.11 or 3.12 found: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	"$$found" -m venv .venv || { echo "error: $$found cannot make a virtual environment: install its venv package (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "installing the pinned packages into .venv (once, one to five minutes)"
+	@python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(PAGE): $(READY) src/alzmri/plots_page.py
+	@alzmri plots-page

@@ -1,0 +1,1 @@
+"""Collections on disk: scanning, validating, importing, subjects, splits, packing, augmentation."""

@@ -1,0 +1,123 @@
+"""``alzmri data``: bring a collection in, and say what is in it."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from alzmri import terminal
+from alzmri.data.classes import CLASSES
+
+# What these import takes a second; `alzmri --help` must not.
+if TYPE_CHECKING:
+    from alzmri.data.collection import Rejected
+    from alzmri.data.importing import Report
+
+data_app = typer.Typer(no_args_is_help=True, help="Bring in collections of MRI slices; check them.")
+
+_MIN_PEOPLE = 3
+"""Per class, for training, validation and test to have one each."""
+
+
+@data_app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(help="A folder, a .zip or a .parquet file, as published.")
+    ],
+    name: Annotated[str, typer.Option(help="What to call it: becomes data/NAME.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace data/NAME if it exists.")] = False,
+    max_rejected: Annotated[
+        float, typer.Option(min=0, max=1, help="Refuse if more than this fraction is unusable.")
+    ] = 0.1,
+) -> None:
+    """Copy a collection into data/NAME and track it with DVC.
+
+    Knows the class folders of every release, merges train and test folders, keeps the images'
+    bytes and leaves the source as it is.
+
+    Examples:
+
+        alzmri data import ~/Downloads/archive.zip --name kaggle
+
+        alzmri data import ~/Downloads/train-00000-of-00001.parquet --name falah
+    """
+    from alzmri.data.importing import import_collection
+
+    with terminal.progress("judging") as progress:
+        report = import_collection(
+            source, name, force=force, root=Path(), max_rejected=max_rejected, progress=progress
+        )
+    _show(report)
+    for reason, paths in _by_reason(report.collection.rejected).items():
+        shown = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
+        _say(f"left behind: {len(paths)} x {reason}: {shown}")
+    _say(
+        f"data/{name} is in DVC and staged in git: commit it, then `dvc exp run -S "
+        f"data.source={name}`"
+    )
+
+
+@data_app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="The collection data/NAME.")],
+) -> None:
+    """Say what data/NAME holds and what is wrong with it. Exit status 2 if prepare would refuse.
+
+    Example:
+
+        alzmri data check kaggle
+    """
+    from alzmri import params
+    from alzmri.data.collection import require
+    from alzmri.data.importing import survey
+
+    max_rejected = params.load().data.max_rejected
+    with terminal.progress("judging") as progress:
+        report = survey(Path("data") / name, progress=progress)
+    _show(report)
+    for item in report.collection.rejected:
+        _say(f"rejected: {item.path}: {item.reason}")
+    require(report.collection, max_rejected, remedy="prepare would refuse it")
+
+
+def _show(report: "Report") -> None:
+    """Print the images and people of each class, and what deserves a warning."""
+    table = Table("class")
+    table.add_column("images", justify="right")
+    table.add_column("people", justify="right")
+    for label in CLASSES:
+        table.add_row(label, str(report.images_of(label)), str(report.people_of(label)))
+    table.add_section()
+    entries = report.collection.entries
+    table.add_row("all", str(len(entries)), str(len(set(report.people))))
+    terminal.out.print(table)
+    conversions: defaultdict[str, int] = defaultdict(int)
+    for entry in entries:
+        if entry.converted:
+            conversions[entry.converted] += 1
+    for conversion, count in sorted(conversions.items()):
+        _say(f"converted to 8-bit grayscale when read: {count} x {conversion}")
+    for label in CLASSES:
+        people = report.people_of(label)
+        if 0 < people < _MIN_PEOPLE:
+            terminal.warn(
+                f"{label} has {people} people: no subject split can have the class in training, "
+                "validation and test at once"
+            )
+
+
+def _by_reason(rejected: "Sequence[Rejected]") -> dict[str, list[str]]:
+    """Paths by reason, the most frequent first, without what differs from file to file."""
+    paths: defaultdict[str, list[str]] = defaultdict(list)
+    for item in rejected:
+        paths[re.split(r": | of ", item.reason)[0]].append(item.path)
+    return dict(sorted(paths.items(), key=lambda group: -len(group[1])))
+
+
+def _say(line: str) -> None:
+    terminal.out.print(escape(line), soft_wrap=True)

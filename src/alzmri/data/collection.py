@@ -1,0 +1,300 @@
+"""A collection: a directory of class folders of images, judged file by file."""
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from alzmri.data import images
+from alzmri.data.classes import CLASSES, FOLDERS, class_of_folder
+from alzmri.errors import UserError
+
+Consume = Callable[[int, images.Pixels], None]
+Progress = Callable[[int, int], None]
+
+_SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
+_CHUNK = 16
+"""Files judged between two looks at the clock: few enough to stop soon, many enough to be fast."""
+_SHOWN = 5
+"""Rejected files that a message quotes."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A usable image.
+
+    Attributes:
+        index: its position in the listing, as given to ``consume``.
+        path: relative to the collection, with ``/``.
+        label: one of :data:`classes.CLASSES`.
+        sha256: hexadecimal digest of the file's bytes.
+        converted: see :class:`images.Decoded`.
+    """
+
+    index: int
+    path: str
+    label: str
+    sha256: str
+    converted: str | None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that is not used.
+
+    Attributes:
+        path: relative to the collection; bytes that are not UTF-8, and what does not print,
+            as ``\\x..``.
+        reason: why, in a few words.
+        duplicate: the same bytes as an image of the same class that is used: nothing is lost.
+        stray: what a system or a person left among the images: never meant as one.
+    """
+
+    path: str
+    reason: str
+    duplicate: bool = False
+    stray: bool = False
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a directory holds.
+
+    Attributes:
+        directory: where.
+        entries: the usable images, sorted by path.
+        rejected: all others, sorted by path.
+        listed: how many files were judged; ``consume`` was called with indices below this.
+    """
+
+    directory: Path
+    entries: tuple[Entry, ...]
+    rejected: tuple[Rejected, ...]
+    listed: int
+
+    @property
+    def faults(self) -> tuple[Rejected, ...]:
+        """The rejected files by which something is lost: neither duplicates nor strays."""
+        return tuple(item for item in self.rejected if not (item.duplicate or item.stray))
+
+    @property
+    def rejected_fraction(self) -> float:
+        """Of the images found, how many are :attr:`faults`: 0 to 1."""
+        duplicates = sum(item.duplicate for item in self.rejected)
+        return len(self.faults) / max(1, len(self.entries) + duplicates + len(self.faults))
+
+
+def read(
+    directory: Path,
+    *,
+    consume: Consume,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Collection:
+    """Judge every file below ``directory``; the result does not depend on the order of files.
+
+    The class of an image is that of the nearest folder above it whose name means one, in any
+    spelling, so ``train/Mild_Demented`` and ``test/MildDemented`` are one class.
+    ``consume(index, pixels)`` gets each decoded image (uint8 ``[height, width]``), from
+    ``workers`` threads (default: one per processor) in any order; of duplicates too, which are
+    known only at the end. ``progress(done, total)`` is called from this thread.
+
+    Rejected, with a reason, is what :func:`images.decode` refuses, what lies in no class folder,
+    names that are not UTF-8, symbolic links, and exact duplicates: within a class all but the
+    first by path, across classes every one, for their labels contradict each other. Files that
+    systems leave behind (``Thumbs.db``, hidden files) and files in class folders that neither
+    are images nor are named like one are listed as strays. Other files outside class folders,
+    such as ``README.md`` or ``subjects.csv``, are none of our business.
+
+    Raises:
+        UserError: when there is no such directory.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory; bring one in with `alzmri data import`")
+    paths, rejected = walk(directory)
+    listing = []
+    for path in paths:
+        match place(path):
+            case str(label):
+                listing.append((path, label))
+            case Rejected() as item:
+                rejected.append(item)
+    entries = []
+    for judged in _judge_all(directory, listing, consume, workers, progress):
+        if isinstance(judged, Entry):
+            entries.append(judged)
+        else:
+            rejected.append(judged)
+    entries, repeated = _without_duplicates(sorted(entries, key=lambda entry: entry.path))
+    rejected = sorted(rejected + repeated, key=lambda item: item.path)
+    return Collection(directory, tuple(entries), tuple(rejected), len(listing))
+
+
+def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
+    """Paths of all files below ``directory``, relative and sorted, and what cannot be listed."""
+    paths: list[str] = []
+    rejected: list[Rejected] = []
+
+    def refuse(path: str, reason: str) -> None:
+        rejected.append(Rejected(printable(path), reason))
+
+    def unlistable(error: OSError) -> None:
+        folder = os.path.relpath(error.filename, directory)
+        refuse(folder, f"cannot be listed: {(error.strerror or str(error)).lower()}")
+
+    for folder, subfolders, names in os.walk(directory, onerror=unlistable):
+        above = Path(folder).relative_to(directory)
+        for name in subfolders:
+            if Path(folder, name).is_symlink():
+                refuse((above / name).as_posix(), images.SYMBOLIC_LINK)
+        for name in names:
+            path = (above / name).as_posix()
+            if _is_utf8(path):
+                paths.append(path)
+            else:
+                refuse(path, "the name is not valid UTF-8")
+    return sorted(paths), rejected
+
+
+def place(path: str) -> str | Rejected | None:
+    """The class that a file's folders mean, or why it has none, or None if it needs none."""
+    *folders, name = PurePosixPath(path).parts
+    if any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in (*folders, name)):
+        return Rejected(printable(path), "left by the system or a program", stray=True)
+    for folder in reversed(folders):
+        label = class_of_folder(folder)
+        if label:
+            return label
+    if PurePosixPath(name).suffix.lower() not in images.SUFFIXES:
+        return None
+    where = f"unknown class folder '{printable(folders[-1])}'" if folders else "in no class folder"
+    return Rejected(printable(path), f"{where}; known are {', '.join(FOLDERS)}")
+
+
+def require(
+    collection: Collection,
+    max_rejected: float,
+    *,
+    remedy: str = "`alzmri data check` lists every file and reason",
+) -> None:
+    """Refuse a collection that cannot be trained on; the message ends with ``remedy``.
+
+    Raises:
+        UserError: nothing was found, a class has no usable image, or more than the fraction
+            ``max_rejected`` (0 to 1) of the images was rejected.
+    """
+    directory, faults = collection.directory, collection.faults
+    if not collection.entries and not faults:
+        raise UserError(
+            f"{directory} has no images: expected are class folders ({', '.join(FOLDERS)}) with "
+            "one image per slice; bring a collection in with `alzmri data import`"
+        )
+    problems = []
+    if collection.rejected_fraction > max_rejected:
+        problems.append(
+            f"{len(faults)} of its images ({collection.rejected_fraction:.0%}) were rejected, at "
+            f"most {max_rejected:.0%} may be (data.max_rejected, --max-rejected)"
+        )
+    missing = [name for name in CLASSES if name not in {item.label for item in collection.entries}]
+    if missing:
+        problems.append(f"no usable image of {', '.join(missing)}")
+    if not problems:
+        return
+    lines = [f"{directory} cannot be used: {'; '.join(problems)}"]
+    lines += [f"  {item.path}: {item.reason}" for item in faults[:_SHOWN]]
+    if len(faults) > _SHOWN:
+        lines.append(f"  and {len(faults) - _SHOWN} more")
+    raise UserError("\n".join([*lines, remedy]))
+
+
+def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
+    """Write the table ``path,reason``."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "reason"))
+        writer.writerows((item.path, item.reason) for item in rejected)
+
+
+def printable(path: str) -> str:
+    """``path`` without what a terminal or a UTF-8 file cannot take: such bytes as ``\\x..``."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _judge_all(
+    directory: Path,
+    listing: list[tuple[str, str]],
+    consume: Consume,
+    workers: int | None,
+    progress: Progress | None,
+) -> Iterator[Entry | Rejected]:
+    """Judge in threads; an interruption leaves at most one chunk per thread to be finished."""
+
+    def judge_chunk(start: int) -> list[Entry | Rejected]:
+        chunk = listing[start : start + _CHUNK]
+        return [
+            _judge(directory, start + offset, path, label, consume)
+            for offset, (path, label) in enumerate(chunk)
+        ]
+
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        futures = [pool.submit(judge_chunk, start) for start in range(0, len(listing), _CHUNK)]
+        done = 0
+        for future in as_completed(futures):
+            judged = future.result()
+            yield from judged
+            done += len(judged)
+            if progress:
+                progress(done, len(listing))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _judge(
+    directory: Path, index: int, path: str, label: str, consume: Consume
+) -> Entry | Rejected:
+    try:
+        decoded = images.decode(directory / path)
+    except images.NotAnImage as error:
+        if PurePosixPath(path).suffix.lower() in images.SUFFIXES:
+            return Rejected(printable(path), str(error))
+        return Rejected(printable(path), "no image, nor named like one", stray=True)
+    except images.Unreadable as error:
+        return Rejected(printable(path), str(error))
+    consume(index, decoded.pixels)
+    return Entry(index, path, label, decoded.sha256, decoded.converted)
+
+
+def _without_duplicates(entries: list[Entry]) -> tuple[list[Entry], list[Rejected]]:
+    """One entry per content, and none where the same content has several labels."""
+    same: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        same[entry.sha256].append(entry)
+    kept, rejected = [], []
+    for entry in entries:
+        first, *others = same[entry.sha256]
+        other = next((item for item in others if item.label != first.label), None)
+        if other:
+            twin = other if entry.label == first.label else first
+            reason = f"contradictory labels: the same bytes as {printable(twin.path)}"
+            rejected.append(Rejected(printable(entry.path), reason))
+        elif entry is first:
+            kept.append(entry)
+        else:
+            reason = f"duplicate of {printable(first.path)}"
+            rejected.append(Rejected(printable(entry.path), reason, duplicate=True))
+    return kept, rejected

@@ -1,0 +1,231 @@
+"""One image file: whether it can be used, and its pixels."""
+
+import errno
+import hashlib
+import io
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base as ExifTag
+
+Pixels = NDArray[np.uint8]
+
+MIN_SIDE = 16
+"""Pixels. A smaller image shows no anatomy."""
+MAX_PIXELS = 4096 * 4096
+"""Far above any MR slice, and small enough that every thread can hold one."""
+MAX_BYTES = 128 * 2**20
+"""Of a file: more than ``MAX_PIXELS`` take uncompressed, 16 bits and four channels deep."""
+THUMBNAIL_SIDE = 32
+
+SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp")
+)
+"""File names that promise an image. What a file is, its content says."""
+
+# Only raster formats: others that Pillow reads start programs (EPS) or hold no single picture.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+
+SYMBOLIC_LINK = (
+    "symbolic link: may lead out of the collection (if DVC made it, set cache.type to hardlink)"
+)
+"""Why a link is refused."""
+
+_NAMES = {"1": "1-bit", "P": "palette", "PA": "palette", "F": "float", "I": "32-bit"}
+"""Of Pillow's modes, where the mode itself says little."""
+
+# What Pillow warns about (large headers, odd EXIF) is judged here, per file, with the path.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class Unreadable(Exception):
+    """The file cannot be used; the message is a short reason without the path."""
+
+
+class NotAnImage(Unreadable):
+    """The content is of no image format that is read here."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A usable image.
+
+    Attributes:
+        pixels: uint8 ``[height, width]``, 0 black to 255 white, upright.
+        sha256: hexadecimal digest of the file's bytes.
+        converted: what had to be converted, such as ``RGB`` or ``16-bit, rotated``; None if
+            the file was 8-bit grayscale and upright.
+    """
+
+    pixels: Pixels
+    sha256: str
+    converted: str | None
+
+
+def decode(path: Path) -> Decoded:
+    """Judge and decode one file by its content, whatever its name says.
+
+    The rule: what can be shown as one 8-bit grayscale slice without guessing is converted, and
+    said to be. Everything else is refused.
+
+    - Colour (RGB, CMYK, palette) becomes its luma (ITU-R 601). Transparency is laid on black.
+    - More than 8 bits are scaled so that the lowest value is 0 and the highest 255: MR
+      intensities have no unit, and 12-bit values in a 16-bit file would come out black if
+      scaled by what the file could hold.
+    - An EXIF orientation is applied.
+    - Refused: symbolic links (they may lead out of the collection), what is no regular file, is
+      empty, truncated or damaged, no image, has several frames, fewer than ``MIN_SIDE`` pixels a
+      side or more than ``MAX_PIXELS`` in all (decided by the header, before anything is
+      unpacked), or the same value in every pixel.
+
+    Raises:
+        NotAnImage: the content is of no known image format.
+        Unreadable: any other refusal.
+    """
+    data = read(path)
+    pixels, converted = _decode_plain_jpeg(data), None
+    if pixels is None:
+        pixels, converted = _decode_any(data)
+    low, high, _, _ = cv2.minMaxLoc(pixels)
+    if low == high:
+        raise Unreadable(f"blank: every pixel is {low:.0f}")
+    return Decoded(pixels, hashlib.sha256(data).hexdigest(), converted)
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a regular file that is neither empty nor larger than ``MAX_BYTES``.
+
+    Raises:
+        Unreadable: otherwise, also for a symbolic link and for whatever the system refuses.
+    """
+    try:
+        # NONBLOCK: a named pipe would wait for its writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise Unreadable("not a regular file")
+            check_bytes(status.st_size)
+            return os.read(descriptor, status.st_size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Unreadable(SYMBOLIC_LINK) from None
+        raise Unreadable(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+
+
+def check_bytes(size: int) -> None:
+    """Refuse a file of ``size`` bytes that is empty or too large (:class:`Unreadable`)."""
+    if not 0 < size <= MAX_BYTES:
+        raise Unreadable(f"larger than {MAX_BYTES >> 20} MiB" if size else "empty file")
+
+
+def fit(pixels: Pixels, image_size: int, mode: Literal["pad", "stretch"]) -> Pixels:
+    """Make uint8 ``[height, width]`` into uint8 ``[image_size, image_size]`` by area averages.
+
+    ``pad`` keeps the proportions: black is added evenly to both ends of the short side.
+    ``stretch`` scales each side by itself.
+    """
+    if mode == "pad":
+        height, width = pixels.shape
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        bottom, right = side - height - top, side - width - left
+        pixels = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
+    return _area(pixels, image_size)
+
+
+def thumbnail(pixels: Pixels) -> Pixels:
+    """The whole slice as uint8 ``[32, 32]``: what tells people apart."""
+    return _area(pixels, THUMBNAIL_SIDE)
+
+
+def _area(pixels: Pixels, side: int) -> Pixels:
+    return np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _decode_plain_jpeg(data: bytes) -> Pixels | None:
+    """The common case at OpenCV's speed, twice Pillow's; None leaves the judgement to Pillow."""
+    shape = _plain_jpeg_shape(data)
+    if shape is None:
+        return None
+    _check_shape(*shape)
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+
+
+def _plain_jpeg_shape(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a whole 8-bit grayscale JPEG without metadata; None for all else."""
+    if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
+        return None
+    position = 2
+    # Segments are a marker, then a length that counts itself. APP0 is JFIF, DB to FE tables and
+    # comments, C0 to C2 the frame: depth, height, width, components. APP1 may be EXIF.
+    while data[position] == 0xFF and position + 10 < len(data):
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xC2:
+            depth, components = data[position + 4], data[position + 9]
+            height = int.from_bytes(data[position + 5 : position + 7])
+            width = int.from_bytes(data[position + 7 : position + 9])
+            return (height, width) if (depth, components) == (8, 1) else None
+        if marker not in (0xE0, 0xC4, 0xDB, 0xDD, 0xFE):
+            return None
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+        if position >= len(data):
+            return None
+    return None
+
+
+def _check_shape(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise Unreadable(f"more than {MAX_PIXELS} pixels: {width}x{height}")
+    if min(height, width) < MIN_SIDE:
+        raise Unreadable(f"smaller than {MIN_SIDE}x{MIN_SIDE} pixels: {width}x{height}")
+
+
+def _decode_any(data: bytes) -> tuple[Pixels, str | None]:
+    """Pixels and what was converted. Pillow, unlike OpenCV, refuses what is cut short."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_shape(image.height, image.width)
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise Unreadable(f"animated or stacked: {frames} frames, one slice is expected")
+            rotated = image.getexif().get(ExifTag.Orientation) in range(2, 9)
+            pixels, converted = _to_gray(ImageOps.exif_transpose(image) if rotated else image)
+    except Unreadable:
+        raise
+    except UnidentifiedImageError:
+        raise NotAnImage("not an image (read are JPEG, PNG, BMP, GIF, TIFF, WebP, PGM)") from None
+    except Image.DecompressionBombError:
+        raise Unreadable(f"more than {MAX_PIXELS} pixels") from None
+    except Exception as error:  # noqa: BLE001 - a damaged file can make Pillow raise anything
+        raise Unreadable(f"damaged: {error}") from None
+    return pixels, ", ".join(filter(None, (converted, "rotated" if rotated else None))) or None
+
+
+def _to_gray(image: Image.Image) -> tuple[Pixels, str | None]:
+    """uint8 ``[height, width]`` and the name of the conversion, None for 8-bit grayscale."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, np.float64)
+        if not np.isfinite(values).all():
+            raise Unreadable("has pixels that are not numbers")
+        low, high = values.min(), values.max()
+        scaled = np.rint((values - low) * (255 / (high - low))) if high > low else 0 * values
+        return scaled.astype(np.uint8), _NAMES.get(image.mode, "16-bit")
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, "black")
+        opaque = Image.alpha_composite(black, image.convert("RGBA"))
+        return np.array(opaque.convert("L")), "transparency"
+    if image.mode == "L":
+        return np.array(image), None
+    # By way of RGB: not every mode has a way of its own to gray.
+    return np.array(image.convert("RGB").convert("L")), _NAMES.get(image.mode, image.mode)

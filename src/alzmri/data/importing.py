@@ -1,0 +1,247 @@
+"""Bringing a published collection into the repository, and saying what a collection holds."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from alzmri.data import collection, images, sources, subjects
+from alzmri.data.classes import CLASSES, FOLDERS, class_of_folder
+from alzmri.data.collection import Collection, Entry, Progress, Rejected
+from alzmri.data.sources import Member
+from alzmri.errors import EnvironmentFault, UserError
+from alzmri.files import replacing_directory
+
+MAX_REJECTED = 0.1
+"""Of the images of a source: above this fraction something is wrong with the source."""
+
+_RESERVED = ("phantom", "prepared")
+"""Folders in ``data`` that the pipeline writes."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a collection holds.
+
+    Attributes:
+        collection: the images, and what was rejected.
+        people: the subject of each of ``collection.entries``.
+    """
+
+    collection: Collection
+    people: tuple[str, ...]
+
+    def images_of(self, label: str) -> int:
+        """How many usable images a class has."""
+        return sum(entry.label == label for entry in self.collection.entries)
+
+    def people_of(self, label: str) -> int:
+        """How many people have an image in a class."""
+        pairs = zip(self.collection.entries, self.people, strict=True)
+        return len({person for entry, person in pairs if entry.label == label})
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A member of a source and its path in the new collection."""
+
+    member: Member
+    path: str
+
+
+def survey(directory: Path, *, progress: Progress | None = None) -> Report:
+    """Judge a collection in place; people as its ``subjects.csv`` says, else from the pixels.
+
+    Raises:
+        UserError: there is no such directory, or its ``subjects.csv`` has faults.
+    """
+    found, thumbnails = _read(directory, progress)
+    table = directory / subjects.SUBJECTS_FILE
+    if table.exists():
+        people = subjects.from_file(table, [entry.path for entry in found.entries])
+    else:
+        people = _recognised(found.entries, thumbnails)
+    return Report(found, tuple(people))
+
+
+def import_collection(
+    source: Path,
+    name: str,
+    *,
+    force: bool,
+    root: Path,
+    max_rejected: float = MAX_REJECTED,
+    progress: Progress | None = None,
+) -> Report:
+    """Copy the usable images of ``source`` to ``root/data/name`` and give them to DVC and git.
+
+    ``source`` is a folder, a zip archive or a parquet file in any published layout (see
+    :func:`sources.members`); it is only read. Images keep their bytes, go to the folder of their
+    class (:data:`classes.FOLDERS`) and keep their name; where several of a class have the same,
+    the folders above go in front of it (``test-x.jpg``). Rejected files stay behind. A
+    ``subjects.csv`` comes along with its paths rewritten. ``data/name`` appears whole or not
+    at all; ``force`` lets it replace another.
+
+    Raises:
+        UserError: a bad name, a name in use, a source that cannot be used
+            (:func:`collection.require`), no git and DVC repository in ``root``.
+        EnvironmentFault: git or DVC failed, or a package for the source is missing.
+    """
+    target = root / "data" / name
+    _check_target(source, name, target, force=force, root=root)
+    room = shutil.disk_usage(root).free
+    with (
+        sources.members(source, room=room) as (members, rejected),
+        replacing_directory(target) as temporary,
+    ):
+        placed, misplaced = _place(members)
+        origin, unread = _copy(placed, temporary)
+        found, thumbnails = _read(temporary, progress)
+        for item in found.rejected:
+            (temporary / item.path).unlink()
+        left = [
+            replace(item, path=collection.printable(origin[item.path])) for item in found.rejected
+        ]
+        behind = sorted(rejected + misplaced + unread + left, key=lambda item: item.path)
+        found = replace(found, directory=source, rejected=tuple(behind))
+        collection.require(found, max_rejected, remedy="nothing was imported")
+        people = _listed(source, members, found.entries, origin)
+        if people:
+            _write_subjects(temporary / subjects.SUBJECTS_FILE, found.entries, people)
+        else:
+            people = _recognised(found.entries, thumbnails)
+    _track(name, root)
+    return Report(replace(found, directory=target), tuple(people))
+
+
+def _check_target(source: Path, name: str, target: Path, *, force: bool, root: Path) -> None:
+    """Refuse before any work what would fail at its end."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in _RESERVED:
+        raise UserError(
+            f"{name!r} cannot name a collection: use small letters, digits, _ and -, and neither "
+            f"{' nor '.join(_RESERVED)}"
+        )
+    if not (root / ".dvc").is_dir():
+        raise UserError(f"{root.resolve()} is no DVC repository: run from the repository's root")
+    inside = _run(root, "git", "rev-parse", "--is-inside-work-tree")
+    if inside.returncode:
+        raise UserError(f"{root.resolve()} is no git repository: run from the repository's root")
+    if source.resolve().is_relative_to(target.resolve()):
+        raise UserError(f"{source} is the collection {name} itself: choose another --name")
+    pointer = target.with_name(f"{name}.dvc")
+    if not force and (target.exists() or pointer.exists()):
+        raise UserError(f"data/{name} exists: choose another --name, or replace it with --force")
+
+
+def _place(members: Sequence[Member]) -> tuple[list[_Placed], list[Rejected]]:
+    """Where each image goes, and what is none. Depends on the paths alone, not on their order."""
+    rejected: list[Rejected] = []
+    by_name: defaultdict[str, list[Member]] = defaultdict(list)
+    for member in sorted(members, key=lambda item: item.path):
+        match collection.place(member.path):
+            case str(label):
+                folder = FOLDERS[CLASSES.index(label)]
+                name = collection.printable(PurePosixPath(member.path).name)
+                by_name[f"{folder}/{name}"].append(member)
+            case Rejected() as item:
+                rejected.append(item)
+    taken = {path for path, same in by_name.items() if len(same) == 1}
+    placed = [_Placed(by_name[path][0], path) for path in sorted(taken)]
+    for path in sorted(by_name.keys() - taken):
+        folder, name = path.split("/")
+        for member in by_name[path]:
+            above = [part for part in member.path.split("/")[:-1] if not class_of_folder(part)]
+            wanted = free = f"{folder}/{'-'.join([*above, name])}"
+            number = 1
+            while free in taken:
+                number += 1
+                free = wanted.replace("/", f"/{number}-")
+            taken.add(free)
+            placed.append(_Placed(member, free))
+    return placed, rejected
+
+
+def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, str], list[Rejected]]:
+    """Write the members below ``directory``; return each one's path in the source, and failures."""
+    for folder in FOLDERS:
+        (directory / folder).mkdir()
+    origin: dict[str, str] = {}
+    rejected: list[Rejected] = []
+    for item in placed:
+        try:
+            (directory / item.path).write_bytes(item.member.read())
+        except images.Unreadable as error:
+            rejected.append(Rejected(collection.printable(item.member.path), str(error)))
+        else:
+            origin[item.path] = item.member.path
+    return origin, rejected
+
+
+def _read(
+    directory: Path, progress: Progress | None
+) -> tuple[Collection, dict[int, images.Pixels]]:
+    """The collection and, by index, the thumbnails of its images."""
+    thumbnails: dict[int, images.Pixels] = {}
+
+    def keep(index: int, pixels: images.Pixels) -> None:
+        thumbnails[index] = images.thumbnail(pixels)
+
+    return collection.read(directory, consume=keep, progress=progress), thumbnails
+
+
+def _recognised(entries: Sequence[Entry], thumbnails: dict[int, images.Pixels]) -> list[str]:
+    stacked = np.array([thumbnails[entry.index] for entry in entries], np.uint8)
+    return subjects.from_pixels(stacked, [entry.sha256 for entry in entries])
+
+
+def _listed(
+    source: Path, members: Sequence[Member], entries: Sequence[Entry], origin: dict[str, str]
+) -> list[str]:
+    """The subject of each entry as the source's ``subjects.csv`` says; empty if it has none."""
+    tables = [item for item in members if PurePosixPath(item.path).name == subjects.SUBJECTS_FILE]
+    if not tables:
+        return []
+    table = min(tables, key=lambda item: (item.path.count("/"), item.path))
+    above = table.path.removesuffix(subjects.SUBJECTS_FILE)
+    paths = [origin[entry.path].removeprefix(above) for entry in entries]
+    try:
+        return subjects.parse(table.read(), str(source / table.path), paths)
+    except images.Unreadable as error:
+        raise UserError(f"{source / table.path}: {error}") from None
+
+
+def _write_subjects(path: Path, entries: Sequence[Entry], people: Sequence[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "subject"))
+        writer.writerows(zip((entry.path for entry in entries), people, strict=True))
+
+
+def _track(name: str, root: Path) -> None:
+    """``dvc add`` and ``git add``: a queued experiment sees only what git knows of."""
+    # The module, not the command: it is the DVC of this environment, activated or not.
+    dvc = (sys.executable, "-m", "dvc")
+    for command in (
+        (*dvc, "add", "--quiet", f"data/{name}"),
+        ("git", "add", f"data/{name}.dvc", "data/.gitignore"),
+    ):
+        finished = _run(root, *command)
+        if finished.returncode:
+            raise EnvironmentFault(
+                f"data/{name} is imported, but could not be added to DVC and git: "
+                f"{finished.stderr.strip()}\nmend that, then import again with --force"
+            )
+
+
+def _run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise EnvironmentFault(f"{command[0]} is not installed") from None

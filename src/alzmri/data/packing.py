@@ -1,0 +1,118 @@
+"""From a collection of files to ``data/prepared``: judged, resized, assigned, packed."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from alzmri.data import collection, images, splits, subjects
+from alzmri.data.classes import MERGES, merged
+from alzmri.data.collection import Collection
+from alzmri.data.prepared import Row, write_manifest
+from alzmri.params import Data, Params
+from alzmri.terminal import Update
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What became of a collection.
+
+    Attributes:
+        rows: the manifest.
+        collection: the files used, and those rejected.
+        twins: test images that have a near-identical slice among the training images.
+    """
+
+    rows: list[Row]
+    collection: Collection
+    twins: int
+
+
+def pack(source: Path, directory: Path, params: Params, progress: Update) -> Packed:
+    """Write ``images.npy``, ``manifest.csv`` and ``rejected.csv`` into ``directory``.
+
+    Raises:
+        UserError: when the collection cannot be used, or cannot be split as ``params`` say.
+    """
+    found, thumbnails = _pack_images(source, directory, params.data, progress)
+    collection.write_rejected(directory / "rejected.csv", found.rejected)
+    paths = [entry.path for entry in found.entries]
+    hashes = [entry.sha256 for entry in found.entries]
+    labels = [MERGES[params.data.merge].get(entry.label, entry.label) for entry in found.entries]
+
+    listed = source / subjects.SUBJECTS_FILE
+    if params.split.subjects == "pixels" or (
+        params.split.subjects == "auto" and not listed.exists()
+    ):
+        people = subjects.from_pixels(thumbnails, hashes)
+    else:
+        people = subjects.from_file(listed, paths)
+    groups = people if params.split.unit == "subject" else hashes
+    parts = splits.assign(labels, groups, params.split)
+
+    columns = (range(len(paths)), paths, labels, people, parts, hashes)
+    rows = [Row(*row) for row in zip(*columns, strict=True)]
+    write_manifest(directory / "manifest.csv", rows)
+    which = np.array(parts)
+    twins = subjects.twins(thumbnails, which == "train", which == "test")
+    return Packed(rows, found, twins)
+
+
+def _pack_images(
+    source: Path, directory: Path, data: Data, progress: Update
+) -> tuple[Collection, NDArray[np.uint8]]:
+    """Write ``images.npy`` (uint8 ``[n, side, side]``); return the files and their thumbnails."""
+    size = data.image_size**2
+    thumbnails: dict[int, NDArray[np.uint8]] = {}
+    # How many files are images is known only at the end, so each goes to its own place in a
+    # sparse file, from whichever thread decoded it; the good ones are then moved together.
+    unsorted = directory / "images.raw"
+    file = os.open(unsorted, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def keep(position: int, pixels: NDArray[np.uint8]) -> None:
+        fitted = images.fit(pixels, data.image_size, data.fit)
+        os.pwrite(file, fitted.tobytes(), position * size)
+        thumbnails[position] = images.thumbnail(pixels)
+
+    try:
+        found = collection.read(source, consume=keep, progress=progress)
+        collection.require(found, data.max_rejected)
+        shape = (len(found.entries), data.image_size, data.image_size)
+        packed = open_memmap(directory / "images.npy", "w+", np.uint8, shape)
+        for row, entry in enumerate(found.entries):
+            pixels = np.frombuffer(os.pread(file, size, entry.index * size), np.uint8)
+            packed[row] = pixels.reshape(shape[1:])
+        packed.flush()
+    finally:
+        os.close(file)
+        unsorted.unlink()
+    return found, np.stack([thumbnails[entry.index] for entry in found.entries])
+
+
+def summary(packed: Packed, merge: str) -> dict[str, Any]:
+    """The content of ``metrics/prepare.json``."""
+    rows, rejected = packed.rows, packed.collection.rejected
+    return {
+        "images": len(rows),
+        "subjects": len({row.subject for row in rows}),
+        "rejected": len(rejected),
+        "duplicates": sum(item.duplicate for item in rejected),
+        "converted": sum(entry.converted is not None for entry in packed.collection.entries),
+        "split": {
+            part: {
+                label: {
+                    "images": sum(1 for row in rows if (row.split, row.label) == (part, label)),
+                    "subjects": len(
+                        {row.subject for row in rows if (row.split, row.label) == (part, label)}
+                    ),
+                }
+                for label in merged(merge)
+            }
+            for part in splits.PARTS
+        },
+        "leak": {"test_images_with_training_twin": packed.twins},
+    }

@@ -1,0 +1,166 @@
+"""The collection on disk: class folders of JPEG slices, and the table of their subjects."""
+
+import csv
+import multiprocessing
+import multiprocessing.process
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from alzmri.data.classes import FOLDERS
+from alzmri.data.phantom.anatomy import draw_subject
+from alzmri.data.phantom.cache import load_maps, prepared_maps
+from alzmri.data.phantom.mni import Maps
+from alzmri.data.phantom.render import render_slice
+from alzmri.data.phantom.rng import ExactRandom
+from alzmri.errors import EnvironmentFault
+from alzmri.files import replacing_directory
+
+_PREFIXES = ("ND", "VMD", "MD", "MOD")
+"""Of subject ids, one per class in severity order."""
+
+_MIDDLE = 14.0
+"""Height of a subject's middle slice above the anterior commissure, mm."""
+_MOST_SPACING = 1.0
+"""Distance of adjacent slices, mm, as long as all fit into the range below."""
+_RANGE = 30.0
+"""From the lowest to the highest slice at most, mm: from the level of the commissures to the roof
+of the lateral ventricles, like the public collection."""
+
+_JPEG_QUALITY = 95
+
+_ANATOMY_STREAM, _NOISE_STREAM = 0, 1
+"""Streams of random numbers per subject: more slices leave the anatomy as it is."""
+
+
+class _Task(NamedTuple):
+    """One subject to draw."""
+
+    directory: Path
+    maps_file: Path
+    stage: int
+    number: int
+    slices: int
+    seed: int
+    difficulty: float
+
+    @property
+    def subject(self) -> str:
+        return f"{_PREFIXES[self.stage]}-{self.number:03d}"
+
+    def path(self, index: int) -> str:
+        """Of the slice ``index`` (from 0, lowest first) within the collection."""
+        return f"{FOLDERS[self.stage]}/{self.subject}_{index + 1:02d}.jpg"
+
+
+def generate(
+    directory: Path,
+    *,
+    subjects: int,
+    slices: int,
+    seed: int,
+    difficulty: float,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a simulated collection to ``directory``, the same bytes for a seed everywhere.
+
+    ``subjects`` is the number of people per class, ``slices`` that of slices per person. Images
+    are ``<class folder>/<subject>_<slice>.jpg``, 8-bit grayscale, 176 wide and 208 high, front of
+    the head down; subjects are ``ND-001``, ``VMD-001``, ``MD-001``, ``MOD-001`` and so on, slices
+    ``01`` (lowest) upward, at most 1 mm apart. ``subjects.csv`` (``path,subject``) lists them all,
+    sorted by path. ``difficulty`` is the standard deviation of the people's latent stage around
+    their class, in classes; the larger, the more the classes overlap.
+
+    ``directory`` appears, or is replaced, only once everything is written. ``workers`` processes
+    (default: one per processor) share the subjects; the result does not depend on their number.
+    ``progress(done, total)`` is told the count of slices. A missing or foreign template raises
+    :class:`~alzmri.errors.EnvironmentFault`.
+    """
+    with replacing_directory(directory) as target, prepared_maps() as maps_file:
+        for folder in FOLDERS:
+            (target / folder).mkdir()
+        tasks = [
+            _Task(target, maps_file, stage, number, slices, seed, difficulty)
+            for number in range(1, subjects + 1)
+            for stage in range(len(FOLDERS))
+        ]
+        with _drawing(tasks, workers or os.cpu_count() or 1) as finished:
+            for count, _ in enumerate(finished, start=1):
+                if progress:
+                    progress(count * slices, len(tasks) * slices)
+        _write_table(target / "subjects.csv", tasks)
+
+
+def _write_table(path: Path, tasks: list[_Task]) -> None:
+    rows = [(task.path(index), task.subject) for task in tasks for index in range(task.slices)]
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(("path", "subject"))
+        writer.writerows(sorted(rows))
+
+
+def slice_heights(slices: int) -> list[float]:
+    """Heights of a subject's slices above the anterior commissure, mm, lowest first."""
+    spacing = min(_MOST_SPACING, _RANGE / max(1, slices - 1))
+    return [_MIDDLE + spacing * (index - (slices - 1) / 2) for index in range(slices)]
+
+
+@contextmanager
+def _drawing(tasks: list[_Task], workers: int) -> Iterator[Iterator[None]]:
+    """Draw all tasks, in processes if that helps; an exception in the block stops them all."""
+    if min(workers, len(tasks)) <= 1:
+        yield map(_draw, tasks)
+        return
+    # A forked child would inherit the threads' locks of whatever the parent has loaded.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), spawn, initializer=_become_worker)
+    try:
+        futures = [pool.submit(_draw, task) for task in tasks]
+        yield (future.result() for future in as_completed(futures))
+    except BrokenProcessPool as error:
+        raise EnvironmentFault(
+            f"a process that draws the phantom was killed, perhaps for want of memory: {error}; "
+            "free some and run again"
+        ) from error
+    finally:
+        # Waits for the subjects in work, a fraction of a second each: no process outlives this.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _become_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@cache
+def _maps(path: Path) -> Maps:
+    return load_maps(path)
+
+
+def _draw(task: _Task) -> None:
+    """Write all slices of one subject."""
+    key = (task.seed, task.stage, task.number)
+    random = ExactRandom(*key, _ANATOMY_STREAM)
+    subject = draw_subject(task.stage, task.difficulty, random)
+    for index, height in enumerate(slice_heights(task.slices)):
+        noise = ExactRandom(*key, _NOISE_STREAM, index)
+        picture = render_slice(_maps(task.maps_file), subject, height, noise)
+        Image.fromarray(picture).save(task.directory / task.path(index), quality=_JPEG_QUALITY)

@@ -1,0 +1,121 @@
+"""Array operations whose results are the same bits on every machine.
+
+IEEE 754 defines the result of ``+ - * /``, square root, floor and comparison to the last bit, and
+integer sums do not depend on their order. Exponentials, trigonometry, floating-point sums and
+matrix products do depend on the processor and the libraries, so none is used here.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Volume = NDArray[np.float32]
+"""float32, shape (X, Y, Z), X from left to right, Y to the front, Z up, in voxels of 1 mm."""
+
+_SUBVOXEL = 64
+"""Sampling positions are snapped to 1/64 voxel: a last-bit difference cannot move a sample."""
+
+
+def box_blur(values: NDArray[np.integer], radius: int, passes: int = 2) -> NDArray[np.int64]:
+    """Blur integers with a box of ``2 * radius + 1`` along every axis, ``passes`` times.
+
+    Edges are repeated outward; quotients are rounded down, hence exact.
+    """
+    width = 2 * radius + 1
+    blurred = values.astype(np.int64)
+    for axis in [*range(values.ndim)] * passes:
+        margin = [(radius + 1, radius) if k == axis else (0, 0) for k in range(values.ndim)]
+        padded = np.pad(blurred, margin, mode="edge")
+        sums = np.moveaxis(np.cumsum(padded, axis=axis), axis, 0)
+        blurred = np.moveaxis((sums[width:] - sums[:-width]) // width, 0, axis)
+    return blurred
+
+
+def blur_fixed(values: NDArray[np.floating], radius: int, passes: int, scale: int) -> Volume:
+    """Blur real numbers exactly, in fixed point with ``scale`` steps to one."""
+    steps = np.round(values * scale).astype(np.int64)
+    return box_blur(steps, radius, passes).astype(np.float32) / np.float32(scale)
+
+
+def piecewise_linear(
+    values: NDArray[np.float32], knots: Sequence[tuple[float, float]]
+) -> NDArray[np.float32]:
+    """Map ``values`` through straight lines between ``knots`` (x, y), constant beyond the ends."""
+    mapped = np.full(values.shape, knots[0][1], np.float32)
+    for (x0, y0), (x1, y1) in itertools.pairwise(knots):
+        mapped += np.clip((values - x0) * (1 / (x1 - x0)), 0, 1) * (y1 - y0)
+    return mapped
+
+
+def central_difference(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """The slope along ``axis`` per sample, zero at the two borders."""
+    slope = np.zeros_like(values)
+    inner, source = np.moveaxis(slope, axis, 0), np.moveaxis(values, axis, 0)
+    inner[1:-1] = (source[2:] - source[:-2]) * np.float32(0.5)
+    return slope
+
+
+def sample(
+    channels: NDArray[np.float32],
+    x: NDArray[np.float32],
+    y: NDArray[np.float32],
+    z: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Read ``channels`` (X, Y, Z, C) at N voxel positions: trilinear, clamped; gives (C, N)."""
+    nx, ny, nz, _ = channels.shape
+    fractions, cells = [], []
+    for position, size in ((x, nx), (y, ny), (z, nz)):
+        # The last cell is left out, so that a cell's upper neighbour always exists.
+        last = (size - 1) * _SUBVOXEL - 1
+        steps = np.clip(np.floor(position * _SUBVOXEL + 0.5), 0, last).astype(np.int32)
+        cells.append(steps >> 6)
+        fractions.append(((steps & (_SUBVOXEL - 1)) / np.float32(_SUBVOXEL))[:, None])
+    corner = (cells[0] * ny + cells[1]) * nz + cells[2]
+    flat = channels.reshape(-1, channels.shape[-1])
+
+    def edge(start: NDArray[np.int32]) -> NDArray[np.float32]:
+        low = np.take(flat, start, axis=0)
+        return _mix(low, np.take(flat, start + 1, axis=0), fractions[2])
+
+    near = _mix(edge(corner), edge(corner + nz), fractions[1])
+    far = _mix(edge(corner + ny * nz), edge(corner + ny * nz + nz), fractions[1])
+    return np.ascontiguousarray(_mix(near, far, fractions[0]).T)
+
+
+def _mix(
+    low: NDArray[np.float32], high: NDArray[np.float32], fraction: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """``low + (high - low) * fraction``, written over ``high``: this is the hot path."""
+    high -= low
+    high *= fraction
+    high += low
+    return high
+
+
+def bspline_weights(t: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """The four weights of a uniform cubic B-spline at the fraction ``t`` in [0, 1) of a cell."""
+    t2 = t * t
+    t3 = t2 * t
+    return [
+        (1 - 3 * t + 3 * t2 - t3) / np.float32(6),
+        (4 - 6 * t2 + 3 * t3) / np.float32(6),
+        (1 + 3 * t + 3 * t2 - 3 * t3) / np.float32(6),
+        t3 / np.float32(6),
+    ]
+
+
+def bspline_along(
+    knots: NDArray[np.float32], axis: int, count: int, samples_per_knot: float
+) -> NDArray[np.float32]:
+    """Evaluate a cubic B-spline along ``axis`` at ``count`` samples, the first at knot 0."""
+    position = (np.arange(count) / samples_per_knot).astype(np.float32)
+    cell = np.floor(position).astype(np.int64)
+    shape = [count if k == axis % knots.ndim else 1 for k in range(knots.ndim)]
+    fraction = (position - cell.astype(np.float32)).reshape(shape)
+    weights = bspline_weights(fraction)
+    value = np.take(knots, cell, axis=axis) * weights[0]
+    for offset in (1, 2, 3):
+        value += np.take(knots, cell + offset, axis=axis) * weights[offset]
+    return value

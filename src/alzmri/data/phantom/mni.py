@@ -1,0 +1,227 @@
+"""The MNI152 template that nilearn ships, and the anatomical maps derived from it.
+
+ICBM 2009a nonlinear symmetric, 1 mm, skull stripped, uint8 (Fonov et al., NeuroImage 54, 2011).
+All lengths are in millimetres, which are voxels; (x, y, z) is right, front, up from the anterior
+commissure. Only the part of the head that slices can reach is kept.
+"""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from alzmri.data.phantom.exact import (
+    Volume,
+    blur_fixed,
+    box_blur,
+    central_difference,
+    piecewise_linear,
+)
+from alzmri.errors import EnvironmentFault
+
+_CROP = (slice(22, 175), slice(23, 212), slice(40, 124))
+"""Voxels of the published template that are kept: the brain with a margin; z from -32 to 51 mm."""
+
+SHAPE = (153, 189, 84)
+ORIGIN = (98 - 22, 134 - 23, 72 - 40)
+"""Voxel of (0, 0, 0) mm within the crop."""
+
+_TISSUES = ("t1", "gm", "wm")
+_DIGEST = "79197a4e816fe769af4e19e1f4964dc9965936606e35813a8a6afa06ff95b70c"
+"""SHA-256 of the three volumes' voxels: another template would be other data under one seed."""
+
+_FAR = 30.0
+"""Distances are not kept beyond this (mm): nothing depends on them."""
+
+Mask = NDArray[np.bool_]
+
+
+class Maps(NamedTuple):
+    """What rendering reads, as float32 channels of shape (X, Y, Z, channel)."""
+
+    motion: NDArray[np.float32]
+    """How the tissue moves per mm of ventricular widening (x, y, z), then the signed distance to
+    the template's ventricle wall in mm, negative inside."""
+    tissue: NDArray[np.float32]
+    """Intensity (CSF 0.1, grey 0.6, white 1), weight of the template's own deep structures in
+    [0, 1], distance in mm to a sulcus of the template, depth in mm below the hull of the brain
+    (negative outside), distance to the ventricle wall as above."""
+
+
+class _Grid(NamedTuple):
+    """Coordinates in mm, broadcastable: x (X,1,1), y (1,Y,1), z (1,1,Z)."""
+
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
+    z: NDArray[np.int64]
+
+
+def template_files() -> list[Path]:
+    """The T1, grey-matter and white-matter volumes in nilearn's wheel; nilearn is not imported."""
+    found = importlib.util.find_spec("nilearn")
+    if found is None or not found.submodule_search_locations:
+        raise EnvironmentFault(
+            "nilearn is not installed, and the phantom is made from the MNI152 template in it; "
+            "run `pip install -r requirements.txt`"
+        )
+    folder = Path(found.submodule_search_locations[0]) / "datasets" / "data"
+    files = [folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz" for name in _TISSUES]
+    for path in files:
+        if not path.is_file():
+            raise EnvironmentFault(
+                f"nilearn's MNI152 template is missing: {path}; install the pinned nilearn again"
+            )
+    return files
+
+
+def prepare_maps() -> Maps:
+    """Derive the maps from the template: about four seconds, the same bytes everywhere."""
+    t1, grey, white = _load()
+    grid = _Grid(*np.ogrid[tuple(slice(-o, n - o) for o, n in zip(ORIGIN, SHAPE, strict=True))])
+    brain = ndimage.binary_fill_holes(t1 > 0)
+    wall = _signed_distance(_ventricles(t1, grey, white, brain, grid))
+    hull = brain | (box_blur(brain * 1000, 3) > 470)
+    fixed = t1.astype(np.int32) * 16
+    sharp = (fixed + (fixed - box_blur(fixed, 1)) * 12 // 10).astype(np.float32) / np.float32(16)
+    tissue = [
+        piecewise_linear(sharp, _TISSUE_OF_T1),
+        _deep_zone(wall, grid),
+        np.minimum(_to_sulcus(sharp, brain & (wall > 4), hull & (wall > 8), grid), _FAR),
+        _depth(hull),
+        wall,
+    ]
+    motion = [*_wall_motion(wall, grid), wall]
+    return Maps(np.stack(motion, -1, dtype=np.float32), np.stack(tissue, -1, dtype=np.float32))
+
+
+_TISSUE_OF_T1 = [
+    (60, 0.08), (88, 0.10), (130, 0.30), (162, 0.56),
+    (176, 0.64), (196, 0.76), (212, 0.93), (228, 1.0),
+]  # fmt: skip
+"""Sharpened intensity of the average brain to tissue: CSF 0.1, grey 0.6, white 1."""
+
+
+def _load() -> list[NDArray[np.uint8]]:
+    import nibabel  # slow to import, and needed only when the cache is empty
+
+    nib: Any = nibabel
+    digest, volumes = hashlib.sha256(), []
+    for path in template_files():
+        try:
+            voxels = np.asanyarray(nib.load(path).dataobj)
+        except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+            raise EnvironmentFault(
+                f"cannot read nilearn's template {path}: {error}; install the pinned nilearn again"
+            ) from error
+        digest.update(np.ascontiguousarray(voxels).data)
+        volumes.append(voxels[_CROP])
+    if digest.hexdigest() != _DIGEST:
+        raise EnvironmentFault(
+            "this version of nilearn carries another MNI152 template than the phantom was made "
+            "for, so a seed would not give the same images; install the pinned nilearn"
+        )
+    return volumes
+
+
+def _signed_distance(inside: Mask) -> Volume:
+    return _distance_to(inside) - _distance_to(~inside)
+
+
+def _distance_to(mask: Mask) -> Volume:
+    """Distance in mm to the nearest voxel of ``mask``: roots of integers, hence exact."""
+    distance: NDArray[np.float64] = ndimage.distance_transform_edt(~mask)
+    return distance.astype(np.float32)
+
+
+_VENTRICLE_SEEDS = (
+    (14, 26, 4), (-14, 26, 4), (14, -8, 24), (-14, -8, 24),
+    (26, -46, 10), (-26, -46, 10), (0, -14, 0),
+)  # fmt: skip
+"""Points (mm) in the frontal horns, bodies and atria, and in the third ventricle."""
+
+
+def _ventricles(
+    t1: NDArray[np.uint8],
+    grey: NDArray[np.uint8],
+    white: NDArray[np.uint8],
+    brain: Mask,
+    grid: _Grid,
+) -> Mask:
+    """Dark voxels connected to the seeds, with the passages into the cisterns cut."""
+    side, y, z = np.abs(grid.x), grid.y, grid.z
+    dark = brain & (t1 < 134) & (grey < 160) & (white < 110)
+    dark &= (side < 42) & (y > -95) & (y < 45) & (z > -20) & (z < 36)
+    passages = (
+        (side < 12) & (y < -32),  # quadrigeminal cistern
+        (side < 6) & (y > 22) & (z < 6),  # interhemispheric fissure below the genu
+        (side < 5) & (y > 34),  # interhemispheric fissure before the genu
+        (z >= 28) & (side < 8),  # interhemispheric fissure above the corpus callosum
+        (z < -2) & (side > 4) & (side < 22),  # basal cisterns
+        (z < -2) & (side <= 4) & ((y < -28) | (y > 4)),  # suprasellar, interpeduncular
+        (z < -2) & (side >= 22) & ((y > -6) | (y < -52)),  # Sylvian fissure
+        (side < 4) & (z >= -2) & (z < 8) & ((y < -30) | (y > 14)),  # before and behind the third
+        (side < 6) & (z >= 7) & (y < 2),  # velum interpositum
+        (side < 3) & (z >= 4) & (y >= 2),  # septum pellucidum
+    )
+    for passage in passages:
+        dark &= ~passage
+    labels, _ = ndimage.label(dark)
+    found: set[int] = set()
+    for seed in _VENTRICLE_SEEDS:
+        centre = [o + s for o, s in zip(ORIGIN, seed, strict=True)]
+        found |= set(labels[tuple(slice(c - 2, c + 3) for c in centre)].ravel().tolist())
+    return np.isin(labels, sorted(found - {0}))
+
+
+def _wall_motion(wall: Volume, grid: _Grid) -> list[Volume]:
+    """Displacement (x, y, z) of the tissue per mm of widening.
+
+    The wall moves fully along its outward normal; the motion fades to nothing ``_FAR`` away and
+    deep inside, at the front and back poles, and mostly at the third ventricle, which widens
+    less than the lateral ones.
+    """
+    smooth = blur_fixed(wall, 2, passes=2, scale=256)
+    normal = [central_difference(smooth, axis) for axis in range(3)]
+    length = np.sqrt(normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2])
+    fading = np.clip(1 - np.abs(smooth) / np.float32(_FAR), 0, 1)
+    amount = np.where(smooth < 0, np.clip((smooth + 7) / np.float32(7), 0, 1), fading * fading)
+    poles = np.clip((70 - np.abs(grid.y + 10)) / 25, 0, 1)
+    third = _ramp(9 - np.abs(grid.x), 4) * _ramp(12 - grid.z, 5) * _ramp(14 - grid.y, 6)
+    amount = amount / np.maximum(length, 0.35) * (poles * (1 - 0.6 * third)).astype(np.float32)
+    return [blur_fixed(part * amount, 1, passes=1, scale=4096) for part in normal]
+
+
+def _ramp(distance: NDArray[Any], width: float) -> NDArray[np.float64]:
+    return np.clip(distance / width, 0, 1)
+
+
+def _depth(hull: Mask) -> Volume:
+    """Depth below the hull in mm, negative outside; the cut planes of the crop are no surface."""
+    margin = ((0, 0), (0, 0), (int(_FAR), int(_FAR)))
+    below = _distance_to(~np.pad(hull, margin, mode="edge"))
+    return np.where(hull, below[:, :, int(_FAR) : -int(_FAR)], -_distance_to(hull))
+
+
+def _deep_zone(wall: Volume, grid: _Grid) -> Volume:
+    """Where the template itself is shown: basal ganglia, thalami, and the ventricles' surrounds.
+
+    The cortex of an average brain is a blur; outside this zone a folded cortex replaces it.
+    """
+    centre = np.sqrt((grid.x / 37) ** 2 + ((grid.y + 6) / 46) ** 2 + ((grid.z - 4) / 30) ** 2)
+    around = _ramp(13 - wall, 5) * np.clip((1.25 - centre) * 8, 0, 1)
+    zone = np.maximum(np.clip((1 - centre) * 6, 0, 1), around)
+    side = np.abs(grid.x)
+    zone[np.broadcast_to((side < 14) & (grid.y < -36) & (grid.z > -6), zone.shape)] = 0
+    zone[np.broadcast_to((side < 12) & (grid.y > 36), zone.shape)] = 0
+    return blur_fixed(zone, 1, passes=2, scale=4096)
+
+
+def _to_sulcus(sharp: Volume, brain: Mask, hull: Mask, grid: _Grid) -> Volume:
+    """Distance to the sheets of CSF that even the average brain shows, and to the midline's."""
+    sulci = brain & (sharp < 136)
+    fissure = (np.abs(grid.x) < 1) & ((grid.y > 40) | (grid.y < -62) | (grid.z > 34))
+    return _distance_to(sulci | (hull & fissure))

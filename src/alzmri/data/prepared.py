@@ -1,0 +1,90 @@
+"""``data/prepared``: packed images and their manifest, as ``prepare`` writes and training reads."""
+
+import csv
+import hashlib
+from dataclasses import astuple, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alzmri.data.classes import merged
+from alzmri.errors import UserError
+from alzmri.files import replacing
+
+PREPARED = Path("data/prepared")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of ``manifest.csv``."""
+
+    index: int
+    path: str
+    label: str
+    subject: str
+    split: str
+    sha256: str
+
+
+def write_manifest(path: Path, rows: list[Row]) -> None:
+    """Write ``rows`` as CSV with a header."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Row))
+        writer.writerows(astuple(row) for row in rows)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The packed collection.
+
+    Attributes:
+        images: uint8 ``[n, side, side]``, memory-mapped.
+        rows: the manifest, row ``i`` describing ``images[i]``.
+        classes: the class names in severity order.
+    """
+
+    images: NDArray[np.uint8]
+    rows: tuple[Row, ...]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, merge: str, directory: Path = PREPARED) -> "Prepared":
+        """Open ``directory``.
+
+        Raises:
+            UserError: when the stage that writes it has not run.
+        """
+        try:
+            images = np.load(directory / "images.npy", mmap_mode="r")
+            with (directory / "manifest.csv").open(newline="", encoding="utf-8") as handle:
+                lines = csv.reader(handle)
+                next(lines)
+                rows = tuple(Row(int(index), *rest) for index, *rest in lines)
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename} not found: run `dvc repro prepare` first") from None
+        return cls(images, rows, merged(merge))
+
+    def indices(self, part: str) -> NDArray[np.int64]:
+        """The rows of one part of the split (``train``, ``val`` or ``test``)."""
+        return np.array([row.index for row in self.rows if row.split == part], dtype=np.int64)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of every row, 0 for the least severe."""
+        return np.array([self.classes.index(row.label) for row in self.rows], dtype=np.int64)
+
+    def subjects(self, part: str) -> set[str]:
+        """The people in one part of the split."""
+        return {row.subject for row in self.rows if row.split == part}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over pixels, labels, people and split."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        for row in self.rows:
+            digest.update(repr(astuple(row)).encode())
+        return digest.hexdigest()

@@ -1,0 +1,214 @@
+"""What an import can start from: a folder, a zip archive, parquet tables, or those in one another.
+
+Whatever it is, it is seen as a list of members, each with a path and a way to get its bytes.
+Nothing is ever unpacked to a path that an archive chose.
+"""
+
+import io
+import json
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from alzmri.data import images
+from alzmri.data.classes import class_of_folder
+from alzmri.data.collection import Rejected, place, printable, walk
+from alzmri.errors import EnvironmentFault, UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAX_RATIO = 100
+"""Unpacked to packed bytes. Images hardly pack at all; above this an archive is a trap."""
+
+PUBLISHED_ORDER = ("Mild_Demented", "Moderate_Demented", "Non_Demented", "Very_Mild_Demented")
+"""What the label numbers 0 to 3 of the parquet releases mean, where the file does not say."""
+
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a source.
+
+    Attributes:
+        path: relative to the source, with ``/``.
+        read: gets its bytes; raises :class:`images.Unreadable` if they cannot be had or used.
+    """
+
+    path: str
+    read: Callable[[], bytes]
+
+
+@contextmanager
+def members(source: Path, *, room: int) -> Iterator[tuple[list[Member], list[Rejected]]]:
+    """Yield the members of ``source``, sorted by path, and what is none. Nothing is changed.
+
+    Parquet files, alone or inside a folder or archive, are replaced by their rows, as members
+    ``<file>/<class>/<name>``. ``room`` is how many bytes the unpacked source may take.
+
+    Raises:
+        UserError: no such source, an archive that is damaged, encrypted, larger than ``room``
+            or made to harm, a parquet file without the columns.
+        EnvironmentFault: a parquet file, and pyarrow is not installed.
+    """
+    if source.is_dir():
+        paths, rejected = walk(source)
+        files = [Member(path, partial(_read_file, source / path)) for path in paths]
+        yield _with_rows(source, files, room), rejected
+    elif not source.is_file():
+        raise UserError(f"{source} not found: expected is a folder, a .zip or a .parquet file")
+    elif zipfile.is_zipfile(source):
+        with _opened(source) as archive:
+            files, rejected = _zip_members(source, archive, room)
+            yield _with_rows(source, files, room), rejected
+    elif _is_parquet(source.name):
+        yield _with_rows(source.parent, [Member(source.name, source.read_bytes)], room), []
+    else:
+        raise UserError(
+            f"{source} is neither a folder nor a whole .zip or .parquet file: download it again"
+        )
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; what is found damaged while it is open becomes one sentence."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            yield archive
+    except _BROKEN_ZIP as error:
+        raise UserError(f"{source} is damaged ({error}): download it again") from None
+
+
+def _zip_members(
+    source: Path, archive: zipfile.ZipFile, room: int
+) -> tuple[list[Member], list[Rejected]]:
+    entries = sorted(
+        (entry for entry in archive.infolist() if not entry.is_dir()), key=lambda item: _path(item)
+    )
+    for entry in entries:
+        path = PurePosixPath(_path(entry))
+        if path.is_absolute() or ".." in path.parts:
+            raise UserError(
+                f"{source} refused: the member {printable(str(path))} leads out of the archive"
+            )
+        if entry.flag_bits & 1:
+            raise UserError(f"{source} is encrypted: unpack it yourself, then import the folder")
+    unpacked = sum(entry.file_size for entry in entries)
+    # The file's own size: members that share bytes would add up to more.
+    if unpacked > MAX_RATIO * source.stat().st_size:
+        raise UserError(
+            f"{source} refused: it would unpack to more than {MAX_RATIO} times its size, which "
+            "images never do"
+        )
+    _check_room(source, unpacked, room)
+    files, rejected = [], []
+    for entry in entries:
+        # The upper half of the attributes is the Unix mode.
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            rejected.append(Rejected(printable(_path(entry)), "symbolic link"))
+        else:
+            files.append(Member(_path(entry), partial(_read_entry, archive, entry)))
+    return files, rejected
+
+
+def _path(entry: zipfile.ZipInfo) -> str:
+    """Windows programs write backslashes."""
+    return entry.filename.replace("\\", "/")
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    # The archive checks that no more than this comes out.
+    if not _is_parquet(_path(entry)):
+        images.check_bytes(entry.file_size)
+    return archive.read(entry)
+
+
+def _read_file(path: Path) -> bytes:
+    return path.read_bytes() if _is_parquet(path.name) else images.read(path)
+
+
+def _is_parquet(path: str) -> bool:
+    return path.lower().endswith(".parquet")
+
+
+def _check_room(source: Path, size: int, room: int) -> None:
+    if size > room:
+        raise UserError(
+            f"{source} unpacks to {size / 1e9:.1f} GB, but only {room / 1e9:.1f} GB are free: make "
+            "room on the disk first"
+        )
+
+
+def _with_rows(source: Path, files: list[Member], room: int) -> list[Member]:
+    """``files`` with every parquet file replaced by its rows."""
+    expanded: list[Member] = []
+    for member in files:
+        stray = isinstance(place(member.path), Rejected)
+        if _is_parquet(member.path) and not stray:
+            expanded += _rows(source, member, room)
+        else:
+            expanded.append(member)
+    return expanded
+
+
+def _rows(source: Path, member: Member, room: int) -> Iterator[Member]:
+    """The images of a parquet file: columns ``image`` (bytes, or bytes and path) and ``label``."""
+    where = source / member.path
+    table = _read_table(where, member, room)
+    labels, folders = table.column("label").to_pylist(), _class_folders(table)
+    kind = table.schema.field("image").type
+    fields = {kind.field(index).name for index in range(kind.num_fields)}
+    if "bytes" not in fields and str(kind) not in ("binary", "large_binary"):
+        raise UserError(f"{where}: the column image is of type {kind} and holds no bytes")
+    for number, (cell, label) in enumerate(zip(table.column("image"), labels, strict=True)):
+        if isinstance(label, int) and 0 <= label < len(folders):
+            label = folders[label]
+        if class_of_folder(str(label)) is None:
+            raise UserError(f"{where}: row {number} has the label {label!r}, which is no class")
+        given = cell["path"].as_py() if "path" in fields else None
+        name = PurePosixPath(given or "").name or f"{number:06d}"
+        path = f"{member.path}/{label}/{name}"
+        yield Member(path, partial(_read_cell, cell["bytes"] if fields else cell))
+
+
+def _read_cell(cell: Any) -> bytes:
+    content = cell.as_py() or b""
+    images.check_bytes(len(content))
+    return bytes(content)
+
+
+def _read_table(where: Path, member: Member, room: int) -> "pa.Table":
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise EnvironmentFault(
+            f"{where} needs pyarrow: pip install -r requirements.txt, or pip install pyarrow"
+        ) from None
+    try:
+        file = pq.ParquetFile(io.BytesIO(member.read()))
+        metadata = file.metadata
+        groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+        _check_room(where, sum(group.total_byte_size for group in groups), room)
+        missing = {"image", "label"} - set(file.schema_arrow.names)
+        if missing:
+            raise UserError(f"{where} has no column {', '.join(sorted(missing))}")
+        return file.read(columns=["image", "label"])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{where} is no whole parquet file ({error}): download it again") from None
+
+
+def _class_folders(table: "pa.Table") -> tuple[str, ...]:
+    """What the label numbers mean: as the Hugging Face schema says, else as published."""
+    try:
+        schema = json.loads((table.schema.metadata or {})[b"huggingface"])
+        return tuple(schema["info"]["features"]["label"]["names"])
+    except (KeyError, TypeError, ValueError):
+        return PUBLISHED_ORDER

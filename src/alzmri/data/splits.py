@@ -1,0 +1,86 @@
+"""Who is trained on, who chooses the epoch, who is tested.
+
+One procedure serves every split: groups of images are dealt out whole, class by class. A group
+is a person for the honest split, a single image for the protocol's leaking one.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from alzmri.errors import UserError
+from alzmri.params import Split
+
+PARTS = ("train", "val", "test")
+
+
+def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:
+    """The part of each image: ``train``, ``val`` or ``test``.
+
+    Images of one group always share a part. The answer depends on the labels, the groups and
+    ``split`` alone, not on the order of the images.
+
+    Args:
+        labels: the class of each image.
+        groups: what must not be divided: the person of each image, or, for the protocol's
+            leaking split of slices, each image's own hash.
+        split: with ``folds`` 0, parts by ``fractions``. Otherwise the test part is fold number
+            ``fold``, and the other folds are divided by the first two of ``fractions``.
+
+    Raises:
+        UserError: when a part would be empty.
+    """
+    stratum, size = _strata(labels, groups)
+    if split.folds:
+        folds = _deal(stratum, size, [1 / split.folds] * split.folds, split.seed)
+        test = {group for group, fold in folds.items() if fold == split.fold}
+        rest = {group: label for group, label in stratum.items() if group not in test}
+        train, val = split.fractions[0], split.fractions[1]
+        dealt = _deal(rest, size, [train / (train + val), val / (train + val)], split.seed)
+        part = {group: PARTS[index] for group, index in dealt.items()} | dict.fromkeys(test, "test")
+    else:
+        dealt = _deal(stratum, size, split.fractions, split.seed)
+        part = {group: PARTS[index] for group, index in dealt.items()}
+    if empty := [name for name in PARTS if name not in part.values()]:
+        raise UserError(
+            f"too few {split.unit}s ({len(part)}) for this split: nothing is left for"
+            f" {' and '.join(empty)}; bring more data or change split.fractions or split.folds"
+        )
+    return [part[group] for group in groups]
+
+
+def _strata(labels: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, str], dict[str, int]]:
+    """Each group's most frequent class (ties by name) and number of images."""
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        votes[group][label] += 1
+    stratum = {
+        group: min(count, key=lambda label: (-count[label], label))
+        for group, count in votes.items()
+    }
+    return stratum, {group: count.total() for group, count in votes.items()}
+
+
+def _deal(
+    stratum: dict[str, str], size: dict[str, int], shares: Sequence[float], seed: int
+) -> dict[str, int]:
+    """Give each group the index of a share, so that each class is divided as ``shares`` say.
+
+    Each group goes to the part that lacks most images of its class. Where a class has too few
+    groups for every part, training comes first, then the last part, which is the test.
+    """
+    dealt: dict[str, int] = {}
+    first_come = [0, *range(len(shares) - 1, 0, -1)]
+    for label in sorted(set(stratum.values())):
+        members = [group for group in stratum if stratum[group] == label]
+        members.sort(key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+        total = sum(size[group] for group in members)
+        lacking = [share * total for share in shares]
+        for position, group in enumerate(members):
+            if position < len(shares):
+                index = first_come[position]
+            else:
+                index = max(range(len(shares)), key=lambda part: (lacking[part], -part))
+            lacking[index] -= size[group]
+            dealt[group] = index
+    return dealt

@@ -1,0 +1,1 @@
+"""Honest numbers: metrics, intervals over people, calibration, figures."""

@@ -1,0 +1,1 @@
+"""Looking at experiments: the results of the run in this workspace."""

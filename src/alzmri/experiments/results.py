@@ -1,0 +1,55 @@
+"""The run in this workspace, as one table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from alzmri import terminal
+from alzmri.errors import UserError
+
+
+def show(root: Path = Path()) -> None:
+    """Print the metrics of the workspace and where its plots are.
+
+    Raises:
+        UserError: when the pipeline has not run here.
+    """
+    prepare, train, evaluate = (
+        _read(root / "metrics" / f"{stage}.json") for stage in ("prepare", "train", "evaluate")
+    )
+    leaks = evaluate["split"]["unit"] == "slice"
+    table = Table(title="Test set" + (" (slice split: LEAKS)" if leaks else ""))
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    table.add_column("95 % over people", justify="right")
+    for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
+        low, high = evaluate["ci95"][key]
+        table.add_row(name, f"{evaluate[key]:.3f}", f"{low:.3f} to {high:.3f}")
+    table.add_row("balanced accuracy", f"{evaluate['balanced_accuracy']:.3f}")
+    table.add_row("loss", f"{evaluate['loss']:.3f}")
+    table.add_row("calibration error", f"{evaluate['ece']:.3f}")
+    subject = evaluate["subject"]
+    table.add_row(f"macro F1 per person (n={subject['n']})", f"{subject['macro_f1']:.3f}")
+    terminal.out.print(table)
+    shared = evaluate["split"]["shared_subjects"]
+    terminal.out.print(
+        f"{prepare['images']} images of {prepare['subjects']} people;"
+        f" best epoch {train['best_epoch']} of {train['epochs']};"
+        f" test people seen in training: {shared}"
+    )
+    terminal.out.print(
+        "plots/   confusion.png  roc.png  reliability.png  mistakes.png  classes.png\n"
+        "metrics/ evaluate.json  train.json  prepare.json     models/ model.safetensors\n"
+        "next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentum=0.85"
+    )
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} not found: run `dvc repro` first") from None
+    except ValueError:
+        raise UserError(f"{path} is not valid JSON: run `dvc repro` again") from None

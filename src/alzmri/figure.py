@@ -1,0 +1,43 @@
+"""One look for every figure: the size of a paper's column, colour-blind safe, the same bytes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from alzmri.files import replacing
+
+SEVERITY = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00")
+"""One colour per stage, least to most severe: Okabe and Ito's palette (2008)."""
+
+_STYLE: Any = {
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure (``width`` by ``height`` inches) that becomes the PNG at ``path``."""
+    with plt.rc_context(_STYLE):
+        figure = plt.figure(figsize=(width, height))
+        try:
+            yield figure
+            with replacing(path) as temporary:
+                # Without the version of matplotlib, whose upgrade would change the bytes.
+                figure.savefig(temporary, format="png", metadata={"Software": None})
+        finally:
+            plt.close(figure)

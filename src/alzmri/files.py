@@ -1,0 +1,56 @@
+"""Writing files so that a kill at any moment leaves the old or the new one, never half of one."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success fsync it and let it replace ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty directory beside ``path``; on success put it in ``path``'s place.
+
+    An existing ``path`` is moved aside just before and removed just after. A kill between the
+    two renames leaves it aside, and the next call puts it back first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, aside = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    if aside.exists() and not path.exists():
+        aside.replace(path)
+    for leftover in (temporary, aside):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            path.replace(aside)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON with a final newline; NaN is refused."""
+    with replacing(path) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )

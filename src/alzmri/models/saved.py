@@ -1,0 +1,81 @@
+"""A trained model on disk: ``model.safetensors`` and ``model.json``, never a pickle."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from alzmri.errors import UserError
+from alzmri.files import replacing, write_json
+from alzmri.models import build
+
+MODELS = Path("models")
+
+
+def subject_digest(subject: str) -> str:
+    """What stands for a person in ``model.json``, which may be published: names may not be."""
+    return hashlib.sha256(subject.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Card:
+    """``model.json``: all that is needed to use the weights, and to know where they come from.
+
+    Attributes:
+        architecture: the arguments of ``models.build``.
+        classes: names in the order of the model's outputs, least severe first.
+        preprocessing: how a slice becomes the model's input.
+        parameters: the validated ``params.yaml`` of the run.
+        training_subjects: digests of the people trained on, sorted.
+        data_sha256: digest of the prepared data.
+        versions: of what computed the weights.
+    """
+
+    architecture: dict[str, Any]
+    classes: list[str]
+    preprocessing: dict[str, Any]
+    parameters: dict[str, Any]
+    training_subjects: list[str]
+    data_sha256: str
+    versions: dict[str, str]
+
+    def shared_subjects(self, subjects: Iterable[str]) -> int:
+        """How many of ``subjects`` the model was trained on."""
+        return len({subject_digest(person) for person in subjects} & set(self.training_subjects))
+
+
+def save(directory: Path, weights: dict[str, Tensor], card: Card) -> None:
+    """Write both files, each atomically."""
+    with replacing(directory / "model.safetensors") as temporary:
+        contiguous = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+        save_file(contiguous, temporary)
+    write_json(directory / "model.json", asdict(card))
+
+
+def load(directory: Path = MODELS) -> tuple[nn.Module, Card]:
+    """The model in ``directory``, on the CPU, and its card.
+
+    Raises:
+        UserError: when there is none, or the two files are not a pair.
+    """
+    try:
+        card = Card(**json.loads((directory / "model.json").read_text(encoding="utf-8")))
+        model = build(**card.architecture)
+        model.load_state_dict(load_file(directory / "model.safetensors"))
+    except FileNotFoundError:
+        raise UserError(
+            f"no trained model in {directory}/: run `dvc repro train`, or `dvc pull` to fetch one"
+        ) from None
+    except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the model in {directory}/ is damaged ({reason}): run `dvc checkout -f models`"
+            " or `dvc repro -f train`"
+        ) from None
+    return model, card

@@ -1,0 +1,202 @@
+"""The schema of ``params.yaml``, and the only place that reads it.
+
+Values are checked once, here, all faults reported together. Inside the program they are trusted.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from alzmri.data.classes import MERGES
+from alzmri.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+def _number(value: object) -> object:
+    """YAML 1.1 readers hand ``1e-4`` over as text; it is a number all the same."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Phantom(_Section):
+    """The embedded, simulated collection."""
+
+    subjects: int = Field(ge=3, le=10_000)
+    slices: int = Field(ge=1, le=32)
+    difficulty: Number = Field(ge=0, le=2)
+    seed: Seed
+
+
+class Data(_Section):
+    """Which collection, and how a slice becomes a square image."""
+
+    source: Name
+    image_size: Literal[32, 64, 96, 128, 160, 224]
+    fit: Literal["pad", "stretch"]
+    merge: Literal["none", "three-class", "binary"]
+    max_rejected: Fraction
+
+
+class Split(_Section):
+    """Who is trained on, who chooses the epoch, who is tested."""
+
+    unit: Literal["subject", "slice"]
+    subjects: Literal["auto", "file", "pixels"]
+    fractions: list[Fraction] = Field(min_length=3, max_length=3)
+    folds: int = Field(ge=0, le=100)
+    fold: int = Field(ge=0)
+    seed: Seed
+
+    @field_validator("fractions")
+    @classmethod
+    def _whole(cls, fractions: list[float]) -> list[float]:
+        if abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0:
+            raise ValueError("training, validation and test must each be above 0 and sum to 1")
+        return fractions
+
+    @field_validator("folds")
+    @classmethod
+    def _enough(cls, folds: int) -> int:
+        if folds in (1, 2):
+            raise ValueError("must be 0 (one split by fractions) or at least 3")
+        return folds
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_folds(cls, fold: int, info: ValidationInfo) -> int:
+        if fold >= max(info.data.get("folds", fold + 1), 1):
+            raise ValueError("counts from 0 and must be below split.folds")
+        return fold
+
+
+class Augment(_Section):
+    """Random geometry of a training slice."""
+
+    p: Fraction
+    shift: Number = Field(ge=0, le=0.5)
+    scale: Number = Field(ge=0, le=0.5)
+    rotate: Number = Field(ge=0, le=180)
+
+
+class Model(_Section):
+    """The architecture."""
+
+    name: Literal["alexnet", "lenet"]
+    dropout: Number = Field(ge=0, lt=1)
+
+
+class Train(_Section):
+    """The optimiser and the length of training."""
+
+    lr: Number = Field(gt=0, le=10)
+    momentum: Number = Field(ge=0, lt=1)
+    weight_decay: Number = Field(ge=0, le=1)
+    batch_size: int = Field(ge=2, le=65_536)
+    epochs: int = Field(ge=1, le=100_000)
+    schedule: Literal["constant", "cosine", "onecycle"]
+    warmup: Number = Field(ge=0)
+    class_weights: Literal["none", "balanced"]
+    label_smoothing: Number = Field(ge=0, lt=1)
+    ema: Number = Field(ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"]
+    seed: Seed
+    keep_last: bool
+    patience: int = Field(ge=0)
+
+    @field_validator("warmup")
+    @classmethod
+    def _within_training(cls, warmup: float, info: ValidationInfo) -> float:
+        if warmup >= info.data.get("epochs", warmup + 1):
+            raise ValueError("is counted in epochs and must be below train.epochs")
+        return warmup
+
+
+class Params(_Section):
+    """All of ``params.yaml``."""
+
+    phantom: Phantom
+    data: Data
+    split: Split
+    augment: Augment
+    model: Model
+    train: Train
+
+
+assert set(get_args(Data.model_fields["merge"].annotation)) == set(MERGES)
+
+
+def load(path: Path = PARAMS_FILE) -> Params:
+    """Read and check ``path``.
+
+    Raises:
+        UserError: with every fault at once: key, value, what is allowed, the nearest valid key.
+    """
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} not found: run from the root of the repository") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        faults = [f"  {_explain(fault)}" for fault in error.errors(include_url=False)]
+        raise UserError("\n".join([f"{path} has {len(faults)} fault(s):", *faults])) from None
+
+
+def _explain(fault: ErrorDetails) -> str:
+    """One fault in one line: key = value: what is allowed."""
+    location = [str(part) for part in fault["loc"]]
+    key = ".".join(location) or "the whole file"
+    match fault["type"]:
+        case "extra_forbidden":
+            valid = _valid_keys()
+            near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+            return f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else "")
+        case "missing":
+            return f"{key}: missing; add it (the README's table lists every key)"
+        case "value_error":
+            return f"{key} = {fault['input']!r}: {fault['ctx']['error']}"
+        case "literal_error":
+            return f"{key} = {fault['input']!r}: allowed are {fault['ctx']['expected']}"
+        case _:
+            message = fault["msg"][0].lower() + fault["msg"][1:]
+            return f"{key} = {fault['input']!r}: {message}"
+
+
+def _valid_keys() -> list[str]:
+    keys = []
+    for name, field in Params.model_fields.items():
+        section = field.annotation
+        assert isinstance(section, type)
+        assert issubclass(section, BaseModel)
+        keys += [name, *(f"{name}.{key}" for key in section.model_fields)]
+    return keys

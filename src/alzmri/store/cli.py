@@ -1,0 +1,99 @@
+"""`alzmri store`: the S3 remote of this repository."""
+
+from typing import Annotated
+
+import typer
+
+from alzmri import terminal
+from alzmri.store import ports
+
+store_app = typer.Typer(
+    no_args_is_help=True, help="The S3 remote: a server on this machine, AWS, or any S3."
+)
+
+# The modules behind the commands load botocore, psutil and DVC: not before a command runs.
+
+
+@store_app.command()
+def up(
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=ports.LOWEST,
+            max=ports.HIGHEST,
+            help="First of its five ports; remembered. [default: 8333]",
+        ),
+    ] = None,
+) -> None:
+    """Start the local S3 server, unless it is up."""
+    from alzmri.errors import UserError
+    from alzmri.store import server, settings
+
+    root = settings.repository()
+    remote = settings.default(root)
+    if not remote.is_local:
+        raise UserError(
+            f"this repository uses {remote.url}: run `alzmri store use local` to go back first"
+        )
+    remote, was = server.up(root, port)
+    terminal.out.print(f"store {was.value}: {remote.url} at {remote.endpoint}", soft_wrap=True)
+
+
+@store_app.command()
+def down() -> None:
+    """Stop the local S3 server; its data stay."""
+    from alzmri.store import server, settings
+
+    stopped = server.down(settings.repository())
+    terminal.out.print("store stopped" if stopped else "store was not running")
+
+
+@store_app.command()
+def status() -> None:
+    """Say whether the remote answers; exit status 1 when it does not."""
+    from alzmri.store import settings
+    from alzmri.store.status import describe
+
+    for line in describe(settings.repository()):
+        terminal.out.print(line, markup=False, soft_wrap=True)
+
+
+@store_app.command()
+def use(
+    address: Annotated[str, typer.Argument(help="s3://bucket/prefix, or the word local.")],
+    profile: Annotated[
+        str | None, typer.Option(help="Profile in ~/.aws; stays on this machine.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="The bucket's region.")] = None,
+    endpoint_url: Annotated[str | None, typer.Option(help="For an S3 that is not AWS.")] = None,
+    check: Annotated[bool, typer.Option(help="Ask the bucket before anything changes.")] = True,
+) -> None:
+    """Send data to another S3 address, or to this machine again."""
+    from alzmri.errors import UserError
+    from alzmri.store import settings
+    from alzmri.store.check import check as ask
+
+    root = settings.repository()
+    if address == "local":
+        if profile or region or endpoint_url:
+            raise UserError("`alzmri store use local` takes no profile, region or endpoint")
+        settings.use_local(root)
+        terminal.out.print("using the store on this machine: `alzmri store up` starts it")
+        return
+    remote = settings.team(root, address, profile, region, endpoint_url)
+    if check:
+        ask(remote)
+    settings.use_team(root, remote)
+    terminal.out.print(
+        f"using {remote.url}: commit .dvc/config to tell the others", markup=False, soft_wrap=True
+    )
+
+
+@store_app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="After `--`.")],
+) -> None:
+    """Run a command with the store up, then leave the store as it was."""
+    from alzmri.store import session, settings
+
+    raise SystemExit(session.run(settings.repository(), command))

@@ -1,0 +1,102 @@
+"""How the program speaks to a person: errors, exit codes, progress, colour only on a terminal."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from alzmri.errors import EnvironmentFault, UserError
+
+INTERRUPTED = 130
+SECONDS_BETWEEN_LINES = 10
+"""Of progress in a log."""
+
+Update = Callable[[int, int], None]
+"""Called with what is done and what is to do in all."""
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def run(command: Callable[[], object]) -> int:
+    """Run ``command`` and translate how it ended into an exit status.
+
+    0 done, 2 a user's mistake, 1 a fault of the environment, 130 interrupted. The traceback of
+    a known error shows only with ``--debug`` on the command line or ``ALZMRI_DEBUG`` set.
+    """
+    debug = "--debug" in sys.argv or bool(os.environ.get("ALZMRI_DEBUG"))
+    try:
+        command()
+    except (UserError, EnvironmentFault) as error:
+        if debug:
+            raise
+        err.print("[red]error:[/] ", end="")
+        err.print(str(error), markup=False)
+        return error.exit_code
+    except OSError as error:
+        # Full disks, missing permissions: the system's own words name the file.
+        if debug or not error.strerror:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        err.print("[red]error:[/] ", end="")
+        err.print(f"{error.strerror}{where}", markup=False)
+        return EnvironmentFault.exit_code
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        return INTERRUPTED
+    return 0
+
+
+def stage(main: Callable[[], None]) -> None:
+    """Run a DVC stage's ``main`` as a process: the last line of every file in ``src/``."""
+    # DVC and the operating system end a stage with SIGTERM: unwind, so that nothing half-written
+    # stays and no worker process is left behind.
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(main))
+
+
+def _terminate(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def warn(message: str) -> None:
+    """Print one warning on stderr."""
+    err.print("[yellow]warning:[/] ", end="")
+    err.print(message, markup=False)
+
+
+@contextmanager
+def progress(what: str, *, in_log: bool = True) -> Iterator[Update]:
+    """Yield ``update(done, total)``: a live bar on a terminal, a line now and then in a log.
+
+    Args:
+        what: is going on, in a word or two.
+        in_log: False where the work itself prints lines often enough.
+    """
+    if err.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        # Lines printed meanwhile go above the bar, unless they go to a file.
+        above = sys.stdout.isatty()
+        with Progress(*columns, console=err, transient=True, redirect_stdout=above) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        if in_log and (done == total or time.monotonic() - last >= SECONDS_BETWEEN_LINES):
+            last = time.monotonic()
+            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+
+    yield line

@@ -1,0 +1,1 @@
+"""The training loop and what it needs: order of samples, schedule, averaged weights."""

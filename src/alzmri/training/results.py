@@ -1,0 +1,100 @@
+"""What a training run leaves behind, and what it says on the way."""
+
+import csv
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import alzmri
+from alzmri import terminal
+from alzmri.data.prepared import Prepared
+from alzmri.files import replacing, replacing_directory, write_json
+from alzmri.models import saved
+from alzmri.models.forward import MEAN, STD
+from alzmri.params import Params
+from alzmri.training.loop import Epoch, Run
+
+OnEpoch = Callable[[Epoch, bool], None]
+
+
+@contextmanager
+def reporting(epochs: int) -> Iterator[tuple[terminal.Update, OnEpoch]]:
+    """Yield the two callbacks of ``loop.train``: a live bar of steps, one line per epoch."""
+    with terminal.progress("training", in_log=False) as on_step:
+
+        def on_epoch(epoch: Epoch, improved: bool) -> None:
+            terminal.out.print(
+                f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  lr {epoch.lr:.2g}"
+                f"  train loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}"
+                f"  accuracy {epoch.val_accuracy:.4f}  macro F1 {epoch.val_macro_f1:.4f}"
+                + ("  best" if improved else "")
+            )
+
+        yield on_step, on_epoch
+
+
+def write(run: Run, prepared: Prepared, params: Params) -> None:
+    """Write ``models/``, ``plots/history.csv`` and ``metrics/train.json`` of a finished run."""
+    write_history(Path("plots/history.csv"), run.history)
+    with replacing_directory(saved.MODELS) as directory:
+        saved.save(directory, run.best_weights, card(prepared, params))
+        if params.train.keep_last:
+            with replacing(directory / "last.pt") as temporary:
+                torch.save(
+                    {
+                        "model": run.model.state_dict(),
+                        "optimizer": run.optimizer.state_dict(),
+                        "epoch": run.history[-1].epoch,
+                    },
+                    temporary,
+                )
+    best = run.best
+    assert best is not None
+    scores = asdict(best)
+    write_json(
+        Path("metrics/train.json"),
+        {
+            "best_epoch": scores.pop("epoch"),
+            "epochs": run.history[-1].epoch,
+            "parameters": sum(p.numel() for p in run.model.parameters()),
+            **{name: scores[name] for name in scores if name != "lr"},
+        },
+    )
+
+
+def write_history(path: Path, history: list[Epoch]) -> None:
+    """One line per epoch."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, [f.name for f in fields(Epoch)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {name: round(value, 6) for name, value in asdict(epoch).items()} for epoch in history
+        )
+
+
+def card(prepared: Prepared, params: Params) -> saved.Card:
+    """What ``model.json`` says of a run."""
+    return saved.Card(
+        architecture={
+            "name": params.model.name,
+            "classes": len(prepared.classes),
+            "image_size": prepared.images.shape[1],
+            "dropout": params.model.dropout,
+        },
+        classes=list(prepared.classes),
+        preprocessing={"fit": params.data.fit, "channels": 1, "mean": MEAN, "std": STD},
+        parameters=params.model_dump(),
+        training_subjects=sorted(map(saved.subject_digest, prepared.subjects("train"))),
+        data_sha256=prepared.digest,
+        versions={
+            "alzmri": alzmri.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    )

@@ -1,0 +1,35 @@
+"""Stage prepare: judge, resize, split and pack data/<source> into data/prepared."""
+
+from pathlib import Path
+
+from alzmri import params, terminal
+from alzmri.data import overview
+from alzmri.data.classes import merged
+from alzmri.data.packing import pack, summary
+from alzmri.data.prepared import PREPARED
+from alzmri.files import replacing_directory, write_json
+
+
+def main() -> None:
+    settings = params.load()
+    source = Path("data") / settings.data.source
+    with replacing_directory(PREPARED) as directory, terminal.progress("reading") as progress:
+        packed = pack(source, directory, settings, progress)
+
+    classes = merged(settings.data.merge)
+    note = f"{settings.data.source}, {settings.split.unit} split"
+    overview.write_table(Path("plots/classes.csv"), packed.rows, classes)
+    overview.draw(Path("plots/classes.png"), packed.rows, classes, note)
+    counts = summary(packed, settings.data.merge)
+    write_json(Path("metrics/prepare.json"), counts)
+
+    terminal.out.print(
+        f"{counts['images']} images of {counts['subjects']} people packed,"
+        f" {counts['rejected']} files rejected (data/prepared/rejected.csv)"
+    )
+    for problem in overview.problems(packed.rows, classes):
+        terminal.warn(problem)
+
+
+if __name__ == "__main__":
+    terminal.stage(main)

@@ -1,0 +1,27 @@
+"""Stage train: learn from data/prepared; write models, plots/history.csv, metrics/train.json."""
+
+import torch
+
+from alzmri import params, terminal
+from alzmri.data.prepared import Prepared
+from alzmri.models.device import choose
+from alzmri.training import results
+from alzmri.training.loop import train
+
+
+def main() -> None:
+    settings = params.load()
+    prepared = Prepared.open(settings.data.merge)
+    device = choose()
+    terminal.out.print(
+        f"{settings.model.name}, {len(prepared.indices('train'))} training slices"
+        f" of {len(prepared.subjects('train'))} people, on {device}"
+        f" ({torch.get_num_threads()} threads)"
+    )
+    with results.reporting(settings.train.epochs) as (on_step, on_epoch):
+        run = train(prepared, settings, device, on_step, on_epoch)
+    results.write(run, prepared, settings)
+
+
+if __name__ == "__main__":
+    terminal.stage(main)

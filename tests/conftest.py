@@ -1,0 +1,67 @@
+"""What every test may use: the repository's own parameters and a small packed collection."""
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alzmri.data.classes import CLASSES
+from alzmri.data.prepared import Prepared, Row
+from alzmri.errors import EnvironmentFault
+from alzmri.params import Params, load
+from alzmri.store import ports
+
+ROOT = Path(__file__).parent.parent
+# Blocks of ports that no two tests share: a stopped server's sockets linger.
+BLOCKS = itertools.count(20_000 + os.getpid() % 700 * len(ports.PARTS), len(ports.PARTS))
+
+
+@pytest.fixture(scope="session")
+def free_block() -> Callable[[], int]:
+    """A function that names the first of five free ports, never the same twice."""
+
+    def find() -> int:
+        for port in BLOCKS:
+            try:
+                ports.require_free(port)
+            except EnvironmentFault:
+                continue
+            return port
+        raise AssertionError("no free ports")
+
+    return find
+
+
+@pytest.fixture
+def make_params() -> Callable[..., Params]:
+    """``make_params(train={"lr": 0.1})``: the committed params.yaml with some values changed."""
+
+    def make(**sections: dict[str, Any]) -> Params:
+        content = load(ROOT / "params.yaml").model_dump()
+        for name, values in sections.items():
+            content[name].update(values)
+        return Params.model_validate(content)
+
+    return make
+
+
+@pytest.fixture
+def prepared() -> Prepared:
+    """96 slices of 32 pixels: 6 people a class, a bright disc that grows with the stage."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32] - 15.5
+    parts = ("train", "train", "train", "train", "val", "test")
+    images, rows = [], []
+    for stage, label in enumerate(CLASSES):
+        for person, part in enumerate(parts):
+            for number in range(4):
+                disc = 180 * (np.hypot(x, y) < 4 + 3 * stage) + 30
+                images.append((disc + rng.integers(0, 40, disc.shape)).astype(np.uint8))
+                subject = f"{stage}-{person}"
+                path = f"{label}/{subject}_{number}.png"
+                rows.append(Row(len(rows), path, label, subject, part, f"{len(rows):064x}"))
+    return Prepared(np.stack(images), tuple(rows), CLASSES)

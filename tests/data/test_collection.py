@@ -1,0 +1,185 @@
+"""What a directory of class folders is taken for."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from alzmri.data.classes import CLASSES
+from alzmri.data.collection import Collection, place, read, require, write_rejected
+from alzmri.data.images import SYMBOLIC_LINK
+from alzmri.errors import UserError
+
+Write = Callable[..., Path]
+
+
+def ignore(index: int, pixels: NDArray[np.uint8]) -> None:
+    """What tests do with pixels that they do not look at."""
+
+
+def reasons(found: Collection) -> dict[str, str]:
+    return {item.path: item.reason for item in found.rejected}
+
+
+def test_faultless(classes: Path) -> None:
+    (classes / "subjects.csv").write_text("path,subject\n")
+    (classes / "README.md").write_text("about")
+    found = read(classes, consume=ignore)
+    assert found.rejected == ()
+    assert [entry.path for entry in found.entries] == sorted(
+        path.relative_to(classes).as_posix() for path in classes.rglob("*.jpg")
+    )
+    assert {entry.label for entry in found.entries} == set(CLASSES)
+    require(found, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("MildDemented/x.jpg", "Mild Demented"),
+        ("train/Mild_Demented/x.jpg", "Mild Demented"),
+        ("a/b/very mild demented/c/x.jpg", "Very Mild Demented"),
+        ("Combined Dataset/test/No Impairment/x.jpg", "Non Demented"),
+        ("MildDemented/NonDemented/x.jpg", "Non Demented"),
+        ("Moderate Impairment/x", "Moderate Demented"),
+        ("labels.csv", None),
+        ("train/notes.txt", None),
+    ],
+)
+def test_place(path: str, label: str | None) -> None:
+    assert place(path) == label
+
+
+def test_pixels_go_to_their_index(classes: Path, write: Write) -> None:
+    write(classes / "MildDemented" / "0.jpg").write_bytes(b"text")
+    seen: dict[int, float] = {}
+    found = read(classes, consume=lambda index, pixels: seen.update({index: pixels.mean()}))
+    assert set(seen) == {entry.index for entry in found.entries} == set(range(17)) - {0}
+    alone: dict[int, float] = {}
+    one = read(
+        classes, consume=lambda index, pixels: alone.update({index: pixels.mean()}), workers=1
+    )
+    assert (one, alone) == (found, seen)
+
+
+def test_what_is_rejected_and_why(classes: Path, write: Write, tmp_path: Path) -> None:
+    write(classes / "Severe" / "x.jpg", 50)
+    write(classes / "top.jpg", 51)
+    (classes / "MildDemented" / "text.jpg").write_text("text")
+    (classes / "MildDemented" / "empty.png").touch()
+    (classes / "MildDemented" / "link.jpg").symlink_to(write(tmp_path / "outside.jpg", 52))
+    (classes / "elsewhere").symlink_to(tmp_path, target_is_directory=True)
+    found = read(classes, consume=ignore)
+    assert len(found.entries) == 16
+    assert reasons(found) == {
+        "MildDemented/empty.png": "empty file",
+        "MildDemented/link.jpg": SYMBOLIC_LINK,
+        "MildDemented/text.jpg": "not an image (read are JPEG, PNG, BMP, GIF, TIFF, WebP, PGM)",
+        "Severe/x.jpg": "unknown class folder 'Severe'; known are NonDemented, "
+        "VeryMildDemented, MildDemented, ModerateDemented",
+        "elsewhere": SYMBOLIC_LINK,
+        "top.jpg": "in no class folder; known are NonDemented, VeryMildDemented, MildDemented, "
+        "ModerateDemented",
+    }
+    assert found.rejected_fraction == pytest.approx(6 / 22)
+
+
+def test_strays_are_listed_but_do_not_count(classes: Path, write: Write) -> None:
+    strays = ("Thumbs.db", ".DS_Store", "desktop.ini", "notes.txt", ".ipynb_checkpoints/0_0.jpg")
+    for name in strays:
+        path = classes / "MildDemented" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\xd0\xcf\x11\xe0 whatever")
+    write(classes / "__MACOSX" / "MildDemented" / "._x.jpg", 60)
+    found = read(classes, consume=ignore)
+    assert len(found.rejected) == 6
+    assert all(item.stray for item in found.rejected)
+    assert found.rejected_fraction == 0
+    require(found, 0)
+
+
+def test_names_that_are_not_utf8(
+    classes: Path, misnamed: Callable[[Path], None], tmp_path: Path
+) -> None:
+    misnamed(classes / "MildDemented")
+    (classes / "MildDemented" / "b\x1bell.jpg").write_text("text")
+    found = read(classes, consume=ignore)
+    assert reasons(found)["MildDemented/caf\\xe9.jpg"] == "the name is not valid UTF-8"
+    assert "MildDemented/b\\x1bell.jpg" in reasons(found)
+    write_rejected(tmp_path / "rejected.csv", found.rejected)
+    with (tmp_path / "rejected.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["path"]: row["reason"] for row in csv.DictReader(file)} == reasons(found)
+
+
+def test_duplicates_within_a_class_keep_the_first(classes: Path) -> None:
+    original = classes / "MildDemented" / "0_0.jpg"
+    (classes / "MildDemented" / "a.jpg").write_bytes(original.read_bytes())
+    found = read(classes, consume=ignore)
+    assert reasons(found) == {"MildDemented/a.jpg": "duplicate of MildDemented/0_0.jpg"}
+    assert found.rejected[0].duplicate
+    assert found.rejected_fraction == 0
+
+
+def test_duplicates_across_classes_are_all_rejected(classes: Path) -> None:
+    original = classes / "MildDemented" / "0_0.jpg"
+    for path in ("MildDemented/a.jpg", "NonDemented/b.jpg"):
+        (classes / path).write_bytes(original.read_bytes())
+    found = read(classes, consume=ignore)
+    assert reasons(found) == {
+        path: f"contradictory labels: the same bytes as {twin}"
+        for path, twin in {
+            "MildDemented/0_0.jpg": "NonDemented/b.jpg",
+            "MildDemented/a.jpg": "NonDemented/b.jpg",
+            "NonDemented/b.jpg": "MildDemented/0_0.jpg",
+        }.items()
+    }
+    assert not any(item.duplicate for item in found.rejected)
+
+
+def test_require_names_files_reasons_and_missing_classes(classes: Path) -> None:
+    for path in (classes / "ModerateDemented").iterdir():
+        path.write_text("text")
+    found = read(classes, consume=ignore)
+    with pytest.raises(UserError) as caught:
+        require(found, 0.1)
+    message = str(caught.value)
+    assert "4 of its images (25%) were rejected" in message
+    assert "no usable image of Moderate Demented" in message
+    assert "ModerateDemented/0_0.jpg: not an image" in message
+    assert "data check" in message
+    with pytest.raises(UserError, match="no usable image of Moderate Demented"):
+        require(found, 0.5)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no images"):
+        require(read(tmp_path, consume=ignore), 1)
+    with pytest.raises(UserError, match="not a directory"):
+        read(tmp_path / "gone", consume=ignore)
+
+
+def test_an_interruption_stops_soon(tmp_path: Path, write: Write) -> None:
+    for number in range(400):
+        write(tmp_path / "MildDemented" / f"{number}.jpg", number)
+    seen = []
+
+    def keep(index: int, pixels: NDArray[np.uint8]) -> None:
+        seen.append(index)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read(tmp_path, consume=keep, workers=1, progress=interrupt)
+    assert 0 < len(seen) < 400
+
+
+def test_a_failing_consumer_is_heard(classes: Path) -> None:
+    def fail(index: int, pixels: NDArray[np.uint8]) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        read(classes, consume=fail)

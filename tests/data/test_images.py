@@ -1,0 +1,271 @@
+"""Every kind of file that turns up in a collection, and what becomes of it."""
+
+import contextlib
+import hashlib
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from alzmri.data import images
+from alzmri.data.images import NotAnImage, Unreadable, decode, fit, thumbnail
+
+Pixels = NDArray[np.uint8]
+Draw = Callable[..., Pixels]
+
+
+@pytest.fixture
+def picture(draw: Draw) -> Image.Image:
+    return Image.fromarray(draw(1))
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(Unreadable) as caught:
+        decode(path)
+    return str(caught.value)
+
+
+def test_plain_jpeg_is_taken_as_it_is(tmp_path: Path, picture: Image.Image) -> None:
+    path = tmp_path / "x.jpg"
+    picture.save(path)
+    decoded = decode(path)
+    assert decoded.converted is None
+    assert decoded.pixels.dtype == np.uint8
+    assert decoded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert np.array_equal(decoded.pixels, np.asarray(Image.open(path)))
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"optimize": True}, {"comment": "x"}])
+def test_both_decoders_agree(tmp_path: Path, picture: Image.Image, options: dict[str, Any]) -> None:
+    plain, trailing = tmp_path / "plain.jpg", tmp_path / "trailing.jpg"
+    picture.save(plain, **options)
+    trailing.write_bytes(plain.read_bytes() + b"\n")  # not plain any more: goes to Pillow
+    assert np.array_equal(decode(plain).pixels, decode(trailing).pixels)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "gif", "pgm", "jp2", "webp"])
+def test_every_format_is_read(tmp_path: Path, picture: Image.Image, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
+    picture.save(path, **options)
+    assert np.array_equal(decode(path).pixels, np.asarray(picture))
+
+
+def test_content_counts_not_the_name(tmp_path: Path, picture: Image.Image) -> None:
+    picture.save(tmp_path / "notes.txt", "PNG")
+    assert np.array_equal(decode(tmp_path / "notes.txt").pixels, np.asarray(picture))
+    text = tmp_path / "scan.jpg"
+    text.write_text("patient 12, see folder 3")
+    with pytest.raises(NotAnImage):
+        decode(text)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "converted"),
+    [
+        ("RGB", "png", "RGB"),
+        ("RGB", "jpg", "RGB"),
+        ("CMYK", "jpg", "CMYK"),
+        ("P", "png", "palette"),
+        ("1", "png", "1-bit"),
+    ],
+)
+def test_colour_becomes_gray(
+    tmp_path: Path, picture: Image.Image, mode: str, suffix: str, converted: str
+) -> None:
+    path = tmp_path / f"x.{suffix}"
+    colour = picture.convert("RGB")
+    (colour.quantize(64) if mode == "P" else colour.convert(mode)).save(path)
+    decoded = decode(path)
+    assert decoded.converted == converted
+    if mode != "1":
+        difference = decoded.pixels.astype(int) - np.asarray(picture)
+        assert np.abs(difference).mean() < 8
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_is_laid_on_black(tmp_path: Path, picture: Image.Image, mode: str) -> None:
+    transparent = picture.convert(mode)
+    alpha = np.full((40, 32), 255, np.uint8)
+    alpha[:20] = 0
+    transparent.putalpha(Image.fromarray(alpha))
+    transparent.save(tmp_path / "x.png")
+    decoded = decode(tmp_path / "x.png")
+    assert decoded.converted == "transparency"
+    assert not decoded.pixels[:20].any()
+    assert np.array_equal(decoded.pixels[20:], np.asarray(picture)[20:])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_by_their_range(tmp_path: Path, suffix: str) -> None:
+    twelve_bits = np.linspace(100, 4095, 1024).astype(np.uint16).reshape(32, 32)
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(twelve_bits).save(path)
+    decoded = decode(path)
+    assert decoded.converted == "16-bit"
+    assert (decoded.pixels.min(), decoded.pixels.max()) == (0, 255)
+    assert (np.diff(decoded.pixels.ravel().astype(int)) >= 0).all()
+
+
+def test_floats_are_scaled_unless_they_are_no_numbers(tmp_path: Path) -> None:
+    values = np.linspace(-1, 1, 1024, dtype=np.float32).reshape(32, 32)
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    assert decode(tmp_path / "x.tif").converted == "float"
+    values[3, 3] = np.nan
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    assert "not numbers" in refused(tmp_path / "x.tif")
+
+
+def test_exif_orientation_is_applied(tmp_path: Path, picture: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    picture.save(tmp_path / "x.png", exif=exif)
+    decoded = decode(tmp_path / "x.png")
+    assert decoded.converted == "rotated"
+    assert np.array_equal(decoded.pixels, np.rot90(np.asarray(picture), -1))
+    picture.convert("RGB").save(tmp_path / "x.jpg", exif=exif)
+    decoded = decode(tmp_path / "x.jpg")
+    assert (decoded.converted, decoded.pixels.shape) == ("RGB, rotated", (32, 40))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_truncated(tmp_path: Path, picture: Image.Image, suffix: str, share: float) -> None:
+    path = tmp_path / f"x.{suffix}"
+    picture.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    assert "damaged" in refused(path) or "not an image" in refused(path)
+
+
+def test_truncated_jpeg_filled_up_with_zeros(tmp_path: Path, picture: Image.Image) -> None:
+    path = tmp_path / "x.jpg"
+    picture.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"\0"))
+    assert "damaged" in refused(path)
+
+
+def test_empty(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").touch()
+    assert refused(tmp_path / "x.jpg") == "empty file"
+
+
+def huge_png() -> bytes:
+    """60000 x 60000 pixels in a few bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
+
+
+def huge_jpeg() -> bytes:
+    """A plain grayscale header that promises 60000 x 60000 pixels."""
+    frame = struct.pack(">BHHBBBB", 8, 60_000, 60_000, 1, 1, 0x11, 0)
+    return b"\xff\xd8\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("content", [huge_png(), huge_jpeg()], ids=["png", "jpeg"])
+def test_bombs_are_refused_by_their_header(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x").write_bytes(content)
+    assert "more than 16777216 pixels" in refused(tmp_path / "x")
+
+
+def test_too_many_bytes(tmp_path: Path) -> None:
+    with (tmp_path / "x.jpg").open("wb") as file:
+        file.truncate(images.MAX_BYTES + 1)  # sparse: takes no room
+    assert refused(tmp_path / "x.jpg") == "larger than 128 MiB"
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "tif"])
+def test_several_frames(tmp_path: Path, draw: Draw, suffix: str) -> None:
+    frames = [Image.fromarray(draw(seed)) for seed in range(3)]
+    path = tmp_path / f"x.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert "3 frames" in refused(path)
+
+
+def test_too_small_and_blank(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(15 * 40, dtype=np.uint8).reshape(15, 40)).save(tmp_path / "x.png")
+    assert refused(tmp_path / "x.png") == "smaller than 16x16 pixels: 40x15"
+    Image.new("L", (20, 20), 7).save(tmp_path / "x.png")
+    assert refused(tmp_path / "x.png") == "blank: every pixel is 7"
+
+
+def test_only_regular_files(tmp_path: Path, picture: Image.Image) -> None:
+    picture.save(tmp_path / "x.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "x.png")
+    assert "symbolic link" in refused(tmp_path / "link.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert refused(tmp_path / "pipe.png") == "not a regular file"
+
+
+def test_what_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refused(tmp_path / "gone.png") == "cannot be read: no such file or directory"
+
+    def forbid(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", forbid)  # root may read everything
+    assert refused(tmp_path / "x.png") == "cannot be read: permission denied"
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    gradient = Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8))
+    folder = tmp_path_factory.mktemp("samples")
+    for suffix in ("jpg", "png", "tif", "gif"):
+        gradient.save(folder / f"x.{suffix}")
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damage_never_escapes(samples: list[bytes], data: st.DataObject) -> None:
+    """Whatever happens to a file, it is decoded to pixels or refused."""
+    content = bytearray(data.draw(st.sampled_from(samples)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    del content[data.draw(st.integers(1, len(content))) :]
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        with contextlib.suppress(Unreadable):
+            assert decode(Path(file.name)).pixels.ndim == 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 32), (32, 40), (33, 20), (300, 300)])
+@pytest.mark.parametrize("side", [32, 64, 224])
+def test_fit_gives_squares(height: int, width: int, side: int) -> None:
+    pixels = np.full((height, width), 200, np.uint8)
+    for mode in ("pad", "stretch"):
+        fitted = fit(pixels, side, mode)
+        assert fitted.shape == (side, side)
+        assert fitted.dtype == np.uint8
+    assert (fit(pixels, side, "stretch") == 200).all()
+
+
+def test_pad_adds_black_evenly_to_the_short_side() -> None:
+    fitted = fit(np.full((64, 32), 200, np.uint8), 32, "pad")
+    assert not fitted[:, :8].any()
+    assert not fitted[:, 24:].any()
+    assert (fitted[:, 8:24] == 200).all()
+
+
+def test_thumbnail_averages_areas(draw: Draw) -> None:
+    pixels = np.kron(draw(3)[:32, :32], np.ones((5, 5), np.uint8))
+    assert np.array_equal(thumbnail(pixels), draw(3)[:32, :32])

@@ -1,0 +1,275 @@
+"""The simulated collection: exact, whole or absent, and graded by stage."""
+
+import csv
+import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from alzmri.data.classes import FOLDERS
+from alzmri.data.phantom import generate
+from alzmri.data.phantom.anatomy import draw_subject
+from alzmri.data.phantom.cache import load_maps, prepared_maps
+from alzmri.data.phantom.collection import slice_heights
+from alzmri.data.phantom.mni import Maps, template_files
+from alzmri.data.phantom.render import HEIGHT, WIDTH, render_slice
+from alzmri.data.phantom.rng import ExactRandom
+from alzmri.errors import EnvironmentFault
+
+PINNED_PIXELS = "c046cbf615a4783e87a545e27eaef48780c976cac3941abd8e73de33be278174"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty user cache, filled by the first test that needs it, shared by all here."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def maps() -> Iterator[Maps]:
+    with prepared_maps() as path:
+        yield load_maps(path)
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """SHA-256 of every file, by its path within ``directory``."""
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def small(directory: Path, *, seed: int = 5, workers: int = 1) -> Path:
+    generate(directory, subjects=2, slices=2, seed=seed, difficulty=0.1, workers=workers)
+    return directory
+
+
+def picture(maps: Maps, stage: int, number: int, height: float) -> np.ndarray:
+    subject = draw_subject(stage, 0.1, ExactRandom(1, stage, number, 0))
+    return render_slice(maps, subject, height, ExactRandom(1, stage, number, 1))
+
+
+def test_same_seed_gives_same_bytes_with_any_number_of_workers(tmp_path: Path) -> None:
+    one = digests(small(tmp_path / "one", workers=1))
+    two = digests(small(tmp_path / "two", workers=2))
+    other = digests(small(tmp_path / "other", seed=6))
+
+    assert one == two
+    assert one.keys() == other.keys()
+    images = [path for path in one if path.endswith(".jpg")]
+    assert all(one[path] != other[path] for path in images)
+    assert len({one[path] for path in images}) == len(images)
+
+
+def test_pixels_are_the_pinned_ones_on_every_machine(maps: Maps) -> None:
+    """Whoever runs this elsewhere compares with the machine on which the digest was taken.
+
+    It covers everything before the JPEG: template, random numbers, geometry, scanner. A change
+    of the anatomy on purpose pins it anew; then the data under every seed have changed.
+    """
+    heights = (-1.0, 8.0, 14.0, 27.0)
+    pictures = [picture(maps, stage, 1, height) for stage, height in enumerate(heights)]
+
+    assert hashlib.sha256(np.stack(pictures).tobytes()).hexdigest() == PINNED_PIXELS
+
+
+def test_random_numbers_are_standardised_and_bounded() -> None:
+    normals = ExactRandom(3).normals(100, 1000)
+
+    assert normals.dtype == np.float32
+    assert abs(float(normals.mean())) < 0.01
+    assert float(normals.std()) == pytest.approx(1, abs=0.01)
+    assert float(np.abs(normals).max()) < 3.47
+    random = ExactRandom(4)
+    assert all(0 <= random.uniform() < 1 for _ in range(1000))
+
+
+def test_layout_is_class_folders_and_a_sorted_table(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    generate(
+        tmp_path / "deep" / "phantom",
+        subjects=2,
+        slices=3,
+        seed=1,
+        difficulty=0.1,
+        workers=1,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    written = tmp_path / "deep" / "phantom"
+
+    with (written / "subjects.csv").open(encoding="utf-8", newline="") as handle:
+        header, *rows = csv.reader(handle)
+    assert header == ["path", "subject"]
+    assert rows == sorted(rows)
+    assert {path for path, _ in rows} == set(digests(written)) - {"subjects.csv"}
+    assert {subject for _, subject in rows} == {
+        f"{prefix}-{number:03d}" for prefix in ("ND", "VMD", "MD", "MOD") for number in (1, 2)
+    }
+    assert all(Path(path).name == f"{subject}_{path[-6:-4]}.jpg" for path, subject in rows)
+    assert {path.split("/")[0] for path, _ in rows} == set(FOLDERS)
+    with Image.open(written / rows[0][0]) as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "L", (WIDTH, HEIGHT))
+    assert calls == [(3 * n, 24) for n in range(1, 9)]
+
+
+def test_more_subjects_leave_the_others_as_they_were(tmp_path: Path) -> None:
+    generate(tmp_path / "few", subjects=1, slices=2, seed=1, difficulty=0.1, workers=1)
+    generate(tmp_path / "more", subjects=2, slices=2, seed=1, difficulty=0.1, workers=1)
+
+    few, more = digests(tmp_path / "few"), digests(tmp_path / "more")
+    del few["subjects.csv"]
+    assert few.items() <= more.items()
+
+
+def test_ventricles_widen_with_the_stage(maps: Maps) -> None:
+    """Dark tissue around the centre of the image, averaged over people, grows class by class."""
+    zone = np.s_[60:145, 55:121]
+    areas = [
+        np.mean([(picture(maps, stage, number, 14.0)[zone] < 80).mean() for number in range(8)])
+        for stage in range(len(FOLDERS))
+    ]
+
+    assert areas == sorted(areas)
+    assert areas[-1] > 1.3 * areas[0]
+
+
+def test_background_is_exactly_zero(maps: Maps) -> None:
+    for stage, height in enumerate((-1.0, 9.0, 19.0, 29.0)):
+        image = picture(maps, stage, 3, height)
+        brain = ndimage.binary_fill_holes(image > 40)
+        outside = ~ndimage.binary_dilation(brain, iterations=6)
+
+        assert image.dtype == np.uint8
+        assert image.shape == (HEIGHT, WIDTH)
+        assert 0.40 < brain.mean() < 0.56
+        assert outside.mean() > 0.35
+        assert not image[outside].any()
+
+
+def test_slices_of_a_person_resemble_each_other_more_than_those_of_two(maps: Maps) -> None:
+    """The real collection has 0.989 between neighbours and below 0.97 between people."""
+    heights = slice_heights(4)
+    stack = np.stack([picture(maps, 0, number, z) for number in range(6) for z in heights])
+    tiles = stack.reshape(-1, HEIGHT // 8, 8, WIDTH // 8, 8).mean(axis=(2, 4))
+    similarity = np.corrcoef(tiles.reshape(len(stack), -1))
+    person, level = np.divmod(np.arange(len(stack)), len(heights))
+    same = person[:, None] == person
+
+    assert similarity[same & (np.abs(level[:, None] - level) == 1)].min() > 0.985
+    assert similarity[~same].max() < 0.98
+
+
+@pytest.mark.parametrize(("slices", "spacing"), [(1, 0), (8, 1.0), (32, 30 / 31)])
+def test_slices_are_neighbours_and_fit_the_range(slices: int, spacing: float) -> None:
+    heights = slice_heights(slices)
+
+    assert len(heights) == slices
+    assert np.allclose(np.diff(heights), spacing)
+    assert np.mean(heights) == pytest.approx(14)
+
+
+def test_interrupted_generation_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    target = tmp_path / "phantom"
+    for workers, before in ((2, {}), (1, digests(small(target)))):
+        with pytest.raises(KeyboardInterrupt):
+            generate(
+                target if before else tmp_path / "absent",
+                subjects=2,
+                slices=1,
+                seed=9,
+                difficulty=0.1,
+                workers=workers,
+                progress=interrupt,
+            )
+        assert not multiprocessing.active_children()
+    assert digests(target) == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
+GENERATE_AND_SIGNAL = """
+import os, signal, sys
+from pathlib import Path
+from alzmri.data.phantom import generate
+
+def strike(done, total):
+    if sys.argv[2] == "SIGINT":
+        os.killpg(0, signal.SIGINT)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]), subjects=40, slices=8, seed=1, difficulty=0.1, workers=2,
+             progress=strike)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_no_process_outlives_the_signal(tmp_path: Path, maps: Maps, name: str) -> None:
+    """Every worker holds the other end of these pipes: the call returns when the last has ended."""
+    script = tmp_path / "script.py"
+    script.write_text(GENERATE_AND_SIGNAL, encoding="utf-8")
+    target = tmp_path / "phantom"
+    ended = subprocess.run(
+        [sys.executable, script, target, name],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+    assert ended.returncode == -signal.Signals[name].value
+    assert ended.stderr.count("Traceback") == (1 if name == "SIGINT" else 0), ended.stderr
+    assert not target.exists()
+    small(target)
+    assert sorted(tmp_path.iterdir()) == [target, script]
+
+
+def test_damaged_cache_is_prepared_again(cache: Path, maps: Maps) -> None:
+    (cached,) = cache.rglob("*.maps")
+    whole = cached.read_bytes()
+    # Another file takes the name, so that the maps other tests have in memory stay.
+    damaged = cached.with_suffix(".damaged")
+    damaged.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    damaged.replace(cached)
+
+    with prepared_maps() as path:
+        assert path == cached
+        assert path.read_bytes() == whole
+    assert list(cached.parent.iterdir()) == [cached]
+
+
+def test_missing_template_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+
+    with pytest.raises(EnvironmentFault, match=r"nilearn is not installed.*pip install"):
+        template_files()
+
+
+def test_unwritable_cache_only_costs_time(
+    cache: Path, maps: Maps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(in_the_way))
+
+    with prepared_maps() as path:
+        assert all(np.array_equal(a, b) for a, b in zip(load_maps(path), maps, strict=True))
+    assert not path.exists()

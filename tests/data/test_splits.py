@@ -1,0 +1,108 @@
+"""People are never divided, every image is used once, and the order of files means nothing."""
+
+import random
+from collections import Counter, defaultdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alzmri.data.classes import CLASSES
+from alzmri.data.splits import PARTS, assign
+from alzmri.errors import UserError
+from alzmri.params import Split
+
+people = st.lists(
+    st.tuples(st.sampled_from(CLASSES), st.integers(1, 9)), min_size=12, max_size=60
+).map(lambda drawn: [(label, f"p{n}") for n, (label, k) in enumerate(drawn) for _ in range(k)])
+
+
+def _split(**changes):
+    values = {
+        "unit": "subject",
+        "subjects": "auto",
+        "fractions": [0.7, 0.15, 0.15],
+        "folds": 0,
+        "fold": 0,
+        "seed": 0,
+    }
+    return Split(**{**values, **changes})
+
+
+def _assigned(images, split):
+    labels, groups = zip(*images, strict=True)
+    try:
+        return assign(labels, groups, split)
+    except UserError:
+        return None
+
+
+@given(people, st.integers(0, 5), st.sampled_from([0, 3, 5]))
+def test_no_person_is_on_two_sides(images, seed, folds):
+    parts = _assigned(images, _split(seed=seed, folds=folds))
+    if parts is None:
+        return
+    sides = defaultdict(set)
+    for (_, person), part in zip(images, parts, strict=True):
+        sides[person].add(part)
+    assert all(len(side) == 1 for side in sides.values())
+    assert set(parts) == set(PARTS)
+
+
+@given(people, st.randoms(use_true_random=False))
+def test_the_order_of_the_files_changes_nothing(images, rng):
+    parts = _assigned(images, _split())
+    order = list(range(len(images)))
+    rng.shuffle(order)
+    shuffled = _assigned([images[i] for i in order], _split())
+    if parts is None:
+        assert shuffled is None
+    else:
+        assert shuffled == [parts[i] for i in order]
+
+
+@given(people)
+def test_folds_test_every_image_once(images):
+    tested = Counter()
+    for fold in range(3):
+        parts = _assigned(images, _split(folds=3, fold=fold))
+        if parts is None:
+            return
+        tested.update(i for i, part in enumerate(parts) if part == "test")
+    assert tested == Counter(range(len(images)))
+
+
+def test_fractions_are_met_within_one_person_per_class():
+    images = [(label, f"{label}{n}") for label in CLASSES for n in range(40) for _ in range(5)]
+    counts = Counter(
+        (label, part) for (label, _), part in zip(images, _assigned(images, _split()), strict=True)
+    )
+    for label in CLASSES:
+        assert [counts[label, part] for part in PARTS] == [140, 30, 30]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(1, {"train"}), (2, {"train", "test"}), (3, set(PARTS))]
+)
+def test_a_rare_class_is_trained_first_then_tested(number, expected):
+    images = [(CLASSES[0], f"many{n}") for n in range(20)]
+    images += [(CLASSES[3], f"few{n}") for n in range(number)]
+    parts = _assigned(images, _split())
+    assert set(parts[20:]) == expected
+
+
+def test_another_seed_draws_other_people():
+    images = [(label, f"{label}{n}") for label in CLASSES for n in range(20)]
+    assert _assigned(images, _split(seed=1)) != _assigned(images, _split(seed=2))
+
+
+def test_too_few_people_is_a_users_mistake():
+    with pytest.raises(UserError, match=r"too few subjects \(2\).*val"):
+        assign([CLASSES[0]] * 2, ["a", "b"], _split())
+
+
+def test_labels_that_vary_within_a_person_do_not_divide_them():
+    images = [(random.Random(n).choice(CLASSES), f"p{n // 4}") for n in range(80)]
+    parts = _assigned(images, _split())
+    for person in range(20):
+        assert len(set(parts[4 * person : 4 * person + 4])) == 1

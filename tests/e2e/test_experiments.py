@@ -1,0 +1,49 @@
+"""Experiments, the queue and the plots page, through DVC itself."""
+
+import re
+import time
+
+
+def test_an_experiment_changes_the_numbers_and_the_diffs_show_it(clone, tmp_path):
+    clone.run("dvc", "exp", "run", "-S", "train.lr=0.02", "-S", "train.epochs=6")
+    (changes,) = [
+        change
+        for path, change in clone.json("dvc", "metrics", "diff", "--json").items()
+        if path.endswith("evaluate.json")
+    ]
+    assert changes["loss"]["old"] != changes["loss"]["new"]
+    params = clone.json("dvc", "params", "diff", "--json")
+    assert params["params.yaml"]["train.lr"]["new"] == 0.02
+    clone.run("dvc", "plots", "diff", "HEAD", "-o", str(tmp_path / "page"))
+    page = (tmp_path / "page/index.html").read_text()
+    assert re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', page) == []
+    for title in ("Confusion matrix", "Loss", "Validation scores"):
+        assert title in page
+    images = {path.name for path in (tmp_path / "page/static").iterdir()}
+    for name in ("confusion", "roc", "reliability", "mistakes", "classes"):
+        assert sum(name in image for image in images) == 2, name
+
+
+def test_a_queued_grid_runs_edited_source(clone):
+    source = clone.root / "src/alzmri/training/__init__.py"
+    source.write_text(source.read_text() + '\nprint("EDITED SOURCE RAN")\n')
+    grid = ("-S", "train.lr=0.001,0.01", "-S", "train.momentum=0.85,0.9")
+    clone.run("dvc", "exp", "run", "--queue", *grid)
+    clone.run("dvc", "queue", "start", "--jobs", "1")
+    deadline = time.monotonic() + 240
+    while re.search("Queued|Running", status := clone.run("dvc", "queue", "status").stdout):
+        assert time.monotonic() < deadline, status
+    names = re.findall(r"^(\S+).*Success", status, re.MULTILINE)
+    assert len(names) == 4, status
+    for name in names:
+        assert "EDITED SOURCE RAN" in clone.run("dvc", "queue", "logs", name).stdout
+    shown = clone.json("dvc", "exp", "show", "--json")
+    rates = {
+        (
+            experiment["revs"][0]["data"]["params"]["params.yaml"]["data"]["train"]["lr"],
+            experiment["revs"][0]["data"]["params"]["params.yaml"]["data"]["train"]["momentum"],
+        )
+        for baseline in shown
+        for experiment in baseline.get("experiments") or []
+    }
+    assert rates == {(0.001, 0.85), (0.001, 0.9), (0.01, 0.85), (0.01, 0.9)}

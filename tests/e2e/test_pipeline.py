@@ -1,0 +1,185 @@
+"""`dvc repro` as a person runs it: everything there, nothing twice, mistakes explained."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+OUTPUTS = (
+    "data/phantom/subjects.csv",
+    "data/prepared/images.npy",
+    "data/prepared/manifest.csv",
+    "data/prepared/rejected.csv",
+    "models/model.safetensors",
+    "models/model.json",
+    "plots/classes.csv",
+    "plots/classes.png",
+    "plots/history.csv",
+    "plots/confusion.csv",
+    "plots/confusion.png",
+    "plots/predictions.csv",
+    "plots/reliability.png",
+    "plots/roc.png",
+    "plots/mistakes.png",
+    "metrics/prepare.json",
+    "metrics/train.json",
+    "metrics/evaluate.json",
+)
+
+
+@pytest.mark.parametrize("path", OUTPUTS)
+def test_every_output_of_the_contract_is_there(repro, path):
+    assert (repro.root / path).stat().st_size > 0
+
+
+def test_columns_are_those_of_the_contract(repro):
+    headers = {
+        "data/prepared/manifest.csv": "index,path,label,subject,split,sha256",
+        "plots/history.csv": "epoch,lr,train_loss,val_loss,val_accuracy,val_macro_f1",
+        "plots/confusion.csv": "actual,predicted",
+        "plots/predictions.csv": "path,subject,actual,predicted,Non Demented,Very Mild Demented,"
+        "Mild Demented,Moderate Demented",
+    }
+    for path, header in headers.items():
+        assert (repro.root / path).read_text().splitlines()[0] == header
+
+
+def test_metrics_have_the_keys_of_the_contract(repro):
+    evaluate, prepare, train = (repro.metrics(name) for name in ("evaluate", "prepare", "train"))
+    assert {
+        *("accuracy", "macro_f1", "balanced_accuracy", "loss", "macro_auc", "ece", "brier"),
+        *("ci95", "subject", "per_class", "split"),
+    } == set(evaluate)
+    assert evaluate["split"] == {"unit": "subject", "shared_subjects": 0}
+    assert (
+        evaluate["ci95"]["macro_f1"][0] <= evaluate["macro_f1"] <= evaluate["ci95"]["macro_f1"][1]
+    )
+    assert prepare["images"] == 4 * 7 * 3
+    assert prepare["subjects"] == 4 * 7
+    assert "test_images_with_training_twin" in prepare["leak"]
+    assert {"best_epoch", "epochs", "parameters", "val_macro_f1", "train_loss"} <= set(train)
+
+
+def test_tested_people_were_not_trained_on(repro):
+    with (repro.root / "data/prepared/manifest.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    people = {
+        part: {r["subject"] for r in rows if r["split"] == part} for part in ("train", "test")
+    }
+    assert people["train"]
+    assert people["test"]
+    assert not people["train"] & people["test"]
+
+
+def test_a_second_run_does_nothing(repro):
+    again = repro.run("dvc", "repro")
+    assert "Running stage" not in again.stdout
+    assert repro.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_everything_computed_again_gives_the_same_lock_file(clone):
+    before = (clone.root / "dvc.lock").read_bytes()
+    for path in ("data/phantom", "data/prepared", "models", "plots", ".dvc/cache"):
+        shutil.rmtree(clone.root / path)
+    again = clone.run("dvc", "repro", "--force", "--no-run-cache")
+    assert again.stdout.count("Running stage") == 4
+    assert (clone.root / "dvc.lock").read_bytes() == before
+
+
+def test_a_slice_split_runs_and_is_labelled_as_leaking(clone):
+    done = clone.run("dvc", "exp", "run", "-S", "split.unit=slice", "-S", "split.seed=3")
+    assert "THIS SPLIT LEAKS" in done.stdout
+    split = clone.metrics("evaluate")["split"]
+    assert split["unit"] == "slice"
+    assert split["shared_subjects"] > 0
+    assert "LEAKS" in clone.run("alzmri", "results").stdout
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_alexnet_runs_through_at_the_smallest_and_the_protocols_size(clone, size):
+    settings = ["-S", "model.name=alexnet", "-S", f"data.image_size={size}", "-S", "train.epochs=1"]
+    clone.run("dvc", "exp", "run", *settings)
+    card = json.loads((clone.root / "models/model.json").read_text())
+    assert card["architecture"]["name"] == "alexnet"
+    assert card["architecture"]["image_size"] == size
+
+
+@pytest.mark.parametrize(
+    ("settings", "classes"),
+    [
+        (["data.merge=binary", "train.keep_last=true"], ["Non Demented", "Demented"]),
+        (
+            ["data.merge=three-class", "data.fit=stretch", "split.folds=3", "split.fold=2"],
+            ["Non Demented", "Very Mild Demented", "Mild or Moderate Demented"],
+        ),
+    ],
+)
+def test_other_tasks_run_through(clone, settings, classes):
+    clone.run("dvc", "exp", "run", *(word for value in settings for word in ("-S", value)))
+    assert list(clone.metrics("evaluate")["per_class"]) == classes
+    assert (clone.root / "models/last.pt").exists() == ("train.keep_last=true" in settings)
+
+
+def test_a_wrong_parameter_stops_before_any_work_and_names_everything(clone):
+    lock = (clone.root / "dvc.lock").read_bytes()
+    params = clone.root / "params.yaml"
+    params.write_text(params.read_text().replace("momentum:", "momentun:"))
+    stage = clone.run("python", "src/train.py", code=2)
+    assert "train.momentun: no such key; did you mean train.momentum?" in stage.stderr
+    assert "Traceback" not in stage.stderr
+    failed = clone.run("dvc", "repro", "train", code=255)
+    assert "momentun" in failed.stderr + failed.stdout
+    assert (clone.root / "dvc.lock").read_bytes() == lock
+
+
+def test_a_folder_of_malformed_files_stops_prepare_and_leaves_nothing(clone):
+    bad = clone.root / "data/bad/NonDemented"
+    bad.mkdir(parents=True)
+    (bad / "empty.jpg").touch()
+    (bad / "text.png").write_text("not an image")
+    shutil.rmtree(clone.root / "data/prepared")
+    params = clone.root / "params.yaml"
+    params.write_text(params.read_text().replace("source: phantom", "source: bad"))
+    done = clone.run("python", "src/prepare.py", code=2)
+    assert "empty.jpg: empty file" in done.stderr
+    assert "text.png: not an image" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in (clone.root / "data").iterdir()) == ["bad", "phantom"]
+
+
+def test_a_leak_is_refused_by_the_stage_itself(clone):
+    """The people are divided anew, but the model is the old one."""
+    params = clone.root / "params.yaml"
+    text = params.read_text()
+    before, after = text.split("\nsplit:")
+    params.write_text(before + "\nsplit:" + after.replace("seed: 0", "seed: 5", 1))
+    clone.run("python", "src/prepare.py")
+    done = clone.run("python", "src/evaluate.py", code=2)
+    assert "were in this model's training" in done.stderr
+
+
+def test_a_killed_stage_leaves_no_half_written_output(clone):
+    clone.run("dvc", "remove", "evaluate")
+    process = subprocess.Popen(
+        ["dvc", "repro", "--force", "train"],
+        cwd=clone.root,
+        env=clone.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1"):
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+    assert not (clone.root / "models").exists()
+    assert not list(clone.root.rglob("*.tmp"))
+    clone.run("dvc", "repro", "--force", "train")
+    assert (clone.root / "models/model.safetensors").exists()

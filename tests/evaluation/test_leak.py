@@ -1,0 +1,54 @@
+"""A leak is refused unless it is accepted and labelled."""
+
+from dataclasses import replace
+
+import pytest
+
+from alzmri.errors import LeakError, UserError
+from alzmri.evaluation import report
+from alzmri.evaluation.leak import check_leak
+from alzmri.models import build, saved
+from alzmri.training.results import card
+
+
+@pytest.fixture
+def trained(prepared, make_params):
+    return card(prepared, make_params(model={"name": "lenet"}))
+
+
+@pytest.fixture
+def leaking(prepared):
+    """A test part with a person of the training part."""
+    rows = tuple(
+        replace(row, split="test") if row.path.endswith("0-0_3.png") else row
+        for row in prepared.rows
+    )
+    return replace(prepared, rows=rows)
+
+
+def test_a_clean_split_passes(trained, prepared):
+    assert check_leak(trained, prepared, "subject") == 0
+
+
+def test_a_leak_is_refused_with_the_remedy(trained, leaking):
+    with pytest.raises(LeakError, match=r"1 of 5 test people.*split\.unit=slice"):
+        check_leak(trained, leaking, "subject")
+
+
+def test_a_declared_leak_is_counted_and_labelled(trained, leaking):
+    shared = check_leak(trained, leaking, "slice")
+    assert shared == 1
+    model = build(**trained.architecture)
+    test = report.predict_test(model, trained, leaking)
+    assert "1 of them in training too: THIS SPLIT LEAKS" in report.note(test, "slice", shared)
+
+
+def test_a_model_for_other_classes_is_refused(trained, prepared):
+    model = build(**trained.architecture)
+    with pytest.raises(UserError, match="other classes or another image size"):
+        report.predict_test(model, replace(trained, classes=["a", "b"]), prepared)
+
+
+def test_the_card_names_every_training_person_by_digest(trained):
+    assert len(trained.training_subjects) == 16
+    assert saved.subject_digest("0-0") in trained.training_subjects

@@ -1,0 +1,93 @@
+"""Scores against values worked out by hand or by another library."""
+
+import numpy as np
+import pytest
+
+from alzmri.data.classes import CLASSES
+from alzmri.evaluation import metrics
+from alzmri.evaluation.intervals import bootstrap
+
+TRUTH = np.array([0, 0, 1, 1, 2, 3])
+PROBABILITIES = np.array(
+    [
+        [0.7, 0.1, 0.1, 0.1],
+        [0.2, 0.6, 0.1, 0.1],
+        [0.1, 0.8, 0.05, 0.05],
+        [0.1, 0.6, 0.2, 0.1],
+        [0.1, 0.1, 0.6, 0.2],
+        [0.1, 0.1, 0.5, 0.3],
+    ]
+)
+
+
+def test_scores_by_hand():
+    scores = metrics.scores(TRUTH, PROBABILITIES, CLASSES)
+    assert scores["accuracy"] == pytest.approx(4 / 6)
+    f1 = [2 / 3, 4 / 5, 2 / 3, 0]
+    assert scores["macro_f1"] == pytest.approx(np.mean(f1))
+    assert [scores["per_class"][name]["f1"] for name in CLASSES] == pytest.approx(f1)
+    assert scores["balanced_accuracy"] == pytest.approx((0.5 + 1 + 1 + 0) / 4)
+    assert scores["loss"] == pytest.approx(-np.log([0.7, 0.2, 0.8, 0.6, 0.6, 0.3]).mean())
+    assert scores["per_class"]["Non Demented"]["support"] == 2
+    first = 0.3**2 + 3 * 0.1**2
+    assert metrics.brier(TRUTH[:1], PROBABILITIES[:1]) == pytest.approx(first)
+
+
+def test_a_class_that_does_not_occur_does_not_lower_the_mean():
+    only = TRUTH < 2
+    assert metrics.macro_f1(np.array([0, 1]), np.array([0, 1])) == 1
+    scores = metrics.scores(TRUTH[only], PROBABILITIES[only], CLASSES)
+    assert scores["per_class"]["Moderate Demented"]["support"] == 0
+    assert 0 <= scores["macro_auc"] <= 1
+
+
+def test_one_class_alone_has_no_auc():
+    assert metrics.macro_auc(np.array([1, 1]), PROBABILITIES[:2]) is None
+
+
+def test_calibration_error_is_the_gap():
+    # Confidence 0.8 in ten slices of which six are right.
+    truth = np.array([0] * 6 + [1] * 4)
+    probabilities = np.tile([0.8, 0.2], (10, 1))
+    assert metrics.expected_calibration_error(truth, probabilities) == pytest.approx(0.2)
+    certain = np.tile([1.0, 0.0], (10, 1))
+    assert metrics.expected_calibration_error(truth, certain) == pytest.approx(0.4)
+
+
+def test_a_person_is_the_mean_of_their_slices():
+    truth = np.array([1, 1, 0])
+    probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.9, 0.1]])
+    who, mean, names = metrics.by_subject(truth, probabilities, ["b", "b", "a"])
+    assert names == ["a", "b"]
+    assert who.tolist() == [0, 1]
+    np.testing.assert_allclose(mean, [[0.9, 0.1], [0.35, 0.65]])
+    assert metrics.subject_scores(truth, probabilities, ["b", "b", "a"]) == {
+        "n": 2,
+        "accuracy": 1.0,
+        "macro_f1": 1.0,
+    }
+
+
+def test_intervals_resample_people_not_slices():
+    """Many slices of few people leave much doubt; as many people leave little."""
+    rng = np.random.default_rng(0)
+    right = rng.random(40) < 0.7
+    truth = np.zeros(4000, dtype=np.int64)
+    predicted = np.where(np.repeat(right, 100), 0, 1)
+    few = bootstrap(truth, predicted, np.repeat(np.arange(40), 100).astype(str), 2, seed=0)
+    many = bootstrap(truth, predicted, np.arange(4000).astype(str), 2, seed=0)
+    width = {name: low_high[1] - low_high[0] for name, low_high in few.items()}
+    assert width["accuracy"] > 5 * (many["accuracy"][1] - many["accuracy"][0])
+    # The normal approximation for 40 independent people.
+    assert width["accuracy"] == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / 40), rel=0.2)
+
+
+def test_the_bootstrap_agrees_with_the_score_and_repeats_itself():
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 4, 400)
+    predicted = np.where(rng.random(400) < 0.6, truth, rng.integers(0, 4, 400))
+    subjects = [str(n // 4) for n in range(400)]
+    interval = bootstrap(truth, predicted, subjects, 4, seed=3)
+    low, high = interval["macro_f1"]
+    assert low < metrics.macro_f1(truth, predicted) < high
+    assert interval == bootstrap(truth, predicted, subjects, 4, seed=3)

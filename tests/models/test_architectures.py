@@ -1,0 +1,67 @@
+"""The models fit every image size, and are what their docstrings say."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from alzmri.models import ARCHITECTURES, build
+from alzmri.models.alexnet import STRIDE_AND_PADDING, AlexNet
+from alzmri.models.forward import normalise, predict, probabilities
+
+SIZES = tuple(STRIDE_AND_PADDING)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_batch_becomes_logits_at_every_size(name, size):
+    model = build(name, classes=3, image_size=size, dropout=0.5)
+    assert model(torch.zeros(2, 1, size, size)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_docstring_tells_the_shape_of_every_layer(name, size):
+    model = build(name, classes=4, image_size=size, dropout=0.5)
+    layers = re.findall(r"^    (?:conv|max-pool) .*$", type(model).__doc__, re.MULTILINE)
+    documented = [[int(number) for number in line.split()[-7:]] for line in layers]
+    column = 1 + SIZES.index(size)
+    features, seen = torch.zeros(1, 1, size, size), []
+    for layer in model.features:
+        features = layer(features)
+        if not isinstance(layer, nn.ReLU):
+            seen.append((features.shape[1], features.shape[2]))
+    assert seen == [(row[0], row[column]) for row in documented]
+
+
+def test_alexnet_is_alexnet():
+    model = AlexNet(classes=4, image_size=224, dropout=0.5)
+    kernels = [m.kernel_size[0] for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert kernels == [11, 5, 3, 3, 3]
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 5
+    linear = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
+    assert linear == [4096, 4096, 4]
+    # 57.0 million: Krizhevsky's 61.1 less 996 classes (4.1) and two colours (0.05).
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 57.0
+
+
+def test_pixels_become_minus_one_to_one():
+    images = torch.tensor([[[0, 255], [51, 204]]], dtype=torch.uint8)
+    expected = torch.tensor([[[[-1.0, 1.0], [-0.6, 0.6]]]])
+    torch.testing.assert_close(normalise(images), expected)
+    assert images.dtype == torch.uint8
+
+
+def test_prediction_of_a_slice_does_not_depend_on_its_batch():
+    model = build("lenet", classes=4, image_size=32, dropout=0.5)
+    images = np.random.default_rng(0).integers(0, 255, (300, 32, 32), dtype=np.uint8)
+    everything = predict(model, images, np.arange(300), torch.device("cpu"))
+    alone = predict(model, images, np.array([299]), torch.device("cpu"))
+    np.testing.assert_allclose(alone[0], everything[299], atol=1e-6)
+
+
+def test_probabilities_survive_large_logits():
+    result = probabilities(np.array([[1e4, 0.0], [0.0, 0.0]]))
+    np.testing.assert_allclose(result, [[1, 0], [0.5, 0.5]])

@@ -1,0 +1,65 @@
+"""Models travel without pickle, and a damaged one is told from a good one."""
+
+import json
+
+import pytest
+import torch
+
+from alzmri.errors import UserError
+from alzmri.models import build, saved
+
+
+@pytest.fixture
+def card():
+    return saved.Card(
+        architecture={"name": "lenet", "classes": 4, "image_size": 32, "dropout": 0.5},
+        classes=["a", "b", "c", "d"],
+        preprocessing={"fit": "pad"},
+        parameters={},
+        training_subjects=[saved.subject_digest("Ann"), saved.subject_digest("Bob")],
+        data_sha256="0" * 64,
+        versions={},
+    )
+
+
+def test_weights_and_card_come_back(tmp_path, card):
+    model = build(**card.architecture)
+    saved.save(tmp_path, model.state_dict(), card)
+    loaded, again = saved.load(tmp_path)
+    assert again == card
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name])
+
+
+def test_people_are_recognised_but_not_named(tmp_path, card):
+    assert card.shared_subjects(["Ann", "Cid", "Ann"]) == 1
+    saved.save(tmp_path, build(**card.architecture).state_dict(), card)
+    assert "Ann" not in (tmp_path / "model.json").read_text()
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _break_json(path):
+    path.with_name("model.json").write_text("{")
+
+
+def _other_size(path):
+    file = path.with_name("model.json")
+    content = json.loads(file.read_text())
+    content["architecture"]["image_size"] = 64
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("damage", [_truncate, _break_json, _other_size])
+def test_a_damaged_model_names_the_remedy(tmp_path, card, damage):
+    saved.save(tmp_path, build(**card.architecture).state_dict(), card)
+    damage(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"damaged.*dvc checkout"):
+        saved.load(tmp_path)
+
+
+def test_no_model_names_the_remedy(tmp_path):
+    with pytest.raises(UserError, match="dvc repro train"):
+        saved.load(tmp_path)

@@ -1,0 +1,102 @@
+"""`alzmri store use`: another S3, here a second SeaweedFS server, and the way back."""
+
+import time
+
+import pytest
+
+from alzmri.store import settings
+
+
+def configuration(repo) -> list[bytes]:
+    return [(repo.root / ".dvc" / name).read_bytes() for name in ("config", "config.local")]
+
+
+@pytest.fixture
+def elsewhere(shared_store):
+    """Options and environment of a running S3 with the bucket `alzmri`."""
+    remote = settings.default(shared_store.root)
+    keys = {"AWS_ACCESS_KEY_ID": remote.key, "AWS_SECRET_ACCESS_KEY": remote.secret}
+    return ["--endpoint-url", remote.endpoint], keys
+
+
+def test_push_goes_there_and_back_again(new_repo, elsewhere):
+    options, keys = elsewhere
+    repo = new_repo("mine")
+    repo.store("up")
+    repo.track("data", 1000)
+    used = repo.store("use", "s3://alzmri/team/data", *options, **keys)
+    assert used.returncode == 0, used.stderr
+    pushed = repo.run("dvc", "push", **keys)
+    assert pushed.returncode == 0, pushed.stderr
+    assert "1 file" not in repo.run("dvc", "status", "--cloud", **keys).stdout
+    assert "answers" in repo.store("status", **keys).stdout
+    # Nothing of the local store's keys and endpoint reaches it.
+    assert repo.run("dvc", "push").returncode != 0
+    assert repo.store("up").returncode == 2
+    assert repo.store("use", "local").returncode == 0
+    missing = repo.run("dvc", "status", "--cloud")
+    assert "new:" in missing.stdout
+    assert repo.run("dvc", "push").returncode == 0
+
+
+def test_address_is_for_all_and_profile_for_this_machine(new_repo):
+    repo = new_repo("repo")
+    words = ("--profile", "research", "--region", "eu-central-1", "--no-check")
+    assert repo.store("use", "s3://team-bucket/alzmri/", *words).returncode == 0
+    shared, private = (text.decode() for text in configuration(repo))
+    assert "url = s3://team-bucket/alzmri\n" in shared
+    assert "region = eu-central-1" in shared
+    assert "research" not in shared
+    assert "profile = research" in private
+    assert shared.startswith("# The default remote")
+    assert repo.run("dvc", "remote", "default").stdout.strip() == settings.TEAM
+    # Once more without them: neither the old profile nor the old region stays.
+    assert repo.store("use", "s3://team-bucket/alzmri", "--no-check").returncode == 0
+    assert "research" not in configuration(repo)[1].decode()
+    assert "eu-central-1" not in configuration(repo)[0].decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["https://bucket/x"], "s3://bucket/prefix"),
+        (["s3://Bucket/x"], "s3://bucket/prefix"),
+        (["s3://ab"], "s3://bucket/prefix"),
+        (["s3://KEY:SECRET@bucket/x"], "s3://bucket/prefix"),
+        (["s3://bucket/x", "--endpoint-url", "ftp://host"], "--endpoint-url"),
+        (["local", "--profile", "x"], "takes no profile"),
+    ],
+)
+def test_mistakes_change_nothing(new_repo, words, said):
+    repo = new_repo("repo")
+    before = configuration(repo)
+    refused = repo.store("use", *words)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert "SECRET" not in refused.stderr
+    assert configuration(repo) == before
+
+
+def test_bucket_that_does_not_answer_changes_nothing(new_repo, elsewhere):
+    options, keys = elsewhere
+    repo = new_repo("mine")
+    before = configuration(repo)
+    nowhere = ["--endpoint-url", f"http://127.0.0.1:{repo.port}"]
+    no_metadata = {"AWS_EC2_METADATA_DISABLED": "true"}
+    wrong = keys | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+    unknown = keys | {"AWS_ACCESS_KEY_ID": "unknown"}
+    for address, words, environment, said in (
+        ("s3://missing/x", options, keys, "no such bucket"),
+        ("s3://alzmri/x", options, wrong, "the key is wrong"),
+        ("s3://alzmri/x", options, unknown, "the key is wrong"),
+        ("s3://alzmri/x", options, no_metadata, "no credentials"),
+        ("s3://alzmri/x", [*options, "--profile", "absent"], {}, "aws configure"),
+        ("s3://alzmri/x", nowhere, keys, "nothing answers there"),
+    ):
+        start = time.monotonic()
+        refused = repo.store("use", address, *words, **environment)
+        assert refused.returncode == 1, said
+        assert said in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert time.monotonic() - start < 10
+        assert configuration(repo) == before

@@ -1,0 +1,84 @@
+"""Errors, exit codes and progress, as a person or a log sees them."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from alzmri import terminal
+from alzmri.errors import EnvironmentFault, LeakError, UserError
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (UserError("no [file] here"), 2, "error: no [file] here\n"),
+        (LeakError("it leaks"), 2, "error: it leaks\n"),
+        (EnvironmentFault("store is down"), 1, "error: store is down\n"),
+        (OSError(28, "No space left on device", "x.npy"), 1, "No space left on device: x.npy"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_an_error_is_one_message_and_an_exit_code(error, code, shown, capsys):
+    assert terminal.run(lambda: _raise(error)) == code
+    printed = capsys.readouterr()
+    assert shown in printed.err
+    assert printed.out == ""
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("ALZMRI_DEBUG", "1")
+    with pytest.raises(UserError):
+        terminal.run(lambda: _raise(UserError("x")))
+
+
+def test_a_bug_is_not_dressed_up():
+    with pytest.raises(ZeroDivisionError):
+        terminal.run(lambda: _raise(ZeroDivisionError()))
+
+
+def test_sigterm_unwinds_a_stage():
+    code = (
+        "import os, signal; from alzmri import terminal\n"
+        "def main():\n"
+        "    try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally: print('cleaned')\n"
+        "terminal.stage(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "cleaned\n")
+
+
+COUNT = (
+    "from alzmri import terminal\n"
+    "with terminal.progress('reading') as update:\n"
+    "    for n in range(1, 4): update(n, 3)\n"
+    "terminal.out.print('[red]done[/]')\n"
+)
+
+
+def test_a_log_gets_plain_lines():
+    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
+    assert done.stderr == "reading: 3/3\n"
+    assert done.stdout == "done\n"
+
+
+def test_a_terminal_gets_a_bar_and_colour():
+    parent, child = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment.pop("NO_COLOR", None)
+    subprocess.run(
+        [sys.executable, "-c", COUNT], stdout=child, stderr=child, check=True, env=environment
+    )
+    os.close(child)
+    shown = os.read(parent, 65536).decode()
+    os.close(parent)
+    assert "3/3" in shown
+    assert "\x1b[31mdone" in shown

@@ -1,0 +1,144 @@
+"""The loop learns, repeats itself to the bit, and validates soundly."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from alzmri.data.augment import Augmenter
+from alzmri.models import build
+from alzmri.training.batches import Batches
+from alzmri.training.loop import Epoch, class_weights, recalibrate, train
+
+CPU = torch.device("cpu")
+
+
+def _train(prepared, params, seen=None):
+    return train(
+        prepared,
+        params,
+        CPU,
+        on_step=lambda *_: None,
+        on_epoch=lambda epoch, improved: seen.append((epoch, improved)) if seen is not None else 0,
+    )
+
+
+@pytest.fixture
+def quick(make_params):
+    """LeNet, eight epochs: a second."""
+
+    def make(model="lenet", **train):
+        settings = {"lr": 0.02, "epochs": 8, "batch_size": 16, **train}
+        return make_params(train=settings, model={"name": model}, data={"image_size": 32})
+
+    return make
+
+
+def test_it_learns_what_can_be_learned(prepared, quick):
+    seen = []
+    run = _train(prepared, quick(epochs=20), seen)
+    assert run.best.val_accuracy == 1.0
+    assert [epoch.epoch for epoch, _ in seen] == list(range(1, 21))
+    assert [epoch for epoch, improved in seen if improved][-1] == run.best
+
+
+@pytest.mark.parametrize("model", ["lenet", "alexnet"])
+def test_the_same_seed_gives_the_same_bytes(prepared, quick, model):
+    runs = [_train(prepared, quick(model, epochs=2)) for _ in range(2)]
+    assert runs[0].history == runs[1].history
+    for name, tensor in runs[0].best_weights.items():
+        assert torch.equal(tensor, runs[1].best_weights[name])
+
+
+def test_another_seed_gives_other_weights(prepared, quick):
+    first, second = (_train(prepared, quick(epochs=1, seed=seed)) for seed in (0, 1))
+    assert first.history != second.history
+
+
+def test_validation_and_test_slices_are_never_trained_on(prepared, quick):
+    spoiled = prepared.images.copy()
+    spoiled[prepared.indices("test")] = 255
+    run = _train(prepared, quick(epochs=2))
+    again = _train(replace(prepared, images=spoiled), quick(epochs=2))
+    assert run.history == again.history
+    spoiled[prepared.indices("val")] = 0
+    again = _train(replace(prepared, images=spoiled), quick(epochs=2))
+    assert [e.train_loss for e in run.history] == [e.train_loss for e in again.history]
+    assert [e.val_loss for e in run.history] != [e.val_loss for e in again.history]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schedule": "onecycle"},
+        {"schedule": "cosine", "warmup": 1},
+        {"class_weights": "balanced"},
+        {"label_smoothing": 0.1},
+        {"ema": 0.9},
+        {"precision": "bf16"},
+        {"weight_decay": 0.1},
+    ],
+)
+def test_every_setting_changes_the_run(prepared, quick, change):
+    # A class of its own size, so that balancing has something to balance.
+    rows = tuple(
+        replace(row, split="unused") if row.subject in ("3-1", "3-2") else row
+        for row in prepared.rows
+    )
+    uneven = replace(prepared, rows=rows)
+    assert (
+        _train(uneven, quick(epochs=2)).history != _train(uneven, quick(epochs=2, **change)).history
+    )
+
+
+def test_patience_ends_a_run_that_no_longer_improves(prepared, quick):
+    run = _train(prepared, quick(epochs=200, lr=1e-9, patience=3))
+    assert len(run.history) == run.best.epoch + 3
+
+
+def test_the_best_epoch_is_by_macro_f1_then_loss():
+    def epoch(f1, loss):
+        return Epoch(1, 0.1, 1.0, loss, 0.5, f1)
+
+    assert epoch(0.5, 1.0).better_than(None)
+    assert epoch(0.6, 2.0).better_than(epoch(0.5, 1.0))
+    assert epoch(0.5, 0.9).better_than(epoch(0.5, 1.0))
+    assert not epoch(0.5, 1.0).better_than(epoch(0.5, 1.0))
+
+
+def test_an_epoch_has_every_training_slice_once(prepared, make_params):
+    batches = Batches(prepared, Augmenter(make_params(augment={"p": 0}).augment, 0), 10, seed=0)
+    seen = [image.numpy() for images, _ in batches.epoch(1) for image in images]
+    assert len(batches) == 7
+    expected = sorted(image.tobytes() for image in prepared.images[prepared.indices("train")])
+    assert sorted(image.tobytes() for image in seen) == expected
+
+
+def test_epochs_differ_in_order_but_repeat_themselves(prepared, make_params):
+    batches = Batches(prepared, Augmenter(make_params().augment, 0), 16, seed=0)
+    orders = [torch.cat([labels for _, labels in batches.epoch(n)]) for n in (1, 1, 2)]
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+
+
+def test_recalibration_matches_statistics_to_the_weights_as_they_are(prepared):
+    torch.manual_seed(0)
+    model = build("alexnet", classes=4, image_size=32, dropout=0.0)
+    normalisation = model.features[0][1]
+    recalibrate(model, prepared, CPU)
+    first = normalisation.running_mean.clone()
+    with torch.no_grad():
+        model.features[0][0].weight.mul_(3)
+    recalibrate(model, prepared, CPU)
+    torch.testing.assert_close(normalisation.running_mean, 3 * first)
+
+
+def test_balanced_weights_are_inverse_to_frequency(prepared, make_params):
+    rows = tuple(
+        replace(r, label="Non Demented") if r.subject == "1-0" else r for r in prepared.rows
+    )
+    uneven = replace(prepared, rows=rows)
+    weights = class_weights(uneven, make_params(train={"class_weights": "balanced"}).train)
+    np.testing.assert_allclose(weights, [64 / 4 / 20, 64 / 4 / 12, 1, 1], rtol=1e-6)
+    assert class_weights(uneven, make_params().train).tolist() == [1, 1, 1, 1]

@@ -1,0 +1,49 @@
+"""Schedules begin, turn and end where they should."""
+
+import itertools
+
+import pytest
+import torch
+
+from alzmri.training.schedule import learning_rate
+
+STEPS = 10
+
+
+def _rates(make_params, **changes):
+    train = make_params(train={"lr": 0.1, "epochs": 10, **changes}).train
+    return [learning_rate(train, step, STEPS) for step in range(10 * STEPS)]
+
+
+def test_constant_is_constant(make_params):
+    assert set(_rates(make_params, schedule="constant")) == {0.1}
+
+
+def test_cosine_falls_from_the_rate_to_almost_nothing(make_params):
+    rates = _rates(make_params, schedule="cosine")
+    assert rates[0] == 0.1
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 1e-4
+
+
+def test_warmup_rises_in_a_straight_line(make_params):
+    rates = _rates(make_params, schedule="constant", warmup=2)
+    steps = [b - a for a, b in itertools.pairwise(rates[:21])]
+    assert min(steps) == pytest.approx(max(steps))
+    assert set(rates[20:]) == {0.1}
+
+
+def test_onecycle_is_torchs(make_params):
+    rates = _rates(make_params, schedule="onecycle")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.1, total_steps=100, final_div_factor=400
+    )
+    expected = []
+    for _ in range(100):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert rates[0] == pytest.approx(expected[0])
+    assert rates[-1] == pytest.approx(expected[-1])
+    assert abs(rates.index(max(rates)) - expected.index(max(expected))) <= 1
