@@ -19,6 +19,14 @@ _TEMPLATE = """<!doctype html>
   body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem;
          padding: 0 1rem; color: #1b1b1b; background: #fff; }}
   img {{ max-width: 100%; height: auto; }}
+  /* The pictures of one plot beside each other, one per revision, where DVC has one long row. */
+  div:has(> div > img) {{ display: flex; flex-wrap: wrap; gap: 0 1rem; margin-top: 1.5rem;
+         border: 0 !important; border-top: 1px solid #ddd !important;
+         text-align: left !important; white-space: normal !important; }}
+  div:has(> div > img) > p {{ flex-basis: 100%; font-weight: 600; }}
+  div:has(> img) {{ flex: 1 1 20rem; max-width: 38rem; border: 0 !important;
+         margin: 0 !important; }}
+  div:has(> img) > p {{ margin: 0 0 .5rem; color: #555; }}
   table {{ border-collapse: collapse; }}
   td, th {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; }}
 </style>

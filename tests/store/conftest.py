@@ -26,8 +26,9 @@ STORE = (
     "import sys; from alzmri import terminal; from alzmri.store.cli import store_app;"
     "sys.exit(terminal.run(store_app))"
 )
-# Blocks of ports that no two tests share: a stopped server's sockets linger.
-BLOCKS = itertools.count(20_000 + os.getpid() % 700 * len(ports.PARTS), len(ports.PARTS))
+# Blocks of ports that no two tests share: a stopped server's sockets linger. They and their twins
+# stay below the range from which the system draws ports for outgoing connections.
+BLOCKS = itertools.count(12_000 + os.getpid() % 700 * len(ports.PARTS), len(ports.PARTS))
 
 
 @dataclass(frozen=True)

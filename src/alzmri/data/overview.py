@@ -11,7 +11,6 @@ from alzmri.data.splits import PARTS
 from alzmri.figure import drawing
 from alzmri.files import replacing
 
-
 PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
 """Of training, validation and test: black figures stay readable on each."""
 

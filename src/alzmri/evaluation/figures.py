@@ -26,7 +26,7 @@ def confusion(path: Path, truth: Ints, predicted: Ints, classes: Sequence[str], 
     """Counts and percentages of each true class, true classes in rows."""
     counts = confusion_matrix(truth, predicted, labels=range(len(classes)))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with drawing(path, 5.6, 5.0) as figure:
+    with drawing(path, 5.6, 4.5) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(*counts.shape):

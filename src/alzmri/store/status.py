@@ -1,5 +1,6 @@
 """What `alzmri store status` says."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def describe(root: Path) -> Iterator[str]:
 def _local(root: Path) -> Iterator[str]:
     running = server.find(root)
     yield f"server    {f'process {running.process.pid}' if running else 'not running here'}"
-    yield f"disk      {decimal(_size(server.folder(root)))} in {server.folder(root)}"
+    free = decimal(shutil.disk_usage(root).free)
+    yield f"disk      {decimal(_size(server.folder(root)))} in {server.folder(root)}, {free} free"
     if running:
         yield (
             f"note      port {running.port + 1} (the filer) asks for no key: other users of this "
