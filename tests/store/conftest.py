@@ -20,6 +20,7 @@ import pytest
 
 from alzmri.errors import EnvironmentFault
 from alzmri.store import ports, server
+from alzmri.store.processes import ended
 
 PROJECT = Path(__file__).parents[2]
 STORE = (
@@ -146,7 +147,9 @@ def _repositories(folder: Path) -> Iterator[Callable[[str], Repository]]:
     finally:
         for repo in made:
             if running := server.find(repo.root):
-                running.process.kill()
+                running.process.kill()  # stopping it gently takes two seconds
+                ended([running.process], 10)
+                ports.sweep(running.port)
 
 
 def _up(repo: Repository) -> Repository:

@@ -7,6 +7,7 @@ its parts look for each other's twins at +10000 whatever the options say.
 import errno
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 from alzmri.errors import EnvironmentFault
 
@@ -34,6 +35,13 @@ def require_free(port: int) -> None:
         f"port {taken} on 127.0.0.1 is taken by another program{'' if taken == port else block}: "
         f"run `alzmri store up --port {_free_block(port)}`"
     )
+
+
+def sweep(port: int) -> None:
+    """Remove the Unix sockets that an ended server of this block left; it always leaves one."""
+    for number in _block(port):
+        for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108 - its choice
+            path.unlink(missing_ok=True)
 
 
 def _block(port: int) -> Iterator[int]:

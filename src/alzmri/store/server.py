@@ -108,7 +108,7 @@ def down(root: Path) -> bool:
     with _lock(root):
         running = find(root)
         if running:
-            _stop(running.process)
+            _stop(running)
         return running is not None
 
 
@@ -146,31 +146,33 @@ def _start(weed: Path, root: Path, remote: Remote) -> None:
     data, details, log = (folder(root) / name for name in ("data", "details", "log"))
     data.mkdir(exist_ok=True)
     details.mkdir(exist_ok=True)
-    with log.open("wb") as output:
-        process = psutil.Popen(
-            [
-                str(weed),
-                # Left to itself it writes these, with the key's name, into /tmp for all to read.
-                f"-logdir={details}",
-                "mini",
-                f"-dir={data}",
-                f"-bucket={remote.bucket}",
-                *ports.options(remote.port),
-                *_OPTIONS,
-            ],
-            cwd=folder(root),
-            env=_environment(remote),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # Its own session: it outlives the terminal, and Ctrl-C there is not for it.
-            start_new_session=True,
-        )
     try:
+        with log.open("wb") as output:
+            process = psutil.Popen(
+                [
+                    str(weed),
+                    # Left to itself it writes these, with the key's name, into /tmp for all to read.
+                    f"-logdir={details}",
+                    "mini",
+                    f"-dir={data}",
+                    f"-bucket={remote.bucket}",
+                    *ports.options(remote.port),
+                    *_OPTIONS,
+                ],
+                cwd=folder(root),
+                env=_environment(remote),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Its own session: it outlives the terminal, and Ctrl-C there is not for it.
+                start_new_session=True,
+            )
         _wait_until_ready(process, remote, log)
     except BaseException:
-        # Also when interrupted: nobody would know of a server that never got ready.
-        _stop(process)
+        # Also when interrupted: nobody would know of a server that never got ready. Looked up,
+        # because the interruption may have come before Popen returned.
+        if started := find(root):
+            _stop(started)
         raise
 
 
@@ -209,12 +211,13 @@ def _last_words(log: Path) -> str:
     return said.strip().rpartition("\n")[2].strip() or "it said nothing"
 
 
-def _stop(process: psutil.Process) -> None:
+def _stop(running: Running) -> None:
+    process = running.process
     for ask in (process.terminate, process.kill):
         with suppress(psutil.NoSuchProcess):
             ask()
         if ended([process], STOP_SECONDS):
-            return
+            return ports.sweep(running.port)
     raise EnvironmentFault(f"the store (process {process.pid}) does not end")
 
 

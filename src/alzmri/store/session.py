@@ -70,13 +70,15 @@ def _supervise(command: list[str]) -> int:
         child = psutil.Popen(command)
     except FileNotFoundError as error:
         raise UserError(f"no such command: {command[0]}") from error
-    told: set[psutil.Process] = set()
+    told: list[psutil.Process] = []
 
     def forward(number: int, _: FrameType | None) -> None:
         # A shell in between would die and leave its program behind, so everyone is told; but
         # after Ctrl-C the terminal has told them all already.
+        # Parents first, or a shell would go on to its next command when the last one ends.
         with suppress(psutil.NoSuchProcess):
-            told.update([child, *child.children(recursive=True)])
+            family = [child, *child.children(recursive=True)]
+            told.extend(process for process in family if process not in told)
         if number == signal.SIGINT and _in_foreground():
             return
         for process in told:
