@@ -8,7 +8,7 @@ unexport PYTHONPATH PYTHONHOME
 READY := .venv/.ready
 PAGE := .dvc/plots.html
 
-.PHONY: help setup repro test check clean
+.PHONY: help setup repro test check docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,9 @@ check: setup ## Lint and check types only
 	@ruff check .
 	@ruff format --check .
 	@mypy
+
+docs: ## Copy the figures of this run into docs/ (commit them together with dvc.lock)
+	@cp plots/confusion.png plots/mistakes.png docs/
 
 clean: ## Remove what was computed here (data imported by you, .dvc/cache and .store stay)
 	@rm -rf data/phantom data/prepared models plots

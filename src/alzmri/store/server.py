@@ -151,7 +151,7 @@ def _start(weed: Path, root: Path, remote: Remote) -> None:
             process = psutil.Popen(
                 [
                     str(weed),
-                    # Left to itself it writes these, with the key's name, into /tmp for all to read.
+                    # By default these, with the name of the key, are in /tmp for all to read.
                     f"-logdir={details}",
                     "mini",
                     f"-dir={data}",
@@ -173,6 +173,7 @@ def _start(weed: Path, root: Path, remote: Remote) -> None:
         # because the interruption may have come before Popen returned.
         if started := find(root):
             _stop(started)
+        ports.sweep(remote.port)
         raise
 
 
