@@ -16,8 +16,9 @@ from alzmri.params import Params, load
 from alzmri.store import ports
 
 ROOT = Path(__file__).parent.parent
-# Blocks of ports that no two tests share: a stopped server's sockets linger.
-BLOCKS = itertools.count(20_000 + os.getpid() % 700 * len(ports.PARTS), len(ports.PARTS))
+# Blocks of ports that no two tests share: a stopped server's sockets linger. They and their twins
+# stay below the range from which the system draws ports for outgoing connections.
+BLOCKS = itertools.count(12_000 + os.getpid() % 700 * len(ports.PARTS), len(ports.PARTS))
 
 
 @pytest.fixture(scope="session")

@@ -146,9 +146,20 @@ def test_git_without_repository_commit_or_identity(root):
     shutil.rmtree(root / ".git")
     assert "not a git repository" in repository.git_repository(root).message
     git(root, "init", "--quiet")
-    assert "no commit" in repository.git_repository(root).message
     git(root, "config", "user.useConfigOnly", "true")
+    assert repository.git_repository(root).level is Level.OK
+    assert repository.first_commit(root).level is Level.FAIL
     assert repository.git_identity(root).level is Level.FAIL
+
+
+@pytest.mark.parametrize(("before_run", "level"), [(False, Level.FAIL), (True, Level.WARN)])
+def test_a_plain_run_needs_neither_commit_nor_identity(root, before_run, level):
+    shutil.rmtree(root / ".git")
+    git(root, "init", "--quiet")
+    git(root, "config", "user.useConfigOnly", "true")
+    found = {f.subject: f.level for f in examine(root, before_run=before_run)}
+    assert found["git commit"] is level
+    assert found["git identity"] is level
 
 
 def test_untracked_module(root):

@@ -4,7 +4,6 @@
 `new_repo` makes more, down. Whatever they start is stopped at the end, also after a failure.
 """
 
-import itertools
 import os
 import shutil
 import subprocess
@@ -18,7 +17,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from alzmri.errors import EnvironmentFault
 from alzmri.store import ports, server
 from alzmri.store.processes import ended
 
@@ -27,9 +25,6 @@ STORE = (
     "import sys; from alzmri import terminal; from alzmri.store.cli import store_app;"
     "sys.exit(terminal.run(store_app))"
 )
-# Blocks of ports that no two tests share: a stopped server's sockets linger. They and their twins
-# stay below the range from which the system draws ports for outgoing connections.
-BLOCKS = itertools.count(12_000 + os.getpid() % 700 * len(ports.PARTS), len(ports.PARTS))
 
 
 @dataclass(frozen=True)
@@ -110,23 +105,15 @@ class Repository:
         return other
 
 
-def _free_block() -> int:
-    for port in BLOCKS:
-        try:
-            ports.require_free(port)
-        except EnvironmentFault:
-            continue
-        return port
-    raise AssertionError("no free ports")
-
-
 @contextmanager
-def _repositories(folder: Path) -> Iterator[Callable[[str], Repository]]:
+def _repositories(
+    folder: Path, free_block: Callable[[], int]
+) -> Iterator[Callable[[str], Repository]]:
     """Yield a function that makes repositories; at the end their servers are killed."""
     made: list[Repository] = []
 
     def make(name: str) -> Repository:
-        repo = Repository(folder / name, _free_block())
+        repo = Repository(folder / name, free_block())
         shutil.copytree(
             PROJECT / ".dvc",
             repo.root / ".dvc",
@@ -159,9 +146,11 @@ def _up(repo: Repository) -> Repository:
 
 
 @pytest.fixture
-def new_repo(tmp_path: Path) -> Iterator[Callable[[str], Repository]]:
+def new_repo(
+    tmp_path: Path, free_block: Callable[[], int]
+) -> Iterator[Callable[[str], Repository]]:
     """A function that makes a repository with its own ports; its store is down."""
-    with _repositories(tmp_path) as make:
+    with _repositories(tmp_path, free_block) as make:
         yield make
 
 
@@ -172,9 +161,11 @@ def store_repo(new_repo: Callable[[str], Repository]) -> Repository:
 
 
 @pytest.fixture(scope="session")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
+def shared_store(
+    tmp_path_factory: pytest.TempPathFactory, free_block: Callable[[], int]
+) -> Iterator[Repository]:
     """The same, for all tests that leave it as it is; they may clone it and push to it."""
-    with _repositories(tmp_path_factory.mktemp("shared")) as make:
+    with _repositories(tmp_path_factory.mktemp("shared"), free_block) as make:
         yield _up(make("repo"))
 
 

@@ -1,6 +1,7 @@
 """`alzmri doctor`: everything that could stop a run, and what mends it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,10 +34,11 @@ def doctor(
 def examine(folder: Path, *, before_run: bool = False) -> Iterator["Finding"]:
     """Yield the findings for the repository around ``folder``, those of the machine first.
 
-    ``before_run`` says that the local store is about to be started: then it may be down.
+    ``before_run`` says that a plain `dvc repro` is about to start, with the local store: the store
+    may be down then, and what only experiments need is a warning.
     """
     from alzmri.doctor import machine, queue, remote, repository
-    from alzmri.doctor.finding import fail
+    from alzmri.doctor.finding import Level, fail
     from alzmri.errors import UserError
     from alzmri.store import settings
 
@@ -52,7 +54,9 @@ def examine(folder: Path, *, before_run: bool = False) -> Iterator["Finding"]:
     if (root / ".venv").is_dir():
         yield machine.writable(root / ".venv")
     yield repository.git_repository(root)
-    yield repository.git_identity(root)
+    for finding in (repository.first_commit(root), repository.git_identity(root)):
+        # Experiments are commits; a plain `dvc repro` makes none, and a fresh machine may run it.
+        yield replace(finding, level=Level.WARN) if before_run and finding.remedy else finding
     yield repository.untracked_source(root)
     yield repository.plots_template(root)
     yield repository.lock(root)

@@ -13,13 +13,18 @@ _SHOWN = 3
 
 
 def git_repository(root: Path) -> Finding:
-    """Git tracks the folder and has a first commit: DVC needs both."""
+    """Git tracks the folder: DVC needs it."""
     if _git(root, "rev-parse", "--git-dir") is None:
         return fail("git", f"{root} is not a git repository", "run `git init` or clone again")
+    return ok("git", "repository")
+
+
+def first_commit(root: Path) -> Finding:
+    """An experiment is a commit on top of another."""
     if _git(root, "rev-parse", "--verify", "HEAD") is None:
         remedy = "run `git add -A && git commit -m start`"
-        return fail("git", "no commit yet: experiments need one", remedy)
-    return ok("git", "repository with commits")
+        return fail("git commit", "none yet: experiments need one", remedy)
+    return ok("git commit", "there is one to build on")
 
 
 def git_identity(root: Path) -> Finding:
