@@ -55,7 +55,8 @@ class Prepared:
         """Open ``directory``.
 
         Raises:
-            UserError: when the stage that writes it has not run.
+            UserError: when the stage that writes it has not run, or what it wrote is damaged or
+                made for another ``merge``.
         """
         try:
             images = np.load(directory / "images.npy", mmap_mode="r")
@@ -65,7 +66,12 @@ class Prepared:
                 rows = tuple(Row(int(index), *rest) for index, *rest in lines)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} not found: run `dvc repro prepare` first") from None
-        return cls(images, rows, merged(merge))
+        except (ValueError, TypeError, StopIteration) as error:
+            raise _damaged(directory, str(error) or "empty manifest.csv") from None
+        classes = merged(merge)
+        if len(rows) != len(images) or not {row.label for row in rows} <= set(classes):
+            raise _damaged(directory, "images, manifest and data.merge do not belong together")
+        return cls(images, rows, classes)
 
     def indices(self, part: str) -> NDArray[np.int64]:
         """The rows of one part of the split (``train``, ``val`` or ``test``)."""
@@ -88,3 +94,7 @@ class Prepared:
         for row in self.rows:
             digest.update(repr(astuple(row)).encode())
         return digest.hexdigest()
+
+
+def _damaged(directory: Path, reason: str) -> UserError:
+    return UserError(f"{directory} is damaged ({reason}): run `dvc repro --force prepare`")

@@ -31,7 +31,7 @@ def environment() -> Finding:
     programs = Path(sys.executable).parent
     for name in ("python", "dvc"):
         found = shutil.which(name)
-        if found is None or Path(found).parent != programs:
+        if found is None or not Path(found).parent.samefile(programs):
             message = f"`{name}` is {found or 'not on PATH'}, not the one in {programs}"
             return fail("environment", message, f"run `. {programs}/activate`")
     return ok("environment", f"{programs} is first on PATH")

@@ -1,0 +1,158 @@
+"""From files to packed arrays: nothing lost, nothing mixed up, nothing left behind."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+
+from alzmri.data import images, overview
+from alzmri.data.classes import CLASSES, FOLDERS, merged
+from alzmri.data.packing import pack, summary
+from alzmri.data.prepared import Prepared
+from alzmri.errors import UserError
+
+
+@pytest.fixture
+def collection(tmp_path, write):
+    """Four people per class, three slices each."""
+    for stage, folder in enumerate(FOLDERS):
+        for person in range(4):
+            for number in range(3):
+                name = f"{person}_{number}.jpg"
+                write(tmp_path / "classes" / folder / name, 10 * stage + person, number)
+    return tmp_path / "classes"
+
+
+@pytest.fixture
+def packed(collection, tmp_path, make_params):
+    """A function that packs ``collection`` into a new folder."""
+
+    def run(**changes):
+        params = make_params(**changes)
+        directory = tmp_path / "prepared"
+        directory.mkdir(exist_ok=True)
+        result = pack(collection, directory, params, lambda *_: None)
+        return result, Prepared.open(params.data.merge, directory)
+
+    return run
+
+
+def test_every_row_holds_the_pixels_of_its_file(packed, collection):
+    _, prepared = packed(data={"image_size": 32})
+    assert prepared.images.shape == (48, 32, 32)
+    assert prepared.images.dtype == np.uint8
+    for row in prepared.rows:
+        pixels = cv2.imread(str(collection / row.path), cv2.IMREAD_GRAYSCALE)
+        np.testing.assert_array_equal(prepared.images[row.index], images.fit(pixels, 32, "pad"))
+
+
+def test_people_are_found_in_the_pixels_and_kept_together(packed):
+    result, prepared = packed()
+    who = {}
+    for row in prepared.rows:
+        who.setdefault(row.path.rsplit("_")[0], set()).add(row.subject)
+    assert all(len(found) == 1 for found in who.values())
+    assert len({row.subject for row in prepared.rows}) == 16
+    assert result.twins == 0
+
+
+def test_a_slice_split_shows_its_twins(packed):
+    result, prepared = packed(split={"unit": "slice"})
+    assert prepared.subjects("train") & prepared.subjects("test")
+    assert result.twins > 0
+
+
+def test_a_table_of_subjects_goes_before_the_pixels(packed, collection):
+    with (collection / "subjects.csv").open("w") as handle:
+        handle.write("path,subject\n")
+        for number, path in enumerate(sorted(collection.rglob("*.jpg"))):
+            handle.write(f"{path.relative_to(collection)},S{number % 24}\n")
+    _, prepared = packed()
+    assert {row.subject for row in prepared.rows} == {f"S{n}" for n in range(24)}
+    _, prepared = packed(split={"subjects": "pixels"})
+    assert all(row.subject.startswith("P") for row in prepared.rows)
+
+
+def test_a_table_that_is_asked_for_must_be_there(packed):
+    with pytest.raises(UserError, match=r"subjects\.csv not found"):
+        packed(split={"subjects": "file"})
+
+
+def test_merged_classes_share_a_label(packed):
+    result, prepared = packed(data={"merge": "binary"})
+    assert prepared.classes == ("Non Demented", "Demented")
+    assert np.bincount(prepared.labels).tolist() == [12, 36]
+    assert set(summary(result, "binary")["split"]["test"]) == {"Non Demented", "Demented"}
+
+
+def test_rejected_files_are_listed_and_counted(packed, collection, tmp_path):
+    (collection / "NonDemented" / "empty.jpg").touch()
+    source = collection / "MildDemented" / "0_0.jpg"
+    (collection / "MildDemented" / "again.jpg").write_bytes(source.read_bytes())
+    result, prepared = packed()
+    counts = summary(result, "none")
+    assert (counts["images"], counts["rejected"], counts["duplicates"]) == (48, 2, 1)
+    assert len(prepared.rows) == 48
+    with (tmp_path / "prepared" / "rejected.csv").open() as handle:
+        listed = {row["path"]: row["reason"] for row in csv.DictReader(handle)}
+    assert listed == {
+        "MildDemented/again.jpg": "duplicate of MildDemented/0_0.jpg",
+        "NonDemented/empty.jpg": "empty file",
+    }
+
+
+def test_no_scratch_file_stays(packed, tmp_path):
+    packed()
+    names = {path.name for path in (tmp_path / "prepared").iterdir()}
+    assert names == {"images.npy", "manifest.csv", "rejected.csv"}
+
+
+def test_a_class_that_is_missing_somewhere_is_reported(packed, collection):
+    for path in (collection / "ModerateDemented").glob("[23]_*"):
+        path.unlink()
+    result, _ = packed()
+    (problem,) = overview.problems(result.rows, CLASSES)
+    assert problem.startswith("Moderate Demented has 2 people and does not occur in val:")
+    assert (
+        overview.problems(packed(data={"merge": "three-class"})[0].rows, merged("three-class"))
+        == []
+    )
+
+
+def test_the_digest_covers_pixels_and_split(packed):
+    digests = {packed(split={"seed": seed})[1].digest for seed in (0, 0, 1)}
+    assert len(digests) == 2
+    assert packed(data={"fit": "stretch"})[1].digest not in digests
+
+
+def _cut_images(directory):
+    path = directory / "images.npy"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _cut_manifest(directory):
+    path = directory / "manifest.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+
+
+def _drop_column(directory):
+    path = directory / "manifest.csv"
+    path.write_text("\n".join(line.rpartition(",")[0] for line in path.read_text().splitlines()))
+
+
+def _empty_manifest(directory):
+    (directory / "manifest.csv").write_text("")
+
+
+@pytest.mark.parametrize("damage", [_cut_images, _cut_manifest, _drop_column, _empty_manifest])
+def test_damaged_data_name_the_remedy(packed, tmp_path, damage):
+    packed()
+    damage(tmp_path / "prepared")
+    with pytest.raises(UserError, match=r"is damaged .*dvc repro --force prepare"):
+        Prepared.open("none", tmp_path / "prepared")
+
+
+def test_unprepared_data_name_the_remedy(tmp_path):
+    with pytest.raises(UserError, match="dvc repro prepare"):
+        Prepared.open("none", tmp_path)
