@@ -38,6 +38,8 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
             yield figure
             with replacing(path) as temporary:
                 # Without the version of matplotlib, whose upgrade would change the bytes.
-                figure.savefig(temporary, format="png", metadata={"Software": None})
+                figure.savefig(
+                    temporary, format="png", metadata={"Software": None}, bbox_inches="tight"
+                )
         finally:
             plt.close(figure)
