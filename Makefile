@@ -36,7 +36,7 @@ clean: ## Remove what was computed here (data imported by you, .dvc/cache and .s
 
 $(READY): requirements.txt pyproject.toml
 	@test -w . || { echo "error: no permission to write in $(CURDIR): clone into a folder of yours" >&2; exit 1; }
-	@for python in $(PYTHON) python3.11 python3.12 python3 python; do \
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3 python); do \
 	  "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
 	    && { found=$$python; break; }; \
 	done; \
@@ -44,7 +44,7 @@ $(READY): requirements.txt pyproject.toml
 	"$$found" -m venv .venv || { echo "error: $$found cannot make a virtual environment: install its venv package (Debian: apt install python3-venv)" >&2; exit 1; }
 	@echo "installing the pinned packages into .venv (once, one to five minutes)"
 	@python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
-	@python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(PAGE): $(READY) src/alzmri/plots_page.py

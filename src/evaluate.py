@@ -15,7 +15,7 @@ def main() -> None:
     prepared = Prepared.open(settings.data.merge)
     model, card = saved.load()
     shared = check_leak(card, prepared, settings.split.unit)
-    test = report.predict_test(model, card, prepared)
+    test = report.predict_test(model, prepared)
     note = report.note(test, settings.split.unit, shared)
     report.draw(Path("plots"), test, note)
     report.write_tables(Path("plots"), test)

@@ -18,6 +18,8 @@ def main() -> None:
         f" of {len(prepared.subjects('train'))} people, on {device}"
         f" ({torch.get_num_threads()} threads)"
     )
+    if settings.split.unit == "slice":
+        terminal.warn("slice split: people are in training and validation alike, scores LEAK")
     with results.reporting(settings.train.epochs) as (on_step, on_epoch):
         run = train(prepared, settings, device, on_step, on_epoch)
     results.write(run, prepared, settings)

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "figure": set(),
     "data": {"params", "figure"},
     "models": {"params"},
-    "training": {"models", "data", "params"},
+    "training": {"evaluation.metrics", "models", "data", "params"},
     "evaluation": {"models", "data", "params", "figure"},
     "experiments": {"training", "evaluation", "models", "data", "params", "figure"},
     "store": set(),

@@ -78,7 +78,7 @@ def progress(what: str, *, in_log: bool = True) -> Iterator[Update]:
         what: is going on, in a word or two.
         in_log: False where the work itself prints lines often enough.
     """
-    if err.is_terminal:
+    if sys.stderr.isatty():
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -1,6 +1,5 @@
 """A collection: a directory of class folders of images, judged file by file."""
 
-import csv
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from alzmri.data import images
 from alzmri.data.classes import CLASSES, FOLDERS, class_of_folder
 from alzmri.errors import UserError
+from alzmri.files import write_csv
 
 Consume = Callable[[int, images.Pixels], None]
 Progress = Callable[[int, int], None]
@@ -212,10 +212,7 @@ def require(
 
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
     """Write the table ``path,reason``."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "reason"))
-        writer.writerows((item.path, item.reason) for item in rejected)
+    write_csv(path, ("path", "reason"), ((item.path, item.reason) for item in rejected))
 
 
 def printable(path: str) -> str:

@@ -1,6 +1,5 @@
 """Bringing a published collection into the repository, and saying what a collection holds."""
 
-import csv
 import re
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from alzmri.data.classes import CLASSES, FOLDERS, class_of_folder
 from alzmri.data.collection import Collection, Entry, Progress, Rejected
 from alzmri.data.sources import Member
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.files import replacing_directory
+from alzmri.files import replacing_directory, write_csv
 
 MAX_REJECTED = 0.1
 """Of the images of a source: above this fraction something is wrong with the source."""
@@ -218,10 +217,8 @@ def _listed(
 
 
 def _write_subjects(path: Path, entries: Sequence[Entry], people: Sequence[str]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "subject"))
-        writer.writerows(zip((entry.path for entry in entries), people, strict=True))
+    paths = (entry.path for entry in entries)
+    write_csv(path, ("path", "subject"), zip(paths, people, strict=True))
 
 
 def _track(name: str, root: Path) -> None:

@@ -1,6 +1,5 @@
 """How the classes are spread over the parts of the split: a table and a figure."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from alzmri.data.classes import numbered
 from alzmri.data.prepared import Row
 from alzmri.data.splits import PARTS
 from alzmri.figure import drawing
-from alzmri.files import replacing
+from alzmri.files import write_csv
 
 PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
 """Of training, validation and test: black figures stay readable on each."""
@@ -17,13 +16,12 @@ PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
 
 def write_table(path: Path, rows: Sequence[Row], classes: tuple[str, ...]) -> None:
     """CSV of ``class,split,images,subjects``, classes numbered so that letters keep the order."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(("class", "split", "images", "subjects"))
-        for label, name in zip(numbered(classes), classes, strict=True):
-            for part in PARTS:
-                mine = [row for row in rows if (row.label, row.split) == (name, part)]
-                writer.writerow((label, part, len(mine), len({row.subject for row in mine})))
+    counts = []
+    for label, name in zip(numbered(classes), classes, strict=True):
+        for part in PARTS:
+            mine = [row for row in rows if (row.label, row.split) == (name, part)]
+            counts.append((label, part, len(mine), len({row.subject for row in mine})))
+    write_csv(path, ("class", "split", "images", "subjects"), counts)
 
 
 def draw(path: Path, rows: Sequence[Row], classes: tuple[str, ...], note: str) -> None:

@@ -1,12 +1,13 @@
 """From a collection of files to ``data/prepared``: judged, resized, assigned, packed."""
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from alzmri.data import collection, images, splits, subjects
@@ -75,22 +76,28 @@ def _pack_images(
 
     def keep(position: int, pixels: NDArray[np.uint8]) -> None:
         fitted = images.fit(pixels, data.image_size, data.fit)
-        os.pwrite(file, fitted.tobytes(), position * size)
+        if os.pwrite(file, fitted.tobytes(), position * size) < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(unsorted))
         thumbnails[position] = images.thumbnail(pixels)
 
     try:
         found = collection.read(source, consume=keep, progress=progress)
         collection.require(found, data.max_rejected)
-        shape = (len(found.entries), data.image_size, data.image_size)
-        packed = open_memmap(directory / "images.npy", "w+", np.uint8, shape)
-        for row, entry in enumerate(found.entries):
-            pixels = np.frombuffer(os.pread(file, size, entry.index * size), np.uint8)
-            packed[row] = pixels.reshape(shape[1:])
-        packed.flush()
+        _write_images(directory / "images.npy", file, found, data.image_size)
     finally:
         os.close(file)
         unsorted.unlink()
     return found, np.stack([thumbnails[entry.index] for entry in found.entries])
+
+
+def _write_images(path: Path, file: int, found: Collection, side: int) -> None:
+    """Copy the images of ``found`` from their places in ``file``, in the order of the manifest."""
+    # Written, not mapped: on a full disk a write fails with a message, a mapped page with SIGBUS.
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(found.entries), side, side)}
+    with path.open("wb") as packed:
+        write_array_header_1_0(packed, header)
+        for entry in found.entries:
+            packed.write(os.pread(file, side * side, entry.index * side * side))
 
 
 def summary(packed: Packed, merge: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alzmri.data.classes import merged
 from alzmri.errors import UserError
-from alzmri.files import replacing
+from alzmri.files import write_csv
 
 PREPARED = Path("data/prepared")
 
@@ -30,10 +30,7 @@ class Row:
 
 def write_manifest(path: Path, rows: list[Row]) -> None:
     """Write ``rows`` as CSV with a header."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Row))
-        writer.writerows(astuple(row) for row in rows)
+    write_csv(path, [field.name for field in fields(Row)], map(astuple, rows))
 
 
 @dataclass(frozen=True)

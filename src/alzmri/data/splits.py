@@ -70,17 +70,21 @@ def _deal(
     groups for every part, training comes first, then the last part, which is the test.
     """
     dealt: dict[str, int] = {}
-    first_come = [0, *range(len(shares) - 1, 0, -1)]
-    for label in sorted(set(stratum.values())):
+    number = len(shares)
+    first_come = [0, *range(number - 1, 0, -1)]
+    alike = max(shares) == min(shares)
+    for turn, label in enumerate(sorted(set(stratum.values()))):
+        # Folds take turns, lest the first one gets what is left over of every class.
+        shift = turn if alike else 0
         members = [group for group in stratum if stratum[group] == label]
         members.sort(key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
         total = sum(size[group] for group in members)
         lacking = [share * total for share in shares]
         for position, group in enumerate(members):
-            if position < len(shares):
-                index = first_come[position]
+            if position < number:
+                index = (first_come[position] + shift) % number
             else:
-                index = max(range(len(shares)), key=lambda part: (lacking[part], -part))
+                index = max(range(number), key=lambda k: (lacking[k], -((k - shift) % number)))
             lacking[index] -= size[group]
             dealt[group] = index
     return dealt

@@ -1,7 +1,5 @@
 """Everything that is said about a test set: metrics, tables, figures, one line."""
 
-import csv
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,12 @@ from torch import nn
 
 from alzmri.data.classes import numbered
 from alzmri.data.prepared import Prepared, Row
-from alzmri.errors import UserError
 from alzmri.evaluation import figures
 from alzmri.evaluation.intervals import bootstrap
 from alzmri.evaluation.metrics import Floats, Ints, scores, subject_scores
-from alzmri.files import replacing
+from alzmri.files import write_csv
 from alzmri.models.device import choose
 from alzmri.models.forward import predict, probabilities
-from alzmri.models.saved import Card
 from alzmri.params import Split
 
 
@@ -52,18 +48,8 @@ class Predictions:
         return [row.subject for row in self.rows]
 
 
-def predict_test(model: nn.Module, card: Card, prepared: Prepared) -> Predictions:
-    """Run the model over the test part.
-
-    Raises:
-        UserError: when the model was made for other classes or another image size.
-    """
-    made_for = (tuple(card.classes), card.architecture["image_size"])
-    if made_for != (prepared.classes, prepared.images.shape[1]):
-        raise UserError(
-            "models/ was trained for other classes or another image size than data/prepared has:"
-            " run `dvc repro train`"
-        )
+def predict_test(model: nn.Module, prepared: Prepared) -> Predictions:
+    """Run the model over the test part."""
     device = choose()
     indices = prepared.indices("test")
     logits = predict(model.to(device), prepared.images, indices, device)
@@ -109,12 +95,12 @@ def draw(directory: Path, test: Predictions, title: str) -> None:
 def write_tables(directory: Path, test: Predictions) -> None:
     """Write ``confusion.csv`` (labels numbered, for Vega) and ``predictions.csv``."""
     labels = numbered(test.classes)
-    _write_csv(
+    write_csv(
         directory / "confusion.csv",
         ("actual", "predicted"),
         ((labels[a], labels[p]) for a, p in zip(test.truth, test.predicted, strict=True)),
     )
-    _write_csv(
+    write_csv(
         directory / "predictions.csv",
         ("path", "subject", "actual", "predicted", *test.classes),
         (
@@ -128,13 +114,6 @@ def write_tables(directory: Path, test: Predictions) -> None:
             for number, row in enumerate(test.rows)
         ),
     )
-
-
-def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(lines)
 
 
 def headline(content: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ def load(directory: Path = MODELS) -> tuple[nn.Module, Card]:
         raise UserError(
             f"no trained model in {directory}/: run `dvc repro train`, or `dvc pull` to fetch one"
         ) from None
-    except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
+    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"the model in {directory}/ is damaged ({reason}): run `dvc checkout -f models`"

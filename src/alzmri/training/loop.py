@@ -1,17 +1,19 @@
 """The training loop."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from alzmri.data.augment import Augmenter
 from alzmri.data.prepared import Prepared
+from alzmri.errors import UserError
+from alzmri.evaluation.metrics import macro_f1
 from alzmri.models import build
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
 from alzmri.params import Params, Train
@@ -19,7 +21,7 @@ from alzmri.training.batches import Batches
 from alzmri.training.schedule import learning_rate
 
 RECALIBRATION_IMAGES = 1024
-"""Training slices over which batch normalisation's statistics are estimated before validation."""
+"""At most so many training slices give batch normalisation its statistics before validation."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ def train(
         device: where to compute.
         on_step: called after each step with the number done and the number in all.
         on_epoch: called after each epoch with its scores, and whether it is the best so far.
+
+    Raises:
+        UserError: when the loss is no longer a finite number.
     """
     settings = params.train
     run = Run.start(prepared, params, device)
@@ -108,6 +113,11 @@ def train(
         lr, train_loss = train_epoch(run, epoch, batches, settings, weights, on_step)
         recalibrate(run.scored, prepared, device)
         latest = Epoch(epoch, lr, train_loss, *validate(run.scored, prepared, device))
+        if not (math.isfinite(latest.train_loss) and math.isfinite(latest.val_loss)):
+            raise UserError(
+                f"training diverged in epoch {epoch} (loss {latest.train_loss}): lower train.lr"
+                f" ({settings.lr}) or train.momentum, or use train.warmup"
+            )
         run.history.append(latest)
         if improved := latest.better_than(run.best):
             run.best = latest
@@ -163,38 +173,43 @@ def recalibrate(model: nn.Module, prepared: Prepared, device: torch.device) -> N
     scores then jump from epoch to epoch by tens of points.
     """
     indices = prepared.indices("train")
-    # Evenly spaced: the manifest is sorted by class and person, and all shall be represented.
-    chosen = indices[:: max(1, len(indices) // RECALIBRATION_IMAGES)]
+    count = min(len(indices), RECALIBRATION_IMAGES)
+    chosen = indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)]
+    batches = -(-count // BATCH_SIZE)
 
     def inputs() -> Iterator[Tensor]:
-        for start in range(0, len(chosen), BATCH_SIZE):
-            images = prepared.images[chosen[start : start + BATCH_SIZE]]
-            yield normalise(torch.from_numpy(images).to(device))
+        # Strided, because the manifest is sorted by class: a batch of one class has too small a
+        # variance. So are the batches of one size, which weigh the same in the average.
+        for first in range(batches):
+            yield normalise(torch.from_numpy(prepared.images[chosen[first::batches]]).to(device))
 
-    update_bn(inputs(), model)
+    # The layers with such statistics; the dropout after them would use up random numbers.
+    update_bn(inputs(), model.get_submodule("features"))
 
 
 def validate(
     model: nn.Module, prepared: Prepared, device: torch.device
 ) -> tuple[float, float, float]:
-    """Loss, accuracy and macro F1 on the validation part; the F1 over classes that occur there."""
+    """Loss, accuracy and macro F1 on the validation part."""
     indices = prepared.indices("val")
     truth = prepared.labels[indices]
     logits = predict(model, prepared.images, indices, device)
     loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)).item()
     predicted = logits.argmax(axis=1)
-    macro_f1 = f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
-    return loss, float(accuracy_score(truth, predicted)), float(macro_f1)
+    return loss, float(np.mean(predicted == truth)), macro_f1(truth, predicted)
 
 
 def class_weights(prepared: Prepared, settings: Train) -> Tensor:
-    """Of the loss, float32 ``[classes]``: all 1, or inversely proportional to frequency."""
-    counts = np.bincount(
-        prepared.labels[prepared.indices("train")], minlength=len(prepared.classes)
-    )
+    """Of the loss, float32 ``[classes]``: all 1, or inversely proportional to frequency.
+
+    A class without a training slice then has weight 0, or label smoothing would favour it.
+    """
+    labels = prepared.labels[prepared.indices("train")]
+    counts = np.bincount(labels, minlength=len(prepared.classes))
     if settings.class_weights == "none":
         return torch.ones(len(counts))
-    return torch.tensor(counts.sum() / len(counts) / np.maximum(counts, 1), dtype=torch.float32)
+    weights = len(labels) / np.count_nonzero(counts) / np.maximum(counts, 1)
+    return torch.tensor(np.where(counts > 0, weights, 0), dtype=torch.float32)
 
 
 def _bfloat16(settings: Train, device: torch.device) -> bool:

@@ -1,10 +1,9 @@
 """What a training run leaves behind, and what it says on the way."""
 
-import csv
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 import alzmri
 from alzmri import terminal
 from alzmri.data.prepared import Prepared
-from alzmri.files import replacing, replacing_directory, write_json
+from alzmri.files import replacing, replacing_directory, write_csv, write_json
 from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD
 from alzmri.params import Params
@@ -63,18 +62,15 @@ def write(run: Run, prepared: Prepared, params: Params) -> None:
             "epochs": run.history[-1].epoch,
             "parameters": sum(p.numel() for p in run.model.parameters()),
             **{name: scores[name] for name in scores if name != "lr"},
+            "split": {"unit": params.split.unit},
         },
     )
 
 
 def write_history(path: Path, history: list[Epoch]) -> None:
-    """One line per epoch."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, [f.name for f in fields(Epoch)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {name: round(value, 6) for name, value in asdict(epoch).items()} for epoch in history
-        )
+    """One line per epoch, six significant digits."""
+    lines = ([f"{value:.6g}" for value in astuple(epoch)] for epoch in history)
+    write_csv(path, [field.name for field in fields(Epoch)], lines)
 
 
 def card(prepared: Prepared, params: Params) -> saved.Card:
@@ -88,7 +84,7 @@ def card(prepared: Prepared, params: Params) -> saved.Card:
         },
         classes=list(prepared.classes),
         preprocessing={"fit": params.data.fit, "channels": 1, "mean": MEAN, "std": STD},
-        parameters=params.model_dump(),
+        parameters=params.model_dump(exclude={"phantom"}),
         training_subjects=sorted(map(saved.subject_digest, prepared.subjects("train"))),
         data_sha256=prepared.digest,
         versions={

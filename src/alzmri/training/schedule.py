@@ -5,7 +5,7 @@ import math
 from alzmri.params import Train
 
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 10_000
-"""Of the peak rate; Smith and Topin, "Super-convergence" (2018), as torch's OneCycleLR has it."""
+"""Of the peak rate: the rise and the fall of Smith and Topin, "Super-convergence" (2018)."""
 
 ONECYCLE_WARMUP = 0.3
 """Share of the steps spent rising when ``train.warmup`` is 0."""

@@ -1,6 +1,5 @@
 """The collection on disk: class folders of JPEG slices, and the table of their subjects."""
 
-import csv
 import multiprocessing
 import multiprocessing.process
 import os
@@ -23,7 +22,7 @@ from alzmri.data.phantom.mni import Maps
 from alzmri.data.phantom.render import render_slice
 from alzmri.data.phantom.rng import ExactRandom
 from alzmri.errors import EnvironmentFault
-from alzmri.files import replacing_directory
+from alzmri.files import replacing_directory, write_csv
 
 _PREFIXES = ("ND", "VMD", "MD", "MOD")
 """Of subject ids, one per class in severity order."""
@@ -103,10 +102,7 @@ def generate(
 
 def _write_table(path: Path, tasks: list[_Task]) -> None:
     rows = [(task.path(index), task.subject) for task in tasks for index in range(task.slices)]
-    with path.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(("path", "subject"))
-        writer.writerows(sorted(rows))
+    write_csv(path, ("path", "subject"), sorted(rows))
 
 
 def slice_heights(slices: int) -> list[float]:
