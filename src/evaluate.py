@@ -12,7 +12,7 @@ from alzmri.models import saved
 
 def main() -> None:
     settings = params.load()
-    prepared = Prepared.open(settings.data.merge)
+    prepared = Prepared.open(settings)
     model, card = saved.load()
     shared = check_leak(card, prepared, settings.split.unit)
     test = report.predict_test(model, prepared)
@@ -25,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    terminal.stage(main)
+    terminal.start(main)

@@ -11,7 +11,7 @@ from alzmri.training.loop import train
 
 def main() -> None:
     settings = params.load()
-    prepared = Prepared.open(settings.data.merge)
+    prepared = Prepared.open(settings)
     device = choose()
     terminal.out.print(
         f"{settings.model.name}, {len(prepared.indices('train'))} training slices"
@@ -26,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    terminal.stage(main)
+    terminal.start(main)

@@ -1,6 +1,7 @@
 """The house keeps its shape: imports run one way, and stages declare the code they run."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ MAY_IMPORT = {
     "experiments": {"training", "evaluation", "models", "data", "params", "figure"},
     "store": set(),
     "plots_page": set(),
-    "doctor": {"store", "plots_page"},
+    "doctor": {"params", "store", "plots_page"},
     "cli": {"data", "store", "doctor", "experiments", "plots_page"},
     **{name: set() for name in PLUMBING},
     "__init__": set(),
@@ -80,13 +81,20 @@ def test_a_stage_declares_the_code_that_shapes_its_outputs(stage):
 
 def test_a_stage_runs_the_code_beside_it_not_the_installed_package(tmp_path):
     """In a queued experiment the workspace is a copy; an editable install points elsewhere."""
-    (tmp_path / "alzmri").mkdir()
-    (tmp_path / "alzmri" / "__init__.py").write_text("print('the copy')")
-    (tmp_path / "train.py").write_text("import alzmri")
-    done = subprocess.run(
-        [sys.executable, tmp_path / "train.py"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "the copy\n"
+    shutil.copytree(ROOT / "src", tmp_path / "src")
+    with (tmp_path / "src/alzmri/params.py").open("a") as handle:
+        handle.write("\nprint('the copy')\n")
+    for stage in STAGES:
+        done = subprocess.run(
+            [sys.executable, f"src/{stage}.py"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout == "the copy\n"
+        assert done.stderr.startswith("error: params.yaml not found")
+        assert done.returncode == 2
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():

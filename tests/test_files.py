@@ -54,3 +54,34 @@ def test_a_directory_moved_aside_by_a_killed_process_comes_back(tmp_path):
         raise ZeroDivisionError
     assert (path / "weights").read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path):
+    path = tmp_path / "weights"
+    path.write_text("old")
+    code = (
+        "import os, pathlib, sys; from alzmri.files import replacing\n"
+        "with replacing(pathlib.Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_may_take_the_place_of_a_file_or_a_link(tmp_path):
+    for name in ("file", "link", "dangling"):
+        path = tmp_path / name
+        if name == "file":
+            path.write_text("mine")
+        else:
+            path.symlink_to(tmp_path if name == "link" else tmp_path / "nowhere")
+        for content in ("first", "second"):
+            with replacing_directory(path) as new:
+                (new / "x").write_text(content)
+        assert (path / "x").read_text() == "second"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file", "link"]

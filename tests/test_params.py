@@ -69,6 +69,7 @@ def test_a_number_is_a_number_however_yaml_reads_it(write, spelling):
         ("train.warmup", 10, "below train.epochs"),
         ("data.image_size", 65, "allowed are 32, 64, 96, 128, 160 or 224"),
         ("data.source", "../secret", "data.source"),
+        ("data.source", "prepared", "what the pipeline makes"),
         ("data.merge", "two", "'binary'"),
         ("split.unit", "person", "'subject' or 'slice'"),
         ("split.fractions", [0.7, 0.2, 0.2], "sum to 1"),
@@ -99,7 +100,13 @@ def test_all_faults_come_in_one_message(write):
     assert "split.fold = 7" in message
 
 
-@pytest.mark.parametrize("text", ["train: [", "- a\n- b", "", "train: {lr: 1, lr: 2}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("train: [", "- a\n- b", "", "train: {lr: 1, lr: 2}", "train: {seed: 2001-99-99}"),
+        *(f"train: {{seed: {'9' * 5000}}}", 'train: !!int "abc"', "[" * 20_000),
+    ],
+)
 def test_a_file_that_is_no_mapping_is_a_users_mistake(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)

@@ -22,7 +22,9 @@ def _raise(error):
         (UserError("no [file] here"), 2, "error: no [file] here\n"),
         (LeakError("it leaks"), 2, "error: it leaks\n"),
         (EnvironmentFault("store is down"), 1, "error: store is down\n"),
-        (OSError(28, "No space left on device", "x.npy"), 1, "No space left on device: x.npy"),
+        (OSError(28, "No space left on device", "x.npy"), 1, "device: x.npy; free some space"),
+        (OSError("Invalid data stream"), 1, "error: Invalid data stream\n"),
+        (UserError("data/:x:.jpg"), 2, "error: data/:x:.jpg\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -44,16 +46,30 @@ def test_a_bug_is_not_dressed_up():
         terminal.run(lambda: _raise(ZeroDivisionError()))
 
 
-def test_sigterm_unwinds_a_stage():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_unwinds(number):
     code = (
-        "import os, signal; from alzmri import terminal\n"
+        "import os, sys; from alzmri import terminal\n"
         "def main():\n"
-        "    try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    try: os.kill(os.getpid(), int(sys.argv[1]))\n"
         "    finally: print('cleaned')\n"
-        "terminal.stage(main)\n"
+        "terminal.start(main)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "cleaned\n")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(int(number))], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "cleaned\n")
+
+
+def test_a_name_that_the_terminal_cannot_write_is_escaped():
+    code = "from alzmri import terminal; terminal.start(lambda: terminal.out.print('\\u00e9'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"\\xe9\n")
 
 
 COUNT = (

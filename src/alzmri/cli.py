@@ -1,6 +1,5 @@
 """The ``alzmri`` command. Commands import what they need when they run: ``--help`` stays quick."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -48,4 +47,4 @@ def plots_page() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(terminal.run(app))
+    terminal.start(app)

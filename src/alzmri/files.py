@@ -33,20 +33,34 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, aside = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    if aside.exists() and not path.exists():
+    if os.path.lexists(aside) and not os.path.lexists(path):
         aside.replace(path)
     for leftover in (temporary, aside):
-        shutil.rmtree(leftover, ignore_errors=True)
+        _remove(leftover)
     temporary.mkdir()
     try:
         yield temporary
-        if path.exists():
+        if os.path.lexists(path):
             path.replace(aside)
         temporary.replace(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+        _remove(temporary)
+        if os.path.lexists(path):
+            _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    """Remove whatever is at ``path``: what a user had there may be a file or a link."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content``."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -64,6 +64,13 @@ class Data(_Section):
     merge: Literal["none", "three-class", "binary"]
     max_rejected: Fraction
 
+    @field_validator("source")
+    @classmethod
+    def _not_our_own(cls, source: str) -> str:
+        if source == "prepared":
+            raise ValueError("data/prepared is what the pipeline makes of a collection")
+        return source
+
 
 class Split(_Section):
     """Who is trained on, who chooses the epoch, who is tested."""
@@ -163,7 +170,8 @@ def load(path: Path = PARAMS_FILE) -> Params:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} not found: run from the root of the repository") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, IndexError, RecursionError) as error:
+        # The latter are how the parser fails on impossible dates, tags and depths.
         raise UserError(f"{path} is not valid YAML: {error}") from None
     try:
         return Params.model_validate(content)

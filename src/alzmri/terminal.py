@@ -1,5 +1,7 @@
 """How the program speaks to a person: errors, exit codes, progress, colour only on a terminal."""
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -19,8 +21,15 @@ SECONDS_BETWEEN_LINES = 10
 Update = Callable[[int, int], None]
 """Called with what is done and what is to do in all."""
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space on the disk",
+    errno.EDQUOT: "free some of your quota",
+    errno.EACCES: "make it yours, or run where you may write",
+    errno.EROFS: "run in a folder that can be written",
+}
 
 
 def run(command: Callable[[], object]) -> int:
@@ -39,12 +48,13 @@ def run(command: Callable[[], object]) -> int:
         err.print(str(error), markup=False)
         return error.exit_code
     except OSError as error:
-        # Full disks, missing permissions: the system's own words name the file.
-        if debug or not error.strerror:
+        if debug:
             raise
+        what = error.strerror or str(error)
         where = f": {error.filename}" if error.filename else ""
+        remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
         err.print("[red]error:[/] ", end="")
-        err.print(f"{error.strerror}{where}", markup=False)
+        err.print(f"{what}{where}{remedy}", markup=False)
         return EnvironmentFault.exit_code
     except KeyboardInterrupt:
         err.print("interrupted")
@@ -52,16 +62,21 @@ def run(command: Callable[[], object]) -> int:
     return 0
 
 
-def stage(main: Callable[[], None]) -> None:
-    """Run a DVC stage's ``main`` as a process: the last line of every file in ``src/``."""
-    # DVC and the operating system end a stage with SIGTERM: unwind, so that nothing half-written
-    # stays and no worker process is left behind.
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(main))
+def start(command: Callable[[], object]) -> None:
+    """Run ``command`` as this process: the last line of every stage file, and the CLI's."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Unwind, so that nothing half-written stays and no worker process is left behind.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _unwind)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file name that the terminal's encoding lacks is no reason to stop.
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run(command))
 
 
-def _terminate(*_: object) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
+def _unwind(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def warn(message: str) -> None:

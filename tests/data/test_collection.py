@@ -161,6 +161,18 @@ def test_nothing_there(tmp_path: Path) -> None:
         read(tmp_path / "gone", consume=ignore)
 
 
+def test_volumes_are_counted_and_the_remedy_named(classes: Path) -> None:
+    for name in ("a.dcm", "b.NII", "c.nii.gz"):
+        (classes / "MildDemented" / name).write_bytes(b"volume")
+    found = read(classes, consume=ignore)
+    assert found.volumes == 3
+    require(found, 0)
+    for path in classes.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(UserError, match="3 DICOM or NIfTI files: export them as slices first"):
+        require(read(classes, consume=ignore), 1)
+
+
 def test_an_interruption_stops_soon(tmp_path: Path, write: Write) -> None:
     for number in range(400):
         write(tmp_path / "MildDemented" / f"{number}.jpg", number)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import struct
 import tempfile
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,28 @@ def test_truncated_jpeg_filled_up_with_zeros(tmp_path: Path, picture: Image.Imag
     assert "damaged" in refused(path)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_truncated_jpeg_with_an_end_marker(
+    tmp_path: Path, picture: Image.Image, mode: str, progressive: bool, share: float
+) -> None:
+    path = tmp_path / "x.jpg"
+    picture.convert(mode).save(path, progressive=progressive)
+    whole = path.read_bytes()
+    assert decode(path)
+    start = whole.index(b"\xff\xda") + 14
+    path.write_bytes(whole[: start + int((len(whole) - start) * share)] + b"\xff\xd9")
+    assert "damaged" in refused(path)
+
+
+def test_medium_gray_at_the_end_is_no_damage(tmp_path: Path) -> None:
+    pixels = np.full((40, 40), 128, np.uint8)
+    pixels[:16] = 0
+    Image.fromarray(pixels).save(tmp_path / "x.jpg")
+    assert decode(tmp_path / "x.jpg").pixels[-1, -1] == 128
+
+
 def test_empty(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").touch()
     assert refused(tmp_path / "x.jpg") == "empty file"
@@ -181,7 +204,15 @@ def huge_jpeg() -> bytes:
 @pytest.mark.parametrize("content", [huge_png(), huge_jpeg()], ids=["png", "jpeg"])
 def test_bombs_are_refused_by_their_header(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
-    assert "more than 16777216 pixels" in refused(tmp_path / "x")
+    assert "more than 4096 pixels a side" in refused(tmp_path / "x")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_long_strips_are_refused(tmp_path: Path, suffix: str) -> None:
+    """Their area is small, that of the square that they would be padded to is not."""
+    strip = np.tile(np.arange(16, dtype=np.uint8)[:, None], (1, 60_000))
+    Image.fromarray(strip).save(tmp_path / f"x.{suffix}")
+    assert refused(tmp_path / f"x.{suffix}") == "more than 4096 pixels a side: 60000x16"
 
 
 def test_too_many_bytes(tmp_path: Path) -> None:
@@ -190,12 +221,30 @@ def test_too_many_bytes(tmp_path: Path) -> None:
     assert refused(tmp_path / "x.jpg") == "larger than 128 MiB"
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png", "tif"])
+@pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp", "mpo"])
 def test_several_frames(tmp_path: Path, draw: Draw, suffix: str) -> None:
     frames = [Image.fromarray(draw(seed)) for seed in range(3)]
     path = tmp_path / f"x.{suffix}"
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    assert "3 frames" in refused(path)
+    assert "several frames" in refused(path)
+
+
+def test_frames_are_not_counted(tmp_path: Path, picture: Image.Image) -> None:
+    """Following a chain of so many pages takes minutes, refusing it no time."""
+    path = tmp_path / "x.tif"
+    picture.save(path)
+    one = path.read_bytes()
+    (first,) = struct.unpack("<I", one[4:8])
+    (tags,) = struct.unpack("<H", one[first : first + 2])
+    page = one[first : first + 2 + 12 * tags]
+    chain = bytearray(one)
+    chain[first + len(page) : first + len(page) + 4] = struct.pack("<I", len(one))
+    for number in range(1, 100_001):
+        chain += page + struct.pack("<I", len(one) + number * (len(page) + 4))
+    path.write_bytes(chain)
+    begin = time.process_time()
+    assert "several frames" in refused(path)
+    assert time.process_time() - begin < 2
 
 
 def test_too_small_and_blank(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """From files to packed arrays: nothing lost, nothing mixed up, nothing left behind."""
 
 import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +15,8 @@ from alzmri.data.classes import CLASSES, FOLDERS, merged
 from alzmri.data.packing import pack, summary
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def packed(collection, tmp_path, make_params):
         directory = tmp_path / "prepared"
         directory.mkdir(exist_ok=True)
         result = pack(collection, directory, params, lambda *_: None)
-        return result, Prepared.open(params.data.merge, directory)
+        return result, Prepared.open(params, directory)
 
     return run
 
@@ -105,7 +111,7 @@ def test_rejected_files_are_listed_and_counted(packed, collection, tmp_path):
 def test_no_scratch_file_stays(packed, tmp_path):
     packed()
     names = {path.name for path in (tmp_path / "prepared").iterdir()}
-    assert names == {"images.npy", "manifest.csv", "rejected.csv"}
+    assert names == {"images.npy", "manifest.csv", "params.json", "rejected.csv"}
 
 
 def test_a_class_that_is_missing_somewhere_is_reported(packed, collection):
@@ -145,14 +151,70 @@ def _empty_manifest(directory):
     (directory / "manifest.csv").write_text("")
 
 
-@pytest.mark.parametrize("damage", [_cut_images, _cut_manifest, _drop_column, _empty_manifest])
-def test_damaged_data_name_the_remedy(packed, tmp_path, damage):
+def _header_only(directory):
+    path = directory / "manifest.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+
+
+def _not_utf8(directory):
+    (directory / "manifest.csv").write_bytes(b"\xff\xfe")
+
+
+def _empty_images(directory):
+    (directory / "images.npy").write_bytes(b"")
+
+
+def _text_images(directory):
+    (directory / "images.npy").write_text("these are no images")
+
+
+DAMAGES = [
+    *(_cut_images, _empty_images, _text_images),
+    *(_cut_manifest, _drop_column, _empty_manifest, _header_only, _not_utf8),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_data_name_the_remedy(packed, make_params, tmp_path, damage):
     packed()
     damage(tmp_path / "prepared")
     with pytest.raises(UserError, match=r"is damaged .*dvc repro --force prepare"):
-        Prepared.open("none", tmp_path / "prepared")
+        Prepared.open(make_params(), tmp_path / "prepared")
 
 
-def test_unprepared_data_name_the_remedy(tmp_path):
+def test_data_made_with_other_parameters_are_refused(packed, make_params, tmp_path):
+    packed()
+    Prepared.open(make_params(train={"lr": 0.5}), tmp_path / "prepared")
+    for change in ({"data": {"image_size": 32}}, {"split": {"unit": "slice"}}):
+        with pytest.raises(UserError, match="other values of data or split"):
+            Prepared.open(make_params(**change), tmp_path / "prepared")
+
+
+def test_unprepared_data_name_the_remedy(make_params, tmp_path):
     with pytest.raises(UserError, match="dvc repro prepare"):
-        Prepared.open("none", tmp_path)
+        Prepared.open(make_params(), tmp_path)
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path):
+    """As on a full disk, which takes root to make: files may not grow beyond 50 kB."""
+    code = (
+        "import resource, sys; from pathlib import Path; from alzmri import params, terminal\n"
+        "from alzmri.data.packing import pack\n"
+        "from alzmri.files import replacing_directory\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "def main():\n"
+        "    with replacing_directory(Path(sys.argv[2])) as directory:\n"
+        "        pack(Path(sys.argv[1]), directory, params.load(), lambda *_: None)\n"
+        "terminal.start(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, collection, tmp_path / "out/prepared"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    # Cut short or refused, as the file's threads come to the limit.
+    assert re.fullmatch("error: (No space left on device|File too large).*\n", done.stderr)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,6 +1,7 @@
 """People from a table, and people from pixels."""
 
 import hashlib
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_from_file_reports_every_fault(table: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "must name the columns"),
+        (b"\n", "must name the columns"),
         (b"image;subject\n", "must name the columns"),
         (b"path,subject\n\xff,1\n", "not a UTF-8 CSV table"),
         (b'path,subject\n"a,1\n', "not a UTF-8 CSV table"),
@@ -134,5 +135,40 @@ def test_no_table_at_all(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "subjects.csv").write_bytes(content)
     with pytest.raises(UserError, match=message):
         subjects.from_file(tmp_path / "subjects.csv", ["a"])
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    table = tmp_path / "subjects.csv"
+    assert not subjects.has_table(tmp_path)
     with pytest.raises(UserError, match="not found"):
-        subjects.from_file(tmp_path / "gone.csv", ["a"])
+        subjects.from_file(table, ["a"])
+    makers: dict[str, Callable[[], object]] = {
+        "not a regular file": table.mkdir,
+        "symbolic link": lambda: table.symlink_to("gone"),
+        "not a regular file; put a CSV file": lambda: os.mkfifo(table),
+        "empty file": table.touch,
+    }
+    for message, make in makers.items():
+        make()
+        assert subjects.has_table(tmp_path)
+        with pytest.raises(UserError, match=f"{message}.*split.subjects"):
+            subjects.from_file(table, ["a"])
+        if table.is_dir():
+            table.rmdir()
+        else:
+            table.unlink()
+
+
+def test_names_that_end_in_a_space(table: Callable[[str], Path]) -> None:
+    file = table("path,subject\na ,S1\n ./b ,S2\n./c ,S3\n")
+    assert subjects.from_file(file, ["a ", "b", "c "]) == ["S1", "S2", "S3"]
+
+
+def test_faults_print(table: Callable[[str], Path]) -> None:
+    file = table("path,subject\na\x1b[2J,S1\na\x1b[2J,S1\n")
+    with pytest.raises(UserError) as caught:
+        subjects.from_file(file, ["b\x07"])
+    assert str(caught.value).splitlines()[1:] == [
+        "  line 3: a\\x1b[2J is listed on line 2 too",
+        "  b\\x07 is not listed",
+    ]

@@ -31,22 +31,27 @@ def test_a_clean_split_passes(trained, prepared):
 
 
 def test_a_leak_is_refused_with_the_remedy(trained, leaking):
-    with pytest.raises(LeakError, match=r"1 of 5 test people.*split\.unit=slice"):
+    with pytest.raises(LeakError, match=r"1 of 5 test people.*dvc repro train"):
         check_leak(trained, leaking, "subject")
 
 
 def test_a_declared_leak_is_counted_and_labelled(trained, leaking):
+    trained = replace(trained, data_sha256=leaking.digest)
     shared = check_leak(trained, leaking, "slice")
     assert shared == 1
     model = build(**trained.architecture)
-    test = report.predict_test(model, trained, leaking)
+    test = report.predict_test(model, leaking)
     assert "1 of them in training too: THIS SPLIT LEAKS" in report.note(test, "slice", shared)
 
 
-def test_a_model_for_other_classes_is_refused(trained, prepared):
-    model = build(**trained.architecture)
-    with pytest.raises(UserError, match="other classes or another image size"):
-        report.predict_test(model, replace(trained, classes=["a", "b"]), prepared)
+def test_new_names_do_not_hide_a_leak(trained, prepared):
+    """The same people under other names, training and test exchanged."""
+    other = {"train": "test", "test": "train", "val": "val"}
+    rows = tuple(
+        replace(row, subject=f"new {row.subject}", split=other[row.split]) for row in prepared.rows
+    )
+    with pytest.raises(UserError, match="trained on other data or another split"):
+        check_leak(trained, replace(prepared, rows=rows), "subject")
 
 
 def test_the_card_names_every_training_person_by_digest(trained):

@@ -41,6 +41,13 @@ def test_a_class_that_does_not_occur_does_not_lower_the_mean():
     assert 0 <= scores["macro_auc"] <= 1
 
 
+def test_auc_counts_pairs_in_the_right_order():
+    truth = np.array([0, 0, 1, 1])
+    first = np.array([0.9, 0.4, 0.6, 0.1])
+    # Of the four pairs of one slice per class, three have the true one ahead.
+    assert metrics.macro_auc(truth, np.stack([first, 1 - first], 1)) == pytest.approx(0.75)
+
+
 def test_one_class_alone_has_no_auc():
     assert metrics.macro_auc(np.array([1, 1]), PROBABILITIES[:2]) is None
 
@@ -91,3 +98,34 @@ def test_the_bootstrap_agrees_with_the_score_and_repeats_itself():
     low, high = interval["macro_f1"]
     assert low < metrics.macro_f1(truth, predicted) < high
     assert interval == bootstrap(truth, predicted, subjects, 4, seed=3)
+
+
+def test_a_class_that_does_not_occur_leaves_the_interval_alone():
+    truth = np.array([0] * 50 + [1] * 50)
+    predicted = np.where(np.arange(100) % 5, truth, 1 - truth)
+    subjects = [str(n) for n in range(100)]
+    two, four = (bootstrap(truth, predicted, subjects, classes, seed=0) for classes in (2, 4))
+    assert two == four
+
+
+def test_every_resample_has_every_class():
+    """One person of a rare class: without them the macro average would be of another kind."""
+    truth = np.array([0] * 40 + [1] * 40 + [2])
+    predicted = np.array([0] * 81)
+    interval = bootstrap(truth, predicted, [str(n) for n in range(81)], 3, seed=0)
+    assert interval["macro_f1"] == pytest.approx([2 * 40 / (40 + 81) / 3] * 2)
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(300):
+        right = rng.random(60) < 0.7
+        truth = np.repeat(np.arange(60) % 2, 3)
+        predicted = np.where(np.repeat(right, 3), truth, 1 - truth)
+        low, high = bootstrap(truth, predicted, np.repeat(np.arange(60), 3).astype(str), 2, 0)[
+            "accuracy"
+        ]
+        covered += low <= 0.7 <= high
+    # Binomial(300, 0.95) within four standard deviations; the percentile method is a little narrow.
+    assert 0.95 - 4 * np.sqrt(0.95 * 0.05 / 300) - 0.02 < covered / 300 < 0.99

@@ -45,14 +45,27 @@ def _break_json(path):
     path.with_name("model.json").write_text("{")
 
 
-def _other_size(path):
+def _edit(path, **changes):
     file = path.with_name("model.json")
-    content = json.loads(file.read_text())
-    content["architecture"]["image_size"] = 64
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-@pytest.mark.parametrize("damage", [_truncate, _break_json, _other_size])
+def _other_size(path):
+    _edit(path, architecture={"name": "lenet", "classes": 4, "image_size": 64, "dropout": 0.5})
+
+
+def _no_people(path):
+    _edit(path, training_subjects=None)
+
+
+def _unknown_architecture(path):
+    _edit(path, architecture={"name": "resnet", "classes": 4, "image_size": 32, "dropout": 0.5})
+
+
+DAMAGES = [_truncate, _break_json, _other_size, _no_people, _unknown_architecture]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_model_names_the_remedy(tmp_path, card, damage):
     saved.save(tmp_path, build(**card.architecture).state_dict(), card)
     damage(tmp_path / "model.safetensors")

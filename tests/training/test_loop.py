@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from alzmri.data.augment import Augmenter
+from alzmri.errors import UserError
 from alzmri.models import build
+from alzmri.models.forward import normalise
 from alzmri.training.batches import Batches
 from alzmri.training.loop import Epoch, class_weights, recalibrate, train
 
@@ -122,16 +124,34 @@ def test_epochs_differ_in_order_but_repeat_themselves(prepared, make_params):
     assert not torch.equal(orders[0], orders[2])
 
 
-def test_recalibration_matches_statistics_to_the_weights_as_they_are(prepared):
+def test_recalibration_gives_the_statistics_of_all_training_slices(prepared, monkeypatch):
+    """The manifest is sorted by class; batches of one class would miss what lies between them."""
+    monkeypatch.setattr("alzmri.training.loop.BATCH_SIZE", 20)
     torch.manual_seed(0)
-    model = build("alexnet", classes=4, image_size=32, dropout=0.0)
-    normalisation = model.features[0][1]
+    model = build("alexnet", classes=4, image_size=32, dropout=0.5)
+    convolution, normalisation = model.features[0][0], model.features[0][1]
+    before = torch.get_rng_state()
     recalibrate(model, prepared, CPU)
-    first = normalisation.running_mean.clone()
+    assert torch.equal(before, torch.get_rng_state())
+    images = torch.from_numpy(prepared.images[prepared.indices("train")])
     with torch.no_grad():
-        model.features[0][0].weight.mul_(3)
-    recalibrate(model, prepared, CPU)
-    torch.testing.assert_close(normalisation.running_mean, 3 * first)
+        responses = convolution(normalise(images)).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(normalisation.running_mean, responses.mean(1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(normalisation.running_var, responses.var(1), rtol=0.02, atol=1e-4)
+
+
+def test_training_validates_with_recalibrated_statistics(prepared, quick, monkeypatch):
+    """At a constant rate the running averages lag, and validation shows it."""
+    settings = quick("alexnet", epochs=3, lr=0.01)
+    with_it = _train(prepared, settings).history
+    monkeypatch.setattr("alzmri.training.loop.recalibrate", lambda *_: None)
+    without = _train(prepared, settings).history
+    assert with_it[-1].val_loss < without[-1].val_loss
+
+
+def test_a_run_that_diverges_stops_with_the_remedy(prepared, quick):
+    with pytest.raises(UserError, match=r"diverged in epoch \d.*lower train\.lr \(10\.0\)"):
+        _train(prepared, quick("alexnet", lr=10.0, epochs=5))
 
 
 def test_balanced_weights_are_inverse_to_frequency(prepared, make_params):
@@ -141,4 +161,10 @@ def test_balanced_weights_are_inverse_to_frequency(prepared, make_params):
     uneven = replace(prepared, rows=rows)
     weights = class_weights(uneven, make_params(train={"class_weights": "balanced"}).train)
     np.testing.assert_allclose(weights, [64 / 4 / 20, 64 / 4 / 12, 1, 1], rtol=1e-6)
+    rows = tuple(
+        replace(row, split="test") if row.label == "Mild Demented" else row for row in rows
+    )
+    absent = replace(prepared, rows=rows)
+    weights = class_weights(absent, make_params(train={"class_weights": "balanced"}).train)
+    np.testing.assert_allclose(weights, [48 / 3 / 20, 48 / 3 / 12, 0, 1], rtol=1e-6)
     assert class_weights(uneven, make_params().train).tolist() == [1, 1, 1, 1]

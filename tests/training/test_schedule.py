@@ -33,7 +33,7 @@ def test_warmup_rises_in_a_straight_line(make_params):
     assert set(rates[20:]) == {0.1}
 
 
-def test_onecycle_is_torchs(make_params):
+def test_onecycle_begins_peaks_and_ends_where_torchs_does(make_params):
     rates = _rates(make_params, schedule="onecycle")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     theirs = torch.optim.lr_scheduler.OneCycleLR(

@@ -73,20 +73,30 @@ def check(
         alzmri data check kaggle
     """
     from alzmri import params
+    from alzmri.data import splits
+    from alzmri.data.classes import MERGES
     from alzmri.data.collection import require
-    from alzmri.data.importing import survey
+    from alzmri.data.importing import check_name, survey
 
-    max_rejected = params.load().data.max_rejected
+    check_name(name, ("prepared",))
+    given = params.load()
     with terminal.progress("judging") as progress:
-        report = survey(Path("data") / name, progress=progress)
+        report = survey(Path("data", name), people_from=given.split.subjects, progress=progress)
     _show(report)
     for item in report.collection.rejected:
         _say(f"rejected: {item.path}: {item.reason}")
-    require(report.collection, max_rejected, remedy="prepare would refuse it")
+    require(report.collection, given.data.max_rejected, remedy="prepare would refuse it")
+    entries, merge = report.collection.entries, MERGES[given.data.merge]
+    groups = [entry.sha256 for entry in entries]
+    if given.split.unit == "subject":
+        groups = list(report.people)
+    splits.assign([merge.get(item.label, item.label) for item in entries], groups, given.split)
 
 
 def _show(report: "Report") -> None:
     """Print the images and people of each class, and what deserves a warning."""
+    from alzmri.data.collection import EXPORT_SLICES
+
     table = Table("class")
     table.add_column("images", justify="right")
     table.add_column("people", justify="right")
@@ -102,6 +112,15 @@ def _show(report: "Report") -> None:
             conversions[entry.converted] += 1
     for conversion, count in sorted(conversions.items()):
         _say(f"converted to 8-bit grayscale when read: {count} x {conversion}")
+    if report.collection.volumes:
+        terminal.warn(
+            f"{report.collection.volumes} DICOM or NIfTI files are not read: {EXPORT_SLICES}"
+        )
+    if report.people_of_several_classes:
+        terminal.warn(
+            f"{report.people_of_several_classes} people have images in several classes: a person "
+            "has one stage; check the class folders and subjects.csv"
+        )
     for label in CLASSES:
         people = report.people_of(label)
         if 0 < people < _MIN_PEOPLE:

@@ -16,6 +16,9 @@ Consume = Callable[[int, images.Pixels], None]
 Progress = Callable[[int, int], None]
 
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
+_VOLUMES = (".dcm", ".nii", ".nii.gz")
+EXPORT_SLICES = "export them as slices first (PNG, 8 or 16 bits), one class folder per stage"
+"""What to do with volumes."""
 _CHUNK = 16
 """Files judged between two looks at the clock: few enough to stop soon, many enough to be fast."""
 _SHOWN = 5
@@ -79,6 +82,11 @@ class Collection:
     def faults(self) -> tuple[Rejected, ...]:
         """The rejected files by which something is lost: neither duplicates nor strays."""
         return tuple(item for item in self.rejected if not (item.duplicate or item.stray))
+
+    @property
+    def volumes(self) -> int:
+        """How many files in class folders are DICOM or NIfTI by name: no slices yet."""
+        return sum(item.path.lower().endswith(_VOLUMES) for item in self.rejected)
 
     @property
     def rejected_fraction(self) -> float:
@@ -183,10 +191,15 @@ def require(
     """Refuse a collection that cannot be trained on; the message ends with ``remedy``.
 
     Raises:
-        UserError: nothing was found, a class has no usable image, or more than the fraction
-            ``max_rejected`` (0 to 1) of the images was rejected.
+        UserError: nothing was found, or only volumes, a class has no usable image, or more than
+            the fraction ``max_rejected`` (0 to 1) of the images was rejected.
     """
     directory, faults = collection.directory, collection.faults
+    if collection.volumes and not collection.entries:
+        raise UserError(
+            f"{directory} has no usable image, but {collection.volumes} DICOM or NIfTI files: "
+            f"{EXPORT_SLICES}"
+        )
     if not collection.entries and not faults:
         raise UserError(
             f"{directory} has no images: expected are class folders ({', '.join(FOLDERS)}) with "

@@ -20,10 +20,10 @@ Pixels = NDArray[np.uint8]
 
 MIN_SIDE = 16
 """Pixels. A smaller image shows no anatomy."""
-MAX_PIXELS = 4096 * 4096
-"""Far above any MR slice, and small enough that every thread can hold one."""
+MAX_SIDE = 4096
+"""Pixels. Far above any MR slice, and small enough that every thread can hold a square of it."""
 MAX_BYTES = 128 * 2**20
-"""Of a file: more than ``MAX_PIXELS`` take uncompressed, 16 bits and four channels deep."""
+"""Of a file: as much as the largest image takes uncompressed, 16 bits and four channels deep."""
 THUMBNAIL_SIDE = 32
 
 SUFFIXES = frozenset(
@@ -38,6 +38,9 @@ SYMBOLIC_LINK = (
     "symbolic link: may lead out of the collection (if DVC made it, set cache.type to hardlink)"
 )
 """Why a link is refused."""
+
+_FILLING = b"\0" + b"\x5a\xa5\x33" * 32
+"""Arbitrary data for a JPEG that misses some. The zero keeps a final FF from being a marker."""
 
 _NAMES = {"1": "1-bit", "P": "palette", "PA": "palette", "F": "float", "I": "32-bit"}
 """Of Pillow's modes, where the mode itself says little."""
@@ -82,9 +85,9 @@ def decode(path: Path) -> Decoded:
       scaled by what the file could hold.
     - An EXIF orientation is applied.
     - Refused: symbolic links (they may lead out of the collection), what is no regular file, is
-      empty, truncated or damaged, no image, has several frames, fewer than ``MIN_SIDE`` pixels a
-      side or more than ``MAX_PIXELS`` in all (decided by the header, before anything is
-      unpacked), or the same value in every pixel.
+      empty, truncated or damaged, no image, has several frames, fewer than ``MIN_SIDE`` or more
+      than ``MAX_SIDE`` pixels a side (decided by the header, before anything is unpacked), or
+      the same value in every pixel.
 
     Raises:
         NotAnImage: the content is of no known image format.
@@ -159,19 +162,21 @@ def _decode_plain_jpeg(data: bytes) -> Pixels | None:
     if shape is None:
         return None
     _check_shape(*shape)
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    # Medium gray at the end may stand for missing data: see _misses_data.
+    return None if pixels is None or pixels[-1, -1] == 128 else np.asarray(pixels, np.uint8)
 
 
 def _plain_jpeg_shape(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a whole 8-bit grayscale JPEG without metadata; None for all else."""
+    """Height and width of a baseline 8-bit grayscale JPEG without metadata; None for all else."""
     if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
         return None
     position = 2
     # Segments are a marker, then a length that counts itself. APP0 is JFIF, DB to FE tables and
-    # comments, C0 to C2 the frame: depth, height, width, components. APP1 may be EXIF.
+    # comments, C0 and C1 the frame: depth, height, width, components. APP1 may be EXIF.
     while data[position] == 0xFF and position + 10 < len(data):
         marker = data[position + 1]
-        if 0xC0 <= marker <= 0xC2:
+        if marker in (0xC0, 0xC1):
             depth, components = data[position + 4], data[position + 9]
             height = int.from_bytes(data[position + 5 : position + 7])
             width = int.from_bytes(data[position + 7 : position + 9])
@@ -185,8 +190,8 @@ def _plain_jpeg_shape(data: bytes) -> tuple[int, int] | None:
 
 
 def _check_shape(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise Unreadable(f"more than {MAX_PIXELS} pixels: {width}x{height}")
+    if max(height, width) > MAX_SIDE:
+        raise Unreadable(f"more than {MAX_SIDE} pixels a side: {width}x{height}")
     if min(height, width) < MIN_SIDE:
         raise Unreadable(f"smaller than {MIN_SIDE}x{MIN_SIDE} pixels: {width}x{height}")
 
@@ -196,9 +201,10 @@ def _decode_any(data: bytes) -> tuple[Pixels, str | None]:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_shape(image.height, image.width)
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1:
-                raise Unreadable(f"animated or stacked: {frames} frames, one slice is expected")
+            if _has_more_frames(image):
+                raise Unreadable("animated or stacked: several frames, one slice is expected")
+            if image.format == "JPEG" and _misses_data(image, data):
+                raise Unreadable("damaged: the file was cut short")
             rotated = image.getexif().get(ExifTag.Orientation) in range(2, 9)
             pixels, converted = _to_gray(ImageOps.exif_transpose(image) if rotated else image)
     except Unreadable:
@@ -206,10 +212,35 @@ def _decode_any(data: bytes) -> tuple[Pixels, str | None]:
     except UnidentifiedImageError:
         raise NotAnImage("not an image (read are JPEG, PNG, BMP, GIF, TIFF, WebP, PGM)") from None
     except Image.DecompressionBombError:
-        raise Unreadable(f"more than {MAX_PIXELS} pixels") from None
+        raise Unreadable(f"more than {MAX_SIDE} pixels a side") from None
     except Exception as error:  # noqa: BLE001 - a damaged file can make Pillow raise anything
         raise Unreadable(f"damaged: {error}") from None
     return pixels, ", ".join(filter(None, (converted, "rotated" if rotated else None))) or None
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    """Counting them all could take for ever: some formats chain them."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
+
+
+def _misses_data(image: Image.Image, data: bytes) -> bool:
+    """Whether a JPEG with an end marker was cut short before it; no decoder says so.
+
+    Decoders fill missing blocks with medium gray, in a progressive file with less detail. Where
+    that may have happened, the image is decoded once more with arbitrary data before the end
+    marker: a whole image has no use for it, any other changes.
+    """
+    last = np.asarray(image.getpixel((image.width - 1, image.height - 1)))
+    # 127: CMYK is stored inverted.
+    if not ("progressive" in image.info or np.isin(last, (127, 128)).all()):
+        return False
+    end = data.rfind(b"\xff\xd9")
+    with Image.open(io.BytesIO(data[:end] + _FILLING + data[end:]), formats=("JPEG",)) as filled:
+        return filled.tobytes() != image.tobytes()
 
 
 def _to_gray(image: Image.Image) -> tuple[Pixels, str | None]:

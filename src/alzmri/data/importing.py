@@ -1,5 +1,6 @@
 """Bringing a published collection into the repository, and saying what a collection holds."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +25,9 @@ MAX_REJECTED = 0.1
 
 _RESERVED = ("phantom", "prepared")
 """Folders in ``data`` that the pipeline writes."""
+
+_MAX_NAME = 200
+"""Bytes of a file name. File systems take 255: a number or a suffix may still be added."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,14 @@ class Report:
         pairs = zip(self.collection.entries, self.people, strict=True)
         return len({person for entry, person in pairs if entry.label == label})
 
+    @property
+    def people_of_several_classes(self) -> int:
+        """How many people have images in more than one class."""
+        labels: defaultdict[str, set[str]] = defaultdict(set)
+        for entry, person in zip(self.collection.entries, self.people, strict=True):
+            labels[person].add(entry.label)
+        return sum(len(several) > 1 for several in labels.values())
+
 
 @dataclass(frozen=True)
 class _Placed:
@@ -55,18 +68,23 @@ class _Placed:
     path: str
 
 
-def survey(directory: Path, *, progress: Progress | None = None) -> Report:
-    """Judge a collection in place; people as its ``subjects.csv`` says, else from the pixels.
+def survey(
+    directory: Path,
+    *,
+    people_from: Literal["auto", "file", "pixels"] = "auto",
+    progress: Progress | None = None,
+) -> Report:
+    """Judge a collection in place; ``people_from`` is ``split.subjects`` of the parameters.
 
     Raises:
-        UserError: there is no such directory, or its ``subjects.csv`` has faults.
+        UserError: there is no such directory, or its ``subjects.csv`` is wanted and has faults.
     """
     found, thumbnails = _read(directory, progress)
-    table = directory / subjects.SUBJECTS_FILE
-    if table.exists():
-        people = subjects.from_file(table, [entry.path for entry in found.entries])
-    else:
+    if people_from == "pixels" or (people_from == "auto" and not subjects.has_table(directory)):
         people = _recognised(found.entries, thumbnails)
+    else:
+        table = directory / subjects.SUBJECTS_FILE
+        people = subjects.from_file(table, [entry.path for entry in found.entries])
     return Report(found, tuple(people))
 
 
@@ -93,8 +111,10 @@ def import_collection(
             (:func:`collection.require`), no git and DVC repository in ``root``.
         EnvironmentFault: git or DVC failed, or a package for the source is missing.
     """
+    check_name(name, _RESERVED)
     target = root / "data" / name
     _check_target(source, name, target, force=force, root=root)
+    fresh = not target.exists()
     room = shutil.disk_usage(root).free
     with (
         sources.members(source, room=room) as (members, rejected),
@@ -116,17 +136,21 @@ def import_collection(
             _write_subjects(temporary / subjects.SUBJECTS_FILE, found.entries, people)
         else:
             people = _recognised(found.entries, thumbnails)
-    _track(name, root)
+    _track(name, root, fresh=fresh)
     return Report(replace(found, directory=target), tuple(people))
+
+
+def check_name(name: str, reserved: Sequence[str]) -> None:
+    """Refuse (:class:`UserError`) what cannot name a collection, or is ``reserved``."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name) or name in reserved:
+        raise UserError(
+            f"{name!r} cannot name a collection: use up to 64 small letters, digits, _ and -, "
+            f"but not {' nor '.join(reserved)}"
+        )
 
 
 def _check_target(source: Path, name: str, target: Path, *, force: bool, root: Path) -> None:
     """Refuse before any work what would fail at its end."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in _RESERVED:
-        raise UserError(
-            f"{name!r} cannot name a collection: use small letters, digits, _ and -, and neither "
-            f"{' nor '.join(_RESERVED)}"
-        )
     if not (root / ".dvc").is_dir():
         raise UserError(f"{root.resolve()} is no DVC repository: run from the repository's root")
     inside = _run(root, "git", "rev-parse", "--is-inside-work-tree")
@@ -147,7 +171,7 @@ def _place(members: Sequence[Member]) -> tuple[list[_Placed], list[Rejected]]:
         match collection.place(member.path):
             case str(label):
                 folder = FOLDERS[CLASSES.index(label)]
-                name = collection.printable(PurePosixPath(member.path).name)
+                name = _short(collection.printable(PurePosixPath(member.path).name))
                 by_name[f"{folder}/{name}"].append(member)
             case Rejected() as item:
                 rejected.append(item)
@@ -157,7 +181,7 @@ def _place(members: Sequence[Member]) -> tuple[list[_Placed], list[Rejected]]:
         folder, name = path.split("/")
         for member in by_name[path]:
             above = [part for part in member.path.split("/")[:-1] if not class_of_folder(part)]
-            wanted = free = f"{folder}/{'-'.join([*above, name])}"
+            wanted = free = f"{folder}/{_short(collection.printable('-'.join([*above, name])))}"
             number = 1
             while free in taken:
                 number += 1
@@ -165,6 +189,16 @@ def _place(members: Sequence[Member]) -> tuple[list[_Placed], list[Rejected]]:
             taken.add(free)
             placed.append(_Placed(member, free))
     return placed, rejected
+
+
+def _short(name: str) -> str:
+    """``name``, or if no file system takes it, its beginning, a digest of it, and its suffix."""
+    if len(name.encode()) <= _MAX_NAME:
+        return name
+    suffix = PurePosixPath(name).suffix
+    end = f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    end += suffix if suffix.lower() in images.SUFFIXES else ""
+    return name.encode()[: _MAX_NAME - len(end)].decode(errors="ignore") + end
 
 
 def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, str], list[Rejected]]:
@@ -221,20 +255,54 @@ def _write_subjects(path: Path, entries: Sequence[Entry], people: Sequence[str])
     write_csv(path, ("path", "subject"), zip(paths, people, strict=True))
 
 
-def _track(name: str, root: Path) -> None:
-    """``dvc add`` and ``git add``: a queued experiment sees only what git knows of."""
-    # The module, not the command: it is the DVC of this environment, activated or not.
-    dvc = (sys.executable, "-m", "dvc")
-    for command in (
-        (*dvc, "add", "--quiet", f"data/{name}"),
+def _track(name: str, root: Path, *, fresh: bool) -> None:
+    """``dvc add`` and ``git add``: a queued experiment sees only what git knows of.
+
+    If they fail, what they wrote is taken back, and ``data/name`` too if it is ``fresh``.
+    """
+    target, pointer, ignore = (root / "data" / file for file in (name, f"{name}.dvc", ".gitignore"))
+    before = {file: file.read_bytes() if file.exists() else None for file in (pointer, ignore)}
+    # The module, not the command: it is the DVC of this environment, activated or not. Not
+    # quiet: then it would fail without a word.
+    commands = (
+        (sys.executable, "-m", "dvc", "add", f"data/{name}"),
         ("git", "add", f"data/{name}.dvc", "data/.gitignore"),
-    ):
-        finished = _run(root, *command)
-        if finished.returncode:
-            raise EnvironmentFault(
-                f"data/{name} is imported, but could not be added to DVC and git: "
-                f"{finished.stderr.strip()}\nmend that, then import again with --force"
-            )
+    )
+    try:
+        for command in commands:
+            finished = _run(root, *command)
+            if finished.returncode:
+                raise EnvironmentFault(
+                    f"data/{name} could not be added to DVC and git: {_reason(finished)}\n"
+                    + _how_to_go_on(name, fresh=fresh, tracked=before[pointer] is not None)
+                )
+    except BaseException:
+        for file, content in before.items():
+            if content is None:
+                file.unlink(missing_ok=True)
+            else:
+                file.write_bytes(content)
+        if fresh:
+            shutil.rmtree(target)
+        raise
+
+
+def _how_to_go_on(name: str, *, fresh: bool, tracked: bool) -> str:
+    if fresh:
+        return "nothing was imported: mend that, then import again"
+    restore = f"; `dvc checkout --force data/{name}.dvc` brings the old images back"
+    return (
+        f"data/{name} holds the new images, untracked: mend that, then import again with --force"
+        + (restore if tracked else "")
+    )
+
+
+def _reason(finished: subprocess.CompletedProcess[str]) -> str:
+    """The line in which DVC or git says what is wrong: others give advice."""
+    lines = [line.strip() for line in f"{finished.stdout}\n{finished.stderr}".splitlines()]
+    faults = [line for line in lines if re.match("(error|fatal): ", line, re.IGNORECASE)]
+    spoken = [line for line in lines if line]
+    return (faults or spoken[-1:] or [f"exit status {finished.returncode}"])[0]
 
 
 def _run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:

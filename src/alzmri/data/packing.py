@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from alzmri.data import collection, images, splits, subjects
 from alzmri.data.classes import MERGES, merged
 from alzmri.data.collection import Collection
-from alzmri.data.prepared import Row, write_manifest
+from alzmri.data.prepared import Row, relevant, write_manifest
+from alzmri.files import write_json
 from alzmri.params import Data, Params
 from alzmri.terminal import Update
 
@@ -34,7 +35,7 @@ class Packed:
 
 
 def pack(source: Path, directory: Path, params: Params, progress: Update) -> Packed:
-    """Write ``images.npy``, ``manifest.csv`` and ``rejected.csv`` into ``directory``.
+    """Write ``images.npy``, ``manifest.csv``, ``rejected.csv`` and ``params.json``.
 
     Raises:
         UserError: when the collection cannot be used, or cannot be split as ``params`` say.
@@ -58,6 +59,7 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     columns = (range(len(paths)), paths, labels, people, parts, hashes)
     rows = [Row(*row) for row in zip(*columns, strict=True)]
     write_manifest(directory / "manifest.csv", rows)
+    write_json(directory / "params.json", relevant(params))
     which = np.array(parts)
     twins = subjects.twins(thumbnails, which == "train", which == "test")
     return Packed(rows, found, twins)

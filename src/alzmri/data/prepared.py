@@ -2,9 +2,11 @@
 
 import csv
 import hashlib
+import json
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from alzmri.data.classes import merged
 from alzmri.errors import UserError
 from alzmri.files import write_csv
+from alzmri.params import Params
 
 PREPARED = Path("data/prepared")
 
@@ -33,6 +36,11 @@ def write_manifest(path: Path, rows: list[Row]) -> None:
     write_csv(path, [field.name for field in fields(Row)], map(astuple, rows))
 
 
+def relevant(params: Params) -> dict[str, Any]:
+    """The parameters that ``data/prepared`` is made from, as ``params.json`` records them."""
+    return params.model_dump(mode="json", include={"data", "split"})
+
+
 @dataclass(frozen=True)
 class Prepared:
     """The packed collection.
@@ -48,26 +56,38 @@ class Prepared:
     classes: tuple[str, ...]
 
     @classmethod
-    def open(cls, merge: str, directory: Path = PREPARED) -> "Prepared":
-        """Open ``directory``.
+    def open(cls, params: Params, directory: Path = PREPARED) -> "Prepared":
+        """Open ``directory``, as it is made from ``params``.
 
         Raises:
-            UserError: when the stage that writes it has not run, or what it wrote is damaged or
-                made for another ``merge``.
+            UserError: when the stage that writes it has not run, or ran with other parameters, or
+                what it wrote is damaged.
         """
         try:
+            made_from = json.loads((directory / "params.json").read_bytes())
             images = np.load(directory / "images.npy", mmap_mode="r")
             with (directory / "manifest.csv").open(newline="", encoding="utf-8") as handle:
                 lines = csv.reader(handle)
-                next(lines)
+                header = next(lines)
                 rows = tuple(Row(int(index), *rest) for index, *rest in lines)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} not found: run `dvc repro prepare` first") from None
-        except (ValueError, TypeError, StopIteration) as error:
+        except (ValueError, TypeError, StopIteration, EOFError) as error:
             raise _damaged(directory, str(error) or "empty manifest.csv") from None
-        classes = merged(merge)
-        if len(rows) != len(images) or not {row.label for row in rows} <= set(classes):
-            raise _damaged(directory, "images, manifest and data.merge do not belong together")
+        if made_from != relevant(params):
+            raise UserError(
+                f"{directory} was made with other values of data or split than params.yaml has:"
+                " run `dvc repro prepare`"
+            )
+        classes = merged(params.data.merge)
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 3
+            or header != [field.name for field in fields(Row)]
+            or [row.index for row in rows] != list(range(len(images)))
+            or not {row.label for row in rows} <= set(classes)
+        ):
+            raise _damaged(directory, "images and manifest do not belong together")
         return cls(images, rows, classes)
 
     def indices(self, part: str) -> NDArray[np.int64]:

@@ -8,7 +8,6 @@ import io
 import json
 import stat
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ MAX_RATIO = 100
 
 PUBLISHED_ORDER = ("Mild_Demented", "Moderate_Demented", "Non_Demented", "Very_Mild_Demented")
 """What the label numbers 0 to 3 of the parquet releases mean, where the file does not say."""
-
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,9 @@ def members(source: Path, *, room: int) -> Iterator[tuple[list[Member], list[Rej
     elif not source.is_file():
         raise UserError(f"{source} not found: expected is a folder, a .zip or a .parquet file")
     elif zipfile.is_zipfile(source):
-        with _opened(source) as archive:
+        with _whole(source):
+            opened = zipfile.ZipFile(source)
+        with opened as archive:
             files, rejected = _zip_members(source, archive, room)
             yield _with_rows(source, files, room), rejected
     elif _is_parquet(source.name):
@@ -77,13 +76,16 @@ def members(source: Path, *, room: int) -> Iterator[tuple[list[Member], list[Rej
 
 
 @contextmanager
-def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive; what is found damaged while it is open becomes one sentence."""
+def _whole(file: Path, fault: str = "is damaged") -> Iterator[None]:
+    """While ``file`` is read: what a damaged one makes its reader raise becomes one sentence."""
     try:
-        with zipfile.ZipFile(source) as archive:
-            yield archive
-    except _BROKEN_ZIP as error:
-        raise UserError(f"{source} is damaged ({error}): download it again") from None
+        yield
+    except Exception as error:  # there is hardly an exception that readers do not raise
+        # With a number it is the system's: the disk's fault, not the file's.
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):
+            raise
+        what = str(error) or type(error).__name__
+        raise UserError(f"{file} {fault} ({what}): download it again") from None
 
 
 def _zip_members(
@@ -114,7 +116,7 @@ def _zip_members(
         if stat.S_ISLNK(entry.external_attr >> 16):
             rejected.append(Rejected(printable(_path(entry)), "symbolic link"))
         else:
-            files.append(Member(_path(entry), partial(_read_entry, archive, entry)))
+            files.append(Member(_path(entry), partial(_read_entry, source, archive, entry)))
     return files, rejected
 
 
@@ -123,11 +125,12 @@ def _path(entry: zipfile.ZipInfo) -> str:
     return entry.filename.replace("\\", "/")
 
 
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+def _read_entry(source: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     # The archive checks that no more than this comes out.
     if not _is_parquet(_path(entry)):
         images.check_bytes(entry.file_size)
-    return archive.read(entry)
+    with _whole(source):
+        return archive.read(entry)
 
 
 def _read_file(path: Path) -> bytes:
@@ -162,11 +165,8 @@ def _rows(source: Path, member: Member, room: int) -> Iterator[Member]:
     """The images of a parquet file: columns ``image`` (bytes, or bytes and path) and ``label``."""
     where = source / member.path
     table = _read_table(where, member, room)
-    labels, folders = table.column("label").to_pylist(), _class_folders(table)
-    kind = table.schema.field("image").type
-    fields = {kind.field(index).name for index in range(kind.num_fields)}
-    if "bytes" not in fields and str(kind) not in ("binary", "large_binary"):
-        raise UserError(f"{where}: the column image is of type {kind} and holds no bytes")
+    labels, folders = _labels(where, table), _class_folders(table)
+    fields = _fields(where, table)
     for number, (cell, label) in enumerate(zip(table.column("image"), labels, strict=True)):
         if isinstance(label, int) and 0 <= label < len(folders):
             label = folders[label]
@@ -178,6 +178,25 @@ def _rows(source: Path, member: Member, room: int) -> Iterator[Member]:
         yield Member(path, partial(_read_cell, cell["bytes"] if fields else cell))
 
 
+def _labels(where: Path, table: "pa.Table") -> list[Any]:
+    # Not every value of every type has a form in Python.
+    with _whole(where, "has labels that cannot be read"):
+        return list(table.column("label").to_pylist())
+
+
+def _fields(where: Path, table: "pa.Table") -> set[str]:
+    """The fields of the column ``image``; none if it is the bytes themselves."""
+    kind = table.schema.field("image").type
+    fields = [kind.field(index) for index in range(kind.num_fields)]
+    types = {field.name: str(field.type) for field in fields}
+    twice = len(types) < len(fields)
+    if twice or types.get("bytes", str(kind)) not in ("binary", "large_binary"):
+        raise UserError(f"{where}: the column image is of type {kind} and holds no bytes")
+    if types.get("path", "null") not in ("null", "string", "large_string"):
+        raise UserError(f"{where}: image.path is of type {types['path']}: expected is string")
+    return set(types)
+
+
 def _read_cell(cell: Any) -> bytes:
     content = cell.as_py() or b""
     images.check_bytes(len(content))
@@ -186,23 +205,26 @@ def _read_cell(cell: Any) -> bytes:
 
 def _read_table(where: Path, member: Member, room: int) -> "pa.Table":
     try:
-        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise EnvironmentFault(
             f"{where} needs pyarrow: pip install -r requirements.txt, or pip install pyarrow"
         ) from None
-    try:
+    with _whole(where, "is no whole parquet file"):
         file = pq.ParquetFile(io.BytesIO(member.read()))
         metadata = file.metadata
         groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
         _check_room(where, sum(group.total_byte_size for group in groups), room)
-        missing = {"image", "label"} - set(file.schema_arrow.names)
+        names = file.schema_arrow.names
+        missing = {"image", "label"} - set(names)
         if missing:
             raise UserError(f"{where} has no column {', '.join(sorted(missing))}")
-        return file.read(columns=["image", "label"])
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{where} is no whole parquet file ({error}): download it again") from None
+        if names.count("image") + names.count("label") > 2:
+            raise UserError(f"{where} has several columns image or label: keep one of each")
+        table = file.read(columns=["image", "label"])
+        # Damage may pass the reader and show only in a value: text that is no UTF-8.
+        table.validate(full=True)
+        return table
 
 
 def _class_folders(table: "pa.Table") -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Labels take no part in it: a person must be neither split nor kept together beca
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from alzmri.data import images
+from alzmri.data.collection import printable
 from alzmri.errors import UserError
 
 SUBJECTS_FILE = "subjects.csv"
@@ -33,25 +36,34 @@ _FAULTS_SHOWN = 20
 Thumbnails = NDArray[np.uint8]
 
 
+def has_table(directory: Path) -> bool:
+    """Whether ``directory`` says who is who; also if what it has there cannot be read."""
+    return os.path.lexists(directory / SUBJECTS_FILE)
+
+
 def from_file(file: Path, paths: Sequence[str]) -> list[str]:
     """The subject of each of ``paths``, as ``file`` lists them.
 
     Rows about other paths are allowed: an image may have been rejected since.
 
     Raises:
-        UserError: one message with all faults and their lines: not a UTF-8 CSV table with the
-            columns, a path listed twice, an empty cell, an image that is not listed.
+        UserError: no regular file, or one message with all faults and their lines: not a UTF-8
+            CSV table with the columns, a path listed twice, an empty cell, an image that is not
+            listed.
     """
+    remedy = "(columns path,subject), or set split.subjects to pixels"
+    if not os.path.lexists(file):
+        raise UserError(f"{file} not found: add it {remedy}")
     try:
-        return parse(file.read_bytes(), str(file), paths)
-    except FileNotFoundError:
-        raise UserError(
-            f"{file} not found: add it (columns path,subject), or set split.subjects to pixels"
-        ) from None
+        table = images.read(file)
+    except images.Unreadable as error:
+        raise UserError(f"{file}: {error}; put a CSV file in its place {remedy}") from None
+    return parse(table, str(file), paths)
 
 
 def parse(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
     """:func:`from_file` for a table in memory; ``name`` is what messages call it."""
+    wanted = set(paths)
     subjects: dict[str, str] = {}
     lines: dict[str, int] = {}
     faults: list[str] = []
@@ -61,23 +73,30 @@ def parse(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
         if not {"path", "subject"} <= set(reader.fieldnames or ()):
             raise UserError(f"{name}: the first line must name the columns path,subject")
         for row in reader:
-            path, subject = ((row[column] or "").strip() for column in ("path", "subject"))
-            path = str(PurePosixPath(path)) if path else ""
+            path, subject = _listed_path(row["path"] or "", wanted), (row["subject"] or "").strip()
             if not (path and subject):
                 faults.append(f"line {reader.line_num}: empty {'subject' if path else 'path'}")
             elif path in subjects:
-                faults.append(f"line {reader.line_num}: {path} is listed on line {lines[path]} too")
+                first = f"{printable(path)} is listed on line {lines[path]} too"
+                faults.append(f"line {reader.line_num}: {first}")
             subjects.setdefault(path, subject)
             lines.setdefault(path, reader.line_num)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{name} is not a UTF-8 CSV table: {error}") from None
-    faults += [f"{path} is not listed" for path in paths if path not in subjects]
+    faults += [f"{printable(path)} is not listed" for path in paths if path not in subjects]
     if faults:
         shown = [f"  {fault}" for fault in faults[:_FAULTS_SHOWN]]
         if len(faults) > len(shown):
             shown.append(f"  and {len(faults) - len(shown)} more")
         raise UserError("\n".join([f"{name} has {len(faults)} fault(s):", *shown]))
     return [subjects[path] for path in paths]
+
+
+def _listed_path(cell: str, wanted: set[str]) -> str:
+    """The one of ``wanted`` that ``cell`` means, else the cell in its plainest form."""
+    tidy = str(PurePosixPath(cell.strip())) if cell.strip() else ""
+    # A name may end in a space, and a hand may type one.
+    return next((path for path in (cell, str(PurePosixPath(cell))) if path in wanted), tidy)
 
 
 def from_pixels(thumbnails: Thumbnails, sha256s: Sequence[str], *, cut: float = CUT) -> list[str]:

@@ -32,6 +32,6 @@ def warn(subject: str, message: str, remedy: str) -> Finding:
     return Finding(Level.WARN, subject, message, remedy)
 
 
-def fail(subject: str, message: str, remedy: str) -> Finding:
-    """A run would stop, or do the wrong thing."""
+def fail(subject: str, message: str, remedy: str = "") -> Finding:
+    """A run would stop, or do the wrong thing; no ``remedy`` where the message names it."""
     return Finding(Level.FAIL, subject, message, remedy)

@@ -9,6 +9,9 @@ import psutil
 
 from alzmri.doctor.finding import Finding, ok, warn
 
+_BROKEN = (ValueError, LookupError, TypeError, OverflowError)
+"""What reading a file of the broker raises when it is not as it should be."""
+
 
 def stranded_tasks(root: Path) -> Finding:
     """Tasks taken from the queue, without a result, while no worker lives.
@@ -29,10 +32,11 @@ def _unfinished(celery: Path) -> Iterator[str]:
             message = json.loads(path.read_text(encoding="utf-8"))
             task = message["headers"]["id"]
             [[entry], *_] = json.loads(base64.b64decode(message["body"]))
-        except (OSError, ValueError, KeyError):
-            continue  # being written or taken away at this moment
+            name = str(entry["name"] or entry["stash_rev"][:7])
+        except (OSError, *_BROKEN):
+            continue  # being written or taken away at this moment, or nobody's task
         if not (celery / "result" / f"celery-task-meta-{task}").exists():
-            yield entry["name"] or entry["stash_rev"][:7]
+            yield name
 
 
 def _workers(celery: Path) -> bool:
@@ -41,6 +45,6 @@ def _workers(celery: Path) -> bool:
             pid = int(json.loads(path.read_text(encoding="utf-8"))["pid"])
             if "queue-worker" in psutil.Process(pid).cmdline():
                 return True
-        except (OSError, ValueError, KeyError, psutil.Error):
+        except (OSError, psutil.Error, *_BROKEN):
             continue
     return False

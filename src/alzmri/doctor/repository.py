@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,8 +13,15 @@ from alzmri.doctor.finding import Finding, fail, ok, warn
 _SHOWN = 3
 
 
+def has_git() -> bool:
+    """Without it, nothing more can be said about git."""
+    return shutil.which("git") is not None
+
+
 def git_repository(root: Path) -> Finding:
     """Git tracks the folder: DVC needs it."""
+    if not has_git():
+        return fail("git", "git is not installed", "install git")
     if _git(root, "rev-parse", "--git-dir") is None:
         return fail("git", f"{root} is not a git repository", "run `git init` or clone again")
     return ok("git", "repository")
@@ -59,8 +67,9 @@ def plots_template(root: Path) -> Finding:
 def lock(root: Path) -> Finding:
     """DVC's own lock, which the system releases when its holder dies."""
     try:
-        with (root / ".dvc" / "tmp" / "lock").open("rb+") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # For reading, and so a shared lock: also where nothing can be written. DVC's is exclusive.
+        with (root / ".dvc" / "tmp" / "lock").open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return ok("lock", "free")
     except BlockingIOError:
@@ -106,6 +115,11 @@ def _runs_dvc(pid: int) -> bool:
 def _git(root: Path, *arguments: str) -> str | None:
     """What git prints, or None when it fails; raises `FileNotFoundError` without git."""
     done = subprocess.run(
-        ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        ["git", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        check=False,
     )
     return done.stdout if done.returncode == 0 else None

@@ -19,6 +19,13 @@ def show(root: Path = Path()) -> None:
     prepare, train, evaluate = (
         _read(root / "metrics" / f"{stage}.json") for stage in ("prepare", "train", "evaluate")
     )
+    try:
+        _show(prepare, train, evaluate)
+    except (KeyError, TypeError):
+        raise UserError("metrics/ is of another version: run `dvc repro`") from None
+
+
+def _show(prepare: Any, train: Any, evaluate: Any) -> None:
     leaks = evaluate["split"]["unit"] == "slice"
     table = Table(title="Test set" + (" (slice split: LEAKS)" if leaks else ""))
     table.add_column("score")
@@ -50,6 +57,8 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} not found: run `dvc repro` first") from None
+        raise UserError(
+            f"{path} not found: run `dvc repro` first, in the root of the repository"
+        ) from None
     except ValueError:
         raise UserError(f"{path} is not valid JSON: run `dvc repro` again") from None

@@ -1,18 +1,19 @@
 """A trained model on disk: ``model.safetensors`` and ``model.json``, never a pickle."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from alzmri.errors import UserError
-from alzmri.files import replacing, write_json
+from alzmri.files import write_bytes, write_json
 from alzmri.models import build
 
 MODELS = Path("models")
@@ -52,9 +53,9 @@ class Card:
 
 def save(directory: Path, weights: dict[str, Tensor], card: Card) -> None:
     """Write both files, each atomically."""
-    with replacing(directory / "model.safetensors") as temporary:
-        contiguous = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-        save_file(contiguous, temporary)
+    contiguous = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+    # Not safetensors' own file writing: on a full disk that is an error of another kind.
+    write_bytes(directory / "model.safetensors", serialize(contiguous))
     write_json(directory / "model.json", asdict(card))
 
 
@@ -65,10 +66,10 @@ def load(directory: Path = MODELS) -> tuple[nn.Module, Card]:
         UserError: when there is none, or the two files are not a pair.
     """
     try:
-        card = Card(**json.loads((directory / "model.json").read_text(encoding="utf-8")))
+        card = TypeAdapter(Card).validate_json((directory / "model.json").read_bytes())
         model = build(**card.architecture)
         model.load_state_dict(load_file(directory / "model.safetensors"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"no trained model in {directory}/: run `dvc repro train`, or `dvc pull` to fetch one"
         ) from None

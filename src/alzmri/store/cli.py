@@ -93,7 +93,7 @@ def use(
 def run(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="After `--`.")],
 ) -> None:
-    """Run a command with the store up, then leave the store as it was."""
+    """Run a command with the store up, then leave it as it was; another remote must answer."""
     from alzmri.store import session, settings
 
     raise SystemExit(session.run(settings.repository(), command))

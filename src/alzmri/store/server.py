@@ -4,6 +4,7 @@ There is no pid file, because one can go stale and name a stranger. The server i
 process table by its data folder, which no other program has on its command line.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -74,30 +75,16 @@ def find(root: Path) -> Running | None:
 
 
 def up(root: Path, port: int | None = None) -> tuple[Remote, Was]:
-    """Have the local store answer, starting it if need be.
+    """Have the local store answer, starting it if need be; it stays up.
 
     Raises `UserError` when it already runs on another port than the one asked for, and
     `EnvironmentFault` when a port is taken, a proxy is in between, or the server is missing, ends,
     or does not open its bucket in time.
     """
     with _lock(root):
-        remote = settings.local(root)
-        running = find(root)
-        if running:
-            return _running(remote, running, port), Was.UP
-        wanted = remote.at_port(port or remote.port)
-        if _answers(wanted):
-            # A clone that was given this config.local shares the server; the keys prove it.
-            return settings.save_local(root, wanted), Was.ELSEWHERE
-        if proxied(wanted):
-            raise EnvironmentFault(
-                "HTTP_PROXY sends even 127.0.0.1 to a proxy: run `export NO_PROXY=127.0.0.1`"
-            )
-        weed = _weed()
-        ports.require_free(wanted.port)
-        ready = settings.save_local(root, wanted)
-        _start(weed, root, ready)
-        return ready, Was.DOWN
+        found = _up(root, port)
+        _users(root).unlink(missing_ok=True)
+        return found
 
 
 def down(root: Path) -> bool:
@@ -106,10 +93,74 @@ def down(root: Path) -> bool:
     Raises `EnvironmentFault` when it outlives SIGKILL.
     """
     with _lock(root):
-        running = find(root)
-        if running:
-            _stop(running)
-        return running is not None
+        return _down(root)
+
+
+@contextmanager
+def borrowed(root: Path) -> Iterator[None]:
+    """Have the store up meanwhile, as `up` does.
+
+    Whoever finds it down starts it, and the last who then uses it stops it, also one who came
+    later, or after a killed one. A store that `up` made or kept is left alone.
+    """
+    use: int | None = None
+    try:
+        with _lock(root):
+            users = _users(root)
+            if users.exists() or find(root) is None:
+                use = os.open(users, os.O_RDWR | os.O_CREAT, 0o600)
+                fcntl.flock(use, fcntl.LOCK_SH)
+            _up(root, None)
+        yield
+    finally:
+        if use is not None:
+            with _lock(root):
+                os.close(use)
+                if _is_unused(root):
+                    _down(root)
+
+
+def _users(root: Path) -> Path:
+    """There while the store is up for commands only; each holds a shared lock on it."""
+    return folder(root) / "users"
+
+
+def _is_unused(root: Path) -> bool:
+    """Whether the store is up for commands only, and all of them have ended."""
+    try:
+        with _users(root).open("r+b") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (FileNotFoundError, BlockingIOError):
+        return False
+    return True
+
+
+def _up(root: Path, port: int | None) -> tuple[Remote, Was]:
+    remote = settings.local(root)
+    running = find(root)
+    if running:
+        return _running(remote, running, port), Was.UP
+    wanted = remote.at_port(port or remote.port)
+    if _answers(wanted):
+        # A clone that was given this config.local shares the server; the keys prove it.
+        return settings.save_local(root, wanted), Was.ELSEWHERE
+    if proxied(wanted):
+        raise EnvironmentFault(
+            "HTTP_PROXY sends even 127.0.0.1 to a proxy: run `export NO_PROXY=127.0.0.1`"
+        )
+    weed = _weed()
+    ports.require_free(wanted.port)
+    ready = settings.save_local(root, wanted)
+    _start(weed, root, ready)
+    return ready, Was.DOWN
+
+
+def _down(root: Path) -> bool:
+    _users(root).unlink(missing_ok=True)
+    running = find(root)
+    if running:
+        _stop(running)
+    return running is not None
 
 
 def _running(remote: Remote, running: Running, port: int | None) -> Remote:
@@ -224,7 +275,12 @@ def _stop(running: Running) -> None:
 
 @contextmanager
 def _lock(root: Path) -> Iterator[None]:
-    folder(root).mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder(root).mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(
+            f"{folder(root)} is no folder, but the store keeps its data there: move it away"
+        ) from error
     try:
         with FileLock(folder(root) / "lock", timeout=_LOCK_SECONDS):
             yield

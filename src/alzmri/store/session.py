@@ -1,6 +1,7 @@
 """Run one command with the store up, and leave the store as it was."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import psutil
 
 from alzmri.errors import UserError
 from alzmri.store import server, settings
+from alzmri.store.check import check
 from alzmri.store.processes import ended
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -22,24 +24,25 @@ _GRACE_SECONDS = 60
 def run(root: Path, command: list[str]) -> int:
     """Run ``command`` and return its exit status, 128 + n when signal n ended it.
 
-    A local store that is down is brought up before and taken down after, whatever happens.
-    Raises `UserError` when there is no such command, and what `server.up` raises.
+    A local store that is down is brought up before and taken down after, whatever happens; any
+    other must answer before the command starts. Raises `UserError` when there is no such command,
+    and what `server.up` and `check` raise.
     """
+    if shutil.which(command[0]) is None:
+        raise UserError(f"no such command: {command[0]}")
     with _unwinding(), _store(root):
         return _supervise(command)
 
 
 @contextmanager
 def _store(root: Path) -> Iterator[None]:
-    if settings.default_name(root) != settings.LOCAL:
+    remote = settings.default(root)
+    if remote.is_local:
+        with server.borrowed(root):
+            yield
+    else:
+        check(remote)
         yield
-        return
-    _, was = server.up(root)
-    try:
-        yield
-    finally:
-        if was is server.Was.DOWN:
-            server.down(root)
 
 
 @contextmanager
@@ -66,10 +69,7 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
 
 
 def _supervise(command: list[str]) -> int:
-    try:
-        child = psutil.Popen(command)
-    except FileNotFoundError as error:
-        raise UserError(f"no such command: {command[0]}") from error
+    child = psutil.Popen(command)
     told: list[psutil.Process] = []
 
     def forward(number: int, _: FrameType | None) -> None:

@@ -8,11 +8,15 @@ import re
 import secrets
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from alzmri.errors import UserError
 from alzmri.files import replacing
+from alzmri.store import ports
+
+if TYPE_CHECKING:
+    from configobj import ConfigObj
 
 LOCAL = "store"
 TEAM = "team"
@@ -46,14 +50,10 @@ class Remote:
 
     @property
     def port(self) -> int:
-        """The port on loopback; raises `UserError` when the endpoint is not on this machine."""
-        parts = urlsplit(self.endpoint or "")
-        if parts.hostname not in {"127.0.0.1", "localhost"} or parts.port is None:
-            raise UserError(
-                f"remote {self.name!r} has the endpoint {self.endpoint}, but the local store is at "
-                "http://127.0.0.1:PORT: mend .dvc/config or .dvc/config.local"
-            )
-        return parts.port
+        """The local store's port on loopback."""
+        port = urlsplit(self.endpoint or "").port
+        assert port, "an endpoint is checked when it is read"
+        return port
 
     def at_port(self, port: int) -> "Remote":
         """The same store on another port."""
@@ -88,7 +88,7 @@ def parse_address(url: str) -> tuple[str, str]:
 
 def parse_endpoint(url: str) -> str:
     """An endpoint without a final slash; raises `UserError` when it is not ``http(s)://host``."""
-    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?/?", url):
+    if not (re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?/?", url) and _is_endpoint(url)):
         raise UserError("not an endpoint: write --endpoint-url https://host or http://host:port")
     return url.rstrip("/")
 
@@ -104,12 +104,12 @@ def default(root: Path) -> Remote:
     name = default_name(root)
     if not name:
         raise UserError("no default remote in .dvc/config: `alzmri store use local` sets one")
-    return _remote(_merged(root), name)
+    return _remote(root, name)
 
 
 def local(root: Path) -> Remote:
     """The remote on this machine, whether or not it is the default; raises `UserError`."""
-    return _remote(_merged(root), LOCAL)
+    return _remote(root, LOCAL)
 
 
 def team(
@@ -191,24 +191,25 @@ def _section(name: str) -> str:
 def _merged(root: Path) -> dict[str, Any]:
     from dvc.config import Config, ConfigError
 
+    for path in (_shared(root), _private(root)):
+        _parsed(path)  # DVC's own message would not name the file
     try:
         return dict(Config(str(root / ".dvc")))
     except ConfigError as error:
-        raise UserError(f"{root / '.dvc'}: {error}") from error
+        raise UserError(f"{root / '.dvc'}: {error}: mend config or config.local there") from error
 
 
-def _remote(config: dict[str, Any], name: str) -> Remote:
-    values = config.get("remote", {}).get(name)
+def _remote(root: Path, name: str) -> Remote:
+    values = _merged(root).get("remote", {}).get(name)
     if values is None:
-        raise UserError(
-            f"no remote {name!r} in .dvc/config: `git checkout .dvc/config` restores it"
-        )
+        remedy = "git checkout .dvc/config" if name == LOCAL else "alzmri store use local"
+        raise UserError(f"no remote {name!r} in .dvc/config: `{remedy}` mends that")
     bucket, prefix = parse_address(values["url"])
     return Remote(
         name=name,
         bucket=bucket,
         prefix=prefix,
-        endpoint=values.get("endpointurl"),
+        endpoint=_endpoint(root, name, values.get("endpointurl")),
         region=values.get("region"),
         profile=values.get("profile"),
         config_file=values.get("configpath"),
@@ -218,14 +219,56 @@ def _remote(config: dict[str, Any], name: str) -> Remote:
     )
 
 
-def _edit(path: Path, changes: dict[str, dict[str, str | None]], *, private: bool = False) -> None:
-    """Set values in one file, or drop those that are None; comments and all else stay."""
+def _endpoint(root: Path, name: str, url: str | None) -> str | None:
+    """``url`` if it can be used; the error names the file, not the text: people paste keys."""
+    if name == LOCAL and not _is_loopback(url or ""):
+        wanted = f"http://127.0.0.1:PORT with PORT from {ports.LOWEST} to {ports.HIGHEST}"
+    elif url and not _is_endpoint(url):
+        wanted = "https://host or http://host:port"
+    else:
+        return url
+    private = "endpointurl" in _parsed(_private(root)).get(_section(name), {})
+    path = _private(root) if private else _shared(root)
+    raise UserError(f"{path}: the endpointurl of remote {name!r} is none: write {wanted}")
+
+
+def _is_loopback(url: str) -> bool:
+    match = re.fullmatch(r"https?://(?:127\.0\.0\.1|localhost):(\d{1,5})/?", url)
+    return match is not None and ports.LOWEST <= int(match[1]) <= ports.HIGHEST
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number or too large
+        return False
+
+
+def _parsed(path: Path) -> "ConfigObj":
+    """One file of the configuration, empty when there is none; raises `UserError` if damaged."""
     from configobj import ConfigObj, ConfigObjError
 
     try:
         content = ConfigObj(str(path), encoding="utf-8", interpolation=False)
     except ConfigObjError as error:
-        raise UserError(f"{path}: {error}") from error
+        # Its own message quotes the line, which may be the one with the key.
+        first = getattr(error, "errors", [error])[0]
+        fault = f"line {first.line_number} is no setting"
+    except UnicodeDecodeError:
+        fault = "it is not text"
+    else:
+        if not (path.is_dir() or content.scalars):
+            return content
+        fault = "it is a folder" if path.is_dir() else f"{content.scalars[0]} is in no [section]"
+    restore = "mend it, or `git checkout .dvc/config`"
+    remedy = "mend or delete it" if path.name == "config.local" else restore
+    raise UserError(f"{path} is damaged, {fault}: {remedy}")
+
+
+def _edit(path: Path, changes: dict[str, dict[str, str | None]], *, private: bool = False) -> None:
+    """Set values in one file, or drop those that are None; comments and all else stay."""
+    content = _parsed(path)
     before = content.dict()
     for section, values in changes.items():
         for key, value in values.items():

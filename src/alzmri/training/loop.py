@@ -178,8 +178,8 @@ def recalibrate(model: nn.Module, prepared: Prepared, device: torch.device) -> N
     batches = -(-count // BATCH_SIZE)
 
     def inputs() -> Iterator[Tensor]:
-        # Strided, because the manifest is sorted by class: a batch of one class has too small a
-        # variance. So are the batches of one size, which weigh the same in the average.
+        # Strided: the manifest is sorted by class, and the variance within a batch of one class
+        # is too small. Strided batches also have one size, as their plain average wants it.
         for first in range(batches):
             yield normalise(torch.from_numpy(prepared.images[chosen[first::batches]]).to(device))
 

@@ -1,5 +1,6 @@
 """What a training run leaves behind, and what it says on the way."""
 
+import io
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 import alzmri
 from alzmri import terminal
 from alzmri.data.prepared import Prepared
-from alzmri.files import replacing, replacing_directory, write_csv, write_json
+from alzmri.files import replacing_directory, write_bytes, write_csv, write_json
 from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD
 from alzmri.params import Params
@@ -43,15 +44,14 @@ def write(run: Run, prepared: Prepared, params: Params) -> None:
     with replacing_directory(saved.MODELS) as directory:
         saved.save(directory, run.best_weights, card(prepared, params))
         if params.train.keep_last:
-            with replacing(directory / "last.pt") as temporary:
-                torch.save(
-                    {
-                        "model": run.model.state_dict(),
-                        "optimizer": run.optimizer.state_dict(),
-                        "epoch": run.history[-1].epoch,
-                    },
-                    temporary,
-                )
+            buffer = io.BytesIO()
+            state = {
+                "model": run.model.state_dict(),
+                "optimizer": run.optimizer.state_dict(),
+                "epoch": run.history[-1].epoch,
+            }
+            torch.save(state, buffer)
+            write_bytes(directory / "last.pt", buffer.getvalue())
     best = run.best
     assert best is not None
     scores = asdict(best)
