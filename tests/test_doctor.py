@@ -1,5 +1,6 @@
 """`alzmri doctor`: each check against the real condition that it is there for."""
 
+import base64
 import fcntl
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from alzmri.doctor import examine, machine, queue, remote, repository
+from alzmri.doctor import examine, machine, queue, remote, repository, source
 from alzmri.doctor.finding import Level
 
 PROJECT = Path(__file__).parents[1]
@@ -46,7 +47,7 @@ def git(root: Path, *words: str) -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, free_block: Callable[[], int]) -> Path:
     """A repository with which all is well but for the store, which is down."""
     root = tmp_path / "repo"
     shutil.copytree(
@@ -54,13 +55,11 @@ def root(tmp_path: Path) -> Path:
         root / ".dvc",
         ignore=shutil.ignore_patterns("config.local", "cache", "tmp"),
     )
+    shutil.copy(PROJECT / "params.yaml", root)
     (root / ".dvc" / "plots.html").touch()
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
     (root / ".dvc" / "config.local").write_text(
         "['remote \"store\"']\naccess_key_id = a\nsecret_access_key = b\n"
-        f"endpointurl = http://127.0.0.1:{port}\n"
+        f"endpointurl = http://127.0.0.1:{free_block()}\n"
     )
     (root / "src").mkdir()
     (root / "src" / "train.py").touch()
@@ -178,6 +177,16 @@ def test_lock_of_a_running_command(root):
     assert repository.lock(root).level is Level.OK
 
 
+def test_lock_that_cannot_be_written(root):
+    """As in a read-only repository. Nobody, not even root, may write to a running program."""
+    lock = root / ".dvc" / "tmp" / "lock"
+    lock.parent.mkdir()
+    shutil.copy(shutil.which("cat"), lock)
+    with subprocess.Popen([lock], stdin=subprocess.PIPE) as running:
+        assert repository.lock(root).level is Level.OK
+        running.stdin.close()
+
+
 def test_path_locks_of_the_dead_the_strange_and_the_damaged(root):
     path = root / ".dvc" / "tmp" / "rwlock"
     path.parent.mkdir()
@@ -196,20 +205,169 @@ def test_path_locks_of_the_dead_the_strange_and_the_damaged(root):
     assert f"rm {path}" in damaged.remedy
 
 
-def test_store_that_refuses(root):
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
+@pytest.fixture
+def silent(root):
+    """A default remote that accepts connections and never answers, until it is closed."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
         shared = root / ".dvc" / "config"
         shared.write_text(
             shared.read_text().replace("remote = store", "remote = team")
             + "['remote \"team\"']\nurl = s3://bucket/x\n"
-            f"endpointurl = http://127.0.0.1:{silent.getsockname()[1]}\n"
+            f"endpointurl = http://127.0.0.1:{server.getsockname()[1]}\n"
             "access_key_id = a\nsecret_access_key = b\nregion = us-east-1\n"
         )
-        finding = remote.remote(root, may_be_down=True)
+        yield server
+
+
+def test_store_that_refuses(root, silent):
+    finding = remote.remote(root, may_be_down=True)
     assert finding.level is Level.FAIL
     assert "no answer within" in finding.message
+
+
+def test_findings_are_printed_as_they_come(root, silent):
+    with subprocess.Popen(
+        [sys.executable, "-c", DOCTOR], cwd=root, stdout=subprocess.PIPE, text=True
+    ) as slow:
+        assert "python" in slow.stdout.readline()
+        while "queue" not in slow.stdout.readline():
+            assert slow.poll() is None
+        connection, _ = silent.accept()
+        assert slow.poll() is None
+        connection.close()
+        silent.close()
+        assert "FAIL  store" in slow.stdout.read()
+
+
+def configure(root: Path, content: str | bytes) -> Path:
+    path = root / ".dvc" / "config.local"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://127.0.0.1:abc", "http://127.0.0.1:99999", "http://[::1", "http://[::1]:8333", "here"],
+)
+def test_endpoint_of_the_local_store_that_cannot_be_used(root, endpoint):
+    path = configure(root, f"['remote \"store\"']\nendpointurl = {endpoint}\n")
+    finding = remote.remote(root, may_be_down=True)
+    assert finding.level is Level.FAIL
+    assert f"{path}: endpointurl of remote 'store'" in finding.message
+
+
+def test_endpoint_elsewhere_that_cannot_be_used(root, silent):
+    shared = root / ".dvc" / "config"
+    shared.write_text(shared.read_text().replace(f":{silent.getsockname()[1]}", ":99999"))
+    finding = remote.remote(root, may_be_down=True)
+    assert finding.level is Level.FAIL
+    assert f"{shared}: endpointurl of remote 'team'" in finding.message
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", "[core\n", "secret\n", "core = 1\n"])
+def test_damaged_configuration(root, content):
+    path = configure(root, content)
+    finding = remote.remote(root, may_be_down=True)
+    assert finding.level is Level.FAIL
+    assert str(path) in finding.message
+    assert "mend or delete it" in finding.message
+
+
+def test_file_in_the_place_of_the_store(root):
+    (root / ".store").touch()
+    finding = remote.remote(root, may_be_down=True)
+    assert finding.level is Level.FAIL
+    assert str(root / ".store") in finding.message
+
+
+def test_a_check_that_the_system_refuses_is_a_finding_and_the_others_run(root):
+    (root / ".dvc" / "tmp" / "lock").mkdir(parents=True)
+    (root / ".dvc" / "config.local").unlink()
+    (root / ".dvc" / "config.local").mkdir()
+    found = {finding.subject: finding for finding in examine(root)}
+    assert found["lock"].level is Level.FAIL
+    assert f"Is a directory: {root / '.dvc' / 'tmp' / 'lock'}" in found["lock"].message
+    assert found["path locks"].level is Level.OK
+    assert found["store"].level is Level.FAIL
+    assert "it is a folder" in found["store"].message
+
+
+def test_git_that_is_not_installed(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = {finding.subject: finding for finding in examine(root)}
+    assert (found["git"].level, found["git"].remedy) == (Level.FAIL, "install git")
+    assert not {"git commit", "git identity", "source"} & found.keys()
+    assert found["plots"].level is Level.OK
+    assert found["store"].level is Level.WARN
+
+
+def test_parameters_that_a_stage_would_refuse(root):
+    path = root / "params.yaml"
+    assert source.parameters(root).level is Level.OK
+    path.write_text(path.read_text().replace("  lr: 0.0001", "  lr: -1"))
+    finding = source.parameters(root)
+    assert finding.level is Level.FAIL
+    assert "train.lr" in finding.message
+    assert "data" not in {finding.subject for finding in examine(root)}
+    path.unlink()
+    assert source.parameters(root).level is Level.FAIL
+
+
+@pytest.fixture
+def kaggle(root) -> Path:
+    """Where the collection that params.yaml names would be; nothing is there."""
+    path = root / "params.yaml"
+    path.write_text(path.read_text().replace("source: phantom", "source: kaggle"))
+    (root / "data").mkdir()
+    return root / "data" / "kaggle"
+
+
+def test_collection_that_is_absent(root, kaggle):
+    nowhere = source.collection(root)
+    assert nowhere.level is Level.FAIL
+    assert "alzmri data import SOURCE --name kaggle" in nowhere.remedy
+    kaggle.with_name("kaggle.dvc").touch()
+    elsewhere = source.collection(root)
+    assert elsewhere.level is Level.FAIL
+    assert "dvc pull data/kaggle" in elsewhere.remedy
+    kaggle.touch()
+    assert "no folder" in source.collection(root).message
+    kaggle.unlink()
+    (kaggle / "NonDemented").mkdir(parents=True)
+    (kaggle / "NonDemented" / "é.jpg").touch()
+    assert source.collection(root).level is Level.OK
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: os.mkfifo(folder / "pipe"),
+        lambda folder: (folder / "lost").symlink_to("nowhere"),
+        lambda folder: (folder / "circle").symlink_to("circle"),
+        lambda folder: Path(os.fsdecode(bytes(folder) + b"/\xff.jpg")).touch(),
+        lambda folder: Path(os.fsdecode(bytes(folder) + b"/\xff")).mkdir(),
+    ],
+    ids=["pipe", "link to nothing", "link to itself", "file name", "folder name"],
+)
+def test_collection_on_which_dvc_hangs_or_crashes(root, kaggle, make):
+    folder = kaggle / "train" / "NonDemented"
+    folder.mkdir(parents=True)
+    make(folder)
+    finding = source.collection(root)
+    assert finding.level is Level.FAIL
+    assert "data/kaggle/train/NonDemented/" in finding.message
+    assert finding.message.isascii()
+
+
+def test_collection_of_links(root, kaggle):
+    kaggle.mkdir()
+    (kaggle / "link.jpg").symlink_to(root / "params.yaml")
+    (kaggle / "up").symlink_to("..")
+    finding = source.collection(root)
+    assert finding.level is Level.WARN
+    assert "2 symbolic links" in finding.message
 
 
 def test_proxy_before_the_store(root, monkeypatch):
@@ -218,6 +376,37 @@ def test_proxy_before_the_store(root, monkeypatch):
     finding = remote.remote(root, may_be_down=False)
     assert finding.level is Level.FAIL
     assert "NO_PROXY" in finding.remedy
+
+
+def message(body: object) -> str:
+    encoded = base64.b64encode(json.dumps(body).encode()).decode()
+    return json.dumps({"headers": {"id": "task"}, "body": encoded})
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "[]",
+        "{",
+        '{"headers": 1}',
+        '{"headers": {"id": "a"}, "body": 3}',
+        '{"headers": {"id": "a"}, "body": null}',
+        message([]),
+        message(None),
+        message([[None]]),
+        message([[{"name": None, "stash_rev": 3}]]),
+    ],
+)
+def test_damaged_queue_files_hide_no_task(root, damaged):
+    celery = root / ".dvc" / "tmp" / "exps" / "celery"
+    processed = celery / "broker" / "processed"
+    processed.mkdir(parents=True)
+    (processed / "1.celery.msg").write_text(damaged)
+    (celery / "dvc-exp-worker-1.json").write_text("[1]")
+    (celery / "dvc-exp-worker-2.json").write_text('{"pid": 1e400}')
+    assert queue.stranded_tasks(root).level is Level.OK
+    (processed / "2.celery.msg").write_text(message([[{"name": "stuck"}], {}, {}]))
+    assert "dvc queue kill stuck" in queue.stranded_tasks(root).remedy
 
 
 def eventually(condition: Callable[[], object]) -> None:

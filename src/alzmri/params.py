@@ -39,7 +39,7 @@ def _number(value: object) -> object:
 Number = Annotated[float, BeforeValidator(_number)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
 
 class _Section(BaseModel):

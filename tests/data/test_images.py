@@ -161,10 +161,11 @@ def test_truncated_jpeg_filled_up_with_zeros(tmp_path: Path, picture: Image.Imag
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_truncated_jpeg_with_an_end_marker(
-    tmp_path: Path, picture: Image.Image, mode: str, progressive: bool, share: float
+    tmp_path: Path, draw: Draw, mode: str, progressive: bool, share: float
 ) -> None:
     path = tmp_path / "x.jpg"
-    picture.convert(mode).save(path, progressive=progressive)
+    colours = np.stack([np.tile(draw(seed), (4, 4)) for seed in range(3)], axis=-1)
+    Image.fromarray(colours).convert(mode).save(path, progressive=progressive)
     whole = path.read_bytes()
     assert decode(path)
     start = whole.index(b"\xff\xda") + 14

@@ -1,6 +1,8 @@
 """Importing published releases into a real git and DVC repository."""
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -14,14 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner
 
 from alzmri.data import sources
 from alzmri.data.classes import CLASSES, FOLDERS
 from alzmri.data.cli import data_app
+from alzmri.data.images import Unreadable
 from alzmri.data.importing import Report, import_collection, survey
 from alzmri.errors import EnvironmentFault, UserError
 
@@ -47,7 +54,7 @@ def root(template: Path, tmp_path: Path) -> Path:
 def untracked(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     """The same, without the seconds that DVC takes at the end of an import."""
 
-    def leave_it(name: str, root: Path) -> None:
+    def leave_it(name: str, root: Path, *, fresh: bool) -> None:
         """In place of ``dvc add`` and ``git add``."""
 
     monkeypatch.setattr("alzmri.data.importing._track", leave_it)
@@ -202,6 +209,81 @@ def test_unusable_parquet(untracked: Path, tmp_path: Path, monkeypatch: pytest.M
         bring(file, untracked)
 
 
+def column(path: Any = None, content: Any = b"x") -> pa.Array:
+    return pa.array([{"bytes": content, "path": path}])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (column(path=b"\xff.jpg"), "image.path is of type binary"),
+        (column(path=3), "image.path is of type int64"),
+        (column(content="x"), "holds no bytes"),
+        (column(content=3), "holds no bytes"),
+        (pa.array([[b"x"]]), "holds no bytes"),
+        (pa.array([None], pa.struct([("bytes", pa.binary())])), "rejected"),
+        (pa.array([b"\xff"], pa.binary(1)), "holds no bytes"),
+    ],
+)
+def test_parquet_of_other_types(
+    untracked: Path, tmp_path: Path, image: pa.Array, message: str
+) -> None:
+    file = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": image, "label": [0]}), file)
+    assert message in refused(file, untracked)
+
+
+def test_parquet_with_a_column_twice(untracked: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.parquet"
+    table = pa.table([column(), column(), pa.array([0])], names=["image", "image", "label"])
+    pq.write_table(table, file)
+    assert "several columns" in refused(file, untracked)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_containers_never_escape(containers: list[Path], data: st.DataObject) -> None:
+    """Whatever happens to an archive or a table, it is read or refused in one sentence."""
+    source = data.draw(st.sampled_from(containers))
+    content = bytearray(source.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    damaged = source.with_name(f"damaged{source.suffix}")
+    damaged.write_bytes(content)
+    with (
+        contextlib.suppress(UserError),
+        sources.members(damaged, room=10**9) as (found, _),
+    ):
+        for member in found:
+            with contextlib.suppress(Unreadable):
+                member.read()
+
+
+@pytest.fixture(scope="module")
+def containers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Small archives of every compression, and a table."""
+    folder = tmp_path_factory.mktemp("containers")
+    content = np.random.default_rng(0).bytes(300)
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(folder / f"{method}.zip", "w", method) as file:
+            file.writestr("MildDemented/x.jpg", content)
+    cells = [{"bytes": content, "path": f"{number}.jpg"} for number in range(4)]
+    pq.write_table(pa.table({"image": cells, "label": [0, 1, 2, 3]}), folder / "x.parquet")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_members(release: Path, untracked: Path, tmp_path: Path, method: int) -> None:
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w", method) as file:
+        for path in sorted(release.rglob("*.jpg")):
+            file.write(path, path.relative_to(release))
+    content = bytearray(archive.read_bytes())
+    content[60:200] = bytes(140)
+    archive.write_bytes(content)
+    assert f"{archive} is damaged (" in refused(archive, untracked)
+
+
 def test_archives_made_to_harm(archive: Path, untracked: Path, tmp_path: Path) -> None:
     for name in ("../../evil.jpg", "/etc/evil.jpg", "MildDemented/..\\..\\evil.jpg"):
         slip = tmp_path / "slip.zip"
@@ -273,6 +355,27 @@ def test_odd_names(
     ]
 
 
+def test_long_names(
+    release: Path, untracked: Path, tmp_path: Path, draw: Callable[..., Any]
+) -> None:
+    archive = tmp_path / "long.zip"
+    shutil.make_archive(str(archive.with_suffix("")), "zip", release)
+    names = {"a" * 300 + ".jpg", "a" * 301 + ".jpg", "b\n" * 60 + ".PNG", "ä" * 200, "c.jpg"}
+    with zipfile.ZipFile(archive, "a") as file:
+        for number, name in enumerate(sorted(names)):
+            for above in ("train", "x" * 250):
+                content = io.BytesIO()
+                Image.fromarray(draw(number, len(above))).save(content, "PNG")
+                file.writestr(f"{above}/MildDemented/{name}", content.getvalue())
+    report = bring(archive, untracked)
+    assert len(report.collection.entries) == 24 + 2 * len(names)
+    assert report.collection.rejected == ()
+    before = digests(untracked / "data" / "mine")
+    assert sum(path.endswith(".PNG") for path in before) == 2
+    bring(archive, untracked, force=True)
+    assert digests(untracked / "data" / "mine") == before
+
+
 def test_too_many_unusable_images(release: Path, untracked: Path) -> None:
     for number in range(4):
         (release / "test" / "Mild_Demented" / f"bad{number}.jpg").write_text("text")
@@ -307,7 +410,9 @@ def test_subjects_with_faults(release: Path, untracked: Path) -> None:
     assert "test/Mild_Demented/1.jpg is not listed" in refused(release, untracked)
 
 
-@pytest.mark.parametrize("name", ["", "Kaggle", "../x", "a b", "-x", "phantom", "prepared"])
+@pytest.mark.parametrize(
+    "name", ["", "Kaggle", "../x", "a b", "-x", "phantom", "prepared", "x" * 65, "x\n"]
+)
 def test_names(release: Path, untracked: Path, name: str) -> None:
     with pytest.raises(UserError, match="cannot name a collection"):
         import_collection(release, name, force=False, root=untracked)
@@ -335,9 +440,36 @@ def test_outside_a_repository(release: Path, tmp_path: Path) -> None:
 
 
 def test_dvc_refuses(release: Path, root: Path) -> None:
-    (root / ".dvc" / "config").write_text("[nonsense")
-    with pytest.raises(EnvironmentFault, match="could not be added"):
+    config = root / ".dvc" / "config"
+    config.write_text("[core]\nnonsense = 1")
+    with pytest.raises(EnvironmentFault, match="could not be added") as caught:
         bring(release, root)
+    assert "ERROR: configuration error" in str(caught.value)
+    assert "nothing was imported" in str(caught.value)
+    assert list((root / "data").iterdir()) == []
+    config.write_text("")
+    assert len(bring(release, root).collection.entries) == 24
+
+
+def test_git_refuses(release: Path, root: Path, write: Write) -> None:
+    lock = root / ".git" / "index.lock"
+    lock.touch()
+    with pytest.raises(EnvironmentFault, match=r"fatal: .*index\.lock"):
+        bring(release, root)
+    assert list((root / "data").iterdir()) == []
+    lock.unlink()
+    bring(release, root)
+    before = digests(root / "data")
+    write(release / "train" / "Mild_Demented" / "new.jpg", 77)
+    lock.touch()
+    with pytest.raises(EnvironmentFault, match=r"holds the new images.*--force.*dvc checkout"):
+        bring(release, root, force=True)
+    lock.unlink()
+    assert (root / "data" / "mine" / "MildDemented" / "new.jpg").exists()
+    checkout = ("checkout", "--quiet", "--force", "data/mine.dvc")
+    subprocess.run((sys.executable, "-m", "dvc", *checkout), cwd=root, check=True)
+    assert digests(root / "data") == before
+    assert len(bring(release, root, force=True).collection.entries) == 25
 
 
 KILLED = """
@@ -369,15 +501,57 @@ def test_commands(
 
 
 def test_check_ends_as_prepare_would(
-    release: Path, untracked: Path, monkeypatch: pytest.MonkeyPatch
+    release: Path, untracked: Path, monkeypatch: pytest.MonkeyPatch, write: Write
 ) -> None:
+    for stage, folder in enumerate(RELEASED):
+        for slice_number in range(2):  # a third person, for a split to have enough
+            write(release / "train" / folder / f"third{slice_number}.jpg", 50 + stage, slice_number)
     repository = Path(__file__).parents[2]
     shutil.copy(repository / "params.yaml", untracked)
     monkeypatch.chdir(untracked)
     bring(release, Path())
     fine = CliRunner().invoke(data_app, ["check", "mine"])
     assert fine.exit_code == 0, fine.output
+    alone = Path("data/mine/subjects.csv")
+    paths = [path.relative_to("data/mine") for path in Path("data/mine").rglob("*.jpg")]
+    alone.write_text("path,subject\n" + "".join(f"{path},S1\n" for path in paths))
+    divided = CliRunner().invoke(data_app, ["check", "mine"])
+    assert isinstance(divided.exception, UserError)
+    assert "too few subjects (1)" in str(divided.exception)
+    assert "1 people have images in several classes" in divided.output
+    by_pixels = Path("params.yaml").read_text().replace("subjects: auto", "subjects: pixels")
+    Path("params.yaml").write_text(by_pixels)
+    assert CliRunner().invoke(data_app, ["check", "mine"]).exit_code == 0
     shutil.rmtree("data/mine/MildDemented")
     broken = CliRunner().invoke(data_app, ["check", "mine"])
     assert isinstance(broken.exception, UserError)
     assert "no usable image of Mild Demented" in str(broken.exception)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../..", "/data", "prepared", "Kaggle"])
+def test_check_takes_names_only(
+    untracked: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(untracked)
+    refusal = CliRunner().invoke(data_app, ["check", name]).exception
+    assert isinstance(refusal, UserError)
+    assert "cannot name a collection" in str(refusal)
+
+
+def test_volumes_are_warned_of(
+    release: Path, untracked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(untracked)
+    (release / "train" / "Mild_Demented" / "brain.nii.gz").write_bytes(b"volume")
+    imported = CliRunner().invoke(data_app, ["import", str(release), "--name", "mine"])
+    assert imported.exit_code == 0, imported.output
+    assert "1 DICOM or NIfTI files are not read: export them as slices" in imported.output
+
+
+def test_survey_with_a_table_that_is_none(release: Path, untracked: Path) -> None:
+    bring(release, untracked)
+    mine = untracked / "data" / "mine"
+    (mine / "subjects.csv").symlink_to("gone.csv")
+    with pytest.raises(UserError, match="symbolic link"):
+        survey(mine)
+    assert len(set(survey(mine, people_from="pixels").people)) == 8

@@ -24,15 +24,17 @@ def repaired(repo, expected: dict[str, bytes]) -> bool:
 
 
 @pytest.mark.parametrize("sizes", [(LARGE,), (200_000,) * 150], ids=["parts", "files"])
-def test_dvc_killed_while_pushing(store_repo, eventually, sizes):
-    store_repo.track("data", *sizes)
-    expected = store_repo.contents("data")
-    push = store_repo.start("dvc", "push")
-    eventually(lambda: stored_bytes(store_repo) > 10_000_000)
+def test_dvc_killed_while_pushing(shared_store, tmp_path, eventually, sizes):
+    repo = shared_store.clone(tmp_path / "checkout")
+    repo.track("data", *sizes)
+    expected = repo.contents("data")
+    before = stored_bytes(shared_store)
+    push = repo.start("dvc", "push")
+    eventually(lambda: stored_bytes(shared_store) > before + 10_000_000)
     push.kill()
     assert push.wait(10) != 0
     # Nothing half-pushed is in the store: what is there already pulls whole.
-    assert repaired(store_repo, expected)
+    assert repaired(repo, expected)
 
 
 def test_server_killed_while_pushing(store_repo, eventually):

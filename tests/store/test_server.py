@@ -12,12 +12,14 @@ import psutil
 from alzmri.store import server, settings
 
 
-def test_up_and_down_do_nothing_twice(new_repo):
+def test_up_and_down_do_nothing_twice_nor_both_of_two_at_once(new_repo):
     repo = new_repo("repo")
-    first, again = repo.store("up"), repo.store("up")
-    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
-    assert "store started" in first.stdout
-    assert "already up" in again.stdout
+    both = [repo.start(*repo.command("up")) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    data = f"-dir={repo.root / '.store' / 'data'}"
+    servers = [p for p in psutil.process_iter(["cmdline"]) if data in (p.info["cmdline"] or [])]
+    assert len(servers) == 1
+    assert "already up" in repo.store("up").stdout
     assert repo.store("status").returncode == 0
     assert "stopped" in repo.store("down").stdout
     assert server.find(repo.root) is None
@@ -25,15 +27,6 @@ def test_up_and_down_do_nothing_twice(new_repo):
     status = repo.store("status")
     assert status.returncode == 1
     assert "alzmri store up" in status.stderr
-
-
-def test_two_ups_at_once_start_one_server(new_repo):
-    repo = new_repo("repo")
-    both = [repo.start(*repo.command("up")) for _ in range(2)]
-    assert [process.wait(60) for process in both] == [0, 0]
-    data = f"-dir={repo.root / '.store' / 'data'}"
-    servers = [p for p in psutil.process_iter(["cmdline"]) if data in (p.info["cmdline"] or [])]
-    assert len(servers) == 1
 
 
 def test_status_names_the_open_filer_port(shared_store):
@@ -144,7 +137,27 @@ def test_lost_keys_are_noticed_and_mended(store_repo):
     assert refused.returncode == 1
     assert "alzmri store down" in refused.stderr
     store_repo.store("down")
-    assert store_repo.store("up").returncode == 0
+    assert "store started" in store_repo.store("up").stdout
+
+
+def test_endpoint_that_cannot_be_used_names_its_file(new_repo):
+    repo = new_repo("repo")
+    path = repo.root / ".dvc" / "config.local"
+    for endpoint in ("http://127.0.0.1:abc", "http://127.0.0.1:99999", "http://[::1"):
+        path.write_text(f"['remote \"store\"']\nendpointurl = {endpoint}\n")
+        refused = repo.store("up")
+        assert refused.returncode == 2
+        assert f"{path}: endpointurl of remote 'store'" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+
+
+def test_file_in_the_place_of_the_folder(new_repo):
+    repo = new_repo("repo")
+    (repo.root / ".store").touch()
+    refused = repo.store("up")
+    assert refused.returncode == 2
+    assert f"{repo.root / '.store'} is no folder" in refused.stderr
+    assert "move it away" in refused.stderr
 
 
 def test_proxy_for_loopback_is_named(new_repo):

@@ -1,12 +1,12 @@
 """`alzmri store run`: the store is up for one command and left as it was."""
 
 import signal
+from functools import partial
 from pathlib import Path
 
 import psutil
-import pytest
 
-from alzmri.store import server
+from alzmri.store import server, settings
 
 
 def test_store_is_up_only_for_the_command(new_repo):
@@ -22,30 +22,61 @@ def test_store_that_was_up_stays_up(shared_store):
     assert server.find(shared_store.root) is not None
 
 
+def test_the_last_command_takes_the_store_down(new_repo, eventually):
+    """Neither the one that started it while others run, nor is it left after one was killed."""
+    repo = new_repo("repo")
+    runs = []
+    for name in ("first", "second", "killed"):
+        wait = f"touch {name}; until [ -e {name}.end ]; do sleep 0.05; done"
+        runs.append(repo.start(*repo.command("run", "--", "sh", "-c", wait)))
+        eventually((repo.root / name).exists)
+    first, second, killed = runs
+    killed.kill()
+    (repo.root / "killed.end").touch()
+    (repo.root / "first.end").touch()
+    assert first.wait(30) == 0
+    assert server.find(repo.root) is not None
+    (repo.root / "second.end").touch()
+    assert second.wait(30) == 0
+    assert server.find(repo.root) is None
+
+
+def test_store_that_was_brought_up_meanwhile_stays_up(new_repo):
+    repo = new_repo("repo")
+    done = repo.store("run", "--", *repo.command("up"))
+    assert done.returncode == 0, done.stderr
+    assert "already up" in done.stdout
+    assert server.find(repo.root) is not None
+
+
 def test_unknown_command(new_repo):
     repo = new_repo("repo")
     done = repo.store("run", "--", "no-such-command")
     assert done.returncode == 2
     assert "no such command: no-such-command" in done.stderr
-    assert server.find(repo.root) is None
+    assert not (repo.root / ".store").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_the_command_and_the_store(new_repo, eventually, number):
-    repo = new_repo("repo")
-    run = repo.start(*repo.command("run", "--", "sh", "-c", "sleep 300; touch survived"))
-    sleeping: list[psutil.Process] = []
+def sleeping(run: psutil.Popen) -> list[psutil.Process]:
+    return [process for process in run.children(recursive=True) if process.name() == "sleep"]
 
-    def asleep() -> bool:
-        sleeping[:] = [p for p in run.children(recursive=True) if p.name() == "sleep"]
-        return bool(sleeping)
 
-    eventually(asleep)
-    run.send_signal(number)
-    assert run.wait(30) == 128 + number
-    assert not sleeping[0].is_running()
-    assert server.find(repo.root) is None
-    assert not Path(repo.root / "survived").exists()
+def test_signal_ends_the_command_and_the_store(new_repo, eventually):
+    started = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        repo = new_repo(number.name)
+        words = repo.command("run", "--", "sh", "-c", "sleep 300; touch survived")
+        started.append((number, repo, repo.start(*words)))
+    below = []
+    for number, _, run in started:
+        eventually(partial(sleeping, run))
+        below += sleeping(run)
+        run.send_signal(number)
+    for number, repo, run in started:
+        assert run.wait(30) == 128 + number
+        assert server.find(repo.root) is None
+        assert not Path(repo.root / "survived").exists()
+    assert not any(process.is_running() for process in below)
 
 
 def test_signal_during_the_start_leaves_no_server(new_repo, eventually):
@@ -57,8 +88,16 @@ def test_signal_during_the_start_leaves_no_server(new_repo, eventually):
     assert server.find(repo.root) is None
 
 
-def test_other_remote_needs_no_server(new_repo):
-    repo = new_repo("repo")
-    assert repo.store("use", "s3://elsewhere/dvc", "--no-check").returncode == 0
-    assert repo.store("run", "--", "sh", "-c", "exit 3").returncode == 3
+def test_other_remote_needs_no_server_but_must_answer(new_repo, shared_store):
+    repo, there = new_repo("repo"), settings.default(shared_store.root)
+    words = ("use", "s3://alzmri/dvc", "--endpoint-url", there.endpoint, "--no-check")
+    assert repo.store(*words).returncode == 0
+    keys = {"AWS_ACCESS_KEY_ID": there.key, "AWS_SECRET_ACCESS_KEY": there.secret}
+    assert repo.store("run", "--", "sh", "-c", "exit 3", **keys).returncode == 3
+    wrong = keys | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+    refused = repo.store("run", "--", "touch", "ran", **wrong)
+    assert refused.returncode == 1
+    assert "the key is wrong" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not (repo.root / "ran").exists()
     assert not (repo.root / ".store").exists()

@@ -64,6 +64,7 @@ def test_address_is_for_all_and_profile_for_this_machine(new_repo):
         (["s3://ab"], "s3://bucket/prefix"),
         (["s3://KEY:SECRET@bucket/x"], "s3://bucket/prefix"),
         (["s3://bucket/x", "--endpoint-url", "ftp://host"], "--endpoint-url"),
+        (["s3://bucket/x", "--endpoint-url", "http://host:99999"], "--endpoint-url"),
         (["local", "--profile", "x"], "takes no profile"),
     ],
 )
@@ -75,6 +76,19 @@ def test_mistakes_change_nothing(new_repo, words, said):
     assert said in refused.stderr
     assert "SECRET" not in refused.stderr
     assert configuration(repo) == before
+
+
+def test_damaged_configuration_is_left_and_its_keys_are_not_shown(new_repo):
+    repo = new_repo("repo")
+    path = repo.root / ".dvc" / "config.local"
+    for content in (b"\xff\xfe\x00", b"[core]\nsecret_access_key SECRET\n"):
+        path.write_bytes(content)
+        refused = repo.store("use", "local")
+        assert refused.returncode == 2
+        assert f"{path} is damaged" in refused.stderr
+        assert "mend or delete it" in refused.stderr
+        assert "SECRET" not in refused.stderr
+        assert path.read_bytes() == content
 
 
 def test_bucket_that_does_not_answer_changes_nothing(new_repo, elsewhere):

@@ -80,11 +80,9 @@ def survey(
         UserError: there is no such directory, or its ``subjects.csv`` is wanted and has faults.
     """
     found, thumbnails = _read(directory, progress)
-    if people_from == "pixels" or (people_from == "auto" and not subjects.has_table(directory)):
-        people = _recognised(found.entries, thumbnails)
-    else:
-        table = directory / subjects.SUBJECTS_FILE
-        people = subjects.from_file(table, [entry.path for entry in found.entries])
+    paths = [entry.path for entry in found.entries]
+    hashes = [entry.sha256 for entry in found.entries]
+    people = subjects.find(directory, people_from, paths, thumbnails, hashes)
     return Report(found, tuple(people))
 
 
@@ -135,7 +133,8 @@ def import_collection(
         if people:
             _write_subjects(temporary / subjects.SUBJECTS_FILE, found.entries, people)
         else:
-            people = _recognised(found.entries, thumbnails)
+            hashes = [entry.sha256 for entry in found.entries]
+            people = subjects.from_pixels(thumbnails, hashes)
     _track(name, root, fresh=fresh)
     return Report(replace(found, directory=target), tuple(people))
 
@@ -217,21 +216,15 @@ def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, str], l
     return origin, rejected
 
 
-def _read(
-    directory: Path, progress: Progress | None
-) -> tuple[Collection, dict[int, images.Pixels]]:
-    """The collection and, by index, the thumbnails of its images."""
+def _read(directory: Path, progress: Progress | None) -> tuple[Collection, subjects.Thumbnails]:
+    """The collection and the thumbnails of its entries."""
     thumbnails: dict[int, images.Pixels] = {}
 
     def keep(index: int, pixels: images.Pixels) -> None:
         thumbnails[index] = images.thumbnail(pixels)
 
-    return collection.read(directory, consume=keep, progress=progress), thumbnails
-
-
-def _recognised(entries: Sequence[Entry], thumbnails: dict[int, images.Pixels]) -> list[str]:
-    stacked = np.array([thumbnails[entry.index] for entry in entries], np.uint8)
-    return subjects.from_pixels(stacked, [entry.sha256 for entry in entries])
+    found = collection.read(directory, consume=keep, progress=progress)
+    return found, np.array([thumbnails[entry.index] for entry in found.entries], np.uint8)
 
 
 def _listed(

@@ -46,13 +46,7 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     hashes = [entry.sha256 for entry in found.entries]
     labels = [MERGES[params.data.merge].get(entry.label, entry.label) for entry in found.entries]
 
-    listed = source / subjects.SUBJECTS_FILE
-    if params.split.subjects == "pixels" or (
-        params.split.subjects == "auto" and not listed.exists()
-    ):
-        people = subjects.from_pixels(thumbnails, hashes)
-    else:
-        people = subjects.from_file(listed, paths)
+    people = subjects.find(source, params.split.subjects, paths, thumbnails, hashes)
     groups = people if params.split.unit == "subject" else hashes
     parts = splits.assign(labels, groups, params.split)
 

@@ -4,6 +4,7 @@ Whatever it is, it is seen as a list of members, each with a path and a way to g
 Nothing is ever unpacked to a path that an archive chose.
 """
 
+import errno
 import io
 import json
 import stat
@@ -81,8 +82,10 @@ def _whole(file: Path, fault: str = "is damaged") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # there is hardly an exception that readers do not raise
-        # With a number it is the system's: the disk's fault, not the file's.
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):
+        # With a number it is the system's: the disk's fault, not the file's. But a seek to where
+        # a damaged file points is an invalid argument.
+        systems = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+        if isinstance(error, UserError) or systems:
             raise
         what = str(error) or type(error).__name__
         raise UserError(f"{file} {fault} ({what}): download it again") from None

@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,23 @@ _BLOCK = 2048
 _FAULTS_SHOWN = 20
 
 Thumbnails = NDArray[np.uint8]
+
+
+def find(
+    directory: Path,
+    how: Literal["auto", "file", "pixels"],
+    paths: Sequence[str],
+    thumbnails: Thumbnails,
+    sha256s: Sequence[str],
+) -> list[str]:
+    """The subject of each image of the collection in ``directory``.
+
+    ``how`` is ``split.subjects``: from the table, from the pixels, or the table if there is one.
+    Raises what :func:`from_file` raises.
+    """
+    if how == "pixels" or (how == "auto" and not has_table(directory)):
+        return from_pixels(thumbnails, sha256s)
+    return from_file(directory / SUBJECTS_FILE, paths)
 
 
 def has_table(directory: Path) -> bool:

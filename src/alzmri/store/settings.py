@@ -229,7 +229,7 @@ def _endpoint(root: Path, name: str, url: str | None) -> str | None:
         return url
     private = "endpointurl" in _parsed(_private(root)).get(_section(name), {})
     path = _private(root) if private else _shared(root)
-    raise UserError(f"{path}: the endpointurl of remote {name!r} is none: write {wanted}")
+    raise UserError(f"{path}: endpointurl of remote {name!r} cannot be used: write {wanted}")
 
 
 def _is_loopback(url: str) -> bool:
