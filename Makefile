@@ -40,7 +40,7 @@ $(READY): requirements.txt pyproject.toml
 	  "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
 	    && { found=$$python; break; }; \
 	done; \
-	test -n "$$found" || { echo "error: no Python 3.11 or 3.12 found: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	test -n "$$found" || { echo "error: $(if $(PYTHON),$(PYTHON) is not Python 3.11 or 3.12,no Python 3.11 or 3.12 found): install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }; \
 	"$$found" -m venv .venv || { echo "error: $$found cannot make a virtual environment: install its venv package (Debian: apt install python3-venv)" >&2; exit 1; }
 	@echo "installing the pinned packages into .venv (once, one to five minutes)"
 	@python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
