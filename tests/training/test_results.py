@@ -1,0 +1,84 @@
+"""What a run leaves behind can be read back, and says where it comes from."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from alzmri.models import saved
+from alzmri.models.saved import subject_digest
+from alzmri.training import results
+from alzmri.training.loop import train
+
+
+@pytest.fixture
+def written(prepared, make_params, tmp_path, monkeypatch):
+    """A function that trains two epochs and writes the results into an empty folder."""
+
+    def run(**settings):
+        params = make_params(
+            train={"epochs": 2, "batch_size": 16, **settings},
+            model={"name": "lenet"},
+            data={"image_size": 32},
+        )
+        monkeypatch.chdir(tmp_path)
+        with results.reporting(2) as (on_step, on_epoch):
+            done = train(prepared, params, torch.device("cpu"), on_step, on_epoch)
+        results.write(done, prepared, params)
+        return done, tmp_path
+
+    return run
+
+
+def test_the_best_weights_come_back(written):
+    run, folder = written()
+    model, card = saved.load(folder / "models")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, run.best_weights[name])
+    assert card.classes[0] == "Non Demented"
+    assert subject_digest("0-0") in card.training_subjects
+    assert card.parameters["train"]["epochs"] == 2
+    assert "phantom" not in card.parameters
+
+
+def test_history_and_metrics_tell_the_same_story(written):
+    run, folder = written()
+    with (folder / "plots/history.csv").open() as handle:
+        history = list(csv.DictReader(handle))
+    metrics = json.loads((folder / "metrics/train.json").read_text())
+    assert len(history) == metrics["epochs"] == 2
+    best = history[metrics["best_epoch"] - 1]
+    assert float(best["val_loss"]) == pytest.approx(metrics["val_loss"], rel=1e-5)
+    assert float(best["lr"]) == 1e-4
+    assert metrics["parameters"] == sum(p.numel() for p in run.model.parameters())
+    assert metrics["split"] == {"unit": "subject"}
+
+
+def test_the_last_state_is_kept_on_request_and_loads_without_pickle(written):
+    _, folder = written()
+    assert not (folder / "models/last.pt").exists()
+    run, folder = written(keep_last=True, ema=0.9)
+    state = torch.load(folder / "models/last.pt", weights_only=True)
+    assert state["epoch"] == 2
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, state["model"][name])
+    assert state["optimizer"]["state"]
+
+
+def test_the_same_run_writes_the_same_bytes(written):
+    contents = []
+    for _ in range(2):
+        _, folder = written(keep_last=True)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        contents.append([path.read_bytes() for path in files])
+    assert contents[0] == contents[1]
+
+
+def test_each_epoch_is_one_line_in_a_log(written, capsys):
+    written()
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("epoch 1/2  lr 0.0001  train loss ")
+    assert shown.err == ""
