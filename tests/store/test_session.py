@@ -1,6 +1,7 @@
 """`alzmri store run`: the store is up for one command and left as it was."""
 
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,16 @@ def test_store_is_up_only_for_the_command(new_repo):
     done = repo.store("run", "--", "sh", "-c", "dvc push && exit 7")
     assert done.returncode == 7, done.stderr
     assert server.find(repo.root) is None
+
+
+def test_the_ended_server_leaves_the_process_table(new_repo):
+    """As a zombie it would still count as a process left behind."""
+    code = (
+        "import psutil; from pathlib import Path; from alzmri.store import session\n"
+        "session.run(Path.cwd(), ['true']); print(psutil.Process().children())"
+    )
+    done = new_repo("repo").run(sys.executable, "-c", code)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 def test_store_that_was_up_stays_up(shared_store):

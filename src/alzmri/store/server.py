@@ -269,6 +269,10 @@ def _stop(running: Running) -> None:
         with suppress(psutil.NoSuchProcess):
             ask()
         if ended([process], STOP_SECONDS):
+            with suppress(psutil.Error):
+                # Our own child stays in the process table until we collect it, or init after us.
+                if process.ppid() == os.getpid():
+                    process.wait(STOP_SECONDS)
             return ports.sweep(running.port)
     raise EnvironmentFault(f"the store (process {process.pid}) does not end")
 
