@@ -68,9 +68,10 @@ def test_no_keys_asks_no_cloud_for_them(checkout):
     both_fail(checkout, "Unable to locate credentials")
 
 
-def test_never_answering(checkout):
+def test_never_answering(checkout, free_block):
     with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
+        # Not any free port: the system draws from a range that the store does not take.
+        silent.bind(("127.0.0.1", free_block()))
         silent.listen(100)
         address = f":{silent.getsockname()[1]}"
         replace_in(checkout.root / ".dvc" / "config.local", f":{checkout.port}", address)
