@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -84,6 +85,27 @@ def test_a_log_gets_plain_lines():
     done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
     assert done.stderr == "reading: 3/3\n"
     assert done.stdout == "done\n"
+
+
+def test_a_line_goes_above_the_bar():
+    code = (
+        "from alzmri import terminal\n"
+        "with terminal.progress('training') as update:\n"
+        "    update(1, 2); terminal.say('epoch 1'); update(2, 2)\n"
+    )
+    parent, child = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=child,
+        stderr=child,
+        check=True,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )
+    os.close(child)
+    shown = os.read(parent, 65536).decode()
+    os.close(parent)
+    # The cursor goes back and the bar is erased before the line is written.
+    assert re.search("\r\x1b\\[2K[^\r\n]*epoch 1", shown)
 
 
 def test_a_terminal_gets_a_bar_and_colour():

@@ -79,6 +79,14 @@ def _unwind(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
+def say(line: str) -> None:
+    """Print one plain line on stdout at once, above the live bar where there is one.
+
+    ``out`` writes past the redirection that keeps lines above a bar.
+    """
+    print(line, flush=True)
+
+
 def warn(message: str) -> None:
     """Print one warning on stderr."""
     err.print("[yellow]warning:[/] ", end="")

@@ -28,7 +28,7 @@ def reporting(epochs: int) -> Iterator[tuple[terminal.Update, OnEpoch]]:
     with terminal.progress("training", in_log=False) as on_step:
 
         def on_epoch(epoch: Epoch, improved: bool) -> None:
-            terminal.out.print(
+            terminal.say(
                 f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  lr {epoch.lr:.2g}"
                 f"  train loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}"
                 f"  accuracy {epoch.val_accuracy:.4f}  macro F1 {epoch.val_macro_f1:.4f}"
