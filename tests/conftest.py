@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,16 @@ def prepared() -> Prepared:
                 path = f"{label}/{subject}_{number}.png"
                 rows.append(Row(len(rows), path, label, subject, part, f"{len(rows):064x}"))
     return Prepared(np.stack(images), tuple(rows), CLASSES)
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """A function that returns once a condition holds, and fails after 30 ``seconds``."""
+
+    def wait(condition: Callable[[], object], seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "the condition never held"
+            time.sleep(0.02)
+
+    return wait

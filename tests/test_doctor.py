@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -409,14 +408,7 @@ def test_damaged_queue_files_hide_no_task(root, damaged):
     assert "dvc queue kill stuck" in queue.stranded_tasks(root).remedy
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        time.sleep(0.1)
-
-
-def test_task_whose_worker_was_killed(root):
+def test_task_whose_worker_was_killed(root, eventually):
     (root / "dvc.yaml").write_text(
         "stages:\n  wait:\n    cmd: sleep ${seconds}\n    params: [seconds]\n"
     )
@@ -429,14 +421,14 @@ def test_task_whose_worker_was_killed(root):
     subprocess.run(["dvc", "queue", "start"], cwd=root, check=True, stdout=subprocess.DEVNULL)
     info = root / ".dvc" / "tmp" / "exps" / "celery" / "dvc-exp-worker-1.json"
     try:
-        eventually(lambda: "1 experiments" in queue.stranded_tasks(root).message)
+        eventually(lambda: "1 experiments" in queue.stranded_tasks(root).message, 60)
         assert queue.stranded_tasks(root).level is Level.OK
     finally:
-        eventually(info.exists)
+        eventually(info.exists, 60)
         worker = psutil.Process(json.loads(info.read_text())["pid"])
         for process in [worker, *worker.children(recursive=True)]:
             process.send_signal(signal.SIGKILL)
-    eventually(lambda: queue.stranded_tasks(root).level is Level.WARN)
+    eventually(lambda: queue.stranded_tasks(root).level is Level.WARN, 60)
     assert "dvc queue kill stuck" in queue.stranded_tasks(root).remedy
     subprocess.run(["dvc", "queue", "kill", "stuck"], cwd=root, check=True, capture_output=True)
     assert queue.stranded_tasks(root).level is Level.OK

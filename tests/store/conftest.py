@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -167,16 +166,3 @@ def shared_store(
     """The same, for all tests that leave it as it is; they may clone it and push to it."""
     with _repositories(tmp_path_factory.mktemp("shared"), free_block) as make:
         yield _up(make("repo"))
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], object]], None]:
-    """A function that returns once a condition holds, and fails after 30 seconds."""
-
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 30
-        while not condition():
-            assert time.monotonic() < deadline, "the condition never held"
-            time.sleep(0.02)
-
-    return wait

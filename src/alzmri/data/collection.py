@@ -11,9 +11,9 @@ from alzmri.data import images
 from alzmri.data.classes import CLASSES, FOLDERS, class_of_folder
 from alzmri.errors import UserError
 from alzmri.files import write_csv
+from alzmri.terminal import Update
 
 Consume = Callable[[int, images.Pixels], None]
-Progress = Callable[[int, int], None]
 
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
 _VOLUMES = (".dcm", ".nii", ".nii.gz")
@@ -100,7 +100,7 @@ def read(
     *,
     consume: Consume,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> Collection:
     """Judge every file below ``directory``; the result does not depend on the order of files.
 
@@ -249,7 +249,7 @@ def _judge_all(
     listing: list[tuple[str, str]],
     consume: Consume,
     workers: int | None,
-    progress: Progress | None,
+    progress: Update | None,
 ) -> Iterator[Entry | Rejected]:
     """Judge in threads; an interruption leaves at most one chunk per thread to be finished."""
 

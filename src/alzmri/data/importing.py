@@ -15,10 +15,11 @@ import numpy as np
 
 from alzmri.data import collection, images, sources, subjects
 from alzmri.data.classes import CLASSES, FOLDERS, class_of_folder
-from alzmri.data.collection import Collection, Entry, Progress, Rejected
+from alzmri.data.collection import Collection, Entry, Rejected
 from alzmri.data.sources import Member
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing_directory, write_csv
+from alzmri.terminal import Update
 
 MAX_REJECTED = 0.1
 """Of the images of a source: above this fraction something is wrong with the source."""
@@ -72,7 +73,7 @@ def survey(
     directory: Path,
     *,
     people_from: Literal["auto", "file", "pixels"] = "auto",
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> Report:
     """Judge a collection in place; ``people_from`` is ``split.subjects`` of the parameters.
 
@@ -93,7 +94,7 @@ def import_collection(
     force: bool,
     root: Path,
     max_rejected: float = MAX_REJECTED,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> Report:
     """Copy the usable images of ``source`` to ``root/data/name`` and give them to DVC and git.
 
@@ -216,7 +217,7 @@ def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, str], l
     return origin, rejected
 
 
-def _read(directory: Path, progress: Progress | None) -> tuple[Collection, subjects.Thumbnails]:
+def _read(directory: Path, progress: Update | None) -> tuple[Collection, subjects.Thumbnails]:
     """The collection and the thumbnails of its entries."""
     thumbnails: dict[int, images.Pixels] = {}
 
