@@ -8,7 +8,7 @@ unexport PYTHONPATH PYTHONHOME
 READY := .venv/.ready
 PAGE := .dvc/plots.html
 
-.PHONY: help setup repro test check docs clean
+.PHONY: help setup repro honest protocol test check docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,12 @@ repro: setup ## Run the whole pipeline on the embedded data, push everything to 
 	@alzmri doctor --before-run
 	@alzmri store run -- sh -c 'dvc repro && echo "pushing to the store" && dvc push'
 	@alzmri results
+
+honest: setup ## Cross-validate over people (SOURCE=name for another collection), write docs/results.md
+	@alzmri honest $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
+
+protocol: setup ## Run the published protocol's two settings; its slice split LEAKS (SOURCE=name)
+	@alzmri protocol $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
 test: check ## Set up, lint, check types, run every test
 	@pytest

@@ -18,6 +18,8 @@ def main() -> None:
 
     classes = merged(settings.data.merge)
     note = f"{settings.data.source}, {settings.split.unit} split"
+    if settings.data.shuffle_labels:
+        note += ", LABELS SHUFFLED between people"
     overview.write_table(Path("plots/classes.csv"), packed.rows, classes)
     overview.draw(Path("plots/classes.png"), packed.rows, classes, note)
     counts = summary(packed, settings.data.merge)

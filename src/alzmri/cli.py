@@ -7,6 +7,7 @@ import typer
 from alzmri import terminal
 from alzmri.data.cli import data_app
 from alzmri.doctor import doctor
+from alzmri.experiments.cli import honest, protocol, results
 from alzmri.store.cli import store_app
 
 app = typer.Typer(
@@ -20,6 +21,9 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
 app.command()(doctor)
+app.command()(honest)
+app.command()(protocol)
+app.command()(results)
 
 
 @app.callback()
@@ -27,14 +31,6 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """``--debug`` is read by ``terminal.run``, which sees every error."""
-
-
-@app.command()
-def results() -> None:
-    """Show the numbers of the run in this workspace, and where its plots are."""
-    from alzmri.experiments.results import show
-
-    show()
 
 
 @app.command(hidden=True)

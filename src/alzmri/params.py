@@ -63,6 +63,7 @@ class Data(_Section):
     fit: Literal["pad", "stretch"]
     merge: Literal["none", "three-class", "binary"]
     max_rejected: Fraction
+    shuffle_labels: bool
 
     @field_validator("source")
     @classmethod
@@ -130,7 +131,7 @@ class Train(_Section):
     epochs: int = Field(ge=1, le=100_000)
     schedule: Literal["constant", "cosine", "onecycle"]
     warmup: Number = Field(ge=0)
-    class_weights: Literal["none", "balanced"]
+    class_weights: Literal["none", "sqrt", "balanced"]
     label_smoothing: Number = Field(ge=0, lt=1)
     ema: Number = Field(ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"]
@@ -146,6 +147,12 @@ class Train(_Section):
         return warmup
 
 
+class Evaluate(_Section):
+    """How the test part is scored."""
+
+    temperature: bool
+
+
 class Params(_Section):
     """All of ``params.yaml``."""
 
@@ -155,6 +162,7 @@ class Params(_Section):
     augment: Augment
     model: Model
     train: Train
+    evaluate: Evaluate
 
 
 assert set(get_args(Data.model_fields["merge"].annotation)) == set(MERGES)
@@ -167,17 +175,28 @@ def load(path: Path = PARAMS_FILE) -> Params:
         UserError: with every fault at once: key, value, what is allowed, the nearest valid key.
     """
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        return parse(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UserError(f"{path} not found: run from the root of the repository") from None
+
+
+def parse(text: str | bytes, name: str) -> Params:
+    """:func:`load` for a text in memory; ``name`` is what messages call it."""
+    try:
+        content = YAML(typ="safe").load(text)
     except (YAMLError, ValueError, IndexError, RecursionError) as error:
         # The latter are how the parser fails on impossible dates, tags and depths.
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+        raise UserError(f"{name} is not valid YAML: {error}") from None
+    return check(content, name)
+
+
+def check(content: object, name: str) -> Params:
+    """:func:`load` for values; ``name`` is what messages call them."""
     try:
         return Params.model_validate(content)
     except ValidationError as error:
         faults = [f"  {_explain(fault)}" for fault in error.errors(include_url=False)]
-        raise UserError("\n".join([f"{path} has {len(faults)} fault(s):", *faults])) from None
+        raise UserError("\n".join([f"{name} has {len(faults)} fault(s):", *faults])) from None
 
 
 def _explain(fault: ErrorDetails) -> str:

@@ -3,17 +3,20 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from alzmri.errors import LeakError, UserError
 from alzmri.evaluation import report
 from alzmri.evaluation.leak import check_leak
 from alzmri.models import build, saved
+from alzmri.training.loop import Run
 from alzmri.training.results import card
 
 
 @pytest.fixture
 def trained(prepared, make_params):
-    return card(prepared, make_params(model={"name": "lenet"}))
+    params = make_params(model={"name": "lenet"})
+    return card(Run.start(prepared, params, torch.device("cpu")), prepared, params)
 
 
 @pytest.fixture
@@ -35,13 +38,13 @@ def test_a_leak_is_refused_with_the_remedy(trained, leaking):
         check_leak(trained, leaking, "subject")
 
 
-def test_a_declared_leak_is_counted_and_labelled(trained, leaking):
+def test_a_declared_leak_is_counted_and_labelled(trained, leaking, make_params):
     trained = replace(trained, data_sha256=leaking.digest)
     shared = check_leak(trained, leaking, "slice")
     assert shared == 1
-    model = build(**trained.architecture)
-    test = report.predict_test(model, leaking)
-    assert "1 of them in training too: THIS SPLIT LEAKS" in report.note(test, "slice", shared)
+    params = make_params(split={"unit": "slice"})
+    test = report.predict_test(build(**trained.architecture), 1.0, leaking, params.evaluate)
+    assert "1 of them in training too: THIS SPLIT LEAKS" in report.note(test, params, shared)
 
 
 def test_new_names_do_not_hide_a_leak(trained, prepared):

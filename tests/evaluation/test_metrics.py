@@ -5,7 +5,7 @@ import pytest
 
 from alzmri.data.classes import CLASSES
 from alzmri.evaluation import metrics
-from alzmri.evaluation.intervals import bootstrap
+from alzmri.evaluation.intervals import bootstrap, of_new_people
 
 TRUTH = np.array([0, 0, 1, 1, 2, 3])
 PROBABILITIES = np.array(
@@ -68,11 +68,12 @@ def test_a_person_is_the_mean_of_their_slices():
     assert names == ["a", "b"]
     assert who.tolist() == [0, 1]
     np.testing.assert_allclose(mean, [[0.9, 0.1], [0.35, 0.65]])
-    assert metrics.subject_scores(truth, probabilities, ["b", "b", "a"]) == {
-        "n": 2,
-        "accuracy": 1.0,
-        "macro_f1": 1.0,
-    }
+
+
+def test_mistakes_are_counted_by_their_distance():
+    truth = np.array([0, 0, 1, 3, 3])
+    predicted = np.array([0, 1, 0, 0, 2])
+    assert metrics.by_distance(truth, predicted, 4) == [1, 3, 0, 1]
 
 
 def test_intervals_resample_people_not_slices():
@@ -114,6 +115,20 @@ def test_every_resample_has_every_class():
     predicted = np.array([0] * 81)
     interval = bootstrap(truth, predicted, [str(n) for n in range(81)], 3, seed=0)
     assert interval["macro_f1"] == pytest.approx([2 * 40 / (40 + 81) / 3] * 2)
+
+
+def test_few_new_people_score_further_from_the_average_than_it_is_known():
+    rng = np.random.default_rng(2)
+    truth = np.repeat(np.arange(200) % 2, 4)
+    predicted = np.where(np.repeat(rng.random(200) < 0.7, 4), truth, 1 - truth)
+    subjects = [str(n // 4) for n in range(800)]
+    known = bootstrap(truth, predicted, subjects, 2, seed=0)["accuracy"]
+    new = of_new_people(truth, predicted, subjects, 2, seed=0, people=20)["accuracy"]
+    # Binomial(20, p): the spread of 20 people, not of 200.
+    accuracy = float(np.mean(truth == predicted))
+    assert new[0] < known[0] < accuracy < known[1] < new[1]
+    spread = 2 * 1.96 * np.sqrt(accuracy * (1 - accuracy) / 20)
+    assert new[1] - new[0] == pytest.approx(spread, rel=0.15)
 
 
 def test_the_interval_covers_as_often_as_it_says():

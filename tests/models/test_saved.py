@@ -18,6 +18,7 @@ def card():
         parameters={},
         training_subjects=[saved.subject_digest("Ann"), saved.subject_digest("Bob")],
         data_sha256="0" * 64,
+        temperature=1.5,
         versions={},
     )
 

@@ -40,6 +40,7 @@ def test_the_best_weights_come_back(written):
     assert subject_digest("0-0") in card.training_subjects
     assert card.parameters["train"]["epochs"] == 2
     assert "phantom" not in card.parameters
+    assert card.temperature == run.temperature != 1
 
 
 def test_history_and_metrics_tell_the_same_story(written):
@@ -57,7 +58,7 @@ def test_history_and_metrics_tell_the_same_story(written):
 
 def test_the_last_state_is_kept_on_request_and_loads_without_pickle(written):
     _, folder = written()
-    assert not (folder / "models/last.pt").exists()
+    assert torch.load(folder / "models/last.pt", weights_only=True) == {}
     run, folder = written(keep_last=True, ema=0.9)
     state = torch.load(folder / "models/last.pt", weights_only=True)
     assert state["epoch"] == 2

@@ -11,6 +11,7 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from alzmri.data import collection, images, splits, subjects
+from alzmri.data.canary import shuffled
 from alzmri.data.classes import MERGES, merged
 from alzmri.data.collection import Collection
 from alzmri.data.prepared import Row, relevant, write_manifest
@@ -47,6 +48,8 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     labels = [MERGES[params.data.merge].get(entry.label, entry.label) for entry in found.entries]
 
     people = subjects.find(source, params.split.subjects, paths, thumbnails, hashes)
+    if params.data.shuffle_labels:
+        labels = shuffled(labels, people, params.split.seed)
     groups = people if params.split.unit == "subject" else hashes
     parts = splits.assign(labels, groups, params.split)
 

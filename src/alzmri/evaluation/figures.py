@@ -4,14 +4,20 @@ Arguments are named as in ``alzmri.evaluation.metrics``; ``note`` is the title, 
 that says what was tested, and whether the split leaks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
-from alzmri.evaluation.metrics import Floats, Ints, expected_calibration_error, reliability
+from alzmri.evaluation.metrics import (
+    CALIBRATION_BINS,
+    Floats,
+    Ints,
+    expected_calibration_error,
+    reliability,
+)
 from alzmri.figure import SEVERITY, drawing
 
 GREY = "#767676"
@@ -74,19 +80,28 @@ def roc(path: Path, truth: Ints, probabilities: Floats, classes: Sequence[str], 
         axes.legend(title="area under the curve", loc="lower right", fontsize=9)
 
 
-def reliability_diagram(path: Path, truth: Ints, probabilities: Floats, note: str) -> None:
-    """Accuracy against confidence, and how many slices have which confidence."""
-    confidence, accuracy, counts = reliability(truth, probabilities)
-    error = expected_calibration_error(truth, probabilities)
+def reliability_diagram(
+    path: Path, truth: Ints, probabilities: Mapping[str, Floats], note: str
+) -> None:
+    """Accuracy against confidence, and how many slices have which confidence.
+
+    ``probabilities`` are two sets by their names in the legend: before and after calibration.
+    """
     with drawing(path, 5.0, 5.2) as figure:
         axes, histogram = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="calibrated")
-        axes.vlines(confidence, confidence, accuracy, color=SEVERITY[3], linewidth=3, alpha=0.35)
-        axes.plot(confidence, accuracy, "o-", color=SEVERITY[0], markersize=5, label="this model")
+        for (name, chances), colour in zip(
+            probabilities.items(), (SEVERITY[0], SEVERITY[2]), strict=True
+        ):
+            confidence, accuracy, _ = reliability(truth, chances)
+            error = expected_calibration_error(truth, chances)
+            label = f"{name}: error {error:.3f}"
+            axes.plot(confidence, accuracy, "o-", color=colour, markersize=5, label=label)
+            edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+            histogram.hist(chances.max(axis=1), edges, color=colour, histtype="step", linewidth=1.5)
         axes.set(ylabel="accuracy", ylim=(0, 1.02))
         axes.set_title(note, fontsize=9)
-        axes.legend(title=f"calibration error {error:.3f}", loc="lower right", fontsize=9)
-        histogram.bar(confidence, counts, width=0.045, color=SEVERITY[0])
+        axes.legend(loc="upper left", fontsize=9)
         histogram.set(xlabel="confidence (probability of the predicted class)", xlim=(0, 1.02))
         histogram.set_ylabel("slices")
 

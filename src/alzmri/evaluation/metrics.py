@@ -40,10 +40,8 @@ def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[s
         "balanced_accuracy": float(
             recall_score(truth, predicted, labels=present, average="macro", zero_division=0)
         ),
-        "loss": float(log_loss(truth, probabilities, labels=every)),
         "macro_auc": macro_auc(truth, probabilities),
-        "ece": expected_calibration_error(truth, probabilities),
-        "brier": brier(truth, probabilities),
+        **confidence_scores(truth, probabilities),
         "per_class": {
             name: {
                 "precision": float(precision[index]),
@@ -99,6 +97,12 @@ def brier(truth: Ints, probabilities: Floats) -> float:
     return float(np.mean(np.sum((probabilities - target) ** 2, axis=1)))
 
 
+def by_distance(truth: Ints, predicted: Ints, classes: int) -> list[int]:
+    """How many are right, in a neighbouring stage, two stages off, ...; ``classes`` counts."""
+    counts: list[int] = np.bincount(np.abs(truth - predicted), minlength=classes).tolist()
+    return counts
+
+
 def by_subject(
     truth: Ints, probabilities: Floats, subjects: Sequence[str]
 ) -> tuple[Ints, Floats, list[str]]:
@@ -111,14 +115,10 @@ def by_subject(
     return votes.argmax(axis=1), mean / votes.sum(axis=1, keepdims=True), [str(n) for n in names]
 
 
-def subject_scores(
-    truth: Ints, probabilities: Floats, subjects: Sequence[str]
-) -> dict[str, float | int]:
-    """The ``subject`` part of ``metrics/evaluate.json``."""
-    person_truth, person_probabilities, names = by_subject(truth, probabilities, subjects)
-    predicted = person_probabilities.argmax(axis=1)
+def confidence_scores(truth: Ints, probabilities: Floats) -> dict[str, float]:
+    """What temperature scaling changes: loss, calibration error, Brier score."""
     return {
-        "n": len(names),
-        "accuracy": float(accuracy_score(person_truth, predicted)),
-        "macro_f1": macro_f1(person_truth, predicted),
+        "loss": float(log_loss(truth, probabilities, labels=range(probabilities.shape[1]))),
+        "ece": expected_calibration_error(truth, probabilities),
+        "brier": brier(truth, probabilities),
     }

@@ -1,5 +1,6 @@
 """Everything that is said about a test set: metrics, tables, figures, one line."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,19 @@ from alzmri.data.classes import numbered
 from alzmri.data.prepared import Prepared, Row
 from alzmri.evaluation import figures
 from alzmri.evaluation.intervals import bootstrap
-from alzmri.evaluation.metrics import Floats, Ints, scores, subject_scores
+from alzmri.evaluation.metrics import (
+    Floats,
+    Ints,
+    by_distance,
+    by_subject,
+    confidence_scores,
+    macro_f1,
+    scores,
+)
 from alzmri.files import write_csv
 from alzmri.models.device import choose
 from alzmri.models.forward import predict, probabilities
-from alzmri.params import Split
+from alzmri.params import Evaluate, Params, Split
 
 
 @dataclass(frozen=True)
@@ -26,15 +35,24 @@ class Predictions:
         rows: lines of the manifest.
         images: uint8 ``[n, side, side]``.
         truth: class indices, int64 ``[n]``.
-        probabilities: float64 ``[n, classes]``.
+        logits: float64 ``[n, classes]``.
+        temperature: fitted on validation, see :mod:`alzmri.evaluation.calibration`.
+        calibrated: whether the probabilities are those at this temperature.
         classes: names in severity order.
     """
 
     rows: tuple[Row, ...]
     images: np.ndarray[Any, np.dtype[np.uint8]]
     truth: Ints
-    probabilities: Floats
+    logits: Floats
+    temperature: float
+    calibrated: bool
     classes: tuple[str, ...]
+
+    @property
+    def probabilities(self) -> Floats:
+        """float64 ``[n, classes]``, as they are scored."""
+        return probabilities(self.logits / (self.temperature if self.calibrated else 1))
 
     @property
     def predicted(self) -> Ints:
@@ -48,16 +66,19 @@ class Predictions:
         return [row.subject for row in self.rows]
 
 
-def predict_test(model: nn.Module, prepared: Prepared) -> Predictions:
+def predict_test(
+    model: nn.Module, temperature: float, prepared: Prepared, evaluate: Evaluate
+) -> Predictions:
     """Run the model over the test part."""
     device = choose()
     indices = prepared.indices("test")
-    logits = predict(model.to(device), prepared.images, indices, device)
     return Predictions(
         rows=tuple(prepared.rows[index] for index in indices),
         images=prepared.images[indices],
         truth=prepared.labels[indices],
-        probabilities=probabilities(logits),
+        logits=predict(model.to(device), prepared.images, indices, device),
+        temperature=temperature,
+        calibrated=evaluate.temperature,
         classes=prepared.classes,
     )
 
@@ -65,18 +86,53 @@ def predict_test(model: nn.Module, prepared: Prepared) -> Predictions:
 def metrics(test: Predictions, split: Split, shared: int) -> dict[str, Any]:
     """The content of ``metrics/evaluate.json``."""
     return {
-        **scores(test.truth, test.probabilities, test.classes),
-        "ci95": bootstrap(test.truth, test.predicted, test.subjects, len(test.classes), split.seed),
-        "subject": subject_scores(test.truth, test.probabilities, test.subjects),
+        **score(test.truth, test.probabilities, test.subjects, test.classes, split.seed),
+        "calibration": {
+            "temperature": test.temperature,
+            "applied": test.calibrated,
+            "before": confidence_scores(test.truth, probabilities(test.logits)),
+            "after": confidence_scores(test.truth, probabilities(test.logits / test.temperature)),
+        },
         "split": {"unit": split.unit, "shared_subjects": shared},
     }
 
 
-def note(test: Predictions, unit: str, shared: int) -> str:
+def score(
+    truth: Ints, probabilities: Floats, subjects: Sequence[str], classes: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """All that predictions alone tell, of slices and of people, with intervals over people.
+
+    Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is the bootstrap's.
+    """
+    number = len(classes)
+    predicted = probabilities.argmax(axis=1)
+    person_truth, person_probabilities, people = by_subject(truth, probabilities, subjects)
+    person_predicted = person_probabilities.argmax(axis=1)
+    slices_off = by_distance(truth, predicted, number)
+    people_off = by_distance(person_truth, person_predicted, number)
+    return {
+        **scores(truth, probabilities, classes),
+        "ci95": bootstrap(truth, predicted, subjects, number, seed),
+        "subject": {
+            "n": len(people),
+            "accuracy": float(np.mean(person_truth == person_predicted)),
+            "macro_f1": macro_f1(person_truth, person_predicted),
+            "ci95": bootstrap(person_truth, person_predicted, people, number, seed),
+        },
+        "stages_off": {
+            str(off): {"slices": slices_off[off], "people": people_off[off]}
+            for off in range(number)
+        },
+    }
+
+
+def note(test: Predictions, params: Params, shared: int) -> str:
     """One line that goes on every figure: what was tested, and whether it leaks."""
     people = len(set(test.subjects))
     tested = f"{len(test.rows)} test slices of {people} people"
-    if unit == "subject":
+    if params.data.shuffle_labels:
+        tested += " with SHUFFLED LABELS"
+    if params.split.unit == "subject":
         return f"{tested}, none seen in training"
     return f"{tested}, {shared} of them in training too: THIS SPLIT LEAKS"
 
@@ -85,7 +141,15 @@ def draw(directory: Path, test: Predictions, title: str) -> None:
     """Write the PNGs, each under ``title``."""
     truth, classes = test.truth, test.classes
     figures.confusion(directory / "confusion.png", truth, test.predicted, classes, title)
-    figures.reliability_diagram(directory / "reliability.png", truth, test.probabilities, title)
+    figures.reliability_diagram(
+        directory / "reliability.png",
+        truth,
+        {
+            "as trained": probabilities(test.logits),
+            f"at temperature {test.temperature:.2f}": probabilities(test.logits / test.temperature),
+        },
+        title,
+    )
     figures.roc(directory / "roc.png", truth, test.probabilities, classes, title)
     figures.mistakes(
         directory / "mistakes.png", test.images, truth, test.probabilities, classes, title

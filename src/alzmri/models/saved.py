@@ -35,6 +35,7 @@ class Card:
         parameters: the validated ``params.yaml`` of the run.
         training_subjects: digests of the people trained on, sorted.
         data_sha256: digest of the prepared data.
+        temperature: by which to divide the logits for calibrated probabilities.
         versions: of what computed the weights.
     """
 
@@ -44,6 +45,7 @@ class Card:
     parameters: dict[str, Any]
     training_subjects: list[str]
     data_sha256: str
+    temperature: float
     versions: dict[str, str]
 
     def shared_subjects(self, subjects: Iterable[str]) -> int:

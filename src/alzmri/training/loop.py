@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from alzmri.data.augment import Augmenter
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
-from alzmri.evaluation.metrics import macro_f1
+from alzmri.evaluation.calibration import fit_temperature
+from alzmri.evaluation.metrics import Floats, Ints, macro_f1
 from alzmri.models import build
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
 from alzmri.params import Params, Train
@@ -44,7 +45,10 @@ class Epoch:
 
 @dataclass
 class Run:
-    """The state of a training run after its latest epoch."""
+    """The state of a training run after its latest epoch.
+
+    ``temperature`` calibrates ``best_weights``, see :mod:`alzmri.evaluation.calibration`.
+    """
 
     model: nn.Module
     averaged: AveragedModel | None
@@ -52,6 +56,7 @@ class Run:
     history: list[Epoch] = field(default_factory=list)
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    temperature: float = 1.0
 
     @classmethod
     def start(cls, prepared: Prepared, params: Params, device: torch.device) -> "Run":
@@ -108,11 +113,14 @@ def train(
     augment = Augmenter(params.augment, settings.seed)
     batches = Batches(prepared, augment, settings.batch_size, settings.seed)
     weights = class_weights(prepared, settings).to(device)
+    validation = prepared.indices("val")
+    truth = prepared.labels[validation]
 
     for epoch in range(1, settings.epochs + 1):
         lr, train_loss = train_epoch(run, epoch, batches, settings, weights, on_step)
         recalibrate(run.scored, prepared, device)
-        latest = Epoch(epoch, lr, train_loss, *validate(run.scored, prepared, device))
+        logits = predict(run.scored, prepared.images, validation, device)
+        latest = Epoch(epoch, lr, train_loss, *validation_scores(truth, logits))
         if not (math.isfinite(latest.train_loss) and math.isfinite(latest.val_loss)):
             raise UserError(
                 f"training diverged in epoch {epoch} (loss {latest.train_loss}): lower train.lr"
@@ -122,6 +130,7 @@ def train(
         if improved := latest.better_than(run.best):
             run.best = latest
             run.best_weights = {k: v.clone() for k, v in run.scored.state_dict().items()}
+            run.temperature = fit_temperature(truth, logits)
         on_epoch(latest, improved)
         assert run.best is not None
         if settings.patience and epoch - run.best.epoch >= settings.patience:
@@ -187,28 +196,27 @@ def recalibrate(model: nn.Module, prepared: Prepared, device: torch.device) -> N
     update_bn(inputs(), model.get_submodule("features"))
 
 
-def validate(
-    model: nn.Module, prepared: Prepared, device: torch.device
-) -> tuple[float, float, float]:
-    """Loss, accuracy and macro F1 on the validation part."""
-    indices = prepared.indices("val")
-    truth = prepared.labels[indices]
-    logits = predict(model, prepared.images, indices, device)
+def validation_scores(truth: Ints, logits: Floats) -> tuple[float, float, float]:
+    """Loss, accuracy and macro F1."""
     loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)).item()
     predicted = logits.argmax(axis=1)
     return loss, float(np.mean(predicted == truth)), macro_f1(truth, predicted)
 
 
 def class_weights(prepared: Prepared, settings: Train) -> Tensor:
-    """Of the loss, float32 ``[classes]``: all 1, or inversely proportional to frequency.
+    """Of the loss, float32 ``[classes]``: all 1, or falling with the frequency of the class.
 
-    A class without a training slice then has weight 0, or label smoothing would favour it.
+    ``balanced`` is inversely proportional to it; ``sqrt`` is the square root of that, for when
+    a class is so rare that full balance lets its few people rule the loss. A class without a
+    training slice then has weight 0, or label smoothing would favour it.
     """
     labels = prepared.labels[prepared.indices("train")]
     counts = np.bincount(labels, minlength=len(prepared.classes))
     if settings.class_weights == "none":
         return torch.ones(len(counts))
     weights = len(labels) / np.count_nonzero(counts) / np.maximum(counts, 1)
+    if settings.class_weights == "sqrt":
+        weights = np.sqrt(weights)
     return torch.tensor(np.where(counts > 0, weights, 0), dtype=torch.float32)
 
 

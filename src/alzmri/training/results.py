@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ import torch
 import alzmri
 from alzmri import terminal
 from alzmri.data.prepared import Prepared
-from alzmri.files import replacing_directory, write_bytes, write_csv, write_json
+from alzmri.files import write_bytes, write_csv, write_json
 from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD
 from alzmri.params import Params
@@ -41,17 +42,17 @@ def reporting(epochs: int) -> Iterator[tuple[terminal.Update, OnEpoch]]:
 def write(run: Run, prepared: Prepared, params: Params) -> None:
     """Write ``models/``, ``plots/history.csv`` and ``metrics/train.json`` of a finished run."""
     write_history(Path("plots/history.csv"), run.history)
-    with replacing_directory(saved.MODELS) as directory:
-        saved.save(directory, run.best_weights, card(prepared, params))
-        if params.train.keep_last:
-            buffer = io.BytesIO()
-            state = {
-                "model": run.model.state_dict(),
-                "optimizer": run.optimizer.state_dict(),
-                "epoch": run.history[-1].epoch,
-            }
-            torch.save(state, buffer)
-            write_bytes(directory / "last.pt", buffer.getvalue())
+    saved.save(saved.MODELS, run.best_weights, card(run, prepared, params))
+    state: dict[str, Any] = {}  # written all the same: DVC has no optional outputs
+    if params.train.keep_last:
+        state = {
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "epoch": run.history[-1].epoch,
+        }
+    last = io.BytesIO()
+    torch.save(state, last)
+    write_bytes(saved.MODELS / "last.pt", last.getvalue())
     best = run.best
     assert best is not None
     scores = asdict(best)
@@ -62,6 +63,7 @@ def write(run: Run, prepared: Prepared, params: Params) -> None:
             "epochs": run.history[-1].epoch,
             "parameters": sum(p.numel() for p in run.model.parameters()),
             **{name: scores[name] for name in scores if name != "lr"},
+            "temperature": run.temperature,
             "split": {"unit": params.split.unit},
         },
     )
@@ -73,7 +75,7 @@ def write_history(path: Path, history: list[Epoch]) -> None:
     write_csv(path, [field.name for field in fields(Epoch)], lines)
 
 
-def card(prepared: Prepared, params: Params) -> saved.Card:
+def card(run: Run, prepared: Prepared, params: Params) -> saved.Card:
     """What ``model.json`` says of a run."""
     return saved.Card(
         architecture={
@@ -84,9 +86,10 @@ def card(prepared: Prepared, params: Params) -> saved.Card:
         },
         classes=list(prepared.classes),
         preprocessing={"fit": params.data.fit, "channels": 1, "mean": MEAN, "std": STD},
-        parameters=params.model_dump(exclude={"phantom"}),
+        parameters=params.model_dump(exclude={"phantom", "evaluate"}),
         training_subjects=sorted(map(saved.subject_digest, prepared.subjects("train"))),
         data_sha256=prepared.digest,
+        temperature=run.temperature,
         versions={
             "alzmri": alzmri.__version__,
             "python": platform.python_version(),

@@ -1,0 +1,30 @@
+"""Temperature scaling: one number, fitted on validation, that makes confidence mean accuracy."""
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from alzmri.evaluation.metrics import Floats, Ints
+
+COLDEST, HOTTEST = 0.05, 20.0
+"""Bounds of the temperature: without a mistake in validation the best one would be 0."""
+
+
+def fit_temperature(truth: Ints, logits: Floats) -> float:
+    """The T that minimises the cross-entropy of ``logits / T``, to four digits.
+
+    Above 1 it softens an over-confident model, below 1 it sharpens a timid one; the most probable
+    class of a slice stays the same. Guo et al., "On calibration of modern neural networks"
+    (2017), section 4.2.
+
+    Args:
+        truth: class indices, int64 ``[n]``.
+        logits: float64 ``[n, classes]``, of slices that were not trained on.
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        own = scaled[np.arange(len(truth)), truth]
+        return float(np.mean(np.logaddexp.reduce(scaled, axis=1) - own))
+
+    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    return round(float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)), 4)

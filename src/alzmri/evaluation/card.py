@@ -1,0 +1,171 @@
+"""``MODEL_CARD.md``: what a stranger must know before they use the weights.
+
+In the spirit of Mitchell et al., "Model cards for model reporting" (2019). Everything in it comes
+from the run; it carries no date, so that the same run writes the same card.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from alzmri.data.prepared import Prepared
+from alzmri.data.splits import PARTS
+from alzmri.files import write_bytes
+from alzmri.markdown import interval, table
+from alzmri.models.saved import Card
+
+FEW_PEOPLE = 10
+"""In a class of the test part: with fewer, the card says that its scores say little."""
+
+_OFF = ("right", "neighbouring stage", "two stages off", "three stages off")
+
+
+def write(path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any]) -> None:
+    """Write the card of the model that ``metrics`` (``metrics/evaluate.json``) are about."""
+    sections = (
+        _head(trained),
+        _data(trained, prepared),
+        _scores(metrics),
+        _calibration(metrics["calibration"]),
+        _limits(trained, prepared),
+        _training(trained),
+    )
+    write_bytes(path, "\n\n".join(sections).encode() + b"\n")
+
+
+def _head(trained: Card) -> str:
+    architecture = trained.architecture
+    return f"""\
+# Model card: {architecture["name"]}, {len(trained.classes)} stages of Alzheimer's disease
+
+**Research software. Not a medical device, not for clinical use, no diagnosis.**
+
+{architecture["name"]} trained from scratch on 2D grayscale brain MRI slices. Input: one slice,
+{architecture["image_size"]}×{architecture["image_size"]} pixels ({trained.preprocessing["fit"]}),
+values scaled to -1 to 1. Output: the probabilities of {", ".join(trained.classes)}.
+Made for one purpose: to study how such classifiers are trained and evaluated."""
+
+
+def _data(trained: Card, prepared: Prepared) -> str:
+    data, split = trained.parameters["data"], trained.parameters["split"]
+    origin = f"Collection `{data['source']}`"
+    if data["source"] == "phantom":
+        origin += ", which is **simulated**, its classes further apart than real ones"
+    if data["shuffle_labels"]:
+        origin += ", **its labels shuffled between people**: nothing but people can be learnt"
+    if split["folds"]:
+        how = f"fold {split['fold']} of {split['folds']} is the test"
+    else:
+        how = "{:.0%} / {:.0%} / {:.0%} of the images".format(*split["fractions"])
+    unit = (
+        "people kept whole" if split["unit"] == "subject" else "**slices drawn singly: it leaks**"
+    )
+    counts = (
+        (
+            name,
+            *(
+                f"{sum(row.label == name and row.split == part for row in prepared.rows)} of"
+                f" {len({r.subject for r in prepared.rows if (r.label, r.split) == (name, part)})}"
+                for part in PARTS
+            ),
+        )
+        for name in prepared.classes
+    )
+    return f"""\
+## Data
+
+{origin}. Split: {how}, {unit}, seed {split["seed"]}. Slices of people:
+
+{table(("class", "training", "validation", "test"), counts)}"""
+
+
+def _scores(metrics: dict[str, Any]) -> str:
+    subject, split = metrics["subject"], metrics["split"]
+    rows = [
+        (
+            name,
+            interval(metrics[key], metrics["ci95"][key]),
+            interval(subject[key], subject["ci95"][key]),
+        )
+        for key, name in (("macro_f1", "macro F1"), ("accuracy", "accuracy"))
+    ]
+    rows += [
+        (name, "–" if metrics[key] is None else f"{metrics[key]:.3f}", "")
+        for key, name in (("balanced_accuracy", "balanced accuracy"), ("macro_auc", "macro AUC"))
+    ]
+    classes = (
+        (name, *(f"{values[key]:.3f}" for key in ("precision", "recall", "f1")), values["support"])
+        for name, values in metrics["per_class"].items()
+    )
+    off = (
+        (_OFF[int(stages)], count["slices"], count["people"])
+        for stages, count in metrics["stages_off"].items()
+    )
+    warning = ""
+    if split["unit"] == "slice":
+        warning = (
+            f"\n**These scores leak: {split['shared_subjects']} of {subject['n']} test people were"
+            " in training too. They measure recognition of people.**\n"
+        )
+    return f"""\
+## Scores on the test part
+{warning}
+95 % intervals by resampling people within their class. A person's probabilities are the mean over
+their slices. Test people seen in training: {split["shared_subjects"]}.
+
+{table(("score", "per slice", f"per person (n={subject['n']})"), rows)}
+
+{table(("class", "precision", "recall", "F1", "slices"), classes)}
+
+How far off the mistakes are, in order of severity:
+
+{table(("", "slices", "people"), off)}"""
+
+
+def _calibration(calibration: dict[str, Any]) -> str:
+    rows = (
+        (name, f"{calibration['before'][key]:.3f}", f"{calibration['after'][key]:.3f}")
+        for key, name in (("loss", "loss"), ("ece", "calibration error"), ("brier", "Brier score"))
+    )
+    used = "after" if calibration["applied"] else "before"
+    return f"""\
+## Calibration
+
+One temperature, {calibration["temperature"]:.2f}, fitted on the validation part; it divides the
+logits. The other scores of this card are of the probabilities *{used}* it.
+
+{table(("on the test part", "before", "after"), rows)}"""
+
+
+def _limits(trained: Card, prepared: Prepared) -> str:
+    limits = [
+        "The intervals are about which people were tested. They say nothing about another seed of"
+        " training, another scanner, another hospital or another selection of slices.",
+        "A slice carries the label of its person, whether or not it shows any change.",
+        "Confidence means little on images unlike the training data: other orientations, skulls"
+        " not stripped, other contrasts, photographs.",
+    ]
+    if trained.parameters["split"]["unit"] == "slice":
+        limits.insert(0, "Nothing is known about people the model has not seen: the split leaks.")
+    if trained.parameters["data"]["source"] == "phantom":
+        limits.insert(0, "Trained on simulated slices: useless on real ones.")
+    for name in prepared.classes:
+        people = {row.subject for row in prepared.rows if (row.label, row.split) == (name, "test")}
+        if len(people) < FEW_PEOPLE:
+            limits.append(f"{name}: {len(people)} test people, so its scores say little.")
+    return "## Known limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
+def _training(trained: Card) -> str:
+    values = (
+        (f"`{section}.{key}`", value)
+        for section in ("data", "split", "augment", "model", "train")
+        for key, value in trained.parameters[section].items()
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in trained.versions.items())
+    return f"""\
+## Training
+
+The epoch was chosen by macro F1 on the validation part. {versions}. Prepared data:
+`{trained.data_sha256[:16]}`.
+
+{table(("parameter", "value"), values)}"""

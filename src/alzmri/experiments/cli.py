@@ -1,0 +1,107 @@
+"""Series of experiments and their tables: ``alzmri honest``, ``protocol``, ``results``."""
+
+import shlex
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alzmri.errors import UserError
+
+# The modules behind the commands load torch and DVC: not before a command runs.
+if TYPE_CHECKING:
+    from alzmri.experiments.plans import Scale
+
+
+class Size(StrEnum):
+    """How large a series is run."""
+
+    AUTO = "auto"
+    FULL = "full"
+    SCALED = "scaled"
+
+
+Source = Annotated[
+    str | None, typer.Option(help="The collection data/NAME. [default: data.source]")
+]
+Scaling = Annotated[
+    Size, typer.Option("--scale", help="auto: full on a GPU, else scaled to a CPU, and said so.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("-S", "--set-param", help="Change a value, as in dvc exp run.")
+]
+
+
+def honest(
+    source: Source = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="none, three-class or binary (data.merge). [default: all]"),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=3, max=100, help="Parts to cut the people into.")] = 5,
+    scale: Scaling = Size.AUTO,
+    settings: Overrides = None,
+) -> None:
+    """Cross-validate over people; write the tables of docs/results.md.
+
+    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. What has finished from this
+    commit is not run again.
+
+    Examples:
+
+        alzmri honest
+
+        alzmri honest --source kaggle --task binary -S train.epochs=3
+    """
+    from alzmri.experiments import plans, runs
+    from alzmri.experiments.honest import honest as run
+
+    tasks = task or list(plans.TASKS)
+    if unknown := sorted(set(tasks) - set(plans.TASKS)):
+        raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(plans.TASKS)}")
+    run(_source(source), tasks, folds, _scale(scale), runs.parse_settings(settings or []), _typed())
+
+
+def protocol(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides = None) -> None:
+    """Run the published protocol's two settings on the slice split, which LEAKS.
+
+    Writes the tables of docs/results.md. What has finished from this commit is not run again.
+
+    Examples:
+
+        alzmri protocol
+
+        alzmri protocol --source kaggle --scale full
+    """
+    from alzmri.experiments import runs
+    from alzmri.experiments.protocol import protocol as run
+
+    run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
+
+
+def results() -> None:
+    """Show the numbers of the run in this workspace, and where its plots are."""
+    from alzmri.experiments.results import show
+
+    show()
+
+
+def _source(name: str | None) -> str:
+    from alzmri import params
+
+    return name or params.load().data.source
+
+
+def _scale(size: Size) -> "Scale":
+    import torch
+
+    from alzmri.experiments import plans
+
+    if size is Size.AUTO:
+        size = Size.FULL if torch.cuda.is_available() else Size.SCALED
+    return plans.FULL if size is Size.FULL else plans.SCALED
+
+
+def _typed() -> str:
+    return shlex.join(["alzmri", *sys.argv[1:]])

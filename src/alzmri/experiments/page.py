@@ -1,0 +1,40 @@
+"""Sections of docs/results.md that a command writes, between two comments that name it."""
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+from alzmri.files import write_bytes
+
+PAGE = Path("docs/results.md")
+
+
+def write_section(name: str, content: str, page: Path = PAGE) -> None:
+    """Replace the section ``name`` of ``page`` by ``content``; add it at the end if it is new."""
+    begin, end = f"<!-- {name}: written by a command, do not edit -->", f"<!-- end of {name} -->"
+    section = f"{begin}\n{content.strip()}\n{end}"
+    text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if pattern.search(text):
+        text = pattern.sub(lambda _: section, text)
+    else:
+        text = f"{text.rstrip()}\n\n{section}\n"
+    write_bytes(page, text.encode())
+
+
+def provenance(command: str) -> str:
+    """Date, commit, machine and versions of what was measured just now, in one sentence."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"`{command}`, {datetime.datetime.now(datetime.UTC).date()}, commit {commit},"
+        f" {os.cpu_count()} CPU cores ({platform.machine()}, {gpu}), torch {torch.__version__},"
+        " seeds of split and training 0."
+    )

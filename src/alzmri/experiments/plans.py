@@ -1,0 +1,129 @@
+"""What ``alzmri honest`` and ``alzmri protocol`` run: full size, and scaled to a CPU.
+
+Every value that matters is spelt out: a default that changes in params.yaml must not change what
+the documentation reports.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from alzmri.experiments.runs import Experiment, Settings
+
+FOLDS = 5
+
+TASKS = {"none": "4 classes", "three-class": "3 classes", "binary": "2 classes"}
+"""The values of ``data.merge`` and what the tables call them."""
+
+PROTOCOL_SETTINGS: Mapping[str, Settings] = {
+    "baseline": {"train.lr": 0.0001, "train.momentum": 0.9},
+    "best": {"train.lr": 0.0005, "train.momentum": 0.85},
+}
+"""The protocol's two settings; everything else about them is the same."""
+
+_COMMON: Settings = {
+    "data.fit": "pad",
+    "data.shuffle_labels": False,
+    "split.subjects": "auto",
+    "split.seed": 0,
+    "model.name": "alexnet",
+    "model.dropout": 0.5,
+    "train.weight_decay": 0.0001,
+    "train.warmup": 0,
+    "train.label_smoothing": 0.0,
+    "train.ema": 0.0,
+    "train.precision": "auto",
+    "train.patience": 0,
+    "train.seed": 0,
+    "evaluate.temperature": False,
+}
+
+_PROTOCOL: Settings = {
+    **_COMMON,
+    "data.merge": "none",
+    "split.unit": "slice",
+    "split.folds": 0,
+    "augment.p": 0.2,
+    "augment.shift": 0.05,
+    "augment.scale": 0.05,
+    "augment.rotate": 15,
+    "train.schedule": "constant",
+    "train.class_weights": "none",
+}
+
+_HONEST: Settings = {
+    **_COMMON,
+    # Every slice of every epoch moved a little: it is the people that the model must not learn.
+    "augment.p": 1.0,
+    "augment.shift": 0.05,
+    "augment.scale": 0.1,
+    "augment.rotate": 15,
+    "train.momentum": 0.9,
+    "train.lr": 0.004,
+    "train.schedule": "onecycle",
+    "train.batch_size": 32,
+    "train.class_weights": "sqrt",
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a plan is run.
+
+    Attributes:
+        protocol: settings of the protocol at this size.
+        honest: settings of the cross-validation at this size.
+        protocol_note: what was scaled, for the tables; empty for the full size.
+        honest_note: likewise.
+    """
+
+    protocol: Settings
+    honest: Settings
+    protocol_note: str
+    honest_note: str
+
+
+FULL = Scale(
+    protocol={"data.image_size": 224, "train.batch_size": 128, "train.epochs": 100},
+    honest={"data.image_size": 224, "train.epochs": 10},
+    protocol_note="",
+    honest_note="",
+)
+SCALED = Scale(
+    protocol={"data.image_size": 128, "train.batch_size": 32, "train.epochs": 25},
+    honest={"data.image_size": 128, "train.epochs": 5},
+    protocol_note=(
+        "Scaled for a machine without a GPU: 128 px instead of 224; batches of 32 instead of 128"
+        " and 25 epochs instead of 100, which are as many steps on a quarter of the images."
+    ),
+    honest_note=(
+        "Scaled for a machine without a GPU: 128 px instead of 224, 5 epochs instead of 10."
+    ),
+)
+
+
+def protocol(source: str, scale: Scale, overrides: Settings) -> dict[str, Experiment]:
+    """The protocol's runs, by setting."""
+    return {
+        setting: Experiment(
+            f"protocol-{source}-{setting}",
+            {"data.source": source, **_PROTOCOL, **values, **scale.protocol, **overrides},
+        )
+        for setting, values in PROTOCOL_SETTINGS.items()
+    }
+
+
+def honest(
+    source: str, task: str, folds: int, scale: Scale, overrides: Settings
+) -> dict[int | None, Experiment]:
+    """The folds of one task by number; under None the same on the slice split, which leaks."""
+    settings = {"data.source": source, **_HONEST, **scale.honest, **overrides, "data.merge": task}
+    name = f"honest-{source}-{TASKS[task].replace(' ', '')}"
+    cross: dict[int | None, Experiment] = {
+        fold: Experiment(
+            f"{name}-fold{fold}",
+            {**settings, "split.unit": "subject", "split.folds": folds, "split.fold": fold},
+        )
+        for fold in range(folds)
+    }
+    slices = {**settings, "split.unit": "slice", "split.folds": 0, "split.fold": 0}
+    return {**cross, None: Experiment(f"{name}-slices", slices)}

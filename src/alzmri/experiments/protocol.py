@@ -1,0 +1,88 @@
+"""The published protocol, reproduced and labelled: it splits slices, not people."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alzmri import terminal
+from alzmri.experiments import page, plans
+from alzmri.experiments.plans import Scale
+from alzmri.experiments.runs import Finished, Settings, run_all
+from alzmri.figure import SEVERITY, drawing
+from alzmri.markdown import interval, table
+
+
+def protocol(source: str, scale: Scale, overrides: Settings, command: str) -> None:
+    """Run what is missing of the two settings, write the section of docs/results.md."""
+    planned = plans.protocol(source, scale, overrides)
+    runs = dict(zip(planned, run_all(list(planned.values())), strict=True))
+    figure = Path(f"docs/protocol-{source}.png")
+    draw(figure, source, runs)
+    scores = _scores(runs)
+    section = "\n\n".join(
+        (
+            f"## {source}: the protocol, which LEAKS",
+            f"{page.provenance(command)} {scale.protocol_note}".strip(),
+            "Slices are split 70/15/15, not people: the test people are in training too, and the"
+            " score is mostly recognition of people. For comparison with the literature only.",
+            scores,
+            f"![Validation scores by epoch: this split leaks]({figure.name})",
+        )
+    )
+    page.write_section(f"protocol {source}", section)
+    terminal.out.print(scores, markup=False)
+    terminal.out.print(f"written: {page.PAGE}, {figure}; the experiments: dvc exp show")
+
+
+def _scores(runs: dict[str, Finished]) -> str:
+    header = (
+        "slice split, LEAKS",
+        "accuracy",
+        "macro F1",
+        "loss",
+        "best epoch",
+        "test people also in training",
+        "test slices with a training twin",
+    )
+    return table(header, (_row(setting, run) for setting, run in runs.items()))
+
+
+def _row(setting: str, run: Finished) -> Sequence[Any]:
+    prepare, train, test = (run.metrics(stage) for stage in ("prepare", "train", "evaluate"))
+    used = run.params.train
+    tested = sum(count["images"] for count in prepare["split"]["test"].values())
+    return (
+        f"{setting}: lr {used.lr:g}, momentum {used.momentum:g}",
+        interval(test["accuracy"], test["ci95"]["accuracy"]),
+        interval(test["macro_f1"], test["ci95"]["macro_f1"]),
+        f"{test['loss']:.3f}",
+        f"{train['best_epoch']} of {train['epochs']}",
+        f"{test['split']['shared_subjects']} of {test['subject']['n']}",
+        f"{prepare['leak']['test_images_with_training_twin']} of {tested}",
+    )
+
+
+def draw(path: Path, source: str, runs: dict[str, Finished]) -> None:
+    """Validation accuracy and macro F1 by epoch, one colour per setting."""
+    with drawing(path, 6.8, 3.0) as figure:
+        panels = figure.subplots(1, 2, sharey=True)
+        names = {"val_accuracy": "accuracy", "val_macro_f1": "macro F1"}
+        for axes, (column, name) in zip(panels, names.items(), strict=True):
+            for (setting, run), colour in zip(
+                runs.items(), (SEVERITY[1], SEVERITY[3]), strict=True
+            ):
+                history = run.table("plots/history.csv")
+                epochs = [int(row["epoch"]) for row in history]
+                values = [float(row[column]) for row in history]
+                axes.plot(epochs, values, color=colour, label=setting)
+                best = run.metrics("train")["best_epoch"]
+                axes.plot(best, values[best - 1], "o", color=colour)
+            axes.set(xlabel="epoch", ylim=(0, 1.02))
+            axes.set_title(f"validation {name}", fontsize=9)
+        panels[1].legend(title="setting", loc="lower right", fontsize=9)
+        figure.suptitle(
+            f"{source}: the protocol splits slices, so these scores LEAK",
+            fontsize=10,
+            x=0.01,
+            ha="left",
+        )

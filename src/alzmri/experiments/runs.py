@@ -1,0 +1,158 @@
+"""DVC experiments as the program sees them: wanted, run, read."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from alzmri import params, terminal
+from alzmri.errors import EnvironmentFault, UserError
+from alzmri.params import Params
+
+Settings = Mapping[str, object]
+"""Keys of ``params.yaml`` with a dot, such as ``train.lr``, and their values."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One DVC experiment: its name, and what it sets in ``params.yaml``."""
+
+    name: str
+    settings: Settings
+
+    @property
+    def params(self) -> Params:
+        """The parameters it runs with.
+
+        Raises:
+            UserError: when the settings do not fit the schema.
+        """
+        yaml = YAML(typ="safe")
+        content = yaml.load(params.PARAMS_FILE.read_text(encoding="utf-8"))
+        for key, value in self.settings.items():
+            section, _, name = key.partition(".")
+            if not isinstance(content.get(section), dict) or not name:
+                content[key] = value
+            else:
+                content[section][name] = value
+        return params.check(content, f"params.yaml with the settings of {self.name}")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An experiment that ran, by the commit that DVC made of it."""
+
+    name: str
+    commit: str
+
+    @property
+    def params(self) -> Params:
+        """The parameters it ran with."""
+        return params.parse(
+            _git("show", f"{self.commit}:params.yaml"), f"params.yaml of {self.name}"
+        )
+
+    def metrics(self, stage: str) -> Any:
+        """The content of its ``metrics/STAGE.json``."""
+        return json.loads(_git("show", f"{self.commit}:metrics/{stage}.json"))
+
+    def table(self, path: str) -> list[dict[str, str]]:
+        """The rows of a CSV that it wrote and DVC keeps.
+
+        Raises:
+            UserError: when the file is neither in the cache nor in the remote.
+        """
+        import dvc.api
+        from dvc.exceptions import DvcException
+
+        try:
+            text = dvc.api.read(path, rev=self.commit)
+        except (DvcException, OSError) as error:
+            raise UserError(
+                f"{path} of experiment {self.name} is not in the cache ({error}): run"
+                f" `alzmri store run -- dvc pull`, or `dvc exp remove {self.name}` and run again"
+            ) from None
+        return list(csv.DictReader(io.StringIO(text)))
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, object]:
+    """``KEY=VALUE`` as on DVC's command line, values read as YAML.
+
+    Raises:
+        UserError: when a word is not of that form.
+    """
+    settings: dict[str, object] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key and equals):
+            raise UserError(f"-S {word}: write KEY=VALUE, such as train.lr=0.001")
+        settings[key] = YAML(typ="safe").load(value)
+    return settings
+
+
+def run_all(experiments: Sequence[Experiment]) -> list[Finished]:
+    """Each of ``experiments`` in turn, in a temporary copy of the repository; as they finished.
+
+    What has finished before from this commit, with these parameters, is not run again: whatever
+    ends a long series, the next call goes on from there.
+
+    Raises:
+        UserError: before anything runs, with all that is wrong with the settings.
+        EnvironmentFault: when an experiment failed.
+    """
+    wanted = {experiment.name: experiment.params for experiment in experiments}
+    clean = not _git("status", "--porcelain", "--untracked-files=no")
+    done = finished()
+    for number, experiment in enumerate(experiments, start=1):
+        name = experiment.name
+        place = f"[{number}/{len(experiments)}] {name}"
+        if name in done and clean and done[name].params == wanted[name]:
+            terminal.out.print(f"{place}: finished before", markup=False)
+            continue
+        terminal.out.print(place, markup=False, style="bold")
+        _run(experiment)
+        done = finished()
+    return [done[experiment.name] for experiment in experiments]
+
+
+def finished() -> dict[str, Finished]:
+    """The experiments that started from the current commit, by name."""
+    head = _git("rev-parse", "HEAD").strip()
+    names = f"refs/exps/{head[:2]}/{head[2:]}/"
+    lines = _git("for-each-ref", "--format=%(objectname) %(refname)", names).splitlines()
+    found = (line.split(" ", 1) for line in lines)
+    return {
+        name.removeprefix(names): Finished(name.removeprefix(names), sha) for sha, name in found
+    }
+
+
+def _run(experiment: Experiment) -> None:
+    settings = [
+        word for key, value in experiment.settings.items() for word in ("-S", f"{key}={value}")
+    ]
+    command = ["exp", "run", "--temp", "--force", "--name", experiment.name, *settings]
+    # The stages say `python`: the one that runs this program, whether or not it was activated.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *command], env={**os.environ, "PATH": path}, check=False
+    )
+    if done.returncode:
+        raise EnvironmentFault(
+            f"experiment {experiment.name} failed (see above); the same command goes on from here"
+        )
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["git failed"])[-1]
+        raise UserError(f"git {words[0]}: {reason}; run in the root of a clone with a commit")
+    return done.stdout

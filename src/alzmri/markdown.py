@@ -1,0 +1,14 @@
+"""Markdown that the program writes."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table; cells become text."""
+    lines = [header, ["---"] * len(header), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def interval(value: float, bounds: Sequence[float]) -> str:
+    """Such as ``0.518 [0.459, 0.575]``."""
+    return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
