@@ -138,7 +138,8 @@ def _run(experiment: Experiment) -> None:
     settings = [
         word for key, value in experiment.settings.items() for word in ("-S", f"{key}={value}")
     ]
-    command = ["exp", "run", "--temp", "--force", "--name", experiment.name, *settings]
+    # With a target, DVC leaves out stages that it does not need, such as an unused phantom.
+    command = ["exp", "run", "evaluate", "--temp", "--force", "--name", experiment.name, *settings]
     # The stages say `python`: the one that runs this program, whether or not it was activated.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     done = subprocess.run(
