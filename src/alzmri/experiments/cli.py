@@ -1,5 +1,6 @@
 """Series of experiments and their tables: ``alzmri honest``, ``protocol``, ``results``."""
 
+import os
 import shlex
 import sys
 from enum import StrEnum
@@ -90,7 +91,14 @@ def results() -> None:
 def _source(name: str | None) -> str:
     from alzmri import params
 
-    return name or params.load().data.source
+    source = name or params.load().data.source
+    if source != "phantom" and not any(
+        map(os.path.lexists, (f"data/{source}", f"data/{source}.dvc"))
+    ):
+        raise UserError(
+            f"data/{source} not found: bring it in with `alzmri data import SOURCE --name {source}`"
+        )
+    return source
 
 
 def _scale(size: Size) -> "Scale":

@@ -109,7 +109,7 @@ def run_all(experiments: Sequence[Experiment]) -> list[Finished]:
         EnvironmentFault: when an experiment failed.
     """
     wanted = {experiment.name: experiment.params for experiment in experiments}
-    clean = not _git("status", "--porcelain", "--untracked-files=no")
+    clean = not _git("status", "--porcelain", "--", "src", "data", "dvc.yaml", "params.yaml")
     done = finished()
     for number, experiment in enumerate(experiments, start=1):
         name = experiment.name

@@ -1,0 +1,36 @@
+"""Shuffled labels keep people whole and the classes as large as they were."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alzmri.data.canary import shuffled
+from alzmri.data.classes import CLASSES
+
+people = st.lists(st.tuples(st.sampled_from(CLASSES), st.integers(1, 5)), min_size=1, max_size=30)
+
+
+@given(people, st.integers(0, 2**32 - 1), st.randoms())
+def test_people_stay_whole_and_the_order_of_images_does_not_matter(drawn, seed, random):
+    labels = [label for label, slices in drawn for _ in range(slices)]
+    subjects = [f"P{n}" for n, (_, slices) in enumerate(drawn) for _ in range(slices)]
+    given_labels = dict(zip(subjects, shuffled(labels, subjects, seed), strict=True))
+    assert Counter(given_labels.values()) == Counter(label for label, _ in drawn)
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    again = shuffled([labels[i] for i in order], [subjects[i] for i in order], seed)
+    assert again == [given_labels[subjects[i]] for i in order]
+
+
+def test_the_old_label_tells_nothing_about_the_new():
+    subjects = [f"P{n}" for n in range(400)]
+    labels = [CLASSES[n % 4] for n in range(400)]
+    same = sum(a == b for a, b in zip(labels, shuffled(labels, subjects, 0), strict=True))
+    assert 60 < same < 140  # hypergeometric: mean 100, standard deviation about 8.7
+    assert shuffled(labels, subjects, 1) != shuffled(labels, subjects, 0)
+
+
+def test_a_person_of_two_classes_counts_for_the_more_frequent():
+    labels = [CLASSES[0], CLASSES[1], CLASSES[1]]
+    assert shuffled(labels, ["a", "a", "a"], 0) == [CLASSES[1]] * 3

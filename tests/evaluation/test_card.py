@@ -1,0 +1,56 @@
+"""The card says what a stranger must know, and says the worst first."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from alzmri.evaluation import card, report
+from alzmri.training import results
+from alzmri.training.loop import Run
+
+
+@pytest.fixture
+def written(prepared, make_params, tmp_path):
+    """``written(split={...})``: the card of an untrained model."""
+
+    def write(shared: int = 0, **sections) -> str:
+        params = make_params(model={"name": "lenet"}, **sections)
+        run = Run.start(prepared, params, torch.device("cpu"))
+        trained = results.card(run, prepared, params)
+        test = report.predict_test(run.model, 1.5, prepared, params.evaluate)
+        metrics = report.metrics(test, params.split, shared)
+        card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics)
+        return Path(tmp_path / "MODEL_CARD.md").read_text()
+
+    return write
+
+
+def test_it_has_scores_intervals_people_and_limits(written):
+    text = written()
+    assert text.startswith("# Model card: lenet, 4 stages")
+    assert "not for clinical use" in text.splitlines()[2]
+    assert "**simulated**" in text
+    assert "| Mild Demented | 16 of 4 | 4 of 1 | 4 of 1 |" in text
+    assert "| macro F1 | 0." in text
+    assert "per person (n=4)" in text
+    assert "One temperature, 1.50" in text
+    assert "- Mild Demented: 1 test people, so its scores say little." in text
+    assert "| `train.lr` | 0.0001 |" in text
+    assert "leak" not in text
+
+
+def test_a_leak_and_a_canary_are_named_where_the_numbers_are(written):
+    text = written(shared=3, split={"unit": "slice"}, data={"shuffle_labels": True})
+    assert "**slices drawn singly: it leaks**" in text
+    scores = text[text.index("## Scores") :]
+    assert "**These scores leak: 3 of 4 test people" in scores[:200]
+    assert "labels shuffled between people" in text
+
+
+def test_the_same_run_writes_the_same_card(written):
+    assert written() == written()
+
+
+def test_a_real_collection_is_not_called_simulated(written):
+    assert "simulated" not in written(data={"source": "kaggle"})
