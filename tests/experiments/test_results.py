@@ -27,6 +27,9 @@ def test_the_table_shows_the_scores_and_their_intervals(run, capsys):
     assert f"{scores['macro_f1']:.3f}" in shown
     assert f"{low:.3f} to {high:.3f}" in shown
     assert "LEAKS" not in shown
+    off = [count["slices"] for count in scores["stages_off"].values()]
+    assert f"mistakes: {off[1]} slices in a neighbouring stage, {off[2] + off[3]} further" in shown
+    assert f"at temperature {scores['calibration']['temperature']:.2f}" in shown
 
 
 def test_a_leaking_score_is_labelled(run, capsys):

@@ -83,7 +83,7 @@ def roc(path: Path, truth: Ints, probabilities: Floats, classes: Sequence[str], 
 def reliability_diagram(
     path: Path, truth: Ints, probabilities: Mapping[str, Floats], note: str
 ) -> None:
-    """Accuracy against confidence, and how many slices have which confidence.
+    """Accuracy against confidence, points as large as their share of slices, and how many.
 
     ``probabilities`` are two sets by their names in the legend: before and after calibration.
     """
@@ -93,15 +93,16 @@ def reliability_diagram(
         for (name, chances), colour in zip(
             probabilities.items(), (SEVERITY[0], SEVERITY[2]), strict=True
         ):
-            confidence, accuracy, _ = reliability(truth, chances)
+            confidence, accuracy, counts = reliability(truth, chances)
             error = expected_calibration_error(truth, chances)
             label = f"{name}: error {error:.3f}"
-            axes.plot(confidence, accuracy, "o-", color=colour, markersize=5, label=label)
+            axes.plot(confidence, accuracy, "-", color=colour, linewidth=1, label=label)
+            axes.scatter(confidence, accuracy, 3 + 300 * counts / counts.sum(), color=colour)
             edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
             histogram.hist(chances.max(axis=1), edges, color=colour, histtype="step", linewidth=1.5)
         axes.set(ylabel="accuracy", ylim=(0, 1.02))
         axes.set_title(note, fontsize=9)
-        axes.legend(loc="upper left", fontsize=9)
+        axes.legend(loc="lower right", fontsize=8.5)
         histogram.set(xlabel="confidence (probability of the predicted class)", xlim=(0, 1.02))
         histogram.set_ylabel("slices")
 

@@ -36,10 +36,22 @@ def _show(prepare: Any, train: Any, evaluate: Any) -> None:
         table.add_row(name, f"{evaluate[key]:.3f}", f"{low:.3f} to {high:.3f}")
     table.add_row("balanced accuracy", f"{evaluate['balanced_accuracy']:.3f}")
     table.add_row("loss", f"{evaluate['loss']:.3f}")
-    table.add_row("calibration error", f"{evaluate['ece']:.3f}")
     subject = evaluate["subject"]
-    table.add_row(f"macro F1 per person (n={subject['n']})", f"{subject['macro_f1']:.3f}")
+    low, high = subject["ci95"]["macro_f1"]
+    table.add_row(
+        f"macro F1 per person (n={subject['n']})",
+        f"{subject['macro_f1']:.3f}",
+        f"{low:.3f} to {high:.3f}",
+    )
     terminal.out.print(table)
+    calibration = evaluate["calibration"]
+    before, after = calibration["before"]["ece"], calibration["after"]["ece"]
+    _right, neighbouring, *further = (off["slices"] for off in evaluate["stages_off"].values())
+    terminal.out.print(
+        f"calibration error {before:.3f}; {after:.3f} at temperature"
+        f" {calibration['temperature']:.2f}, fitted on validation\n"
+        f"mistakes: {neighbouring} slices in a neighbouring stage, {sum(further)} further off"
+    )
     shared = evaluate["split"]["shared_subjects"]
     terminal.out.print(
         f"{prepare['images']} images of {prepare['subjects']} people;"
@@ -48,7 +60,7 @@ def _show(prepare: Any, train: Any, evaluate: Any) -> None:
     )
     terminal.out.print(
         "plots/   confusion.png  roc.png  reliability.png  mistakes.png  classes.png\n"
-        "metrics/ evaluate.json  train.json  prepare.json     models/ model.safetensors\n"
+        "metrics/ evaluate.json  train.json  prepare.json     models/ MODEL_CARD.md\n"
         "next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentum=0.85"
     )
 
