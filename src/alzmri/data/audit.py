@@ -227,8 +227,8 @@ def read(directory: Path, params: Params, progress: Update | None = None) -> Sli
 def area(pixels: images.Pixels) -> int:
     """How many pixels of a slice (uint8 ``[height, width]``) show the head.
 
-    Measured on the public collection: with :data:`SOME_BRAIN` from 0.05 to 0.1, every one of 180
-    people's slices published as test has less than any of those published as training.
+    Measured on the public collection: with :data:`SOME_BRAIN` 0.05 as with 0.1, each of 180
+    people's slices published as test has less than any of the same person's published as training.
     """
     return int((pixels > SOME_BRAIN * np.percentile(pixels, 99)).sum())
 
