@@ -1,10 +1,12 @@
 """``alzmri data``: bring a collection in, and say what is in it."""
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -15,6 +17,7 @@ from alzmri.data.classes import CLASSES
 
 # What these import takes a second; `alzmri --help` must not.
 if TYPE_CHECKING:
+    from alzmri.data.audit import Audit, Leak
     from alzmri.data.collection import Rejected
     from alzmri.data.importing import Report
 
@@ -91,6 +94,129 @@ def check(
     if given.split.unit == "subject":
         groups = list(report.people)
     splits.assign([merge.get(item.label, item.label) for item in entries], groups, given.split)
+
+
+@data_app.command()
+def audit(
+    name: Annotated[str, typer.Argument(help="The collection data/NAME.")],
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Where the worst pairs are drawn.", show_default="plots/audit-NAME.png"),
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, max=60, help="How many a layout are drawn.")] = 3,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit status 1 if the current split shares people.")
+    ] = False,
+) -> None:
+    """Measure what train/test layouts of data/NAME leak: shared people, near-twin slices.
+
+    Compared are the layout that the collection was published with, as its import noted it, and
+    the subject and the slice split by params.yaml. 1-NN gives each test slice the class of the
+    most similar training slice: what that scores above its score on the subject split is
+    recognition of people. It is a report: leaks are no error without --strict.
+
+    Examples:
+
+        alzmri data audit kaggle
+
+        alzmri data audit kaggle --json | jq '.layouts[] | {layout, shared_people}'
+
+        alzmri data audit kaggle --strict --figure leak.png --pairs 6
+    """
+    from alzmri import params
+    from alzmri.data import audit as auditing
+    from alzmri.data.audit_figure import draw
+    from alzmri.data.importing import check_name
+
+    check_name(name, ("prepared",))
+    given = params.load()
+    with terminal.progress("judging") as progress:
+        found = auditing.audit(Path("data", name), given, pairs=pairs, progress=progress)
+    for unit, refusal in found.refused.items():
+        terminal.warn(f"no {unit} split: {refusal}")
+    if not found.leaks or (strict and given.split.unit in found.refused):
+        raise found.refused[given.split.unit]
+    figure = figure or Path("plots", f"audit-{name}.png")
+    draw(figure, Path("data", name), found.leaks, f"{name}: the most similar pairs of each layout")
+    if as_json:
+        print(json.dumps(_as_json(name, found, figure), indent=2, allow_nan=False))
+    else:
+        _show_audit(name, found)
+        _say(f"{figure} shows the most similar pairs")
+    if strict and any(leak.current and leak.shared_people for leak in found.leaks):
+        raise typer.Exit(1)
+
+
+def _as_json(name: str, found: "Audit", figure: Path) -> dict[str, Any]:
+    return {
+        "collection": name,
+        "images": len(found.slices.labels),
+        "people": len(set(found.slices.people)),
+        "people_from": found.people_from,
+        "layouts": [asdict(leak) for leak in found.leaks],
+        "refused": {unit: str(refusal) for unit, refusal in found.refused.items()},
+        "figure": str(figure),
+    }
+
+
+def _show_audit(name: str, found: "Audit") -> None:
+    """Print a column per layout, then what it means in sentences."""
+    from alzmri.data.audit import called, end_of_stack, headline
+    from alzmri.data.subjects import CUT
+
+    people = len(set(found.slices.people))
+    _say(
+        f"{name}: {len(found.slices.labels)} images of {people} people,"
+        f" known from {'the pixels' if found.people_from == 'pixels' else found.people_from}"
+    )
+    table = Table("test slices")
+    for leak in found.leaks:
+        table.add_column(called(leak) + (" *" if leak.current else ""), justify="right")
+    columns = [_column(leak) for leak in found.leaks]
+    for label in dict.fromkeys(label for column in columns for label in column):
+        table.add_row(label, *(column.get(label, "") for column in columns))
+    terminal.out.print(table)
+    _say(
+        "* the current split (params.yaml). Near twins correlate at"
+        f" {CUT} or more. 1-NN: the class of the most similar training slice"
+    )
+    for leak in found.leaks:
+        _say(
+            f"{headline(leak)}, the same class for {leak.accuracy:.1%} (always {leak.majority}:"
+            f" {leak.majority_accuracy:.1%})"
+        )
+    for sentence in filter(None, map(end_of_stack, found.leaks)):
+        _say(sentence)
+    if all(leak.layout != "published" for leak in found.leaks):
+        _say(
+            "no published split is known: no origin.csv, which an import writes, has images from"
+            " folders such as train and test"
+        )
+
+
+def _column(leak: "Leak") -> dict[str, str]:
+    """What the table says of a layout, by row."""
+    low, median, high = leak.correlation
+    people, slices = leak.test.people, leak.test.images
+    rows = {
+        "images (people): train": f"{leak.train.images} ({leak.train.people})",
+        "  validation": f"{leak.val.images} ({leak.val.people})",
+        "  test": f"{slices} ({people})",
+        "people also in training": f"{leak.shared_people} of {people}",
+        "slices with a near twin": f"{leak.test_with_twin} of {slices}",
+        "near-twin pairs": f"{leak.twin_pairs}",
+        "nearest: same person": f"{leak.same_person:.1%}",
+        "  correlation, median": f"{median:.3f}",
+        "  from 5 % to 95 %": f"{low:.3f}–{high:.3f}",
+        "1-NN accuracy": f"{leak.accuracy:.3f}",
+        "  most frequent class": f"{leak.majority_accuracy:.3f}",
+        "1-NN macro F1": f"{leak.macro_f1:.3f}",
+    }
+    recall = {name.removesuffix(" Demented"): value for name, value in leak.recall.items()}
+    return rows | {f"  recall {name}": f"{value:.3f}" for name, value in recall.items()}
 
 
 def _show(report: "Report") -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from alzmri.data import collection, images, sources, subjects
+from alzmri.data import collection, images, origins, sources, subjects
 from alzmri.data.classes import CLASSES, FOLDERS, class_of_folder
 from alzmri.data.collection import Collection, Entry, Rejected
 from alzmri.data.sources import Member
@@ -102,8 +102,9 @@ def import_collection(
     :func:`sources.members`); it is only read. Images keep their bytes, go to the folder of their
     class (:data:`classes.FOLDERS`) and keep their name; where several of a class have the same,
     the folders above go in front of it (``test-x.jpg``). Rejected files stay behind. A
-    ``subjects.csv`` comes along with its paths rewritten. ``data/name`` appears whole or not
-    at all; ``force`` lets it replace another.
+    ``subjects.csv`` comes along with its paths rewritten, and ``origin.csv`` says which path each
+    image was published under. ``data/name`` appears whole or not at all; ``force`` lets it
+    replace another.
 
     Raises:
         UserError: a bad name, a name in use, a source that cannot be used
@@ -122,6 +123,7 @@ def import_collection(
         placed, misplaced = _place(members)
         origin, unread = _copy(placed, temporary)
         found, thumbnails = _read(temporary, progress)
+        copies = _copies(temporary, found)
         for item in found.rejected:
             (temporary / item.path).unlink()
         left = [
@@ -130,6 +132,8 @@ def import_collection(
         behind = sorted(rejected + misplaced + unread + left, key=lambda item: item.path)
         found = replace(found, directory=source, rejected=tuple(behind))
         collection.require(found, max_rejected, remedy="nothing was imported")
+        published = _published(source, members, found.entries, copies, origin)
+        write_csv(temporary / origins.ORIGIN_FILE, ("path", "origin"), published)
         people = _listed(source, members, found.entries, origin)
         if people:
             _write_subjects(temporary / subjects.SUBJECTS_FILE, found.entries, people)
@@ -232,16 +236,57 @@ def _listed(
     source: Path, members: Sequence[Member], entries: Sequence[Entry], origin: dict[str, str]
 ) -> list[str]:
     """The subject of each entry as the source's ``subjects.csv`` says; empty if it has none."""
-    tables = [item for item in members if PurePosixPath(item.path).name == subjects.SUBJECTS_FILE]
-    if not tables:
+    table = _table(source, members, subjects.SUBJECTS_FILE)
+    if table is None:
         return []
-    table = min(tables, key=lambda item: (item.path.count("/"), item.path))
-    above = table.path.removesuffix(subjects.SUBJECTS_FILE)
+    name, above, content = table
     paths = [origin[entry.path].removeprefix(above) for entry in entries]
+    return subjects.parse(content, name, paths)
+
+
+def _copies(directory: Path, found: Collection) -> dict[str, str]:
+    """The image that is used, of each duplicate of it; paths are relative to ``directory``."""
+    used = {entry.sha256: entry.path for entry in found.entries}
+    duplicates = [item.path for item in found.rejected if item.duplicate]
+    return {
+        path: used[hashlib.sha256((directory / path).read_bytes()).hexdigest()]
+        for path in duplicates
+    }
+
+
+def _published(
+    source: Path,
+    members: Sequence[Member],
+    entries: Sequence[Entry],
+    copies: dict[str, str],
+    origin: dict[str, str],
+) -> list[tuple[str, str]]:
+    """Each entry's path and where it was published; several times if several copies were.
+
+    That is what the source's ``origin.csv`` says, else the path in the source.
+    """
+    table = _table(source, members, origins.ORIGIN_FILE)
+    name, above, content = table or ("", "", b"path,origin")
+    known = origins.parse(content, name)
+    rows = set()
+    for copy, path in {**{entry.path: entry.path for entry in entries}, **copies}.items():
+        here = origin[copy]
+        for published in known.get(here.removeprefix(above), [collection.printable(here)]):
+            rows.add((path, published))
+    return sorted(rows)
+
+
+def _table(source: Path, members: Sequence[Member], name: str) -> tuple[str, str, bytes] | None:
+    """What messages call the topmost file ``name``, the folder it speaks of, and its bytes."""
+    tables = [item for item in members if PurePosixPath(item.path).name == name]
+    if not tables:
+        return None
+    table = min(tables, key=lambda item: (item.path.count("/"), item.path))
+    called = str(source / table.path)
     try:
-        return subjects.parse(table.read(), str(source / table.path), paths)
+        return called, table.path.removesuffix(name), table.read()
     except images.Unreadable as error:
-        raise UserError(f"{source / table.path}: {error}") from None
+        raise UserError(f"{called}: {error}") from None
 
 
 def _write_subjects(path: Path, entries: Sequence[Entry], people: Sequence[str]) -> None:

@@ -1,0 +1,434 @@
+"""What a division into training and test images leaks, measured without a model.
+
+A score is honest where nothing but the disease connects test and training images. Here is what
+else connects them: the same people, near-identical slices, and how far one gets by answering with
+the class of the most similar training slice (1-nearest-neighbour). What that scores on a layout
+above what it scores on new people, in the subject split, is recognition of people.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, f1_score
+
+from alzmri.data import collection, images, origins, splits, subjects
+from alzmri.data.classes import MERGES, merged
+from alzmri.data.collection import Collection
+from alzmri.errors import UserError
+from alzmri.params import Params
+from alzmri.terminal import Update
+
+UNITS: tuple[Literal["subject", "slice"], ...] = ("subject", "slice")
+
+SOME_BRAIN = 0.1
+"""Of the 99th percentile of a slice's intensities: above it is the head, below it background."""
+
+END_AUC, END_Z = 0.9, 5.0
+"""From which on test images are called an end of the stack: almost always, and not by chance."""
+
+_BLOCK = 2048
+"""Thumbnails compared at once: a block of correlations takes 32 MB, however many images."""
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The usable images of a collection, as an audit sees them; all ``[n]`` in one order.
+
+    Attributes:
+        found: the files.
+        labels: classes after ``data.merge``.
+        people: who is on each.
+        thumbnails: uint8 ``[n, 32, 32]``, see :func:`images.thumbnail`.
+        areas: int64, see :func:`area`.
+    """
+
+    found: Collection
+    labels: tuple[str, ...]
+    people: tuple[str, ...]
+    thumbnails: subjects.Thumbnails
+    areas: Ints
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A division of images; bool ``[n]`` each. A published one may have copies in both."""
+
+    name: str
+    current: bool
+    train: Bools
+    val: Bools
+    test: Bools
+
+
+@dataclass(frozen=True)
+class Part:
+    """How much one part of a layout holds."""
+
+    images: int
+    people: int
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Whether test images are an end of the stack of slices of people who are in training too.
+
+    Attributes:
+        people: in training and test.
+        less: of them, those whose test slices all show less brain than every training slice.
+        more: the same with more.
+        auc: the chance that a training slice shows more brain than a test slice of the same
+            person, ties counting half; the mean over people.
+        z: of ``auc`` against 0.5, in standard deviations of slices divided at random.
+    """
+
+    people: int
+    less: int
+    more: int
+    auc: float
+    z: float
+
+    @property
+    def which(self) -> Literal["least", "most"] | None:
+        """Whether the test slices are those with the least or the most brain, or neither."""
+        if abs(self.z) < END_Z or abs(self.auc - 0.5) < END_AUC - 0.5:
+            return None
+        return "least" if self.z > 0 else "most"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A test image and the training image most like it: paths, classes, correlation, people."""
+
+    test: str
+    train: str
+    test_label: str
+    train_label: str
+    correlation: float
+    same_person: bool
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What one layout leaks.
+
+    Attributes:
+        layout: ``published``, ``subject`` or ``slice``.
+        current: whether ``params.yaml`` has it.
+        train, val, test: what the parts hold.
+        shared_people: people of the test who are in training too.
+        test_with_twin: test images with a training image at :data:`subjects.CUT` or more.
+        twin_pairs: all such pairs.
+        same_person: the share of test images whose nearest training image is the same person's.
+        correlation: of test images with their nearest training image: 5 %, 50 % and 95 %.
+        majority: the most frequent class of the training images.
+        majority_accuracy: of always answering ``majority``.
+        accuracy, macro_f1, recall: of answering with the class of the nearest training image;
+            recall per class of the test.
+        ends: None where nobody is shared.
+        pairs: the worst, see :func:`measure`.
+    """
+
+    layout: str
+    current: bool
+    train: Part
+    val: Part
+    test: Part
+    shared_people: int
+    test_with_twin: int
+    twin_pairs: int
+    same_person: float
+    correlation: tuple[float, float, float]
+    majority: str
+    majority_accuracy: float
+    accuracy: float
+    macro_f1: float
+    recall: dict[str, float]
+    ends: Ends | None
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the layouts of a collection leak.
+
+    Attributes:
+        people_from: ``pixels``, or ``subjects.csv``.
+        leaks: published, if that is known, then the subject and the slice split.
+        refused: why a split cannot be made, by its unit.
+    """
+
+    slices: Slices
+    people_from: str
+    leaks: tuple[Leak, ...]
+    refused: dict[str, UserError]
+
+
+def audit(directory: Path, params: Params, *, pairs: int, progress: Update | None = None) -> Audit:
+    """Read the collection in ``directory`` and measure every layout of it.
+
+    Raises:
+        UserError: what :func:`read` and :func:`published` raise.
+    """
+    slices = read(directory, params, progress)
+    layouts: list[Layout | None] = [published(slices)]
+    refused: dict[str, UserError] = {}
+    for unit in UNITS:
+        try:
+            layouts.append(dealt(slices, params, unit))
+        except UserError as error:
+            refused[unit] = error
+    leaks = tuple(
+        measure(slices, layout, pairs=pairs, merge=params.data.merge)
+        for layout in layouts
+        if layout
+    )
+    how = params.split.subjects
+    pixels = how == "pixels" or (how == "auto" and not subjects.has_table(directory))
+    return Audit(slices, "pixels" if pixels else subjects.SUBJECTS_FILE, leaks, refused)
+
+
+def read(directory: Path, params: Params, progress: Update | None = None) -> Slices:
+    """The collection in ``directory``, people as ``split.subjects`` says.
+
+    Raises:
+        UserError: there is none, ``prepare`` would refuse it, or its ``subjects.csv`` has faults.
+    """
+    thumbnails: dict[int, images.Pixels] = {}
+    areas: dict[int, int] = {}
+
+    def keep(index: int, pixels: images.Pixels) -> None:
+        thumbnails[index] = images.thumbnail(pixels)
+        areas[index] = area(pixels)
+
+    found = collection.read(directory, consume=keep, progress=progress)
+    collection.require(found, params.data.max_rejected)
+    merge = MERGES[params.data.merge]
+    small = np.stack([thumbnails[entry.index] for entry in found.entries])
+    paths = [entry.path for entry in found.entries]
+    hashes = [entry.sha256 for entry in found.entries]
+    return Slices(
+        found,
+        tuple(merge.get(entry.label, entry.label) for entry in found.entries),
+        tuple(subjects.find(directory, params.split.subjects, paths, small, hashes)),
+        small,
+        np.array([areas[entry.index] for entry in found.entries], np.int64),
+    )
+
+
+def area(pixels: images.Pixels) -> int:
+    """How many pixels of a slice (uint8 ``[height, width]``) show the head.
+
+    Measured on the public collection: with :data:`SOME_BRAIN` 0.05 as with 0.1, each of 180
+    people's slices published as test has less than any of the same person's published as training.
+    """
+    return int((pixels > SOME_BRAIN * np.percentile(pixels, 99)).sum())
+
+
+def published(slices: Slices) -> Layout | None:
+    """The division that the collection was published with; None where none is known.
+
+    Without test images, those published for validation are the test.
+
+    Raises:
+        UserError: ``origin.csv`` is no table of origins.
+    """
+    known = origins.find(slices.found.directory)
+    parts = [set(map(origins.part, known.get(item.path, ()))) for item in slices.found.entries]
+    train, val, test = (np.array([name in mine for mine in parts]) for name in splits.PARTS)
+    if not test.any():
+        val, test = test, val
+    return Layout("published", False, train, val, test) if train.any() and test.any() else None
+
+
+def dealt(slices: Slices, params: Params, unit: Literal["subject", "slice"]) -> Layout:
+    """The division that ``prepare`` would make, were ``split.unit`` so.
+
+    Raises:
+        UserError: when a part would be empty.
+    """
+    split = params.split.model_copy(update={"unit": unit})
+    hashes = [entry.sha256 for entry in slices.found.entries]
+    groups = slices.people if unit == "subject" else hashes
+    parts = np.array(splits.assign(slices.labels, groups, split))
+    masks = [parts == part for part in splits.PARTS]
+    return Layout(unit, unit == params.split.unit, *masks)
+
+
+def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") -> Leak:
+    """What ``layout`` leaks.
+
+    ``pairs`` is how many test images at most are listed with their nearest training images: the
+    most alike of each class, then the second of each class, and so on, and nobody twice, so that
+    they are not all of one kind. ``merge`` is ``data.merge``.
+    """
+    labels, people = np.array(slices.labels), np.array(slices.people)
+    tested, trained = np.flatnonzero(layout.test), np.flatnonzero(layout.train)
+    found, correlation, twins = _compare(slices.thumbnails[tested], slices.thumbnails[trained])
+    nearest = trained[found]
+    truth, said = labels[tested], labels[nearest]
+    present = [name for name in merged(merge) if name in truth]
+    # Ties by severity, whatever the order of files.
+    counts = Counter(labels[trained].tolist())
+    majority = max(merged(merge), key=lambda name: counts[name])
+    low, median, high = np.quantile(correlation, (0.05, 0.5, 0.95)).tolist()
+
+    def part(mask: Bools) -> Part:
+        return Part(int(mask.sum()), len(set(people[mask])))
+
+    return Leak(
+        layout=layout.name,
+        current=layout.current,
+        train=part(layout.train),
+        val=part(layout.val),
+        test=part(layout.test),
+        shared_people=len(set(people[trained]) & set(people[tested])),
+        test_with_twin=int((twins > 0).sum()),
+        twin_pairs=int(twins.sum()),
+        same_person=float((people[nearest] == people[tested]).mean()),
+        correlation=(low, median, high),
+        majority=majority,
+        majority_accuracy=float((truth == majority).mean()),
+        accuracy=float(accuracy_score(truth, said)),
+        macro_f1=float(f1_score(truth, said, labels=present, average="macro", zero_division=0)),
+        recall={name: float((said[truth == name] == name).mean()) for name in present},
+        ends=ends(slices.people, slices.areas, layout),
+        pairs=tuple(
+            Pair(
+                slices.found.entries[tested[row]].path,
+                slices.found.entries[nearest[row]].path,
+                str(truth[row]),
+                str(said[row]),
+                float(correlation[row]),
+                bool(people[tested[row]] == people[nearest[row]]),
+            )
+            for row in _worst(correlation, truth, people[tested], people[nearest], pairs)
+        ),
+    )
+
+
+def ends(people: Sequence[str], areas: Ints, layout: Layout) -> Ends | None:
+    """Whether each person's test images are those with the least (or most) brain: see `Ends`.
+
+    Brain gets less toward the vertex and the neck, so an end of the stack shows in the areas,
+    whatever the files are called. Per person it is Mann and Whitney's U (1947); its variance,
+    summed over people, gives ``z``.
+    """
+    mine: defaultdict[str, list[int]] = defaultdict(list)
+    for index in np.flatnonzero(layout.train | layout.test).tolist():
+        mine[people[index]].append(index)
+    auc, variance, less, more = [], [], 0, 0
+    for indices in mine.values():
+        at = np.array(indices)
+        train, test = areas[at[layout.train[at]]], areas[at[layout.test[at]]]
+        if not (len(train) and len(test)):
+            continue
+        over = train[:, None] > test
+        auc.append(float((over + 0.5 * (train[:, None] == test)).mean()))
+        variance.append((len(train) + len(test) + 1) / (12 * len(train) * len(test)))
+        less += bool(over.all())
+        more += bool((train[:, None] < test).all())
+    if not auc:
+        return None
+    z = float((np.array(auc) - 0.5).sum() / np.sqrt(sum(variance)))
+    return Ends(len(auc), less, more, float(np.mean(auc)), z)
+
+
+def headline(leak: Leak) -> str:
+    """How far a layout's test is from new people, in half a sentence."""
+    name = called(leak) + (" (current)" if leak.current else "")
+    return (
+        f"{name}: {leak.shared_people} of {leak.test.people} people tested are in training; the"
+        f" most similar training slice shows the same person for {leak.same_person:.1%}"
+    )
+
+
+def called(leak: Leak) -> str:
+    """The layout as people say it."""
+    return "published" if leak.layout == "published" else f"{leak.layout} split"
+
+
+def end_of_stack(leak: Leak) -> str | None:
+    """One sentence if the test images are an end of the stack of the training people."""
+    if leak.ends is None or leak.ends.which is None:
+        return None
+    which = leak.ends.which
+    where, sign, count = {
+        "least": ("the end slices (top or bottom)", "less", leak.ends.less),
+        "most": ("the widest slices", "more", leak.ends.more),
+    }[which]
+    return (
+        f"{called(leak)}: the test images are {where} of the training people: in {count} of the"
+        f" {leak.ends.people} people in both, every test slice shows {sign} brain than any"
+        " training slice"
+    )
+
+
+def _compare(
+    queries: subjects.Thumbnails, references: subjects.Thumbnails
+) -> tuple[Ints, Floats, Ints]:
+    """For each of ``queries``: its nearest of ``references``, the correlation, how many twins.
+
+    The nearest is the first of those that correlate most. Twins are as in :func:`subjects.twins`.
+    """
+    nearest = np.zeros(len(queries), np.int64)
+    highest = np.full(len(queries), -np.inf)
+    twins = np.zeros(len(queries), np.int64)
+    for rows in _blocks(len(queries)):
+        left, row_norms = _centred(queries[rows])
+        for columns in _blocks(len(references)):
+            right, column_norms = _centred(references[columns])
+            correlation = (left @ right.T) / np.outer(row_norms, column_norms)
+            twins[rows] += (correlation >= subjects.CUT).sum(axis=1)
+            best = correlation.argmax(axis=1)
+            value = correlation[np.arange(len(best)), best]
+            better = value > highest[rows]
+            nearest[rows] = np.where(better, best + columns.start, nearest[rows])
+            highest[rows] = np.where(better, value, highest[rows])
+    return nearest, highest, twins
+
+
+def _blocks(length: int) -> Iterator[slice]:
+    return (slice(first, first + _BLOCK) for first in range(0, length, _BLOCK))
+
+
+def _centred(thumbnails: subjects.Thumbnails) -> tuple[Floats, Floats]:
+    """float64 ``[n, pixels]``, each with its mean removed, times the number of pixels; norms.
+
+    All are integers below 2**53, hence exact: machines agree on which slice is the nearest.
+    """
+    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
+    centred = flat * flat.shape[1] - flat.sum(axis=1, keepdims=True)
+    norms = np.sqrt((centred * centred).sum(axis=1))
+    # A flat thumbnail correlates with nothing.
+    return centred, np.where(norms == 0, np.inf, norms)
+
+
+def _worst(
+    correlation: Floats,
+    labels: NDArray[np.str_],
+    tested: NDArray[np.str_],
+    trained: NDArray[np.str_],
+    number: int,
+) -> list[int]:
+    """The rows to look at: nobody twice, and classes taking turns, the most alike first."""
+    shown: set[str] = set()
+    turns: Counter[str] = Counter()
+    chosen: list[tuple[int, int]] = []
+    for row in np.argsort(-correlation, kind="stable").tolist():
+        mine = {str(tested[row]), str(trained[row])}
+        if mine & shown:
+            continue
+        shown |= mine
+        chosen.append((turns[labels[row]], row))
+        turns[labels[row]] += 1
+    # A stable sort: within a turn the most alike stay first.
+    return [row for _, row in sorted(chosen, key=lambda item: item[0])][:number]
