@@ -50,6 +50,11 @@ def test_protocol_is_labelled_as_leaking(clone):
     names = clone.run("dvc", "exp", "list", "--name-only").stdout.split()
     assert {"protocol-phantom-baseline", "protocol-phantom-best"} <= set(names)
     _same_again(clone, command)
+    (clone.root / ".dvc/cache").rename(clone.root / "elsewhere")
+    lost = clone.run(*command, code=2)
+    assert "plots/history.csv of experiment protocol-phantom-baseline is not" in lost.stderr
+    assert "dvc exp remove protocol-phantom-baseline" in lost.stderr
+    assert "Traceback" not in lost.stderr
 
 
 def test_what_is_wrong_is_said_before_anything_runs(clone):

@@ -65,20 +65,22 @@ class Finished:
         return json.loads(_git("show", f"{self.commit}:metrics/{stage}.json"))
 
     def table(self, path: str) -> list[dict[str, str]]:
-        """The rows of a CSV that it wrote and DVC keeps.
+        """The rows of a CSV that it wrote and DVC has in its cache.
 
         Raises:
-            UserError: when the file is neither in the cache nor in the remote.
+            UserError: when it has not.
         """
-        import dvc.api
-        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
 
+        stages = YAML(typ="safe").load(_git("show", f"{self.commit}:dvc.lock"))["stages"]
+        digests = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
         try:
-            text = dvc.api.read(path, rev=self.commit)
-        except (DvcException, OSError) as error:
+            cached = Path(Repo().cache.local.oid_to_path(digests[path]))
+            text = cached.read_text(encoding="utf-8")
+        except FileNotFoundError:
             raise UserError(
-                f"{path} of experiment {self.name} is not in the cache ({error}): run"
-                f" `alzmri store run -- dvc pull`, or `dvc exp remove {self.name}` and run again"
+                f"{path} of experiment {self.name} is not in DVC's cache any more:"
+                f" `dvc exp remove {self.name}`, then run this again"
             ) from None
         return list(csv.DictReader(io.StringIO(text)))
 
