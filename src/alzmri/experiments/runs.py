@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -120,6 +121,9 @@ def run_all(experiments: Sequence[Experiment]) -> list[Finished]:
             terminal.out.print(f"{place}: finished before", markup=False)
             continue
         terminal.out.print(place, markup=False, style="bold")
+        if name in done:
+            # Not `dvc exp run --force`: that also computes again what DVC has in its run cache.
+            _dvc("exp", "remove", name)
         _run(experiment)
         done = finished()
     return [done[experiment.name] for experiment in experiments]
@@ -141,15 +145,18 @@ def _run(experiment: Experiment) -> None:
         word for key, value in experiment.settings.items() for word in ("-S", f"{key}={value}")
     ]
     # With a target, DVC leaves out stages that it does not need, such as an unused phantom.
-    command = ["exp", "run", "evaluate", "--temp", "--force", "--name", experiment.name, *settings]
+    _dvc("exp", "run", "evaluate", "--temp", "--name", experiment.name, *settings)
+
+
+def _dvc(*words: str) -> None:
     # The stages say `python`: the one that runs this program, whether or not it was activated.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *command], env={**os.environ, "PATH": path}, check=False
-    )
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run([sys.executable, "-m", "dvc", *words], env=environment, check=False)
     if done.returncode:
         raise EnvironmentFault(
-            f"experiment {experiment.name} failed (see above); the same command goes on from here"
+            f"`{shlex.join(['dvc', *words])}` failed (see above); when that is mended, the same"
+            " command goes on from here"
         )
 
 
