@@ -12,6 +12,7 @@ from rich.table import Table
 
 from alzmri import terminal
 from alzmri.data.classes import CLASSES
+from alzmri.errors import UserError
 
 # What these import takes a second; `alzmri --help` must not.
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def import_(
             source, name, force=force, root=Path(), max_rejected=max_rejected, progress=progress
         )
     _show(report)
+    if report.unclear:
+        terminal.warn(f"prepare would refuse this: {report.unclear}")
     for reason, paths in _by_reason(report.collection.rejected).items():
         shown = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
         _say(f"left behind: {len(paths)} x {reason}: {shown}")
@@ -87,6 +90,8 @@ def check(
         _say(f"rejected: {item.path}: {item.reason}")
     require(report.collection, given.data.max_rejected, remedy="prepare would refuse it")
     entries, merge = report.collection.entries, MERGES[given.data.merge]
+    if report.people is None:
+        raise UserError(f"prepare would refuse it: {report.unclear}")
     groups = [entry.sha256 for entry in entries]
     if given.split.unit == "subject":
         groups = list(report.people)
@@ -101,10 +106,11 @@ def _show(report: "Report") -> None:
     table.add_column("images", justify="right")
     table.add_column("people", justify="right")
     for label in CLASSES:
-        table.add_row(label, str(report.images_of(label)), str(report.people_of(label)))
+        table.add_row(label, str(report.images_of(label)), _count(report.people_of(label)))
     table.add_section()
     entries = report.collection.entries
-    table.add_row("all", str(len(entries)), str(len(set(report.people))))
+    everyone = None if report.people is None else len(set(report.people))
+    table.add_row("all", str(len(entries)), _count(everyone))
     terminal.out.print(table)
     conversions: defaultdict[str, int] = defaultdict(int)
     for entry in entries:
@@ -123,11 +129,15 @@ def _show(report: "Report") -> None:
         )
     for label in CLASSES:
         people = report.people_of(label)
-        if 0 < people < _MIN_PEOPLE:
+        if people and people < _MIN_PEOPLE:
             terminal.warn(
                 f"{label} has {people} people: no subject split can have the class in training, "
                 "validation and test at once"
             )
+
+
+def _count(people: int | None) -> str:
+    return "?" if people is None else str(people)
 
 
 def _by_reason(rejected: "Sequence[Rejected]") -> dict[str, list[str]]:

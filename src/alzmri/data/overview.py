@@ -1,17 +1,25 @@
-"""How the classes are spread over the parts of the split: a table and a figure."""
+"""What ``prepare`` made of a collection: classes over the parts of the split, and who is who."""
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from alzmri.data.classes import numbered
 from alzmri.data.prepared import Row
+from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.splits import PARTS
+from alzmri.data.subjects import Gap
 from alzmri.figure import drawing
 from alzmri.files import write_csv
 
 PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
 """Of training, validation and test: black figures stay readable on each."""
+
+_ONE, _TWO, _UNKNOWN = "#0072b2", "#d55e00", "#7f7f7f"
+"""Links within a person, links between people, and links of which nobody can tell."""
+_BINS = 80
 
 
 def write_table(path: Path, rows: Sequence[Row], classes: tuple[str, ...]) -> None:
@@ -45,6 +53,57 @@ def draw(path: Path, rows: Sequence[Row], classes: tuple[str, ...], note: str) -
         left.set_yticks(range(len(classes)), classes)
         left.invert_yaxis()
         right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+
+
+def draw_links(
+    path: Path, links: Forest, people: Sequence[str] | None, gap: Gap | None, note: str
+) -> None:
+    """Histogram of the links' similarities, those within a person and those between two.
+
+    ``people`` is the subject of each image, None if nothing tells; ``gap`` is what told.
+    """
+    if people is None:
+        groups = [("links", _UNKNOWN, links.correlations)]
+        title = f"{note}: no clear gap between one person and two"
+    else:
+        names = np.array(people)
+        same = names[links.first] == names[links.second]
+        groups = [
+            ("links between people", _TWO, links.correlations[~same]),
+            ("links within a person", _ONE, links.correlations[same]),
+        ]
+        how = "told apart by their pixels" if gap else "as subjects.csv says"
+        title = f"{note}: {len(names):,} images, {len(set(people)):,} people {how}"
+    edges = np.linspace(FLOOR, 1, _BINS + 1)
+    counts = [np.histogram(values, edges)[0] for _, _, values in groups]
+    top = max(1, *(int(count.max()) for count in counts))
+    with drawing(path, 8.0, 3.2) as figure:
+        axes = figure.subplots()
+        if gap:
+            axes.axvspan(gap.low, gap.high, color="#eeeeee", lw=0)
+            axes.axvline(gap.cut, color="black", lw=1, ls="--")
+            text = f"no link from {gap.low:.2f} to {gap.high:.2f}\ncut at {gap.cut:.2f}"
+            axes.text(
+                gap.cut,
+                0.97,
+                text,
+                va="top",
+                ha="center",
+                transform=axes.get_xaxis_transform(),
+                bbox={"fc": "#eeeeee", "ec": "none"},
+            )
+        for (label, colour, values), count in zip(groups, counts, strict=True):
+            axes.stairs(count, edges, fill=True, color=colour, alpha=0.85)
+            if len(values):
+                axes.text(
+                    float(np.median(values)),
+                    1.25 * top,
+                    f"{len(values):,} {label}",
+                    color=colour,
+                    ha="center" if len(groups) == 1 else "left" if colour == _TWO else "right",
+                )
+        axes.set(title=title, xlim=(FLOOR, 1), yscale="log", ylim=(0.7, 3 * top))
+        axes.set(xlabel="similarity of the linked slices (1: the same pixels)", ylabel="links")
 
 
 def problems(rows: Sequence[Row], classes: tuple[str, ...]) -> list[str]:
