@@ -63,14 +63,14 @@ def draw_links(
     ``people`` is the subject of each image, None if nothing tells; ``gap`` is what told.
     """
     if people is None:
-        groups = [("links", _UNKNOWN, links.correlations)]
+        groups = [("in all", _UNKNOWN, links.correlations)]
         title = f"{note}: no clear gap between one person and two"
     else:
         names = np.array(people)
         same = names[links.first] == names[links.second]
         groups = [
-            ("links between people", _TWO, links.correlations[~same]),
-            ("links within a person", _ONE, links.correlations[same]),
+            ("between people", _TWO, links.correlations[~same]),
+            ("within a person", _ONE, links.correlations[same]),
         ]
         how = "told apart by their pixels" if gap else "as subjects.csv says"
         title = f"{note}: {len(names):,} images, {len(set(people)):,} people {how}"
@@ -79,31 +79,29 @@ def draw_links(
     top = max(1, *(int(count.max()) for count in counts))
     with drawing(path, 8.0, 3.2) as figure:
         axes = figure.subplots()
+        axes.set(title=title, xlim=(FLOOR, 1), yscale="log", ylim=(0.7, 4 * top))
+        axes.set(xlabel="similarity of the linked slices (1: the same anatomy)", ylabel="links")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         if gap:
             axes.axvspan(gap.low, gap.high, color="#eeeeee", lw=0)
             axes.axvline(gap.cut, color="black", lw=1, ls="--")
-            text = f"no link from {gap.low:.2f} to {gap.high:.2f}\ncut at {gap.cut:.2f}"
-            axes.text(
-                gap.cut,
-                0.97,
-                text,
-                va="top",
-                ha="center",
-                transform=axes.get_xaxis_transform(),
-                bbox={"fc": "#eeeeee", "ec": "none"},
-            )
+            text = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n cut at {gap.cut:.2f}"
+            axes.text(gap.cut, np.sqrt(top), text, va="center", size=9)
         for (label, colour, values), count in zip(groups, counts, strict=True):
-            axes.stairs(count, edges, fill=True, color=colour, alpha=0.85)
-            if len(values):
-                axes.text(
-                    float(np.median(values)),
-                    1.25 * top,
-                    f"{len(values):,} {label}",
-                    color=colour,
-                    ha="center" if len(groups) == 1 else "left" if colour == _TWO else "right",
-                )
-        axes.set(title=title, xlim=(FLOOR, 1), yscale="log", ylim=(0.7, 3 * top))
-        axes.set(xlabel="similarity of the linked slices (1: the same pixels)", ylabel="links")
+            axes.stairs(count, edges, fill=True, color=colour)
+            if not len(values):
+                continue
+            # Towards the nearer end of the axis, so that neighbours never meet.
+            right = len(groups) > 1 and label == "within a person"
+            place = {"x": 0.99, "ha": "right"} if right else {"x": 0.01, "ha": "left"}
+            axes.text(
+                y=0.97,
+                s=f"{len(values):,} links {label}",
+                color=colour,
+                va="top",
+                transform=axes.transAxes,
+                **place,
+            )
 
 
 def problems(rows: Sequence[Row], classes: tuple[str, ...]) -> list[str]:
