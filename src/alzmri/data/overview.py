@@ -79,7 +79,7 @@ def draw_links(
     top = max(1, *(int(count.max()) for count in counts))
     with drawing(path, 8.0, 3.2) as figure:
         axes = figure.subplots()
-        axes.set(title=title, xlim=(FLOOR, 1), yscale="log", ylim=(0.7, 4 * top))
+        axes.set(title=title, xlim=(FLOOR, 1), yscale="log", ylim=(0.7, 10 * top))
         axes.set(xlabel="similarity of the linked slices (1: the same anatomy)", ylabel="links")
         axes.yaxis.set_major_formatter("{x:,.0f}")
         if gap:
@@ -91,16 +91,14 @@ def draw_links(
             axes.stairs(count, edges, fill=True, color=colour)
             if not len(values):
                 continue
-            # Towards the nearer end of the axis, so that neighbours never meet.
-            right = len(groups) > 1 and label == "within a person"
-            place = {"x": 0.99, "ha": "right"} if right else {"x": 0.01, "ha": "left"}
-            axes.text(
-                y=0.97,
-                s=f"{len(values):,} links {label}",
-                color=colour,
+            # At the ends of the axis, where neighbours never meet.
+            axes.annotate(
+                f"{len(values):,} links\n{label}",
+                (float(colour == _ONE), 1),
+                xycoords="axes fraction",
+                ha="right" if colour == _ONE else "left",
                 va="top",
-                transform=axes.transAxes,
-                **place,
+                color=colour,
             )
 
 
