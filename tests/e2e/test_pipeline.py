@@ -19,6 +19,7 @@ OUTPUTS = (
     "models/model.json",
     "plots/classes.csv",
     "plots/classes.png",
+    "plots/subjects.png",
     "plots/history.csv",
     "plots/confusion.csv",
     "plots/confusion.png",

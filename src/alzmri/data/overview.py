@@ -94,7 +94,7 @@ def draw_links(
             # At the ends of the axis, where neighbours never meet.
             axes.annotate(
                 f"{len(values):,} links\n{label}",
-                (float(colour == _ONE), 1),
+                (0.99 if colour == _ONE else 0.01, 0.99),
                 xycoords="axes fraction",
                 ha="right" if colour == _ONE else "left",
                 va="top",
