@@ -3,18 +3,24 @@
 from pathlib import Path
 
 from alzmri import params, terminal
-from alzmri.data import overview
+from alzmri.data import overview, subjects
 from alzmri.data.classes import merged
 from alzmri.data.packing import pack, summary
 from alzmri.data.prepared import PREPARED
+from alzmri.errors import UserError
 from alzmri.files import replacing_directory, write_json
 
 
 def main() -> None:
     settings = params.load()
     source = Path("data") / settings.data.source
-    with replacing_directory(PREPARED) as directory, terminal.progress("reading") as progress:
-        packed = pack(source, directory, settings, progress)
+    figure = Path("plots/subjects.png")
+    try:
+        with replacing_directory(PREPARED) as directory, terminal.progress("reading") as progress:
+            packed = pack(source, directory, settings, progress)
+    except subjects.Unclear as error:
+        overview.draw_links(figure, error.links, None, None, settings.data.source)
+        raise UserError(f"{source}: {error}. {figure} shows the similarities") from None
 
     classes = merged(settings.data.merge)
     note = f"{settings.data.source}, {settings.split.unit} split"
@@ -22,6 +28,9 @@ def main() -> None:
         note += ", LABELS SHUFFLED between people"
     overview.write_table(Path("plots/classes.csv"), packed.rows, classes)
     overview.draw(Path("plots/classes.png"), packed.rows, classes, note)
+    overview.draw_links(
+        figure, packed.links, packed.people.names, packed.people.gap, settings.data.source
+    )
     counts = summary(packed, settings.data.merge)
     write_json(Path("metrics/prepare.json"), counts)
 

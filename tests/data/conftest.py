@@ -20,7 +20,7 @@ Write = Callable[..., Path]
 
 def person(seed: int, slice_number: int = 0) -> Pixels:
     """uint8 ``[40, 32]``: a head of its own per seed, almost the same in each of its slices."""
-    coarse = np.random.default_rng(seed).integers(0, 200, (10, 8))
+    coarse = np.pad(np.random.default_rng(seed).integers(140, 240, (8, 6)), 1)
     fine = np.random.default_rng((seed, slice_number)).integers(0, 8, (40, 32))
     return (np.kron(coarse, np.ones((4, 4), int)) + fine).astype(np.uint8)
 

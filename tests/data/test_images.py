@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -316,6 +317,36 @@ def test_pad_adds_black_evenly_to_the_short_side() -> None:
     assert (fitted[:, 8:24] == 200).all()
 
 
-def test_thumbnail_averages_areas(draw: Draw) -> None:
-    pixels = np.kron(draw(3)[:32, :32], np.ones((5, 5), np.uint8))
-    assert np.array_equal(thumbnail(pixels), draw(3)[:32, :32])
+def _disc(radius: float) -> NDArray[np.float64]:
+    """``[96, 80]``: an ellipse with a bright and a dark quarter."""
+    y, x = np.mgrid[:96, :80] - np.array([47.5, 39.5])[:, None, None]
+    inside = (x / (0.8 * radius)) ** 2 + (y / radius) ** 2 < 1
+    return np.where(inside, 120 + 40 * (x > 0) + 30 * (y > 0), 0.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    border=st.tuples(*[st.integers(0, 30)] * 4),
+    width=st.floats(0.6, 3),
+    height=st.floats(0.6, 3),
+    gain=st.floats(0.7, 1.2),
+    offset=st.floats(0, 30),
+)
+def test_thumbnail_is_of_the_head_wherever_it_is(
+    border: tuple[int, int, int, int], width: float, height: float, gain: float, offset: float
+) -> None:
+    plain = _disc(40).astype(np.uint8)
+    bright = np.rint(_disc(40) * gain + offset).astype(np.uint8)
+    padded = cv2.copyMakeBorder(bright, *border, cv2.BORDER_CONSTANT, value=0)
+    copy = cv2.resize(padded, None, fx=width, fy=height, interpolation=cv2.INTER_AREA)
+    first, second = thumbnail(plain), thumbnail(np.asarray(copy, np.uint8))
+    views = [second, first[::-1], first[:, ::-1], first[::-1, ::-1]]
+    alike = [np.corrcoef(first.ravel(), view.ravel())[0, 1] for view in views]
+    assert max(alike) == alike[0]
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 4096), (4096, 300)])
+def test_thumbnail_of_any_shape(shape: tuple[int, int]) -> None:
+    for pixels in (np.zeros(shape, np.uint8), np.eye(*shape, dtype=np.uint8) * 200):
+        assert thumbnail(pixels).shape == (32, 32)
+        assert thumbnail(pixels).dtype == np.uint8

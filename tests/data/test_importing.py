@@ -503,6 +503,27 @@ def test_check_ends_as_prepare_would(
     assert "no usable image of Mild Demented" in str(broken.exception)
 
 
+def test_people_that_nothing_tells_are_asked_for(
+    tmp_path: Path, untracked: Path, monkeypatch: pytest.MonkeyPatch, write: Write
+) -> None:
+    for stage, folder in enumerate(RELEASED):
+        for number in range(3):
+            write(tmp_path / "single" / folder / f"{number}.jpg", 10 * stage + number)
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", untracked)
+    monkeypatch.chdir(untracked)
+    brought = CliRunner().invoke(data_app, ["import", str(tmp_path / "single"), "--name", "mine"])
+    assert brought.exit_code == 0
+    assert "?" in brought.output
+    assert "do not show who is who" in " ".join(brought.output.split())
+    checked = CliRunner().invoke(data_app, ["check", "mine"])
+    assert isinstance(checked.exception, UserError)
+    assert "add a subjects.csv" in str(checked.exception)
+    paths = [path.relative_to("data/mine") for path in Path("data/mine").rglob("*.jpg")]
+    rows = "".join(f"{path},{path}\n" for path in paths)
+    Path("data/mine/subjects.csv").write_text(f"path,subject\n{rows}")
+    assert CliRunner().invoke(data_app, ["check", "mine"]).exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["", "..", "../..", "/data", "prepared", "Kaggle"])
 def test_check_takes_names_only(
     untracked: Path, monkeypatch: pytest.MonkeyPatch, name: str

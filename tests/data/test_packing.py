@@ -69,6 +69,37 @@ def test_a_slice_split_shows_its_twins(packed):
     assert result.twins > 0
 
 
+def test_the_summary_says_how_people_were_found(packed, collection):
+    result, _ = packed()
+    gap = result.people.gap
+    found = summary(result, "none")["people"]
+    assert found["from"] == "pixels"
+    assert found["gap"] == [round(gap.low, 3), round(gap.high, 3)]
+    assert gap.low < found["cut"] < gap.high
+    with (collection / "subjects.csv").open("w") as handle:
+        handle.write("path,subject\n")
+        for path in sorted(collection.rglob("*.jpg")):
+            name = path.relative_to(collection)
+            handle.write(f"{name},{str(name).rpartition('_')[0]}\n")
+    assert summary(packed()[0], "none")["people"] == {"from": "file", "cut": None, "gap": None}
+
+
+def test_the_figure_of_links_is_the_same_every_time(packed, tmp_path):
+    result, _ = packed()
+    names = result.people.names
+    drawn = {}
+    for name, people, gap in (
+        ("pixels", names, result.people.gap),
+        ("again", names, result.people.gap),
+        ("file", names, None),
+        ("unclear", None, None),
+    ):
+        overview.draw_links(tmp_path / f"{name}.png", result.links, people, gap, "mine")
+        drawn[name] = (tmp_path / f"{name}.png").read_bytes()
+    assert drawn["pixels"] == drawn["again"]
+    assert len(set(drawn.values())) == 3
+
+
 def test_a_table_of_subjects_goes_before_the_pixels(packed, collection):
     with (collection / "subjects.csv").open("w") as handle:
         handle.write("path,subject\n")

@@ -12,20 +12,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from alzmri.data import subjects
+from alzmri.data import similarity, subjects
+from alzmri.data.similarity import Forest
 from alzmri.errors import UserError
 
 Thumbnails = NDArray[np.uint8]
+
+SIDE = 16
 
 
 def people(count: int, slices: int) -> tuple[Thumbnails, list[str], list[int]]:
     """Thumbnails of ``count`` random people with ``slices`` each, digests, and who is who."""
     generator = np.random.default_rng(0)
-    heads = generator.integers(0, 200, (count, 32, 32))
-    noise = generator.integers(0, 8, (count, slices, 32, 32))
-    thumbnails = (heads[:, None] + noise).reshape(-1, 32, 32).astype(np.uint8)
+    heads = generator.integers(0, 200, (count, SIDE, SIDE))
+    noise = generator.integers(0, 8, (count, slices, SIDE, SIDE))
+    thumbnails = (heads[:, None] + noise).reshape(-1, SIDE, SIDE).astype(np.uint8)
     hashes = [hashlib.sha256(item.tobytes()).hexdigest() for item in thumbnails]
     return thumbnails, hashes, np.repeat(np.arange(count), slices).tolist()
+
+
+def recognised(thumbnails: Thumbnails, hashes: list[str]) -> list[str]:
+    links = similarity.forest(similarity.encode(thumbnails))
+    return subjects.from_pixels(links, hashes).names
+
+
+def chain(correlations: list[float]) -> Forest:
+    """The images 0, 1, 2, ... each linked with the next."""
+    first = np.arange(len(correlations))
+    return Forest(first, first + 1, np.array(correlations, float))
 
 
 def same_groups(first: list[str], second: list[int]) -> bool:
@@ -35,7 +49,7 @@ def same_groups(first: list[str], second: list[int]) -> bool:
 
 def test_people_are_found() -> None:
     thumbnails, hashes, truth = people(7, 5)
-    found = subjects.from_pixels(thumbnails, hashes)
+    found = recognised(thumbnails, hashes)
     assert same_groups(found, truth)
     for number in range(7):
         mine = [digest for digest, person in zip(hashes, truth, strict=True) if person == number]
@@ -45,42 +59,76 @@ def test_people_are_found() -> None:
 def test_a_person_is_a_chain_of_slices() -> None:
     """The first and the last slice look different; their neighbours link them."""
     generator = np.random.default_rng(1)
-    first, last = generator.integers(0, 200, (2, 32, 32))
-    chain = np.array([first + (last - first) * step / 40 for step in range(41)]).astype(np.uint8)
-    assert np.corrcoef(chain[0].ravel(), chain[-1].ravel())[0, 1] < 0.5
-    assert len(set(subjects.from_pixels(chain, [f"{n:064x}" for n in range(41)]))) == 1
+    share = np.linspace(0, 1, 41)[:, None, None]
+    ends = generator.integers(0, 200, (6, 2, SIDE, SIDE))
+    chains = np.concatenate([(1 - share) * first + share * last for first, last in ends])
+    thumbnails = chains.astype(np.uint8)
+    assert np.corrcoef(thumbnails[0].ravel(), thumbnails[40].ravel())[0, 1] < 0.5
+    found = recognised(thumbnails, [f"{n:064x}" for n in range(len(thumbnails))])
+    assert same_groups(found, np.repeat(np.arange(6), 41).tolist())
 
 
 @settings(max_examples=30, deadline=None)
-@given(order=st.permutations(range(15)), block=st.integers(1, 20))
-def test_order_and_blocks_do_not_matter(order: list[int], block: int) -> None:
+@given(order=st.permutations(range(15)))
+def test_order_does_not_matter(order: list[int]) -> None:
     thumbnails, hashes, _ = people(5, 3)
-    expected = subjects.from_pixels(thumbnails, hashes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subjects, "_BLOCK", block)
-        found = subjects.from_pixels(thumbnails[order], [hashes[index] for index in order])
+    expected = recognised(thumbnails, hashes)
+    found = recognised(thumbnails[order], [hashes[index] for index in order])
     assert found == [expected[index] for index in order]
 
 
-def test_the_cut_decides_exactly() -> None:
-    thumbnails, hashes, _ = people(2, 1)
-    correlation = float(np.corrcoef(thumbnails[0].ravel(), thumbnails[1].ravel())[0, 1])
-    together = subjects.from_pixels(thumbnails, hashes, cut=correlation - 1e-9)
-    apart = subjects.from_pixels(thumbnails, hashes, cut=correlation + 1e-9)
-    assert (len(set(together)), len(set(apart))) == (1, 2)
+def test_the_cut_is_in_the_middle_of_the_gap() -> None:
+    gap = subjects.clear_gap(chain([0.9, 0.3, 0.8, 0.9]), 5)
+    assert gap == subjects.Gap(0.3, 0.8)
+    assert gap.cut == pytest.approx(0.55)
+    # Nothing reaches the floor between two people.
+    links = Forest(np.array([0, 2]), np.array([1, 3]), np.array([0.8, 0.9]))
+    assert subjects.clear_gap(links, 4) == subjects.Gap(similarity.FLOOR, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("correlations", "why"),
+    [
+        ([], "one image"),
+        ([0.9], "one person"),
+        ([0.3, 0.3, 0.9], "fewer than two images a person"),
+        ([0.9, 0.88, 0.85, 0.81, 0.77], "no gap"),
+        ([0.48, 0.25, 0.48], "nothing that slices of a person must share"),
+        ([0.95, 0.95, 0.7, 0.7, 0.95, 0.95, 0.7, 0.45, 0.95, 0.95, 0.7, 0.95], "two gaps"),
+    ],
+)
+def test_without_a_clear_gap_a_table_is_asked_for(correlations: list[float], why: str) -> None:
+    links = chain(correlations)
+    hashes = [f"{n:064x}" for n in range(len(correlations) + 1)]
+    with pytest.raises(subjects.Unclear, match=r"add a subjects\.csv .*path,subject") as caught:
+        subjects.from_pixels(links, hashes)
+    assert caught.value.links is links, why
+
+
+def test_people_with_one_slice_each_are_not_guessed() -> None:
+    thumbnails, hashes, _ = people(40, 1)
+    with pytest.raises(subjects.Unclear):
+        recognised(thumbnails, hashes)
+
+
+def test_copies_of_a_slice_do_not_make_it_a_person() -> None:
+    """The gap between copies and neighbours would win if widths were counted in logarithms."""
+    within = ([1.0, 1.0, 0.85, 1.0, 1.0, 0.87, 1.0, 1.0, 0.4] * 4)[:-1]
+    assert subjects.clear_gap(chain(within), len(within) + 1) == subjects.Gap(0.4, 0.85)
 
 
 def test_ids_stay_unique_when_digests_begin_alike() -> None:
-    thumbnails, _, _ = people(2, 1)
-    alike = ["0123456789" + "a" * 54, "0123456789" + "b" * 54]
-    assert subjects.from_pixels(thumbnails, alike) == ["P0123456789a", "P0123456789b"]
+    thumbnails, _, _ = people(2, 2)
+    alike = ["0123456789" + end * 54 for end in "abcd"]
+    assert recognised(thumbnails, alike) == [f"P0123456789{end}" for end in "aacc"]
 
 
-def test_flat_thumbnails_link_nobody_and_none_is_fine() -> None:
-    thumbnails, hashes, _ = people(2, 1)
-    flat = np.concatenate([thumbnails, np.full((1, 32, 32), 9, np.uint8)])
-    assert len(set(subjects.from_pixels(flat, [*hashes, "f" * 64]))) == 3
-    assert subjects.from_pixels(np.empty((0, 32, 32), np.uint8), []) == []
+def test_a_flat_thumbnail_links_nobody_and_none_is_fine() -> None:
+    thumbnails, hashes, truth = people(3, 3)
+    flat = np.concatenate([thumbnails, np.full((1, SIDE, SIDE), 9, np.uint8)])
+    assert same_groups(recognised(flat, [*hashes, "f" * 64]), [*truth, 3])
+    with pytest.raises(subjects.Unclear):
+        recognised(np.empty((0, SIDE, SIDE), np.uint8), [])
 
 
 def test_twins() -> None:

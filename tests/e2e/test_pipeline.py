@@ -22,6 +22,7 @@ OUTPUTS = (
     "models/MODEL_CARD.md",
     "plots/classes.csv",
     "plots/classes.png",
+    "plots/subjects.png",
     "plots/history.csv",
     "plots/confusion.csv",
     "plots/confusion.png",

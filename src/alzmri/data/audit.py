@@ -7,7 +7,7 @@ above what it scores on new people, in the subject split, is recognition of peop
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score
 
-from alzmri.data import collection, images, origins, splits, subjects
+from alzmri.data import collection, images, origins, similarity, splits, subjects
 from alzmri.data.classes import MERGES, merged
 from alzmri.data.collection import Collection
 from alzmri.errors import UserError
@@ -30,9 +30,6 @@ SOME_BRAIN = 0.1
 
 END_AUC, END_Z = 0.9, 5.0
 """From which on test images are called an end of the stack: almost always, and not by chance."""
-
-_BLOCK = 2048
-"""Thumbnails compared at once: a block of correlations takes 32 MB, however many images."""
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -54,7 +51,7 @@ class Slices:
     found: Collection
     labels: tuple[str, ...]
     people: tuple[str, ...]
-    thumbnails: subjects.Thumbnails
+    thumbnails: similarity.Thumbnails
     areas: Ints
 
 
@@ -106,13 +103,13 @@ class Ends:
 
 @dataclass(frozen=True)
 class Pair:
-    """A test image and the training image most like it: paths, classes, correlation, people."""
+    """A test image and the training image most like it: paths, classes, similarity, people."""
 
     test: str
     train: str
     test_label: str
     train_label: str
-    correlation: float
+    similarity: float
     same_person: bool
 
 
@@ -125,10 +122,10 @@ class Leak:
         current: whether ``params.yaml`` has it.
         train, val, test: what the parts hold.
         shared_people: people of the test who are in training too.
-        test_with_twin: test images with a training image at :data:`subjects.CUT` or more.
+        test_with_twin: test images with a training image as similar as :data:`subjects.TWIN`.
         twin_pairs: all such pairs.
         same_person: the share of test images whose nearest training image is the same person's.
-        correlation: of test images with their nearest training image: 5 %, 50 % and 95 %.
+        similarity: of test images with their nearest training image: 5 %, 50 % and 95 %.
         majority: the most frequent class of the training images.
         majority_accuracy: of always answering ``majority``.
         accuracy, macro_f1, recall: of answering with the class of the nearest training image;
@@ -146,7 +143,7 @@ class Leak:
     test_with_twin: int
     twin_pairs: int
     same_person: float
-    correlation: tuple[float, float, float]
+    similarity: tuple[float, float, float]
     majority: str
     majority_accuracy: float
     accuracy: float
@@ -215,10 +212,17 @@ def read(directory: Path, params: Params, progress: Update | None = None) -> Sli
     small = np.stack([thumbnails[entry.index] for entry in found.entries])
     paths = [entry.path for entry in found.entries]
     hashes = [entry.sha256 for entry in found.entries]
+    people = subjects.find(
+        directory,
+        params.split.subjects,
+        paths,
+        hashes,
+        lambda: similarity.forest(similarity.encode(small)),
+    )
     return Slices(
         found,
         tuple(merge.get(entry.label, entry.label) for entry in found.entries),
-        tuple(subjects.find(directory, params.split.subjects, paths, small, hashes)),
+        tuple(people.names),
         small,
         np.array([areas[entry.index] for entry in found.entries], np.int64),
     )
@@ -272,14 +276,16 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
     """
     labels, people = np.array(slices.labels), np.array(slices.people)
     tested, trained = np.flatnonzero(layout.test), np.flatnonzero(layout.train)
-    found, correlation, twins = _compare(slices.thumbnails[tested], slices.thumbnails[trained])
+    found, similarities, twins = similarity.nearest(
+        slices.thumbnails[tested], slices.thumbnails[trained], slices.thumbnails, subjects.TWIN
+    )
     nearest = trained[found]
     truth, said = labels[tested], labels[nearest]
     present = [name for name in merged(merge) if name in truth]
     # Ties by severity, whatever the order of files.
     counts = Counter(labels[trained].tolist())
     majority = max(merged(merge), key=lambda name: counts[name])
-    low, median, high = np.quantile(correlation, (0.05, 0.5, 0.95)).tolist()
+    low, median, high = np.quantile(similarities, (0.05, 0.5, 0.95)).tolist()
 
     def part(mask: Bools) -> Part:
         return Part(int(mask.sum()), len(set(people[mask])))
@@ -294,7 +300,7 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
         test_with_twin=int((twins > 0).sum()),
         twin_pairs=int(twins.sum()),
         same_person=float((people[nearest] == people[tested]).mean()),
-        correlation=(low, median, high),
+        similarity=(low, median, high),
         majority=majority,
         majority_accuracy=float((truth == majority).mean()),
         accuracy=float(accuracy_score(truth, said)),
@@ -307,10 +313,10 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
                 slices.found.entries[nearest[row]].path,
                 str(truth[row]),
                 str(said[row]),
-                float(correlation[row]),
+                float(similarities[row]),
                 bool(people[tested[row]] == people[nearest[row]]),
             )
-            for row in _worst(correlation, truth, people[tested], people[nearest], pairs)
+            for row in _worst(similarities, truth, people[tested], people[nearest], pairs)
         ),
     )
 
@@ -372,48 +378,8 @@ def end_of_stack(leak: Leak) -> str | None:
     )
 
 
-def _compare(
-    queries: subjects.Thumbnails, references: subjects.Thumbnails
-) -> tuple[Ints, Floats, Ints]:
-    """For each of ``queries``: its nearest of ``references``, the correlation, how many twins.
-
-    The nearest is the first of those that correlate most. Twins are as in :func:`subjects.twins`.
-    """
-    nearest = np.zeros(len(queries), np.int64)
-    highest = np.full(len(queries), -np.inf)
-    twins = np.zeros(len(queries), np.int64)
-    for rows in _blocks(len(queries)):
-        left, row_norms = _centred(queries[rows])
-        for columns in _blocks(len(references)):
-            right, column_norms = _centred(references[columns])
-            correlation = (left @ right.T) / np.outer(row_norms, column_norms)
-            twins[rows] += (correlation >= subjects.CUT).sum(axis=1)
-            best = correlation.argmax(axis=1)
-            value = correlation[np.arange(len(best)), best]
-            better = value > highest[rows]
-            nearest[rows] = np.where(better, best + columns.start, nearest[rows])
-            highest[rows] = np.where(better, value, highest[rows])
-    return nearest, highest, twins
-
-
-def _blocks(length: int) -> Iterator[slice]:
-    return (slice(first, first + _BLOCK) for first in range(0, length, _BLOCK))
-
-
-def _centred(thumbnails: subjects.Thumbnails) -> tuple[Floats, Floats]:
-    """float64 ``[n, pixels]``, each with its mean removed, times the number of pixels; norms.
-
-    All are integers below 2**53, hence exact: machines agree on which slice is the nearest.
-    """
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
-    centred = flat * flat.shape[1] - flat.sum(axis=1, keepdims=True)
-    norms = np.sqrt((centred * centred).sum(axis=1))
-    # A flat thumbnail correlates with nothing.
-    return centred, np.where(norms == 0, np.inf, norms)
-
-
 def _worst(
-    correlation: Floats,
+    similarities: Floats,
     labels: NDArray[np.str_],
     tested: NDArray[np.str_],
     trained: NDArray[np.str_],
@@ -423,7 +389,7 @@ def _worst(
     shown: set[str] = set()
     turns: Counter[str] = Counter()
     chosen: list[tuple[int, int]] = []
-    for row in np.argsort(-correlation, kind="stable").tolist():
+    for row in np.argsort(-similarities, kind="stable").tolist():
         mine = {str(tested[row]), str(trained[row])}
         if mine & shown:
             continue

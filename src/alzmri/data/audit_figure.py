@@ -65,7 +65,7 @@ def _draw_pair(axes: Axes, directory: Path, pair: Pair) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(
-        f"r = {pair.correlation:.3f}, {'the same' if pair.same_person else 'another'} person",
+        f"similarity {pair.similarity:.2f}, {'the same' if pair.same_person else 'another'} person",
         fontsize=9,
         color=_SAME if pair.same_person else _OTHER,
         weight="bold",

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from alzmri import terminal
 from alzmri.data.classes import CLASSES
+from alzmri.errors import UserError
 
 # What these import takes a second; `alzmri --help` must not.
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def import_(
             source, name, force=force, root=Path(), max_rejected=max_rejected, progress=progress
         )
     _show(report)
+    if report.unclear:
+        terminal.warn(f"prepare would refuse this: {report.unclear}")
     for reason, paths in _by_reason(report.collection.rejected).items():
         shown = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
         _say(f"left behind: {len(paths)} x {reason}: {shown}")
@@ -90,6 +93,8 @@ def check(
         _say(f"rejected: {item.path}: {item.reason}")
     require(report.collection, given.data.max_rejected, remedy="prepare would refuse it")
     entries, merge = report.collection.entries, MERGES[given.data.merge]
+    if report.people is None:
+        raise UserError(f"prepare would refuse it: {report.unclear}")
     groups = [entry.sha256 for entry in entries]
     if given.split.unit == "subject":
         groups = list(report.people)
@@ -165,7 +170,7 @@ def _as_json(name: str, found: "Audit", figure: Path) -> dict[str, Any]:
 def _show_audit(name: str, found: "Audit") -> None:
     """Print a column per layout, then what it means in sentences."""
     from alzmri.data.audit import called, end_of_stack, headline
-    from alzmri.data.subjects import CUT
+    from alzmri.data.subjects import TWIN
 
     people = len(set(found.slices.people))
     _say(
@@ -180,8 +185,8 @@ def _show_audit(name: str, found: "Audit") -> None:
         table.add_row(label, *(column.get(label, "") for column in columns))
     terminal.out.print(table)
     _say(
-        "* the current split (params.yaml). Near twins correlate at"
-        f" {CUT} or more. 1-NN: the class of the most similar training slice"
+        "* the current split (params.yaml). Near twins are similar by"
+        f" {TWIN} or more. 1-NN: the class of the most similar training slice"
     )
     for leak in found.leaks:
         _say(
@@ -199,7 +204,7 @@ def _show_audit(name: str, found: "Audit") -> None:
 
 def _column(leak: "Leak") -> dict[str, str]:
     """What the table says of a layout, by row."""
-    low, median, high = leak.correlation
+    low, median, high = leak.similarity
     people, slices = leak.test.people, leak.test.images
     rows = {
         "images (people): train": f"{leak.train.images} ({leak.train.people})",
@@ -209,7 +214,7 @@ def _column(leak: "Leak") -> dict[str, str]:
         "slices with a near twin": f"{leak.test_with_twin} of {slices}",
         "near-twin pairs": f"{leak.twin_pairs}",
         "nearest: same person": f"{leak.same_person:.1%}",
-        "  correlation, median": f"{median:.3f}",
+        "  similarity, median": f"{median:.3f}",
         "  from 5 % to 95 %": f"{low:.3f}–{high:.3f}",
         "1-NN accuracy": f"{leak.accuracy:.3f}",
         "  most frequent class": f"{leak.majority_accuracy:.3f}",
@@ -227,10 +232,11 @@ def _show(report: "Report") -> None:
     table.add_column("images", justify="right")
     table.add_column("people", justify="right")
     for label in CLASSES:
-        table.add_row(label, str(report.images_of(label)), str(report.people_of(label)))
+        table.add_row(label, str(report.images_of(label)), _count(report.people_of(label)))
     table.add_section()
     entries = report.collection.entries
-    table.add_row("all", str(len(entries)), str(len(set(report.people))))
+    everyone = None if report.people is None else len(set(report.people))
+    table.add_row("all", str(len(entries)), _count(everyone))
     terminal.out.print(table)
     conversions: defaultdict[str, int] = defaultdict(int)
     for entry in entries:
@@ -249,11 +255,15 @@ def _show(report: "Report") -> None:
         )
     for label in CLASSES:
         people = report.people_of(label)
-        if 0 < people < _MIN_PEOPLE:
+        if people and people < _MIN_PEOPLE:
             terminal.warn(
                 f"{label} has {people} people: no subject split can have the class in training, "
                 "validation and test at once"
             )
+
+
+def _count(people: int | None) -> str:
+    return "?" if people is None else str(people)
 
 
 def _by_reason(rejected: "Sequence[Rejected]") -> dict[str, list[str]]:

@@ -26,6 +26,15 @@ MAX_BYTES = 128 * 2**20
 """Of a file: as much as the largest image takes uncompressed, 16 bits and four channels deep."""
 THUMBNAIL_SIDE = 32
 
+_MAX_OUTLINED = 256
+"""Pixels. A larger slice is reduced before its head is outlined."""
+_BLUR = 0.01
+"""Of a slice's side, before outlining: specks of compression are no head."""
+_SPECK = 0.02
+"""Of the largest bright area: a smaller one, such as a letter in the corner, is no head."""
+_OVERSAMPLING = 4
+"""Points per side of a thumbnail's pixel, averaged."""
+
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp")
 )
@@ -148,8 +157,48 @@ def fit(pixels: Pixels, image_size: int, mode: Literal["pad", "stretch"]) -> Pix
 
 
 def thumbnail(pixels: Pixels) -> Pixels:
-    """The whole slice as uint8 ``[32, 32]``: what tells people apart."""
-    return _area(pixels, THUMBNAIL_SIDE)
+    """The head alone as uint8 ``[32, 32]``, wherever and however large it is on the slice.
+
+    What is brighter than the background is wrapped in its convex hull, and the hull's centre and
+    standard deviations (twice that is the edge of an ellipse) say what to cut out and stretch to
+    the square. The outline of a head differs less between copies of a slice, darker, resized or
+    compressed, than its outermost pixel or the shape of its tissue does.
+    """
+    height, width = pixels.shape
+    scale = min(1, _MAX_OUTLINED / max(height, width))
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    centre, deviations, background = _outline(pixels)
+    fine = THUMBNAIL_SIDE * _OVERSAMPLING
+    step = 4 * deviations / fine
+    corner = centre - 2 * deviations + step / 2
+    matrix = np.column_stack([np.diag(step), corner])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    cut = cv2.warpAffine(pixels, matrix, (fine, fine), flags=flags, borderValue=background)
+    # A border may be darker than the background of a slice that was brightened.
+    return _area(np.maximum(np.asarray(cut, np.uint8), np.uint8(background)), THUMBNAIL_SIDE)
+
+
+def _outline(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Centre and standard deviations (x, y) of the head's convex hull; the background's level."""
+    blurred = cv2.GaussianBlur(pixels, (0, 0), _BLUR * np.sqrt(pixels.size))
+    between, _ = cv2.threshold(blurred, 0, 255, cv2.THRESH_OTSU)
+    background = float(blurred[blurred <= between].mean())
+    # Halfway to Otsu's threshold: the outline is where the head begins, not where it is bright.
+    head = (blurred > (background + between) / 2).astype(np.uint8)
+    outlines, _ = cv2.findContours(head, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    areas = [cv2.contourArea(outline) for outline in outlines]
+    least = _SPECK * max(areas, default=0)
+    parts = [outline for outline, area in zip(outlines, areas, strict=True) if area >= least]
+    hull = cv2.moments(cv2.convexHull(np.concatenate(parts))) if parts else {}
+    if not hull or hull["m00"] <= 0:
+        height, width = pixels.shape
+        sides = np.array([width, height], np.float64)
+        return (sides - 1) / 2, sides / 4, round(background)
+    centre = np.array([hull["m10"], hull["m01"]]) / hull["m00"]
+    deviations = np.sqrt(np.array([hull["mu20"], hull["mu02"]]) / hull["m00"])
+    return centre, deviations, round(background)
 
 
 def _area(pixels: Pixels, side: int) -> Pixels:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from alzmri.data import collection, images, origins, sources, subjects
+from alzmri.data import collection, images, origins, similarity, sources, subjects
 from alzmri.data.classes import CLASSES, FOLDERS, class_of_folder
 from alzmri.data.collection import Collection, Entry, Rejected
 from alzmri.data.sources import Member
@@ -37,25 +37,31 @@ class Report:
 
     Attributes:
         collection: the images, and what was rejected.
-        people: the subject of each of ``collection.entries``.
+        people: the subject of each of ``collection.entries``; None if nothing tells.
+        unclear: why nothing tells; None if something does.
     """
 
     collection: Collection
-    people: tuple[str, ...]
+    people: tuple[str, ...] | None
+    unclear: subjects.Unclear | None = None
 
     def images_of(self, label: str) -> int:
         """How many usable images a class has."""
         return sum(entry.label == label for entry in self.collection.entries)
 
-    def people_of(self, label: str) -> int:
-        """How many people have an image in a class."""
+    def people_of(self, label: str) -> int | None:
+        """How many people have an image in a class; None if nothing tells."""
+        if self.people is None:
+            return None
         pairs = zip(self.collection.entries, self.people, strict=True)
         return len({person for entry, person in pairs if entry.label == label})
 
     @property
     def people_of_several_classes(self) -> int:
-        """How many people have images in more than one class."""
+        """How many people have images in more than one class, as far as anything tells."""
         labels: defaultdict[str, set[str]] = defaultdict(set)
+        if self.people is None:
+            return 0
         for entry, person in zip(self.collection.entries, self.people, strict=True):
             labels[person].add(entry.label)
         return sum(len(several) > 1 for several in labels.values())
@@ -81,10 +87,7 @@ def survey(
         UserError: there is no such directory, or its ``subjects.csv`` is wanted and has faults.
     """
     found, thumbnails = _read(directory, progress)
-    paths = [entry.path for entry in found.entries]
-    hashes = [entry.sha256 for entry in found.entries]
-    people = subjects.find(directory, people_from, paths, thumbnails, hashes)
-    return Report(found, tuple(people))
+    return _report(found, directory, people_from, thumbnails)
 
 
 def import_collection(
@@ -134,14 +137,35 @@ def import_collection(
         collection.require(found, max_rejected, remedy="nothing was imported")
         published = _published(source, members, found.entries, copies, origin)
         write_csv(temporary / origins.ORIGIN_FILE, ("path", "origin"), published)
-        people = _listed(source, members, found.entries, origin)
-        if people:
-            _write_subjects(temporary / subjects.SUBJECTS_FILE, found.entries, people)
+        found = replace(found, directory=target)
+        listed = _listed(source, members, found.entries, origin)
+        if listed:
+            _write_subjects(temporary / subjects.SUBJECTS_FILE, found.entries, listed)
+            report = Report(found, tuple(listed))
         else:
-            hashes = [entry.sha256 for entry in found.entries]
-            people = subjects.from_pixels(thumbnails, hashes)
+            report = _report(found, temporary, "pixels", thumbnails)
     _track(name, root, fresh=fresh)
-    return Report(replace(found, directory=target), tuple(people))
+    return report
+
+
+def _report(
+    found: Collection,
+    directory: Path,
+    people_from: Literal["auto", "file", "pixels"],
+    thumbnails: similarity.Thumbnails,
+) -> Report:
+    """What ``found`` holds, with its people if anything tells them."""
+    paths = [entry.path for entry in found.entries]
+    hashes = [entry.sha256 for entry in found.entries]
+
+    def links() -> similarity.Forest:
+        return similarity.forest(similarity.encode(thumbnails))
+
+    try:
+        people = subjects.find(directory, people_from, paths, hashes, links)
+    except subjects.Unclear as error:
+        return Report(found, None, error)
+    return Report(found, tuple(people.names))
 
 
 def check_name(name: str, reserved: Sequence[str]) -> None:
@@ -221,7 +245,7 @@ def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, str], l
     return origin, rejected
 
 
-def _read(directory: Path, progress: Update | None) -> tuple[Collection, subjects.Thumbnails]:
+def _read(directory: Path, progress: Update | None) -> tuple[Collection, similarity.Thumbnails]:
     """The collection and the thumbnails of its entries."""
     thumbnails: dict[int, images.Pixels] = {}
 

@@ -1,17 +1,25 @@
-"""How the classes are spread over the parts of the split: a table and a figure."""
+"""What ``prepare`` made of a collection: classes over the parts of the split, and who is who."""
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from alzmri.data.classes import numbered
 from alzmri.data.prepared import Row
+from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.splits import PARTS
+from alzmri.data.subjects import Gap
 from alzmri.figure import drawing
 from alzmri.files import write_csv
 
 PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
 """Of training, validation and test: black figures stay readable on each."""
+
+_ONE, _TWO, _UNKNOWN = "#0072b2", "#d55e00", "#7f7f7f"
+"""Links within a person, links between people, and links of which nobody can tell."""
+_BINS = 80
 
 
 def write_table(path: Path, rows: Sequence[Row], classes: tuple[str, ...]) -> None:
@@ -45,6 +53,53 @@ def draw(path: Path, rows: Sequence[Row], classes: tuple[str, ...], note: str) -
         left.set_yticks(range(len(classes)), classes)
         left.invert_yaxis()
         right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+
+
+def draw_links(
+    path: Path, links: Forest, people: Sequence[str] | None, gap: Gap | None, note: str
+) -> None:
+    """Histogram of the links' similarities, those within a person and those between two.
+
+    ``people`` is the subject of each image, None if nothing tells; ``gap`` is what told.
+    """
+    if people is None:
+        groups = [("in all", _UNKNOWN, links.correlations)]
+        title = f"{note}: no clear gap between one person and two"
+    else:
+        names = np.array(people)
+        same = names[links.first] == names[links.second]
+        groups = [
+            ("between people", _TWO, links.correlations[~same]),
+            ("within a person", _ONE, links.correlations[same]),
+        ]
+        how = "told apart by their pixels" if gap else "as subjects.csv says"
+        title = f"{note}: {len(names):,} images, {len(set(people)):,} people {how}"
+    edges = np.linspace(FLOOR, 1, _BINS + 1)
+    counts = [np.histogram(values, edges)[0] for _, _, values in groups]
+    top = max(1, *(int(count.max()) for count in counts))
+    with drawing(path, 8.0, 3.2) as figure:
+        axes = figure.subplots()
+        axes.set(title=title, xlim=(FLOOR, 1), yscale="log", ylim=(0.7, 10 * top))
+        axes.set(xlabel="similarity of the linked slices (1: the same anatomy)", ylabel="links")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        if gap:
+            axes.axvspan(gap.low, gap.high, color="#eeeeee", lw=0)
+            axes.axvline(gap.cut, color="black", lw=1, ls="--")
+            text = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n cut at {gap.cut:.2f}"
+            axes.text(gap.cut, np.sqrt(top), text, va="center", size=9)
+        for (label, colour, values), count in zip(groups, counts, strict=True):
+            axes.stairs(count, edges, fill=True, color=colour)
+            if not len(values):
+                continue
+            # At the ends of the axis, where neighbours never meet.
+            axes.annotate(
+                f"{len(values):,} links\n{label}",
+                (0.99 if colour == _ONE else 0.01, 0.99),
+                xycoords="axes fraction",
+                ha="right" if colour == _ONE else "left",
+                va="top",
+                color=colour,
+            )
 
 
 def problems(rows: Sequence[Row], classes: tuple[str, ...]) -> list[str]:

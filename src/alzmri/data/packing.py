@@ -10,11 +10,13 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
-from alzmri.data import collection, images, splits, subjects
+from alzmri.data import collection, images, similarity, splits, subjects
 from alzmri.data.canary import shuffled
 from alzmri.data.classes import MERGES, merged
 from alzmri.data.collection import Collection
 from alzmri.data.prepared import Row, relevant, write_manifest
+from alzmri.data.similarity import Forest
+from alzmri.data.subjects import People
 from alzmri.files import write_json
 from alzmri.params import Data, Params
 from alzmri.terminal import Update
@@ -27,11 +29,15 @@ class Packed:
     Attributes:
         rows: the manifest.
         collection: the files used, and those rejected.
+        people: who is on each image, in the order of ``rows``.
+        links: how similar the images are.
         twins: test images that have a near-identical slice among the training images.
     """
 
     rows: list[Row]
     collection: Collection
+    people: People
+    links: Forest
     twins: int
 
 
@@ -39,6 +45,7 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     """Write ``images.npy``, ``manifest.csv``, ``rejected.csv`` and ``params.json``.
 
     Raises:
+        subjects.Unclear: when the pixels are to tell who is who, and do not.
         UserError: when the collection cannot be used, or cannot be split as ``params`` say.
     """
     found, thumbnails = _pack_images(source, directory, params.data, progress)
@@ -47,19 +54,20 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     hashes = [entry.sha256 for entry in found.entries]
     labels = [MERGES[params.data.merge].get(entry.label, entry.label) for entry in found.entries]
 
-    people = subjects.find(source, params.split.subjects, paths, thumbnails, hashes)
+    links = similarity.forest(similarity.encode(thumbnails))
+    people = subjects.find(source, params.split.subjects, paths, hashes, lambda: links)
     if params.data.shuffle_labels:
-        labels = shuffled(labels, people, params.split.seed)
-    groups = people if params.split.unit == "subject" else hashes
+        labels = shuffled(labels, people.names, params.split.seed)
+    groups = people.names if params.split.unit == "subject" else hashes
     parts = splits.assign(labels, groups, params.split)
 
-    columns = (range(len(paths)), paths, labels, people, parts, hashes)
+    columns = (range(len(paths)), paths, labels, people.names, parts, hashes)
     rows = [Row(*row) for row in zip(*columns, strict=True)]
     write_manifest(directory / "manifest.csv", rows)
     write_json(directory / "params.json", relevant(params))
     which = np.array(parts)
     twins = subjects.twins(thumbnails, which == "train", which == "test")
-    return Packed(rows, found, twins)
+    return Packed(rows, found, people, links, twins)
 
 
 def _pack_images(
@@ -101,10 +109,15 @@ def _write_images(path: Path, file: int, found: Collection, side: int) -> None:
 
 def summary(packed: Packed, merge: str) -> dict[str, Any]:
     """The content of ``metrics/prepare.json``."""
-    rows, rejected = packed.rows, packed.collection.rejected
+    rows, rejected, gap = packed.rows, packed.collection.rejected, packed.people.gap
     return {
         "images": len(rows),
         "subjects": len({row.subject for row in rows}),
+        "people": {
+            "from": "pixels" if gap else "file",
+            "cut": round(gap.cut, 3) if gap else None,
+            "gap": [round(gap.low, 3), round(gap.high, 3)] if gap else None,
+        },
         "rejected": len(rejected),
         "duplicates": sum(item.duplicate for item in rejected),
         "converted": sum(entry.converted is not None for entry in packed.collection.entries),

@@ -6,7 +6,8 @@ Labels take no part in it: a person must be neither split nor kept together beca
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -17,41 +18,86 @@ from scipy.sparse.csgraph import connected_components
 
 from alzmri.data import images
 from alzmri.data.collection import printable
+from alzmri.data.similarity import FLOOR, Forest, Thumbnails, nearest
 from alzmri.errors import UserError
 
 SUBJECTS_FILE = "subjects.csv"
 """In a collection's folder: columns ``path`` (relative to it) and ``subject``."""
 
-CUT = 0.985
-"""Correlation of 32x32 thumbnails from which on two slices are of one person.
+TWIN = 0.8
+"""Similarity (see :mod:`similarity`) from which on a test slice has a twin in training.
 
-Measured on the public collection: adjacent slices of a person reach 0.989, slices of different
-people almost always stay below 0.97, and every cut from 0.98 to 0.988 finds its people exactly.
+Fixed, so that splits compare: neighbouring slices of a person on the public collection reach 0.82,
+slices of different people 0.46.
 """
 
-_BLOCK = 2048
-"""Thumbnails compared at once: a block of correlations takes 32 MB, however many images."""
+_CLEAR = 0.1
+"""Least width of the gap: the next widest is 0.02 on the public collection and 0.06 on the phantom,
+and the widest of slices that are too far apart 0.08."""
+_OWN = 0.5
+"""Least similarity above the gap: whatever the rest looks like, a person's slices share that."""
+_RIVAL = 0.5
+"""Of the widest gap's width: another gap as wide as that would be as good an answer."""
+_STRAYS = 0.01
+"""Of the images: gaps that tell apart the same people but for so many are one gap."""
 
 _FAULTS_SHOWN = 20
 
-Thumbnails = NDArray[np.uint8]
+
+class Unclear(UserError):
+    """The pixels do not tell who is who; ``links`` is the spanning forest that shows no gap."""
+
+    def __init__(self, message: str, links: Forest) -> None:
+        super().__init__(message)
+        self.links = links
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Between the links of different people and those of one: nothing is linked in between.
+
+    Attributes:
+        low, high: similarities, ``FLOOR`` to 1; ``low`` is ``FLOOR`` if no two people reach it.
+    """
+
+    low: float
+    high: float
+
+    @property
+    def cut(self) -> float:
+        """From which similarity on two images are of one person."""
+        return (self.low + self.high) / 2
+
+
+@dataclass(frozen=True)
+class People:
+    """Who is on each image, and how that is known.
+
+    Attributes:
+        names: the subject of each image.
+        gap: that tells them apart in the pixels; None if a table says who is who.
+    """
+
+    names: list[str]
+    gap: Gap | None
 
 
 def find(
     directory: Path,
     how: Literal["auto", "file", "pixels"],
     paths: Sequence[str],
-    thumbnails: Thumbnails,
     sha256s: Sequence[str],
-) -> list[str]:
+    links: Callable[[], Forest],
+) -> People:
     """The subject of each image of the collection in ``directory``.
 
     ``how`` is ``split.subjects``: from the table, from the pixels, or the table if there is one.
-    Raises what :func:`from_file` raises.
+    ``links`` is asked for only if the pixels are. Raises what :func:`from_file` and
+    :func:`from_pixels` raise.
     """
     if how == "pixels" or (how == "auto" and not has_table(directory)):
-        return from_pixels(thumbnails, sha256s)
-    return from_file(directory / SUBJECTS_FILE, paths)
+        return from_pixels(links(), sha256s)
+    return People(from_file(directory / SUBJECTS_FILE, paths), None)
 
 
 def has_table(directory: Path) -> bool:
@@ -117,79 +163,76 @@ def _listed_path(cell: str, wanted: set[str]) -> str:
     return next((path for path in (cell, str(PurePosixPath(cell))) if path in wanted), tidy)
 
 
-def from_pixels(thumbnails: Thumbnails, sha256s: Sequence[str], *, cut: float = CUT) -> list[str]:
+def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
     """The subject of each image, recognised by its anatomy.
 
-    Two images whose thumbnails (uint8 ``[n, 32, 32]``, see :func:`images.thumbnail`) correlate
-    at ``cut`` or more are linked; a subject is a connected component. It is called ``P`` and the
-    first hexadecimal digits, 8 or as many as it takes, of the smallest ``sha256s`` among its
-    images: neither names nor the order of files matter.
+    Two images that are as similar as the cut are linked; a subject is a connected component (in
+    other words: single linkage). It is called ``P`` and the first hexadecimal digits, 8 or as
+    many as it takes, of the smallest ``sha256s`` among its images: neither names nor the order
+    of files matter.
+
+    Raises:
+        Unclear: :func:`clear_gap` finds none.
     """
-    if not len(thumbnails):
-        return []
-    component = np.arange(len(thumbnails))
-    for first in range(0, len(thumbnails), _BLOCK):
-        rows = thumbnails[first : first + _BLOCK]
-        for second in range(first, len(thumbnails), _BLOCK):
-            linked = _correlated(rows, thumbnails[second : second + _BLOCK], cut)
-            component = _joined(component, *(np.nonzero(linked) + np.array([[first], [second]])))
+    gap = clear_gap(links, len(sha256s))
+    if gap is None:
+        raise Unclear(
+            f"the {len(sha256s)} images do not show who is who: their similarities have no clear "
+            f"gap between one person and two; add a {SUBJECTS_FILE} (columns path,subject) beside "
+            "the class folders, with a subject of its own for each image if no two are of one "
+            "person",
+            links,
+        )
+    keep = links.correlations >= gap.cut
+    return People(_named(links.first[keep], links.second[keep], sha256s), gap)
+
+
+def clear_gap(links: Forest, images: int) -> Gap | None:
+    """The gap in the sorted similarities of the spanning forest; None if it is not clear.
+
+    It is the widest interval without an edge that leaves two people or more, with two images or
+    more each on average. It is clear if it is 0.1 wide or more and ends at 0.5 or more, and no
+    other such interval is half as wide, unless that differs in few strays (1 % of the images).
+    The width is counted in similarity, not in its logarithm: identical copies would win there.
+    """
+    ends = np.sort(links.correlations)
+    # Without an edge between all images, the lowest interval begins at the floor.
+    starts = np.concatenate([[FLOOR], ends])[:-1] if len(ends) else ends
+    # How many people it makes to cut below each edge.
+    people = images - (len(ends) - np.arange(len(ends)))
+    widths = np.where((people >= 2) & (2 * people <= images), ends - starts, 0)
+    if not len(ends) or widths.max() < _CLEAR:
+        return None
+    widest = int(widths.argmax())
+    rivals = widths >= _RIVAL * widths[widest]
+    if ends[widest] < _OWN or np.ptp(people[rivals]) > _STRAYS * images:
+        return None
+    return Gap(float(starts[widest]), float(ends[widest]))
+
+
+def _named(
+    first: NDArray[np.int64], second: NDArray[np.int64], sha256s: Sequence[str]
+) -> list[str]:
+    """The name of each image's component in the graph of the edges from ``first`` to ``second``."""
+    count = len(sha256s)
+    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
+    component = connected_components(graph, directed=False)[1].tolist()
     smallest: dict[int, str] = {}
-    for number, digest in zip(component.tolist(), sha256s, strict=True):
+    for number, digest in zip(component, sha256s, strict=True):
         smallest[number] = min(digest, smallest.get(number, digest))
     digits = 8
     while len({digest[:digits] for digest in smallest.values()}) < len(set(smallest.values())):
         digits += 1
-    return [f"P{smallest[number][:digits]}" for number in component.tolist()]
+    return [f"P{smallest[number][:digits]}" for number in component]
 
 
-def twins(
-    thumbnails: Thumbnails,
-    train: NDArray[np.bool_],
-    test: NDArray[np.bool_],
-    *,
-    cut: float = CUT,
-) -> int:
-    """How many of the ``test`` images correlate with a ``train`` image at ``cut`` or more.
+def twins(thumbnails: Thumbnails, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> int:
+    """How many of the ``test`` images have a similarity of ``TWIN`` or more to a ``train`` image.
 
     Args:
-        thumbnails: uint8 ``[n, 32, 32]``.
+        thumbnails: uint8 ``[n, 32, 32]``, of the whole collection.
         train: ``[n]``, true for the training images.
         test: ``[n]``, true for the test images.
     """
-    tested, trained = thumbnails[test], thumbnails[train]
-    found = np.zeros(len(tested), bool)
-    for first in range(0, len(tested), _BLOCK):
-        rows = slice(first, first + _BLOCK)
-        for second in range(0, len(trained), _BLOCK):
-            linked = _correlated(tested[rows], trained[second : second + _BLOCK], cut)
-            found[rows] |= linked.any(axis=1)
-    return int(found.sum())
-
-
-def _correlated(left: Thumbnails, right: Thumbnails, cut: float) -> NDArray[np.bool_]:
-    """``[left, right]``: which pairs correlate at ``cut`` or more.
-
-    Sums of products of the centred thumbnails are integers below 2**53, hence exact in float64
-    in whatever order a machine adds them: a pair is linked everywhere or nowhere.
-    """
-    (rows, row_norms), (columns, column_norms) = _centred(left), _centred(right)
-    return np.asarray(rows @ columns.T >= cut * np.outer(row_norms, column_norms))
-
-
-def _centred(thumbnails: Thumbnails) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """float64 ``[n, pixels]``, each with its mean removed, times the number of pixels; norms."""
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
-    centred = flat * flat.shape[1] - flat.sum(axis=1, keepdims=True)
-    norms = np.sqrt((centred * centred).sum(axis=1))
-    # A flat thumbnail correlates with nothing.
-    return centred, np.where(norms == 0, np.inf, norms)
-
-
-def _joined(
-    component: NDArray[np.int64], rows: NDArray[np.int64], columns: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """``component`` of each image after joining those of the images ``rows`` and ``columns``."""
-    links = (np.ones(len(rows), bool), (component[rows], component[columns]))
-    graph = coo_array(links, shape=(len(component), len(component)))
-    _, merged = connected_components(graph, directed=False)
-    return np.asarray(merged, np.int64)[component]
+    _, _, alike = nearest(thumbnails[test], thumbnails[train], thumbnails, TWIN)
+    return int((alike > 0).sum())

@@ -59,7 +59,8 @@ def _show(prepare: Any, train: Any, evaluate: Any) -> None:
         f" test people seen in training: {shared}"
     )
     terminal.out.print(
-        "plots/   confusion.png  roc.png  reliability.png  mistakes.png  classes.png\n"
+        "plots/   confusion.png  roc.png  reliability.png  mistakes.png  classes.png"
+        "  subjects.png\n"
         "metrics/ evaluate.json  train.json  prepare.json     models/ MODEL_CARD.md\n"
         "next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentum=0.85"
     )
