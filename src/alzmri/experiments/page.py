@@ -28,13 +28,13 @@ def write_section(name: str, content: str, page: Path = PAGE) -> None:
 
 
 def provenance(command: str) -> str:
-    """Date, commit, machine and versions of what was measured just now, in one sentence."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """Date, code, machine and versions of what was measured just now, in one sentence."""
+    # Not HEAD: where the collection is committed, others do not have it.
+    code = ["git", "log", "-1", "--format=%h", "--", "src", "params.yaml"]
+    commit = subprocess.run(code, capture_output=True, text=True, check=True).stdout.strip()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
-        f"`{command}`, {datetime.datetime.now(datetime.UTC).date()}, commit {commit},"
+        f"`{command}`, {datetime.datetime.now(datetime.UTC).date()}, code of commit {commit},"
         f" {os.cpu_count()} CPU cores ({platform.machine()}, {gpu}), torch {torch.__version__},"
         " seeds of split and training 0."
     )
