@@ -69,7 +69,7 @@ def honest(
     section = "\n\n".join(
         (
             f"## {source}: people that the model has never seen",
-            f"{page.provenance(command)} {scale.honest_note}".strip(),
+            f"{page.provenance(command, list(finished.values()))} {scale.honest_note}".strip(),
             f"{folds}-fold cross-validation over people: each person is tested once, by a model"
             " that was neither trained nor chosen on them. The epoch is chosen on validation"
             " people of the same fold; nothing is tuned on test people. Predictions of all folds"

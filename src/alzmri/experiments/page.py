@@ -1,14 +1,15 @@
 """Sections of docs/results.md that a command writes, between two comments that name it."""
 
-import datetime
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from alzmri.experiments.runs import Finished
 from alzmri.files import write_bytes
 
 PAGE = Path("docs/results.md")
@@ -27,14 +28,14 @@ def write_section(name: str, content: str, page: Path = PAGE) -> None:
     write_bytes(page, text.encode())
 
 
-def provenance(command: str) -> str:
-    """Date, code, machine and versions of what was measured just now, in one sentence."""
+def provenance(command: str, runs: Sequence[Finished]) -> str:
+    """Date, code, machine and versions of what ``runs`` measured, in one sentence."""
     # Not HEAD: where the collection is committed, others do not have it.
     code = ["git", "log", "-1", "--format=%h", "--", "src", "params.yaml"]
     commit = subprocess.run(code, capture_output=True, text=True, check=True).stdout.strip()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
-        f"`{command}`, {datetime.datetime.now(datetime.UTC).date()}, code of commit {commit},"
+        f"`{command}`, {max(run.date for run in runs)}, code of commit {commit},"
         f" {os.cpu_count()} CPU cores ({platform.machine()}, {gpu}), torch {torch.__version__},"
         " seeds of split and training 0."
     )

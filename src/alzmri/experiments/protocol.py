@@ -22,7 +22,7 @@ def protocol(source: str, scale: Scale, overrides: Settings, command: str) -> No
     section = "\n\n".join(
         (
             f"## {source}: the protocol, which LEAKS",
-            f"{page.provenance(command)} {scale.protocol_note}".strip(),
+            f"{page.provenance(command, list(runs.values()))} {scale.protocol_note}".strip(),
             "Slices are split 70/15/15, not people: the test people are in training too, and the"
             " score is mostly recognition of people. For comparison with the literature only.",
             scores,

@@ -61,6 +61,11 @@ class Finished:
             _git("show", f"{self.commit}:params.yaml"), f"params.yaml of {self.name}"
         )
 
+    @property
+    def date(self) -> str:
+        """The day on which it ran, such as 2026-11-23."""
+        return _git("show", "--no-patch", "--format=%cs", self.commit).strip()
+
     def metrics(self, stage: str) -> Any:
         """The content of its ``metrics/STAGE.json``."""
         return json.loads(_git("show", f"{self.commit}:metrics/{stage}.json"))
