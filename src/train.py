@@ -6,6 +6,7 @@ from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.models.device import choose
 from alzmri.training import results
+from alzmri.training.checkpoints import Checkpoints, alone, default_store, fingerprint
 from alzmri.training.loop import train
 
 
@@ -20,9 +21,12 @@ def main() -> None:
     )
     if settings.split.unit == "slice":
         terminal.warn("slice split: people are in training and validation alike, scores LEAK")
-    with results.reporting(settings.train.epochs) as (on_step, on_epoch):
-        run = train(prepared, settings, device, on_step, on_epoch)
-    results.write(run, prepared, settings)
+    name = fingerprint(settings, prepared, device)
+    checkpoints = Checkpoints(default_store(), name)
+    with alone(name), results.reporting(settings.train.epochs) as (on_step, on_epoch):
+        run = train(prepared, settings, device, checkpoints, on_step, on_epoch)
+        results.write(run, prepared, settings)
+        checkpoints.clear()
 
 
 if __name__ == "__main__":

@@ -136,6 +136,7 @@ class Train(_Section):
     ema: Number = Field(ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"]
     seed: Seed
+    checkpoint_every: int = Field(ge=0)
     keep_last: bool
     patience: int = Field(ge=0)
 

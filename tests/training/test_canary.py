@@ -12,6 +12,7 @@ from alzmri.data.splits import assign
 from alzmri.evaluation.intervals import bootstrap
 from alzmri.evaluation.metrics import scores
 from alzmri.models.forward import predict, probabilities
+from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import train
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def shuffled() -> Prepared:
 
 @pytest.mark.parametrize(("unit", "recognised"), [("subject", False), ("slice", True)])
 def test_labels_shuffled_per_person_score_at_chance_on_new_people(
-    shuffled, make_params, unit, recognised
+    shuffled, make_params, tmp_path, unit, recognised
 ):
     params = make_params(
         split={"unit": unit},
@@ -46,7 +47,8 @@ def test_labels_shuffled_per_person_score_at_chance_on_new_people(
     parts = assign([row.label for row in shuffled.rows], groups, params.split)
     rows = tuple(replace(row, split=part) for row, part in zip(shuffled.rows, parts, strict=True))
     prepared = replace(shuffled, rows=rows)
-    run = train(prepared, params, CPU, lambda *_: None, lambda *_: None)
+    store = Checkpoints(str(tmp_path), "test")
+    run = train(prepared, params, CPU, store, lambda *_: None, lambda *_: None)
     run.scored.load_state_dict(run.best_weights)
     test = prepared.indices("test")
     chances = probabilities(predict(run.scored, prepared.images, test, CPU))

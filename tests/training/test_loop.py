@@ -1,5 +1,6 @@
 """The loop learns, repeats itself to the bit, and validates soundly."""
 
+import uuid
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from alzmri.errors import UserError
 from alzmri.models import build
 from alzmri.models.forward import normalise
 from alzmri.training.batches import Batches
+from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import Epoch, class_weights, recalibrate, train
 
 CPU = torch.device("cpu")
@@ -21,6 +23,7 @@ def _train(prepared, params, seen=None):
         prepared,
         params,
         CPU,
+        Checkpoints("memory://checkpoints", uuid.uuid4().hex),
         on_step=lambda *_: None,
         on_epoch=lambda epoch, improved: seen.append((epoch, improved)) if seen is not None else 0,
     )

@@ -9,6 +9,7 @@ import torch
 from alzmri.models import saved
 from alzmri.models.saved import subject_digest
 from alzmri.training import results
+from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import train
 
 
@@ -23,9 +24,11 @@ def written(prepared, make_params, tmp_path, monkeypatch):
             data={"image_size": 32},
         )
         monkeypatch.chdir(tmp_path)
+        store = Checkpoints(str(tmp_path / "checkpoints"), "test")
         with results.reporting(2) as (on_step, on_epoch):
-            done = train(prepared, params, torch.device("cpu"), on_step, on_epoch)
+            done = train(prepared, params, torch.device("cpu"), store, on_step, on_epoch)
         results.write(done, prepared, params)
+        store.clear()
         return done, tmp_path
 
     return run

@@ -24,10 +24,13 @@ class Batches:
     def __len__(self) -> int:
         return -(-len(self._indices) // self._size)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (uint8 ``[batch, side, side]``) and classes (int64 ``[batch]``)."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (uint8 ``[batch, side, side]``) and classes (int64 ``[batch]``).
+
+        The first ``first`` batches of ``epoch`` are left out.
+        """
         order = np.random.default_rng((self._seed, epoch)).permutation(self._indices)
-        for start in range(0, len(order), self._size):
+        for start in range(first * self._size, len(order), self._size):
             chosen = order[start : start + self._size]
             images = np.stack([self._image(epoch, index) for index in chosen])
             yield torch.from_numpy(images), torch.from_numpy(self._prepared.labels[chosen])

@@ -1,8 +1,9 @@
 """The training loop."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from alzmri import terminal
 from alzmri.data.augment import Augmenter
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
@@ -19,7 +21,9 @@ from alzmri.models import build
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
 from alzmri.params import Params, Train
 from alzmri.training.batches import Batches
+from alzmri.training.checkpoints import Checkpoints, State
 from alzmri.training.schedule import learning_rate
+from alzmri.training.stopping import Stop
 
 RECALIBRATION_IMAGES = 1024
 """At most so many training slices give batch normalisation its statistics before validation."""
@@ -45,14 +49,24 @@ class Epoch:
 
 @dataclass
 class Run:
-    """The state of a training run after its latest epoch.
+    """A training run between two steps: all that decides how it goes on.
 
-    ``temperature`` calibrates ``best_weights``, see :mod:`alzmri.evaluation.calibration`.
+    Attributes:
+        epoch: the one under way, from 1; one more than there are when training is complete.
+        steps: done in it.
+        loss: summed over the slices of it so far.
+        slices: of it so far.
+        history: the epochs that are done.
+        temperature: calibrates ``best_weights``, see :mod:`alzmri.evaluation.calibration`.
     """
 
     model: nn.Module
     averaged: AveragedModel | None
     optimizer: torch.optim.Optimizer
+    loss: Tensor
+    epoch: int = 1
+    steps: int = 0
+    slices: int = 0
     history: list[Epoch] = field(default_factory=list)
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -81,7 +95,64 @@ class Run:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        return cls(model, averaged, optimizer)
+        return cls(model, averaged, optimizer, loss=torch.zeros((), device=device))
+
+    def state(self) -> State:
+        """A copy, for a checkpoint."""
+        return {
+            "model": _copied(self.model.state_dict()),
+            "averaged": None if self.averaged is None else _copied(self.averaged.state_dict()),
+            "optimizer": _copied(self.optimizer.state_dict()),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state() if self.loss.is_cuda else None,
+            "loss": self.loss.clone(),
+            "epoch": self.epoch,
+            "steps": self.steps,
+            "slices": self.slices,
+            "history": [astuple(epoch) for epoch in self.history],
+            "best": self.best and self.best.epoch,
+            "best_weights": self.best_weights,
+            "temperature": self.temperature,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go back to where :meth:`state` was taken."""
+        self.model.load_state_dict(state["model"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        if self.loss.is_cuda:
+            torch.cuda.set_rng_state(state["random_cuda"])
+        self.loss.copy_(state["loss"])
+        self.epoch, self.steps, self.slices = state["epoch"], state["steps"], state["slices"]
+        self.history = [Epoch(*values) for values in state["history"]]
+        self.best = self.history[state["best"] - 1] if state["best"] else None
+        self.best_weights, self.temperature = state["best_weights"], state["temperature"]
+
+    def close_epoch(self, settings: Train, steps: int, truth: Ints, logits: Floats) -> bool:
+        """Enter the epoch's scores and begin the next one; whether it is the best so far.
+
+        Raises:
+            UserError: when the loss is no longer a finite number.
+        """
+        lr = learning_rate(settings, self.epoch * steps - 1, steps)
+        train_loss = float(self.loss) / self.slices
+        latest = Epoch(self.epoch, lr, train_loss, *validation_scores(truth, logits))
+        if not (math.isfinite(latest.train_loss) and math.isfinite(latest.val_loss)):
+            raise UserError(
+                f"training diverged in epoch {self.epoch} (loss {latest.train_loss}): lower"
+                f" train.lr ({settings.lr}) or train.momentum, or use train.warmup"
+            )
+        self.history.append(latest)
+        if improved := latest.better_than(self.best):
+            self.best = latest
+            self.best_weights = _copied(self.scored.state_dict())
+            self.temperature = fit_temperature(truth, logits)
+        self.epoch += 1
+        self.steps = self.slices = 0
+        self.loss.zero_()
+        return improved
 
     @property
     def scored(self) -> nn.Module:
@@ -93,6 +164,7 @@ def train(
     prepared: Prepared,
     params: Params,
     device: torch.device,
+    checkpoints: Checkpoints,
     on_step: Callable[[int, int], None],
     on_epoch: Callable[[Epoch, bool], None],
 ) -> Run:
@@ -102,60 +174,48 @@ def train(
         prepared: the packed data.
         params: model, augmentation and optimiser.
         device: where to compute.
+        checkpoints: where the run goes on if it was interrupted, to the same bit.
         on_step: called after each step with the number done and the number in all.
         on_epoch: called after each epoch with its scores, and whether it is the best so far.
 
     Raises:
         UserError: when the loss is no longer a finite number.
+        SystemExit, KeyboardInterrupt: when told to stop; the run is saved.
     """
     settings = params.train
     run = Run.start(prepared, params, device)
+    if state := checkpoints.load():
+        run.restore(state)
+        terminal.say(f"resuming in epoch {run.epoch} after step {run.steps}")
     augment = Augmenter(params.augment, settings.seed)
     batches = Batches(prepared, augment, settings.batch_size, settings.seed)
     weights = class_weights(prepared, settings).to(device)
     validation = prepared.indices("val")
     truth = prepared.labels[validation]
 
-    for epoch in range(1, settings.epochs + 1):
-        lr, train_loss = train_epoch(run, epoch, batches, settings, weights, on_step)
-        recalibrate(run.scored, prepared, device)
-        logits = predict(run.scored, prepared.images, validation, device)
-        latest = Epoch(epoch, lr, train_loss, *validation_scores(truth, logits))
-        if not (math.isfinite(latest.train_loss) and math.isfinite(latest.val_loss)):
-            raise UserError(
-                f"training diverged in epoch {epoch} (loss {latest.train_loss}): lower train.lr"
-                f" ({settings.lr}) or train.momentum, or use train.warmup"
-            )
-        run.history.append(latest)
-        if improved := latest.better_than(run.best):
-            run.best = latest
-            run.best_weights = {k: v.clone() for k, v in run.scored.state_dict().items()}
-            run.temperature = fit_temperature(truth, logits)
-        on_epoch(latest, improved)
-        assert run.best is not None
-        if settings.patience and epoch - run.best.epoch >= settings.patience:
-            break
+    with Stop() as stop:
+        while run.epoch <= settings.epochs and not _out_of_patience(run, settings):
+            for done in train_epoch(run, batches, settings, weights):
+                on_step(done, settings.epochs * len(batches))
+                due = settings.checkpoint_every and done % settings.checkpoint_every == 0
+                _save(run, done, checkpoints, stop, due=bool(due))
+            recalibrate(run.scored, prepared, device)
+            logits = predict(run.scored, prepared.images, validation, device)
+            improved = run.close_epoch(settings, len(batches), truth, logits)
+            on_epoch(run.history[-1], improved)
+            _save(run, (run.epoch - 1) * len(batches), checkpoints, stop, due=True)
+    checkpoints.wait()
     return run
 
 
-def train_epoch(
-    run: Run,
-    epoch: int,
-    batches: Batches,
-    settings: Train,
-    weights: Tensor,
-    on_step: Callable[[int, int], None],
-) -> tuple[float, float]:
-    """One pass over the training slices; the last learning rate and the mean loss."""
+def train_epoch(run: Run, batches: Batches, settings: Train, weights: Tensor) -> Iterator[int]:
+    """The steps of the epoch under way that are left; yields how many the run has done in all."""
     device = weights.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=_bfloat16(settings, device))
     run.model.train()
-    total_loss = torch.zeros((), device=device)
-    slices = 0
-    lr = settings.lr
-    first = (epoch - 1) * len(batches)
-    for step, (images, labels) in enumerate(batches.epoch(epoch), start=first):
-        lr = learning_rate(settings, step, len(batches))
+    before = (run.epoch - 1) * len(batches)
+    for images, labels in batches.epoch(run.epoch, first=run.steps):
+        lr = learning_rate(settings, before + run.steps, len(batches))
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         images, labels = images.to(device), labels.to(device)
@@ -169,10 +229,27 @@ def train_epoch(
         run.optimizer.step()
         if run.averaged is not None:
             run.averaged.update_parameters(run.model)
-        total_loss += loss.detach() * len(labels)
-        slices += len(labels)
-        on_step(step + 1, settings.epochs * len(batches))
-    return lr, float(total_loss) / slices
+        run.loss += loss.detach() * len(labels)
+        run.slices += len(labels)
+        run.steps += 1
+        yield before + run.steps
+
+
+def _save(run: Run, position: int, checkpoints: Checkpoints, stop: Stop, *, due: bool) -> None:
+    """Checkpoint the run where it is ``due``; where a stop is wanted, checkpoint and leave."""
+    if due or stop.wanted:
+        checkpoints.save(position, run.state())
+    if stop.wanted:
+        checkpoints.wait()
+        stop.leave()
+
+
+def _out_of_patience(run: Run, settings: Train) -> bool:
+    return bool(
+        settings.patience
+        and run.best
+        and run.history[-1].epoch - run.best.epoch >= settings.patience
+    )
 
 
 def recalibrate(model: nn.Module, prepared: Prepared, device: torch.device) -> None:
@@ -218,6 +295,17 @@ def class_weights(prepared: Prepared, settings: Train) -> Tensor:
     if settings.class_weights == "sqrt":
         weights = np.sqrt(weights)
     return torch.tensor(np.where(counts > 0, weights, 0), dtype=torch.float32)
+
+
+def _copied(state: Any) -> Any:
+    """A deep copy of a state dictionary, its tensors in the memory layout that they have."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, Mapping):
+        return {key: _copied(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_copied(value) for value in state]
+    return state
 
 
 def _bfloat16(settings: Train, device: torch.device) -> bool:

@@ -1,0 +1,196 @@
+"""Training state that outlives the process: written whole, verified, found again by fingerprint."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+import torch
+from filelock import FileLock, Timeout
+from fsspec.implementations.local import LocalFileSystem
+
+import alzmri
+from alzmri import terminal
+from alzmri.data.prepared import Prepared
+from alzmri.errors import EnvironmentFault, UserError
+from alzmri.files import write_bytes
+from alzmri.params import Params
+
+STORE_VARIABLE = "ALZMRI_CHECKPOINTS"
+"""Names another store, such as ``s3://bucket/prefix``: where training resumes on any machine."""
+
+FORMAT = 1
+KEPT = 2
+"""Checkpoints of a run: should the latest be damaged, the one before it is used."""
+
+_CODE = ("training", "models", "data/augment.py", "data/prepared.py", "evaluation/calibration.py")
+"""What shapes the weights: after a change here a run starts from zero."""
+
+State = dict[str, Any]
+
+
+def fingerprint(params: Params, prepared: Prepared, device: torch.device) -> str:
+    """What identifies a run, 16 hexadecimal digits: parameters, data, code, kind of device.
+
+    Runs alike in all of them end with the same weights on the same machine, so that one may go on
+    where the other stopped. How often to checkpoint and what to keep does not matter.
+    """
+    matters = params.model_dump(
+        mode="json",
+        include={"data", "split", "augment", "model", "train"},
+        exclude={"train": {"checkpoint_every", "keep_last"}},
+    )
+    digest = hashlib.sha256()
+    for part in (matters, prepared.digest, torch.__version__, device.type, FORMAT):
+        digest.update(json.dumps(part, sort_keys=True).encode())
+    package = Path(alzmri.__file__).parent
+    for name in _CODE:
+        path = package / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def default_store() -> str:
+    """``ALZMRI_CHECKPOINTS``, else a folder of the repository that an experiment started from.
+
+    DVC runs queued experiments in temporary copies and deletes them when they fail; its
+    ``DVC_ROOT`` is the repository itself.
+    """
+    return os.environ.get(STORE_VARIABLE) or str(_local_folder())
+
+
+def _local_folder() -> Path:
+    return Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve() / ".checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one run, in ``store``: a folder, or any address that fsspec opens.
+
+    They are written in the background, one at a time. One that cannot be written costs a warning,
+    not the run.
+    """
+
+    def __init__(self, store: str, run: str) -> None:
+        self._store, self._run = store, run
+        try:
+            self._files, folder = fsspec.url_to_fs(f"{store.rstrip('/')}/{run}")
+        except (ValueError, ImportError) as error:
+            raise UserError(f"{STORE_VARIABLE}={store}: {error}") from None
+        self._folder = PurePosixPath(folder)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def load(self) -> State | None:
+        """The latest state that is whole; what is not is set aside with a warning.
+
+        Raises:
+            EnvironmentFault: the store cannot be read.
+        """
+        try:
+            for path in reversed(self._paths()):
+                try:
+                    return _unpack(self._files.cat_file(path), self._run)
+                except ValueError as error:
+                    terminal.warn(
+                        f"checkpoint {path} is {error}: set aside, the one before it is used"
+                    )
+                    self._files.mv(path, f"{path}.bad")
+        except Exception as error:  # whatever the store's client raises
+            raise EnvironmentFault(
+                f"the checkpoint store {self._store} cannot be read ({error}): mend it, or unset"
+                f" {STORE_VARIABLE} to train from zero with local checkpoints"
+            ) from error
+        return None
+
+    def save(self, position: int, state: State) -> None:
+        """Write ``state``, which nobody changes any more, as that after step ``position``."""
+        self.wait()
+        self._writing = self._writer.submit(self._write, position, state)
+
+    def wait(self) -> None:
+        """Return when nothing is being written."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def clear(self) -> None:
+        """Remove all: the run is complete."""
+        self.wait()
+        if self._files.exists(str(self._folder)):
+            self._files.rm(str(self._folder), recursive=True)
+
+    def _paths(self) -> list[str]:
+        self._files.invalidate_cache()
+        return sorted(self._files.glob(str(self._folder / "*.checkpoint")))
+
+    def _write(self, position: int, state: State) -> None:
+        path = self._folder / f"{position:012}.checkpoint"
+        try:
+            content = _pack(state, self._run)
+            if isinstance(self._files, LocalFileSystem):
+                write_bytes(Path(path), content)
+            else:
+                self._files.pipe_file(str(path), content)
+            for old in self._paths()[:-KEPT]:
+                self._files.rm_file(old)
+        except Exception as error:  # noqa: BLE001
+            # Whatever the store's client raises: training is worth more than its safety net.
+            terminal.warn(f"checkpoint {path} could not be written ({error}): training goes on")
+
+
+@contextmanager
+def alone(run: str) -> Iterator[None]:
+    """Hold the lock of ``run`` on this machine; wait while another process trains the same.
+
+    DVC may be killed and leave its trainer behind; the next ``dvc repro`` would start a second.
+    """
+    lock = FileLock(_local_folder() / f"{run}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        terminal.warn("this very run is being trained by another process: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _pack(state: State, run: str) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
+    header = {
+        "format": FORMAT,
+        "run": run,
+        "length": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    return b"".join((json.dumps(header).encode(), b"\n", content))
+
+
+def _unpack(data: bytes, run: str) -> State:
+    """The state in ``data``; ValueError says what it is instead."""
+    head, _, content = data.partition(b"\n")
+    try:
+        header = json.loads(head)
+        expected = (header["format"], header["run"], header["length"], header["sha256"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("no checkpoint") from None
+    if expected[0] != FORMAT:
+        raise ValueError(f"of another format ({expected[0]})")
+    if expected[1] != run:
+        raise ValueError("of another run")
+    if expected[2] != len(content):
+        raise ValueError(f"cut off: {len(content)} of {expected[2]} bytes")
+    if expected[3] != hashlib.sha256(content).hexdigest():
+        raise ValueError("damaged: its checksum is wrong")
+    state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state

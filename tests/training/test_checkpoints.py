@@ -1,0 +1,168 @@
+"""A checkpoint is whole or set aside, and a run goes on from it to the same bit."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from alzmri.errors import UserError
+from alzmri.training.checkpoints import Checkpoints, fingerprint
+from alzmri.training.loop import train
+
+CPU = torch.device("cpu")
+
+
+class Cut(Exception):
+    """Stands for whatever ends a process between two steps."""
+
+
+@pytest.fixture
+def store(tmp_path):
+    return lambda: Checkpoints(str(tmp_path / "checkpoints"), "run")
+
+
+@pytest.fixture
+def quick(make_params):
+    def make(model="lenet", **train):
+        return make_params(
+            train={"lr": 0.02, "epochs": 4, "batch_size": 16, "checkpoint_every": 1, **train},
+            model={"name": model},
+            data={"image_size": 32},
+        )
+
+    return make
+
+
+def _run(prepared, params, checkpoints, cut_after=None):
+    def on_step(done, _):
+        if done == cut_after:
+            checkpoints.wait()
+            raise Cut
+
+    return train(prepared, params, CPU, checkpoints, on_step, lambda *_: None)
+
+
+def _same(one, other):
+    assert one.history == other.history
+    assert one.temperature == other.temperature
+    for name, tensor in one.best_weights.items():
+        assert torch.equal(tensor, other.best_weights[name]), name
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, other.model.state_dict()[name]), name
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(cuts=st.lists(st.integers(1, 15), min_size=1, max_size=3, unique=True))
+def test_a_run_cut_anywhere_ends_with_the_same_bytes(prepared, quick, cuts):
+    params = quick(ema=0.9)
+    whole = _run(prepared, params, Checkpoints("memory://whole", "run"))
+    Checkpoints("memory://whole", "run").clear()
+    for cut in sorted(cuts):
+        with pytest.raises(Cut):
+            _run(prepared, params, Checkpoints("memory://cut", "run"), cut)
+    _same(whole, _run(prepared, params, Checkpoints("memory://cut", "run")))
+    Checkpoints("memory://cut", "run").clear()
+
+
+def test_alexnet_with_momentum_and_dropout_too(prepared, quick, store):
+    params = quick("alexnet", epochs=2, lr=0.001, checkpoint_every=0)
+    whole = _run(prepared, params, Checkpoints("memory://whole", "alexnet"))
+    with pytest.raises(Cut):
+        _run(prepared, params, store(), cut_after=6)
+    _same(whole, _run(prepared, params, store()))
+
+
+def _halved(data):
+    return data[: len(data) // 2]
+
+
+def _with_a_flipped_bit(data):
+    return data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
+
+
+def _emptied(_):
+    return b""
+
+
+def _newer(data):
+    return data.replace(b'"format": 1', b'"format": 2', 1)
+
+
+def _foreign(data):
+    return data.replace(b'"run": "run"', b'"run": "nur"', 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_halved, "cut off"),
+        (_with_a_flipped_bit, "checksum is wrong"),
+        (_emptied, "no checkpoint"),
+        (_newer, "of another format"),
+        (_foreign, "of another run"),
+    ],
+)
+def test_what_is_damaged_is_set_aside_and_the_one_before_is_used(
+    store, tmp_path, capsys, spoil, message
+):
+    kept = store()
+    for position in (1, 2, 3):
+        kept.save(position, {"position": position, "weights": torch.arange(position)})
+    kept.wait()
+    files = sorted((tmp_path / "checkpoints/run").iterdir())
+    assert [file.name[:12] for file in files] == ["000000000002", "000000000003"]
+    files[1].write_bytes(spoil(files[1].read_bytes()))
+    state = store().load()
+    assert state["position"] == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not files[1].exists()
+    assert store().load()["position"] == 2
+
+
+def test_after_success_nothing_is_left(store, tmp_path):
+    kept = store()
+    kept.save(1, {})
+    kept.clear()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert store().load() is None
+
+
+def test_a_store_that_cannot_be_written_costs_a_warning(tmp_path, capsys):
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    blocked = Checkpoints(str(tmp_path / "checkpoints"), "run")
+    blocked.save(1, {})
+    blocked.wait()
+    assert "training goes on" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_an_address_that_nothing_opens_is_named():
+    with pytest.raises(UserError, match="ALZMRI_CHECKPOINTS=carrier-pigeon://x"):
+        Checkpoints("carrier-pigeon://x", "run")
+
+
+def test_the_fingerprint_is_of_what_shapes_the_weights(prepared, quick):
+    own = fingerprint(quick(), prepared, CPU)
+    assert own == fingerprint(quick(checkpoint_every=7, keep_last=True), prepared, CPU)
+    others = {
+        fingerprint(quick(lr=0.03), prepared, CPU),
+        fingerprint(quick("alexnet"), prepared, CPU),
+        fingerprint(quick(), prepared, torch.device("cuda")),
+        own,
+    }
+    assert len(others) == 4
+
+
+def test_the_header_can_be_read_without_torch(store, tmp_path):
+    kept = store()
+    kept.save(5, {"weights": torch.ones(3)})
+    kept.wait()
+    (file,) = (tmp_path / "checkpoints/run").iterdir()
+    head, _, content = file.read_bytes().partition(b"\n")
+    header = json.loads(head)
+    assert header["sha256"] == hashlib.sha256(content).hexdigest()
+    assert header["length"] == len(content)
