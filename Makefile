@@ -38,7 +38,7 @@ docs: ## Copy the figures of this run into docs/ (commit them together with dvc.
 	@cp plots/confusion.png plots/mistakes.png docs/
 
 clean: ## Remove what was computed here (data imported by you, .dvc/cache and .store stay)
-	@rm -rf data/phantom data/prepared models plots
+	@rm -rf data/phantom data/prepared models plots .checkpoints
 
 $(READY): requirements.txt pyproject.toml
 	@test -w . || { echo "error: no permission to write in $(CURDIR): clone into a folder of yours" >&2; exit 1; }

@@ -41,6 +41,14 @@ def test_numbers_in_the_readme_are_those_of_the_committed_run():
     assert f"accuracy {scores['accuracy']:.3f}" in README
 
 
+def test_honest_numbers_in_the_readme_are_those_of_the_results():
+    quote = README[README.index("> **Read this") : README.index("<img")]
+    claimed = re.findall(r"0\.\d{3}", quote)
+    assert len(claimed) >= 8
+    results = (ROOT / "docs/results.md").read_text()
+    assert [number for number in claimed if number not in results] == []
+
+
 def test_the_readmes_table_has_every_parameter_with_its_default():
     table = dict(re.findall(r"^\| `(\w+\.\w+)` \| (.*?) \|", README, re.MULTILINE))
     expected = {
