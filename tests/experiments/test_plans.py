@@ -43,10 +43,10 @@ def test_what_is_scaled_is_said():
         for number in (value.data.image_size, value.train.batch_size, value.train.epochs):
             assert str(number) in note
     assert _other_than_size(full) == _other_than_size(scaled)
-    # As many steps: epochs times slices over batch size.
-    assert full.train.epochs / full.train.batch_size == (
-        scaled.train.epochs / scaled.train.batch_size
-    )
+    images = scaled.train.epochs / full.train.epochs
+    steps = images * full.train.batch_size / scaled.train.batch_size
+    assert f"{steps:.1g} of the steps" in note
+    assert f"{images * 100:.0f} % of the images" in note
 
 
 def test_settings_of_the_user_win_and_are_checked():
