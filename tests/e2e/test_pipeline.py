@@ -57,7 +57,7 @@ def test_metrics_have_the_keys_of_the_contract(repro):
     evaluate, prepare, train = (repro.metrics(name) for name in ("evaluate", "prepare", "train"))
     assert {
         *("accuracy", "macro_f1", "balanced_accuracy", "loss", "macro_auc", "ece", "brier"),
-        *("ci95", "subject", "per_class", "split"),
+        *("ci95", "subject", "per_class", "split", "calibration", "stages_off"),
     } == set(evaluate)
     assert evaluate["split"] == {"unit": "subject", "shared_subjects": 0}
     assert (
