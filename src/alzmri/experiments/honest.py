@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from alzmri import terminal
 from alzmri.evaluation.intervals import Interval
@@ -17,6 +18,7 @@ from alzmri.markdown import interval, table
 
 NEW_PEOPLE = 20
 """For how many new people the range of the score is told."""
+NEW_LABEL = f"{NEW_PEOPLE} new people"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def honest(
             " are pooled; a person's probabilities are the mean over their slices; intervals are"
             " 95 %, by resampling people within their class.",
             _scores(results),
-            f"*{NEW_PEOPLE} new people* is where the macro F1 of so few falls 95 times out of 100:"
+            f"*{NEW_LABEL}* is where the macro F1 of so few falls 95 times out of 100:"
             " a small test set says little. *Leaks* is the same model, recipe and images with"
             " slices drawn singly: its test people are in training too.",
             _folds(results),
@@ -97,7 +99,7 @@ def _scores(results: Sequence[Task]) -> str:
         "accuracy per person",
         "most frequent class",
         "macro F1 per slice",
-        f"{NEW_PEOPLE} new people",
+        NEW_LABEL,
         "slice split, macro F1 per person: LEAKS",
     )
     rows = []
@@ -155,69 +157,34 @@ def draw(path: Path, source: str, results: Sequence[Task]) -> None:
             subject = task.pooled.scores["subject"]
             folds = [fold.scores["subject"]["macro_f1"] for fold in task.folds]
             leak = task.slices.scores["subject"]["macro_f1"]
-            label = {} if place else {"new": f"{NEW_PEOPLE} new people", "ci": "all people, 95 %"}
-            axes.plot(
-                task.new_people,
-                (place, place),
-                color=blue,
-                alpha=0.25,
-                linewidth=9,
-                solid_capstyle="butt",
-                label=label.get("new"),
-            )
-            axes.plot(
-                subject["ci95"]["macro_f1"],
-                (place, place),
-                color=blue,
-                linewidth=3,
-                solid_capstyle="butt",
-                label=label.get("ci"),
-            )
-            axes.plot(
-                folds,
-                [place] * len(folds),
-                "|",
-                color="black",
-                markersize=11,
-                label=None if place else "one fold",
-            )
-            axes.plot(
-                subject["macro_f1"],
-                place,
-                "o",
-                color=blue,
-                markersize=8,
-                markeredgecolor="white",
-                label=None if place else "cross-validated",
-            )
-            axes.plot(
-                leak,
-                place,
-                "X",
-                color=red,
-                markersize=9,
-                markeredgecolor="white",
-                label=None if place else "slice split: LEAKS",
-            )
-            axes.annotate(
-                f"{subject['macro_f1']:.2f}",
-                (subject["macro_f1"], place),
-                xytext=(0, 9),
-                textcoords="offset points",
-                ha="center",
-                color=blue,
-            )
-            axes.annotate(
-                f"{leak:.2f}",
-                (leak, place),
-                xytext=(0, 9),
-                textcoords="offset points",
-                ha="center",
-                color=red,
-            )
+            known, few = subject["ci95"]["macro_f1"], task.new_people
+            axes.hlines(place, few[0], few[1], blue, alpha=0.25, lw=9, label=NEW_LABEL)
+            axes.hlines(place, known[0], known[1], blue, lw=3, label="all people, 95 %")
+            axes.plot(folds, [place] * len(folds), "k|", markersize=11, label="one fold")
+            _mark(axes, subject["macro_f1"], place, "o", blue, "cross-validated")
+            _mark(axes, leak, place, "X", red, "slice split: LEAKS")
         axes.set_yticks(range(len(results)), [task.name for task in results])
         axes.set_ylim(len(results) - 0.5, -0.6)
         axes.set(xlim=(0, 1.02), xlabel="macro F1 per person")
         axes.tick_params(axis="y", length=0)
         axes.set_title(f"{source}: new people, and the same people again", fontsize=10)
-        figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+        # Every task draws the same marks: each is explained once.
+        explained = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        figure.legend(
+            explained.values(), explained, loc="outside lower center", ncols=5, fontsize=8
+        )
+
+
+def _mark(axes: Axes, value: float, place: int, marker: str, colour: str, label: str) -> None:
+    """A score with its number above it."""
+    axes.plot(
+        value, place, marker, color=colour, markersize=8.5, markeredgecolor="white", label=label
+    )
+    axes.annotate(
+        f"{value:.2f}",
+        (value, place),
+        xytext=(0, 9),
+        textcoords="offset points",
+        ha="center",
+        color=colour,
+    )
