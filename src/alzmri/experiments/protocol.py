@@ -78,6 +78,7 @@ def draw(path: Path, source: str, runs: dict[str, Finished]) -> None:
                 best = run.metrics("train")["best_epoch"]
                 axes.plot(best, values[best - 1], "o", color=colour)
             axes.set(xlabel="epoch", ylim=(0, 1.02))
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_title(f"validation {name}", fontsize=9)
         panels[1].legend(title="setting", loc="lower right", fontsize=9)
         figure.suptitle(
