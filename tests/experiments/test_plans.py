@@ -1,9 +1,11 @@
 """What is planned fits the schema, and means what the tables will say."""
 
+import re
+
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.experiments import plans
+from alzmri.experiments import plans, runs
 from alzmri.params import Params
 
 
@@ -50,8 +52,8 @@ def test_what_is_scaled_is_said():
 
 
 def test_settings_of_the_user_win_and_are_checked():
-    runs = plans.honest("phantom", "none", 3, plans.SCALED, {"train.epochs": 2})
-    assert runs[0].params.train.epochs == 2
+    planned = plans.honest("phantom", "none", 3, plans.SCALED, {"train.epochs": 2})
+    assert planned[0].params.train.epochs == 2
     wrong = plans.protocol("phantom", plans.SCALED, {"train.epoch": 2})["best"]
     with pytest.raises(UserError, match=r"train\.epoch: no such key; did you mean train\.epochs"):
         _ = wrong.params
@@ -63,3 +65,16 @@ def _other_than_size(used: Params) -> dict[str, object]:
         del content["train"][key]
     del content["data"]["image_size"]
     return content
+
+
+@pytest.mark.parametrize("word", ["train.lr", "=1", "train.lr=["])
+def test_a_setting_that_cannot_be_read_is_named(word):
+    with pytest.raises(UserError, match=re.escape(f"-S {word}: ")):
+        runs.parse_settings([word])
+
+
+def test_a_params_file_with_faults_is_named(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text("train: [")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"params\.yaml is not valid YAML"):
+        _ = plans.protocol("phantom", plans.SCALED, {})["best"].params

@@ -74,7 +74,7 @@ def honest(
             f"{page.provenance(command, list(finished.values()))} {scale.honest_note}".strip(),
             f"{folds}-fold cross-validation over people: each person is tested once, by a model"
             " that was neither trained nor chosen on them. The epoch is chosen on validation"
-            " people of the same fold; nothing is tuned on test people. Predictions of all folds"
+            " people of the same fold. Predictions of all folds"
             " are pooled; a person's probabilities are the mean over their slices; intervals are"
             " 95 %, by resampling people within their class.",
             _scores(results),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from alzmri import params, terminal
 from alzmri.errors import EnvironmentFault, UserError
@@ -34,10 +35,9 @@ class Experiment:
         """The parameters it runs with.
 
         Raises:
-            UserError: when the settings do not fit the schema.
+            UserError: when params.yaml or the settings do not fit the schema.
         """
-        yaml = YAML(typ="safe")
-        content = yaml.load(params.PARAMS_FILE.read_text(encoding="utf-8"))
+        content = params.load().model_dump()
         for key, value in self.settings.items():
             section, _, name = key.partition(".")
             if not isinstance(content.get(section), dict) or not name:
@@ -102,7 +102,10 @@ def parse_settings(words: Sequence[str]) -> dict[str, object]:
         key, equals, value = word.partition("=")
         if not (key and equals):
             raise UserError(f"-S {word}: write KEY=VALUE, such as train.lr=0.001")
-        settings[key] = YAML(typ="safe").load(value)
+        try:
+            settings[key] = YAML(typ="safe").load(value)
+        except YAMLError:
+            raise UserError(f"-S {word}: {value} is not a YAML value") from None
     return settings
 
 
