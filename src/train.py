@@ -1,32 +1,52 @@
-"""Stage train: learn from data/prepared; write models, plots/history.csv, metrics/train.json."""
+"""Stage train: learn from data/prepared; write models, plots/history.csv, metrics/train.json.
+
+Alone, or as one of the processes that ``torchrun`` starts: ``torchrun --nproc-per-node 2
+src/train.py``.
+"""
 
 import torch
 
 from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
+from alzmri.errors import UserError
 from alzmri.models.device import choose
 from alzmri.training import results
 from alzmri.training.checkpoints import Checkpoints, alone, default_store, fingerprint
 from alzmri.training.loop import train
+from alzmri.training.processes import joined
 
 
 def main() -> None:
     settings = params.load()
     prepared = Prepared.open(settings)
     device = choose()
-    terminal.out.print(
-        f"{settings.model.name}, {len(prepared.indices('train'))} training slices"
-        f" of {len(prepared.subjects('train'))} people, on {device}"
-        f" ({torch.get_num_threads()} threads)"
-    )
-    if settings.split.unit == "slice":
-        terminal.warn("slice split: people are in training and validation alike, scores LEAK")
     name = fingerprint(settings, prepared, device)
     checkpoints = Checkpoints(default_store(), name)
-    with alone(name), results.reporting(settings.train.epochs) as (on_step, on_epoch):
-        run = train(prepared, settings, device, checkpoints, on_step, on_epoch)
-        results.write(run, prepared, settings)
-        checkpoints.clear()
+    with joined(device) as processes:
+        if processes.of_first(name) != name:
+            raise UserError(
+                "this host has other parameters, prepared data, code or torch than that of the"
+                " first process: make them the same, for example with `git pull` and `dvc pull`"
+            )
+        if not processes.first:
+            train(prepared, settings, device, checkpoints, _silent, _silent, processes)
+            return
+        several = f"{processes.size} processes, " if processes.size > 1 else ""
+        terminal.out.print(
+            f"{settings.model.name}, {len(prepared.indices('train'))} training slices"
+            f" of {len(prepared.subjects('train'))} people, on {device.type}"
+            f" ({several}{torch.get_num_threads()} threads)"
+        )
+        if settings.split.unit == "slice":
+            terminal.warn("slice split: people are in training and validation alike, scores LEAK")
+        with alone(name), results.reporting(settings.train.epochs) as (on_step, on_epoch):
+            run = train(prepared, settings, device, checkpoints, on_step, on_epoch, processes)
+            results.write(run, prepared, settings)
+            checkpoints.clear()
+
+
+def _silent(*_: object) -> None:
+    """Of several processes only the first one speaks."""
 
 
 if __name__ == "__main__":

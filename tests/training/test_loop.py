@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from alzmri.data.augment import Augmenter
 from alzmri.errors import UserError
 from alzmri.models import build
 from alzmri.models.forward import normalise
 from alzmri.training.batches import Batches
 from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import Epoch, class_weights, recalibrate, train
+from alzmri.training.processes import Processes
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def quick(make_params):
     """LeNet, eight epochs: a second."""
 
     def make(model="lenet", **train):
-        settings = {"lr": 0.02, "epochs": 8, "batch_size": 16, **train}
+        settings = {"lr": 0.02, "epochs": 8, "batch_size": 16, "precision": "fp32", **train}
         return make_params(train=settings, model={"name": model}, data={"image_size": 32})
 
     return make
@@ -113,16 +113,43 @@ def test_the_best_epoch_is_by_macro_f1_then_loss():
 
 
 def test_an_epoch_has_every_training_slice_once(prepared, make_params):
-    batches = Batches(prepared, Augmenter(make_params(augment={"p": 0}).augment, 0), 10, seed=0)
-    seen = [image.numpy() for images, _ in batches.epoch(1) for image in images]
+    params = make_params(augment={"p": 0}, train={"batch_size": 10})
+    batches = Batches(prepared, params, CPU)
+    seen = [image.numpy() for batch in batches.epoch(1) for image in batch.images]
     assert len(batches) == 7
     expected = sorted(image.tobytes() for image in prepared.images[prepared.indices("train")])
     assert sorted(image.tobytes() for image in seen) == expected
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_processes_share_what_one_has(prepared, make_params, size):
+    """63 slices in batches of 10, which 3 does not divide; the last has three."""
+    prepared = replace(prepared, rows=prepared.rows[1:])
+    params = make_params(train={"batch_size": 10})
+    alone = list(Batches(prepared, params, CPU).epoch(2))
+    shares = [
+        list(Batches(prepared, params, CPU, Processes(rank, size)).epoch(2)) for rank in range(size)
+    ]
+    for batch, *parts in zip(alone, *shares, strict=True):
+        for rank, part in enumerate(parts):
+            np.testing.assert_array_equal(part.images, batch.images[rank::size])
+            np.testing.assert_array_equal(part.labels, batch.labels[rank::size])
+            np.testing.assert_array_equal(part.all_labels, batch.labels)
+
+
+def test_a_process_without_a_slice_counts_nothing(prepared, make_params):
+    batches = Batches(prepared, make_params(train={"batch_size": 3}), CPU, Processes(4, 5))
+    for batch in batches.epoch(1):
+        assert batch.images.shape == (1, 32, 32)
+        loss = torch.nn.functional.cross_entropy(
+            torch.randn(1, 4), batch.labels, torch.ones(4), reduction="sum", label_smoothing=0.1
+        )
+        assert loss == 0
+
+
 def test_epochs_differ_in_order_but_repeat_themselves(prepared, make_params):
-    batches = Batches(prepared, Augmenter(make_params().augment, 0), 16, seed=0)
-    orders = [torch.cat([labels for _, labels in batches.epoch(n)]) for n in (1, 1, 2)]
+    batches = Batches(prepared, make_params(), CPU)
+    orders = [torch.cat([batch.labels for batch in batches.epoch(n)]) for n in (1, 1, 2)]
     assert torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
 

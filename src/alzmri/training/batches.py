@@ -1,39 +1,76 @@
 """The training slices of an epoch, shuffled and augmented, as pure functions of the seed."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alzmri.data.augment import Augmenter
 from alzmri.data.prepared import Prepared
+from alzmri.params import Params
+from alzmri.training.processes import ALONE, Processes
+from alzmri.training.slices import DeviceSlices, HostSlices
+
+NO_CLASS = -100
+"""What ``cross_entropy`` passes over."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What this process has of a batch.
+
+    Attributes:
+        images: uint8 ``[share, side, side]``.
+        labels: their classes, int64 ``[share]``.
+        all_labels: the classes of the whole batch, int64 ``[batch]``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    all_labels: NDArray[np.int64]
 
 
 class Batches:
-    """The training part of ``prepared``, cut into batches of ``size``, the last one smaller."""
+    """The training part of ``prepared``, cut into batches, the last one smaller.
 
-    def __init__(self, prepared: Prepared, augment: Augmenter, size: int, seed: int) -> None:
-        self._prepared = prepared
+    Order and augmentation are the same for any number of processes: each takes every so many-th
+    slice of each batch.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        params: Params,
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
+        self._labels = prepared.labels
         self._indices = prepared.indices("train")
-        self._augment = augment
-        self._size = size
-        self._seed = seed
+        self._size, self._seed = params.train.batch_size, params.train.seed
+        self._device, self.processes = device, processes
+        self._slices = (
+            HostSlices(prepared, params.augment, self._seed)
+            if device.type == "cpu"
+            else DeviceSlices(prepared, params.augment, self._seed, device)
+        )
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self._size)
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (uint8 ``[batch, side, side]``) and classes (int64 ``[batch]``).
-
-        The first ``first`` batches of ``epoch`` are left out.
-        """
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of ``epoch`` without the first ``first``."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._indices)
         for start in range(first * self._size, len(order), self._size):
-            chosen = order[start : start + self._size]
-            images = np.stack([self._image(epoch, index) for index in chosen])
-            yield torch.from_numpy(images), torch.from_numpy(self._prepared.labels[chosen])
-
-    def _image(self, epoch: int, index: int) -> NDArray[np.uint8]:
-        return self._augment(np.asarray(self._prepared.images[index]), epoch, int(index))
+            whole = order[start : start + self._size]
+            mine = self.processes.share(whole)
+            labels = self._labels[mine]
+            if not len(mine):
+                # More processes than slices: this one keeps step with a slice that counts nothing.
+                mine, labels = whole[:1], np.array([NO_CLASS])
+            yield Batch(
+                self._slices(epoch, mine),
+                torch.from_numpy(labels).to(self._device),
+                self._labels[whole],
+            )

@@ -20,6 +20,7 @@ from alzmri import terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import write_bytes
+from alzmri.models.device import bfloat16
 from alzmri.params import Params
 
 STORE_VARIABLE = "ALZMRI_CHECKPOINTS"
@@ -36,7 +37,7 @@ State = dict[str, Any]
 
 
 def fingerprint(params: Params, prepared: Prepared, device: torch.device) -> str:
-    """What identifies a run, 16 hexadecimal digits: parameters, data, code, kind of device.
+    """What identifies a run, 16 hexadecimal digits: parameters, data, code, device, precision.
 
     Runs alike in all of them end with the same weights on the same machine, so that one may go on
     where the other stopped. How often to checkpoint and what to keep does not matter.
@@ -47,7 +48,8 @@ def fingerprint(params: Params, prepared: Prepared, device: torch.device) -> str
         exclude={"train": {"checkpoint_every", "keep_last"}},
     )
     digest = hashlib.sha256()
-    for part in (matters, prepared.digest, torch.__version__, device.type, FORMAT):
+    machine = (torch.__version__, device.type, bfloat16(params.train.precision, device))
+    for part in (matters, prepared.digest, *machine, FORMAT):
         digest.update(json.dumps(part, sort_keys=True).encode())
     package = Path(alzmri.__file__).parent
     for name in _CODE:

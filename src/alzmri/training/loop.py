@@ -9,19 +9,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from alzmri import terminal
-from alzmri.data.augment import Augmenter
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.evaluation.calibration import fit_temperature
 from alzmri.evaluation.metrics import Floats, Ints, macro_f1
 from alzmri.models import build
+from alzmri.models.device import bfloat16
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
 from alzmri.params import Params, Train
 from alzmri.training.batches import Batches
+from alzmri.training.batchnorm import over_all_processes
 from alzmri.training.checkpoints import Checkpoints, State
+from alzmri.training.processes import ALONE, Processes
 from alzmri.training.schedule import learning_rate
 from alzmri.training.stopping import Stop
 
@@ -52,15 +55,17 @@ class Run:
     """A training run between two steps: all that decides how it goes on.
 
     Attributes:
+        replica: ``model``, or what trains its weights in step with the other processes.
+        loss: summed over the slices of the epoch under way so far, of this process.
         epoch: the one under way, from 1; one more than there are when training is complete.
         steps: done in it.
-        loss: summed over the slices of it so far.
-        slices: of it so far.
+        slices: of it so far, of all processes.
         history: the epochs that are done.
         temperature: calibrates ``best_weights``, see :mod:`alzmri.evaluation.calibration`.
     """
 
     model: nn.Module
+    replica: nn.Module
     averaged: AveragedModel | None
     optimizer: torch.optim.Optimizer
     loss: Tensor
@@ -73,7 +78,9 @@ class Run:
     temperature: float = 1.0
 
     @classmethod
-    def start(cls, prepared: Prepared, params: Params, device: torch.device) -> "Run":
+    def start(
+        cls, prepared: Prepared, params: Params, device: torch.device, processes: Processes = ALONE
+    ) -> "Run":
         """Fresh weights and optimiser, drawn from ``train.seed``."""
         settings = params.train
         torch.manual_seed(settings.seed)
@@ -88,6 +95,13 @@ class Run:
         averaged = None
         if settings.ema:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        replica = model
+        if processes.size > 1:
+            replica = DistributedDataParallel(
+                over_all_processes(model, device),
+                forward_sync_buffers=False,
+                gradient_as_bucket_view=True,
+            )
         optimizer = torch.optim.SGD(
             model.parameters(),
             lr=settings.lr,
@@ -95,7 +109,7 @@ class Run:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        return cls(model, averaged, optimizer, loss=torch.zeros((), device=device))
+        return cls(model, replica, averaged, optimizer, loss=torch.zeros((), device=device))
 
     def state(self) -> State:
         """A copy, for a checkpoint."""
@@ -103,8 +117,6 @@ class Run:
             "model": _copied(self.model.state_dict()),
             "averaged": None if self.averaged is None else _copied(self.averaged.state_dict()),
             "optimizer": _copied(self.optimizer.state_dict()),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state() if self.loss.is_cuda else None,
             "loss": self.loss.clone(),
             "epoch": self.epoch,
             "steps": self.steps,
@@ -121,9 +133,6 @@ class Run:
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        if self.loss.is_cuda:
-            torch.cuda.set_rng_state(state["random_cuda"])
         self.loss.copy_(state["loss"])
         self.epoch, self.steps, self.slices = state["epoch"], state["steps"], state["slices"]
         self.history = [Epoch(*values) for values in state["history"]]
@@ -167,6 +176,7 @@ def train(
     checkpoints: Checkpoints,
     on_step: Callable[[int, int], None],
     on_epoch: Callable[[Epoch, bool], None],
+    processes: Processes = ALONE,
 ) -> Run:
     """Train on the ``train`` part, choose the epoch on the ``val`` part.
 
@@ -177,33 +187,50 @@ def train(
         checkpoints: where the run goes on if it was interrupted, to the same bit.
         on_step: called after each step with the number done and the number in all.
         on_epoch: called after each epoch with its scores, and whether it is the best so far.
+        processes: that train together; only the first of them uses ``checkpoints``.
 
     Raises:
         UserError: when the loss is no longer a finite number.
         SystemExit, KeyboardInterrupt: when told to stop; the run is saved.
     """
     settings = params.train
-    run = Run.start(prepared, params, device)
-    if state := checkpoints.load():
+    run = Run.start(prepared, params, device, processes)
+    if state := processes.of_first(checkpoints.load() if processes.first else None):
         run.restore(state)
-        terminal.say(f"resuming in epoch {run.epoch} after step {run.steps}")
-    augment = Augmenter(params.augment, settings.seed)
-    batches = Batches(prepared, augment, settings.batch_size, settings.seed)
+        if processes.first:
+            terminal.say(f"resuming in epoch {run.epoch} after step {run.steps}")
+        else:
+            run.loss.zero_()  # the first has the sum
+    batches = Batches(prepared, params, device, processes)
     weights = class_weights(prepared, settings).to(device)
     validation = prepared.indices("val")
     truth = prepared.labels[validation]
 
-    with Stop() as stop:
+    with Stop(insist=processes.size > 1) as stop:
+
+        def save(position: int, *, due: bool) -> None:
+            """Checkpoint the run where it is due; where a stop is wanted, do so and leave."""
+            wanted = processes.largest(stop.wanted)
+            if due or wanted:
+                loss = processes.sum(run.loss)
+                if processes.first:
+                    checkpoints.save(position, {**run.state(), "loss": loss})
+            if wanted:
+                checkpoints.wait()
+                stop.leave(wanted)
+
         while run.epoch <= settings.epochs and not _out_of_patience(run, settings):
             for done in train_epoch(run, batches, settings, weights):
                 on_step(done, settings.epochs * len(batches))
                 due = settings.checkpoint_every and done % settings.checkpoint_every == 0
-                _save(run, done, checkpoints, stop, due=bool(due))
-            recalibrate(run.scored, prepared, device)
-            logits = predict(run.scored, prepared.images, validation, device)
+                save(done, due=bool(due))
+            run.loss = processes.sum(run.loss)
+            recalibrate(run.scored, prepared, device, processes)
+            mine = processes.share(validation)
+            logits = processes.gather(predict(run.scored, prepared.images, mine, device))
             improved = run.close_epoch(settings, len(batches), truth, logits)
             on_epoch(run.history[-1], improved)
-            _save(run, (run.epoch - 1) * len(batches), checkpoints, stop, due=True)
+            save((run.epoch - 1) * len(batches), due=True)
     checkpoints.wait()
     return run
 
@@ -211,37 +238,43 @@ def train(
 def train_epoch(run: Run, batches: Batches, settings: Train, weights: Tensor) -> Iterator[int]:
     """The steps of the epoch under way that are left; yields how many the run has done in all."""
     device = weights.device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_bfloat16(settings, device))
-    run.model.train()
+    autocast = torch.autocast(
+        device.type, torch.bfloat16, enabled=bfloat16(settings.precision, device)
+    )
+    processes, weight_of = batches.processes, weights.tolist()
+    run.replica.train()
     before = (run.epoch - 1) * len(batches)
-    for images, labels in batches.epoch(run.epoch, first=run.steps):
-        lr = learning_rate(settings, before + run.steps, len(batches))
+    for batch in batches.epoch(run.epoch, first=run.steps):
+        step = before + run.steps
+        lr = learning_rate(settings, step, len(batches))
         for group in run.optimizer.param_groups:
             group["lr"] = lr
-        images, labels = images.to(device), labels.to(device)
+        # Dropout is a function of the place in the run, so that no generator's state need be kept.
+        torch.manual_seed(_seed(settings.seed, step, processes.rank))
         with autocast:
-            logits = run.model(normalise(images))
-            loss = F.cross_entropy(
-                logits, labels, weights, label_smoothing=settings.label_smoothing
-            )
+            logits = run.replica(normalise(batch.images))
+        # This process's part of the mean over the whole batch.
+        loss = F.cross_entropy(
+            logits.float(),
+            batch.labels,
+            weights,
+            reduction="sum",
+            label_smoothing=settings.label_smoothing,
+        ) / sum(weight_of[label] for label in batch.all_labels)
         run.optimizer.zero_grad()
-        loss.backward()
+        # The replica takes the gradients' mean over the processes where their sum is wanted.
+        (loss * processes.size).backward()
         run.optimizer.step()
         if run.averaged is not None:
             run.averaged.update_parameters(run.model)
-        run.loss += loss.detach() * len(labels)
-        run.slices += len(labels)
+        run.loss += loss.detach() * len(batch.all_labels)
+        run.slices += len(batch.all_labels)
         run.steps += 1
-        yield before + run.steps
+        yield step + 1
 
 
-def _save(run: Run, position: int, checkpoints: Checkpoints, stop: Stop, *, due: bool) -> None:
-    """Checkpoint the run where it is ``due``; where a stop is wanted, checkpoint and leave."""
-    if due or stop.wanted:
-        checkpoints.save(position, run.state())
-    if stop.wanted:
-        checkpoints.wait()
-        stop.leave()
+def _seed(*place: int) -> int:
+    return int(np.random.SeedSequence(place).generate_state(1)[0])
 
 
 def _out_of_patience(run: Run, settings: Train) -> bool:
@@ -252,7 +285,9 @@ def _out_of_patience(run: Run, settings: Train) -> bool:
     )
 
 
-def recalibrate(model: nn.Module, prepared: Prepared, device: torch.device) -> None:
+def recalibrate(
+    model: nn.Module, prepared: Prepared, device: torch.device, processes: Processes = ALONE
+) -> None:
     """Re-estimate batch normalisation's running statistics on training slices, as they are now.
 
     Running averages lag behind the weights when the learning rate stays high, and validation
@@ -262,15 +297,20 @@ def recalibrate(model: nn.Module, prepared: Prepared, device: torch.device) -> N
     count = min(len(indices), RECALIBRATION_IMAGES)
     chosen = indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)]
     batches = -(-count // BATCH_SIZE)
+    mine = processes.share(np.arange(batches))
 
     def inputs() -> Iterator[Tensor]:
         # Strided: the manifest is sorted by class, and the variance within a batch of one class
         # is too small. Strided batches also have one size, as their plain average wants it.
-        for first in range(batches):
+        for first in mine:
             yield normalise(torch.from_numpy(prepared.images[chosen[first::batches]]).to(device))
 
     # The layers with such statistics; the dropout after them would use up random numbers.
-    update_bn(inputs(), model.get_submodule("features"))
+    features = model.get_submodule("features")
+    update_bn(inputs(), features)
+    for buffer in features.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(processes.sum(buffer * (len(mine) / batches)))
 
 
 def validation_scores(truth: Ints, logits: Floats) -> tuple[float, float, float]:
@@ -306,9 +346,3 @@ def _copied(state: Any) -> Any:
     if isinstance(state, list):
         return [_copied(value) for value in state]
     return state
-
-
-def _bfloat16(settings: Train, device: torch.device) -> bool:
-    if settings.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return settings.precision == "bf16"

@@ -8,10 +8,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """While entered, a first signal is noted and a second one ends the program at once."""
+    """While entered, a first signal is noted and a second one ends the program at once.
 
-    def __init__(self) -> None:
-        self.wanted: int | None = None
+    Args:
+        insist: pass over the second one. ``torchrun`` repeats to its processes what the terminal
+            told them already, and kills them itself when they take too long.
+
+    Attributes:
+        wanted: the signal, 0 while there is none.
+    """
+
+    def __init__(self, *, insist: bool = False) -> None:
+        self.wanted = 0
+        self._insist = insist
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Stop":
@@ -24,13 +33,14 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def leave(self) -> None:
-        """End the program with the exit status of the signal."""
-        if self.wanted == signal.SIGINT:
+    def leave(self, number: int) -> None:
+        """End the program with the exit status of signal ``number``."""
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
-        sys.exit(128 + (self.wanted or 0))
+        sys.exit(128 + number)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self.wanted is not None:
-            self.leave()
-        self.wanted = number
+        if not self.wanted:
+            self.wanted = number
+        elif not self._insist:
+            self.leave(number)

@@ -1,0 +1,99 @@
+"""The processes that train one model together: torch's own distribution, as torchrun starts it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alzmri.errors import EnvironmentFault
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process, number ``rank`` of ``size``; alone unless told otherwise.
+
+    What a method says of several is, for a process alone, what goes in.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that reads checkpoints, writes, and speaks."""
+        return self.rank == 0
+
+    def share(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Every ``size``-th of ``items``: those of this process."""
+        return items[self.rank :: self.size]
+
+    def gather(self, mine: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The rows of all processes, in the order from which they took their :meth:`share`."""
+        if self.size == 1:
+            return mine
+        parts: list[NDArray[np.float64]] = [mine] * self.size
+        dist.all_gather_object(parts, mine)
+        rows = np.empty((sum(map(len, parts)), *mine.shape[1:]))
+        for rank, part in enumerate(parts):
+            rows[rank :: self.size] = part
+        return rows
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """A copy of ``tensor``, summed over all processes."""
+        total = tensor.clone()
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total
+
+    def largest(self, number: int) -> int:
+        """The largest of what the processes have."""
+        if self.size == 1:
+            return number
+        held = torch.tensor(number)
+        dist.all_reduce(held, dist.ReduceOp.MAX)
+        return int(held)
+
+    def of_first(self, value: T) -> T:
+        """What the first process has."""
+        if self.size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held)
+        return held[0]
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Join the processes that ``torchrun`` started with this one, if it did.
+
+    Raises:
+        EnvironmentFault: when another of them ended, or cannot be reached.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        yield Processes(dist.get_rank(), dist.get_world_size())
+        dist.destroy_process_group()
+    except RuntimeError as error:
+        # The connections of a process close when it ends; gloo has no error type of its own.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise EnvironmentFault(
+            f"another process of this training ended or cannot be reached"
+            f" ({str(error).splitlines()[0]}): its own message says why; start them all again,"
+            " training goes on from the last checkpoint"
+        ) from error

@@ -1,0 +1,69 @@
+"""Augmented training slices, in the computer's memory or on the GPU."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alzmri.data.augment import Augmenter
+from alzmri.data.prepared import Prepared
+from alzmri.params import Augment
+
+
+class HostSlices:
+    """Read from the packed file and augmented by Albumentations, one by one."""
+
+    def __init__(self, prepared: Prepared, augment: Augment, seed: int) -> None:
+        self._images = prepared.images
+        self._augment = Augmenter(augment, seed)
+
+    def __call__(self, epoch: int, chosen: NDArray[np.int64]) -> Tensor:
+        """uint8 ``[len(chosen), side, side]``: the slices ``chosen`` as they are in ``epoch``."""
+        slices = [self._augment(np.asarray(self._images[i]), epoch, int(i)) for i in chosen]
+        return torch.from_numpy(np.stack(slices))
+
+
+class DeviceSlices:
+    """All kept on ``device`` and augmented there, a batch at a time.
+
+    What is drawn has the distribution of Albumentations' draws, from another generator; a slice is
+    a pure function of (seed, epoch, sample) here too.
+    """
+
+    def __init__(
+        self, prepared: Prepared, augment: Augment, seed: int, device: torch.device
+    ) -> None:
+        self._images = torch.from_numpy(np.array(prepared.images)).to(device)
+        self._augment, self._seed = augment, seed
+        self._epoch, self._maps = -1, torch.empty(0)
+
+    def __call__(self, epoch: int, chosen: NDArray[np.int64]) -> Tensor:
+        """uint8 ``[len(chosen), side, side]``: the slices ``chosen`` as they are in ``epoch``."""
+        if epoch != self._epoch:
+            self._epoch, self._maps = epoch, self._draw(epoch)
+        where = torch.from_numpy(chosen).to(self._images.device)
+        images = self._images[where].unsqueeze(1).float()
+        grid = F.affine_grid(self._maps[where], list(images.shape), align_corners=False)
+        warped = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
+        return warped.round_().to(torch.uint8).squeeze(1)
+
+    def _draw(self, epoch: int) -> Tensor:
+        """For every slice where each of its pixels comes from, float32 ``[n, 2, 3]``.
+
+        An affine map about the centre, in units of half the side: turn and zoom, then shift, as
+        Albumentations' Affine composes them, which also cuts shifts to whole pixels.
+        """
+        count, side = self._images.shape[:2]
+        # A stream of its own beside that of the order, which has the same seed.
+        rng = np.random.default_rng(np.random.SeedSequence((self._seed, epoch), spawn_key=(1,)))
+        augment = self._augment
+        applied = rng.random(count) < augment.p
+        angle = np.deg2rad(rng.uniform(-augment.rotate, augment.rotate, count)) * applied
+        zoom = np.where(applied, rng.uniform(1 - augment.scale, 1 + augment.scale, count), 1)
+        shift = rng.uniform(-augment.shift, augment.shift, (count, 2)) * applied[:, None]
+        cosine, sine = np.cos(angle) / zoom, np.sin(angle) / zoom
+        back = np.stack((np.stack((cosine, -sine), 1), np.stack((sine, cosine), 1)), 1)
+        offset = -back @ (np.trunc(shift * side) * 2 / side)[:, :, None]
+        maps = np.concatenate((back, offset), axis=2)
+        return torch.from_numpy(maps.astype(np.float32)).to(self._images.device)

@@ -1,0 +1,144 @@
+"""Training by several processes, as torchrun starts them, on one host and on two."""
+
+import csv
+import hashlib
+import signal
+import socket
+import subprocess
+
+import psutil
+import pytest
+
+ALEXNET = {
+    "name: lenet": "name: alexnet",
+    "dropout: 0.5": "dropout: 0.0",
+    "precision: auto": "precision: fp32",
+}
+LONG = {"epochs: 3": "epochs: 30", "checkpoint_every: 0": "checkpoint_every: 5"}
+
+
+def _edit(clone, changes):
+    params = clone.root / "params.yaml"
+    text = params.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    params.write_text(text)
+
+
+def _torchrun(*options):
+    return ("torchrun", "--nproc-per-node", "2", *options, "src/train.py")
+
+
+def _start(clone, *words):
+    return subprocess.Popen(
+        words,
+        cwd=clone.root,
+        env={**clone.environment, "PYTHONUNBUFFERED": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _read_until(process, beginning):
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith(beginning):
+            return
+    raise AssertionError("".join(said))
+
+
+def _weights(clone):
+    return hashlib.sha256((clone.root / "models/model.safetensors").read_bytes()).hexdigest()
+
+
+def _losses(clone):
+    with (clone.root / "plots/history.csv").open(newline="") as handle:
+        return [
+            float(line[name])
+            for line in csv.DictReader(handle)
+            for name in ("train_loss", "val_loss")
+        ]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_take_the_steps_that_one_takes(clone, processes):
+    """Order, augmentation, the batch's mean and its normalisation; 3 do not divide a batch of 8."""
+    _edit(clone, {**ALEXNET, "epochs: 3": "epochs: 2"})
+    clone.run("python", "src/train.py")
+    alone = _losses(clone)
+    done = clone.run("torchrun", "--nproc-per-node", str(processes), "src/train.py")
+    assert f"({processes} processes, 1 threads)" in done.stdout
+    assert done.stdout.count("epoch 1/2") == 1
+    assert _losses(clone) == pytest.approx(alone, rel=1e-3)
+
+
+def test_two_hosts_train_as_one(clone, tmp_path):
+    """Two addresses of this machine, each with a clone of its own."""
+    clone.run(*_torchrun())
+    together = _weights(clone)
+    (clone.root / "models/model.safetensors").unlink()
+    other = clone.copy(tmp_path / "other")
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        port = str(free.getsockname()[1])
+    rendezvous = ("--nnodes", "2", "--master-addr", "127.0.0.2", "--master-port", port)
+    words = ("torchrun", "--nproc-per-node", "1", *rendezvous, "--node-rank")
+    hosts = [_start(clone, *words, "0", "--local-addr", "127.0.0.2", "src/train.py")]
+    hosts.append(_start(other, *words, "1", "--local-addr", "127.0.0.3", "src/train.py"))
+    said = [host.communicate(timeout=120)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], "".join(said)
+    assert "epoch 3/3" in said[0]
+    assert "epoch" not in said[1]
+    assert _weights(clone) == together
+    assert not (other.root / "models/model.safetensors").exists()
+
+
+def test_a_host_with_other_parameters_is_refused(clone, tmp_path):
+    other = clone.copy(tmp_path / "other")
+    _edit(other, {"momentum: 0.9 ": "momentum: 0.8 "})
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    words = ("torchrun", "--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", port)
+    hosts = [
+        _start(one, *words, "--node-rank", str(rank), "src/train.py")
+        for rank, one in enumerate((clone, other))
+    ]
+    said = [host.communicate(timeout=120)[0] for host in hosts]
+    assert all(host.returncode for host in hosts)
+    assert "this host has other parameters" in said[1]
+    assert "error: another process of this training ended" in said[0]
+
+
+def test_when_one_dies_all_end_and_any_number_goes_on(clone, tmp_path):
+    _edit(clone, LONG)
+    alone = clone.copy(tmp_path / "alone")
+    whole = clone.copy(tmp_path / "whole")
+    whole.run(*_torchrun())
+    process = _start(clone, *_torchrun())
+    _read_until(process, "epoch  3")
+    victim = psutil.Process(process.pid).children()[1]
+    victim.kill()
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "error: another process of this training ended" in said
+    assert not any(child.is_running() for child in psutil.Process().children(recursive=True))
+    alone.run("cp", "-r", str(clone.root / ".checkpoints"), str(alone.root))
+    assert "resuming in epoch" in clone.run(*_torchrun()).stdout
+    assert _weights(clone) == _weights(whole)
+    assert "resuming in epoch" in alone.run("python", "src/train.py").stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_all_save_and_go_on_from_that_step(clone, number):
+    _edit(clone, {"epochs: 3": "epochs: 400"})
+    process = _start(clone, *_torchrun())
+    _read_until(process, "epoch  3")
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode
+    again = _start(clone, *_torchrun())
+    _read_until(again, "resuming in epoch")
+    again.terminate()
+    again.communicate(timeout=20)
