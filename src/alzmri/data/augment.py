@@ -21,7 +21,7 @@ class Augmenter:
     """
 
     def __init__(self, augment: Augment, seed: int) -> None:
-        self.seed = seed
+        self._seed, self._p = seed, augment.p
         self._transform = A.Compose(
             [
                 A.Affine(
@@ -30,14 +30,17 @@ class Augmenter:
                     translate_percent=dict.fromkeys("xy", (-augment.shift, augment.shift)),
                     rotate=(-augment.rotate, augment.rotate),
                     fill=0,
-                    p=augment.p,
+                    p=1,
                 )
             ]
         )
 
     def __call__(self, image: NDArray[np.uint8], epoch: int, sample: int) -> NDArray[np.uint8]:
         """``image`` (uint8, H×W) as sample number ``sample`` appears in ``epoch``."""
-        words = np.random.SeedSequence((self.seed, epoch, sample)).generate_state(1)
-        self._transform.set_random_seed(int(words[0]))
+        seed, draw = np.random.SeedSequence((self._seed, epoch, sample)).generate_state(2)
+        # Drawn here: most slices stay as they are, and a call of the library costs ten times this.
+        if draw >= self._p * 2**32:
+            return image
+        self._transform.set_random_seed(int(seed))
         augmented: NDArray[np.uint8] = self._transform(image=image)["image"]
         return augmented

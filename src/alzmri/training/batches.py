@@ -51,9 +51,9 @@ class Batches:
         self._size, self._seed = params.train.batch_size, params.train.seed
         self._device, self.processes = device, processes
         self._slices = (
-            HostSlices(prepared, params.augment, self._seed)
-            if device.type == "cpu"
-            else DeviceSlices(prepared, params.augment, self._seed, device)
+            DeviceSlices(prepared, params.augment, self._seed, device)
+            if device.type == "cuda" and prepared.images.nbytes < torch.cuda.mem_get_info()[0] / 2
+            else HostSlices(prepared, params.augment, self._seed)
         )
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class Batches:
                 # More processes than slices: this one keeps step with a slice that counts nothing.
                 mine, labels = whole[:1], np.array([NO_CLASS])
             yield Batch(
-                self._slices(epoch, mine),
+                self._slices(epoch, mine).to(self._device),
                 torch.from_numpy(labels).to(self._device),
                 self._labels[whole],
             )

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from alzmri import terminal
@@ -24,7 +23,7 @@ from alzmri.params import Params, Train
 from alzmri.training.batches import Batches
 from alzmri.training.batchnorm import over_all_processes
 from alzmri.training.checkpoints import Checkpoints, State
-from alzmri.training.processes import ALONE, Processes
+from alzmri.training.processes import ALONE, Processes, in_step
 from alzmri.training.schedule import learning_rate
 from alzmri.training.stopping import Stop
 
@@ -97,11 +96,7 @@ class Run:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
         replica = model
         if processes.size > 1:
-            replica = DistributedDataParallel(
-                over_all_processes(model, device),
-                forward_sync_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+            replica = in_step(over_all_processes(model, device))
         optimizer = torch.optim.SGD(
             model.parameters(),
             lr=settings.lr,
@@ -262,8 +257,7 @@ def train_epoch(run: Run, batches: Batches, settings: Train, weights: Tensor) ->
             label_smoothing=settings.label_smoothing,
         ) / sum(weight_of[label] for label in batch.all_labels)
         run.optimizer.zero_grad()
-        # The replica takes the gradients' mean over the processes where their sum is wanted.
-        (loss * processes.size).backward()
+        loss.backward()
         run.optimizer.step()
         if run.averaged is not None:
             run.averaged.update_parameters(run.model)

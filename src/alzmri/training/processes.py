@@ -10,7 +10,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from alzmri.errors import EnvironmentFault
 
@@ -72,6 +73,22 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def in_step(model: nn.Module) -> nn.Module:
+    """``model``, whose gradients become, during the backward pass, the sum over all processes."""
+    replica = DistributedDataParallel(
+        model, forward_sync_buffers=False, gradient_as_bucket_view=True
+    )
+    replica.register_comm_hook(None, _sum)
+    return replica
+
+
+def _sum(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """In place of the mean: each process holds its part of a mean already."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return summed
 
 
 @contextmanager
