@@ -23,10 +23,10 @@ def main() -> None:
     name = fingerprint(settings, prepared, device)
     checkpoints = Checkpoints(default_store(), name)
     with joined(device) as processes:
-        if processes.of_first(name) != name:
+        if not processes.agree(name):
             raise UserError(
-                "this host has other parameters, prepared data, code or torch than that of the"
-                " first process: make them the same, for example with `git pull` and `dvc pull`"
+                "the processes have different parameters, prepared data, code or torch: make their"
+                " hosts alike, for example with `git pull` and `dvc pull`"
             )
         if not processes.first:
             train(prepared, settings, device, checkpoints, _silent, _silent, processes)

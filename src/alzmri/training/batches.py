@@ -67,7 +67,7 @@ class Batches:
             mine = self.processes.share(whole)
             labels = self._labels[mine]
             if not len(mine):
-                # More processes than slices: this one keeps step with a slice that counts nothing.
+                # More processes than slices: this one keeps step with a slice of no loss.
                 mine, labels = whole[:1], np.array([NO_CLASS])
             yield Batch(
                 self._slices(epoch, mine).to(self._device),

@@ -13,27 +13,22 @@ def over_all_processes(model: nn.Module, device: torch.device) -> nn.Module:
 
     torch's own SyncBatchNorm does so on GPUs only.
     """
-    # Of their own: its sums would wait in one queue with the gradients of the large layers.
-    group = dist.new_group()
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin: nn.Module = copy.deepcopy(model, shared)
     if device.type == "cuda":
-        twin = nn.SyncBatchNorm.convert_sync_batchnorm(twin, group)
+        twin = nn.SyncBatchNorm.convert_sync_batchnorm(twin)
     for module in twin.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = _GlobalBatchNorm2d
-            module.group = group
     return twin
 
 
 class _GlobalBatchNorm2d(nn.BatchNorm2d):
     """For training only. The running statistics stay as they are: validation estimates its own."""
 
-    group: dist.ProcessGroup
-
     def forward(self, input: Tensor) -> Tensor:
         output: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
-            input, self.weight, self.bias, self.eps, self.group
+            input, self.weight, self.bias, self.eps
         )
         return output
 
@@ -46,32 +41,30 @@ class _Normalise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, eps: float, group: dist.ProcessGroup
-    ) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         # Unused running statistics: their type is that of the result, and bfloat16 is too coarse.
         running = torch.zeros_like(weight), torch.ones_like(weight)
         mean, variance = torch.batch_norm_update_stats(images, *running, 0.0)
         count = images.numel() / images.shape[1]
         sums = torch.stack((mean, variance + mean.square(), torch.ones_like(mean))) * count
-        dist.all_reduce(sums, group=group)
+        dist.all_reduce(sums)
         mean, square = sums[:2] / sums[2]
         variance = square - mean.square()
         ctx.save_for_backward(images, weight, mean, variance, sums[2])
-        ctx.eps, ctx.group = eps, group
+        ctx.eps = eps
         output, _, _ = torch.native_batch_norm(
             images, weight, bias, mean, variance, False, 0.0, eps
         )
         return output
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         images, weight, mean, variance, count = ctx.saved_tensors
         gradient, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradients[0], images, weight, mean, variance, None, None, False, ctx.eps, [True] * 3
         )
         sums = torch.stack((of_weight, of_bias))
-        dist.all_reduce(sums, group=ctx.group)
+        dist.all_reduce(sums)
         through_weight, through_bias = sums / count
         inverse = (variance + ctx.eps).rsqrt()
         slope = -weight * inverse.square() * through_weight
@@ -80,4 +73,4 @@ class _Normalise(torch.autograd.Function):
         gradient = gradient.addcmul_(images, slope.to(images.dtype).view(by_channel)).add_(
             offset.to(images.dtype).view(by_channel)
         )
-        return gradient, of_weight, of_bias, None, None
+        return gradient, of_weight, of_bias, None

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from alzmri.errors import EnvironmentFault
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=10)
+"""For a process on another host whose end the network did not report."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,14 @@ class Processes:
         dist.all_reduce(held, dist.ReduceOp.MAX)
         return int(held)
 
+    def agree(self, value: object) -> bool:
+        """Whether all processes have the same."""
+        if self.size == 1:
+            return True
+        held: list[object] = [None] * self.size
+        dist.all_gather_object(held, value)
+        return all(other == value for other in held)
+
     def of_first(self, value: T) -> T:
         """What the first process has."""
         if self.size == 1:
@@ -102,7 +114,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
         yield ALONE
         return
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
         yield Processes(dist.get_rank(), dist.get_world_size())
         dist.destroy_process_group()
     except RuntimeError as error:
