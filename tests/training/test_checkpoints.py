@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alzmri.errors import UserError
-from alzmri.training.checkpoints import Checkpoints, fingerprint
+from alzmri.training.checkpoints import HEADER, Checkpoints, fingerprint
 from alzmri.training.loop import train
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def _emptied(_):
 
 
 def _newer(data):
-    return data.replace(b'"format": 1', b'"format": 2', 1)
+    return data.replace(b'"format": 2', b'"format": 3', 1)
 
 
 def _foreign(data):
@@ -162,7 +162,7 @@ def test_the_header_can_be_read_without_torch(store, tmp_path):
     kept.save(5, {"weights": torch.ones(3)})
     kept.wait()
     (file,) = (tmp_path / "checkpoints/run").iterdir()
-    head, _, content = file.read_bytes().partition(b"\n")
-    header = json.loads(head)
+    data = file.read_bytes()
+    header, content = json.loads(data[:HEADER]), data[HEADER:]
     assert header["sha256"] == hashlib.sha256(content).hexdigest()
     assert header["length"] == len(content)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import torch
@@ -19,15 +19,17 @@ import alzmri
 from alzmri import terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.files import write_bytes
 from alzmri.params import Params
 
 STORE_VARIABLE = "ALZMRI_CHECKPOINTS"
 """Names another store, such as ``s3://bucket/prefix``: where training resumes on any machine."""
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 """Checkpoints of a run: should the latest be damaged, the one before it is used."""
+
+HEADER = 256
+"""Bytes before the state: a line of JSON, filled up with blanks."""
 
 _CODE = ("training", "models", "data/augment.py", "data/prepared.py", "evaluation/calibration.py")
 """What shapes the weights: after a change here a run starts from zero."""
@@ -84,6 +86,11 @@ class Checkpoints:
         except (ValueError, ImportError) as error:
             raise UserError(f"{STORE_VARIABLE}={store}: {error}") from None
         self._folder = PurePosixPath(folder)
+        self._is_local = isinstance(self._files, LocalFileSystem)
+        # One name, not one for each checkpoint: a draft that a kill leaves behind is overwritten.
+        self._draft = (
+            Path(folder) / ".draft" if self._is_local else _local_folder() / f"{run}.draft"
+        )
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
@@ -96,7 +103,8 @@ class Checkpoints:
         try:
             for path in reversed(self._paths()):
                 try:
-                    return _unpack(self._files.cat_file(path), self._run)
+                    with self._files.open(path, "rb") as file:
+                        return _read(file, self._run)
                 except ValueError as error:
                     terminal.warn(
                         f"checkpoint {path} is {error}: set aside, the one before it is used"
@@ -121,10 +129,19 @@ class Checkpoints:
             self._writing = None
 
     def clear(self) -> None:
-        """Remove all: the run is complete."""
+        """Remove all: the run is complete. What cannot be removed costs a warning.
+
+        Left behind it does no harm: the same run again goes on from its end.
+        """
         self.wait()
-        if self._files.exists(str(self._folder)):
-            self._files.rm(str(self._folder), recursive=True)
+        try:
+            if self._files.exists(str(self._folder)):
+                self._files.rm(str(self._folder), recursive=True)
+        except Exception as error:  # noqa: BLE001
+            terminal.warn(
+                f"the checkpoints of this run, which is complete, could not be removed ({error}):"
+                f" remove {self._store.rstrip('/')}/{self._run}"
+            )
 
     def _paths(self) -> list[str]:
         self._files.invalidate_cache()
@@ -133,11 +150,16 @@ class Checkpoints:
     def _write(self, position: int, state: State) -> None:
         path = self._folder / f"{position:012}.checkpoint"
         try:
-            content = _pack(state, self._run)
-            if isinstance(self._files, LocalFileSystem):
-                write_bytes(Path(path), content)
-            else:
-                self._files.pipe_file(str(path), content)
+            self._draft.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with self._draft.open("wb") as file:
+                    _dump(state, self._run, file)
+                if self._is_local:
+                    self._draft.replace(path)
+                else:
+                    self._files.put_file(str(self._draft), str(path))
+            finally:
+                self._draft.unlink(missing_ok=True)
             for old in self._paths()[:-KEPT]:
                 self._files.rm_file(old)
         except Exception as error:  # noqa: BLE001
@@ -160,27 +182,58 @@ def alone(run: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # Removed while it is held: whoever gets the lock of a file that has lost its name knows by
+        # that, and FileLock starts over with a new file.
+        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
-def _pack(state: State, run: str) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getbuffer()
+class _Measured:
+    """Hands on what ``torch.save`` writes, and measures it: the state is never in memory twice."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.length = 0
+        self.sha256 = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, part: memoryview) -> None:
+        """Hand on ``part``; an error is kept, for torch would make another of it."""
+        if self.error is None:
+            try:
+                self._file.write(part)
+            except OSError as error:
+                self.error = error
+        self.sha256.update(part)
+        self.length += len(part)
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+
+def _dump(state: State, run: str, file: IO[bytes]) -> None:
+    """Write ``state`` to an empty ``file``, down to the disk."""
+    file.write(b" " * HEADER)
+    content = _Measured(file)
+    torch.save(state, content)  # type: ignore[arg-type]  # it needs no more than these two
+    if content.error:
+        raise content.error
     header = {
         "format": FORMAT,
         "run": run,
-        "length": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "length": content.length,
+        "sha256": content.sha256.hexdigest(),
     }
-    return b"".join((json.dumps(header).encode(), b"\n", content))
+    file.seek(0)
+    file.write(json.dumps(header).ljust(HEADER - 1).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def _unpack(data: bytes, run: str) -> State:
-    """The state in ``data``; ValueError says what it is instead."""
-    head, _, content = data.partition(b"\n")
+def _read(file: IO[bytes], run: str) -> State:
+    """The state in ``file``; ValueError says what it is instead."""
     try:
-        header = json.loads(head)
+        header = json.loads(file.readline(HEADER))
         expected = (header["format"], header["run"], header["length"], header["sha256"])
     except (ValueError, KeyError, TypeError):
         raise ValueError("no checkpoint") from None
@@ -188,9 +241,11 @@ def _unpack(data: bytes, run: str) -> State:
         raise ValueError(f"of another format ({expected[0]})")
     if expected[1] != run:
         raise ValueError("of another run")
-    if expected[2] != len(content):
-        raise ValueError(f"cut off: {len(content)} of {expected[2]} bytes")
-    if expected[3] != hashlib.sha256(content).hexdigest():
+    content = io.BytesIO(file.read())  # torch.load misreads a file that does not start with it
+    length = content.getbuffer().nbytes
+    if expected[2] != length:
+        raise ValueError(f"cut off: {length} of {expected[2]} bytes")
+    if expected[3] != hashlib.sha256(content.getbuffer()).hexdigest():
         raise ValueError("damaged: its checksum is wrong")
-    state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    state: State = torch.load(content, map_location="cpu", weights_only=True)
     return state
