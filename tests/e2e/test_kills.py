@@ -178,6 +178,7 @@ def test_killed_25_times_it_ends_with_the_same_bytes(undisturbed, long, start):
     draw.shuffle(moments)
     killed = torn = unvalidated = resumed = completed = 0
     while moments:
+        _forget(clone)
         trainer = start(clone)
         if moments[-1] == "any time":
             after = draw.uniform(0, undisturbed[2])
@@ -197,7 +198,6 @@ def test_killed_25_times_it_ends_with_the_same_bytes(undisturbed, long, start):
             completed += 1
             assert completed < 30, f"seed {seed}: {moments} never come"
             assert _digests(clone) == whole, f"seed {seed}, {len(moments)} kills left"
-            _forget(clone)
             continue
         assert status == -signal.SIGKILL, said
         killed += 1
