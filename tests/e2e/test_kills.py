@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from alzmri.store import settings
 
 KILLS = {"any time": 13, "checkpoint": 4, "validation": 4, "export": 4}
-EPOCHS, STEPS = 20, 8
+EPOCHS, STEPS = 14, 8
 """Of the run; a checkpoint follows the last step of an epoch, and another its validation."""
 OUTPUTS = ("models/model.safetensors", "models/model.json", "plots/history.csv")
 SERVER = """
@@ -176,7 +176,7 @@ def test_killed_25_times_it_ends_with_the_same_bytes(undisturbed, long, start):
     draw = random.Random(seed)
     moments = [name for name, count in KILLS.items() for _ in range(count)]
     draw.shuffle(moments)
-    killed = torn = unvalidated = resumed = completed = 0
+    killed = torn = resumed = completed = 0
     while moments:
         _forget(clone)
         trainer = start(clone)
@@ -185,9 +185,9 @@ def test_killed_25_times_it_ends_with_the_same_bytes(undisturbed, long, start):
             reached = trainer.until(lambda t=trainer, s=after: t.seconds() >= s)
         elif moments[-1] == "export":
             reached = trainer.until((clone.root / OUTPUTS[2]).exists)
+        elif moments[-1] == "validation":
+            reached = trainer.until(lambda t=trainer: _validates(t, clone))
         else:
-            if moments[-1] == "validation":  # the first draft after an epoch's line and checkpoint
-                trainer.until(lambda t=trainer: "\nepoch" in t.said() and not _drafts(clone))
             reached = trainer.until(lambda: _drafts(clone))
         if reached:
             trainer.send(signal.SIGKILL)
@@ -203,13 +203,19 @@ def test_killed_25_times_it_ends_with_the_same_bytes(undisturbed, long, start):
         killed += 1
         moments.pop()
         torn += bool(_drafts(clone))
-        kept = _checkpoints(clone)
-        if kept and (epochs := int(kept[-1].stem) // STEPS) > 1:
-            unvalidated += f"\nepoch {epochs - 1:>2}" in said and f"\nepoch {epochs:>2}" not in said
     assert _run_out(start(clone), clone, whole)
     assert killed == sum(KILLS.values())
-    assert min(torn, unvalidated, resumed) > 0, (seed, torn, unvalidated, resumed)
+    assert torn >= KILLS["checkpoint"] // 2, f"seed {seed}: drafts were whole before the kill"
+    assert resumed > 0
     assert list((clone.root / ".checkpoints").iterdir()) == []
+
+
+def _validates(trainer, clone):
+    """The checkpoint after an epoch's last step is there, and the epoch's scores are not."""
+    kept = _checkpoints(clone)
+    epochs = int(kept[-1].stem) // STEPS if kept else 0
+    said = trainer.said()
+    return f"\nepoch {epochs - 1:>2}" in said and f"\nepoch {epochs:>2}" not in said
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
