@@ -232,8 +232,9 @@ def _dump(state: State, run: str, file: IO[bytes]) -> None:
 
 def _read(file: IO[bytes], run: str) -> State:
     """The state in ``file``; ValueError says what it is instead."""
+    head = file.read(HEADER)
     try:
-        header = json.loads(file.readline(HEADER))
+        header = json.loads(head)
         expected = (header["format"], header["run"], header["length"], header["sha256"])
     except (ValueError, KeyError, TypeError):
         raise ValueError("no checkpoint") from None
