@@ -474,8 +474,14 @@ def test_an_experiment_killed_in_its_temporary_workspace_goes_on(long):
     assert not _checkpoints(clone)
 
 
-def test_an_experiment_killed_in_the_queue_and_queued_again_goes_on(long, eventually):
-    clone, whole = long
+def test_an_experiment_killed_in_the_queue_and_queued_again_goes_on(long, start, eventually):
+    clone, _ = long
+    params = clone.root / "params.yaml"  # long enough to be caught at it
+    params.write_text(params.read_text().replace(f"epochs: {EPOCHS}", "epochs: 60"))
+    clone.commit("longer still")
+    assert start(clone).end()[0] == 0
+    whole = _digests(clone)
+    _forget(clone)
     done = clone.root / ".dvc/tmp/exps/celery/result"
 
     def queue(name):
@@ -485,6 +491,8 @@ def test_an_experiment_killed_in_the_queue_and_queued_again_goes_on(long, eventu
     queue("first")
     eventually(lambda: _checkpoints(clone), 240)
     (trainer,) = _trainers(clone.root)
+    trainer.suspend()
+    assert _checkpoints(clone)
     trainer.kill()
     eventually(lambda: len(list(done.glob("celery-task-meta-*"))) == 1, 60)
     assert re.search("first.*Failed", clone.run("dvc", "queue", "status").stdout)
