@@ -486,18 +486,19 @@ def test_an_experiment_killed_in_the_queue_and_queued_again_goes_on(long, start,
 
     def queue(name):
         clone.run("dvc", "exp", "run", "--queue", "--name", name, "train")
-        clone.run("dvc", "queue", "start")
+        return _popen(clone, "dvc", "queue", "start")  # the worker is at work before this ends
 
-    queue("first")
+    starting = queue("first")
     eventually(lambda: _checkpoints(clone), 240)
     (trainer,) = _trainers(clone.root)
     trainer.suspend()
     assert _checkpoints(clone)
     trainer.kill()
+    starting.communicate(timeout=240)
     eventually(lambda: len(list(done.glob("celery-task-meta-*"))) == 1, 60)
     assert re.search("first.*Failed", clone.run("dvc", "queue", "status").stdout)
     assert _checkpoints(clone)
-    queue("second")
+    queue("second").communicate(timeout=240)
     eventually(lambda: len(list(done.glob("celery-task-meta-*"))) == 2, 240)
     assert re.search("second.*Success", clone.run("dvc", "queue", "status").stdout)
     assert "resuming in epoch" in clone.run("dvc", "queue", "logs", "second").stdout
