@@ -204,6 +204,23 @@ def test_path_locks_of_the_dead_the_strange_and_the_damaged(root):
     assert f"rm {path}" in damaged.remedy
 
 
+def test_checkpoints_that_nobody_takes_up(root):
+    folder = root / ".checkpoints"
+    assert repository.checkpoints(root).level is Level.OK
+    for run in ("aa", "bb"):
+        (folder / run).mkdir(parents=True)
+        (folder / run / "000000000008.checkpoint").write_bytes(bytes(1000))
+        (folder / f"{run}.lock").touch()
+    assert repository.checkpoints(root).level is Level.OK
+    for path in (*(folder / "aa").iterdir(), folder / "aa", folder / "aa.lock"):
+        os.utime(path, (0, 0))
+    finding = repository.checkpoints(root)
+    assert finding.level is Level.WARN
+    assert "2.0 kB" in finding.message
+    subprocess.run(finding.remedy.split("`")[1], shell=True, cwd=root, check=True)  # noqa: S602
+    assert sorted(path.name for path in folder.iterdir()) == ["bb", "bb.lock"]
+
+
 @pytest.fixture
 def silent(root):
     """A default remote that accepts connections and never answers, until it is closed."""

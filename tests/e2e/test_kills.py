@@ -1,49 +1,244 @@
 """A training that is killed, however and whenever, ends as if nothing had happened."""
 
 import hashlib
+import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
+from ruamel.yaml import YAML
 
-KILLS = 12
-LONG = {"epochs: 3": "epochs: 30", "checkpoint_every: 0": "checkpoint_every: 5"}
+from alzmri.store import settings
+
+KILLS = {"any time": 13, "checkpoint": 4, "validation": 4, "export": 4}
+EPOCHS, STEPS = 14, 8
+"""Of the run; a checkpoint follows the last step of an epoch, and another its validation."""
+OUTPUTS = ("models/model.safetensors", "models/model.json", "plots/history.csv")
+SERVER = """
+import json, os, runpy, sys
+sys.path.insert(0, os.path.abspath("src"))
+import alzmri.training.results
+for line in sys.stdin:
+    order = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        os.chdir(order["folder"])
+        os.environ.update(order["environment"])
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv = [order["script"]]
+        runpy.run_path(order["script"], run_name="__main__")
+    else:
+        print(pid, flush=True)
+        _, status, usage = os.wait4(pid, 0)
+        print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, flush=True)
+"""
+"""Starts stages by forking: a process as real as any, without four seconds of imports for each."""
+
+
+@dataclass
+class Trainer:
+    """A process of the server's."""
+
+    pid: int
+    log: Path
+    server: subprocess.Popen
+
+    def said(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def until(self, condition: Callable[[], object]) -> bool:
+        """Wait; whether ``condition`` held before the process ended."""
+        while psutil.pid_exists(self.pid):
+            if condition():
+                return True
+            time.sleep(0.001)
+        return False
+
+    def seconds(self) -> float:
+        """Of CPU so far: how far it is, whatever else the machine does."""
+        with suppress(psutil.NoSuchProcess):
+            times = psutil.Process(self.pid).cpu_times()
+            return times.user + times.system
+        return 0.0
+
+    def send(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def end(self) -> tuple[int, float]:
+        """Wait for its end: exit status and seconds of CPU."""
+        status, seconds = self.server.stdout.readline().split()
+        return int(status), float(seconds)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interruptible() -> Iterator[None]:
+    """A shell makes what it puts in the background deaf to SIGINT, and that is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def start(repro, interruptible, tmp_path_factory) -> Iterator[Callable[..., Trainer]]:
+    """A function that starts a stage in a clone; one at a time."""
+    server = subprocess.Popen(
+        (sys.executable, "-c", SERVER),
+        cwd=repro.root,
+        env=repro.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    log = tmp_path_factory.mktemp("logs") / "log"
+
+    def begin(clone, script="src/train.py", **environment):
+        order = {"folder": str(clone.root), "script": script, "log": str(log)}
+        log.unlink(missing_ok=True)
+        server.stdin.write(json.dumps({**order, "environment": environment}) + "\n")
+        server.stdin.flush()
+        return Trainer(int(server.stdout.readline()), log, server)
+
+    with server:
+        yield begin
+        server.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(repro, start, tmp_path_factory):
+    """A clone with a longer training; what that leaves, and its seconds of CPU."""
+    clone = repro.copy(tmp_path_factory.mktemp("undisturbed") / "alzmri")
+    params = clone.root / "params.yaml"
+    yaml = YAML()
+    content = yaml.load(params.read_text())
+    content["train"].update(epochs=EPOCHS, checkpoint_every=STEPS)
+    with params.open("w") as handle:
+        yaml.dump(content, handle)
+    clone.commit("longer")
+    status, seconds = start(clone).end()
+    assert status == 0
+    assert list((clone.root / ".checkpoints").iterdir()) == []
+    whole = _digests(clone)
+    _forget(clone)
+    return clone, whole, seconds
 
 
 @pytest.fixture
-def long(clone):
-    """A clone whose training takes some seconds; and the weights of an undisturbed run."""
-    params = clone.root / "params.yaml"
-    text = params.read_text()
-    for old, new in LONG.items():
-        assert old in text
-        text = text.replace(old, new)
-    params.write_text(text)
-    clone.run("python", "src/train.py")
-    whole = _digests(clone)
-    assert not _checkpoints(clone)
-    for name in whole:
-        (clone.root / name).unlink()
-    return clone, whole
+def long(undisturbed, tmp_path):
+    clone, whole, _ = undisturbed
+    return clone.copy(tmp_path / "alzmri"), whole
 
 
 def _digests(clone):
-    names = ("models/model.safetensors", "models/model.json", "plots/history.csv")
-    return {name: hashlib.sha256((clone.root / name).read_bytes()).hexdigest() for name in names}
+    return {name: hashlib.sha256((clone.root / name).read_bytes()).hexdigest() for name in OUTPUTS}
+
+
+def _forget(clone):
+    for name in OUTPUTS:
+        (clone.root / name).unlink(missing_ok=True)
 
 
 def _checkpoints(clone):
-    return list((clone.root / ".checkpoints").rglob("*.checkpoint"))
+    return sorted((clone.root / ".checkpoints").rglob("*.checkpoint"))
 
 
-def _start(clone, *words, **environment):
+def _drafts(clone):
+    return list((clone.root / ".checkpoints").rglob("*.draft"))
+
+
+def _run_out(trainer, clone, whole):
+    """It ends well and with the same bytes; what it said."""
+    status, _ = trainer.end()
+    assert status == 0, trainer.said()
+    assert _digests(clone) == whole
+    assert not _checkpoints(clone)
+    return trainer.said()
+
+
+def _stopped(start, clone, number=signal.SIGTERM, **environment):
+    """Train past the second epoch, then ask it to stop: its exit status."""
+    trainer = start(clone, **environment)
+    assert trainer.until(lambda: "\nepoch  2" in trainer.said()), trainer.said()
+    trainer.send(number)
+    return trainer.end()[0]
+
+
+def test_killed_25_times_it_ends_with_the_same_bytes(undisturbed, long, start):
+    clone, whole = long
+    seed = 0
+    draw = random.Random(seed)
+    moments = [name for name, count in KILLS.items() for _ in range(count)]
+    draw.shuffle(moments)
+    killed = torn = resumed = completed = 0
+    while moments:
+        _forget(clone)
+        trainer = start(clone)
+        if moments[-1] == "any time":
+            after = draw.uniform(0, undisturbed[2])
+            reached = trainer.until(lambda t=trainer, s=after: t.seconds() >= s)
+        elif moments[-1] == "export":
+            reached = trainer.until((clone.root / OUTPUTS[2]).exists)
+        elif moments[-1] == "validation":
+            reached = trainer.until(lambda t=trainer: _validates(t, clone))
+        else:
+            reached = trainer.until(lambda: _drafts(clone))
+        if reached:
+            trainer.send(signal.SIGKILL)
+        status, _ = trainer.end()
+        said = trainer.said()
+        resumed += "resuming in epoch" in said
+        if status == 0:
+            completed += 1
+            assert completed < 30, f"seed {seed}: {moments} never come"
+            assert _digests(clone) == whole, f"seed {seed}, {len(moments)} kills left"
+            continue
+        assert status == -signal.SIGKILL, said
+        killed += 1
+        moments.pop()
+        torn += bool(_drafts(clone))
+    assert _run_out(start(clone), clone, whole)
+    assert killed == sum(KILLS.values())
+    assert torn >= KILLS["checkpoint"] // 2, f"seed {seed}: drafts were whole before the kill"
+    assert resumed > 0
+    assert list((clone.root / ".checkpoints").iterdir()) == []
+
+
+def _validates(trainer, clone):
+    """The checkpoint after an epoch's last step is there, and the epoch's scores are not."""
+    kept = _checkpoints(clone)
+    epochs = int(kept[-1].stem) // STEPS if kept else 0
+    said = trainer.said()
+    return f"\nepoch {epochs - 1:>2}" in said and f"\nepoch {epochs:>2}" not in said
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_told_to_stop_it_saves_and_goes_on_from_that_step(long, start, number, status):
+    clone, whole = long
+    assert _stopped(start, clone, number) == status
+    assert _checkpoints(clone)
+    assert "resuming in epoch" in _run_out(start(clone), clone, whole)
+
+
+def _popen(clone, *words):
     return subprocess.Popen(
-        words or ("python", "src/train.py"),
+        words,
         cwd=clone.root,
-        env={**clone.environment, "PYTHONUNBUFFERED": "1", **environment},
+        env={**clone.environment, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -51,49 +246,33 @@ def _start(clone, *words, **environment):
     )
 
 
-def _read_until(process, beginnings):
+def _read_until(process, beginning):
     said = []
-    assert process.stdout is not None
     for line in process.stdout:
         said.append(line)
-        if line.startswith(beginnings):
-            return said
+        if line.startswith(beginning):
+            return
     raise AssertionError("".join(said))
 
 
-def test_killed_a_dozen_times_it_ends_with_the_same_bytes(long):
-    clone, whole = long
-    draw = random.Random(0)
-    killed = resumed = 0
-    for _ in range(KILLS):
-        process = _start(clone)
-        said = _read_until(process, ("lenet",))
-        try:
-            process.wait(timeout=draw.uniform(0, 1.5))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            killed += 1
-        rest, _ = process.communicate()
-        resumed += "resuming in epoch" in "".join(said) + rest
-    done = clone.run("python", "src/train.py")
-    resumed += "resuming in epoch" in done.stdout
-    assert killed >= 3
-    assert resumed >= 2
-    assert _digests(clone) == whole
-    assert not _checkpoints(clone)
+def _trainers(within):
+    """The processes of a clone that run the training stage."""
+    for process in psutil.process_iter():
+        # Any other may end between the listing and the question.
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if "src/train.py" in process.cmdline() and Path(process.cwd()).is_relative_to(within):
+                yield process
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_told_to_stop_it_saves_and_goes_on_from_that_step(long, number, status):
+def test_ctrl_c_in_dvc_repro_stops_both_and_the_next_goes_on(long):
     clone, whole = long
-    process = _start(clone)
-    _read_until(process, ("epoch  2",))
-    process.send_signal(number)
-    process.communicate(timeout=20)
-    assert process.returncode == status
+    process = _popen(clone, "dvc", "repro", "train")
+    _read_until(process, "epoch  2")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
+    process.communicate(timeout=60)
+    assert process.returncode != 0
     assert _checkpoints(clone)
-    done = clone.run("python", "src/train.py")
-    assert "resuming in epoch" in done.stdout
+    assert "resuming in epoch" in clone.run("dvc", "repro", "train").stdout
     assert _digests(clone) == whole
 
 
@@ -101,43 +280,228 @@ def test_the_second_of_two_alike_waits_for_the_first(long):
     """DVC killed alone leaves its trainer behind, and the next `dvc repro` starts another."""
     clone, whole = long
     repro = ("dvc", "repro", "--single-item", "--force", "train")
-    first = _start(clone, *repro)
-    _read_until(first, ("epoch  2",))
-    # DVC may have others for a moment, such as its sender of statistics.
-    children = psutil.Process(first.pid).children(recursive=True)
-    (trainer,) = (child for child in children if "src/train.py" in child.cmdline())
+    first = _popen(clone, *repro)
+    _read_until(first, "epoch  2")
+    (trainer,) = _trainers(clone.root)
     trainer.suspend()
     first.kill()
     first.wait()
-    second = _start(clone, *repro)
-    _read_until(second, ("warning: this very run is being trained by another process",))
+    second = _popen(clone, *repro)
+    _read_until(second, "warning: this very run is being trained by another process")
     trainer.resume()
     second.communicate()
     assert second.returncode == 0
     assert _digests(clone) == whole
 
 
-def test_other_parameters_start_from_zero(long):
-    clone, _ = long
-    process = _start(clone)
-    _read_until(process, ("epoch  2",))
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
+def test_other_parameters_or_data_start_from_zero_and_harm_nothing(long, start):
+    clone, whole = long
+    _stopped(start, clone)
     params = clone.root / "params.yaml"
-    params.write_text(params.read_text().replace("lr: 0.0001", "lr: 0.0002"))
-    assert "resuming" not in clone.run("python", "src/train.py").stdout
+    text = params.read_text()
+    params.write_text(text.replace("lr: 0.0001", "lr: 0.0002"))
+    other = start(clone)
+    assert other.end()[0] == 0
+    assert "resuming" not in other.said()
+    params.write_text(text)
+
+    prepared = clone.root / "data/prepared"
+    kept = prepared.rename(clone.root / "kept")
+    collection = clone.root / "data/phantom"
+    next(collection.rglob("*.jpg")).unlink()
+    assert start(clone, "src/prepare.py").end()[0] == 0
+    other = start(clone)
+    assert other.end()[0] == 0, other.said()
+    assert "resuming" not in other.said()
+    assert _digests(clone) != whole
+
+    shutil.rmtree(prepared)
+    kept.rename(prepared)
+    assert "resuming in epoch" in _run_out(start(clone), clone, whole)
 
 
-def test_an_experiment_that_failed_in_the_queue_goes_on(long):
-    """Its workspace is deleted; its checkpoints are in the repository that queued it."""
-    clone, _ = long
-    clone.commit("longer")
-    settings = ("dvc", "exp", "run", "--temp", "train")
-    process = _start(clone, *settings)
-    _read_until(process, ("epoch  2",))
+def _halved(data):
+    return data[: len(data) // 2]
+
+
+def _with_a_flipped_bit(data):
+    return data[:-1000] + bytes([data[-1000] ^ 1]) + data[-999:]
+
+
+def _newer(data):
+    return re.sub(rb'"format": \d+', b'"format": 99', data, count=1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_halved, "cut off"),
+        (_with_a_flipped_bit, "checksum is wrong"),
+        (_newer, "of another format"),
+    ],
+)
+def test_what_is_damaged_is_set_aside_and_the_bytes_are_the_same(long, start, spoil, message):
+    clone, whole = long
+    _stopped(start, clone)
+    *_, latest = _checkpoints(clone)
+    latest.write_bytes(spoil(latest.read_bytes()))
+    said = _run_out(start(clone), clone, whole)
+    assert message in said
+    assert "resuming in epoch" in said
+
+
+def test_without_a_whole_checkpoint_it_starts_from_zero(long, start):
+    clone, whole = long
+    _stopped(start, clone)
+    for path in _checkpoints(clone):
+        path.write_bytes(b"")
+    assert "resuming" not in _run_out(start(clone), clone, whole)
+
+
+FULL_DISK = f"""
+mkdir -p models .checkpoints
+mount -t tmpfs -o size=128k none models
+mount -t tmpfs -o size=1m none .checkpoints
+python src/train.py
+echo "status $?"
+ls -A models
+find .checkpoints -type f
+mount -o remount,size=16m models
+mount -o remount,size=16m .checkpoints
+python src/train.py
+sha256sum {" ".join(OUTPUTS)}
+"""
+
+
+def test_on_a_full_disk_it_says_so_and_goes_on_once_there_is_room(long):
+    """Room for one checkpoint and for no model: on real, small file systems of its own."""
+    clone, whole = long
+    own = ("unshare", "--map-root-user", "--mount")
+    probe = clone.run(*own, "mount", "-t", "tmpfs", "none", "models", code=None)
+    if probe.returncode:
+        pytest.skip(f"no file system can be mounted here: {probe.stderr}")
+    done = clone.run(*own, "sh", "-c", FULL_DISK)
+    before, after = done.stdout.split("status 1\n")
+    assert f"epoch {EPOCHS}/" in before
+    assert "could not be written" in done.stderr
+    assert "training goes on" in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert errors == [
+        "error: No space left on device: models/model.safetensors; free some space on the disk"
+    ]
+    assert "Traceback" not in done.stderr
+    left, ended = after.split("lenet, ")
+    assert re.fullmatch(r"\.checkpoints/\w+/\d+\.checkpoint\n", left), left
+    assert "resuming in epoch" in ended
+    assert dict(reversed(line.split()) for line in ended.splitlines()[-3:]) == whole
+
+
+def test_a_store_that_comes_and_goes_costs_warnings(long, start, free_block):
+    clone, whole = long
+    port = str(free_block())
+    clone.run("alzmri", "store", "up", "--port", port)
+    remote = settings.default(clone.root)
+    there = {
+        "ALZMRI_CHECKPOINTS": "s3://alzmri/checkpoints",
+        "AWS_ACCESS_KEY_ID": remote.key,
+        "AWS_SECRET_ACCESS_KEY": remote.secret,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    try:
+        trainer = start(clone, **there)
+        assert trainer.until(lambda: "\nepoch  2" in trainer.said()), trainer.said()
+        trainer.send(signal.SIGSTOP)
+        clone.run("alzmri", "store", "down")
+        trainer.send(signal.SIGCONT)
+        assert trainer.until(lambda: "training goes on" in trainer.said()), trainer.said()
+        trainer.send(signal.SIGSTOP)
+        clone.run("alzmri", "store", "up")
+        trainer.send(signal.SIGCONT)
+        warned = trainer.said().count("training goes on")
+        assert trainer.until(lambda: _epochs_since(trainer) > 1), trainer.said()
+        trainer.send(signal.SIGTERM)
+        assert trainer.end()[0] == 143
+        assert warned
+
+        trainer = start(clone, **there)
+        assert trainer.until(lambda: "\nepoch" in trainer.said()), trainer.said()
+        assert "resuming in epoch" in trainer.said()
+        trainer.send(signal.SIGSTOP)
+        clone.run("alzmri", "store", "down")
+        trainer.send(signal.SIGCONT)
+        assert trainer.end()[0] == 0, trainer.said()
+        assert "could not be removed" in trainer.said()
+        assert _digests(clone) == whole
+
+        clone.run("alzmri", "store", "up")
+        trainer = start(clone, **there)
+        assert "resuming in epoch" in _run_out(trainer, clone, whole)
+    finally:
+        clone.run("alzmri", "store", "down", code=None)
+
+
+def _epochs_since(trainer):
+    """Epochs that ended after the last checkpoint that could not be written."""
+    return trainer.said().rpartition("training goes on")[2].count("\nepoch")
+
+
+def _weights(clone, experiment):
+    """DVC's digest of the model of an experiment; and that of the undisturbed run."""
+    lock = YAML(typ="safe").load(clone.run("git", "show", f"{experiment}:dvc.lock").stdout)
+    (digest,) = (out["md5"] for out in lock["stages"]["train"]["outs"] if out["path"] == OUTPUTS[0])
+    cached = clone.root / f".dvc/cache/files/md5/{digest[:2]}/{digest[2:]}"
+    return hashlib.sha256(cached.read_bytes()).hexdigest()
+
+
+def _experiments(clone):
+    listed = clone.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    return [name for name in listed if re.match(r"refs/exps/[0-9a-f]{2}/", name)]
+
+
+def test_an_experiment_killed_in_its_temporary_workspace_goes_on(long):
+    """The workspace is deleted; its checkpoints are in the repository that it started from."""
+    clone, whole = long
+    words = ("dvc", "exp", "run", "--temp", "train")
+    process = _popen(clone, *words)
+    _read_until(process, "epoch  2")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert _checkpoints(clone)
-    done = clone.run(*settings)
-    assert "resuming in epoch" in done.stdout
+    assert "resuming in epoch" in clone.run(*words).stdout
+    (experiment,) = _experiments(clone)
+    assert _weights(clone, experiment) == whole[OUTPUTS[0]]
+    assert not _checkpoints(clone)
+
+
+def test_an_experiment_killed_in_the_queue_and_queued_again_goes_on(long, start, eventually):
+    clone, _ = long
+    params = clone.root / "params.yaml"  # long enough to be caught at it
+    params.write_text(params.read_text().replace(f"epochs: {EPOCHS}", "epochs: 60"))
+    clone.commit("longer still")
+    assert start(clone).end()[0] == 0
+    whole = _digests(clone)
+    _forget(clone)
+    done = clone.root / ".dvc/tmp/exps/celery/result"
+
+    def queue(name):
+        clone.run("dvc", "exp", "run", "--queue", "--name", name, "train")
+        return _popen(clone, "dvc", "queue", "start")  # the worker is at work before this ends
+
+    starting = queue("first")
+    eventually(lambda: _checkpoints(clone), 240)
+    (trainer,) = _trainers(clone.root)
+    trainer.suspend()
+    assert _checkpoints(clone)
+    trainer.kill()
+    starting.communicate(timeout=240)
+    eventually(lambda: len(list(done.glob("celery-task-meta-*"))) == 1, 60)
+    assert re.search("first.*Failed", clone.run("dvc", "queue", "status").stdout)
+    assert _checkpoints(clone)
+    queue("second").communicate(timeout=240)
+    eventually(lambda: len(list(done.glob("celery-task-meta-*"))) == 2, 240)
+    assert re.search("second.*Success", clone.run("dvc", "queue", "status").stdout)
+    assert "resuming in epoch" in clone.run("dvc", "queue", "logs", "second").stdout
+    (experiment,) = _experiments(clone)
+    assert _weights(clone, experiment) == whole[OUTPUTS[0]]
     assert not _checkpoints(clone)

@@ -18,6 +18,7 @@ def in_s3(store_repo, monkeypatch) -> Callable[[], Checkpoints]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", remote.secret)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{store_repo.port}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("DVC_ROOT", str(store_repo.root))
     S3FileSystem.clear_instance_cache()  # which remembers the store of the test before
     return lambda: Checkpoints("s3://alzmri/checkpoints", "run")
 
@@ -57,6 +58,8 @@ def test_a_store_that_is_down_for_a_while_costs_a_warning(in_s3, store_repo, cap
     assert "training goes on" in capsys.readouterr().err.replace("\n", " ")
     with pytest.raises(EnvironmentFault, match=r"s3://alzmri/checkpoints cannot be read.*ALZMRI_"):
         in_s3().load()
+    kept.clear()
+    assert "could not be removed" in capsys.readouterr().err.replace("\n", " ")
     assert store_repo.store("up").returncode == 0
     kept.save(3, {"position": 3})
     kept.wait()

@@ -1,7 +1,12 @@
 """A checkpoint is whole or set aside, and a run goes on from it to the same bit."""
 
+import fcntl
 import hashlib
 import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alzmri.errors import UserError
-from alzmri.training.checkpoints import Checkpoints, fingerprint
+from alzmri.training.checkpoints import HEADER, Checkpoints, alone, fingerprint
 from alzmri.training.loop import train
 
 CPU = torch.device("cpu")
@@ -17,6 +22,12 @@ CPU = torch.device("cpu")
 
 class Cut(Exception):
     """Stands for whatever ends a process between two steps."""
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """For drafts and locks."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
 
 @pytest.fixture
@@ -90,7 +101,7 @@ def _emptied(_):
 
 
 def _newer(data):
-    return data.replace(b'"format": 1', b'"format": 2', 1)
+    return data.replace(b'"format": 2', b'"format": 3', 1)
 
 
 def _foreign(data):
@@ -124,12 +135,64 @@ def test_what_is_damaged_is_set_aside_and_the_one_before_is_used(
     assert store().load()["position"] == 2
 
 
+def test_writing_keeps_within_its_share_of_the_time(store):
+    """The first of a process is written at once, the next when fifty times its cost has passed."""
+    kept = store()
+    assert kept.affordable
+    kept.save(1, {"weights": torch.zeros(10_000_000)})
+    kept.wait()
+    assert not kept.affordable
+
+
+def test_one_that_is_asked_for_is_written_whatever_it_costs(store, quick, prepared, tmp_path):
+    with pytest.raises(Cut):
+        _run(prepared, quick(checkpoint_every=1), store(), cut_after=7)
+    files = sorted((tmp_path / "checkpoints/run").iterdir())
+    assert [int(file.stem) for file in files] == [5, 6]
+
+
 def test_after_success_nothing_is_left(store, tmp_path):
     kept = store()
     kept.save(1, {})
     kept.clear()
     assert list((tmp_path / "checkpoints").iterdir()) == []
     assert store().load() is None
+
+
+def test_a_lock_ends_with_its_holder_and_two_never_hold_it(tmp_path):
+    folder = tmp_path / ".checkpoints"
+    taken = folder / "taken"
+
+    def hold(_):
+        with alone("run"):
+            taken.touch(exist_ok=False)
+            taken.unlink()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(hold, range(100)))
+    assert list(folder.iterdir()) == []
+    (folder / "run.lock").touch()  # as a killed process leaves it
+    hold(0)
+    assert list(folder.iterdir()) == []
+
+
+def test_who_waits_for_a_lock_sees_that_its_file_has_lost_its_name(tmp_path):
+    """By that FileLock knows to start over: others would take a new file of the same name."""
+
+    def names(handle):
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        return os.fstat(handle.fileno()).st_nlink
+
+    with ThreadPoolExecutor(1) as threads:
+        for _ in range(50):
+            with alone("run"):
+                handle = (tmp_path / ".checkpoints/run.lock").open("rb")
+                inode = os.fstat(handle.fileno()).st_ino
+                waiter = threads.submit(names, handle)
+                while not re.search(rf"->.*:{inode} ", Path("/proc/locks").read_text()):
+                    pass
+            assert waiter.result() == 0
+            handle.close()
 
 
 def test_a_store_that_cannot_be_written_costs_a_warning(tmp_path, capsys):
@@ -162,7 +225,7 @@ def test_the_header_can_be_read_without_torch(store, tmp_path):
     kept.save(5, {"weights": torch.ones(3)})
     kept.wait()
     (file,) = (tmp_path / "checkpoints/run").iterdir()
-    head, _, content = file.read_bytes().partition(b"\n")
-    header = json.loads(head)
+    data = file.read_bytes()
+    header, content = json.loads(data[:HEADER]), data[HEADER:]
     assert header["sha256"] == hashlib.sha256(content).hexdigest()
     assert header["length"] == len(content)

@@ -61,6 +61,7 @@ def examine(folder: Path, *, before_run: bool = False) -> Iterator["Finding"]:
     yield from _attempt("data", lambda: source.collection(root))
     yield from _attempt("lock", lambda: repository.lock(root))
     yield from _attempt("path locks", lambda: repository.path_locks(root))
+    yield from _attempt("checkpoints", lambda: repository.checkpoints(root))
     yield from _attempt("queue", lambda: queue.stranded_tasks(root))
     yield from _attempt("store", lambda: remote.remote(root, may_be_down=before_run))
 

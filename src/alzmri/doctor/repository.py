@@ -4,13 +4,19 @@ import fcntl
 import json
 import shutil
 import subprocess
+import time
+from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from rich.filesize import decimal
 
 from alzmri.doctor.finding import Finding, fail, ok, warn
 
 _SHOWN = 3
+ABANDONED_DAYS = 14
+"""Without a new checkpoint: nobody takes such a training up again."""
 
 
 def has_git() -> bool:
@@ -101,6 +107,28 @@ def path_locks(root: Path) -> Finding:
     if alive:
         return warn("path locks", f"held by process {alive[0]}", "wait until it has ended")
     return ok("path locks", "none held")
+
+
+def checkpoints(root: Path) -> Finding:
+    """Trainings that ended early go on from `.checkpoints`; what nobody takes up stays there."""
+    folder = root / ".checkpoints"
+    newest: defaultdict[str, float] = defaultdict(float)
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a training at work removes what is no longer needed
+            status = path.stat()
+            run = path.relative_to(folder).parts[0].partition(".")[0]
+            newest[run] = max(newest[run], status.st_mtime)
+            size += status.st_size if path.is_file() else 0
+    if not newest:
+        return ok("checkpoints", "none: no training ended early")
+    message = f"{len(newest)} unfinished trainings, {decimal(size)}"
+    limit = time.time() - ABANDONED_DAYS * 86_400
+    old = sorted(run for run, changed in newest.items() if changed < limit)
+    if not old:
+        return ok("checkpoints", message)
+    remedy = f"run `rm -r {' '.join(f'{folder.name}/{run}*' for run in old)}`"
+    return warn("checkpoints", f"{message}; {len(old)} untouched for {ABANDONED_DAYS} days", remedy)
 
 
 def _runs_dvc(pid: int) -> bool:

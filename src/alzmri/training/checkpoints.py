@@ -4,11 +4,12 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import torch
@@ -19,16 +20,21 @@ import alzmri
 from alzmri import terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.files import write_bytes
 from alzmri.models.device import bfloat16
 from alzmri.params import Params
 
 STORE_VARIABLE = "ALZMRI_CHECKPOINTS"
 """Names another store, such as ``s3://bucket/prefix``: where training resumes on any machine."""
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 """Checkpoints of a run: should the latest be damaged, the one before it is used."""
+
+SHARE = 0.02
+"""Of the time that writing may take where nobody asked for a checkpoint at that very step."""
+
+HEADER = 256
+"""Bytes before the state: a line of JSON, filled up with blanks."""
 
 _CODE = ("training", "models", "data/augment.py", "data/prepared.py", "evaluation/calibration.py")
 """What shapes the weights: after a change here a run starts from zero."""
@@ -86,8 +92,14 @@ class Checkpoints:
         except (ValueError, ImportError) as error:
             raise UserError(f"{STORE_VARIABLE}={store}: {error}") from None
         self._folder = PurePosixPath(folder)
+        self._is_local = isinstance(self._files, LocalFileSystem)
+        # One name, not one for each checkpoint: a draft that a kill leaves behind is overwritten.
+        self._draft = (
+            Path(folder) / ".draft" if self._is_local else _local_folder() / f"{run}.draft"
+        )
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+        self._affordable_from = 0.0
 
     def load(self) -> State | None:
         """The latest state that is whole; what is not is set aside with a warning.
@@ -98,7 +110,8 @@ class Checkpoints:
         try:
             for path in reversed(self._paths()):
                 try:
-                    return _unpack(self._files.cat_file(path), self._run)
+                    with self._files.open(path, "rb") as file:
+                        return _read(file, self._run)
                 except ValueError as error:
                     terminal.warn(
                         f"checkpoint {path} is {error}: set aside, the one before it is used"
@@ -116,6 +129,12 @@ class Checkpoints:
         self.wait()
         self._writing = self._writer.submit(self._write, position, state)
 
+    @property
+    def affordable(self) -> bool:
+        """Whether writing, which takes CPU time in the background, keeps within its ``SHARE``."""
+        idle = self._writing is None or self._writing.done()
+        return idle and time.monotonic() >= self._affordable_from
+
     def wait(self) -> None:
         """Return when nothing is being written."""
         if self._writing is not None:
@@ -123,10 +142,19 @@ class Checkpoints:
             self._writing = None
 
     def clear(self) -> None:
-        """Remove all: the run is complete."""
+        """Remove all: the run is complete. What cannot be removed costs a warning.
+
+        Left behind it does no harm: the same run again goes on from its end.
+        """
         self.wait()
-        if self._files.exists(str(self._folder)):
-            self._files.rm(str(self._folder), recursive=True)
+        try:
+            if self._files.exists(str(self._folder)):
+                self._files.rm(str(self._folder), recursive=True)
+        except Exception as error:  # noqa: BLE001
+            terminal.warn(
+                f"the checkpoints of this run, which is complete, could not be removed ({error}):"
+                f" remove {self._store.rstrip('/')}/{self._run}"
+            )
 
     def _paths(self) -> list[str]:
         self._files.invalidate_cache()
@@ -134,17 +162,24 @@ class Checkpoints:
 
     def _write(self, position: int, state: State) -> None:
         path = self._folder / f"{position:012}.checkpoint"
+        began = time.thread_time()
         try:
-            content = _pack(state, self._run)
-            if isinstance(self._files, LocalFileSystem):
-                write_bytes(Path(path), content)
-            else:
-                self._files.pipe_file(str(path), content)
+            self._draft.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with self._draft.open("wb") as file:
+                    _dump(state, self._run, file)
+                if self._is_local:
+                    self._draft.replace(path)
+                else:
+                    self._files.put_file(str(self._draft), str(path))
+            finally:
+                self._draft.unlink(missing_ok=True)
             for old in self._paths()[:-KEPT]:
                 self._files.rm_file(old)
         except Exception as error:  # noqa: BLE001
             # Whatever the store's client raises: training is worth more than its safety net.
             terminal.warn(f"checkpoint {path} could not be written ({error}): training goes on")
+        self._affordable_from = time.monotonic() + (time.thread_time() - began) / SHARE
 
 
 @contextmanager
@@ -162,25 +197,57 @@ def alone(run: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # Removed while it is held: whoever gets the lock of a file that has lost its name knows by
+        # that, and FileLock starts over with a new file.
+        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
-def _pack(state: State, run: str) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getbuffer()
+class _Measured:
+    """Hands on what ``torch.save`` writes, and measures it: the state is never in memory twice."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.length = 0
+        self.sha256 = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, part: memoryview) -> None:
+        """Hand on ``part``; an error is kept, for torch would make another of it."""
+        if self.error is None:
+            try:
+                self._file.write(part)
+            except OSError as error:
+                self.error = error
+        self.sha256.update(part)
+        self.length += len(part)
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+
+def _dump(state: State, run: str, file: IO[bytes]) -> None:
+    """Write ``state`` to an empty ``file``, down to the disk."""
+    file.write(b" " * HEADER)
+    content = _Measured(file)
+    torch.save(state, content)  # type: ignore[arg-type]  # it needs no more than these two
+    if content.error:
+        raise content.error
     header = {
         "format": FORMAT,
         "run": run,
-        "length": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "length": content.length,
+        "sha256": content.sha256.hexdigest(),
     }
-    return b"".join((json.dumps(header).encode(), b"\n", content))
+    file.seek(0)
+    file.write(json.dumps(header).ljust(HEADER - 1).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def _unpack(data: bytes, run: str) -> State:
-    """The state in ``data``; ValueError says what it is instead."""
-    head, _, content = data.partition(b"\n")
+def _read(file: IO[bytes], run: str) -> State:
+    """The state in ``file``; ValueError says what it is instead."""
+    head = file.read(HEADER)
     try:
         header = json.loads(head)
         expected = (header["format"], header["run"], header["length"], header["sha256"])
@@ -190,9 +257,11 @@ def _unpack(data: bytes, run: str) -> State:
         raise ValueError(f"of another format ({expected[0]})")
     if expected[1] != run:
         raise ValueError("of another run")
-    if expected[2] != len(content):
-        raise ValueError(f"cut off: {len(content)} of {expected[2]} bytes")
-    if expected[3] != hashlib.sha256(content).hexdigest():
+    content = io.BytesIO(file.read())  # torch.load misreads a file that does not start with it
+    length = content.getbuffer().nbytes
+    if expected[2] != length:
+        raise ValueError(f"cut off: {length} of {expected[2]} bytes")
+    if expected[3] != hashlib.sha256(content.getbuffer()).hexdigest():
         raise ValueError("damaged: its checksum is wrong")
-    state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    state: State = torch.load(content, map_location="cpu", weights_only=True)
     return state

@@ -225,7 +225,7 @@ def train(
             logits = processes.gather(predict(run.scored, prepared.images, mine, device))
             improved = run.close_epoch(settings, len(batches), truth, logits)
             on_epoch(run.history[-1], improved)
-            save((run.epoch - 1) * len(batches), due=True)
+            save((run.epoch - 1) * len(batches), due=processes.of_first(checkpoints.affordable))
     checkpoints.wait()
     return run
 
