@@ -6,9 +6,10 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 unexport PYTHONPATH PYTHONHOME
 
 READY := .venv/.ready
+PEERS := .venv/.bench-ready
 PAGE := .dvc/plots.html
 
-.PHONY: help setup repro honest protocol test check docs clean
+.PHONY: help setup repro honest protocol test check bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -34,6 +35,9 @@ check: setup ## Lint and check types only
 	@ruff format --check .
 	@mypy
 
+bench: $(PEERS) ## Measure every figure of docs/performance.md on a quiet machine (ARGS=--strict, --gpu, --quick)
+	@PYTHONPATH=src python bench/measure.py $(ARGS)
+
 docs: ## Copy the figures of this run into docs/ (commit them together with dvc.lock)
 	@cp plots/confusion.png plots/mistakes.png docs/
 
@@ -51,6 +55,11 @@ $(READY): requirements.txt pyproject.toml
 	@echo "installing the pinned packages into .venv (once, one to five minutes)"
 	@python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(PEERS): $(READY) bench/requirements.txt
+	@echo "installing what we compare with into .venv (once)"
+	@python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --requirement bench/requirements.txt
 	@touch $@
 
 $(PAGE): $(READY) src/alzmri/plots_page.py

@@ -1,0 +1,97 @@
+"""Contenders, each in a process of its own, that train an epoch when they are told to."""
+
+import importlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from peers import Gate, Setting
+
+from alzmri.errors import EnvironmentFault
+
+
+def _contend(name: str, setting: Setting, driver: Connection, log: Path) -> None:
+    """What the process runs; what the libraries print goes to ``log``."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    torch.set_num_threads(setting.threads)
+    importlib.import_module(f"peers.{name}").run(setting, Gate(driver, setting))
+
+
+@dataclass
+class Contender:
+    """A peer, or ours, waiting to train; ``rates`` are its images per second so far."""
+
+    name: str
+    setting: Setting
+    rates: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._log = self.setting.folder / f"{self.name}.log"
+        # A forked child would inherit threads' locks; and some libraries set what others read.
+        spawn = multiprocessing.get_context("spawn")
+        self._gate, theirs = spawn.Pipe()
+        self._process = spawn.Process(
+            target=_contend, args=(self.name, self.setting, theirs, self._log)
+        )
+        self._process.start()
+        theirs.close()
+
+    def epoch(self) -> None:
+        """Have it train one epoch.
+
+        Raises:
+            EnvironmentFault: it failed.
+        """
+        try:
+            self._gate.send(None)
+            self.rates.append(self._gate.recv())
+        except (EOFError, OSError):
+            tail = self._log.read_text(errors="replace")[-2000:]
+            raise EnvironmentFault(f"bench/peers/{self.name}.py failed:\n{tail}") from None
+
+    def close(self) -> None:
+        """End it."""
+        self._gate.close()
+        self._process.join(timeout=30)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.setting.workers} loading processes"
+
+
+def contest(entries: Sequence[tuple[str, Setting]], rounds: int) -> list[Contender]:
+    """Have all train in turns, ``rounds`` times, after one epoch each that does not count.
+
+    Of several settings of one peer, only the fastest of the uncounted epoch stays.
+    """
+    contenders: list[Contender] = []
+    try:
+        for name, setting in entries:
+            contender = Contender(name, setting)
+            contenders.append(contender)
+            contender.epoch()
+            print(f"  {contender}: ready", file=sys.stderr, flush=True)
+            rival = next((other for other in contenders if other.name == name), contender)
+            if rival is not contender:
+                slower = min(rival, contender, key=lambda entrant: entrant.rates[0])
+                slower.close()
+                contenders.remove(slower)
+        for number in range(rounds):
+            for contender in contenders:
+                contender.epoch()
+            print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    finally:
+        for contender in contenders:
+            contender.close()
+    for contender in contenders:
+        del contender.rates[0]
+    return contenders

@@ -1,0 +1,120 @@
+"""Measured figures: as a table, as JSON, as a section of docs/performance.md."""
+
+import datetime
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.table import Table
+
+from alzmri import markdown, terminal
+from alzmri.experiments.page import write_section
+from alzmri.files import write_json
+
+PAGE = Path(__file__).parent.parent / "docs/performance.md"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table: a measured ratio.
+
+    Attributes:
+        unit: of ``rounds``, which hold both sides' values in the order measured.
+        ratio: first side over second, of the medians unless ``name`` says otherwise.
+        target: the ratio to reach, or with ``at_most`` to stay below; None where there is none.
+    """
+
+    name: str
+    unit: str
+    rounds: dict[str, list[float]]
+    ratio: float
+    target: float | None = None
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.ratio <= self.target if self.at_most else self.ratio >= self.target
+
+    def cells(self) -> list[str]:
+        sides = [
+            f"{side}: {' '.join(f'{value:.4g}' for value in values)}"
+            for side, values in self.rounds.items()
+        ]
+        sign, digits = ("≤", 3) if self.at_most else ("≥", 2)
+        target = "" if self.target is None else f"{sign} {self.target:.{digits}g} ×"
+        verdict = {True: "met", False: "NOT met", None: ""}[self.met]
+        values = f"{'; '.join(sides)} {self.unit}"
+        return [self.name, f"{self.ratio:.3f} ×", target, verdict, values]
+
+
+HEADER = ("figure", "ratio", "target", "verdict", "measured, by round")
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the figures depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    facts = {}
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().split("\n\n")[0].splitlines()
+        facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    flags = set(facts.get("flags", "").split())
+    extensions = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    return {
+        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "instruction_set": [name for name in extensions if name in flags],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": threads,
+    }
+
+
+def show(figures: Sequence[Figure], skipped: Sequence[str]) -> None:
+    """Print the table: drawn on a terminal, Markdown in a pipe."""
+    rows = [figure.cells() for figure in figures]
+    if terminal.out.is_terminal:
+        table = Table(*HEADER)
+        for row in rows:
+            table.add_row(*row)
+        terminal.out.print(table, soft_wrap=False)
+    else:
+        terminal.say(markdown.table(HEADER, rows))
+    for line in skipped:
+        terminal.say(f"not measured: {line}")
+
+
+def write(
+    figures: Sequence[Figure],
+    skipped: Sequence[str],
+    machine: dict[str, Any],
+    command: str,
+    json: Path,
+) -> None:
+    """Write ``json`` and the section of ``docs/performance.md``."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    content = {
+        "date": date,
+        "command": command,
+        "machine": machine,
+        "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
+        "skipped": list(skipped),
+    }
+    write_json(json, content)
+    where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
+    said = (
+        f"`{command}`, {date}: {where} ({', '.join(machine['instruction_set'])}),"
+        f" {machine['memory_gib']} GiB, {machine['threads']} threads, torch {machine['torch']},"
+        " seed 0."
+    )
+    lines = [said, "", markdown.table(HEADER, (figure.cells() for figure in figures))]
+    lines += [f"\nNot measured: {line}." for line in skipped]
+    write_section("bench gpu" if machine["gpu"] else "bench", "\n".join(lines), PAGE)
