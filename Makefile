@@ -36,7 +36,7 @@ check: setup ## Lint and check types only
 	@mypy
 
 bench: $(PEERS) ## Measure every figure of docs/performance.md on a quiet machine (ARGS=--strict, --gpu, --quick)
-	@PYTHONPATH=src python bench/measure.py $(ARGS)
+	@PYTHONPATH="$(CURDIR)/src" python bench/measure.py $(ARGS)
 
 docs: ## Copy the figures of this run into docs/ (commit them together with dvc.lock)
 	@cp plots/confusion.png plots/mistakes.png docs/

@@ -14,6 +14,7 @@ import torch
 from keras import layers
 
 from alzmri.data.classes import CLASSES
+from alzmri.models.alexnet import STRIDE_AND_PADDING
 from peers import Gate, Setting
 
 
@@ -43,8 +44,9 @@ class Slices(keras.utils.PyDataset):
             ]
         )
         drawn = self.rng.random(self.size) < 0.2
-        with torch.no_grad():
-            images[drawn] = self.augment(images[drawn], training=True).cpu().numpy()
+        if drawn.any():
+            with torch.no_grad():
+                images[drawn] = self.augment(images[drawn], training=True).cpu().numpy()
         return images, self.labels[chosen]
 
     def on_epoch_end(self) -> None:
@@ -52,14 +54,15 @@ class Slices(keras.utils.PyDataset):
 
 
 def alexnet(image_size: int) -> keras.Model:
-    """Layer for layer as :class:`alzmri.models.alexnet.AlexNet`, for 224 pixels."""
+    """Layer for layer as :class:`alzmri.models.alexnet.AlexNet`."""
+    stride, padding = STRIDE_AND_PADDING[image_size]
     model = keras.Sequential([layers.Input((image_size, image_size, 1))])
     model.add(layers.Rescaling(1 / 127.5, offset=-1))
-    model.add(layers.ZeroPadding2D(2))
-    blocks = ((64, 11, 4, True), (192, 5, 1, True), (384, 3, 1, False), (256, 3, 1, False))
-    for filters, kernel, stride, pool in (*blocks, (256, 3, 1, True)):
-        padding = "valid" if stride > 1 else "same"
-        model.add(layers.Conv2D(filters, kernel, stride, padding, use_bias=False))
+    model.add(layers.ZeroPadding2D(padding))
+    blocks = ((64, 11, True), (192, 5, True), (384, 3, False), (256, 3, False), (256, 3, True))
+    for number, (filters, kernel, pool) in enumerate(blocks):
+        first = {"strides": stride, "padding": "valid"} if number == 0 else {"padding": "same"}
+        model.add(layers.Conv2D(filters, kernel, use_bias=False, **first))
         model.add(layers.BatchNormalization(momentum=0.9, epsilon=1e-5))
         model.add(layers.ReLU())
         if pool:
@@ -77,10 +80,10 @@ class Timed(keras.callbacks.Callback):
         super().__init__()
         self.gate = gate
 
-    def on_epoch_begin(self, *_: object) -> None:
+    def on_epoch_begin(self, *_: object, **__: object) -> None:
         self.gate.epoch()
 
-    def on_train_batch_end(self, *_: object) -> None:
+    def on_train_batch_end(self, *_: object, **__: object) -> None:
         self.gate.step()
 
 

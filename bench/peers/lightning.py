@@ -33,10 +33,10 @@ class Timed(L.Callback):
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
 
-    def on_train_epoch_start(self, *_: object) -> None:
+    def on_train_epoch_start(self, *_: object, **__: object) -> None:
         self.gate.epoch()
 
-    def on_train_batch_end(self, *_: object) -> None:
+    def on_train_batch_end(self, *_: object, **__: object) -> None:
         self.gate.step()
 
 
