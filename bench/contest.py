@@ -64,8 +64,11 @@ class Contender:
             self._process.terminate()
             self._process.join()
 
+    def same_peer(self, other: "Contender") -> bool:
+        return (self.name, self.setting.precision) == (other.name, other.setting.precision)
+
     def __str__(self) -> str:
-        return f"{self.name}, {self.setting.workers} loading processes"
+        return f"{self.name}, {self.setting.precision}, {self.setting.workers} loading processes"
 
 
 def contest(entries: Sequence[tuple[str, Setting]], rounds: int) -> list[Contender]:
@@ -80,7 +83,7 @@ def contest(entries: Sequence[tuple[str, Setting]], rounds: int) -> list[Contend
             contenders.append(contender)
             contender.epoch()
             print(f"  {contender}: ready", file=sys.stderr, flush=True)
-            rival = next((other for other in contenders if other.name == name), contender)
+            rival = next((other for other in contenders if other.same_peer(contender)), contender)
             if rival is not contender:
                 slower = min(rival, contender, key=lambda entrant: entrant.rates[0])
                 slower.close()

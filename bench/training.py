@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from alzmri.data.augment import Augmenter
 from alzmri.data.prepared import PREPARED, Prepared
-from alzmri.models.device import choose
+from alzmri.models.device import bfloat16, choose
 from alzmri.models.forward import normalise
 from alzmri.params import PARAMS_FILE, Params, check, load
 from alzmri.training.batches import Batches
@@ -34,9 +33,7 @@ class Training:
         self.device = choose()
         prepared = Prepared.open(settings, folder / PREPARED)
         self._train = settings.train
-        self._batches = Batches(
-            prepared, Augmenter(settings.augment, settings.train.seed), batch_size, 0
-        )
+        self._batches = Batches(prepared, settings, self.device)
         self._weights = class_weights(prepared, settings.train).to(self.device)
         self.run = Run.start(prepared, settings, self.device)
         self.run.epoch = 0
@@ -47,7 +44,7 @@ class Training:
             torch.from_numpy(prepared.labels[chosen]).to(self.device),
         )
         self._autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=precision == "bf16"
+            self.device.type, torch.bfloat16, enabled=bfloat16(precision, self.device)
         )
 
     def epoch(self) -> Iterator[int]:
@@ -59,7 +56,8 @@ class Training:
         """The same step without anything around it, on one batch that is in memory."""
         images, labels = self._fixed
         with self._autocast:
-            loss = F.cross_entropy(self.run.model(images), labels, self._weights)
+            logits = self.run.model(images)
+        loss = F.cross_entropy(logits.float(), labels, self._weights)
         self.run.optimizer.zero_grad()
         loss.backward()
         self.run.optimizer.step()
