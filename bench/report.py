@@ -59,18 +59,13 @@ HEADER = ("figure", "ratio", "target", "verdict", "measured, by round")
 
 def machine(threads: int) -> dict[str, Any]:
     """What the figures depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    facts = {}
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().split("\n\n")[0].splitlines()
-        facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
-    flags = set(facts.get("flags", "").split())
-    extensions = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    processor = torch.cpu.get_capabilities()
+    extensions = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")
     return {
-        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
+        "cpu": processor.get("cpu_name") or platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "instruction_set": [name for name in extensions if name in flags],
+        "instruction_set": [name for name in extensions if processor.get(name)],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
