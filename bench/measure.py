@@ -283,6 +283,8 @@ def resume(plan: Plan) -> Iterator[Figure]:
 
 def processes(plan: Plan) -> Iterator[Figure]:
     """One process per core under ``torchrun`` over one process with a thread per core."""
+    if plan.threads == 1:
+        raise Skip("several processes over one: there is one thread only")
     if not commands.can_distribute():
         raise Skip("several processes over one: src/train.py does not share its work yet")
     place, count = plan.place(224), 5
