@@ -225,6 +225,7 @@ def checkpoint_figures(plan: Plan) -> list[Figure]:
     without: list[float] = []
     with_one: list[float] = []
     blocked: list[float] = []
+    rests: list[float] = []
     for number in range(plan.rounds + 1):
         alone = training.timed(training.bare_steps(count))
         begin = clock()
@@ -233,19 +234,22 @@ def checkpoint_figures(plan: Plan) -> list[Figure]:
         beside = stopped + training.timed(training.bare_steps(count))
         begin = clock()
         checkpoints.wait()
+        rests.append(checkpoints.rest)
         if number:
             without.append(alone)
             with_one.append(beside + clock() - begin)
             blocked.append(stopped)
     epoch = PROTOCOL_IMAGES / PROTOCOL_BATCH * statistics.median(without) / count
     cost = statistics.median(a - b for a, b in zip(with_one, without, strict=True))
-    said = f"of the protocol's epoch ({epoch:.0f} s), {precision}"
+    # Shorter epochs than this go without one.
+    between = max(epoch, statistics.median(rests))
+    said = f"of the {between:.0f} s between two (the protocol's epoch: {epoch:.0f} s), {precision}"
     return [
         Figure(
             f"a checkpoint's cost as a ratio {said}",
             f"s for {count} steps",
             {"with a checkpoint": with_one, "without": without},
-            max(cost, 0.0) / epoch,
+            max(cost, 0.0) / between,
             0.02,
             at_most=True,
         ),
@@ -253,7 +257,7 @@ def checkpoint_figures(plan: Plan) -> list[Figure]:
             f"training blocked by a checkpoint as a ratio {said}",
             "s",
             {"blocked": blocked},
-            statistics.median(blocked) / epoch,
+            statistics.median(blocked) / between,
         ),
     ]
 

@@ -131,9 +131,14 @@ class Checkpoints:
 
     @property
     def affordable(self) -> bool:
-        """Whether writing, which takes CPU time in the background, keeps within its ``SHARE``."""
+        """Whether nothing is being written, and writing would keep within its ``SHARE``."""
         idle = self._writing is None or self._writing.done()
-        return idle and time.monotonic() >= self._affordable_from
+        return idle and self.rest <= 0
+
+    @property
+    def rest(self) -> float:
+        """Seconds until the CPU time of the last one is its ``SHARE`` of the time."""
+        return self._affordable_from - time.monotonic()
 
     def wait(self) -> None:
         """Return when nothing is being written."""
