@@ -8,7 +8,7 @@ from alzmri.params import Augment
 
 def _augmenter(seed=0, **changes):
     return Augmenter(
-        Augment(**{"p": 0.2, "shift": 0.05, "scale": 0.05, "rotate": 15, **changes}), seed
+        Augment(**{"p": 0.2, "shift": 0.05, "scale": 0.05, "rotate": 15, **changes}), seed, 1000
     )
 
 

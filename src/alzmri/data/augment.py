@@ -18,10 +18,18 @@ class Augmenter:
 
     The same (seed, epoch, sample) always gives the same image, whatever was drawn before: the
     number of workers, processes or resumes leaves no trace.
+
+    Args:
+        augment: how far and how often.
+        seed: of all that is drawn.
+        samples: there are so many, numbered from 0.
     """
 
-    def __init__(self, augment: Augment, seed: int) -> None:
-        self._seed, self._p = seed, augment.p
+    def __init__(self, augment: Augment, seed: int, samples: int) -> None:
+        self._seed, self._samples, self._p = seed, samples, augment.p
+        self._epoch = -1
+        self._applied: NDArray[np.bool_]
+        self._seeds: NDArray[np.int64]
         self._transform = A.Compose(
             [
                 A.Affine(
@@ -37,10 +45,20 @@ class Augmenter:
 
     def __call__(self, image: NDArray[np.uint8], epoch: int, sample: int) -> NDArray[np.uint8]:
         """``image`` (uint8, H×W) as sample number ``sample`` appears in ``epoch``."""
-        seed, draw = np.random.SeedSequence((self._seed, epoch, sample)).generate_state(2)
-        # Drawn here: most slices stay as they are, and a call of the library costs ten times this.
-        if draw >= self._p * 2**32:
+        if epoch != self._epoch:
+            self._draw(epoch)
+        if not self._applied[sample]:
             return image
-        self._transform.set_random_seed(int(seed))
+        self._transform.set_random_seed(int(self._seeds[sample]))
         augmented: NDArray[np.uint8] = self._transform(image=image)["image"]
         return augmented
+
+    def _draw(self, epoch: int) -> None:
+        """Which slices are augmented, for the whole epoch at once: the library would take longer
+        to leave a slice as it is than all else takes, and most slices stay as they are.
+        """
+        # A stream of its own beside that of the order, which has the same seed.
+        rng = np.random.default_rng(np.random.SeedSequence((self._seed, epoch), spawn_key=(1,)))
+        self._epoch = epoch
+        self._applied = rng.random(self._samples) < self._p
+        self._seeds = rng.integers(2**32, size=self._samples)

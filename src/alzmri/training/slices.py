@@ -15,12 +15,12 @@ class HostSlices:
     """Read from the packed file and augmented by Albumentations, one by one."""
 
     def __init__(self, prepared: Prepared, augment: Augment, seed: int) -> None:
-        self._images = prepared.images
-        self._augment = Augmenter(augment, seed)
+        self._images = np.asarray(prepared.images)  # indexing a memmap itself takes far longer
+        self._augment = Augmenter(augment, seed, len(self._images))
 
     def __call__(self, epoch: int, chosen: NDArray[np.int64]) -> Tensor:
         """uint8 ``[len(chosen), side, side]``: the slices ``chosen`` as they are in ``epoch``."""
-        slices = [self._augment(np.asarray(self._images[i]), epoch, int(i)) for i in chosen]
+        slices = [self._augment(self._images[i], epoch, int(i)) for i in chosen]
         return torch.from_numpy(np.stack(slices))
 
 
