@@ -160,8 +160,10 @@ def _row(name: str, run: Finished, curve: Curve) -> Sequence[object]:
 
 
 def _wrapped(command: str) -> str:
-    """``command`` over several lines of a shell."""
-    return " \\\n    ".join(textwrap.wrap(command, 92, break_on_hyphens=False))
+    """``command`` over several lines of a shell, none of which ends with ``-S``."""
+    whole = command.replace("-S ", "-S\N{NO-BREAK SPACE}")
+    lines = textwrap.wrap(whole, 92, break_on_hyphens=False)
+    return " \\\n    ".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _petaflops(flops: float) -> str:
@@ -174,16 +176,25 @@ def draw(path: Path, source: str, recipes: Sequence[Curve], protocol: Curve) -> 
     with drawing(path, 6.8, 3.6) as figure:
         axes = figure.add_subplot()
         axes.axhline(GOAL, color="0.6", lw=0.8, zorder=0)
+        axes.annotate(
+            f"{GOAL}",
+            (0, GOAL),
+            xytext=(4, -10),
+            textcoords=("offset points"),
+            fontsize=8,
+            xycoords=axes.get_yaxis_transform(),
+            color="0.35",
+        )
         for curve in recipes:
             _plot(axes, curve, blue)
         _plot(axes, protocol, red)
         _name(axes, recipes[0], blue, f"fast recipe,\n{len(recipes)} seeds", (-9, 4), "right")
         size = protocol.image_size
-        _name(axes, protocol, red, f"the protocol's best,\n{size} px", (9, -14), "left")
+        _name(axes, protocol, red, f"the protocol's best,\n{size} px", (4, -34), "left")
         published = protocol.published() / 1e15
         for place, label in (
-            (SHARE * published, f"1/{1 / SHARE:.0f} of the published compute"),
-            (published, f"published: {PUBLISHED_EPOCHS} epochs, {PUBLISHED_SIZE} px"),
+            (SHARE * published, f"1/{1 / SHARE:.0f} of the published"),
+            (published, f"published: {PUBLISHED_EPOCHS} epochs at {PUBLISHED_SIZE} px"),
         ):
             axes.axvline(place, color="0.6", lw=0.8, ls="--", zorder=0)
             axes.annotate(
@@ -199,7 +210,7 @@ def draw(path: Path, source: str, recipes: Sequence[Curve], protocol: Curve) -> 
         axes.set(xscale="log", ylim=(0, 1.04), xlabel="training PFLOP, log scale")
         axes.set_ylabel("validation macro F1")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_title(f"{source}: the same leaking split, in less compute", fontsize=10)
+        axes.set_title(f"{source}: the slice split, which LEAKS, in less compute", fontsize=10)
 
 
 def _plot(axes: Axes, curve: Curve, colour: str) -> None:
