@@ -56,19 +56,22 @@ PUBLISHED_EPOCHS, PUBLISHED_SIZE = 78, 224
 RECIPE: Settings = {
     # 31 % of the FLOPs of 224 px. 32 and 64 px cost as much: strides fit the size of the image.
     "data.image_size": 128,
-    "train.epochs": 18,
+    "train.epochs": 26,
     # Four times the steps of the protocol's 128, for the same FLOPs.
     "train.batch_size": 32,
-    # Three times the protocol's rate, a quarter of its batch, and a fall to almost nothing, during
-    # which most of the gain comes. A peak of 0.004 learns nothing until it falls.
+    # Three times the protocol's rate, and a fall to almost nothing. A peak of 0.004 learns little
+    # until it has fallen.
     "train.schedule": "onecycle",
     "train.lr": 0.0015,
     "train.momentum": 0.9,
     "train.warmup": 2,
     # Moderate Demented is 1 % of the slices: unweighted it is missed until all else is learnt.
     "train.class_weights": "sqrt",
-    # This split rewards memory: dropout against it only delays.
+    # This split rewards memory, which dropout delays.
     "model.dropout": 0.1,
+    # Without any augmentation the training slices are known by heart after 14 epochs, and
+    # validation stops improving; with the protocol's 0.2 more epochs are needed.
+    "augment.p": 0.15,
 }
 """The fast recipe: what differs from the protocol, which keeps the rest."""
 
