@@ -26,7 +26,7 @@ honest: setup ## Cross-validate over people (SOURCE=name for another collection)
 protocol: setup ## Run the published protocol's two settings; its slice split LEAKS (SOURCE=name)
 	@alzmri protocol $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
-fast: setup ## Reach 0.99 on the split that LEAKS in a fraction of the protocol's compute (SOURCE=name)
+fast: setup ## The protocol's split, which LEAKS, in fewer training FLOPs (SOURCE=name)
 	@alzmri fast $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
 test: check ## Set up, lint, check types, run every test
