@@ -9,7 +9,7 @@ READY := .venv/.ready
 PEERS := .venv/.bench-ready
 PAGE := .dvc/plots.html
 
-.PHONY: help setup repro honest protocol test check bench docs clean
+.PHONY: help setup repro honest protocol fast test check bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ honest: setup ## Cross-validate over people (SOURCE=name for another collection)
 
 protocol: setup ## Run the published protocol's two settings; its slice split LEAKS (SOURCE=name)
 	@alzmri protocol $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
+
+fast: setup ## The protocol's split, which LEAKS, in fewer training FLOPs (SOURCE=name)
+	@alzmri fast $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
 test: check ## Set up, lint, check types, run every test
 	@pytest

@@ -47,8 +47,8 @@ class Figure:
             f"{side}: {' '.join(f'{value:.4g}' for value in values)}"
             for side, values in self.rounds.items()
         ]
-        sign, digits = ("≤", 3) if self.at_most else ("≥", 2)
-        target = "" if self.target is None else f"{sign} {self.target:.{digits}g} ×"
+        sign = "≤" if self.at_most else "≥"
+        target = "" if self.target is None else f"{sign} {self.target:.3g} ×"
         verdict = {True: "met", False: "NOT met", None: ""}[self.met]
         values = f"{'; '.join(sides)} {self.unit}"
         return [self.name, f"{self.ratio:.3f} ×", target, verdict, values]

@@ -1,4 +1,4 @@
-"""Cross-validation and protocol as a person runs them: real DVC experiments, real interrupts."""
+"""The series as a person runs them: real DVC experiments, real interrupts."""
 
 import os
 import signal
@@ -55,6 +55,20 @@ def test_protocol_is_labelled_as_leaking(clone):
     assert "plots/history.csv of experiment protocol-phantom-baseline is not" in lost.stderr
     assert "dvc exp remove protocol-phantom-baseline" in lost.stderr
     assert "Traceback" not in lost.stderr
+
+
+def test_fast_is_counted_in_flops_and_labelled_as_leaking(clone):
+    command = ("alzmri", "fast", *QUICK, "-S", "train.warmup=0")
+    clone.run(*command)
+    page = (clone.root / "docs/results.md").read_text()
+    section = page[page.index("## phantom: fewer epochs, on the split that LEAKS") :]
+    assert "| recipe, seed 1 | 1 at 32 px, batches of " in section
+    assert "seed of split 0, of training 0, 1." in section
+    assert "train.schedule=onecycle" in section
+    assert (clone.root / "docs/fast-phantom.png").stat().st_size > 10_000
+    names = clone.run("dvc", "exp", "list", "--name-only").stdout.split()
+    assert {"fast-phantom-seed0", "fast-phantom-seed1", "fast-phantom-protocol"} <= set(names)
+    _same_again(clone, command)
 
 
 def test_what_is_wrong_is_said_before_anything_runs(clone):

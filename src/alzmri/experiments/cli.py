@@ -1,4 +1,4 @@
-"""Series of experiments and their tables: ``alzmri honest``, ``protocol``, ``results``."""
+"""Series of experiments and their tables: honest, protocol, fast; and the results of one."""
 
 import os
 import shlex
@@ -77,6 +77,24 @@ def protocol(source: Source = None, scale: Scaling = Size.AUTO, settings: Overri
     """
     from alzmri.experiments import runs
     from alzmri.experiments.protocol import protocol as run
+
+    run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
+
+
+def fast(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides = None) -> None:
+    """Run the fast recipe and the protocol's best setting on the slice split, which LEAKS.
+
+    Both by training FLOPs, as a table and a curve of docs/results.md. A setting given with -S is
+    for all runs. What has finished from this commit is not run again.
+
+    Examples:
+
+        alzmri fast
+
+        alzmri fast --source kaggle -S train.precision=bf16
+    """
+    from alzmri.experiments import runs
+    from alzmri.experiments.fast import fast as run
 
     run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
 

@@ -34,8 +34,14 @@ def provenance(command: str, runs: Sequence[Finished]) -> str:
     code = ["git", "log", "-1", "--format=%h", "--", "src", "params.yaml"]
     commit = subprocess.run(code, capture_output=True, text=True, check=True).stdout.strip()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    split = sorted({run.params.split.seed for run in runs})
+    training = sorted({run.params.train.seed for run in runs})
     return (
         f"`{command}`, {max(run.date for run in runs)}, code of commit {commit},"
         f" {os.cpu_count()} CPU cores ({platform.machine()}, {gpu}), torch {torch.__version__},"
-        " seeds of split and training 0."
+        f" seed of split {_listed(split)}, of training {_listed(training)}."
     )
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))

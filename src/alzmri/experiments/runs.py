@@ -46,6 +46,19 @@ class Experiment:
                 content[section][name] = value
         return params.check(content, f"params.yaml with the settings of {self.name}")
 
+    @property
+    def command(self) -> str:
+        """It as one line of DVC's, less what params.yaml has anyway."""
+        usual = params.load().model_dump()
+        wanted = self.params.model_dump()
+        settings = (
+            f"-S {section}.{key}={value}"
+            for section, values in wanted.items()
+            for key, value in values.items()
+            if value != usual[section][key]
+        )
+        return " ".join(("dvc exp run", *settings))
+
 
 @dataclass(frozen=True)
 class Finished:
