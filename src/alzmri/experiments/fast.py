@@ -188,9 +188,11 @@ def draw(path: Path, source: str, recipes: Sequence[Curve], protocol: Curve) -> 
         for curve in recipes:
             _plot(axes, curve, blue)
         _plot(axes, protocol, red)
-        _name(axes, recipes[0], blue, f"fast recipe,\n{len(recipes)} seeds", (-9, 4), "right")
+        _name(
+            axes, recipes[0], blue, f"fast recipe,\n{len(recipes)} seeds", 1 / 4, (-9, 4), "right"
+        )
         size = protocol.image_size
-        _name(axes, protocol, red, f"the protocol's best,\n{size} px", (4, -34), "left")
+        _name(axes, protocol, red, f"the protocol's best,\n{size} px", 1 / 2, (4, -34), "left")
         published = protocol.published() / 1e15
         for place, label in (
             (SHARE * published, f"1/{1 / SHARE:.0f} of the published"),
@@ -220,13 +222,19 @@ def _plot(axes: Axes, curve: Curve, colour: str) -> None:
 
 
 def _name(
-    axes: Axes, curve: Curve, colour: str, text: str, offset: tuple[int, int], side: str
+    axes: Axes,
+    curve: Curve,
+    colour: str,
+    text: str,
+    at: float,
+    offset: tuple[int, int],
+    side: str,
 ) -> None:
-    """``text`` beside the middle of ``curve``."""
-    middle = len(curve.scores) // 2
+    """``text`` beside ``curve``, ``at`` so much of its way."""
+    place = int(at * len(curve.scores))
     axes.annotate(
         text,
-        (curve.flops[middle] / 1e15, curve.scores[middle]),
+        (curve.flops[place] / 1e15, curve.scores[place]),
         xytext=offset,
         textcoords="offset points",
         ha=side,
