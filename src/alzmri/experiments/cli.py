@@ -84,14 +84,14 @@ def protocol(source: Source = None, scale: Scaling = Size.AUTO, settings: Overri
 def fast(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides = None) -> None:
     """Run the fast recipe and the protocol's best setting on the slice split, which LEAKS.
 
-    Both by training FLOPs, as a table and a curve of docs/results.md. A setting given with -S is
-    for all runs. What has finished from this commit is not run again.
+    Writes a table and a curve of both, by training FLOPs, to docs/results.md.
+    What has finished from this commit is not run again.
 
     Examples:
 
         alzmri fast
 
-        alzmri fast --source kaggle -S train.precision=bf16
+        alzmri fast --source kaggle -S train.precision=fp32
     """
     from alzmri.experiments import runs
     from alzmri.experiments.fast import fast as run
