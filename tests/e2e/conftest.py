@@ -58,6 +58,29 @@ class Clone:
         )
         return done
 
+    def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start a command as the leader of a process group; it says all on its stdout."""
+        return subprocess.Popen(
+            words,
+            cwd=self.root,
+            env={**self.environment, "PYTHONUNBUFFERED": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    @staticmethod
+    def read_until(process: "subprocess.Popen[str]", beginning: str) -> None:
+        """Return when ``process`` says a line that starts with ``beginning``."""
+        said = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith(beginning):
+                return
+        raise AssertionError("".join(said))
+
     def json(self, *words: str) -> Any:
         """What a command prints as JSON."""
         return json.loads(self.run(*words).stdout)

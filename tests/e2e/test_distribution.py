@@ -4,7 +4,6 @@ import csv
 import hashlib
 import signal
 import socket
-import subprocess
 
 import psutil
 import pytest
@@ -31,23 +30,7 @@ def _torchrun(*options):
 
 
 def _start(clone, *words):
-    return subprocess.Popen(
-        words,
-        cwd=clone.root,
-        env={**clone.environment, "PYTHONUNBUFFERED": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def _read_until(process, beginning):
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if line.startswith(beginning):
-            return
-    raise AssertionError("".join(said))
+    return clone.start(*words, GLOO_SOCKET_IFNAME="lo")
 
 
 def _weights(clone):
@@ -117,7 +100,7 @@ def test_when_one_dies_all_end_and_any_number_goes_on(clone, tmp_path):
     whole = clone.copy(tmp_path / "whole")
     whole.run(*_torchrun())
     process = _start(clone, *_torchrun())
-    _read_until(process, "epoch  3")
+    clone.read_until(process, "epoch  3")
     workers = psutil.Process(process.pid).children()
     workers[1].kill()
     said, _ = process.communicate(timeout=20)
@@ -134,11 +117,11 @@ def test_when_one_dies_all_end_and_any_number_goes_on(clone, tmp_path):
 def test_told_to_stop_all_save_and_go_on_from_that_step(clone, number):
     _edit(clone, {"epochs: 3": "epochs: 400"})
     process = _start(clone, *_torchrun())
-    _read_until(process, "epoch  3")
+    clone.read_until(process, "epoch  3")
     process.send_signal(number)
     process.communicate(timeout=20)
     assert process.returncode
     again = _start(clone, *_torchrun())
-    _read_until(again, "resuming in epoch")
+    clone.read_until(again, "resuming in epoch")
     again.terminate()
     again.communicate(timeout=20)

@@ -234,27 +234,6 @@ def test_told_to_stop_it_saves_and_goes_on_from_that_step(long, start, number, s
     assert "resuming in epoch" in _run_out(start(clone), clone, whole)
 
 
-def _popen(clone, *words):
-    return subprocess.Popen(
-        words,
-        cwd=clone.root,
-        env={**clone.environment, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _read_until(process, beginning):
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if line.startswith(beginning):
-            return
-    raise AssertionError("".join(said))
-
-
 def _trainers(within):
     """The processes of a clone that run the training stage."""
     for process in psutil.process_iter():
@@ -266,8 +245,8 @@ def _trainers(within):
 
 def test_ctrl_c_in_dvc_repro_stops_both_and_the_next_goes_on(long):
     clone, whole = long
-    process = _popen(clone, "dvc", "repro", "train")
-    _read_until(process, "epoch  2")
+    process = clone.start("dvc", "repro", "train")
+    clone.read_until(process, "epoch  2")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
     process.communicate(timeout=60)
     assert process.returncode != 0
@@ -280,14 +259,14 @@ def test_the_second_of_two_alike_waits_for_the_first(long):
     """DVC killed alone leaves its trainer behind, and the next `dvc repro` starts another."""
     clone, whole = long
     repro = ("dvc", "repro", "--single-item", "--force", "train")
-    first = _popen(clone, *repro)
-    _read_until(first, "epoch  2")
+    first = clone.start(*repro)
+    clone.read_until(first, "epoch  2")
     (trainer,) = _trainers(clone.root)
     trainer.suspend()
     first.kill()
     first.wait()
-    second = _popen(clone, *repro)
-    _read_until(second, "warning: this very run is being trained by another process")
+    second = clone.start(*repro)
+    clone.read_until(second, "warning: this very run is being trained by another process")
     trainer.resume()
     second.communicate()
     assert second.returncode == 0
@@ -463,8 +442,8 @@ def test_an_experiment_killed_in_its_temporary_workspace_goes_on(long):
     """The workspace is deleted; its checkpoints are in the repository that it started from."""
     clone, whole = long
     words = ("dvc", "exp", "run", "--temp", "train")
-    process = _popen(clone, *words)
-    _read_until(process, "epoch  2")
+    process = clone.start(*words)
+    clone.read_until(process, "epoch  2")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert _checkpoints(clone)
@@ -486,7 +465,7 @@ def test_an_experiment_killed_in_the_queue_and_queued_again_goes_on(long, start,
 
     def queue(name):
         clone.run("dvc", "exp", "run", "--queue", "--name", name, "train")
-        return _popen(clone, "dvc", "queue", "start")  # the worker is at work before this ends
+        return clone.start("dvc", "queue", "start")  # the worker is at work before this ends
 
     starting = queue("first")
     eventually(lambda: _checkpoints(clone), 240)
