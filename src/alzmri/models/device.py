@@ -44,7 +44,7 @@ def _keep_freed_memory() -> None:
     """Let the C library reuse the activations' memory from step to step.
 
     By default it returns each large block to the system, which clears its pages again for the
-    next step: a tenth of the training time on a CPU (measured, docs/performance.md).
+    next step.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
