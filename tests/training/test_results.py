@@ -27,7 +27,7 @@ def written(prepared, make_params, tmp_path, monkeypatch):
         store = Checkpoints(str(tmp_path / "checkpoints"), "test")
         with results.reporting(2) as (on_step, on_epoch):
             done = train(prepared, params, torch.device("cpu"), store, on_step, on_epoch)
-        results.write(done, prepared, params)
+        results.write(done, prepared, params, "0123456789abcdef")
         store.clear()
         return done, tmp_path
 
