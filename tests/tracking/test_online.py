@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from alzmri import tracking
+from alzmri.tracking import transactions
 
 KEY = "0123456789" * 4
 RUN = "0123456789abcdef"
@@ -24,6 +26,8 @@ class Server(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers["Authorization"] != f"Basic {b64encode(f'api:{KEY}'.encode()).decode()}":
+            return self._answer({"errors": [{"message": "user is not logged in"}]}, 401)
         if self.path != "/graphql":
             history = body.get("files", {}).get("wandb-history.jsonl")
             run = self.runs[self.path.split("/")[-2]]
@@ -74,9 +78,9 @@ class Server(BaseHTTPRequestHandler):
         files = [{"name": name, "uploadUrl": address + name} for name in asked["files"]]
         return {"createRunFiles": {"runID": RUN, "uploadHeaders": [], "files": files}}
 
-    def _answer(self, content):
+    def _answer(self, content, status=200):
         body = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -138,3 +142,17 @@ def test_what_was_kept_offline_is_uploaded_in_order_by_the_line_that_was_said(
     subprocess.run((Path(sys.executable).with_name(program), command, *paths), check=True)
     assert list(runs) == [RUN]
     assert _epochs(runs) == [1, 2, 3, 4, 5]
+
+
+def test_a_key_that_is_refused_costs_one_warning(runs, make_params, monkeypatch, capsys):
+    refused = KEY[::-1]
+    monkeypatch.setenv("WANDB_API_KEY", refused)
+    _follow(make_params(), (1, 2))
+    assert runs == {}
+    shown = capsys.readouterr()
+    (warning,) = (line for line in shown.err.splitlines() if line.startswith("warning"))
+    assert "W&B: not reached (" in warning
+    assert warning.endswith(f"; to upload it: wandb sync wandb/offline-run-*-{RUN}")
+    assert shown.out == ""
+    assert refused not in shown.err
+    assert transactions.steps(Path("wandb"), RUN) == {1, 2}

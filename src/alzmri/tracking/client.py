@@ -34,7 +34,7 @@ def main() -> None:
                     complete = True
         followed.finish(complete=complete)
     except Exception as error:  # noqa: BLE001  # whatever the client raises
-        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        why = " ".join(str(error).split())[:200] or type(error).__name__
         tell(f"this run is not tracked to its end ({why})", warning=True)
 
 

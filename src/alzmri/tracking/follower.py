@@ -119,7 +119,12 @@ def following(params: Params, run: str, data_sha256: str) -> Iterator[Follower |
         return
     config = params.model_dump(exclude={"track"}) | {"data_sha256": data_sha256, "run": run}
     start = {"track": track.model_dump() | {"mode": mode}, "config": config}
-    follower = Follower(start)
+    try:
+        follower = Follower(start)
+    except OSError as error:
+        terminal.warn(f"W&B: its client cannot be started ({error}): this run is not tracked")
+        yield None
+        return
     try:
         yield follower
     except BaseException:

@@ -81,12 +81,12 @@ class Followed:
         self._seen: set[int] = set()
         self._said_how_to_upload = False
         mode = self._track["mode"]
-        if mode == "auto":
-            mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
         try:
+            if mode == "auto":
+                mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
             self._run = self._begin(mode)
         except Exception as error:
-            if mode != "online":
+            if mode == "offline":
                 raise
             wandb.teardown()  # the id is in use there
             self._run = self._begin("offline")
@@ -108,7 +108,10 @@ class Followed:
             entity=self._track["entity"] or None,
             group=self._track["group"] or baseline[:7],
             # What DVC calls the experiment; else the branch, as in the first column of its table.
-            name=os.environ.get("DVC_EXP_NAME") or _git("branch", "--show-current") or commit[:7],
+            name=os.environ.get("DVC_EXP_NAME")
+            or _git("branch", "--show-current")
+            or commit[:7]
+            or self._id,
             id=self._id,
             resume="allow",
             job_type="train",
@@ -220,8 +223,8 @@ def require_listener(url: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error; the client's messages can be long."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """An error in a line; the client's messages can be long."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _git(*words: str) -> str:
