@@ -154,6 +154,15 @@ class Evaluate(_Section):
     temperature: bool
 
 
+class Track(_Section):
+    """Where a run is followed on W&B."""
+
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
+    entity: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,128}$")]
+    group: Annotated[str, Field(max_length=128)]
+    mode: Literal["auto", "online", "offline", "disabled"]
+
+
 class Params(_Section):
     """All of ``params.yaml``."""
 
@@ -164,6 +173,8 @@ class Params(_Section):
     model: Model
     train: Train
     evaluate: Evaluate
+    # It shapes no number, and experiments from before there was a choice are still read.
+    track: Track = Track(project="alzmri", entity="", group="", mode="auto")
 
 
 assert set(get_args(Data.model_fields["merge"].annotation)) == set(MERGES)
