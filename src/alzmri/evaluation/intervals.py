@@ -13,7 +13,7 @@ Interval = list[float]
 """``[low, high]``, from the 2.5 % to the 97.5 % quantile."""
 
 
-class Tested(NamedTuple):
+class Classified(NamedTuple):
     """What one model said of one test part: class indices int64 ``[n]``, the person of each."""
 
     truth: NDArray[np.int64]
@@ -76,7 +76,7 @@ def of_new_people(
 
 
 def mean_macro_f1(
-    tests: Sequence[Tested], classes: int, seed: int
+    tests: Sequence[Classified], classes: int, seed: int
 ) -> tuple[float, NDArray[np.float64]]:
     """The mean macro F1 of ``tests``: on all people, and in each of ``RESAMPLES`` resamples.
 
@@ -102,7 +102,7 @@ def mean_macro_f1(
 
 
 def difference(
-    first: Sequence[Tested], second: Sequence[Tested], classes: int, seed: int
+    first: Sequence[Classified], second: Sequence[Classified], classes: int, seed: int
 ) -> Difference:
     """How far ``first`` is ahead of ``second``, which is tested on the same slices, test by test.
 

@@ -72,6 +72,8 @@ def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
     for group in groups:
         if identity(group.settings) == identity(committed.settings):
             return groups, group.name
+    if any(group.name == BASELINE for group in groups):
+        return groups, None
     try:
         run = Run.of(committed)
     except UserError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alzmri.errors import UserError
-from alzmri.evaluation.intervals import Interval, Tested, mean_macro_f1, quantiles
+from alzmri.evaluation.intervals import Classified, Interval, mean_macro_f1, quantiles
 from alzmri.evaluation.metrics import Ints
 from alzmri.experiments.crossvalidation import Predictions
 from alzmri.experiments.lock import Lock
@@ -110,10 +110,10 @@ class Run:
         return bool(split["unit"] == "slice" or split["shared_subjects"])
 
     @property
-    def tested(self) -> Tested:
+    def classified(self) -> Classified:
         """Its test, to be resampled."""
         told = self.predictions
-        return Tested(told.truth, told.predicted, told.subjects)
+        return Classified(told.truth, told.predicted, told.subjects)
 
     def score(self, metric: str) -> float:
         """The value of one of ``METRICS``; NaN where it is undefined."""
@@ -172,7 +172,7 @@ class Group:
     @cached_property
     def interval(self) -> Interval:
         """95 % over people, of the mean macro F1 of its runs."""
-        tests = [run.tested for run in self.runs]
+        tests = [run.classified for run in self.runs]
         classes = len(self.runs[0].predictions.classes)
         _, samples = mean_macro_f1(tests, classes, self.settings["split.seed"])
         return quantiles(samples)

@@ -28,6 +28,9 @@ class Workspace(Revision):
     name: str = "workspace"
     commit: str = ""
 
+    def _not_cached(self, path: str) -> str:
+        return f"{path} is not in DVC's cache: `dvc pull plots/history.csv plots/predictions.csv`"
+
     def read(self, path: str) -> str:
         """The content of a file in the working tree."""
         try:

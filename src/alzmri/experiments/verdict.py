@@ -81,10 +81,10 @@ def judge(a: Group, b: Group) -> Verdict:
     for one, other in pairs:
         if reason := _incomparable(one, other):
             return Verdict(why_not=reason)
-    first = [one.tested for one, _ in pairs]
+    first = [one.classified for one, _ in pairs]
     # A person may be called otherwise in the other run; the slices are the same.
     second = [
-        other.tested._replace(subjects=one.tested.subjects, truth=one.tested.truth)
+        other.classified._replace(subjects=one.classified.subjects, truth=one.classified.truth)
         for one, other in pairs
     ]
     classes = len(a.runs[0].predictions.classes)
