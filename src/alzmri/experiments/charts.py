@@ -61,7 +61,7 @@ def confusion(path: Path, group: Group) -> None:
         for name in group.runs[0].predictions.classes
     ]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with drawing(path, 2.7, 2.7) as figure:
+    with drawing(path, 2.9, 2.8) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(share, cmap=_shades(), vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(share):

@@ -107,7 +107,7 @@ def _table(comparison: Comparison) -> str:
             (
                 name,
                 *cells,
-                f"{low:.3f} to {high:.3f}",
+                f"{low:.3f}–{high:.3f}",
                 verdict.words if verdict else "",
                 *(_shown(group.settings.get(key)) for key in keys),
                 len(group.runs),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class Finished:
         """The day on which it ran, such as 2026-11-23."""
         return _git("show", "--no-patch", "--format=%cs", self.commit).strip()
 
-    @property
+    @cached_property
     def lock(self) -> Lock:
         """Its dvc.lock."""
         return Lock.parse(self.read("dvc.lock"))
