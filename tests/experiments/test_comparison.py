@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from alzmri.errors import UserError
-from alzmri.experiments import comparison_report
+from alzmri.experiments import charts, comparison_report
+from alzmri.experiments.charts import Line
 from alzmri.experiments.compare import chosen
 from alzmri.experiments.comparison import BASELINE, Comparison
 from alzmri.experiments.groups import Group, check_metric, grouped, varying
@@ -150,3 +152,21 @@ def test_experiments_are_chosen_by_how_their_names_begin():
 def test_an_unknown_metric_is_answered_with_those_there_are():
     with pytest.raises(UserError, match=r"macrof1: allowed are macro_f1, .* did you mean macro_f1"):
         check_metric("macrof1")
+
+
+def test_the_legend_names_what_leaks_also_in_a_crowd(make_run):
+    names = [Line(Group(f"g{n}", [make_run(f"g{n}", 0.5)]), "other") for n in range(5)]
+    leak = Line(Group("slices", [make_run("slices", 0.9, **LEAK)]), "other")
+    assert leak.label == "slices LEAKS"
+    assert Line(leak.group, "best").label == "slices (best) LEAKS"
+    assert _legend([*names, leak]) == ["6 others, 1 of them LEAK"]
+    assert _legend([*names[:3], leak]) == ["g0", "g1", "g2", "slices LEAKS"]
+    best, baseline = Line(names[0].group, "best"), Line(names[1].group, "baseline")
+    assert _legend([best, *names[2:4], baseline]) == ["g0 (best)", "g1 (baseline)", "g2", "g3"]
+
+
+def _legend(lines):
+    figure = Figure(layout="constrained")
+    charts.plot_curves(figure, lines, "val_loss", "loss")
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -41,16 +42,18 @@ class Line:
     @property
     def colour(self) -> str:
         """Blue, orange or grey; legible on both papers."""
-        return {"best": SEVERITY[1] if _dark() else SEVERITY[0], "baseline": SEVERITY[3]}.get(
-            self.role, _GREY
-        )
+        blue = SEVERITY[1] if _dark() else SEVERITY[0]
+        return {"best": blue, "baseline": SEVERITY[3], "other": _GREY}[self.role]
 
     @property
     def label(self) -> str:
         """Its name, and its role if it has one."""
-        unsaid = not self.said or self.role in ("other", self.group.name)
-        role = "" if unsaid else f" ({self.role})"
-        return self.group.name + role + (" LEAKS" if self.group.leaks else "")
+        words = [self.group.name]
+        if self.said and self.role not in ("other", self.group.name):
+            words.append(f"({self.role})")
+        if self.group.leaks:
+            words.append("LEAKS")
+        return " ".join(words)
 
 
 def confusion(path: Path, group: Group) -> None:
@@ -78,46 +81,52 @@ def confusion(path: Path, group: Group) -> None:
 
 
 def curves(path: Path, lines: Sequence[Line], column: str, title: str) -> None:
+    """:func:`plot_curves` as the PNG at ``path``."""
+    with drawing(path, 4.3, 3.3) as figure:
+        plot_curves(figure, lines, column, title)
+
+
+def plot_curves(figure: Figure, lines: Sequence[Line], column: str, title: str) -> None:
     """The mean over the runs of each group by epoch; around best and baseline a band of all runs.
 
     Args:
-        path: of the PNG.
+        figure: an empty one.
         lines: the highest ranked first; best and baseline are drawn over the others.
         column: of plots/history.csv.
         title: what is drawn.
     """
     others = [line for line in lines if line.role == "other"]
     crowd = len(others) > _NAMED
-    with drawing(path, 4.3, 3.3) as figure:
-        axes = figure.add_subplot()
-        lowest_first = list(reversed(lines))
-        lowest_first.sort(key=lambda line: _ORDER.index(line.role))
-        for number, line in enumerate(lowest_first):
-            scores = _history(line.group, column)
-            epochs = np.arange(1, scores.shape[1] + 1)
-            style: dict[str, Any] = {"lw": 2.2, "label": line.label}
-            if line.role == "other":
-                style = {"lw": 1.1, "label": line.label, "ls": _DASHES[number % len(_DASHES)]}
-                if crowd:
-                    label = f"{len(others)} others" if number == 0 else None
-                    style = {"lw": 1, "label": label, "alpha": 0.6}
-            axes.plot(epochs, scores.mean(axis=0), color=line.colour, **style)
-            if line.role != "other" and len(scores) > 1:
-                low, high = scores.min(axis=0), scores.max(axis=0)
-                axes.fill_between(epochs, low, high, color=line.colour, alpha=0.15, lw=0)
-        axes.set_xlabel("epoch", fontsize=9)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(axis="y", alpha=0.25, lw=0.6)
-        axes.set_title(title, fontsize=9.5)
-        # Below the axes: names of experiments are longer than the gaps between curves.
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(
-            handles[::-1],
-            labels[::-1],
-            loc="outside lower left",
-            fontsize=8.5,
-            labelcolor="linecolor",
-        )
+    axes = figure.add_subplot()
+    lowest_first = list(reversed(lines))
+    lowest_first.sort(key=lambda line: _ORDER.index(line.role))
+    for number, line in enumerate(lowest_first):
+        scores = _history(line.group, column)
+        epochs = np.arange(1, scores.shape[1] + 1)
+        style: dict[str, Any] = {"lw": 2.2, "label": line.label}
+        if line.role == "other":
+            style = {"lw": 1.1, "label": line.label, "ls": _DASHES[number % len(_DASHES)]}
+            if crowd:
+                style = {"lw": 1, "label": _crowd(others) if number == 0 else None}
+        if len(epochs) == 1:
+            style["marker"] = "o"
+        axes.plot(epochs, scores.mean(axis=0), color=line.colour, **style)
+        if line.role != "other" and len(scores) > 1:
+            low, high = scores.min(axis=0), scores.max(axis=0)
+            axes.fill_between(epochs, low, high, color=line.colour, alpha=0.15, lw=0)
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", alpha=0.25, lw=0.6)
+    axes.set_title(title, fontsize=9.5)
+    # Below the axes: names of experiments are longer than the gaps between curves.
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles[::-1],
+        labels[::-1],
+        loc="outside lower left",
+        fontsize=8.5,
+        labelcolor="linecolor",
+    )
 
 
 def heat_map(
@@ -171,6 +180,11 @@ def _history(group: Group, column: str) -> Floats:
     scores = [[float(row[column]) for row in run.history] for run in group.runs]
     shortest = min(map(len, scores))
     return np.array([run[:shortest] for run in scores])
+
+
+def _crowd(lines: Sequence[Line]) -> str:
+    leaking = sum(line.group.leaks for line in lines)
+    return f"{len(lines)} others" + (f", {leaking} of them LEAK" if leaking else "")
 
 
 def _shades() -> Colormap:

@@ -46,7 +46,7 @@ def figures(comparison: Comparison) -> dict[str, Draw]:
     """What draws each picture of the text."""
     lines = [Line(group, _role(comparison, group)) for group in comparison.ranked]
     drawn = {**validation(lines), **matrices(comparison.ranked[:_MATRICES])}
-    if len(_swept(comparison)) == 2:
+    if _heat_map(comparison):
         drawn["heatmap.png"] = partial(_draw_heat_map, comparison)
     return drawn
 
@@ -163,7 +163,7 @@ def _comparable(comparison: Comparison) -> list[Group]:
 
 
 def _heat_map(comparison: Comparison) -> list[str]:
-    if len(_swept(comparison)) != 2:
+    if len(_swept(comparison)) != 2 or np.isnan(comparison.best.mean(comparison.metric)):
         return []
     rows, columns = _swept(comparison)
     return [
