@@ -103,13 +103,15 @@ def fast(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides 
 def compare(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Experiments, or how their names begin. [default: all of this commit]"),
+        typer.Argument(
+            help="Experiments, or how their names begin.", show_default="all of this commit"
+        ),
     ] = None,
     metric: Annotated[
         str, typer.Option(help="What sorts them, such as val_macro_f1, loss, subject.accuracy.")
     ] = "macro_f1",
     name: Annotated[
-        str | None, typer.Option(help="Of the report: reports/NAME. [default: from the names]")
+        str | None, typer.Option(help="Of the report: reports/NAME.", show_default="from NAMES")
     ] = None,
 ) -> None:
     """Put finished experiments on one page: which is best, by how much, how sure that is.
@@ -137,7 +139,7 @@ def compare(
 def review(
     base: Annotated[str, typer.Argument(help="A branch, tag, commit or experiment.")],
     head: Annotated[
-        str | None, typer.Argument(help="What to review. [default: the workspace]")
+        str | None, typer.Argument(help="What to review.", show_default="the workspace")
     ] = None,
 ) -> None:
     """Say what a change does to parameters, data, code and scores, and whether to merge it.
