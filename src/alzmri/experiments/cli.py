@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alzmri import terminal
 from alzmri.errors import UserError
 
 # The modules behind the commands load torch and DVC: not before a command runs.
@@ -97,6 +98,66 @@ def fast(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides 
     from alzmri.experiments.fast import fast as run
 
     run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
+
+
+def compare(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Experiments, or how their names begin.", show_default="all of this commit"
+        ),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="What sorts them, such as val_macro_f1, loss, subject.accuracy.")
+    ] = "macro_f1",
+    name: Annotated[
+        str | None, typer.Option(help="Of the report: reports/NAME.", show_default="from NAMES")
+    ] = None,
+) -> None:
+    """Put finished experiments on one page: which is best, by how much, how sure that is.
+
+    Writes reports/NAME/index.html, which needs no network, and README.md with its pictures.
+    Runs that differ in seeds or fold only are one line.
+
+    Examples:
+
+        alzmri compare
+
+        alzmri compare sweep-lr-momentum --metric val_macro_f1
+    """
+    from alzmri.experiments import document, runs
+    from alzmri.experiments.compare import chosen, write
+    from alzmri.experiments.groups import check_metric
+
+    check_metric(metric)
+    folder = document.check_name(name or "-".join(names or ["experiments"]))
+    written = write(chosen(runs.finished(), names or []), folder, metric)
+    terminal.say(document.conclusion(written))
+    terminal.say(f"written: {written} and README.md beside it")
+
+
+def review(
+    base: Annotated[str, typer.Argument(help="A branch, tag, commit or experiment.")],
+    head: Annotated[
+        str | None, typer.Argument(help="What to review.", show_default="the workspace")
+    ] = None,
+) -> None:
+    """Say what a change does to parameters, data, code and scores, and whether to merge it.
+
+    Writes reports/review-BASE-HEAD/README.md, for a comment, and index.html, for a browser.
+
+    Examples:
+
+        alzmri review main
+
+        alzmri review main lusty-gird
+    """
+    from alzmri.experiments import document
+    from alzmri.experiments.review import write
+
+    written = write(base, head)
+    terminal.say(document.conclusion(written))
+    terminal.say(f"written: {written} and README.md beside it")
 
 
 def results() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ruamel.yaml.error import YAMLError
 
 from alzmri import params, terminal
 from alzmri.errors import EnvironmentFault, UserError
+from alzmri.experiments.lock import Lock
 from alzmri.params import Params
 
 Settings = Mapping[str, object]
@@ -62,7 +64,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Finished:
-    """An experiment that ran, by the commit that DVC made of it."""
+    """An experiment that ran, by the commit that DVC made of it; or any commit with results."""
 
     name: str
     commit: str
@@ -70,18 +72,49 @@ class Finished:
     @property
     def params(self) -> Params:
         """The parameters it ran with."""
-        return params.parse(
-            _git("show", f"{self.commit}:params.yaml"), f"params.yaml of {self.name}"
-        )
+        return params.parse(self.read("params.yaml"), f"params.yaml of {self.name}")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Every key of its params.yaml with a dot; unchecked, so that an older schema is read."""
+        content = YAML(typ="safe").load(self.read("params.yaml"))
+        return {
+            f"{section}.{key}": value
+            for section, values in content.items()
+            for key, value in values.items()
+        }
+
+    @property
+    def stale(self) -> list[str]:
+        """The stages whose results are of other parameters than its params.yaml has."""
+        return self.lock.stale(self.settings)
 
     @property
     def date(self) -> str:
         """The day on which it ran, such as 2026-11-23."""
         return _git("show", "--no-patch", "--format=%cs", self.commit).strip()
 
+    @cached_property
+    def lock(self) -> Lock:
+        """Its dvc.lock."""
+        return Lock.parse(self.read("dvc.lock"))
+
     def metrics(self, stage: str) -> Any:
         """The content of its ``metrics/STAGE.json``."""
-        return json.loads(_git("show", f"{self.commit}:metrics/{stage}.json"))
+        return json.loads(self.read(f"metrics/{stage}.json"))
+
+    def read(self, path: str) -> str:
+        """The content of a text file that git has of it.
+
+        Raises:
+            UserError: when there is none.
+        """
+        shown = subprocess.run(
+            ["git", "show", f"{self.commit}:{path}"], capture_output=True, text=True, check=False
+        )
+        if shown.returncode:
+            raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
+        return shown.stdout
 
     def table(self, path: str) -> list[dict[str, str]]:
         """The rows of a CSV that it wrote and DVC has in its cache.
@@ -91,17 +124,22 @@ class Finished:
         """
         from dvc.repo import Repo
 
-        stages = YAML(typ="safe").load(_git("show", f"{self.commit}:dvc.lock"))["stages"]
-        digests = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
         try:
-            cached = Path(Repo().cache.local.oid_to_path(digests[path]))
+            cached = Path(Repo().cache.local.oid_to_path(self.lock.outputs[path]))
             text = cached.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except KeyError:
             raise UserError(
-                f"{path} of experiment {self.name} is not in DVC's cache any more:"
-                f" `dvc exp remove {self.name}`, then run this again"
+                f"{self.name} has no {path}: run `dvc repro` there, and commit"
             ) from None
+        except FileNotFoundError:
+            raise UserError(self._not_cached(path)) from None
         return list(csv.DictReader(io.StringIO(text)))
+
+    def _not_cached(self, path: str) -> str:
+        return (
+            f"{path} of experiment {self.name} is not in DVC's cache any more:"
+            f" `dvc exp remove {self.name}`, then run this again"
+        )
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, object]:
