@@ -1,4 +1,4 @@
-"""Series of experiments and their tables: honest, protocol, fast; and the results of one."""
+"""Series of experiments and their tables: sweep, honest, protocol, fast; the results of one."""
 
 import os
 import shlex
@@ -21,6 +21,18 @@ class Size(StrEnum):
     AUTO = "auto"
     FULL = "full"
     SCALED = "scaled"
+
+
+class Metric(StrEnum):
+    """Of ``metrics/evaluate.json``."""
+
+    ACCURACY = "accuracy"
+    MACRO_F1 = "macro_f1"
+    BALANCED_ACCURACY = "balanced_accuracy"
+    MACRO_AUC = "macro_auc"
+    LOSS = "loss"
+    ECE = "ece"
+    BRIER = "brier"
 
 
 Source = Annotated[
@@ -97,6 +109,47 @@ def fast(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides 
     from alzmri.experiments.fast import fast as run
 
     run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
+
+
+def sweep(
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUES...", help="As in dvc exp run -S: A,B or range(0,5)."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at once.")] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="Of the sweep. [default: sweep- and what varies]")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="How many train.seed from 0 on, or a list: 3, or 1,7.")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=3, max=100, help="Cross-validate: split.fold of so many.")
+    ] = None,
+    metric: Annotated[Metric, typer.Option(help="To sort by.")] = Metric.MACRO_F1,
+    settings: Overrides = None,
+) -> None:
+    """Run all combinations of values as DVC experiments, through DVC's queue; compare them.
+
+    Ctrl-C leaves the queue to DVC's workers. The same command again runs only what is missing.
+
+    Examples:
+
+        alzmri sweep train.lr=0.0001,0.0005 train.momentum=0.85,0.9 -j 2
+
+        alzmri sweep train.lr=0.0005,0.001 --seeds 3 -S train.epochs=20 --name rates
+
+        alzmri sweep data.merge=none,binary --folds 5
+    """
+    from alzmri.experiments import grid
+    from alzmri.experiments.sweep import sweep as run
+
+    words = [*(values or []), *(settings or [])]
+    if seeds is not None:
+        words.append(f"train.seed=range({seeds})" if seeds.isdigit() else f"train.seed={seeds}")
+    if folds is not None:
+        words += [f"split.folds={folds}", f"split.fold=range({folds})"]
+    run(grid.sweep(words, name), jobs, metric)
 
 
 def results() -> None:
