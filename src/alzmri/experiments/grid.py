@@ -70,6 +70,8 @@ def _values(words: Sequence[str]) -> tuple[dict[str, list[object]], list[str]]:
             reason = str(error).splitlines()[0]
             faults.append(f"{word}: {reason}; write KEY=A,B or KEY=range(START,STOP,STEP)")
             continue
+        if not settings:
+            faults.append(f"{word}: no values")
         for key in dict.fromkeys(key for setting in settings for key in setting):
             if key in values:
                 faults.append(f"{key}: given twice")

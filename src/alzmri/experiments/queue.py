@@ -5,6 +5,7 @@ Read from the files of the broker: importing it, or asking `dvc queue status`, t
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -173,8 +174,9 @@ def progress(log: str) -> tuple[str, str]:
 
 
 def last_lines(text: str, count: int = 8) -> list[str]:
-    """The last lines that are not blank."""
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
+    """The last lines that are not blank; those that DVC says twice, once."""
+    lines = (line.rstrip() for line in text.splitlines() if line.strip())
+    return [line for line, _ in itertools.groupby(lines)][-count:]
 
 
 def _read(root: Path, path: Path, *, queued: bool) -> Iterator[Task]:
