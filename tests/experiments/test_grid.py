@@ -53,11 +53,11 @@ def test_names_are_of_git_references_and_tell_experiments_apart(words, expected)
 
 def test_every_fault_is_said_at_once():
     words = ["train.lr=interval(0,1)", "train.epoch=1,2", "train.momentum=2,0.9", "train.lr"]
-    words += ["train.seed=range(0)", "split.seed=1", "split.seed=2"]
+    words += ["train.seed=range(0)", "split.seed=1", "split.seed=2", "data.source=a,phantom"]
     with pytest.raises(UserError) as error:
         sweep(words, "no/slash")
     message = str(error.value)
-    assert "this sweep has 7 fault(s)" in message
+    assert "this sweep has 8 fault(s)" in message
     for fault in (
         "train.lr=interval(0,1): ",
         "train.epoch: no such key; did you mean train.epochs?",
@@ -66,6 +66,7 @@ def test_every_fault_is_said_at_once():
         "train.seed=range(0): no values",
         "split.seed: given twice",
         "--name no/slash: ",
+        "data/a not found",
     ):
         assert f"\n  {fault}" in message
     with pytest.raises(UserError, match=r"train\.warmup = 12"):

@@ -1,6 +1,5 @@
 """Series of experiments and their tables: sweep, honest, protocol, fast; the results of one."""
 
-import os
 import shlex
 import sys
 from enum import StrEnum
@@ -161,14 +160,10 @@ def results() -> None:
 
 def _source(name: str | None) -> str:
     from alzmri import params
+    from alzmri.experiments import runs
 
     source = name or params.load().data.source
-    if source != "phantom" and not any(
-        map(os.path.lexists, (f"data/{source}", f"data/{source}.dvc"))
-    ):
-        raise UserError(
-            f"data/{source} not found: bring it in with `alzmri data import SOURCE --name {source}`"
-        )
+    runs.require_source(source)
     return source
 
 

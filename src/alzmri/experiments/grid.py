@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from alzmri import params
 from alzmri.errors import UserError
-from alzmri.experiments.runs import Experiment, parse_settings
+from alzmri.experiments.runs import Experiment, parse_settings, require_source
 from alzmri.params import FaultyParams, Params
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -89,14 +89,18 @@ def _rounded(value: object) -> object:
 
 
 def _misfits(experiments: Sequence[Experiment]) -> list[str]:
-    """What the schema says of their parameters, each fault once."""
-    params.load()  # its own faults are no faults of the sweep
+    """What is wrong with their parameters, each fault once."""
+    source = params.load().data.source
     faults: dict[str, None] = {}
     for experiment in experiments:
         try:
             _ = experiment.params
         except FaultyParams as error:
             faults.update(dict.fromkeys(error.faults))
+        try:
+            require_source(str(experiment.settings.get("data.source", source)))
+        except UserError as error:
+            faults[str(error)] = None
     return list(faults)
 
 

@@ -166,6 +166,14 @@ def run_all(experiments: Sequence[Experiment]) -> list[Finished]:
     return [done[experiment.name] for experiment in experiments]
 
 
+def require_source(name: str) -> None:
+    """Raise UserError when there is no collection data/``name``."""
+    if name != "phantom" and not any(map(os.path.lexists, (f"data/{name}", f"data/{name}.dvc"))):
+        raise UserError(
+            f"data/{name} not found: bring it in with `alzmri data import SOURCE --name {name}`"
+        )
+
+
 def head() -> str:
     """The current commit.
 

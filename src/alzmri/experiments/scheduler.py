@@ -1,6 +1,7 @@
 """The experiments of a sweep on their way through DVC's queue: which to queue, also again."""
 
 import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,6 @@ STRANDED_SECONDS = 5
 """For which a task must look stranded: its worker may be about to note the end of its process."""
 _EXIT = re.compile(r"exited with (-?\d+)")
 """What DVC says of a stage that failed: -9 or 137 when it was killed."""
-_CTRL_C = {-2, 130}
 
 
 class Scheduler:
@@ -197,16 +197,18 @@ class Scheduler:
 def _end(task: Task) -> tuple[bool, str]:
     """Whether ``task``, which has no result, was killed rather than failed; and how it ended."""
     code = task.exit_code
-    stage = [int(number) for number in _EXIT.findall(task.log)]
-    if stage and code != 0:
-        code = stage[-1]
-    if code in _CTRL_C:
+    if stages := _EXIT.findall(task.log):
+        status = int(stages[-1])
+        code = 128 - status if 128 < status < 160 else status  # as a shell tells a signal
+    if code is None:
+        return False, "did not start"
+    if code == -signal.SIGINT:
         return False, "stopped, as by `dvc queue kill`"
+    if code < 0:
+        return True, f"killed by signal {-code}"
     if code == 0:
         return True, "its result was not collected"
-    if code is not None and (code < 0 or code > 128):
-        return True, f"killed by signal {-code if code < 0 else code - 128}"
-    return False, "" if code is None else f"exit status {code}"
+    return False, f"exit status {code}"
 
 
 def _last_lines(task: Task) -> Iterator[str]:
