@@ -4,6 +4,7 @@ Values are checked once, here, all faults reported together. Inside the program 
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -177,6 +178,15 @@ class Params(_Section):
     track: Track = Track(project="alzmri", entity="", group="", mode="auto")
 
 
+class FaultyParams(UserError):
+    """Parameters that do not fit the schema; ``faults`` has a line for each fault."""
+
+    def __init__(self, name: str, faults: Sequence[str]) -> None:
+        lines = (f"{name} has {len(faults)} fault(s):", *faults)
+        super().__init__("\n  ".join(lines))
+        self.faults = faults
+
+
 assert set(get_args(Data.model_fields["merge"].annotation)) == set(MERGES)
 
 
@@ -207,8 +217,8 @@ def check(content: object, name: str) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        faults = [f"  {_explain(fault)}" for fault in error.errors(include_url=False)]
-        raise UserError("\n".join([f"{name} has {len(faults)} fault(s):", *faults])) from None
+        faults = [_explain(fault) for fault in error.errors(include_url=False)]
+        raise FaultyParams(name, faults) from None
 
 
 def _explain(fault: ErrorDetails) -> str:

@@ -9,7 +9,8 @@ from alzmri.experiments import charts, comparison_report
 from alzmri.experiments.charts import Line
 from alzmri.experiments.compare import chosen
 from alzmri.experiments.comparison import BASELINE, Comparison
-from alzmri.experiments.groups import Group, check_metric, grouped, varying
+from alzmri.experiments.groups import Group, grouped, varying
+from alzmri.experiments.metrics import check_metric
 from alzmri.experiments.runs import Finished
 from alzmri.experiments.verdict import judge
 

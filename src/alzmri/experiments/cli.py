@@ -1,6 +1,5 @@
-"""Series of experiments and their tables: honest, protocol, fast; and the results of one."""
+"""Series of experiments and their tables: sweep, honest, protocol, fast; the results of one."""
 
-import os
 import shlex
 import sys
 from enum import StrEnum
@@ -29,6 +28,10 @@ Source = Annotated[
 ]
 Scaling = Annotated[
     Size, typer.Option("--scale", help="auto: full on a GPU, else scaled to a CPU, and said so.")
+]
+Ranking = Annotated[
+    str,
+    typer.Option("--metric", help="What sorts them, such as val_macro_f1, loss, subject.accuracy."),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("-S", "--set-param", help="Change a value, as in dvc exp run.")
@@ -100,6 +103,48 @@ def fast(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides 
     run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
 
 
+def sweep(
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUES...", help="As in dvc exp run -S: A,B or range(0,5)."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at once.")] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="Of the sweep. [default: sweep- and what varies]")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="How many train.seed from 0 on, or a list: 3, or 1,7.")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=3, max=100, help="Cross-validate: split.fold of so many.")
+    ] = None,
+    metric: Ranking = "macro_f1",
+    settings: Overrides = None,
+) -> None:
+    """Run all combinations of values as DVC experiments, through DVC's queue; compare them.
+
+    Ctrl-C leaves the queue to DVC's workers. The same command again runs only what is missing.
+
+    Examples:
+
+        alzmri sweep train.lr=0.0001,0.0005 train.momentum=0.85,0.9 -j 2
+
+        alzmri sweep train.lr=0.0005,0.001 --seeds 3 -S train.epochs=20 --name rates
+
+        alzmri sweep data.merge=none,binary --folds 5
+    """
+    from alzmri.experiments import grid
+    from alzmri.experiments.metrics import check_metric
+    from alzmri.experiments.sweep import sweep as run
+
+    words = [*(values or []), *(settings or [])]
+    if seeds is not None:
+        words.append(f"train.seed=range({seeds})" if seeds.isdigit() else f"train.seed={seeds}")
+    if folds is not None:
+        words += [f"split.folds={folds}", f"split.fold=range({folds})"]
+    run(grid.sweep(words, name), jobs, check_metric(metric))
+
+
 def compare(
     names: Annotated[
         list[str] | None,
@@ -107,9 +152,7 @@ def compare(
             help="Experiments, or how their names begin.", show_default="all of this commit"
         ),
     ] = None,
-    metric: Annotated[
-        str, typer.Option(help="What sorts them, such as val_macro_f1, loss, subject.accuracy.")
-    ] = "macro_f1",
+    metric: Ranking = "macro_f1",
     name: Annotated[
         str | None, typer.Option(help="Of the report: reports/NAME.", show_default="from NAMES")
     ] = None,
@@ -127,7 +170,7 @@ def compare(
     """
     from alzmri.experiments import document, runs
     from alzmri.experiments.compare import chosen, write
-    from alzmri.experiments.groups import check_metric
+    from alzmri.experiments.metrics import check_metric
 
     check_metric(metric)
     folder = document.check_name(name or "-".join(names or ["experiments"]))
@@ -169,14 +212,10 @@ def results() -> None:
 
 def _source(name: str | None) -> str:
     from alzmri import params
+    from alzmri.experiments import runs
 
     source = name or params.load().data.source
-    if source != "phantom" and not any(
-        map(os.path.lexists, (f"data/{source}", f"data/{source}.dvc"))
-    ):
-        raise UserError(
-            f"data/{source} not found: bring it in with `alzmri data import SOURCE --name {source}`"
-        )
+    runs.require_source(source)
     return source
 
 

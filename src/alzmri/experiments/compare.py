@@ -7,7 +7,8 @@ from alzmri import terminal
 from alzmri.errors import UserError
 from alzmri.experiments import comparison_report, document
 from alzmri.experiments.comparison import BASELINE, Comparison
-from alzmri.experiments.groups import Group, Run, check_metric, grouped, identity
+from alzmri.experiments.groups import Group, Run, grouped, identity
+from alzmri.experiments.metrics import check_metric
 from alzmri.experiments.revisions import Revision, revision
 from alzmri.experiments.runs import Finished
 from alzmri.experiments.verdict import judge
@@ -22,7 +23,7 @@ def write(finished: Sequence[Finished], name: str, metric: str) -> Path:
     Args:
         finished: one at least.
         name: of the report.
-        metric: what sorts it, one of :data:`alzmri.experiments.groups.METRICS`.
+        metric: what sorts it, one of :data:`alzmri.experiments.metrics.METRICS`.
 
     Returns:
         The path of the HTML.

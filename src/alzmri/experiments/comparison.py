@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from alzmri.experiments.document import code
-from alzmri.experiments.groups import LESS_IS_BETTER, METRICS, Group
+from alzmri.experiments.groups import Group
+from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
 from alzmri.experiments.verdict import Verdict, judge
 
 BASELINE = "baseline"
@@ -24,7 +25,7 @@ class Comparison:
     Attributes:
         groups: one at least.
         baseline: the name of the one that the others are changes of; None when it is not known.
-        metric: what sorts them, one of :data:`alzmri.experiments.groups.METRICS`.
+        metric: what sorts them, one of :data:`alzmri.experiments.metrics.METRICS`.
     """
 
     groups: Sequence[Group]

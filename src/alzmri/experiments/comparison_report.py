@@ -11,7 +11,8 @@ from alzmri.experiments import charts
 from alzmri.experiments.charts import Line, Role
 from alzmri.experiments.comparison import BASELINE, Comparison
 from alzmri.experiments.document import Draw, code, folded, picture
-from alzmri.experiments.groups import LESS_IS_BETTER, METRICS, REPEATED, Group, varying
+from alzmri.experiments.groups import REPEATED, Group, varying
+from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
 from alzmri.markdown import interval, table
 
 _MATRICES = 12

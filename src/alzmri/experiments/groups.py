@@ -1,6 +1,5 @@
 """Runs read once, and grouped: those that differ only in a seed or a fold are one."""
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from alzmri.errors import UserError
 from alzmri.evaluation.intervals import Classified, Interval, mean_macro_f1, quantiles
 from alzmri.evaluation.metrics import Ints
+from alzmri.experiments import metrics
 from alzmri.experiments.crossvalidation import Predictions
 from alzmri.experiments.lock import Lock
 from alzmri.experiments.runs import Finished
@@ -22,37 +21,6 @@ REPEATED = ("train.seed", "split.seed", "split.fold")
 
 _WITHOUT_EFFECT = ("track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
-
-METRICS: Mapping[str, str] = {
-    "macro_f1": "macro F1",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_auc": "macro AUC",
-    "loss": "loss",
-    "ece": "calibration error",
-    "brier": "Brier score",
-    "subject.macro_f1": "macro F1 per person",
-    "subject.accuracy": "accuracy per person",
-    "val_macro_f1": "validation macro F1",
-    "val_accuracy": "validation accuracy",
-    "val_loss": "validation loss",
-}
-"""Keys of metrics/evaluate.json and, with ``val_``, of metrics/train.json; what tables say."""
-
-LESS_IS_BETTER = {"loss", "ece", "brier", "val_loss"}
-
-
-def check_metric(key: str) -> str:
-    """``key``.
-
-    Raises:
-        UserError: when it is not one of ``METRICS``.
-    """
-    if key not in METRICS:
-        near = difflib.get_close_matches(key, METRICS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"--metric {key}: allowed are {', '.join(METRICS)}{hint}")
-    return key
 
 
 @dataclass(frozen=True)
@@ -117,10 +85,7 @@ class Run:
 
     def score(self, metric: str) -> float:
         """The value of one of ``METRICS``; NaN where it is undefined."""
-        content: Any = self.train if metric.startswith("val_") else self.test
-        for key in metric.split("."):
-            content = content[key]
-        return math.nan if content is None else float(content)
+        return metrics.score(metric, self.train, self.test)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from alzmri.experiments import document
 from alzmri.experiments.charts import Line, Role
 from alzmri.experiments.comparison_report import VALIDATION, confusion, matrices, validation
 from alzmri.experiments.document import Draw, code
-from alzmri.experiments.groups import LESS_IS_BETTER, METRICS, Group, Run
+from alzmri.experiments.groups import Group, Run
+from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
 from alzmri.experiments.revisions import Workspace, revision
 from alzmri.experiments.verdict import Verdict, judge
 from alzmri.experiments.warnings import warnings
