@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "experiments": {"training", "evaluation", "models", "data", "params", "figure", "markdown"},
     "store": set(),
     "plots_page": set(),
-    "doctor": {"experiments.queue", "params", "store", "plots_page"},
+    "doctor": {"experiments.sweeps.queue", "params", "store", "plots_page"},
     "cli": {"data", "store", "doctor", "experiments", "plots_page"},
     **{name: set() for name in PLUMBING},
     "__init__": set(),

@@ -12,8 +12,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from alzmri.errors import EnvironmentFault
-from alzmri.experiments import control, queue
-from alzmri.experiments.queue import State
+from alzmri.experiments.sweeps import control, queue
+from alzmri.experiments.sweeps.queue import State
 
 EPOCHS = 150
 """Long enough to be caught at it."""

@@ -9,8 +9,8 @@ import pytest
 from alzmri.data.classes import CLASSES
 from alzmri.evaluation import report
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.groups import Run
 from alzmri.experiments.lock import Lock
+from alzmri.experiments.reports.groups import Run
 
 PEOPLE, SLICES = 40, 3
 

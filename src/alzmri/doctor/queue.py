@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from alzmri.doctor.finding import Finding, ok, warn
-from alzmri.experiments.queue import State, tasks, workers
+from alzmri.experiments.sweeps.queue import State, tasks, workers
 
 
 def stranded_tasks(root: Path) -> Finding:

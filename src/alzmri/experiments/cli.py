@@ -12,7 +12,7 @@ from alzmri.errors import UserError
 
 # The modules behind the commands load torch and DVC: not before a command runs.
 if TYPE_CHECKING:
-    from alzmri.experiments.plans import Scale
+    from alzmri.experiments.series.plans import Scale
 
 
 class Size(StrEnum):
@@ -59,8 +59,9 @@ def honest(
 
         alzmri honest --source kaggle --task binary -S train.epochs=3
     """
-    from alzmri.experiments import plans, runs
-    from alzmri.experiments.honest import honest as run
+    from alzmri.experiments import runs
+    from alzmri.experiments.series import plans
+    from alzmri.experiments.series.honest import honest as run
 
     tasks = task or list(plans.TASKS)
     if unknown := sorted(set(tasks) - set(plans.TASKS)):
@@ -80,7 +81,7 @@ def protocol(source: Source = None, scale: Scaling = Size.AUTO, settings: Overri
         alzmri protocol --source kaggle --scale full
     """
     from alzmri.experiments import runs
-    from alzmri.experiments.protocol import protocol as run
+    from alzmri.experiments.series.protocol import protocol as run
 
     run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
 
@@ -98,7 +99,7 @@ def fast(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides 
         alzmri fast --source kaggle -S train.precision=fp32
     """
     from alzmri.experiments import runs
-    from alzmri.experiments.fast import fast as run
+    from alzmri.experiments.series.fast import fast as run
 
     run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
 
@@ -133,9 +134,9 @@ def sweep(
 
         alzmri sweep data.merge=none,binary --folds 5
     """
-    from alzmri.experiments import grid
     from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.sweep import sweep as run
+    from alzmri.experiments.sweeps import grid
+    from alzmri.experiments.sweeps.sweep import sweep as run
 
     words = [*(values or []), *(settings or [])]
     if seeds is not None:
@@ -168,9 +169,10 @@ def compare(
 
         alzmri compare sweep-lr-momentum --metric val_macro_f1
     """
-    from alzmri.experiments import document, runs
-    from alzmri.experiments.compare import chosen, write
+    from alzmri.experiments import runs
     from alzmri.experiments.metrics import check_metric
+    from alzmri.experiments.reports import document
+    from alzmri.experiments.reports.compare import chosen, write
 
     check_metric(metric)
     folder = document.check_name(name or "-".join(names or ["experiments"]))
@@ -195,8 +197,8 @@ def review(
 
         alzmri review main lusty-gird
     """
-    from alzmri.experiments import document
-    from alzmri.experiments.review import write
+    from alzmri.experiments.reports import document
+    from alzmri.experiments.reports.review import write
 
     written = write(base, head)
     terminal.say(document.conclusion(written))
@@ -222,7 +224,7 @@ def _source(name: str | None) -> str:
 def _scale(size: Size) -> "Scale":
     import torch
 
-    from alzmri.experiments import plans
+    from alzmri.experiments.series import plans
 
     if size is Size.AUTO:
         size = Size.FULL if torch.cuda.is_available() else Size.SCALED

@@ -13,9 +13,9 @@ import psutil
 
 from alzmri import terminal
 from alzmri.errors import EnvironmentFault
-from alzmri.experiments import queue
-from alzmri.experiments.queue import Task
 from alzmri.experiments.runs import Experiment, environment
+from alzmri.experiments.sweeps import queue
+from alzmri.experiments.sweeps.queue import Task
 
 STARTS = 5
 """Of workers, while no task moves: then something is wrong with them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.experiments import document
+from alzmri.experiments.reports import document
 from alzmri.figure import drawing
 
 TEXT = f"""\

@@ -6,15 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alzmri.experiments import document
-from alzmri.experiments.charts import Line, Role
-from alzmri.experiments.comparison_report import VALIDATION, confusion, matrices, validation
-from alzmri.experiments.document import Draw, code
-from alzmri.experiments.groups import Group, Run
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
-from alzmri.experiments.revisions import Workspace, revision
-from alzmri.experiments.verdict import Verdict, judge
-from alzmri.experiments.warnings import warnings
+from alzmri.experiments.reports import document
+from alzmri.experiments.reports.charts import Line, Role
+from alzmri.experiments.reports.comparison_report import VALIDATION, confusion, matrices, validation
+from alzmri.experiments.reports.document import Draw, code
+from alzmri.experiments.reports.groups import Group, Run
+from alzmri.experiments.reports.revisions import Workspace, revision
+from alzmri.experiments.reports.verdict import Verdict, judge
+from alzmri.experiments.reports.warnings import warnings
 from alzmri.markdown import table
 
 _INTERVALS = ("macro_f1", "accuracy", "subject.macro_f1", "subject.accuracy")

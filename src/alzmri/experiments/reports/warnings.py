@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from alzmri.experiments.document import code
-from alzmri.experiments.groups import Run
+from alzmri.experiments.reports.document import code
+from alzmri.experiments.reports.groups import Run
 
 _ECE_WORSE = 0.01
 """A rise in calibration error that is worth a word; below it is rounding to a reader."""

@@ -5,14 +5,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from alzmri.errors import UserError
-from alzmri.experiments import charts, comparison_report
-from alzmri.experiments.charts import Line
-from alzmri.experiments.compare import chosen
-from alzmri.experiments.comparison import BASELINE, Comparison
-from alzmri.experiments.groups import Group, grouped, varying
 from alzmri.experiments.metrics import check_metric
+from alzmri.experiments.reports import charts, comparison_report
+from alzmri.experiments.reports.charts import Line
+from alzmri.experiments.reports.compare import chosen
+from alzmri.experiments.reports.comparison import BASELINE, Comparison
+from alzmri.experiments.reports.groups import Group, grouped, varying
+from alzmri.experiments.reports.verdict import judge
 from alzmri.experiments.runs import Finished
-from alzmri.experiments.verdict import judge
 
 LEAK = {"split": {"unit": "slice"}, "shared": 38}
 

@@ -11,11 +11,12 @@ import psutil
 from filelock import FileLock
 
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.experiments import control, queue, runs
-from alzmri.experiments.board import Line, Status
+from alzmri.experiments import runs
 from alzmri.experiments.metrics import METRICS
-from alzmri.experiments.queue import State, Task
 from alzmri.experiments.runs import Experiment, Finished
+from alzmri.experiments.sweeps import control, queue
+from alzmri.experiments.sweeps.board import Line, Status
+from alzmri.experiments.sweeps.queue import State, Task
 
 AGAIN = 3
 """How often an experiment is queued again after it was killed."""

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from alzmri import terminal
 from alzmri.errors import UserError
-from alzmri.experiments import comparison_report, document
-from alzmri.experiments.comparison import BASELINE, Comparison
-from alzmri.experiments.groups import Group, Run, grouped, identity
 from alzmri.experiments.metrics import check_metric
-from alzmri.experiments.revisions import Revision, revision
+from alzmri.experiments.reports import comparison_report, document
+from alzmri.experiments.reports.comparison import BASELINE, Comparison
+from alzmri.experiments.reports.groups import Group, Run, grouped, identity
+from alzmri.experiments.reports.revisions import Revision, revision
+from alzmri.experiments.reports.verdict import judge
 from alzmri.experiments.runs import Finished
-from alzmri.experiments.verdict import judge
 
 
 def write(finished: Sequence[Finished], name: str, metric: str) -> Path:

@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 
-from alzmri.experiments.document import code
-from alzmri.experiments.groups import Group
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
-from alzmri.experiments.verdict import Verdict, judge
+from alzmri.experiments.reports.document import code
+from alzmri.experiments.reports.groups import Group
+from alzmri.experiments.reports.verdict import Verdict, judge
 
 BASELINE = "baseline"
 """What the committed run that the experiments started from is called."""

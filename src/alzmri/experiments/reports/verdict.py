@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alzmri.evaluation.intervals import Difference, difference
-from alzmri.experiments.groups import Group, Run
+from alzmri.experiments.reports.groups import Group, Run
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from alzmri.experiments import charts
-from alzmri.experiments.charts import Line, Role
-from alzmri.experiments.comparison import BASELINE, Comparison
-from alzmri.experiments.document import Draw, code, folded, picture
-from alzmri.experiments.groups import REPEATED, Group, varying
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
+from alzmri.experiments.reports import charts
+from alzmri.experiments.reports.charts import Line, Role
+from alzmri.experiments.reports.comparison import BASELINE, Comparison
+from alzmri.experiments.reports.document import Draw, code, folded, picture
+from alzmri.experiments.reports.groups import REPEATED, Group, varying
 from alzmri.markdown import interval, table
 
 _MATRICES = 12

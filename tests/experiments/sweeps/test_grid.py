@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.experiments.grid import sweep
+from alzmri.experiments.sweeps.grid import sweep
 
 
 def names(*words, name=None):

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alzmri import terminal
-from alzmri.experiments import compare, control, document, queue
-from alzmri.experiments.board import Board, Status
-from alzmri.experiments.grid import Sweep
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
-from alzmri.experiments.queue import State
+from alzmri.experiments.reports import compare, document
 from alzmri.experiments.runs import Finished
-from alzmri.experiments.scheduler import Scheduler
+from alzmri.experiments.sweeps import control, queue
+from alzmri.experiments.sweeps.board import Board, Status
+from alzmri.experiments.sweeps.grid import Sweep
+from alzmri.experiments.sweeps.queue import State
+from alzmri.experiments.sweeps.scheduler import Scheduler
 from alzmri.markdown import interval, table
 
 _POLL_SECONDS = 1

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from alzmri.evaluation.metrics import Floats
-from alzmri.experiments.groups import Group
+from alzmri.experiments.reports.groups import Group
 from alzmri.figure import SEVERITY, drawing
 
 Role = Literal["best", "baseline", "other"]
