@@ -25,7 +25,8 @@ def submit(
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     name: Annotated[
-        str | None, typer.Option(help="Of the job. [default: from experiment or commit, and time]")
+        str | None,
+        typer.Option(help="The job is alzmri-NAME. [default: experiment or commit, time]"),
     ] = None,
 ) -> None:
     """Train with params.yaml and data/prepared as they are here.
@@ -53,7 +54,7 @@ def submit(
     else:
         settings.require(wanted)
     places = request.addresses(wanted, values, code, staging.digest(files))
-    job = request.check_name(name) if name else request.job_name(code.commit)
+    job = request.named(name) if name else request.job_name(code.commit)
     asked = request.build(wanted, values, code, places, job)
     if code.changes:
         terminal.warn(

@@ -15,7 +15,7 @@ from alzmri.sagemaker.settings import Settings
 
 NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
 OURS = "alzmri-"
-"""What the names of our jobs begin with, unless the user names one."""
+"""What the names of our jobs begin with: by it they are listed."""
 
 CODE, PREPARED = "code", "prepared"
 ENTRY = f"/opt/ml/input/data/{CODE}/entry.py"
@@ -53,12 +53,13 @@ def job_name(commit: str) -> str:
     return f"{OURS}{label}-{time}"
 
 
-def check_name(name: str) -> str:
-    """``name``, if the service takes it; else `UserError`."""
+def named(label: str) -> str:
+    """The name of the job that the user calls ``label``; `UserError` if the service takes none."""
+    name = OURS + label.removeprefix(OURS)
     if not re.fullmatch(NAME, name):
         raise UserError(
-            f"--name {name}: a job's name has at most 63 letters, digits and hyphens, with a"
-            " letter or digit at both ends"
+            f"--name {label}: write letters, digits and hyphens, {63 - len(OURS)} at most, the last"
+            " one no hyphen"
         )
     return name
 
@@ -70,9 +71,8 @@ def addresses(settings: Settings, params: Params, bundle: Bundle, prepared: str)
     that was stopped, ran out of time or failed, and goes on. The trainer's own fingerprint
     decides whether it may.
     """
-    run = json.dumps(
-        [bundle.digest, prepared, hyperparameters(params), image(settings)], sort_keys=True
-    )
+    shaping = params.model_dump(mode="json", include={"data", "split", "augment", "model", "train"})
+    run = json.dumps([bundle.digest, prepared, shaping, image(settings)], sort_keys=True)
     digest = hashlib.sha256(run.encode()).hexdigest()
     return Addresses(
         code=f"{settings.root}/code/{bundle.digest[:16]}/",
