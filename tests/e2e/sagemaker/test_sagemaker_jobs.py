@@ -6,7 +6,14 @@ import pytest
 
 from .conftest import SECRET, environments
 
-EPOCHS = 120
+EPOCHS = 60
+COMPLETE = """
+import sys; sys.path.insert(0, "src")
+from alzmri.training.checkpoints import Checkpoints
+Checkpoints.affordable, Checkpoints.clear = True, Checkpoints.wait
+import train; train.main()
+"""
+"""The stage, with a checkpoint after every epoch, which stay: as if it died while it cleared up."""
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +22,7 @@ def interrupted(cloud):
     cloud.edit("params.yaml", train__epochs=EPOCHS)
     cloud.edit("sagemaker.yaml", wandb_secret="team/wandb")
     cloud.clone.commit("longer")
-    cloud.clone.run("python", "src/train.py")
+    cloud.clone.run("env", f"ALZMRI_CHECKPOINTS={cloud.root}/.kept", "python", "-c", COMPLETE)
     local = cloud.digests()
     cloud.forget()
     cloud.simulator.secrets["team/wandb"] = SECRET
@@ -72,6 +79,10 @@ def test_sagemaker_fetches_the_bytes_of_a_local_run_and_dvc_goes_on_from_them(cl
 def test_sagemaker_the_same_again_finds_its_run_complete(cloud, interrupted):
     local, _, first = interrupted
     cloud.simulator.on_line = lambda *_: None
+    folder = first.request["CheckpointConfig"]["S3Uri"].removeprefix("s3://alzmri/")
+    for path in (cloud.root / ".kept").rglob("*.checkpoint"):
+        key = folder + str(path.relative_to(cloud.root / ".kept"))
+        cloud.s3.upload_file(str(path), "alzmri", key)
     done = cloud.sagemaker("submit", "--wait", "--name", "again")
     assert f"resuming in epoch {EPOCHS + 1}" in done.stdout
     cloud.forget()

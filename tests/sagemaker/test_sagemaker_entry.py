@@ -1,0 +1,81 @@
+"""The container's entry point, as far as it needs no container."""
+
+import ast
+import re
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from alzmri.sagemaker import entry
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_sagemaker_entry_imports_the_standard_library_only():
+    imported = set()
+    for node in ast.walk(ast.parse(Path(entry.__file__).read_text())):
+        if isinstance(node, ast.Import):
+            imported.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").split(".")[0])
+    assert imported <= sys.stdlib_module_names
+
+
+def test_sagemaker_entry_installs_all_that_the_stage_imports():
+    """It starts where there is nothing but what is needed, PyTorch, and what they bring."""
+    given = _with_requirements({*entry.NEEDED, "torch"})
+    owners = metadata.packages_distributions()
+    absent = [name for name, of in owners.items() if not {*map(_normal, of)} & given]
+    assert {"dvc", "matplotlib", "typer"} <= set(absent)
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import train"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", check=True)
+
+
+def _with_requirements(names):
+    found, ahead = set(), {_normal(name) for name in names}
+    while ahead:
+        name = ahead.pop()
+        found.add(name)
+        try:
+            wanted = metadata.requires(name) or ()
+        except metadata.PackageNotFoundError:
+            continue
+        plain = (line for line in wanted if "extra ==" not in line)
+        ahead |= {_normal(re.match(r"[\w.-]+", line)[0]) for line in plain} - found
+    return found
+
+
+def _normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_sagemaker_entry_installs_only_pins_that_are_not_met():
+    met = f"rich=={metadata.version('rich')}"
+    assert entry.unmet(f"{met}\nscipy==0.1\npytest==1.0\n") == ["scipy==0.1"]
+    assert entry.unmet((ROOT / "requirements.txt").read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("printed", "status", "expected"),
+    [
+        (
+            "epoch 1/2\nerror: params.yaml has 2 fault(s):\n  a: b\n  c: d\nE1123 torchrun says\n",
+            1,
+            "params.yaml has 2 fault(s):\n  a: b\n  c: d",
+        ),
+        (
+            "Traceback (most recent call last):\n  File x\nKeyError: 'y'\nTraceback (most recent"
+            " call last):\n  File z\nChildFailedError: src/train.py\n",
+            1,
+            "KeyError: 'y'",
+        ),
+        ("epoch 1/2\n", 128 + signal.SIGKILL, entry._UNSAID),
+        ("", 3, "training ended with status 3"),
+    ],
+)
+def test_sagemaker_entry_finds_the_users_own_error(printed, status, expected):
+    assert entry.reason(printed.splitlines(), status) == expected
