@@ -1,6 +1,7 @@
 """The container's entry point, as far as it needs no container."""
 
 import ast
+import json
 import re
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from alzmri.sagemaker import entry
+from alzmri import params
+from alzmri.sagemaker import entry, request
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +31,7 @@ def test_sagemaker_entry_installs_all_that_the_stage_imports():
     """It starts where there is nothing but what is needed, PyTorch, and what they bring."""
     given = _with_requirements({*entry.NEEDED, "torch"})
     owners = metadata.packages_distributions()
-    absent = [name for name, of in owners.items() if not {*map(_normal, of)} & given]
+    absent = [name for name, of in owners.items() if not {*map(_normal, of)} & {*given, "alzmri"}]
     assert {"dvc", "matplotlib", "typer"} <= set(absent)
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import train"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", check=True)
@@ -51,6 +53,19 @@ def _with_requirements(names):
 
 def _normal(name):
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_sagemaker_entry_writes_the_parameters_that_were_submitted(
+    make_params, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(entry, "ML", tmp_path)
+    monkeypatch.setattr(entry, "CODE", tmp_path)
+    submitted = make_params(train={"lr": 1e-5, "keep_last": True}, data={"source": "kaggle"})
+    (tmp_path / "input/config").mkdir(parents=True)
+    config = tmp_path / "input/config/hyperparameters.json"
+    config.write_text(json.dumps(request.hyperparameters(submitted)))
+    entry._write_params()
+    assert params.load(tmp_path / "params.yaml") == submitted
 
 
 def test_sagemaker_entry_installs_only_pins_that_are_not_met():

@@ -175,12 +175,13 @@ def _service(region: str | None = None) -> "Service":
 
 
 def _follow(service: "Service", name: str) -> None:
+    from alzmri.errors import EnvironmentFault
     from alzmri.sagemaker.job import require_success
     from alzmri.sagemaker.logs import follow
 
     try:
         job = follow(service, name)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EnvironmentFault):
         terminal.err.print(
             f"the job goes on: `alzmri sagemaker logs {name} --follow`, or `… stop {name}`",
             markup=False,

@@ -133,16 +133,16 @@ def main() -> int:
         if len(hosts) > 1:
             _await_name(hosts[0], program)
         status = program.run(_command(hosts, here), environment)
-        program.stop_if_told()
         if status:
+            program.stop_if_told()
             raise Failure(reason(program.last_lines, status))
         if here == hosts[0]:
             _deliver()
     except Failure as failure:
         return _fail(str(failure))
     except OSError as error:
-        full = "; raise volume_gb in sagemaker.yaml" if error.errno == 28 else ""
-        return _fail(f"{error.strerror}: {error.filename}{full}")
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}")
     FAILURE.unlink(missing_ok=True)
     return 0
 

@@ -45,7 +45,7 @@ class Service:
             read_timeout=30,
             retries={"mode": "standard", "total_max_attempts": 4},
         )
-        return boto3.client(name, region_name=self.region, config=config)
+        return boto3.Session().client(name, region_name=self.region, config=config)
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,45 @@ def test_sagemaker_the_same_again_finds_its_run_complete(cloud, interrupted):
     assert first.name in cloud.sagemaker("list").stdout
 
 
+def test_sagemaker_fetch_refuses_a_model_of_something_else(cloud, interrupted):
+    before = cloud.digests()
+    cloud.edit("params.yaml", train__lr=0.0005)
+    with (cloud.root / "src/alzmri/training/schedule.py").open("a") as file:
+        file.write("# changed\n")
+    refused = cloud.sagemaker("fetch", code=2).stderr
+    assert "  train.lr = 0.0001, but 0.0005 in params.yaml" in refused
+    assert "  src/alzmri/training/schedule.py: `git checkout` the commit" in refused
+    assert cloud.digests() == before
+    cloud.edit("params.yaml", split__seed=1)
+    assert "dvc repro prepare" in cloud.sagemaker("fetch", code=2).stderr
+    cloud.clone.run("git", "checkout", "--quiet", "params.yaml", "src")
+    assert cloud.clone.run("dvc", "status", "train").stdout.startswith("Data and pipelines are up")
+
+
+def test_sagemaker_dry_run_prints_the_request_and_sends_nothing(cloud, interrupted):
+    """Where nothing says which account; what is missing is marked."""
+    _, _, job = interrupted
+    before = cloud.objects(), len(cloud.simulator.jobs)
+    cloud.edit("sagemaker.yaml", region="", role="", bucket="")
+    secrets = {"WANDB_API_KEY": "hunter2secret", "AWS_SECRET_ACCESS_KEY": "verysecretkey"}
+    heavy = "{'torch', 'boto3', 'scipy', 'sklearn', 'dvc'}"
+    code = (
+        "import sys; from alzmri.cli import app;"
+        "app(['sagemaker', 'submit', '--dry-run'], standalone_mode=False);"
+        f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    )
+    variables = [f"{key}={value}" for key, value in secrets.items()]
+    done = cloud.clone.run("env", "AWS_CONFIG_FILE=/dev/null", *variables, "python", "-c", code)
+    cloud.clone.run("git", "checkout", "--quiet", "sagemaker.yaml")
+    asked = json.loads(done.stdout)
+    assert asked["CheckpointConfig"]["S3Uri"].startswith("s3://<bucket>/sm/checkpoints/")
+    assert asked["RoleArn"] == "<role>"
+    assert asked["HyperParameters"] == job.request["HyperParameters"]
+    assert done.stderr.count("is not set in sagemaker.yaml") == 3
+    assert not any(value in done.stdout + done.stderr for value in secrets.values())
+    assert before == (cloud.objects(), len(cloud.simulator.jobs))
+
+
 def test_sagemaker_no_secret_is_in_a_request_a_bucket_or_a_log(cloud, interrupted):
     _, done, job = interrupted
     assert job.request["Environment"]["ALZMRI_WANDB_SECRET"] == "team/wandb"
