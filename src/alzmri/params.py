@@ -220,7 +220,7 @@ def _explain(fault: ErrorDetails, valid: list[str]) -> str:
             near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
             return f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else "")
         case "missing":
-            return f"{key}: missing; add it (the README's table lists every key)"
+            return f"{key}: missing; add it (the committed file has every key)"
         case "value_error":
             return f"{key} = {fault['input']!r}: {fault['ctx']['error']}"
         case "literal_error":

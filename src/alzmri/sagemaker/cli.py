@@ -38,41 +38,32 @@ def submit(
         alzmri sagemaker submit --wait
     """
     import json
-    from pathlib import Path
 
     from alzmri import params
-    from alzmri.sagemaker import bundle, request, settings, staging
+    from alzmri.sagemaker import settings
+    from alzmri.sagemaker.job import console
+    from alzmri.sagemaker.submission import gather, send
 
     wanted = settings.load()
-    values = params.load()
-    files = staging.prepared_files(values)
-    code = bundle.pack(Path())
     if dry_run:
         for key in settings.missing(wanted):
             terminal.warn(f"{key} is not set in {settings.SETTINGS_FILE}: shown as <{key}>")
         wanted = settings.with_placeholders(wanted)
     else:
         settings.require(wanted)
-    places = request.addresses(wanted, values, code, staging.digest(files))
-    job = request.named(name) if name else request.job_name(code.commit)
-    asked = request.build(wanted, values, code, places, job)
-    if code.changes:
+    submission = gather(wanted, params.load(), name)
+    if changes := submission.code.changes:
         terminal.warn(
             "the code differs from the commit; it goes as it is here, files unknown to git stay"
-            " behind:\n  " + "\n  ".join(code.changes)
+            " behind:\n  " + "\n  ".join(changes)
         )
     if dry_run:
-        typer.echo(json.dumps(asked, indent=2))
+        typer.echo(json.dumps(submission.request, indent=2))
         return
 
-    from alzmri.sagemaker.job import console, create
-
+    job = submission.name
     service = _service(wanted.region)
-    staging.require_bucket(service.s3, wanted.bucket, wanted.region)
-    staging.upload(service.s3, places.prepared, files)
-    entry = Path(bundle.__file__).with_name("entry.py").read_bytes()
-    staging.upload(service.s3, places.code, {"code.tar.gz": code.archive, "entry.py": entry})
-    create(service, asked)
+    send(service, wanted, submission)
     _say(f"job      {job}")
     _say(f"console  {console(wanted.region, job)}")
     if wait:
@@ -86,11 +77,15 @@ def submit(
 def status(name: Name = None) -> None:
     """Say how a job is doing; exit status 1 when it failed or was stopped."""
     from alzmri.sagemaker.job import console, describe, latest, require_success
+    from alzmri.sagemaker.logs import last_lines
 
     service = _service()
     job = describe(service, name or latest(service))
     for word, value in (*job.lines(), ("console", console(service.region, job.name))):
         _say(f"{word:<20} {value}")
+    if job.status == "Failed":
+        for line in last_lines(service, job.name):
+            _say(f"  {line}")
     require_success(job)
 
 

@@ -54,6 +54,8 @@ PORT = 29500
 RESOLVE_SECONDS = 120
 """A host's name is known some time after the host is."""
 
+SECRET_SECONDS = 60
+
 REASON_LENGTH = 1024
 """Characters of the failure file that the service shows."""
 
@@ -115,6 +117,8 @@ class Program:
             sys.exit(128 + self.told)
 
     def _forward(self, number: int, _: FrameType | None) -> None:
+        if self.told:
+            return  # a second one would end the trainer before it has saved
         self.told = number
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(number)
@@ -129,7 +133,7 @@ def main() -> int:
         _unpack()
         _write_params()
         _install(program)
-        environment = _environment(interface)
+        environment = _environment(interface, first=here == hosts[0])
         if len(hosts) > 1:
             _await_name(hosts[0], program)
         status = program.run(_command(hosts, here), environment)
@@ -226,8 +230,11 @@ def _install(program: Program) -> None:
         raise Failure(f"packages could not be installed: {last}. In a VPC the job needs a NAT")
 
 
-def _environment(interface: str) -> dict[str, str]:
-    environment = {
+def _environment(interface: str, *, first: bool) -> dict[str, str]:
+    """The trainer's. Only the first host's speaks to W&B; without a key nobody could sync a run."""
+    key = _wandb_key() if first else None
+    tracking = {"WANDB_API_KEY": key} if key else {"WANDB_MODE": "disabled"}
+    return {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "ALZMRI_CHECKPOINTS": str(CHECKPOINTS),
@@ -235,10 +242,8 @@ def _environment(interface: str) -> dict[str, str]:
         "NCCL_SOCKET_IFNAME": interface,
         # Else the client replaces the id by which a resumed run is found again.
         "WANDB_SAGEMAKER_DISABLE": "true",
+        **tracking,
     }
-    if key := _wandb_key():
-        environment["WANDB_API_KEY"] = key
-    return environment
 
 
 def _wandb_key() -> str | None:
@@ -246,12 +251,19 @@ def _wandb_key() -> str | None:
     name = os.environ.get("ALZMRI_WANDB_SECRET")
     if not name:
         return None
-    asked = subprocess.run(
-        [sys.executable, "-c", _ASK, name], capture_output=True, text=True, check=False
-    )
-    if asked.returncode == 0:
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", _ASK, name],
+            capture_output=True,
+            text=True,
+            timeout=SECRET_SECONDS,
+            check=True,
+        )
         return asked.stdout.strip()
-    why = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+    except subprocess.TimeoutExpired:
+        why = f"no answer in {SECRET_SECONDS} seconds"
+    except subprocess.CalledProcessError as error:
+        why = (error.stderr.strip().splitlines() or ["no answer"])[-1]
     print(f"warning: no W&B key, the run is not tracked online: secret {name}: {why}", flush=True)
     return None
 

@@ -48,6 +48,11 @@ def show(service: Service, name: str) -> None:
         terminal.say(line)
 
 
+def last_lines(service: Service, name: str, count: int = 10) -> list[str]:
+    """The last ``count`` lines, where the cause of a failure is."""
+    return list(Log(service, name).new_lines())[-count:]
+
+
 def follow(service: Service, name: str) -> Job:
     """Print phases and lines as they come, with a bar of epochs on a terminal; the ended job."""
     log, told = Log(service, name), 0

@@ -74,7 +74,9 @@ def test_sagemaker_a_failed_job_says_why(quiet):
     assert f"alzmri-diverges failed: {why}" in done.stderr
     assert "Traceback" not in done.stderr
     assert "warning: no W&B key, the run is not tracked online: secret nobody/knows" in done.stdout
-    assert why in quiet.sagemaker("status", code=1).stdout
+    status = quiet.sagemaker("status", code=1).stdout
+    assert why in status
+    assert "  failed: training diverged in epoch 1" in status
 
 
 def test_sagemaker_a_bucket_that_is_not_there_costs_nothing(quiet):

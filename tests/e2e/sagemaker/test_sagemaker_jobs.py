@@ -123,7 +123,10 @@ def test_sagemaker_dry_run_prints_the_request_and_sends_nothing(cloud, interrupt
         f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     )
     variables = [f"{key}={value}" for key, value in secrets.items()]
-    done = cloud.clone.run("env", "AWS_CONFIG_FILE=/dev/null", *variables, "python", "-c", code)
+    unset = ["-u", "ALZMRI_SAGEMAKER_ROLE", "-u", "ALZMRI_SAGEMAKER_BUCKET"]
+    done = cloud.clone.run(
+        "env", *unset, "AWS_CONFIG_FILE=/dev/null", *variables, "python", "-c", code
+    )
     cloud.clone.run("git", "checkout", "--quiet", "sagemaker.yaml")
     asked = json.loads(done.stdout)
     assert asked["CheckpointConfig"]["S3Uri"].startswith("s3://<bucket>/sm/checkpoints/")
