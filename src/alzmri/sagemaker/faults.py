@@ -96,11 +96,11 @@ def explained() -> Iterator[None]:
     try:
         yield
     except exceptions.ClientError as error:
-        raise UserError(_refusal(error.response)) from error
+        raise _refusal(error.response) from error
     except S3UploadFailedError as error:
         inner = error.__context__
         if isinstance(inner, exceptions.ClientError):
-            raise UserError(_refusal(inner.response)) from error
+            raise _refusal(inner.response) from error
         raise EnvironmentFault(f"the upload failed: {error}") from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
         raise UserError(
@@ -124,8 +124,16 @@ def explained() -> Iterator[None]:
         ) from error
 
 
-def _refusal(response: dict[str, Any]) -> str:
-    """The sentence for an error that the service answered with."""
+def _refusal(response: dict[str, Any]) -> UserError | EnvironmentFault:
+    """Ours for an error that the service answered with."""
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+    code = str(response["Error"].get("Code", ""))
+    if status >= 500 or "Throttl" in code or code == "SlowDown":
+        return EnvironmentFault(f"AWS is too busy just now, or unwell ({code}): try again")
+    return UserError(_sentence(response))
+
+
+def _sentence(response: dict[str, Any]) -> str:
     code = str(response["Error"].get("Code", ""))
     message = str(response["Error"].get("Message", "")).strip()
     if code in _BY_CODE:

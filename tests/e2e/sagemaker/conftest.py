@@ -15,18 +15,12 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from alzmri.sagemaker.entry import OUTPUTS
 from alzmri.store import settings
 
 from .namespaces import refused, serve
 from .simulator import ACCOUNT, REGION, Simulator
 
-OUTPUTS = (
-    "models/model.json",
-    "models/model.safetensors",
-    "models/last.pt",
-    "plots/history.csv",
-    "metrics/train.json",
-)
 SERVICES = ("SAGEMAKER", "CLOUDWATCH_LOGS", "SECRETS_MANAGER")
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 

@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import SECRET, environments
 
-EPOCHS = 60
+EPOCHS = 100
 COMPLETE = """
 import sys; sys.path.insert(0, "src")
 from alzmri.training.checkpoints import Checkpoints

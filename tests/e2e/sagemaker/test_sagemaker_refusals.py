@@ -77,6 +77,12 @@ def test_sagemaker_refusals_are_one_sentence_with_the_remedy(simulator, refusal,
         _create()
 
 
+def test_sagemaker_too_busy_is_no_fault_of_the_users(simulator):
+    simulator.refusals["DescribeTrainingJob"] = ("ThrottlingException", "Rate exceeded")
+    with pytest.raises(EnvironmentFault, match="AWS is too busy just now"):
+        job.describe(job.Service(REGION), "alzmri-one")
+
+
 def test_sagemaker_refuses_what_its_model_does_not_allow(simulator):
     with pytest.raises(UserError, match="there is no such instance type"):
         _create(instance_type="ml.z9.xlarge")
