@@ -15,7 +15,7 @@ sagemaker_app = typer.Typer(
     help="Train on AWS SageMaker; sagemaker.yaml says where, docs/sagemaker.md how.",
     epilog="alzmri sagemaker submit --wait && alzmri sagemaker fetch && dvc repro",
 )
-Name = Annotated[str | None, typer.Argument(help="The job. [default: our latest]")]
+Name = Annotated[str | None, typer.Argument(help="The job; without it, our latest.")]
 
 
 @sagemaker_app.command()
@@ -26,7 +26,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     name: Annotated[
         str | None,
-        typer.Option(help="The job is alzmri-NAME. [default: experiment or commit, time]"),
+        typer.Option(help="The job is alzmri-NAME; without it, a name that is free."),
     ] = None,
 ) -> None:
     """Train with params.yaml and data/prepared as they are here.
@@ -142,15 +142,11 @@ def list_jobs(
     count: Annotated[int, typer.Option(min=1, max=100, help="How many, the latest first.")] = 20,
 ) -> None:
     """Show our latest jobs."""
-    from rich.table import Table
-
     from alzmri.sagemaker.job import recent
 
-    table = Table("job", "status", "created", box=None)
     for job in recent(_service(), count):
         created = job["CreationTime"].astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(job["TrainingJobName"], job["TrainingJobStatus"], created)
-    terminal.out.print(table)
+        _say(f"{created}  {job['TrainingJobStatus']:<10}  {job['TrainingJobName']}")
 
 
 def _service(region: str | None = None) -> "Service":

@@ -28,7 +28,6 @@ ACCOUNT = "123456789012"
 REGION = "us-east-1"
 GRACE_SECONDS = 120
 GROUP = "/aws/sagemaker/TrainingJobs"
-SYNC_SECONDS = 0.3
 
 
 def complaints(shape: Any, value: Any, where: str = "") -> list[str]:
@@ -304,7 +303,6 @@ class Simulator:
     def _train(self, job: Job, hosts: list[Host]) -> str:
         """Run the containers; how it ended: stop, interrupt, or by itself."""
         command = job.request["AlgorithmSpecification"]["ContainerEntrypoint"]
-        limit = time.monotonic() + job.request["StoppingCondition"]["MaxRuntimeInSeconds"]
         job.containers = Containers(
             hosts, command, lambda host, line: self._line(job, host, line), self.answer
         )
@@ -312,8 +310,8 @@ class Simulator:
             synced: dict[Path, int] = {}
             while containers.running():
                 self._sync(job, hosts, synced)
-                over = job.stop or time.monotonic() > limit
-                if over or containers.interrupted or any(host.status for host in hosts):
+                failed = any(host.status for host in hosts)
+                if job.stop or containers.interrupted or failed:
                     containers.terminate(GRACE_SECONDS)
                     break
                 time.sleep(0.02)
