@@ -29,6 +29,7 @@ def test_sagemaker_entry_imports_the_standard_library_only():
 
 def test_sagemaker_entry_installs_all_that_the_stage_imports():
     """It starts where there is nothing but what is needed, PyTorch, and what they bring."""
+    assert "torch" not in _with_requirements(entry.NEEDED), "the image's own would be replaced"
     given = _with_requirements({*entry.NEEDED, "torch"})
     owners = metadata.packages_distributions()
     absent = [name for name, of in owners.items() if not {*map(_normal, of)} & {*given, "alzmri"}]
