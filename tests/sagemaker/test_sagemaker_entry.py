@@ -1,6 +1,5 @@
 """The container's entry point, as far as it needs no container."""
 
-import ast
 import json
 import re
 import signal
@@ -12,25 +11,21 @@ from pathlib import Path
 import pytest
 
 from alzmri import params
-from alzmri.sagemaker import entry, request
+from alzmri.sagemaker import container, entry, program, request
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_sagemaker_entry_imports_the_standard_library_only():
-    imported = set()
-    for node in ast.walk(ast.parse(Path(entry.__file__).read_text())):
-        if isinstance(node, ast.Import):
-            imported.update(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            imported.add((node.module or "").split(".")[0])
-    assert imported <= sys.stdlib_module_names
+def test_sagemaker_entry_starts_where_nothing_is_installed():
+    """Nor do the modules that it hands over to need more than the standard library."""
+    words = [sys.executable, "-S", "-c", "import alzmri.sagemaker.container"]
+    subprocess.run(words, cwd=ROOT / "src", check=True)
 
 
 def test_sagemaker_entry_installs_all_that_the_stage_imports():
     """It starts where there is nothing but what is needed, PyTorch, and what they bring."""
-    assert "torch" not in _with_requirements(entry.NEEDED), "the image's own would be replaced"
-    given = _with_requirements({*entry.NEEDED, "torch"})
+    assert "torch" not in _with_requirements(container.NEEDED), "the image's own would be replaced"
+    given = _with_requirements({*container.NEEDED, "torch"})
     owners = metadata.packages_distributions()
     absent = [name for name, of in owners.items() if not {*map(_normal, of)} & {*given, "alzmri"}]
     assert {"dvc", "matplotlib", "typer"} <= set(absent)
@@ -59,20 +54,20 @@ def _normal(name):
 def test_sagemaker_entry_writes_the_parameters_that_were_submitted(
     make_params, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(entry, "ML", tmp_path)
-    monkeypatch.setattr(entry, "CODE", tmp_path)
+    monkeypatch.setattr(container, "ML", tmp_path)
+    monkeypatch.setattr(container, "CODE", tmp_path)
     submitted = make_params(train={"lr": 1e-5, "keep_last": True}, data={"source": "kaggle"})
     (tmp_path / "input/config").mkdir(parents=True)
     config = tmp_path / "input/config/hyperparameters.json"
     config.write_text(json.dumps(request.hyperparameters(submitted)))
-    entry._write_params()
+    container._write_params()
     assert params.load(tmp_path / "params.yaml") == submitted
 
 
 def test_sagemaker_entry_installs_only_pins_that_are_not_met():
     met = f"rich=={metadata.version('rich')}"
-    assert entry.unmet(f"{met}\nscipy==0.1\npytest==1.0\n") == ["scipy==0.1"]
-    assert entry.unmet((ROOT / "requirements.txt").read_text()) == []
+    assert container.unmet(f"{met}\nscipy==0.1\npytest==1.0\n") == ["scipy==0.1"]
+    assert container.unmet((ROOT / "requirements.txt").read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -89,9 +84,9 @@ def test_sagemaker_entry_installs_only_pins_that_are_not_met():
             1,
             "KeyError: 'y'",
         ),
-        ("epoch 1/2\n", 128 + signal.SIGKILL, entry._UNSAID),
+        ("epoch 1/2\n", 128 + signal.SIGKILL, entry.UNSAID),
         ("", 3, "training ended with status 3"),
     ],
 )
 def test_sagemaker_entry_finds_the_users_own_error(printed, status, expected):
-    assert entry.reason(printed.splitlines(), status) == expected
+    assert program.reason(printed.splitlines(), status) == expected

@@ -9,7 +9,7 @@ import pytest
 
 from alzmri.errors import UserError
 from alzmri.sagemaker import fetch
-from alzmri.sagemaker.entry import OUTPUTS
+from alzmri.sagemaker.container import OUTPUTS
 
 FILES = {name.rpartition("/")[2]: name.encode() for name in OUTPUTS}
 MANIFEST = {

@@ -19,7 +19,7 @@ from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing
 from alzmri.params import Params
 from alzmri.sagemaker import staging
-from alzmri.sagemaker.entry import OUTPUTS
+from alzmri.sagemaker.container import OUTPUTS
 from alzmri.sagemaker.job import Job, Service, require_success
 
 MANIFEST = "fetch.json"

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from alzmri.sagemaker.entry import OUTPUTS
+from alzmri.sagemaker.container import OUTPUTS
 from alzmri.store import settings
 
 from .namespaces import refused, serve
