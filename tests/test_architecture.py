@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "store": set(),
     "plots_page": set(),
     "doctor": {"experiments.sweeps.queue", "params", "store", "plots_page"},
-    "cli": {"data", "store", "doctor", "experiments", "plots_page"},
+    "sagemaker": {"data", "params"},
+    "cli": {"data", "sagemaker", "store", "doctor", "experiments", "plots_page"},
     **{name: set() for name in PLUMBING},
     "__init__": set(),
 }
@@ -110,7 +111,8 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     code = (
         "import sys, alzmri.cli; "
         "print(*{n.split('.')[0] for n in sys.modules} & "
-        "{'torch', 'numpy', 'albumentations', 'sklearn', 'matplotlib', 'dvc', 'botocore', 'scipy'})"
+        "{'torch', 'numpy', 'albumentations', 'sklearn', 'matplotlib', 'dvc', 'boto3', 'botocore',"
+        " 'scipy'})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -8,6 +8,7 @@ from alzmri import terminal
 from alzmri.data.cli import data_app
 from alzmri.doctor import doctor
 from alzmri.experiments.cli import compare, fast, honest, protocol, results, review, sweep
+from alzmri.sagemaker.cli import sagemaker_app
 from alzmri.store.cli import store_app
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
+app.add_typer(sagemaker_app, name="sagemaker")
 app.command()(doctor)
 app.command()(honest)
 app.command()(protocol)

@@ -6,7 +6,7 @@ Values are checked once, here, all faults reported together. Inside the program 
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,7 @@ from alzmri.data.classes import MERGES
 from alzmri.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def _number(value: object) -> object:
@@ -204,34 +205,43 @@ def load(path: Path = PARAMS_FILE) -> Params:
 
 def parse(text: str | bytes, name: str) -> Params:
     """:func:`load` for a text in memory; ``name`` is what messages call it."""
+    return check(read(text, name), name)
+
+
+def read(text: str | bytes, name: str) -> Any:
+    """What the YAML ``text`` holds; `UserError` when it is none."""
     try:
-        content = YAML(typ="safe").load(text)
+        return YAML(typ="safe").load(text)
     except (YAMLError, ValueError, IndexError, RecursionError) as error:
         # The latter are how the parser fails on impossible dates, tags and depths.
         raise UserError(f"{name} is not valid YAML: {error}") from None
-    return check(content, name)
 
 
 def check(content: object, name: str) -> Params:
     """:func:`load` for values; ``name`` is what messages call them."""
+    return validated(Params, content, name)
+
+
+def validated(schema: type[Schema], content: object, name: str) -> Schema:
+    """``content`` as ``schema`` has it; `UserError` with every fault at once when it is not."""
     try:
-        return Params.model_validate(content)
+        return schema.model_validate(content)
     except ValidationError as error:
-        faults = [_explain(fault) for fault in error.errors(include_url=False)]
+        valid = _valid_keys(schema)
+        faults = [_explain(fault, valid) for fault in error.errors(include_url=False)]
         raise FaultyParams(name, faults) from None
 
 
-def _explain(fault: ErrorDetails) -> str:
+def _explain(fault: ErrorDetails, valid: list[str]) -> str:
     """One fault in one line: key = value: what is allowed."""
     location = [str(part) for part in fault["loc"]]
     key = ".".join(location) or "the whole file"
     match fault["type"]:
         case "extra_forbidden":
-            valid = _valid_keys()
             near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
             return f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else "")
         case "missing":
-            return f"{key}: missing; add it (the README's table lists every key)"
+            return f"{key}: missing; add it (the committed file has every key)"
         case "value_error":
             return f"{key} = {fault['input']!r}: {fault['ctx']['error']}"
         case "literal_error":
@@ -241,11 +251,11 @@ def _explain(fault: ErrorDetails) -> str:
             return f"{key} = {fault['input']!r}: {message}"
 
 
-def _valid_keys() -> list[str]:
+def _valid_keys(schema: type[BaseModel]) -> list[str]:
     keys = []
-    for name, field in Params.model_fields.items():
+    for name, field in schema.model_fields.items():
+        keys.append(name)
         section = field.annotation
-        assert isinstance(section, type)
-        assert issubclass(section, BaseModel)
-        keys += [name, *(f"{name}.{key}" for key in section.model_fields)]
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            keys += [f"{name}.{key}" for key in section.model_fields]
     return keys

@@ -1,0 +1,186 @@
+"""`alzmri sagemaker`: the stage train on AWS."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alzmri import terminal
+
+# The modules behind the commands load boto3 and NumPy: not before a command runs.
+if TYPE_CHECKING:
+    from alzmri.sagemaker.job import Service
+
+sagemaker_app = typer.Typer(
+    no_args_is_help=True,
+    help="Train on AWS SageMaker; sagemaker.yaml says where, docs/sagemaker.md how.",
+    epilog="alzmri sagemaker submit --wait && alzmri sagemaker fetch && dvc repro",
+)
+Name = Annotated[str | None, typer.Argument(help="The job; without it, our latest.")]
+
+
+@sagemaker_app.command()
+def submit(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the request; send and change nothing.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The job is alzmri-NAME; without it, a name that is free."),
+    ] = None,
+) -> None:
+    """Train with params.yaml and data/prepared as they are here.
+
+    Examples:
+
+        alzmri sagemaker submit --dry-run
+
+        alzmri sagemaker submit --wait
+    """
+    import json
+
+    from alzmri import params
+    from alzmri.sagemaker import settings
+    from alzmri.sagemaker.job import console
+    from alzmri.sagemaker.submission import gather, send
+
+    wanted = settings.load()
+    if dry_run:
+        for key in settings.missing(wanted):
+            terminal.warn(f"{key} is not set in {settings.SETTINGS_FILE}: shown as <{key}>")
+        wanted = settings.with_placeholders(wanted)
+    else:
+        settings.require(wanted)
+    submission = gather(wanted, params.load(), name)
+    if changes := submission.code.changes:
+        terminal.warn(
+            "the code differs from the commit; it goes as it is here, files unknown to git stay"
+            " behind:\n  " + "\n  ".join(changes)
+        )
+    if dry_run:
+        typer.echo(json.dumps(submission.request, indent=2))
+        return
+
+    job = submission.name
+    service = _service(wanted.region)
+    send(service, wanted, submission)
+    _say(f"job      {job}")
+    _say(f"console  {console(wanted.region, job)}")
+    if wait:
+        _follow(service, job)
+    else:
+        _say(f"follow   alzmri sagemaker logs {job} --follow")
+        _say(f"then     alzmri sagemaker fetch {job}")
+
+
+@sagemaker_app.command()
+def status(name: Name = None) -> None:
+    """Say how a job is doing; exit status 1 when it failed or was stopped."""
+    from alzmri.sagemaker.job import console, describe, latest, require_success
+    from alzmri.sagemaker.logs import last_lines
+
+    service = _service()
+    job = describe(service, name or latest(service))
+    for word, value in (*job.lines(), ("console", console(service.region, job.name))):
+        _say(f"{word:<20} {value}")
+    if job.status == "Failed":
+        for line in last_lines(service, job.name):
+            _say(f"  {line}")
+    require_success(job)
+
+
+@sagemaker_app.command()
+def logs(
+    name: Name = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends.")
+    ] = False,
+) -> None:
+    """Print what the containers print."""
+    from alzmri.sagemaker.job import latest
+    from alzmri.sagemaker.logs import show
+
+    service = _service()
+    job = name or latest(service)
+    if follow:
+        _follow(service, job)
+    else:
+        show(service, job)
+
+
+@sagemaker_app.command()
+def stop(name: Name = None) -> None:
+    """Have a job save its checkpoint and end; the same submitted again goes on from there."""
+    from alzmri.sagemaker.job import latest
+    from alzmri.sagemaker.job import stop as ask
+
+    service = _service()
+    job = name or latest(service)
+    ask(service, job)
+    _say(f"{job} is stopping: it saves its checkpoint first")
+
+
+@sagemaker_app.command()
+def fetch(name: Name = None) -> None:
+    """Bring a job's model, history and scores here, verified, and commit them to DVC."""
+    from alzmri import params
+    from alzmri.sagemaker.fetch import fetch as bring
+    from alzmri.sagemaker.job import describe, latest
+
+    service = _service()
+    job = describe(service, name or latest(service))
+    scores = bring(service, job, params.load())
+    _say(
+        f"{job.name}: best epoch {scores['best_epoch']} of {scores['epochs']}, validation macro F1"
+        f" {scores['val_macro_f1']:.4f}"
+    )
+    _say(f"score it with `dvc repro`, keep it with `dvc exp save --name {job.name}`")
+
+
+@sagemaker_app.command("list")
+def list_jobs(
+    count: Annotated[int, typer.Option(min=1, max=100, help="How many, the latest first.")] = 20,
+) -> None:
+    """Show our latest jobs."""
+    from alzmri.sagemaker.job import recent
+
+    for job in recent(_service(), count):
+        created = job["CreationTime"].astimezone().strftime("%Y-%m-%d %H:%M")
+        _say(f"{created}  {job['TrainingJobStatus']:<10}  {job['TrainingJobName']}")
+
+
+def _service(region: str | None = None) -> "Service":
+    from importlib.util import find_spec
+
+    from alzmri.errors import UserError
+    from alzmri.sagemaker import settings
+    from alzmri.sagemaker.job import Service
+
+    if find_spec("boto3") is None:
+        raise UserError("boto3 is missing: `pip install 'alzmri[sagemaker]'`, or `make setup`")
+    if region is None:
+        loaded = settings.load()
+        settings.require(loaded, "region")
+        region = loaded.region
+    return Service(region)
+
+
+def _follow(service: "Service", name: str) -> None:
+    from alzmri.errors import EnvironmentFault
+    from alzmri.sagemaker.job import require_success
+    from alzmri.sagemaker.logs import follow
+
+    try:
+        job = follow(service, name)
+    except (KeyboardInterrupt, EnvironmentFault):
+        terminal.err.print(
+            f"the job goes on: `alzmri sagemaker logs {name} --follow`, or `… stop {name}`",
+            markup=False,
+        )
+        raise
+    require_success(job)
+    _say(f"{name} completed in {job.age}: `alzmri sagemaker fetch {name}`")
+
+
+def _say(line: str) -> None:
+    terminal.out.print(line, markup=False)

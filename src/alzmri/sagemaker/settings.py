@@ -1,0 +1,147 @@
+"""The schema of ``sagemaker.yaml``: where and on what the job runs."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from alzmri import params
+from alzmri.errors import UserError
+from alzmri.params import Number
+
+SETTINGS_FILE = Path("sagemaker.yaml")
+ROLE_VARIABLE = "ALZMRI_SAGEMAKER_ROLE"
+BUCKET_VARIABLE = "ALZMRI_SAGEMAKER_BUCKET"
+
+REGION = r"[a-z]{2}(-[a-z]+)+-\d"
+ROLE = r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+"
+BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_KEY = r"[0-9a-f]{40}|wandb_v\d.*"
+"""What a W&B key looks like."""
+
+
+def _like(pattern: str, what: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(what)
+        return value
+
+    return AfterValidator(check)
+
+
+class Settings(BaseModel):
+    """All of ``sagemaker.yaml``; empty strings stand for what is found elsewhere."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    region: Annotated[str, _like(f"({REGION})?", "a region is written like eu-central-1")]
+    role: Annotated[
+        str, _like(f"({ROLE})?", "a role's ARN is written arn:aws:iam::123456789012:role/NAME")
+    ]
+    bucket: Annotated[
+        str,
+        _like(f"({BUCKET})?", "a bucket's name has 3 to 63 lower-case letters, digits, . and -"),
+    ]
+    prefix: Annotated[
+        str,
+        _like(r"[\w.-]+(/[\w.-]+)*", "a folder in the bucket is written like alzmri or team/study"),
+    ]
+    image: Annotated[str, _like(r"\S{0,255}", "an image's address has no blanks")]
+    instance_type: Annotated[
+        str, _like(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", "an instance type is written like ml.g5.xlarge")
+    ]
+    instance_count: int = Field(ge=1, le=100)
+    volume_gb: int = Field(ge=1, le=16_384)
+    spot: bool
+    max_hours: Number = Field(gt=0, le=28 * 24)
+    max_wait_hours: Number = Field(gt=0, le=28 * 24)
+    wandb_secret: Annotated[
+        str, _like(r"[\w/+=.@:-]{0,512}", "a secret's name has letters, digits and /_+=.@- only")
+    ]
+    tags: dict[str, str]
+
+    @field_validator("max_wait_hours")
+    @classmethod
+    def _waits_as_long_as_it_runs(cls, hours: float, info: ValidationInfo) -> float:
+        if info.data.get("spot") and hours < info.data.get("max_hours", 0):
+            raise ValueError("includes the computing: with spot it must be at least max_hours")
+        return hours
+
+    @property
+    def root(self) -> str:
+        """The address of everything that jobs share, without a final slash."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether the instance type is of one of the families with NVIDIA GPUs."""
+        return re.match(r"ml\.(g|p)\d", self.instance_type) is not None
+
+
+def load(path: Path = SETTINGS_FILE) -> Settings:
+    """Read and check ``path``; what it leaves empty comes from the environment, if it is there.
+
+    Raises:
+        UserError: with every fault at once; a key in place of a secret's name is not repeated.
+    """
+    try:
+        content = params.read(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} not found: run from the root of the repository, or `git checkout {path}`"
+        ) from None
+    if isinstance(content, dict):
+        if re.fullmatch(_KEY, str(content.get("wandb_secret", ""))):
+            raise UserError(
+                f"{path}: wandb_secret looks like the key itself, and this file is tracked by git:"
+                " put the key into Secrets Manager and write the NAME of the secret here"
+            )
+        for key, find in _ELSEWHERE.items():
+            if content.get(key) == "":
+                content[key] = find()
+    return params.validated(Settings, content, str(path))
+
+
+def missing(settings: Settings) -> list[str]:
+    """The keys of the account that neither the file nor the environment says."""
+    return [key for key in _HINTS if not getattr(settings, key)]
+
+
+def require(settings: Settings, *keys: str) -> None:
+    """Raise `UserError` when any of ``keys``, by default all, is :func:`missing`; with remedies."""
+    lacking = [key for key in missing(settings) if key in (keys or _HINTS)]
+    if lacking:
+        lines = [f"  {key}: {_HINTS[key]}" for key in lacking]
+        raise UserError("\n".join([f"{SETTINGS_FILE} and the environment do not say:", *lines]))
+
+
+def with_placeholders(settings: Settings) -> Settings:
+    """``settings`` with ``<role>`` and the like for what is :func:`missing`, to be shown only."""
+    return settings.model_copy(update={key: f"<{key}>" for key in missing(settings)})
+
+
+def _region() -> str:
+    if named := os.environ.get("AWS_REGION"):
+        return named
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
+    try:
+        return Session().get_config_variable("region") or ""
+    except BotoCoreError:  # such as a profile that is not there: said when AWS is asked
+        return ""
+
+
+_ELSEWHERE: dict[str, Callable[[], str]] = {
+    "region": _region,
+    "role": lambda: os.environ.get(ROLE_VARIABLE, ""),
+    "bucket": lambda: os.environ.get(BUCKET_VARIABLE, ""),
+}
+_HINTS = {
+    "region": "write it there, or export AWS_REGION=eu-central-1, or `aws configure set region`",
+    "role": f"write its ARN there, or export {ROLE_VARIABLE}=arn:aws:iam::… (docs/sagemaker.md)",
+    "bucket": f"write its name there, or export {BUCKET_VARIABLE}=NAME; it must be in that region",
+}

@@ -1,0 +1,144 @@
+"""A tiny clone with a store and a simulated SageMaker, used as a person uses them."""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import boto3
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from alzmri.sagemaker.container import OUTPUTS
+from alzmri.store import settings
+
+from .namespaces import refused, serve
+from .simulator import ACCOUNT, REGION, Simulator
+
+SERVICES = ("SAGEMAKER", "CLOUDWATCH_LOGS", "SECRETS_MANAGER")
+SECRET = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A clone of the repository, and the services that it reaches."""
+
+    clone: Any
+    simulator: Simulator
+    s3: Any
+    environment: dict[str, str]
+
+    @property
+    def root(self) -> Path:
+        return self.clone.root
+
+    def sagemaker(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Type `alzmri sagemaker …`."""
+        return self.clone.run(*self._words(*words), code=code)
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        """Type it, and do not wait."""
+        return self.clone.start(*self._words(*words))
+
+    def _words(self, *words: str) -> list[str]:
+        variables = [f"{key}={value}" for key, value in self.environment.items()]
+        return ["env", *variables, "alzmri", "sagemaker", *words]
+
+    def edit(self, file: str, **values: Any) -> None:
+        """Change values of a YAML file; ``section__key`` is a key in a section."""
+        yaml = YAML()
+        content = yaml.load((self.root / file).read_text())
+        for key, value in values.items():
+            *sections, last = key.split("__")
+            place = content
+            for section in sections:
+                place = place[section]
+            place[last] = value
+        with (self.root / file).open("w") as handle:
+            yaml.dump(content, handle)
+
+    def digests(self) -> dict[str, str]:
+        """Of the outputs of the stage train."""
+        return {
+            name: hashlib.sha256((self.root / name).read_bytes()).hexdigest() for name in OUTPUTS
+        }
+
+    def forget(self) -> None:
+        """Remove those outputs."""
+        for name in OUTPUTS:
+            (self.root / name).unlink()
+
+    def objects(self) -> dict[str, bytes]:
+        """Everything in the bucket."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket="alzmri")
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return {
+            key: self.s3.get_object(Bucket="alzmri", Key=key)["Body"].read()
+            for key in keys
+            if key.startswith("sm/")
+        }
+
+
+@contextmanager
+def _cloud(clone: Any, port: int, folder: Path) -> Iterator[Cloud]:
+    if why := refused():
+        pytest.skip(f"the simulated containers need namespaces, which are refused here: {why}")
+    clone.run("alzmri", "store", "up", "--port", str(port))
+    remote = settings.default(clone.root)
+    s3 = boto3.client(
+        "s3",
+        region_name=REGION,
+        endpoint_url=remote.endpoint,
+        aws_access_key_id=remote.key,
+        aws_secret_access_key=remote.secret,
+    )
+    simulator = Simulator(folder, s3, clone.environment["PATH"])
+    server = serve(simulator.answer, ("127.0.0.1", 0))
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    environment = {
+        "AWS_ACCESS_KEY_ID": remote.key,
+        "AWS_SECRET_ACCESS_KEY": remote.secret,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_ENDPOINT_URL_S3": remote.endpoint,
+        **{f"AWS_ENDPOINT_URL_{name}": address for name in SERVICES},
+    }
+    cloud = Cloud(clone, simulator, s3, environment)
+    cloud.edit(
+        "sagemaker.yaml",
+        region=REGION,
+        role=f"arn:aws:iam::{ACCOUNT}:role/alzmri",
+        bucket="alzmri",
+        prefix="sm",
+        instance_type="ml.c7i.4xlarge",
+    )
+    try:
+        yield cloud
+    finally:
+        simulator.end()
+        server.shutdown()
+        server.server_close()
+        clone.run("alzmri", "store", "down", code=None)
+
+
+@pytest.fixture(scope="module")
+def cloud(repro, free_block, tmp_path_factory) -> Iterator[Cloud]:
+    """For the tests of one file, which run in their order."""
+    folder = tmp_path_factory.mktemp("sagemaker")
+    with _cloud(repro.copy(folder / "alzmri"), free_block(), folder / "service") as cloud:
+        yield cloud
+
+
+def environments() -> Iterator[dict[str, str]]:
+    """Of every process of this machine that we may look at."""
+    for process in psutil.process_iter():
+        try:
+            yield process.environ()
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue

@@ -1,0 +1,92 @@
+"""The container's entry point, as far as it needs no container."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from alzmri import params
+from alzmri.sagemaker import container, entry, program, request
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_sagemaker_entry_starts_where_nothing_is_installed():
+    """Nor do the modules that it hands over to need more than the standard library."""
+    words = [sys.executable, "-S", "-c", "import alzmri.sagemaker.container"]
+    subprocess.run(words, cwd=ROOT / "src", check=True)
+
+
+def test_sagemaker_entry_installs_all_that_the_stage_imports():
+    """It starts where there is nothing but what is needed, PyTorch, and what they bring."""
+    assert "torch" not in _with_requirements(container.NEEDED), "the image's own would be replaced"
+    given = _with_requirements({*container.NEEDED, "torch"})
+    owners = metadata.packages_distributions()
+    absent = [name for name, of in owners.items() if not {*map(_normal, of)} & {*given, "alzmri"}]
+    assert {"dvc", "matplotlib", "typer"} <= set(absent)
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import train"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", check=True)
+
+
+def _with_requirements(names):
+    found, ahead = set(), {_normal(name) for name in names}
+    while ahead:
+        name = ahead.pop()
+        found.add(name)
+        try:
+            wanted = metadata.requires(name) or ()
+        except metadata.PackageNotFoundError:
+            continue
+        plain = (line for line in wanted if "extra ==" not in line)
+        ahead |= {_normal(re.match(r"[\w.-]+", line)[0]) for line in plain} - found
+    return found
+
+
+def _normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_sagemaker_entry_writes_the_parameters_that_were_submitted(
+    make_params, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(container, "ML", tmp_path)
+    monkeypatch.setattr(container, "CODE", tmp_path)
+    submitted = make_params(train={"lr": 1e-5, "keep_last": True}, data={"source": "kaggle"})
+    (tmp_path / "input/config").mkdir(parents=True)
+    config = tmp_path / "input/config/hyperparameters.json"
+    config.write_text(json.dumps(request.hyperparameters(submitted)))
+    container._write_params()
+    assert params.load(tmp_path / "params.yaml") == submitted
+
+
+def test_sagemaker_entry_installs_only_pins_that_are_not_met():
+    met = f"rich=={metadata.version('rich')}"
+    assert container.unmet(f"{met}\nscipy==0.1\npytest==1.0\n") == ["scipy==0.1"]
+    assert container.unmet((ROOT / "requirements.txt").read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("printed", "status", "expected"),
+    [
+        (
+            "epoch 1/2\nerror: params.yaml has 2 fault(s):\n  a: b\n  c: d\nE1123 torchrun says\n",
+            1,
+            "params.yaml has 2 fault(s):\n  a: b\n  c: d",
+        ),
+        (
+            "Traceback (most recent call last):\n  File x\nKeyError: 'y'\nTraceback (most recent"
+            " call last):\n  File z\nChildFailedError: src/train.py\n",
+            1,
+            "KeyError: 'y'",
+        ),
+        ("epoch 1/2\n", 128 + signal.SIGKILL, entry.UNSAID),
+        ("", 3, "training ended with status 3"),
+    ],
+)
+def test_sagemaker_entry_finds_the_users_own_error(printed, status, expected):
+    assert program.reason(printed.splitlines(), status) == expected
