@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
+from alzmri.errors import UserError
 from alzmri.files import write_json
 from alzmri.inference import export
 from alzmri.models import saved
@@ -12,12 +13,13 @@ from alzmri.models import saved
 
 def main() -> None:
     settings = params.load()
-    for form in settings.export.formats:
-        if [form] == sys.argv[1:]:
-            path = saved.MODELS / f"model.{form}"
-            metrics = export.export(saved.MODELS, path, form, Prepared.open(settings))
-            write_json(Path(f"metrics/export.{form}.json"), metrics)
-            terminal.out.print(f"{path}: {export.headline(metrics)}")
+    form = next((item for item in settings.export.formats if [item] == sys.argv[1:]), None)
+    if form is None:
+        raise UserError("name one of export.formats (params.yaml); outside DVC: `alzmri export`")
+    path = saved.MODELS / f"model.{form}"
+    metrics = export.export(saved.MODELS, path, form, Prepared.open(settings))
+    write_json(Path(f"metrics/export.{form}.json"), metrics)
+    terminal.out.print(f"{path}: {export.headline(metrics)}")
 
 
 if __name__ == "__main__":

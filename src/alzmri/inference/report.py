@@ -123,11 +123,11 @@ class Report:
 
     def tables(self) -> Iterator[Table]:
         """For a terminal: the slices, then the people."""
-        above = os.path.commonpath([Path(item.source).parent for item in self.slices])
-        table = self._table(f"slice in {above}" if above else "slice", "scope")
+        above = os.path.commonpath([Path(item.source).absolute().parent for item in self.slices])
+        table = self._table(f"slice in {os.path.relpath(above)}", "scope")
         for number, item in enumerate(self.slices):
-            name = os.path.relpath(item.source, above) if above else item.source
-            name += "" if item.depth is None else f", {item.depth} mm below the top"
+            name = os.path.relpath(item.source, above)
+            name += "" if item.depth is None else f" at -{item.depth} mm"
             self._add(table, name, self.of_slice(number), f"{self.prediction.scope[number]:.2f}")
         yield table
         if self.subjects:
