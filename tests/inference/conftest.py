@@ -25,7 +25,7 @@ def predictor(prepared, make_params) -> Predictor:
     params = make_params(train=settings, model={"name": "lenet"}, data={"image_size": 32})
     store = Checkpoints("memory://checkpoints", uuid.uuid4().hex)
     trained = train(prepared, params, CPU, store, lambda *_: None, lambda *_: None)
-    card = results.card(trained, prepared, params)
+    card = results.card(trained, prepared, params, "test")
     model = build(**card.architecture)
     model.load_state_dict(trained.best_weights)
     network = WithFeatures(model)
