@@ -8,6 +8,7 @@ from alzmri import terminal
 from alzmri.data.cli import data_app
 from alzmri.doctor import doctor
 from alzmri.experiments.cli import compare, fast, honest, protocol, results, review, sweep
+from alzmri.inference.cli import explain, export, predict
 from alzmri.sagemaker.cli import sagemaker_app
 from alzmri.store.cli import store_app
 
@@ -30,6 +31,9 @@ app.command()(sweep)
 app.command()(compare)
 app.command()(review)
 app.command()(results)
+app.command()(predict)
+app.command()(explain)
+app.command()(export)
 
 
 @app.callback()

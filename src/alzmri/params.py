@@ -156,6 +156,19 @@ class Evaluate(_Section):
     temperature: bool
 
 
+class Export(_Section):
+    """What the model is exported to."""
+
+    formats: list[Literal["onnx", "int8.onnx"]]
+
+    @field_validator("formats")
+    @classmethod
+    def _once(cls, formats: list[str]) -> list[str]:
+        if len(set(formats)) < len(formats):
+            raise ValueError("names a format twice")
+        return formats
+
+
 class Track(_Section):
     """Where a run is followed on W&B."""
 
@@ -175,7 +188,8 @@ class Params(_Section):
     model: Model
     train: Train
     evaluate: Evaluate
-    # It shapes no number, and experiments from before there was a choice are still read.
+    # Neither shapes a number, and experiments from before there was a choice are still read.
+    export: Export = Export(formats=[])
     track: Track = Track(project="alzmri", entity="", group="", mode="auto")
 
 

@@ -1,0 +1,63 @@
+"""What a model sees before it decides: the activations of its last convolutions."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from alzmri.models.forward import BATCH_SIZE, normalise
+from alzmri.terminal import Update
+
+MOST_CELLS = 6
+"""A side of the maps that are the features, as of AlexNet at 224 pixels; larger ones are averaged.
+LeNet's would be 53."""
+
+
+class WithFeatures(nn.Module):
+    """A trained AlexNet or LeNet from packed pixels to logits and features.
+
+    The features are the last feature maps, flattened: where something is matters as much as what.
+    (The units of the last hidden layer, which remember only what tells the classes apart, find
+    fewer strange pictures.)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.convolutions: nn.Sequential = model.features  # type: ignore[assignment]
+        self.classifier: nn.Sequential = model.classifier  # type: ignore[assignment]
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``[n, classes]`` and features ``[n, width]`` of uint8 ``[n, side, side]``."""
+        return self.judge(normalise(images))
+
+    def judge(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of normalised float32 ``[n, 1, side, side]``."""
+        maps = self.convolutions(inputs)
+        coarse = F.avg_pool2d(maps, -(-maps.shape[-1] // MOST_CELLS))
+        return self.classifier(torch.flatten(maps, 1)), torch.flatten(coarse, 1)
+
+
+@torch.inference_mode()
+def run(
+    model: WithFeatures,
+    images: NDArray[np.uint8],
+    indices: NDArray[np.int64],
+    device: torch.device,
+    progress: Update | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Logits, float64 ``[len(indices), classes]``, and features, float32 ``[.., width]``.
+
+    ``images`` is uint8 ``[n, side, side]`` and may be memory-mapped; which other images are asked
+    for at once changes no more than rounding. ``progress(done, total)`` counts images.
+    """
+    logits, features = [], []
+    for start in range(0, len(indices), BATCH_SIZE):
+        chosen = torch.from_numpy(images[indices[start : start + BATCH_SIZE]]).to(device)
+        score, feature = model(chosen)
+        logits.append(score.double().cpu().numpy())
+        features.append(feature.cpu().numpy())
+        if progress:
+            progress(start + len(chosen), len(indices))
+    return np.concatenate(logits), np.concatenate(features)
