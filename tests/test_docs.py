@@ -23,7 +23,7 @@ def locked():
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
 
 
-@pytest.mark.parametrize("stage", ["prepare", "train", "evaluate"])
+@pytest.mark.parametrize("stage", ["prepare", "train", "evaluate", "scope"])
 def test_committed_metrics_are_those_of_the_committed_lock(locked, stage):
     path = f"metrics/{stage}.json"
     assert _md5(ROOT / path) == locked[path], "run `dvc repro`, then commit metrics/ and dvc.lock"
