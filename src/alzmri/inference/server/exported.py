@@ -1,0 +1,41 @@
+"""The model as ONNX for serving, exported first when nobody has."""
+
+import hashlib
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from alzmri import terminal
+from alzmri.inference import export
+from alzmri.inference.engine import Engine
+from alzmri.inference.scope import digest
+
+
+def load(folder: Path, threads: int) -> Engine:
+    """The engine of the model in ``folder``.
+
+    ``folder/model.onnx`` is used when it was made from the weights beside it. Otherwise the model
+    is exported into the user's cache, where it stays for the next start.
+    """
+    weights = digest(folder)
+    kept = cache(folder) / "model.onnx"
+    for path in (folder / "model.onnx", kept):
+        if path.is_file():
+            engine = Engine.load(path, threads)
+            if engine.about["weights"] == weights:
+                return engine
+    terminal.say(f"exporting the model to {kept} (once for each training)")
+    # In a process of its own: what the exporter loads would stay in the server's memory.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        process.submit(export.write, folder, kept).result()
+    return Engine.load(kept, threads)
+
+
+def cache(folder: Path) -> Path:
+    """Where what was computed about the model in ``folder`` is kept: one place for each folder.
+
+    A new training overwrites what was kept of the last; the place may be deleted at any time.
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "alzmri" / "serve" / hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]

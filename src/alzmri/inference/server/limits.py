@@ -1,0 +1,112 @@
+"""What one client may ask of the server, so that no client can stop it for the others."""
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from alzmri.inference.server.answers import Refusal
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Each is enforced before the work that it bounds.
+
+    Attributes:
+        body: bytes of one request.
+        images: in one request.
+        requests: that are being answered at a time; each may hold ``body`` bytes.
+        queue: images that wait for the model.
+        seconds: to receive a request, and again to answer it.
+        drain: seconds to finish what has begun when told to stop.
+    """
+
+    body: int = 32 * 2**20
+    images: int = 64
+    requests: int = 32
+    queue: int = 256
+    seconds: float = 30
+    drain: int = 8
+
+
+BUSY = Refusal(503, "the server is busy: try again in a second", retry_after=1)
+
+
+class Bounded:
+    """ASGI middleware: a POST is read whole, within bounds, before anything looks at it.
+
+    What only reads (the page, ``/ping``, ``/metrics``) is never refused: a busy server must still
+    say that it lives.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self._app, self._limits = app, limits
+        self._requests = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        if self._requests >= self._limits.requests:
+            await BUSY.response()(scope, receive, send)
+            return
+        self._requests += 1
+        try:
+            await self._answer(scope, receive, send)
+        except Refusal as refused:
+            await refused.response()(scope, receive, send)
+        finally:
+            self._requests -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await self._read(Headers(scope=scope), receive)
+        if body is None:
+            return
+        begun = False
+
+        async def once() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            message, body = {"type": "http.request", "body": body, "more_body": False}, None
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                await self._app(scope, once, watched)
+        except TimeoutError:
+            if begun:
+                raise
+            raise BUSY from None
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
+        """The body; None when the client has gone."""
+        limit = self._limits.body
+        too_large = Refusal(413, f"the request is larger than {limit >> 20} MiB: send fewer images")
+        # The server has parsed this header already and refused what is no number.
+        if int(headers.get("content-length", "0")) > limit:
+            raise too_large
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > limit:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise Refusal(
+                408, f"the request did not arrive within {self._limits.seconds:g} seconds"
+            ) from None
