@@ -29,14 +29,15 @@ MAY_IMPORT = {
     },
     "evaluation": {"models", "data", "params", "figure", "markdown"},
     "experiments": {"training", "evaluation", "models", "data", "params", "figure", "markdown"},
+    "inference": {"evaluation", "models", "data", "params"},
     "store": set(),
     "plots_page": set(),
     "doctor": {"params", "store", "plots_page"},
-    "cli": {"data", "store", "doctor", "experiments", "plots_page"},
+    "cli": {"data", "store", "doctor", "experiments", "inference", "plots_page"},
     **{name: set() for name in PLUMBING},
     "__init__": set(),
 }
-STAGES = ("phantom", "prepare", "train", "evaluate")
+STAGES = ("phantom", "prepare", "train", "evaluate", "scope", "export")
 
 
 def _part(module: str) -> str:

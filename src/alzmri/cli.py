@@ -8,6 +8,7 @@ from alzmri import terminal
 from alzmri.data.cli import data_app
 from alzmri.doctor import doctor
 from alzmri.experiments.cli import fast, honest, protocol, results
+from alzmri.inference.cli import explain, export, predict
 from alzmri.inference.server.command import serve
 from alzmri.store.cli import store_app
 
@@ -26,6 +27,9 @@ app.command()(honest)
 app.command()(protocol)
 app.command()(fast)
 app.command()(results)
+app.command()(predict)
+app.command()(explain)
+app.command()(export)
 app.command()(serve)
 
 

@@ -154,6 +154,19 @@ class Evaluate(_Section):
     temperature: bool
 
 
+class Export(_Section):
+    """What the model is exported to."""
+
+    formats: list[Literal["onnx", "int8.onnx"]]
+
+    @field_validator("formats")
+    @classmethod
+    def _once(cls, formats: list[str]) -> list[str]:
+        if len(set(formats)) < len(formats):
+            raise ValueError("names a format twice")
+        return formats
+
+
 class Params(_Section):
     """All of ``params.yaml``."""
 
@@ -164,6 +177,7 @@ class Params(_Section):
     model: Model
     train: Train
     evaluate: Evaluate
+    export: Export
 
 
 assert set(get_args(Data.model_fields["merge"].annotation)) == set(MERGES)

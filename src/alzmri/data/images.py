@@ -83,7 +83,12 @@ class Decoded:
 
 
 def decode(path: Path) -> Decoded:
-    """Judge and decode one file by its content, whatever its name says.
+    """:func:`decode_bytes` of a file, which is refused as :func:`read` does."""
+    return decode_bytes(read(path))
+
+
+def decode_bytes(data: bytes) -> Decoded:
+    """Judge and decode the bytes of one image by what they are, whatever its name says.
 
     The rule: what can be shown as one 8-bit grayscale slice without guessing is converted, and
     said to be. Everything else is refused.
@@ -93,16 +98,15 @@ def decode(path: Path) -> Decoded:
       intensities have no unit, and 12-bit values in a 16-bit file would come out black if
       scaled by what the file could hold.
     - An EXIF orientation is applied.
-    - Refused: symbolic links (they may lead out of the collection), what is no regular file, is
-      empty, truncated or damaged, no image, has several frames, fewer than ``MIN_SIDE`` or more
-      than ``MAX_SIDE`` pixels a side (decided by the header, before anything is unpacked), or
-      the same value in every pixel.
+    - Refused: what is empty or larger than ``MAX_BYTES``, truncated or damaged, no image, has
+      several frames, fewer than ``MIN_SIDE`` or more than ``MAX_SIDE`` pixels a side (decided by
+      the header, before anything is unpacked), or the same value in every pixel.
 
     Raises:
         NotAnImage: the content is of no known image format.
         Unreadable: any other refusal.
     """
-    data = read(path)
+    check_bytes(len(data))
     pixels, converted = _decode_plain_jpeg(data), None
     if pixels is None:
         pixels, converted = _decode_any(data)
@@ -116,7 +120,8 @@ def read(path: Path) -> bytes:
     """The bytes of a regular file that is neither empty nor larger than ``MAX_BYTES``.
 
     Raises:
-        Unreadable: otherwise, also for a symbolic link and for whatever the system refuses.
+        Unreadable: otherwise, also for a symbolic link (it may lead out of the collection) and for
+            whatever the system refuses.
     """
     try:
         # NONBLOCK: a named pipe would wait for its writer for ever.

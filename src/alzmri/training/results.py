@@ -86,7 +86,7 @@ def card(run: Run, prepared: Prepared, params: Params) -> saved.Card:
         },
         classes=list(prepared.classes),
         preprocessing={"fit": params.data.fit, "channels": 1, "mean": MEAN, "std": STD},
-        parameters=params.model_dump(exclude={"phantom", "evaluate"}),
+        parameters=params.model_dump(include={"data", "split", "augment", "model", "train"}),
         training_subjects=sorted(map(saved.subject_digest, prepared.subjects("train"))),
         data_sha256=prepared.digest,
         temperature=run.temperature,

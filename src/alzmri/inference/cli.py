@@ -1,0 +1,170 @@
+"""``alzmri predict``, ``explain`` and ``export``: a trained model at work."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from alzmri import terminal
+from alzmri.errors import UserError
+from alzmri.inference import NOTICE
+
+# The modules behind the commands load torch: not before a command runs.
+if TYPE_CHECKING:
+    from alzmri.inference.report import Report
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(help="Images, folders, globs, NIfTI files, folders of DICOM series."),
+]
+ModelFolder = Annotated[Path, typer.Option("--model", help="The folder of the trained model.")]
+ByFolder = Annotated[
+    bool, typer.Option("--by-folder", help="The images of a folder are one person's: add the mean.")
+]
+SliceCount = Annotated[
+    int, typer.Option("--slices", min=1, max=40, help="Of a volume: 1 mm apart, mid-ventricle.")
+]
+
+SOME_REFUSED = 1
+"""Exit status: the rest was done."""
+
+
+def predict(
+    paths: Paths,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    model: ModelFolder = Path("models"),
+    by_folder: ByFolder = False,
+    slices: SliceCount = 6,
+) -> None:
+    """Class probabilities of slices and volumes. Research software; no diagnosis.
+
+    An image that is unlike the training slices is out of scope and gets no class. A file that
+    cannot be used is reported, the rest goes on, and the exit status is 1 (2 if none can). A
+    volume or series is one person; of images nobody knows whose they are, but --by-folder.
+
+    Examples:
+
+        alzmri predict scan.jpg
+
+        alzmri predict people/ --by-folder --csv > probabilities.csv
+
+        alzmri predict 'study/**/*.nii.gz' --json | jq '.subjects'
+    """
+    if as_json and as_csv:
+        raise UserError("--json and --csv exclude each other: choose one")
+    report = _judge(paths, model, slices, by_folder)
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2, allow_nan=False))
+    elif as_csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(report.as_csv())
+    else:
+        for table in report.tables():
+            terminal.out.print(table)
+        terminal.out.print(_summary(report))
+        terminal.out.print(NOTICE)
+    if report.refused:
+        raise typer.Exit(SOME_REFUSED)
+
+
+def explain(
+    paths: Paths,
+    out: Annotated[Path, typer.Option(help="A folder for pictures and maps.")],
+    target: Annotated[
+        str | None, typer.Option("--class", help="Evidence for it. [default: the most probable]")
+    ] = None,
+    model: ModelFolder = Path("models"),
+    by_folder: ByFolder = False,
+    slices: SliceCount = 6,
+) -> None:
+    """Show where the model looks, by Grad-CAM. Research software; no diagnosis.
+
+    Writes for each slice, and for each person's mean, an overlay (PNG) and the raw map (NPY,
+    float32), and lists them in index.csv. Exit status as of predict.
+
+    Examples:
+
+        alzmri explain scan.jpg --out why
+
+        alzmri explain person.nii.gz --out why --class "Mild Demented"
+    """
+    report = _judge(paths, model, slices, by_folder)
+    from alzmri.inference import gallery
+
+    classes = report.predictor.classes
+    if target not in (None, *classes):
+        raise UserError(f"--class {target!r}: the model knows {', '.join(classes)}")
+    written = gallery.write(out, report, None if target is None else classes.index(target))
+    terminal.out.print(f"{written} pictures and maps: {escape(str(out / gallery.INDEX))}")
+    terminal.out.print(NOTICE)
+    if report.refused:
+        raise typer.Exit(SOME_REFUSED)
+
+
+def export(
+    int8: Annotated[
+        bool, typer.Option("--int8", help="8-bit weights and activations: a quarter of the size.")
+    ] = False,
+    model: ModelFolder = Path("models"),
+    out: Annotated[
+        Path | None, typer.Option(help="The file.", show_default="DIR/model[.int8].onnx")
+    ] = None,
+) -> None:
+    """Write the model as ONNX, checked against PyTorch on the test slices of data/prepared.
+
+    To have it in the pipeline, under DVC: dvc exp run -S 'export.formats=[onnx]'.
+
+    Examples:
+
+        alzmri export
+
+        alzmri export --int8 --out /srv/model.onnx
+    """
+    from alzmri import params
+    from alzmri.data.prepared import Prepared
+    from alzmri.inference import export as exporting
+
+    form: exporting.Format = "int8.onnx" if int8 else "onnx"
+    prepared = Prepared.open(params.load())
+    path = out or model / f"model.{form}"
+    metrics = exporting.export(model, path, form, prepared)
+    terminal.out.print(f"{escape(str(path))}: {exporting.headline(metrics)}")
+
+
+def _judge(paths: list[str], model: Path, count: int, by_folder: bool) -> "Report":
+    """Read and judge what ``paths`` mean; say on stderr what cannot be used."""
+    import numpy as np
+
+    from alzmri.data.images import Unreadable
+    from alzmri.inference import inputs
+    from alzmri.inference.predictor import Predictor
+    from alzmri.inference.report import Report
+
+    predictor = Predictor.load(model)
+    sources = inputs.find(paths)
+    found: list[inputs.Slice] = []
+    refused: list[tuple[str, str]] = []
+    with terminal.progress("reading") as progress:
+        for done, source in enumerate(sources, start=1):
+            try:
+                found += inputs.read(
+                    source, predictor.preprocessing, count=count, by_folder=by_folder
+                )
+            except Unreadable as error:
+                refused.append((source.name, str(error)))
+                terminal.warn(f"{source.name}: {error}")
+            progress(done, len(sources))
+    if not found:
+        raise UserError(f"none of the {len(sources)} inputs can be used")
+    prediction = predictor.predict(np.stack([item.pixels for item in found]))
+    return Report(predictor, found, prediction, refused)
+
+
+def _summary(report: "Report") -> str:
+    inside = int(report.prediction.in_scope.sum())
+    line = f"{inside} of {len(report.slices)} slices in scope (scope up to 1.00)"
+    return line + (f"; {len(report.refused)} inputs refused" if report.refused else "")

@@ -1,0 +1,221 @@
+"""The model as ONNX: what other programs run, checked against PyTorch before it is written."""
+
+import json
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alzmri.data.prepared import Prepared
+from alzmri.errors import EnvironmentFault, UserError
+from alzmri.evaluation.metrics import macro_f1
+from alzmri.files import replacing
+from alzmri.inference import NOTICE
+from alzmri.inference.engine import INPUT, METADATA, OUTPUTS, Engine
+from alzmri.inference.extras import require
+from alzmri.inference.features import WithFeatures, run
+from alzmri.inference.predictor import Predictor, interpret
+from alzmri.inference.preprocessing import Preprocessing
+from alzmri.inference.scope import digest
+from alzmri.models import saved
+from alzmri.models.forward import MEAN, STD, probabilities
+from alzmri.models.saved import Card
+
+if TYPE_CHECKING:
+    import onnx
+
+Format = Literal["onnx", "int8.onnx"]
+"""The file beside the model is ``model.FORMAT``."""
+TOLERANCE = 1e-4
+"""Of probabilities, between ONNX Runtime and PyTorch."""
+CALIBRATION_IMAGES = 256
+"""Training slices by which the ranges of int8 activations are chosen."""
+
+
+def write(directory: Path, path: Path) -> float:
+    """Write the model in ``directory`` to ``path``; return how far it is from PyTorch's.
+
+    The graph takes packed slices, uint8 ``[n, side, side]`` for any ``n``, normalises them, and
+    gives the logits and the penultimate features. How to make a packed slice of an image is in
+    its metadata, under ``alzmri``. The returned number is the largest difference of a probability
+    on images of noise, for which no data are needed; see also :func:`export`.
+
+    Raises:
+        UserError: when there is no usable model.
+        EnvironmentFault: when the packages are missing, or the difference is above ``TOLERANCE``.
+    """
+    onnx = require("onnx", "export")
+    model, card = saved.load(directory)
+    network = WithFeatures(model)
+    side = Preprocessing.of(card).image_size
+    program = _program(network, side)
+    for node in program.graph.node:
+        # Where in whose source tree it was traced: of no use, and other bytes on every machine.
+        del node.metadata_props[:]
+    entry = program.metadata_props.add()
+    entry.key, entry.value = METADATA, json.dumps(_about(card, digest(directory)))
+    noise = np.random.default_rng(0).integers(0, 256, (3, side, side), np.uint8)
+    with replacing(path) as temporary:
+        onnx.save_model(program, temporary)
+        difference = _difference(network, Engine.load(temporary), noise, card.temperature)
+        _check(difference)
+    return difference
+
+
+def _check(difference: float) -> None:
+    """Refuse a model that differs from PyTorch's by more than ``TOLERANCE``."""
+    if not difference < TOLERANCE:
+        raise EnvironmentFault(
+            f"ONNX Runtime's probabilities differ from PyTorch's by {difference:.1e}, more than"
+            f" {TOLERANCE:.0e}: these versions of torch and onnxruntime cannot be used"
+        )
+
+
+def _program(network: WithFeatures, side: int) -> "onnx.ModelProto":
+    require("onnxscript", "export")
+    # It warns of every operation of torchvision's, which is not installed.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    example = torch.zeros(2, side, side, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, about itself
+        program = torch.onnx.export(
+            network,
+            (example,),
+            input_names=[INPUT],
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _about(card: Card, weights: str) -> dict[str, Any]:
+    public = {name: value for name, value in vars(card).items() if name != "training_subjects"}
+    return {
+        "notice": NOTICE,
+        "card": public,
+        "preprocessing": [
+            "decode, turn upright by EXIF, to 8-bit gray",
+            "pad with black to a square" if card.preprocessing["fit"] == "pad" else "no padding",
+            f"resize to {card.architecture['image_size']} pixels a side by area averages",
+            f"in the graph: (value / 255 - {MEAN}) / {STD}",
+        ],
+        "output": f"softmax of logits / {card.temperature}",
+        "weights": weights,
+    }
+
+
+def _difference(
+    network: WithFeatures, engine: Engine, images: NDArray[np.uint8], temperature: float
+) -> float:
+    expected, _ = run(network, images, np.arange(len(images)), torch.device("cpu"))
+    found, _ = engine.run(images)
+    both = (probabilities(logits / temperature) for logits in (expected, found))
+    first, second = both
+    return float(np.abs(first - second).max())
+
+
+def export(directory: Path, path: Path, form: Format, prepared: Prepared) -> dict[str, Any]:
+    """Write the model in ``directory`` to ``path``; return how it does on the test slices.
+
+    Of float weights, the probabilities must be PyTorch's on every test slice. What 8 bits cost is
+    measured, not judged.
+
+    Raises:
+        UserError: when there is no usable model, or it was trained on other data.
+        EnvironmentFault: see :func:`write`.
+    """
+    predictor = Predictor.load(directory)
+    if predictor.card.data_sha256 != prepared.digest:
+        raise UserError(
+            f"{directory}/ was trained on other data or another split than data/prepared: run"
+            " `dvc repro train`"
+        )
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        plain = Path(folder, "model.onnx") if form == "int8.onnx" else temporary
+        write(directory, plain)
+        if form == "int8.onnx":
+            training = prepared.indices("train")
+            every = -(-len(training) // CALIBRATION_IMAGES)
+            _quantise(plain, temporary, prepared.images[training[::every]])
+        metrics = _compare(predictor, Engine.load(temporary), prepared)
+        if form == "onnx":
+            _check(metrics["largest_difference"])
+        return {**metrics, "bytes": temporary.stat().st_size}
+
+
+def _compare(predictor: Predictor, engine: Engine, prepared: Prepared) -> dict[str, Any]:
+    """The content of ``metrics/export.FORMAT.json``: the test slices, by both."""
+    indices = prepared.indices("test")
+    images, truth = prepared.images[indices], prepared.labels[indices]
+    expected = predictor.predict(images)
+    found = interpret(*engine.run(images), predictor.card, predictor.scope)
+    difference = float(np.abs(found.probabilities - expected.probabilities).max())
+    scores = [macro_f1(truth, item.probabilities.argmax(axis=1)) for item in (expected, found)]
+    return {
+        # Upward to one digit: the next ones are the processor's, not the model's.
+        "largest_difference": _one_digit_up(difference),
+        "macro_f1": scores[1],
+        "lost_macro_f1": scores[0] - scores[1],
+        "slices": len(images),
+        "other_scope": int((found.in_scope != expected.in_scope).sum()),
+    }
+
+
+def _one_digit_up(value: float) -> float:
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** math.floor(math.log10(value))
+    return float(f"{math.ceil(value / unit) * unit:.0e}")
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    """One line for the terminal, of what :func:`export` returns."""
+    return (
+        f"{metrics['bytes'] / 1e6:.0f} MB; on {metrics['slices']} test slices probabilities differ"
+        f" from PyTorch's by at most {metrics['largest_difference']:.0e}, macro F1"
+        f" {metrics['macro_f1']:.3f} instead of {metrics['macro_f1'] + metrics['lost_macro_f1']:.3f}"
+    )
+
+
+def _quantise(source: Path, path: Path, slices: NDArray[np.uint8]) -> None:
+    """Write ``source`` with 8-bit weights and activations to ``path``.
+
+    ``slices``, uint8 ``[n, side, side]``, show the range of every activation; training slices.
+    """
+    quantization = require("onnxruntime.quantization", "export")
+    onnx = require("onnx", "export")
+    simpler = source.with_name("simpler.onnx")
+    quantization.quant_pre_process(source, simpler)
+    quantization.quantize_static(
+        simpler,
+        path,
+        _Slices(slices),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+    )
+    program = onnx.load_model(path)
+    del program.metadata_props[:]
+    program.metadata_props.extend(onnx.load_model(source).metadata_props)
+    onnx.save_model(program, path)
+
+
+class _Slices:
+    """What the quantiser asks for its next batch."""
+
+    def __init__(self, slices: NDArray[np.uint8]) -> None:
+        self._batches: Iterator[NDArray[np.uint8]] = iter(slices[:, None])
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """One slice; None after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}

@@ -1,0 +1,50 @@
+"""What a model thinks before it decides: the activations of its last hidden layer."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from alzmri.models.forward import BATCH_SIZE, normalise
+
+
+class WithFeatures(nn.Module):
+    """A trained AlexNet or LeNet from packed pixels to logits and penultimate features."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.convolutions: nn.Sequential = model.features  # type: ignore[assignment]
+        classifier: nn.Sequential = model.classifier  # type: ignore[assignment]
+        self.hidden, self.last = classifier[:-1], classifier[-1]
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``[n, classes]`` and features ``[n, width]`` of uint8 ``[n, side, side]``."""
+        return self.judge(normalise(images))
+
+    def judge(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of normalised float32 ``[n, 1, side, side]``."""
+        maps = self.convolutions(inputs)
+        features = self.hidden(torch.flatten(maps, 1))
+        return self.last(features), features
+
+
+@torch.inference_mode()
+def run(
+    model: WithFeatures,
+    images: NDArray[np.uint8],
+    indices: NDArray[np.int64],
+    device: torch.device,
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Logits, float64 ``[len(indices), classes]``, and features, float32 ``[.., width]``.
+
+    ``images`` is uint8 ``[n, side, side]`` and may be memory-mapped; no value depends on which
+    other images are asked for at once.
+    """
+    logits, features = [], []
+    for start in range(0, len(indices), BATCH_SIZE):
+        chosen = torch.from_numpy(images[indices[start : start + BATCH_SIZE]]).to(device)
+        score, feature = model(chosen)
+        logits.append(score.double().cpu().numpy())
+        features.append(feature.cpu().numpy())
+    return np.concatenate(logits), np.concatenate(features)

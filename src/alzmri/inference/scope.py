@@ -1,0 +1,128 @@
+"""Whether an image is like those that a model was trained on.
+
+The score is the Mahalanobis distance of the penultimate features from the training slices (Lee et
+al., "A simple unified framework for detecting out-of-distribution samples and adversarial attacks",
+2018), with one Gaussian for all classes (Kamoi and Kobayashi, "Why is the Mahalanobis distance
+effective for anomaly detection?", 2020). There are more features than slices, so its covariance is
+that of probabilistic principal components (Tipping and Bishop, 1999): the leading directions have
+their own variance, all others share one.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+
+from alzmri.errors import UserError
+from alzmri.files import write_bytes
+
+FILE = "scope.safetensors"
+KEPT_VARIANCE = 0.99
+"""Of the training features, held by the leading directions."""
+QUANTILE = 0.99
+"""Of the validation slices' distances: the threshold. One in a hundred of them is flagged."""
+TRAINING_IMAGES = 2048
+"""At most so many training slices give the Gaussian: more only take time."""
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The Gaussian and its threshold.
+
+    Attributes:
+        mean: float32 ``[width]``.
+        directions: orthonormal, float32 ``[leading, width]``.
+        variances: along them, float32 ``[leading]``.
+        residual: the variance along every other direction.
+        threshold: the distance up to which an image is in scope.
+        weights: SHA-256 of the ``model.safetensors`` whose features these are.
+    """
+
+    mean: Features
+    directions: Features
+    variances: Features
+    residual: float
+    threshold: float
+    weights: str
+
+    @classmethod
+    def fit(cls, training: Features, validation: Features, weights: str) -> "Scope":
+        """Fit to features ``[n, width]`` of slices; ``weights`` as in the attributes."""
+        mean = training.mean(axis=0)
+        _, lengths, directions = np.linalg.svd(training - mean, full_matrices=False)
+        spread = np.square(lengths, dtype=np.float64) / len(training)
+        share = np.cumsum(spread) / max(spread.sum(), np.finfo(np.float64).tiny)
+        leading = min(int(np.searchsorted(share, KEPT_VARIANCE)) + 1, len(spread))
+        others = max(1, training.shape[1] - leading)
+        # A dead layer has no variance at all: everything else is then infinitely far.
+        least = max(1e-6 * float(spread.mean()), 1e-12)
+        fitted = cls(
+            mean=mean,
+            directions=np.ascontiguousarray(directions[:leading]),
+            variances=np.maximum(spread[:leading], least).astype(np.float32),
+            residual=max(float(spread[leading:].sum()) / others, least),
+            threshold=1.0,
+            weights=weights,
+        )
+        threshold = float(np.quantile(fitted.score(validation), QUANTILE, method="higher"))
+        return cls(**{**vars(fitted), "threshold": max(threshold, least)})
+
+    def score(self, features: Features) -> NDArray[np.float64]:
+        """The distance over the threshold, float64 ``[n]``: above 1 is out of scope."""
+        # Products of single precision, sums of double: a server does this for every request.
+        away = features - self.mean
+        along = np.square(away @ self.directions.T, dtype=np.float64)
+        beside = np.maximum(np.square(away, dtype=np.float64).sum(axis=1) - along.sum(axis=1), 0)
+        distances: NDArray[np.float64] = np.sqrt(
+            (along / self.variances).sum(axis=1) + beside / self.residual
+        )
+        return distances / self.threshold
+
+    def save(self, directory: Path) -> None:
+        """Write ``scope.safetensors``."""
+        tensors = {
+            name: np.asarray(value) for name, value in vars(self).items() if name != "weights"
+        }
+        # Not more than one entry here: safetensors would write them in any order.
+        write_bytes(directory / FILE, serialize(tensors, {"weights": self.weights}))
+
+    @classmethod
+    def load(cls, directory: Path, weights: str) -> "Scope":
+        """Read it back.
+
+        Raises:
+            UserError: when there is none, or it is damaged or another model's.
+        """
+        path = directory / FILE
+        try:
+            with safe_open(path, framework="numpy") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                found = cls(
+                    mean=tensors["mean"],
+                    directions=tensors["directions"],
+                    variances=tensors["variances"],
+                    residual=float(tensors["residual"]),
+                    threshold=float(tensors["threshold"]),
+                    weights=(file.metadata() or {})["weights"],
+                )
+        except FileNotFoundError:
+            raise UserError(
+                f"{path} not found, which tells what the model can judge: run `dvc repro scope`"
+            ) from None
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): run `dvc repro -f scope`") from None
+        if found.weights != weights:
+            raise UserError(f"{path} is of other weights: run `dvc repro scope`")
+        return found
+
+
+def digest(directory: Path) -> str:
+    """SHA-256 of the weights in ``directory``."""
+    with (directory / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,119 @@
+"""Which axial slices of a head to show the model, and how: as those that it was trained on.
+
+The public collection and the embedded one show skull-stripped T1 slices between the commissures
+and the roof of the lateral ventricles, 176 by 208 pixels of 1 mm, the front of the head down.
+
+The rule: between 45 and 85 mm below the top of the brain, take the centre of gravity of the dark
+area at the middle of the brain, which is cerebrospinal fluid of the ventricles, and slices 1 mm
+apart around 2 mm above it. On the MNI152 template that is 14 mm above the anterior commissure,
+where the embedded collection's middle slice is.
+
+Its limits: the whole top of an adult's head must be in the volume, the skull must be stripped (with
+a skull the top lies too high, and the slices are of another kind anyway, which the scope score
+flags), fluid must be darker than tissue, as in T1. Heads that are not upright in the scanner are
+not turned.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from alzmri.data.images import Pixels, Unreadable
+from alzmri.inference.volumes import Volume
+
+HEIGHT, WIDTH = 208, 176
+"""Of a slice, mm and pixels."""
+BELOW_TOP = (45, 85)
+"""Where ventricles are, mm."""
+ABOVE_CENTRE = 2
+"""From the ventricles' centre of gravity to the middle of the chosen slices, mm."""
+MIDDLE = (0.22, 0.36)
+"""Half axes of the ellipse around the ventricles, in parts of the brain's width and length."""
+BRAIN, FLUID = 0.15, 0.55
+"""Brighter than this share of the brightest is brain; darker than this share of its median is
+fluid."""
+MIN_AREA = 5000
+"""Of brain in a slice that can show the ventricles, mm²."""
+BRIGHTEST, LEVEL = 99, 235
+"""The percentile of brain that becomes this grey level: both collections have it there."""
+
+
+class Slice(NamedTuple):
+    """One axial slice: mm below the top of the brain, and uint8 ``[HEIGHT, WIDTH]``."""
+
+    depth: int
+    pixels: Pixels
+
+
+def choose(volume: Volume, count: int) -> list[Slice]:
+    """The ``count`` slices around the ventricles, lowest first.
+
+    Raises:
+        Unreadable: there is no such head in ``volume``.
+    """
+    brain = _brain(volume)
+    levels = np.flatnonzero(brain.sum(axis=(0, 1)) >= MIN_AREA)
+    if not len(levels):
+        raise Unreadable("no head in it: less than 50 cm² in every axial slice")
+    top = int(np.flatnonzero(brain.any(axis=(0, 1)))[-1])
+    if top == volume.shape[2] - 1 and brain[:, :, top].sum() >= MIN_AREA:
+        raise Unreadable("the top of the head is cut off: the ventricles cannot be found from it")
+    tissue = float(np.median(volume[brain]))
+    candidates = range(max(0, top - BELOW_TOP[1]), top - BELOW_TOP[0])
+    fluid = np.array([_fluid(volume[:, :, z], brain[:, :, z], tissue) for z in candidates])
+    if not fluid.sum():
+        raise Unreadable("no ventricles found: is it a whole head, T1-weighted, skull stripped?")
+    middle = float(fluid @ np.array(candidates) / fluid.sum()) + ABOVE_CENTRE
+    lowest = round(middle - (count - 1) / 2)
+    if lowest < 0 or lowest + count > volume.shape[2]:
+        raise Unreadable(f"{count} slices around the ventricles do not fit into it")
+    chosen = slice(lowest, lowest + count)
+    return [
+        Slice(top - lowest - number, pixels)
+        for number, pixels in enumerate(_window(volume[:, :, chosen], brain[:, :, chosen]))
+    ]
+
+
+def _brain(volume: Volume) -> NDArray[np.bool_]:
+    """The largest connected thing that is not background, holes within slices filled."""
+    positive = volume[volume > 0]
+    if not positive.size:
+        raise Unreadable("blank: no voxel is above 0")
+    parts, number = ndimage.label(volume > BRAIN * np.percentile(positive, BRIGHTEST))
+    if not number:
+        raise Unreadable("blank: the same value everywhere")
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    brain: NDArray[np.bool_] = parts == sizes.argmax()
+    for z in range(brain.shape[2]):
+        brain[:, :, z] = ndimage.binary_fill_holes(brain[:, :, z])
+    return brain
+
+
+def _fluid(plane: Volume, brain: NDArray[np.bool_], tissue: float) -> int:
+    """The dark area, mm², at the middle of the brain in one axial plane ``[x, y]``."""
+    if brain.sum() < MIN_AREA:
+        return 0
+    inside = np.ones(plane.shape, bool)
+    distance = np.zeros(plane.shape)
+    for axis, share in enumerate(MIDDLE):
+        extent = np.flatnonzero(brain.any(axis=1 - axis))
+        centre, length = (extent[0] + extent[-1]) / 2, extent[-1] - extent[0]
+        offset = (np.arange(plane.shape[axis]) - centre) / (share * length)
+        distance += np.square(offset)[:, None] if axis == 0 else np.square(offset)[None, :]
+    inside = brain & (distance < 1)
+    return int((inside & (plane < FLUID * tissue)).sum())
+
+
+def _window(planes: Volume, brain: NDArray[np.bool_]) -> list[Pixels]:
+    """``[x, y, n]`` as ``n`` images, the brain at the centre, the front down."""
+    spans = [np.flatnonzero(brain.any(axis=axes)) for axes in ((1, 2), (0, 2))]
+    centre_x, centre_y = (int(span[0] + span[-1] + 1) // 2 for span in spans)
+    # Everything is at least half a window away from the border of the padded volume.
+    margins = ((WIDTH // 2, WIDTH // 2), (HEIGHT // 2, HEIGHT // 2), (0, 0))
+    window = np.pad(planes, margins)[centre_x : centre_x + WIDTH, centre_y : centre_y + HEIGHT]
+    scaled = window * (LEVEL / float(np.percentile(planes[brain], BRIGHTEST)))
+    levels = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return [np.ascontiguousarray(levels[:, :, number].T) for number in range(levels.shape[2])]
