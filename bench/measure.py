@@ -389,7 +389,8 @@ def main() -> None:
     if options.only == list(FIGURES) and not options.quick:
         json = report.PAGE.parent.parent / f"bench/results{'-gpu' * options.gpu}.json"
         command = f"make bench{' ARGS=--gpu' * options.gpu}"
-        report.write(figures, skipped, machine, command, json)
+        section = f"bench{' gpu' * options.gpu}"
+        report.write(figures, skipped, machine, command, json, section)
     missed = [figure.name for figure in figures if figure.met is False]
     terminal.say(f"NOT met: {'; '.join(missed)}" if missed else "every target met")
     if missed and options.strict:

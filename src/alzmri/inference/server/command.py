@@ -15,23 +15,29 @@ def serve(
         Path, typer.Option(envvar="ALZMRI_SERVE_MODEL", help="Folder of the trained model.")
     ] = Path("models"),
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the model. [default: one per processor]")
+        int | None, typer.Option(min=1, help="Of the model.", show_default="one per processor")
     ] = None,
     requests: Annotated[
         int, typer.Option(min=1, help="Answered at a time; others are told to come again.")
-    ] = 32,
+    ] = 128,
 ) -> None:
-    """Serve the model over HTTP, with a page for the browser. Research software, no diagnosis.
+    """Serve the model over HTTP, with a page for the browser. Research software; no diagnosis.
 
-    Examples: `alzmri serve`, then open http://127.0.0.1:8080, or
-    `curl --data-binary @scan.jpg -H content-type:image/jpeg 127.0.0.1:8080/invocations`.
+    The page shows probabilities, where the model looked and which training slices are alike. On
+    SIGTERM or Ctrl-C it answers what it has begun, then ends.
+
+    Examples:
+
+        alzmri serve
+
+        curl -H content-type:image/jpeg --data-binary @scan.jpg 127.0.0.1:8080/invocations
     """
-    from alzmri.errors import UserError
+    from alzmri.errors import EnvironmentFault
 
     try:
         from alzmri.inference.server.run import run
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"`alzmri serve` needs {error.name}: pip install 'alzmri[serve]', or run `make setup`"
+        raise EnvironmentFault(
+            f"{error.name} is not installed: pip install 'alzmri[serve]'"
         ) from None
     run(host, port, model, threads, requests)

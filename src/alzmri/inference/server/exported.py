@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from alzmri import terminal
+from alzmri.errors import EnvironmentFault
 from alzmri.inference import export
 from alzmri.inference.engine import Engine
 from alzmri.inference.scope import digest
@@ -21,15 +22,25 @@ def load(folder: Path, threads: int) -> Engine:
     weights = digest(folder)
     kept = cache(folder) / "model.onnx"
     for path in (folder / "model.onnx", kept):
-        if path.is_file():
-            engine = Engine.load(path, threads)
-            if engine.about["weights"] == weights:
-                return engine
+        if (engine := _engine(path, threads)) and engine.about["weights"] == weights:
+            return engine
     terminal.say(f"exporting the model to {kept} (once for each training)")
     # In a process of its own: what the exporter loads would stay in the server's memory.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         process.submit(export.write, folder, kept).result()
     return Engine.load(kept, threads)
+
+
+def _engine(path: Path, threads: int) -> Engine | None:
+    """The engine of a file of ours; None when there is none, or it is damaged or another's."""
+    if not path.is_file():
+        return None
+    try:
+        return Engine.load(path, threads)
+    except EnvironmentFault:
+        raise
+    except Exception:  # noqa: BLE001 - a damaged file can make the runtime raise anything
+        return None
 
 
 def cache(folder: Path) -> Path:

@@ -16,7 +16,8 @@ class Limits:
     Attributes:
         body: bytes of one request.
         images: in one request.
-        requests: that are being answered at a time; each may hold ``body`` bytes.
+        requests: that are being answered at a time,
+        bytes: and what they may hold together.
         queue: images that wait for the model.
         seconds: to receive a request, and again to answer it.
         drain: seconds to finish what has begun when told to stop.
@@ -24,7 +25,8 @@ class Limits:
 
     body: int = 32 * 2**20
     images: int = 64
-    requests: int = 32
+    requests: int = 128
+    bytes: int = 512 * 2**20
     queue: int = 256
     seconds: float = 30
     drain: int = 8
@@ -42,25 +44,34 @@ class Bounded:
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app, self._limits = app, limits
-        self._requests = 0
+        self._requests = self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        if self._requests >= self._limits.requests:
+        # Whoever does not say how much will come may send the most. The server has parsed the
+        # header already and refused what is no number.
+        length = int(Headers(scope=scope).get("content-length", self._limits.body))
+        if length > self._limits.body:
+            await self._too_large().response()(scope, receive, send)
+            return
+        full = self._requests >= self._limits.requests
+        if full or self._bytes + length > self._limits.bytes:
             await BUSY.response()(scope, receive, send)
             return
         self._requests += 1
+        self._bytes += length
         try:
             await self._answer(scope, receive, send)
         except Refusal as refused:
             await refused.response()(scope, receive, send)
         finally:
             self._requests -= 1
+            self._bytes -= length
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await self._read(Headers(scope=scope), receive)
+        body = await self._read(receive)
         if body is None:
             return
         begun = False
@@ -85,13 +96,12 @@ class Bounded:
                 raise
             raise BUSY from None
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
+    def _too_large(self) -> Refusal:
+        mebibytes = self._limits.body >> 20
+        return Refusal(413, f"the request is larger than {mebibytes} MiB: send fewer images")
+
+    async def _read(self, receive: Receive) -> bytes | None:
         """The body; None when the client has gone."""
-        limit = self._limits.body
-        too_large = Refusal(413, f"the request is larger than {limit >> 20} MiB: send fewer images")
-        # The server has parsed this header already and refused what is no number.
-        if int(headers.get("content-length", "0")) > limit:
-            raise too_large
         parts: list[bytes] = []
         size = 0
         try:
@@ -102,8 +112,8 @@ class Bounded:
                         return None
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
-                    if size > limit:
-                        raise too_large
+                    if size > self._limits.body:
+                        raise self._too_large()
                     if not message.get("more_body", False):
                         return b"".join(parts)
         except TimeoutError:

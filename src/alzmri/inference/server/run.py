@@ -31,6 +31,7 @@ def run(host: str, port: int, folder: Path, threads: int | None, requests: int) 
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             ws="none",
             lifespan="on",
             timeout_graceful_shutdown=limits.drain,
