@@ -20,6 +20,7 @@ OUTPUTS = (
     "models/model.json",
     "models/last.pt",
     "models/MODEL_CARD.md",
+    "models/scope.safetensors",
     "plots/classes.csv",
     "plots/classes.png",
     "plots/subjects.png",
@@ -33,6 +34,7 @@ OUTPUTS = (
     "metrics/prepare.json",
     "metrics/train.json",
     "metrics/evaluate.json",
+    "metrics/scope.json",
 )
 
 
@@ -91,7 +93,7 @@ def test_everything_computed_again_gives_the_same_lock_file(clone):
     for path in ("data/phantom", "data/prepared", "models", "plots", ".dvc/cache"):
         shutil.rmtree(clone.root / path)
     again = clone.run("dvc", "repro", "--force", "--no-run-cache")
-    assert again.stdout.count("Running stage") == 4
+    assert again.stdout.count("Running stage") == 5
     assert (clone.root / "dvc.lock").read_bytes() == before
 
 

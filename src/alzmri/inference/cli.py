@@ -160,7 +160,8 @@ def _judge(paths: list[str], model: Path, count: int, by_folder: bool) -> "Repor
             progress(done, len(sources))
     if not found:
         raise UserError(f"none of the {len(sources)} inputs can be used")
-    prediction = predictor.predict(np.stack([item.pixels for item in found]))
+    with terminal.progress("judging") as progress:
+        prediction = predictor.predict(np.stack([item.pixels for item in found]), progress)
     return Report(predictor, found, prediction, refused)
 
 

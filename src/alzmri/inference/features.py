@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alzmri.models.forward import BATCH_SIZE, normalise
+from alzmri.terminal import Update
 
 
 class WithFeatures(nn.Module):
@@ -35,11 +36,12 @@ def run(
     images: NDArray[np.uint8],
     indices: NDArray[np.int64],
     device: torch.device,
+    progress: Update | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Logits, float64 ``[len(indices), classes]``, and features, float32 ``[.., width]``.
 
-    ``images`` is uint8 ``[n, side, side]`` and may be memory-mapped; no value depends on which
-    other images are asked for at once.
+    ``images`` is uint8 ``[n, side, side]`` and may be memory-mapped; which other images are asked
+    for at once changes no more than rounding. ``progress(done, total)`` counts images.
     """
     logits, features = [], []
     for start in range(0, len(indices), BATCH_SIZE):
@@ -47,4 +49,6 @@ def run(
         score, feature = model(chosen)
         logits.append(score.double().cpu().numpy())
         features.append(feature.cpu().numpy())
+        if progress:
+            progress(start + len(chosen), len(indices))
     return np.concatenate(logits), np.concatenate(features)

@@ -17,6 +17,7 @@ from alzmri.models import saved
 from alzmri.models.device import choose
 from alzmri.models.forward import probabilities
 from alzmri.models.saved import Card
+from alzmri.terminal import Update
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ class Predictor:
             name = "the image" if isinstance(image, bytes) else image
             raise UserError(f"{name}: {error}") from None
 
-    def predict(self, slices: Pixels) -> Prediction:
+    def predict(self, slices: Pixels, progress: Update | None = None) -> Prediction:
         """Judge uint8 ``[n, side, side]``, as :meth:`prepare` makes them; ``n`` is 1 or more."""
-        logits, activations = features.run(self.model, slices, np.arange(len(slices)), self.device)
+        logits, activations = features.run(
+            self.model, slices, np.arange(len(slices)), self.device, progress
+        )
         return interpret(logits, activations, self.card, self.scope)

@@ -1,0 +1,251 @@
+"""From a model to a person: the commands on the tiny clone's model, files and mistakes."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from typer.testing import CliRunner
+
+from alzmri.cli import app
+from alzmri.data.images import fit
+from alzmri.errors import EnvironmentFault, UserError
+from alzmri.inference import NOTICE
+from alzmri.inference import export as exporting
+from alzmri.inference.engine import Engine
+from alzmri.inference.predictor import Predictor, interpret
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def manifest(repro):
+    with (repro.root / "data/prepared/manifest.csv").open() as handle:
+        return list(csv.DictReader(handle))
+
+
+@pytest.fixture(scope="module")
+def packed(repro):
+    return np.load(repro.root / "data/prepared/images.npy")
+
+
+@pytest.fixture(scope="module")
+def predictor(repro):
+    return Predictor.load(repro.root / "models")
+
+
+@pytest.fixture
+def alzmri(repro, monkeypatch):
+    """``alzmri(*words)`` in the clone, in this process; returns what it printed on stdout."""
+    monkeypatch.chdir(repro.root)
+
+    def run(*words, code=0):
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == code, done.output
+        return done.stdout
+
+    return run
+
+
+def test_preprocessing_is_exactly_that_of_training(repro, manifest, packed, predictor):
+    for row in manifest:
+        path = repro.root / "data/phantom" / row["path"]
+        assert np.array_equal(predictor.prepare(path), packed[int(row["index"])])
+        assert np.array_equal(predictor.prepare(path.read_bytes()), packed[int(row["index"])])
+
+
+def test_probabilities_are_those_of_the_evaluation_at_the_cards_temperature(
+    repro, manifest, alzmri
+):
+    """And every row has its notice, people their mean, JSON and CSV the same numbers."""
+    with (repro.root / "plots/predictions.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    classes = list(rows[0])[4:]
+    folder = repro.root / "test people"
+    for row in rows:
+        (folder / row["subject"]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(repro.root / "data/phantom" / row["path"], folder / row["subject"])
+    said = json.loads(alzmri("predict", folder, "--by-folder", "--json"))
+    table = list(csv.DictReader(io.StringIO(alzmri("predict", folder, "--by-folder", "--csv"))))
+    shutil.rmtree(folder)
+    temperature = json.loads((repro.root / "models/model.json").read_text())["temperature"]
+    assert said["notice"] == NOTICE
+    assert len(said["slices"]) == len(table) == len(rows)
+    by_name = {Path(item["path"]).name: item for item in said["slices"]}
+    for row, line in zip(said["slices"], table, strict=True):
+        assert line["notice"] == NOTICE
+        assert float(line[classes[0]]) == pytest.approx(row["probabilities"][classes[0]], abs=1e-6)
+    for row in rows:
+        sharpened = np.array([float(row[name]) for name in classes]) ** (1 / temperature)
+        found = [by_name[Path(row["path"]).name]["probabilities"][name] for name in classes]
+        assert found == pytest.approx(sharpened / sharpened.sum(), abs=1e-4)
+    for person in said["subjects"]:
+        used = [i for i in said["slices"] if i["subject"] == person["subject"] and i["in_scope"]]
+        assert len(used) == person["slices_in_scope"]
+        mean = np.mean([list(item["probabilities"].values()) for item in used], axis=0)
+        assert list(person["probabilities"].values()) == pytest.approx(mean)
+
+
+def _strange(packed):
+    """Images that are no axial slice around the ventricles, by what they are."""
+    rng = np.random.default_rng(0)
+    head = packed[0]
+    photographs = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in load_sample_images().images]
+    text = np.full((208, 176), 255, np.uint8)
+    for line in range(10):
+        cv2.putText(text, "not a scan", (5, 15 + 20 * line), 0, 0.8, 0, 1)
+    leg = np.zeros((208, 176), np.uint8)
+    cv2.circle(leg, (88, 104), 60, 180, -1)
+    cv2.circle(leg, (80, 100), 18, 30, -1)
+    half = cv2.resize(head, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
+    return {
+        "noise": rng.integers(0, 256, (SIDE, SIDE), np.uint8),
+        "a photograph of a building": fit(photographs[0], SIDE, "pad"),
+        "a photograph of a flower": fit(photographs[1], SIDE, "pad"),
+        "text": fit(text, SIDE, "pad"),
+        "nearly empty": rng.integers(0, 3, (SIDE, SIDE), np.uint8),
+        "a leg": fit(leg, SIDE, "pad"),
+        "inverted": 255 - head,
+        "shuffled pixels": rng.permutation(head.ravel()).reshape(SIDE, SIDE),
+        "a head at half the scale": np.pad(half, SIDE // 4),
+        "a head at twice the scale": fit(head[8:-8, 8:-8], SIDE, "pad"),
+    }
+
+
+def test_what_is_no_such_slice_is_flagged_and_held_out_people_are_not(
+    repro, manifest, packed, predictor, alzmri, tmp_path
+):
+    strange = _strange(packed)
+    judged = predictor.predict(np.stack(list(strange.values())))
+    assert [name for name, fine in zip(strange, judged.in_scope, strict=True) if fine] == []
+    test = [int(row["index"]) for row in manifest if row["split"] == "test"]
+    flagged = ~predictor.predict(packed[test]).in_scope
+    assert flagged.mean() == repro.metrics("scope")["false_alarms"]
+    assert flagged.mean() < 0.5
+    Image.fromarray(strange["text"]).save(tmp_path / "text.png")
+    (item,) = json.loads(alzmri("predict", tmp_path / "text.png", "--json"))["slices"]
+    assert item["predicted"] is None
+    assert not item["in_scope"]
+    shown = alzmri("predict", tmp_path / "text.png")
+    assert "out of scope" in shown
+    assert NOTICE in shown
+
+
+def test_a_bad_file_is_reported_the_rest_goes_on_and_the_exit_status_says_so(
+    repro, manifest, tmp_path
+):
+    """As a process, for the streams and statuses that a script sees."""
+    good = repro.root / "data/phantom" / manifest[0]["path"]
+    shutil.copy(good, tmp_path / "good.jpg")
+    (tmp_path / "cut.jpg").write_bytes(good.read_bytes()[:2000])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.nii.gz").write_text("no volume")
+    (tmp_path / "text.dcm").write_text("no slice")
+    (tmp_path / "readme.txt").write_text("none of our business")
+    Image.new("L", (5000, 5000)).save(tmp_path / "bomb.png")
+    done = repro.run("alzmri", "predict", str(tmp_path), "--json", code=1)
+    said = json.loads(done.stdout)
+    assert [Path(item["path"]).name for item in said["slices"]] == ["good.jpg"]
+    reasons = {Path(item["path"]).name: item["reason"] for item in said["refused"]}
+    assert set(reasons) == {"cut.jpg", "empty.png", "text.nii.gz", "text.dcm", "bomb.png"}
+    for name, reason in reasons.items():
+        assert f"{name}: {reason}" in done.stderr
+    (tmp_path / "good.jpg").unlink()
+    nothing = repro.run("alzmri", "predict", str(tmp_path), code=2)
+    assert "none of the 5 inputs can be used" in nothing.stderr
+    assert nothing.stdout == ""
+    assert "Traceback" not in nothing.stderr
+
+
+def test_what_a_name_means(repro, manifest, alzmri):
+    one = f"data/phantom/{manifest[0]['path']}"
+    everything = json.loads(alzmri("predict", "data/phantom", one, "--json"))
+    assert len(everything["slices"]) == len(manifest)
+    by_glob = json.loads(alzmri("predict", "data/**/*_01.jpg", "--json"))
+    assert {Path(item["path"]).name for item in by_glob["slices"]} == {
+        Path(row["path"]).name for row in manifest if row["path"].endswith("_01.jpg")
+    }
+    for name, reason in (("nowhere.jpg", "no such file"), ("metrics", "holds no image")):
+        with pytest.raises(UserError, match=reason):
+            alzmri("predict", name)
+
+
+def test_a_model_without_its_scope_or_with_another_is_refused(clone):
+    scope = clone.root / "models/scope.safetensors"
+    kept = scope.read_bytes()
+    scope.unlink()
+    with pytest.raises(UserError, match="dvc repro scope"):
+        Predictor.load(clone.root / "models")
+    scope.write_bytes(kept)
+    card = clone.root / "models/model.json"
+    written = card.read_text()
+    card.unlink()
+    card.write_text(written.replace('"mean": 0.5', '"mean": 0.4'))
+    with pytest.raises(UserError, match="another preprocessing"):
+        Predictor.load(clone.root / "models")
+
+
+def test_explanations_are_written_per_slice_and_per_person(repro, alzmri, tmp_path):
+    person = tmp_path / "person"
+    person.mkdir()
+    for path in sorted((repro.root / "data/phantom/MildDemented").glob("*_0[12].jpg"))[:2]:
+        shutil.copy(path, person)
+    out = tmp_path / "why"
+    alzmri("explain", person, "--by-folder", "--class", "Mild Demented", "--out", out)
+    with (out / "index.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["of"] for row in rows] == ["slice", "slice", "person"]
+    maps = [np.load(out / row["map"]) for row in rows]
+    for row, found in zip(rows, maps, strict=True):
+        assert row["class"] == "Mild Demented"
+        assert row["notice"] == NOTICE
+        assert found.shape == (SIDE, SIDE)
+        assert found.dtype == np.float32
+        with Image.open(out / row["overlay"]) as picture:
+            assert picture.size == (256, 256)
+            assert picture.text["Description"] == NOTICE
+    assert maps[2] == pytest.approx((maps[0] + maps[1]) / 2)
+    with pytest.raises(UserError, match="the model knows Non Demented"):
+        alzmri("explain", person, "--class", "Healthy", "--out", out)
+
+
+def test_the_exported_model_says_the_same_for_any_number_of_slices(
+    packed, predictor, alzmri, tmp_path, monkeypatch
+):
+    path = tmp_path / "model.onnx"
+    assert "macro F1" in alzmri("export", "--out", path)
+    engine = Engine.load(path, threads=1)
+    for number in (1, 2, 7, len(packed)):
+        expected = predictor.predict(packed[:number])
+        found = interpret(*engine.run(packed[:number]), predictor.card, predictor.scope)
+        assert np.abs(found.probabilities - expected.probabilities).max() < exporting.TOLERANCE
+        assert found.scope == pytest.approx(expected.scope, rel=1e-3)
+    assert engine.about["notice"] == NOTICE
+    assert engine.about["weights"] == predictor.scope.weights
+    assert engine.about["card"]["preprocessing"] == predictor.card.preprocessing
+    assert "training_subjects" not in engine.about["card"]
+    before = path.read_bytes()
+    monkeypatch.setattr(exporting, "TOLERANCE", 0.0)
+    with pytest.raises(EnvironmentFault, match="differ from PyTorch's"):
+        alzmri("export", "--out", path)
+    assert path.read_bytes() == before
+
+
+def test_export_is_a_stage_that_is_off_until_switched_on(clone):
+    assert "export" not in clone.run("dvc", "stage", "list").stdout
+    clone.run("dvc", "exp", "run", "-S", "export.formats=[onnx,int8.onnx]")
+    plain, small = (clone.metrics(f"export.{form}") for form in ("onnx", "int8.onnx"))
+    assert plain["largest_difference"] < exporting.TOLERANCE
+    assert plain["lost_macro_f1"] == 0
+    assert small["bytes"] < plain["bytes"] / 2
+    assert (clone.root / "models/model.int8.onnx").stat().st_size == small["bytes"]
+    again = clone.run("dvc", "repro")
+    assert "Running stage" not in again.stdout

@@ -1,0 +1,36 @@
+"""A model that has learnt something, in memory."""
+
+import uuid
+
+import numpy as np
+import pytest
+import torch
+
+from alzmri.inference.features import WithFeatures, run
+from alzmri.inference.predictor import Predictor
+from alzmri.inference.preprocessing import Preprocessing
+from alzmri.inference.scope import Scope
+from alzmri.models import build
+from alzmri.training import results
+from alzmri.training.checkpoints import Checkpoints
+from alzmri.training.loop import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def predictor(prepared, make_params) -> Predictor:
+    """LeNet after twenty epochs of the discs, and what it can judge."""
+    settings = {"lr": 0.02, "epochs": 20, "batch_size": 16, "precision": "fp32"}
+    params = make_params(train=settings, model={"name": "lenet"}, data={"image_size": 32})
+    store = Checkpoints("memory://checkpoints", uuid.uuid4().hex)
+    trained = train(prepared, params, CPU, store, lambda *_: None, lambda *_: None)
+    card = results.card(trained, prepared, params)
+    model = build(**card.architecture)
+    model.load_state_dict(trained.best_weights)
+    network = WithFeatures(model)
+    _, known = run(network, prepared.images, prepared.indices("train"), CPU)
+    _, held_out = run(network, prepared.images, prepared.indices("val"), CPU)
+    scope = Scope.fit(known, held_out, weights="none")
+    assert np.isfinite(scope.threshold)
+    return Predictor(network, card, scope, Preprocessing.of(card), CPU)

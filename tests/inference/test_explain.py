@@ -1,0 +1,56 @@
+"""Maps follow the model, the slice and the class."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from alzmri.inference.explain import grad_cam, overlay
+from alzmri.inference.features import WithFeatures
+from alzmri.models import build
+
+
+def _likeness(first, second):
+    """Mean rank correlation of maps, -1 to 1; a map without evidence is like no other."""
+    pairs = [(a.ravel(), b.ravel()) for a, b in zip(first, second, strict=True)]
+    return np.mean([spearmanr(a, b).statistic if a.any() and b.any() else 0 for a, b in pairs])
+
+
+def test_a_map_depends_on_what_the_model_has_learnt(predictor, prepared):
+    """Adebayo et al., "Sanity checks for saliency maps" (2018): weights anew, maps anew."""
+    indices = prepared.indices("test")
+    slices, classes = prepared.images[indices], prepared.labels[indices]
+    maps = grad_cam(predictor, slices, classes)
+    assert maps.shape == slices.shape
+    assert maps.dtype == np.float32
+    assert (maps >= 0).all()
+    assert maps.max() > 0
+    assert np.array_equal(maps, grad_cam(predictor, slices, classes))
+    torch.manual_seed(1)
+    random = replace(predictor, model=WithFeatures(build(**predictor.card.architecture)))
+    randomised = grad_cam(random, slices, classes)
+    other_class = grad_cam(predictor, slices, (classes + 1) % 4)
+    print(_likeness(maps, randomised), _likeness(maps, other_class))
+    assert _likeness(maps, randomised) < 0.5
+    assert _likeness(maps, other_class) < 0.9
+
+
+def test_evidence_lies_where_the_classes_differ(predictor, prepared):
+    """The discs differ around the centre; the corners are noise in every class."""
+    index = prepared.indices("test")[-1]
+    (found,) = grad_cam(predictor, prepared.images[[index]], np.array([3]))
+    centre, corners = found[8:24, 8:24], np.delete(found, slice(4, 28), axis=1)
+    assert centre.mean() > corners.mean()
+
+
+def test_an_overlay_is_the_slice_where_there_is_no_evidence(prepared):
+    picture = prepared.images[0]
+    plain = overlay(picture, np.zeros((32, 32), np.float32))
+    assert plain.shape == (256, 256, 3)
+    assert (plain[:, :, 0] == plain[:, :, 2]).all()
+    evidence = np.zeros((32, 32), np.float32)
+    evidence[:8, :8] = 5
+    marked = overlay(picture, evidence)
+    assert (marked[128:, 128:] == plain[128:, 128:]).all()
+    assert (marked[:32, :32] != plain[:32, :32]).any()
