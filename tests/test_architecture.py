@@ -110,7 +110,8 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     code = (
         "import sys, alzmri.cli; "
         "print(*{n.split('.')[0] for n in sys.modules} & "
-        "{'torch', 'numpy', 'albumentations', 'sklearn', 'matplotlib', 'dvc', 'botocore', 'scipy'})"
+        "{'torch', 'numpy', 'albumentations', 'sklearn', 'matplotlib', 'dvc', 'botocore', 'scipy',"
+        "'fastapi', 'uvicorn', 'onnxruntime'})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

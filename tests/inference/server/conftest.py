@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import nibabel as nib
 import numpy as np
 import psutil
 import pytest
@@ -187,6 +188,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         paths.append(folder / f"stage {stage}.png")
         cv2.imwrite(str(paths[-1]), slice_of(stage, 1000 + stage, side=48))
     return paths
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A volume: an ellipsoid that ends 65 mm above the dark one at its centre."""
+    x, y, z = np.mgrid[-90:90:2, -105:105:2, -70:80:2].astype(np.float32)
+    whole = (x / 75) ** 2 + (y / 90) ** 2 + (z / 65) ** 2 < 1
+    fluid = (x / 12) ** 2 + (y / 25) ** 2 + (z / 12) ** 2 < 1
+    voxels = np.where(whole, np.where(fluid, 20, 100 + np.abs(x)), 0).astype(np.float32)
+    path = tmp_path_factory.mktemp("volume") / "Jane Doe.nii.gz"
+    nib.save(nib.Nifti1Image(voxels, np.diag([2, 2, 2, 1])), path)
+    return path
 
 
 class Browser:

@@ -126,6 +126,16 @@ def test_dropped_files_are_judged_and_bad_ones_say_why(page, files, tmp_path, ev
     assert _rows(page) == []
 
 
+def test_a_volume_becomes_its_slices(page, head, eventually):
+    _choose(page, head)
+    eventually(lambda: page.evaluate(STATUS).startswith("6 of 6 done"))
+    names = [name for name, _ in _rows(page)]
+    depths = [int(name.removeprefix("Jane Doe.nii.gz, ").split()[0]) for name in names]
+    assert len(depths) == 6
+    assert depths == sorted(depths, reverse=True)
+    assert list(_unexpected(page)) == []
+
+
 def test_the_keyboard_reaches_everything_and_changes_reach_a_screen_reader(page, files, eventually):
     _choose(page, files[0])
     eventually(lambda: page.evaluate(STATUS).startswith("1 of 1 done: Non Demented"))

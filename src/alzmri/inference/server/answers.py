@@ -97,7 +97,9 @@ class Explained(Slice):
     heat: str | None = Field(
         description="Grad-CAM of the most probable class over the slice: a PNG as a data URL."
     )
-    calibration: dict[str, CameTrue] | None = Field(description="By class; null without data.")
+    calibration: dict[str, CameTrue] | None = Field(
+        description="By class; null without the test data, and out of scope."
+    )
     nearest: Nearest | None = Field(description="Null without the training data.")
 
 

@@ -59,7 +59,7 @@ _BINARY = {
         "content": {kind: {} for kind in ("image/jpeg", "image/png", "application/octet-stream")},
     }
 }
-_REFUSED = document(400, 408, 413, 415, 503)
+_REFUSED = document(400, 408, 413, 415, 422, 503)
 
 
 def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:

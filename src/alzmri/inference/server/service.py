@@ -135,12 +135,13 @@ class Service:
         )
         known, classes = self.loaded.reference, self.loaded.predictor.classes
         calibration = nearest = None
-        if known:
+        if known and judged.in_scope:
             observed = known.observed(probabilities[0])
             calibration = {
                 name: CameTrue(**asdict(value))
                 for name, value in zip(classes, observed, strict=True)
             }
+        if known:
             found = known.nearest(features[0])
             nearest = Nearest(
                 classes=[classes[label] for label in found.labels],

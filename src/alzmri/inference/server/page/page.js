@@ -17,6 +17,7 @@ $("files").addEventListener("change", () => {
   $("files").value = ""; // or the same file could not be chosen again
 });
 $("clear").addEventListener("click", clear);
+document.querySelector("a[href='#card']").addEventListener("click", () => { $("card").open = true; });
 for (const kind of ["dragenter", "dragover"]) {
   window.addEventListener(kind, (event) => {
     event.preventDefault();
