@@ -41,6 +41,13 @@ def test_numbers_in_the_readme_are_those_of_the_committed_run():
     assert f"accuracy {scores['accuracy']:.3f}" in README
 
 
+def test_false_alarms_in_the_docs_are_those_of_the_committed_run():
+    measured = json.loads((ROOT / "metrics/scope.json").read_text())
+    low, high = (100 * bound for bound in measured["ci95"]["false_alarms"])
+    claim = f"{100 * measured['false_alarms']:.1f} % [{low:.1f} %, {high:.1f} %]"
+    assert claim in (ROOT / "docs/inference.md").read_text()
+
+
 def test_honest_numbers_in_the_readme_are_those_of_the_results():
     quote = README[README.index("> **Read this") : README.index("<img")]
     claimed = re.findall(r"0\.\d{3}", quote)

@@ -33,4 +33,4 @@ def predictor(prepared, make_params) -> Predictor:
     _, held_out = run(network, prepared.images, prepared.indices("val"), CPU)
     scope = Scope.fit(known, held_out, weights="none")
     assert np.isfinite(scope.threshold)
-    return Predictor(network, card, scope, Preprocessing.of(card), CPU)
+    return Predictor(network, card, scope, Preprocessing.of(card))

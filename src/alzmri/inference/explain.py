@@ -36,11 +36,11 @@ def grad_cam(predictor: Predictor, slices: Pixels, targets: NDArray[np.int64]) -
     maps = []
     for start in range(0, len(slices), BATCH_SIZE):
         chosen = slice(start, start + BATCH_SIZE)
-        inputs = normalise(torch.from_numpy(slices[chosen]).to(predictor.device))
-        target = torch.from_numpy(targets[chosen]).to(predictor.device)
+        inputs = normalise(torch.from_numpy(slices[chosen]))
+        target = torch.from_numpy(targets[chosen])
         coarse = cam.attribute(inputs.requires_grad_(), target, relu_attributions=True)
         fine = attr.LayerAttribution.interpolate(coarse, slices.shape[1:], "bilinear")
-        maps.append(fine.squeeze(1).detach().cpu().numpy())
+        maps.append(fine.squeeze(1).detach().numpy())
     return np.concatenate(maps)
 
 

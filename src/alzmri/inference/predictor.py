@@ -1,4 +1,8 @@
-"""A trained model as a person uses it: an image in, calibrated probabilities out."""
+"""A trained model as a person uses it: an image in, calibrated probabilities out.
+
+On the CPU, whatever else the machine has: a probability is then the same on the command line, over
+HTTP and on any machine, to rounding (GPUs multiply with fewer digits by default).
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +18,11 @@ from alzmri.inference import features
 from alzmri.inference.preprocessing import Preprocessing
 from alzmri.inference.scope import Features, Scope, digest
 from alzmri.models import saved
-from alzmri.models.device import choose
 from alzmri.models.forward import probabilities
 from alzmri.models.saved import Card
 from alzmri.terminal import Update
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -48,18 +53,16 @@ class Predictor:
     """A model in memory.
 
     Attributes:
-        model: on ``device``, ready to predict.
+        model: ready to predict.
         card: its ``model.json``.
         scope: what it can judge.
         preprocessing: what its card says.
-        device: where it computes.
     """
 
     model: features.WithFeatures
     card: Card
     scope: Scope
     preprocessing: Preprocessing
-    device: torch.device
 
     @classmethod
     def load(cls, folder: Path = saved.MODELS) -> "Predictor":
@@ -70,10 +73,7 @@ class Predictor:
         """
         model, card = saved.load(folder)
         scope = Scope.load(folder, digest(folder))
-        device = choose()
-        return cls(
-            features.WithFeatures(model).to(device), card, scope, Preprocessing.of(card), device
-        )
+        return cls(features.WithFeatures(model), card, scope, Preprocessing.of(card))
 
     @property
     def classes(self) -> list[str]:
@@ -96,6 +96,6 @@ class Predictor:
     def predict(self, slices: Pixels, progress: Update | None = None) -> Prediction:
         """Judge uint8 ``[n, side, side]``, as :meth:`prepare` makes them; ``n`` is 1 or more."""
         logits, activations = features.run(
-            self.model, slices, np.arange(len(slices)), self.device, progress
+            self.model, slices, np.arange(len(slices)), CPU, progress
         )
         return interpret(logits, activations, self.card, self.scope)

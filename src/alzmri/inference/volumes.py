@@ -132,7 +132,7 @@ def _upright(image: "nib.Nifti1Image") -> Volume:
     extent = np.array(image.shape) * voxel_sizes(image.affine)
     if not np.isfinite(extent).all() or extent.max() > MAX_EXTENT:
         raise Unreadable(f"more than {MAX_EXTENT:.0f} mm a side: are its units millimetres?")
-    if math.prod(image.shape) > MAX_VOXELS:
+    if max(math.prod(image.shape), extent.prod()) > MAX_VOXELS:
         raise Unreadable(f"more than {MAX_VOXELS} voxels")
     upright = resample_to_output(image, 1.0, order=1)
     voxels: Volume = np.asarray(upright.dataobj, np.float32)
