@@ -8,7 +8,6 @@ from pathlib import Path
 
 from alzmri import terminal
 from alzmri.errors import EnvironmentFault
-from alzmri.inference import export
 from alzmri.inference.engine import Engine
 from alzmri.inference.scope import digest
 
@@ -27,8 +26,14 @@ def load(folder: Path, threads: int) -> Engine:
     terminal.say(f"exporting the model to {kept} (once for each training)")
     # In a process of its own: what the exporter loads would stay in the server's memory.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        process.submit(export.write, folder, kept).result()
+        process.submit(_export, folder, kept).result()
     return Engine.load(kept, threads)
+
+
+def _export(folder: Path, path: Path) -> None:
+    from alzmri.inference import export
+
+    export.write(folder, path)
 
 
 def _engine(path: Path, threads: int) -> Engine | None:

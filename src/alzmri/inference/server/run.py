@@ -25,7 +25,8 @@ def run(host: str, port: int, folder: Path, threads: int | None, requests: int) 
     threads = threads or len(os.sched_getaffinity(0))
     with _listen(host, port) as listener:
         loaded = service.load(folder, threads)
-        address = f"http://{host}:{listener.getsockname()[1]}"
+        name = f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
             app.create(loaded, host, limits, threads),
             log_config=None,
