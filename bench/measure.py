@@ -391,10 +391,7 @@ def main() -> None:
         command = f"make bench{' ARGS=--gpu' * options.gpu}"
         section = f"bench{' gpu' * options.gpu}"
         report.write(figures, skipped, machine, command, json, section)
-    missed = [figure.name for figure in figures if figure.met is False]
-    terminal.say(f"NOT met: {'; '.join(missed)}" if missed else "every target met")
-    if missed and options.strict:
-        sys.exit(1)
+    report.conclude(figures, options.strict)
 
 
 if __name__ == "__main__":

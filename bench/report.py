@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,6 +88,14 @@ def show(figures: Sequence[Figure], skipped: Sequence[str]) -> None:
         terminal.say(markdown.table(HEADER, rows))
     for line in skipped:
         terminal.say(f"not measured: {line}")
+
+
+def conclude(figures: Sequence[Figure], strict: bool) -> None:
+    """Say which targets were missed; with ``strict`` that ends the program with status 1."""
+    missed = [figure.name for figure in figures if figure.met is False]
+    terminal.say(f"NOT met: {'; '.join(missed)}" if missed else "every target met")
+    if missed and strict:
+        sys.exit(1)
 
 
 def write(

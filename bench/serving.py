@@ -317,10 +317,7 @@ def main() -> None:
     if not options.quick:
         json = report.PAGE.parent.parent / "bench/results-serving.json"
         report.write(figures, [], machine, "make bench-serving", json, "bench serving")
-    missed = [figure.name for figure in figures if figure.met is False]
-    terminal.say(f"NOT met: {'; '.join(missed)}" if missed else "every target met")
-    if missed and options.strict:
-        sys.exit(1)
+    report.conclude(figures, options.strict)
 
 
 if __name__ == "__main__":
