@@ -115,6 +115,8 @@ def _strange(packed):
         "a leg": fit(leg, SIDE, "pad"),
         "inverted": 255 - head,
         "shuffled pixels": rng.permutation(head.ravel()).reshape(SIDE, SIDE),
+        "a head on its side": np.rot90(head),
+        "a head upside down": np.rot90(head, 2),
         "a head at half the scale": np.pad(half, SIDE // 4),
         "a head at twice the scale": fit(head[8:-8, 8:-8], SIDE, "pad"),
     }

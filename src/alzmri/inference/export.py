@@ -21,7 +21,7 @@ from alzmri.inference import NOTICE
 from alzmri.inference.engine import INPUT, METADATA, OUTPUTS, Engine
 from alzmri.inference.extras import require
 from alzmri.inference.features import WithFeatures, run
-from alzmri.inference.predictor import Predictor, interpret
+from alzmri.inference.predictor import CPU, Predictor, interpret
 from alzmri.inference.preprocessing import Preprocessing
 from alzmri.inference.scope import digest
 from alzmri.models import saved
@@ -43,7 +43,7 @@ def write(directory: Path, path: Path) -> float:
     """Write the model in ``directory`` to ``path``; return how far it is from PyTorch's.
 
     The graph takes packed slices, uint8 ``[n, side, side]`` for any ``n``, normalises them, and
-    gives the logits and the penultimate features. How to make a packed slice of an image is in
+    gives the logits and the features. How to make a packed slice of an image is in
     its metadata, under ``alzmri``. The returned number is the largest difference of a probability
     on images of noise, for which no data are needed; see also :func:`export`.
 
@@ -117,10 +117,10 @@ def _about(card: Card, weights: str) -> dict[str, Any]:
 def _difference(
     network: WithFeatures, engine: Engine, images: NDArray[np.uint8], temperature: float
 ) -> float:
-    expected, _ = run(network, images, np.arange(len(images)), torch.device("cpu"))
+    """The largest of a probability, on uint8 ``[n, side, side]``."""
+    expected, _ = run(network, images, np.arange(len(images)), CPU)
     found, _ = engine.run(images)
-    both = (probabilities(logits / temperature) for logits in (expected, found))
-    first, second = both
+    first, second = (probabilities(logits / temperature) for logits in (expected, found))
     return float(np.abs(first - second).max())
 
 

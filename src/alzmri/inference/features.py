@@ -1,22 +1,31 @@
-"""What a model thinks before it decides: the activations of its last hidden layer."""
+"""What a model sees before it decides: the activations of its last convolutions."""
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alzmri.models.forward import BATCH_SIZE, normalise
 from alzmri.terminal import Update
 
+MOST_CELLS = 6
+"""A side of the maps that are the features, as of AlexNet at 224 pixels; larger ones are averaged.
+LeNet's would be 53."""
+
 
 class WithFeatures(nn.Module):
-    """A trained AlexNet or LeNet from packed pixels to logits and penultimate features."""
+    """A trained AlexNet or LeNet from packed pixels to logits and features.
+
+    The features are the last feature maps, flattened: where something is matters as much as what.
+    (The units of the last hidden layer, which remember only what tells the classes apart, find
+    fewer strange pictures.)
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.convolutions: nn.Sequential = model.features  # type: ignore[assignment]
-        classifier: nn.Sequential = model.classifier  # type: ignore[assignment]
-        self.hidden, self.last = classifier[:-1], classifier[-1]
+        self.classifier: nn.Sequential = model.classifier  # type: ignore[assignment]
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,8 +35,8 @@ class WithFeatures(nn.Module):
     def judge(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The same of normalised float32 ``[n, 1, side, side]``."""
         maps = self.convolutions(inputs)
-        features = self.hidden(torch.flatten(maps, 1))
-        return self.last(features), features
+        coarse = F.avg_pool2d(maps, -(-maps.shape[-1] // MOST_CELLS))
+        return self.classifier(torch.flatten(maps, 1)), torch.flatten(coarse, 1)
 
 
 @torch.inference_mode()

@@ -1,11 +1,11 @@
 """Whether an image is like those that a model was trained on.
 
-The score is the Mahalanobis distance of the penultimate features from the training slices (Lee et
-al., "A simple unified framework for detecting out-of-distribution samples and adversarial attacks",
-2018), with one Gaussian for all classes (Kamoi and Kobayashi, "Why is the Mahalanobis distance
-effective for anomaly detection?", 2020). There are more features than slices, so its covariance is
-that of probabilistic principal components (Tipping and Bishop, 1999): the leading directions have
-their own variance, all others share one.
+The score is the Mahalanobis distance of a network's features from those of the training slices (Lee
+et al., "A simple unified framework for detecting out-of-distribution samples and adversarial
+attacks", 2018), with one Gaussian for all classes (Kamoi and Kobayashi, "Why is the Mahalanobis
+distance effective for anomaly detection?", 2020). There are more features than slices, so its
+covariance is that of probabilistic principal components (Tipping and Bishop, 1999): the leading
+directions have their own variance, all others share one.
 """
 
 import hashlib
