@@ -36,11 +36,11 @@ PARTS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
 SERVE = "from alzmri import terminal; from alzmri.cli import app; terminal.start(app)"
 
 
-def slice_of(stage: int, seed: int, side: int = SIDE) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A disc that grows with the stage, on noise: uint8 ``[side, side]``."""
+def slice_of(stage: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A disc that grows with the stage, on noise: uint8 ``[SIDE, SIDE]``."""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    disc = 150 * (np.hypot(x, y) < side * (4 + 3 * stage) / 32) + rng.integers(20, 40)
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    disc = 150 * (np.hypot(x, y) < 4 + 3 * stage) + rng.integers(20, 40)
     return (disc + rng.integers(0, 40, disc.shape)).astype(np.uint8)
 
 
@@ -186,7 +186,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     paths = []
     for stage in range(len(CLASSES)):
         paths.append(folder / f"stage {stage}.png")
-        cv2.imwrite(str(paths[-1]), slice_of(stage, 1000 + stage, side=48))
+        cv2.imwrite(str(paths[-1]), slice_of(stage, 1000 + stage))
     return paths
 
 

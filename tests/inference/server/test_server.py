@@ -7,12 +7,14 @@ import re
 import signal
 import socket
 import struct
+import sys
 import threading
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import botocore.session
 import numpy as np
@@ -22,11 +24,12 @@ from botocore.config import Config
 from PIL import Image
 
 from alzmri.data.classes import CLASSES
-from alzmri.errors import UserError
+from alzmri.errors import EnvironmentFault, UserError
 from alzmri.inference import NOTICE
 from alzmri.inference.predictor import Predictor
 
 JPEG = {"Content-Type": "image/jpeg"}
+ROOT = Path(__file__).parents[3]
 SOAK = 1500
 """Requests, of which about a third are bad."""
 
@@ -315,6 +318,26 @@ def test_no_model_and_a_taken_port_are_the_users_to_mend(tmp_path, server, workp
         run("127.0.0.1", server.port, workplace / "models", 1, 1)
     with pytest.raises(UserError, match="cannot listen"):
         run("192.0.2.1", 0, workplace / "models", 1, 1)
+
+
+def test_without_the_extra_the_command_names_it(monkeypatch):
+    from alzmri.inference.server.command import serve
+
+    monkeypatch.delitem(sys.modules, "alzmri.inference.server.run", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(EnvironmentFault, match=r"uvicorn is not installed: .*alzmri\[serve\]"):
+        serve()
+
+
+def test_the_container_starts_what_sagemaker_asks_for_without_a_shell():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    (entry,) = (line for line in lines if line.startswith("ENTRYPOINT"))
+    assert json.loads(entry.removeprefix("ENTRYPOINT")) == ["alzmri"]
+    assert any(line.startswith("USER ") for line in lines)
+    copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
+    outputs = (ROOT / "dvc.yaml").read_text()
+    for name in copied:
+        assert name in outputs if name.startswith("models/") else (ROOT / name).exists(), name
 
 
 def test_a_volume_is_taken_apart_into_the_slices_that_the_model_judges(server, head):

@@ -87,8 +87,8 @@ class Reference:
     def nearest(self, features: NDArray[np.float32]) -> Neighbours:
         """The training slices most like one with ``features`` ``[units]``.
 
-        By the cosine of penultimate features, as deep k-nearest neighbours (Papernot and
-        McDaniel, 2018) compare: what the last layer sees, not what the eye does.
+        By the cosine of what the model sees, as deep k-nearest neighbours (Papernot and McDaniel,
+        2018) compare; not of what the eye does.
         """
         similarity = self.features @ (features / np.linalg.norm(features))
         order = np.argsort(-similarity, kind="stable")[:NEAREST]
@@ -127,12 +127,14 @@ def make(
 ) -> Reference:
     """Run the model over training and test slices, or read what an earlier start kept."""
     weights, digest = engine.about["weights"], prepared.digest
-    if (reference := _read(kept)) and (reference.weights, reference.data) == (
-        weights,
-        digest,
+    train, test = prepared.indices("train"), prepared.indices("test")
+    if (
+        (reference := _read(kept))
+        and (reference.weights, reference.data) == (weights, digest)
+        # Of another version, the features might be others.
+        and reference.features.shape[1] == engine.run(prepared.images[train[:1]])[1].shape[1]
     ):
         return reference
-    train, test = prepared.indices("train"), prepared.indices("test")
     people = np.unique([row.subject for row in prepared.rows], return_inverse=True)[1]
     logits, features = _run(engine, prepared.images, np.concatenate([train, test]), update)
     features = features[: len(train)]

@@ -69,7 +69,7 @@ def load(folder: Path, threads: int) -> Loaded:
         UserError: there is no model, or it is damaged.
     """
     predictor = Predictor.load(folder)
-    session = exported.load(folder, threads)
+    session = exported.load(folder, predictor, threads)
     try:
         prepared = Prepared.open(params.load())
         if prepared.digest != predictor.card.data_sha256:
