@@ -30,8 +30,8 @@ protocol: setup ## Run the published protocol's two settings; its slice split LE
 fast: setup ## The protocol's split, which LEAKS, in fewer training FLOPs (SOURCE=name)
 	@alzmri fast $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
-test: check browser ## Set up, lint, check types, run every test
-	@pytest
+test: check browser ## Set up, lint, check types, run every test (ARGS=-k name for some)
+	@OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: setup ## Lint and check types only
 	@ruff check .

@@ -22,6 +22,7 @@ def params(image_size: int, batch_size: int, precision: str) -> Params:
     content = load(ROOT / PARAMS_FILE).model_dump()
     content["data"]["image_size"] = image_size
     content["train"] |= {"batch_size": batch_size, "precision": precision, "epochs": 100}
+    content["track"]["mode"] = "disabled"
     return check(content, "bench")
 
 

@@ -8,6 +8,7 @@ from alzmri.evaluation import card, report
 from alzmri.evaluation.leak import check_leak
 from alzmri.files import write_json
 from alzmri.models import saved
+from alzmri.tracking import following
 
 
 def main() -> None:
@@ -15,13 +16,16 @@ def main() -> None:
     prepared = Prepared.open(settings)
     model, trained = saved.load()
     shared = check_leak(trained, prepared, settings.split.unit)
-    test = report.predict_test(model, trained.temperature, prepared, settings.evaluate)
-    note = report.note(test, settings, shared)
-    report.draw(Path("plots"), test, note)
-    report.write_tables(Path("plots"), test)
-    metrics = report.metrics(test, settings.split, shared)
-    write_json(Path("metrics/evaluate.json"), metrics)
-    card.write(saved.MODELS / "MODEL_CARD.md", trained, prepared, metrics)
+    with following(settings, trained.run, prepared.digest) as tracked:
+        test = report.predict_test(model, trained.temperature, prepared, settings.evaluate)
+        note = report.note(test, settings, shared)
+        report.draw(Path("plots"), test, note)
+        report.write_tables(Path("plots"), test)
+        metrics = report.metrics(test, settings.split, shared)
+        write_json(Path("metrics/evaluate.json"), metrics)
+        card.write(saved.MODELS / "MODEL_CARD.md", trained, prepared, metrics)
+        if tracked:
+            tracked.evaluation(prepared.classes, after=trained.parameters["train"]["epochs"])
     terminal.out.print(f"{report.headline(metrics)} ({note})")
 
 

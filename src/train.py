@@ -10,6 +10,7 @@ from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.models.device import choose
+from alzmri.tracking import following
 from alzmri.training import results
 from alzmri.training.checkpoints import Checkpoints, alone, default_store, fingerprint
 from alzmri.training.loop import train
@@ -39,9 +40,13 @@ def main() -> None:
         )
         if settings.split.unit == "slice":
             terminal.warn("slice split: people are in training and validation alike, scores LEAK")
-        with alone(name), results.reporting(settings.train.epochs) as (on_step, on_epoch):
+        with (
+            alone(name),
+            following(settings, name, prepared.digest) as tracked,
+            results.reporting(settings.train.epochs, tracked) as (on_step, on_epoch),
+        ):
             run = train(prepared, settings, device, checkpoints, on_step, on_epoch, processes)
-            results.write(run, prepared, settings)
+            results.write(run, prepared, settings, name)
             checkpoints.clear()
 
 

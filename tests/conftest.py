@@ -19,9 +19,13 @@ from alzmri.store import ports
 ROOT = Path(__file__).parent.parent
 for variable in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(variable, None)  # what tests say about colour is said of a plain environment
-# Blocks of ports that no two tests share: a stopped server's sockets linger. They and their twins
-# stay below the range from which the system draws ports for outgoing connections.
-BLOCKS = itertools.count(12_000 + os.getpid() % 700 * len(ports.PARTS), len(ports.PARTS))
+# Blocks of ports that no two tests share, whichever worker of pytest runs them: a stopped server's
+# sockets linger. They and their twins stay below the range from which the system draws ports for
+# outgoing connections.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+BLOCKS = itertools.count(
+    12_000 + WORKER * 1_000 + os.getpid() % 100 * len(ports.PARTS), len(ports.PARTS)
+)
 
 
 @pytest.fixture(scope="session")

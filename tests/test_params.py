@@ -46,6 +46,12 @@ def test_every_key_carries_a_comment():
             assert "  # " in line, line
 
 
+def test_parameters_from_before_runs_were_tracked_are_still_read():
+    text = (ROOT / "params.yaml").read_text()
+    old = params.parse(text[: text.index("\ntrack:")], "params.yaml of an experiment")
+    assert old == params.load(ROOT / "params.yaml")
+
+
 @pytest.mark.parametrize("spelling", ["1e-4", "0.0001", "1.0E-4"])
 def test_a_number_is_a_number_however_yaml_reads_it(write, spelling):
     path = write({})
@@ -79,6 +85,8 @@ def test_a_number_is_a_number_however_yaml_reads_it(write, spelling):
         ("split.fold", 1, "below split.folds"),
         ("model.dropout", 1, "less than 1"),
         ("train.keep_last", "yes", "valid boolean"),
+        ("track.mode", "on", "'auto', 'online', 'offline' or 'disabled'"),
+        ("track.project", "a/b", "track.project = 'a/b'"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_is_allowed(write, key, value, expected):

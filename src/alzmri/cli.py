@@ -7,7 +7,7 @@ import typer
 from alzmri import terminal
 from alzmri.data.cli import data_app
 from alzmri.doctor import doctor
-from alzmri.experiments.cli import fast, honest, protocol, results
+from alzmri.experiments.cli import compare, fast, honest, protocol, results, review, sweep
 from alzmri.inference.cli import explain, export, predict
 from alzmri.inference.server.command import serve
 from alzmri.store.cli import store_app
@@ -26,6 +26,9 @@ app.command()(doctor)
 app.command()(honest)
 app.command()(protocol)
 app.command()(fast)
+app.command()(sweep)
+app.command()(compare)
+app.command()(review)
 app.command()(results)
 app.command()(predict)
 app.command()(explain)

@@ -4,6 +4,7 @@ Values are checked once, here, all faults reported together. Inside the program 
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -167,6 +168,15 @@ class Export(_Section):
         return formats
 
 
+class Track(_Section):
+    """Where a run is followed on W&B."""
+
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
+    entity: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,128}$")]
+    group: Annotated[str, Field(max_length=128)]
+    mode: Literal["auto", "online", "offline", "disabled"]
+
+
 class Params(_Section):
     """All of ``params.yaml``."""
 
@@ -177,7 +187,18 @@ class Params(_Section):
     model: Model
     train: Train
     evaluate: Evaluate
-    export: Export
+    # Neither shapes a number, and experiments from before there was a choice are still read.
+    export: Export = Export(formats=[])
+    track: Track = Track(project="alzmri", entity="", group="", mode="auto")
+
+
+class FaultyParams(UserError):
+    """Parameters that do not fit the schema; ``faults`` has a line for each fault."""
+
+    def __init__(self, name: str, faults: Sequence[str]) -> None:
+        lines = (f"{name} has {len(faults)} fault(s):", *faults)
+        super().__init__("\n  ".join(lines))
+        self.faults = faults
 
 
 assert set(get_args(Data.model_fields["merge"].annotation)) == set(MERGES)
@@ -210,8 +231,8 @@ def check(content: object, name: str) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        faults = [f"  {_explain(fault)}" for fault in error.errors(include_url=False)]
-        raise UserError("\n".join([f"{name} has {len(faults)} fault(s):", *faults])) from None
+        faults = [_explain(fault) for fault in error.errors(include_url=False)]
+        raise FaultyParams(name, faults) from None
 
 
 def _explain(fault: ErrorDetails) -> str:

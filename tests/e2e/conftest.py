@@ -19,6 +19,7 @@ TINY = {
     "data": {"image_size": 32},
     "model": {"name": "lenet"},
     "train": {"epochs": 3, "lr": 0.0001, "batch_size": 8},
+    "track": {"mode": "disabled"},
 }
 
 
@@ -31,7 +32,8 @@ class Clone:
     @property
     def environment(self) -> dict[str, str]:
         """Activated, as the README says, and free of what the tests' own caller has set."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "DVC_", "GIT_"))}
+        others = ("AWS_", "DVC_", "GIT_", "WANDB_")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(others)}
         return {
             **kept,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

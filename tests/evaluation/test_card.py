@@ -17,7 +17,7 @@ def written(prepared, make_params, tmp_path):
     def write(shared: int = 0, **sections) -> str:
         params = make_params(model={"name": "lenet"}, **sections)
         run = Run.start(prepared, params, torch.device("cpu"))
-        trained = results.card(run, prepared, params)
+        trained = results.card(run, prepared, params, "0123456789abcdef")
         test = report.predict_test(run.model, 1.5, prepared, params.evaluate)
         metrics = report.metrics(test, params.split, shared)
         card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics)

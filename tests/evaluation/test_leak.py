@@ -16,7 +16,8 @@ from alzmri.training.results import card
 @pytest.fixture
 def trained(prepared, make_params):
     params = make_params(model={"name": "lenet"})
-    return card(Run.start(prepared, params, torch.device("cpu")), prepared, params)
+    run = Run.start(prepared, params, torch.device("cpu"))
+    return card(run, prepared, params, "0123456789abcdef")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ def _fold(people: range, rng: np.random.Generator) -> Predictions:
         probabilities / probabilities.sum(axis=1, keepdims=True),
         tuple(f"P{person}" for person in people for _ in range(3)),
         CLASSES,
+        tuple(f"P{person}_{slice_}.png" for person in people for slice_ in range(3)),
     )
 
 

@@ -27,7 +27,7 @@ def written(prepared, make_params, tmp_path, monkeypatch):
         store = Checkpoints(str(tmp_path / "checkpoints"), "test")
         with results.reporting(2) as (on_step, on_epoch):
             done = train(prepared, params, torch.device("cpu"), store, on_step, on_epoch)
-        results.write(done, prepared, params)
+        results.write(done, prepared, params, "0123456789abcdef")
         store.clear()
         return done, tmp_path
 
@@ -42,7 +42,8 @@ def test_the_best_weights_come_back(written):
     assert card.classes[0] == "Non Demented"
     assert subject_digest("0-0") in card.training_subjects
     assert card.parameters["train"]["epochs"] == 2
-    assert "phantom" not in card.parameters
+    assert {"phantom", "evaluate", "track"}.isdisjoint(card.parameters)
+    assert card.run == "0123456789abcdef"
     assert card.temperature == run.temperature != 1
 
 

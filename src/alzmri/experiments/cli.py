@@ -1,6 +1,5 @@
-"""Series of experiments and their tables: honest, protocol, fast; and the results of one."""
+"""Series of experiments and their tables: sweep, honest, protocol, fast; the results of one."""
 
-import os
 import shlex
 import sys
 from enum import StrEnum
@@ -8,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alzmri import terminal
 from alzmri.errors import UserError
 
 # The modules behind the commands load torch and DVC: not before a command runs.
 if TYPE_CHECKING:
-    from alzmri.experiments.plans import Scale
+    from alzmri.experiments.series.plans import Scale
 
 
 class Size(StrEnum):
@@ -28,6 +28,10 @@ Source = Annotated[
 ]
 Scaling = Annotated[
     Size, typer.Option("--scale", help="auto: full on a GPU, else scaled to a CPU, and said so.")
+]
+Ranking = Annotated[
+    str,
+    typer.Option("--metric", help="What sorts them, such as val_macro_f1, loss, subject.accuracy."),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("-S", "--set-param", help="Change a value, as in dvc exp run.")
@@ -55,8 +59,9 @@ def honest(
 
         alzmri honest --source kaggle --task binary -S train.epochs=3
     """
-    from alzmri.experiments import plans, runs
-    from alzmri.experiments.honest import honest as run
+    from alzmri.experiments import runs
+    from alzmri.experiments.series import plans
+    from alzmri.experiments.series.honest import honest as run
 
     tasks = task or list(plans.TASKS)
     if unknown := sorted(set(tasks) - set(plans.TASKS)):
@@ -76,7 +81,7 @@ def protocol(source: Source = None, scale: Scaling = Size.AUTO, settings: Overri
         alzmri protocol --source kaggle --scale full
     """
     from alzmri.experiments import runs
-    from alzmri.experiments.protocol import protocol as run
+    from alzmri.experiments.series.protocol import protocol as run
 
     run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
 
@@ -94,9 +99,110 @@ def fast(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides 
         alzmri fast --source kaggle -S train.precision=fp32
     """
     from alzmri.experiments import runs
-    from alzmri.experiments.fast import fast as run
+    from alzmri.experiments.series.fast import fast as run
 
     run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
+
+
+def sweep(
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUES...", help="As in dvc exp run -S: A,B or range(0,5)."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at once.")] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="Of the sweep. [default: sweep- and what varies]")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="How many train.seed from 0 on, or a list: 3, or 1,7.")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=3, max=100, help="Cross-validate: split.fold of so many.")
+    ] = None,
+    metric: Ranking = "macro_f1",
+    settings: Overrides = None,
+) -> None:
+    """Run all combinations of values as DVC experiments, through DVC's queue; compare them.
+
+    Ctrl-C leaves the queue to DVC's workers. The same command again runs only what is missing.
+
+    Examples:
+
+        alzmri sweep train.lr=0.0001,0.0005 train.momentum=0.85,0.9 -j 2
+
+        alzmri sweep train.lr=0.0005,0.001 --seeds 3 -S train.epochs=20 --name rates
+
+        alzmri sweep data.merge=none,binary --folds 5
+    """
+    from alzmri.experiments.metrics import check_metric
+    from alzmri.experiments.sweeps import grid
+    from alzmri.experiments.sweeps.sweep import sweep as run
+
+    words = [*(values or []), *(settings or [])]
+    if seeds is not None:
+        words.append(f"train.seed=range({seeds})" if seeds.isdigit() else f"train.seed={seeds}")
+    if folds is not None:
+        words += [f"split.folds={folds}", f"split.fold=range({folds})"]
+    run(grid.sweep(words, name), jobs, check_metric(metric))
+
+
+def compare(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Experiments, or how their names begin.", show_default="all of this commit"
+        ),
+    ] = None,
+    metric: Ranking = "macro_f1",
+    name: Annotated[
+        str | None, typer.Option(help="Of the report: reports/NAME.", show_default="from NAMES")
+    ] = None,
+) -> None:
+    """Put finished experiments on one page: which is best, by how much, how sure that is.
+
+    Writes reports/NAME/index.html, which needs no network, and README.md with its pictures.
+    Runs that differ in seeds or fold only are one line.
+
+    Examples:
+
+        alzmri compare
+
+        alzmri compare sweep-lr-momentum --metric val_macro_f1
+    """
+    from alzmri.experiments import runs
+    from alzmri.experiments.metrics import check_metric
+    from alzmri.experiments.reports import document
+    from alzmri.experiments.reports.compare import chosen, write
+
+    check_metric(metric)
+    folder = document.check_name(name or "-".join(names or ["experiments"]))
+    written = write(chosen(runs.finished(), names or []), folder, metric)
+    terminal.say(document.conclusion(written))
+    terminal.say(f"written: {written} and README.md beside it")
+
+
+def review(
+    base: Annotated[str, typer.Argument(help="A branch, tag, commit or experiment.")],
+    head: Annotated[
+        str | None, typer.Argument(help="What to review.", show_default="the workspace")
+    ] = None,
+) -> None:
+    """Say what a change does to parameters, data, code and scores, and whether to merge it.
+
+    Writes reports/review-BASE-HEAD/README.md, for a comment, and index.html, for a browser.
+
+    Examples:
+
+        alzmri review main
+
+        alzmri review main lusty-gird
+    """
+    from alzmri.experiments.reports import document
+    from alzmri.experiments.reports.review import write
+
+    written = write(base, head)
+    terminal.say(document.conclusion(written))
+    terminal.say(f"written: {written} and README.md beside it")
 
 
 def results() -> None:
@@ -108,21 +214,17 @@ def results() -> None:
 
 def _source(name: str | None) -> str:
     from alzmri import params
+    from alzmri.experiments import runs
 
     source = name or params.load().data.source
-    if source != "phantom" and not any(
-        map(os.path.lexists, (f"data/{source}", f"data/{source}.dvc"))
-    ):
-        raise UserError(
-            f"data/{source} not found: bring it in with `alzmri data import SOURCE --name {source}`"
-        )
+    runs.require_source(source)
     return source
 
 
 def _scale(size: Size) -> "Scale":
     import torch
 
-    from alzmri.experiments import plans
+    from alzmri.experiments.series import plans
 
     if size is Size.AUTO:
         size = Size.FULL if torch.cuda.is_available() else Size.SCALED

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from alzmri.data.classes import merged
 from alzmri.errors import LeakError
 from alzmri.evaluation import report
 from alzmri.evaluation.intervals import Interval, of_new_people
@@ -15,6 +14,8 @@ from alzmri.evaluation.metrics import Floats, Ints, by_subject
 from alzmri.experiments.runs import Finished
 
 PREDICTIONS = "plots/predictions.csv"
+_COLUMNS = ("path", "subject", "actual", "predicted")
+"""The other columns are one probability per class, in severity order."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,21 @@ class Predictions:
         probabilities: float64 ``[n, classes]``, rows summing to 1.
         subjects: the person of each slice.
         classes: names in severity order.
+        paths: of the slices, in the collection.
     """
 
     truth: Ints
     probabilities: Floats
     subjects: tuple[str, ...]
     classes: tuple[str, ...]
+    paths: tuple[str, ...]
 
     @classmethod
     def of(cls, experiment: Finished) -> "Predictions":
         """What ``experiment`` predicted for its test part."""
-        classes = merged(experiment.params.data.merge)
         rows = experiment.table(PREDICTIONS)
+        # Not data.merge: a commit with an older params.yaml can be read too.
+        classes = tuple(name for name in rows[0] if name not in _COLUMNS)
         probabilities = np.array([[float(row[name]) for name in classes] for row in rows])
         return cls(
             truth=np.array([classes.index(row["actual"]) for row in rows], dtype=np.int64),
@@ -45,6 +49,7 @@ class Predictions:
             probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
             subjects=tuple(row["subject"] for row in rows),
             classes=classes,
+            paths=tuple(row["path"] for row in rows),
         )
 
     @classmethod
@@ -62,7 +67,25 @@ class Predictions:
             probabilities=np.concatenate([fold.probabilities for fold in folds]),
             subjects=tuple(person for fold in folds for person in fold.subjects),
             classes=folds[0].classes,
+            paths=tuple(path for fold in folds for path in fold.paths),
         )
+
+    def by_path(self) -> "Predictions":
+        """The same, slices in the order of their paths."""
+        order = sorted(range(len(self.paths)), key=self.paths.__getitem__)
+        return Predictions(
+            truth=self.truth[order],
+            probabilities=self.probabilities[order],
+            subjects=tuple(self.subjects[row] for row in order),
+            classes=self.classes,
+            paths=tuple(self.paths[row] for row in order),
+        )
+
+    @property
+    def predicted(self) -> Ints:
+        """The most probable class of each slice."""
+        most_probable: Ints = self.probabilities.argmax(axis=1)
+        return most_probable
 
     @cached_property
     def scores(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ruamel.yaml.error import YAMLError
 
 from alzmri import params, terminal
 from alzmri.errors import EnvironmentFault, UserError
+from alzmri.experiments import metrics
+from alzmri.experiments.lock import Lock
 from alzmri.params import Params
 
 Settings = Mapping[str, object]
@@ -62,7 +65,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Finished:
-    """An experiment that ran, by the commit that DVC made of it."""
+    """An experiment that ran, by the commit that DVC made of it; or any commit with results.
+
+    One that is queued has a commit too, with its parameters but without results.
+    """
 
     name: str
     commit: str
@@ -70,18 +76,67 @@ class Finished:
     @property
     def params(self) -> Params:
         """The parameters it ran with."""
-        return params.parse(
-            _git("show", f"{self.commit}:params.yaml"), f"params.yaml of {self.name}"
-        )
+        return params.parse(self.read("params.yaml"), f"params.yaml of {self.name}")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Every key of its params.yaml with a dot; unchecked, so that an older schema is read."""
+        content = YAML(typ="safe").load(self.read("params.yaml"))
+        return {
+            f"{section}.{key}": value
+            for section, values in content.items()
+            for key, value in values.items()
+        }
+
+    @property
+    def stale(self) -> list[str]:
+        """The stages whose results are of other parameters than its params.yaml has."""
+        return self.lock.stale(self.settings)
 
     @property
     def date(self) -> str:
         """The day on which it ran, such as 2026-11-23."""
         return _git("show", "--no-patch", "--format=%cs", self.commit).strip()
 
+    @cached_property
+    def lock(self) -> Lock:
+        """Its dvc.lock."""
+        return Lock.parse(self.read("dvc.lock"))
+
+    def is_of(self, wanted: Params) -> bool:
+        """Whether it is what ``wanted`` gives with the code and the data of the workspace.
+
+        Where a run is reported to does not count.
+        """
+        reported = {"track"}
+        try:
+            mine = self.params.model_dump(exclude=reported)
+        except UserError:
+            return False  # of a schema before this one
+        if mine != wanted.model_dump(exclude=reported):
+            return False
+        return not _git("diff", "--name-only", self.commit, "--", "src", "data", "dvc.yaml")
+
     def metrics(self, stage: str) -> Any:
         """The content of its ``metrics/STAGE.json``."""
-        return json.loads(_git("show", f"{self.commit}:metrics/{stage}.json"))
+        return json.loads(self.read(f"metrics/{stage}.json"))
+
+    def score(self, metric: str) -> float:
+        """One of :data:`alzmri.experiments.metrics.METRICS`; NaN where it is undefined."""
+        return metrics.score(metric, self.metrics("train"), self.metrics("evaluate"))
+
+    def read(self, path: str) -> str:
+        """The content of a text file that git has of it.
+
+        Raises:
+            UserError: when there is none.
+        """
+        shown = subprocess.run(
+            ["git", "show", f"{self.commit}:{path}"], capture_output=True, text=True, check=False
+        )
+        if shown.returncode:
+            raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
+        return shown.stdout
 
     def table(self, path: str) -> list[dict[str, str]]:
         """The rows of a CSV that it wrote and DVC has in its cache.
@@ -91,17 +146,22 @@ class Finished:
         """
         from dvc.repo import Repo
 
-        stages = YAML(typ="safe").load(_git("show", f"{self.commit}:dvc.lock"))["stages"]
-        digests = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
         try:
-            cached = Path(Repo().cache.local.oid_to_path(digests[path]))
+            cached = Path(Repo().cache.local.oid_to_path(self.lock.outputs[path]))
             text = cached.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except KeyError:
             raise UserError(
-                f"{path} of experiment {self.name} is not in DVC's cache any more:"
-                f" `dvc exp remove {self.name}`, then run this again"
+                f"{self.name} has no {path}: run `dvc repro` there, and commit"
             ) from None
+        except FileNotFoundError:
+            raise UserError(self._not_cached(path)) from None
         return list(csv.DictReader(io.StringIO(text)))
+
+    def _not_cached(self, path: str) -> str:
+        return (
+            f"{path} of experiment {self.name} is not in DVC's cache any more:"
+            f" `dvc exp remove {self.name}`, then run this again"
+        )
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, object]:
@@ -133,12 +193,11 @@ def run_all(experiments: Sequence[Experiment]) -> list[Finished]:
         EnvironmentFault: when an experiment failed.
     """
     wanted = {experiment.name: experiment.params for experiment in experiments}
-    clean = not _git("status", "--porcelain", "--", "src", "data", "dvc.yaml", "params.yaml")
     done = finished()
     for number, experiment in enumerate(experiments, start=1):
         name = experiment.name
         place = f"[{number}/{len(experiments)}] {name}"
-        if name in done and clean and done[name].params == wanted[name]:
+        if name in done and done[name].is_of(wanted[name]):
             terminal.out.print(f"{place}: finished before", markup=False)
             continue
         terminal.out.print(place, markup=False, style="bold")
@@ -150,10 +209,27 @@ def run_all(experiments: Sequence[Experiment]) -> list[Finished]:
     return [done[experiment.name] for experiment in experiments]
 
 
-def finished() -> dict[str, Finished]:
-    """The experiments that started from the current commit, by name."""
-    head = _git("rev-parse", "HEAD").strip()
-    names = f"refs/exps/{head[:2]}/{head[2:]}/"
+def require_source(name: str) -> None:
+    """Raise UserError when there is no collection data/``name``."""
+    if name != "phantom" and not any(map(os.path.lexists, (f"data/{name}", f"data/{name}.dvc"))):
+        raise UserError(
+            f"data/{name} not found: bring it in with `alzmri data import SOURCE --name {name}`"
+        )
+
+
+def head() -> str:
+    """The current commit.
+
+    Raises:
+        UserError: when there is none.
+    """
+    return _git("rev-parse", "HEAD").strip()
+
+
+def finished(baseline: str | None = None) -> dict[str, Finished]:
+    """The experiments that started from ``baseline``, by default the current commit, by name."""
+    start = baseline or head()
+    names = f"refs/exps/{start[:2]}/{start[2:]}/"
     lines = _git("for-each-ref", "--format=%(objectname) %(refname)", names).splitlines()
     found = (line.split(" ", 1) for line in lines)
     return {
@@ -169,11 +245,17 @@ def _run(experiment: Experiment) -> None:
     _dvc("exp", "run", "evaluate", "--temp", "--name", experiment.name, *settings)
 
 
-def _dvc(*words: str) -> None:
-    # The stages say `python`: the one that runs this program, whether or not it was activated.
+def environment() -> dict[str, str]:
+    """Of DVC's commands: its stages say `python`, its queue says `dvc`.
+
+    Both are to be those beside this program, whether or not it was activated.
+    """
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    environment = {**os.environ, "PATH": path}
-    done = subprocess.run([sys.executable, "-m", "dvc", *words], env=environment, check=False)
+    return {**os.environ, "PATH": path}
+
+
+def _dvc(*words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "dvc", *words], env=environment(), check=False)
     if done.returncode:
         raise EnvironmentFault(
             f"`{shlex.join(['dvc', *words])}` failed (see above); when that is mended, the same"

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Paths = Annotated[
     list[str],
-    typer.Argument(help="Images, folders, globs, NIfTI files, folders of DICOM series."),
+    typer.Argument(
+        metavar="PATH...", help="Images, folders, globs, NIfTI files, folders of DICOM series."
+    ),
 ]
 ModelFolder = Annotated[Path, typer.Option("--model", help="The folder of the trained model.")]
 ByFolder = Annotated[

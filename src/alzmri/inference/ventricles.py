@@ -96,15 +96,13 @@ def _fluid(plane: Volume, brain: NDArray[np.bool_], tissue: float) -> int:
     """The dark area, mm², at the middle of the brain in one axial plane ``[x, y]``."""
     if brain.sum() < MIN_AREA:
         return 0
-    inside = np.ones(plane.shape, bool)
     distance = np.zeros(plane.shape)
     for axis, share in enumerate(MIDDLE):
         extent = np.flatnonzero(brain.any(axis=1 - axis))
         centre, length = (extent[0] + extent[-1]) / 2, extent[-1] - extent[0]
         offset = (np.arange(plane.shape[axis]) - centre) / (share * length)
         distance += np.square(offset)[:, None] if axis == 0 else np.square(offset)[None, :]
-    inside = brain & (distance < 1)
-    return int((inside & (plane < FLUID * tissue)).sum())
+    return int((brain & (distance < 1) & (plane < FLUID * tissue)).sum())
 
 
 def _window(planes: Volume, brain: NDArray[np.bool_]) -> list[Pixels]:

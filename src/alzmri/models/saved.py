@@ -37,6 +37,7 @@ class Card:
         data_sha256: digest of the prepared data.
         temperature: by which to divide the logits for calibrated probabilities.
         versions: of what computed the weights.
+        run: the fingerprint of the training run, its id on W&B; empty in older models.
     """
 
     architecture: dict[str, Any]
@@ -47,6 +48,7 @@ class Card:
     data_sha256: str
     temperature: float
     versions: dict[str, str]
+    run: str = ""
 
     def shared_subjects(self, subjects: Iterable[str]) -> int:
         """How many of ``subjects`` the model was trained on."""

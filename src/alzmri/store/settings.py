@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LOCAL = "store"
 TEAM = "team"
+AWS_SETTINGS = "seaweedfs.ini"
+"""Of the local store, beside DVC's configuration."""
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 
 
@@ -142,6 +144,10 @@ def save_local(root: Path, remote: Remote) -> Remote:
         "endpointurl": keyed.endpoint,
         "access_key_id": keyed.key,
         "secret_access_key": keyed.secret,
+        # As in .dvc/config, which `dvc exp push` reads from commits: a path that is relative to a
+        # file there leads nowhere on the disk.
+        "configpath": AWS_SETTINGS,
+        "credentialpath": AWS_SETTINGS,
     }
     _edit(_private(root), {_section(LOCAL): values}, private=True)
     return keyed

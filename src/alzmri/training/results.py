@@ -18,13 +18,16 @@ from alzmri.files import write_bytes, write_csv, write_json
 from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD
 from alzmri.params import Params
+from alzmri.tracking import Follower
 from alzmri.training.loop import Epoch, Run
 
 OnEpoch = Callable[[Epoch, bool], None]
 
 
 @contextmanager
-def reporting(epochs: int) -> Iterator[tuple[terminal.Update, OnEpoch]]:
+def reporting(
+    epochs: int, tracked: Follower | None = None
+) -> Iterator[tuple[terminal.Update, OnEpoch]]:
     """Yield the two callbacks of ``loop.train``: a live bar of steps, one line per epoch."""
     with terminal.progress("training", in_log=False) as on_step:
 
@@ -35,14 +38,23 @@ def reporting(epochs: int) -> Iterator[tuple[terminal.Update, OnEpoch]]:
                 f"  accuracy {epoch.val_accuracy:.4f}  macro F1 {epoch.val_macro_f1:.4f}"
                 + ("  best" if improved else "")
             )
+            if tracked:
+                tracked.epoch(asdict(epoch))
 
         yield on_step, on_epoch
 
 
-def write(run: Run, prepared: Prepared, params: Params) -> None:
-    """Write ``models/``, ``plots/history.csv`` and ``metrics/train.json`` of a finished run."""
+def write(run: Run, prepared: Prepared, params: Params, name: str) -> None:
+    """Write ``models/``, ``plots/history.csv`` and ``metrics/train.json`` of a finished run.
+
+    Args:
+        run: that is finished.
+        prepared: what it was trained on.
+        params: what it was trained with.
+        name: its fingerprint.
+    """
     write_history(Path("plots/history.csv"), run.history)
-    saved.save(saved.MODELS, run.best_weights, card(run, prepared, params))
+    saved.save(saved.MODELS, run.best_weights, card(run, prepared, params, name))
     state: dict[str, Any] = {}  # written all the same: DVC has no optional outputs
     if params.train.keep_last:
         state = {
@@ -75,7 +87,7 @@ def write_history(path: Path, history: list[Epoch]) -> None:
     write_csv(path, [field.name for field in fields(Epoch)], lines)
 
 
-def card(run: Run, prepared: Prepared, params: Params) -> saved.Card:
+def card(run: Run, prepared: Prepared, params: Params, name: str) -> saved.Card:
     """What ``model.json`` says of a run."""
     return saved.Card(
         architecture={
@@ -96,4 +108,5 @@ def card(run: Run, prepared: Prepared, params: Params) -> saved.Card:
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
+        run=name,
     )

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from alzmri import terminal
-from alzmri.experiments import page, plans
-from alzmri.experiments.plans import Scale
 from alzmri.experiments.runs import Finished, Settings, run_all
+from alzmri.experiments.series import page, plans
+from alzmri.experiments.series.plans import Scale
 from alzmri.figure import SEVERITY, drawing
 from alzmri.markdown import interval, table
 

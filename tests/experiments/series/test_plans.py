@@ -6,7 +6,8 @@ import shlex
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.experiments import plans, runs
+from alzmri.experiments import runs
+from alzmri.experiments.series import plans
 from alzmri.params import Params
 
 

@@ -2,8 +2,8 @@
 
 from PIL import Image
 
-from alzmri.experiments import plans
-from alzmri.experiments.fast import SHARE, Curve, draw, flops_per_slice
+from alzmri.experiments.series import plans
+from alzmri.experiments.series.fast import SHARE, Curve, draw, flops_per_slice
 
 
 def test_flops_are_three_passes_less_the_gradient_of_the_pixels():

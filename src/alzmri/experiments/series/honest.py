@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 
 from alzmri import terminal
 from alzmri.evaluation.intervals import Interval
-from alzmri.experiments import page, plans
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.plans import TASKS, Scale
 from alzmri.experiments.runs import Settings, run_all
+from alzmri.experiments.series import page, plans
+from alzmri.experiments.series.plans import TASKS, Scale
 from alzmri.figure import SEVERITY, drawing
 from alzmri.markdown import interval, table
 

@@ -1,0 +1,54 @@
+"""What ``dvc.lock`` of a commit says: what its stages ran on, and what they wrote."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ruamel.yaml import YAML
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The stages of one dvc.lock, by name."""
+
+    stages: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> "Lock":
+        """From the text of the file."""
+        return cls(YAML(typ="safe").load(text).get("stages") or {})
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """MD5 of every output file, by path."""
+        return {
+            out["path"]: out["md5"]
+            for stage in self.stages.values()
+            for out in stage.get("outs", ())
+        }
+
+    def inputs(self, stage: str) -> dict[str, str]:
+        """MD5 of the code and data that ``stage`` ran on, by path; its command under ``cmd``.
+
+        Not of what other stages wrote: that differs wherever they do.
+        """
+        known = self.stages.get(stage, {})
+        written = self.outputs
+        digests = {dep["path"]: dep["md5"] for dep in known.get("deps", ())}
+        sources = {path: digest for path, digest in digests.items() if path not in written}
+        return {"cmd": known["cmd"], **sources} if known else {}
+
+    def stale(self, settings: Mapping[str, Any]) -> list[str]:
+        """The stages that ran with other values than ``settings``, keys of params.yaml."""
+        return [
+            name
+            for name, stage in self.stages.items()
+            if any(settings.get(key) != value for key, value in _used(stage))
+        ]
+
+
+def _used(stage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for file in stage.get("params", {}).values():
+        for section, values in file.items():
+            for key, value in values.items():
+                yield f"{section}.{key}", value

@@ -1,0 +1,53 @@
+"""The scores that experiments are ranked by."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from alzmri.errors import UserError
+
+METRICS: Mapping[str, str] = {
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auc": "macro AUC",
+    "loss": "loss",
+    "ece": "calibration error",
+    "brier": "Brier score",
+    "subject.macro_f1": "macro F1 per person",
+    "subject.accuracy": "accuracy per person",
+    "val_macro_f1": "validation macro F1",
+    "val_accuracy": "validation accuracy",
+    "val_loss": "validation loss",
+}
+"""Keys of metrics/evaluate.json and, with ``val_``, of metrics/train.json; what tables say."""
+
+LESS_IS_BETTER = {"loss", "ece", "brier", "val_loss"}
+
+
+def check_metric(key: str) -> str:
+    """``key``.
+
+    Raises:
+        UserError: when it is not one of ``METRICS``.
+    """
+    if key not in METRICS:
+        near = difflib.get_close_matches(key, METRICS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"--metric {key}: allowed are {', '.join(METRICS)}{hint}")
+    return key
+
+
+def score(key: str, train: Mapping[str, Any], test: Mapping[str, Any]) -> float:
+    """The value of one of ``METRICS``; NaN where it is undefined.
+
+    Args:
+        key: of ``METRICS``.
+        train: the content of ``metrics/train.json``.
+        test: the content of ``metrics/evaluate.json``.
+    """
+    content: Any = train if key.startswith("val_") else test
+    for part in key.split("."):
+        content = content[part]
+    return math.nan if content is None else float(content)

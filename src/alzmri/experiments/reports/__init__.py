@@ -1,0 +1,1 @@
+"""Pages that set runs side by side: compare, review."""

@@ -1,0 +1,1 @@
+"""Series of experiments that the documentation reports: honest, protocol, fast."""

@@ -1,0 +1,1 @@
+"""Grids of experiments through DVC's queue."""

@@ -1,0 +1,166 @@
+"""Experiments that really ran, compared and reviewed; the pages in a real browser, no network."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+GRID = {
+    "sweep-lr0.05-seed0": ("train.lr=0.05",),
+    "sweep-lr0.05-seed1": ("train.lr=0.05", "train.seed=1"),
+    "slices": ("split.unit=slice",),
+}
+PROBE = """<script>addEventListener("load", () => { document.title = JSON.stringify({
+  pictures: [...document.images].map(image => image.naturalWidth),
+  sources: [...document.images].map(image => image.currentSrc.slice(-400)),
+  wider: document.documentElement.scrollWidth - innerWidth,
+  paper: getComputedStyle(document.body).backgroundColor,
+  ids: [...document.querySelectorAll("[id]")].map(element => element.id),
+})})</script>"""
+
+
+@pytest.fixture(scope="module")
+def ran(repro, tmp_path_factory):
+    """The tiny clone after a small grid and a slice split, of one epoch each."""
+    clone = repro.copy(tmp_path_factory.mktemp("review") / "alzmri")
+    for name, settings in GRID.items():
+        words = [word for setting in settings for word in ("-S", setting)]
+        clone.run("dvc", "exp", "run", "evaluate", "--temp", "--name", name, *words)
+    return clone
+
+
+@pytest.fixture(scope="module")
+def compared(ran):
+    """The same after `alzmri compare`, and what that said."""
+    return ran, ran.run("alzmri", "compare").stdout
+
+
+def _markdown(root, folder):
+    return (root / "reports" / folder / "README.md").read_text()
+
+
+def test_the_grid_and_the_committed_run_are_on_one_page(compared):
+    ran, said = compared
+    assert "written: reports/experiments/index.html" in said
+    text = _markdown(ran.root, "experiments")
+    table = text[text.index("| experiment |") :].split("\n\n")[0]
+    assert len(table.splitlines()) == 2 + 3
+    for name in ("sweep-lr0.05", "baseline", "slices"):
+        assert f"`{name}`" in table
+        assert f"(<{name}/confusion.png>)" in text
+    assert "`slices` **LEAKS**" in table.splitlines()[-1]
+    evaluate = ran.metrics("evaluate")
+    low, high = evaluate["ci95"]["macro_f1"]
+    assert f"| `baseline` | 0 | 0 | 0 | {evaluate['macro_f1']:.3f} [{low:.3f}, {high:.3f}]" in text
+    pictures = re.findall(r"\(<(.+?)>\)", text)
+    assert len(pictures) == 2 + 3
+    for path in pictures:
+        assert (ran.root / "reports/experiments" / path).stat().st_size > 5_000
+    # The same again, byte for byte.
+    page = (ran.root / "reports/experiments/index.html").read_bytes()
+    ran.run("alzmri", "compare")
+    assert (ran.root / "reports/experiments/index.html").read_bytes() == page
+    assert not ran.run("git", "status", "--porcelain").stdout
+
+
+def test_a_browser_without_a_network_shows_the_page_wide_and_narrow_light_and_dark(
+    compared, tmp_path
+):
+    html = (compared[0].root / "reports/experiments/index.html").read_text()
+    assert re.findall(r"""(?:src|href|srcset)=["'](?!data:|#)""", html) == []
+    assert "<script" not in html
+    (tmp_path / "page.html").write_text(html + PROBE)
+    shown = {
+        (width, scheme): _browse(tmp_path / "page.html", width, scheme, tmp_path)
+        for width, scheme in ((1280, "light"), (390, "dark"))
+    }
+    for page in shown.values():
+        assert len(page["pictures"]) == 2 + 3
+        assert min(page["pictures"]) > 300
+        assert page["wider"] <= 0
+        assert {"sweep-lr0.05", "baseline", "slices"} <= set(page["ids"])
+    light, dark = shown.values()
+    assert light["paper"] == "rgb(255, 255, 255)"
+    assert dark["paper"] != light["paper"]
+    assert set(light["sources"]).isdisjoint(dark["sources"])
+
+
+def _browse(page: Path, width: int, scheme: str, profile: Path):
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    assert browser, f"none of {', '.join(names)} is installed"
+    done = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--proxy-server=127.0.0.1:9",
+            f"--user-data-dir={profile / scheme}",
+            f"--blink-settings=preferredColorScheme={('dark', 'light').index(scheme)}",
+            f"--window-size={width},2000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    assert title, done.stdout[-500:]
+    return json.loads(title[1])
+
+
+def test_a_review_says_what_changed_and_whether_to_merge(ran):
+    done = ran.run("alzmri", "review", "main", "sweep-lr0.05-seed1")
+    text = _markdown(ran.root, "review-main-sweep-lr0.05-seed1")
+    conclusion = text.splitlines()[2]
+    assert conclusion.startswith(("> **Merge", "> **Keep", "> **As good as"))
+    assert conclusion.removeprefix("> ").replace("*", "").replace("`", "") in done.stdout
+    assert "| `train.lr` | 0.0001 | 0.05 |" in text
+    assert "| `train.seed` | 0 | 1 |" in text
+    assert "The same in both: 84 images of 28 people." in text
+    evaluate = ran.metrics("evaluate")
+    low, high = evaluate["ci95"]["macro_f1"]
+    assert f"| macro F1 | {evaluate['macro_f1']:.3f} [{low:.3f}, {high:.3f}] |" in text
+
+    ran.run("alzmri", "review", "main", "slices")
+    text = _markdown(ran.root, "review-main-slices")
+    assert "> **Do not merge `slices` for its score: it LEAKS.**" in text
+    assert "**`slices` LEAKS**: its split is of slices;" in text
+    assert "**The scores are of different tests**" in text
+    assert " → " in text[text.index("## Images (people)") : text.index("## Code")]
+
+
+def test_a_review_of_nothing_of_a_stale_workspace_and_of_edited_code(ran, tmp_path):
+    clone = ran.copy(tmp_path / "alzmri")
+    assert "Nothing changed." in clone.run("alzmri", "review", "main").stdout
+    source = clone.root / "src/alzmri/evaluation/figures.py"
+    source.write_text(source.read_text() + "\n# edited\n")
+    said = clone.run("alzmri", "review", "main").stdout
+    assert said.startswith("No conclusion. The results of workspace are not of its parameters and")
+    assert "code: evaluate ran with others." in said
+    clone.run("dvc", "repro")
+    assert "As good as main" in clone.run("alzmri", "review", "main").stdout
+    text = _markdown(clone.root, "review-main-workspace")
+    assert "| `evaluate` | `src/alzmri/evaluation` |" in text
+
+
+def test_what_is_missing_is_said_in_one_sentence(ran, tmp_path):
+    clone = ran.copy(tmp_path / "alzmri")
+    shutil.rmtree(clone.root / "reports", ignore_errors=True)
+    shutil.rmtree(clone.root / ".dvc/cache")
+    for words, message in (
+        (("review", "nowhere"), "nowhere: no such branch, tag, commit or experiment"),
+        (("review", "main"), "dvc fetch --all-commits plots/history.csv"),
+        (("review", "main~1"), "main~1 has no dvc.lock: run `dvc repro` there"),
+        (("compare", "sweep"), "dvc exp remove sweep-lr0.05-seed0"),
+    ):
+        done = clone.run("alzmri", *words, code=2)
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (clone.root / "reports").exists()
