@@ -9,10 +9,10 @@ READY := .venv/.ready
 PEERS := .venv/.bench-ready
 PAGE := .dvc/plots.html
 
-.PHONY: help setup repro honest protocol fast test check bench docs clean
+.PHONY: help setup repro honest protocol fast test check browser bench bench-serving docs clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) $(PAGE) ## Make .venv with the pinned packages (the other targets do it by themselves)
 
@@ -30,7 +30,7 @@ protocol: setup ## Run the published protocol's two settings; its slice split LE
 fast: setup ## The protocol's split, which LEAKS, in fewer training FLOPs (SOURCE=name)
 	@alzmri fast $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
-test: check ## Set up, lint, check types, run every test (ARGS=-k name for some)
+test: check browser ## Set up, lint, check types, run every test (ARGS=-k name for some)
 	@OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: setup ## Lint and check types only
@@ -38,8 +38,20 @@ check: setup ## Lint and check types only
 	@ruff format --check .
 	@mypy
 
+browser: ## Install Chromium where it is missing and may be: the tests open the page in it
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	  echo "installing Chromium for the tests of the page"; \
+	  apt-get install --quiet --yes --no-install-recommends chromium >/dev/null; \
+	else \
+	  echo "warning: without Chromium the tests of the page fail: install it (Debian: apt install chromium)" >&2; \
+	fi
+
 bench: $(PEERS) ## Measure every figure of docs/performance.md on a quiet machine (ARGS=--strict, --gpu, --quick)
 	@PYTHONPATH="$(CURDIR)/src" python bench/measure.py $(ARGS)
+
+bench-serving: setup ## Measure what serving costs over the bare model, on a quiet machine (ARGS=--strict, --quick)
+	@PYTHONPATH="$(CURDIR)/src" python bench/serving.py $(ARGS)
 
 docs: ## Copy the figures of this run into docs/ (commit them together with dvc.lock)
 	@cp plots/confusion.png plots/mistakes.png docs/

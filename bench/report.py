@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +22,13 @@ PAGE = Path(__file__).parent.parent / "docs/performance.md"
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table: a measured ratio.
+    """One line of the table: a measured ratio, or what ``scale`` says.
 
     Attributes:
         unit: of ``rounds``, which hold both sides' values in the order measured.
         ratio: first side over second, of the medians unless ``name`` says otherwise.
         target: the ratio to reach, or with ``at_most`` to stay below; None where there is none.
+        scale: the unit of ``ratio`` and ``target``.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Figure:
     ratio: float
     target: float | None = None
     at_most: bool = False
+    scale: str = "×"
 
     @property
     def met(self) -> bool | None:
@@ -48,10 +51,10 @@ class Figure:
             for side, values in self.rounds.items()
         ]
         sign = "≤" if self.at_most else "≥"
-        target = "" if self.target is None else f"{sign} {self.target:.3g} ×"
+        target = "" if self.target is None else f"{sign} {self.target:.3g} {self.scale}"
         verdict = {True: "met", False: "NOT met", None: ""}[self.met]
         values = f"{'; '.join(sides)} {self.unit}"
-        return [self.name, f"{self.ratio:.3f} ×", target, verdict, values]
+        return [self.name, f"{self.ratio:.3f} {self.scale}", target, verdict, values]
 
 
 HEADER = ("figure", "ratio", "target", "verdict", "measured, by round")
@@ -87,14 +90,23 @@ def show(figures: Sequence[Figure], skipped: Sequence[str]) -> None:
         terminal.say(f"not measured: {line}")
 
 
+def conclude(figures: Sequence[Figure], strict: bool) -> None:
+    """Say which targets were missed; with ``strict`` that ends the program with status 1."""
+    missed = [figure.name for figure in figures if figure.met is False]
+    terminal.say(f"NOT met: {'; '.join(missed)}" if missed else "every target met")
+    if missed and strict:
+        sys.exit(1)
+
+
 def write(
     figures: Sequence[Figure],
     skipped: Sequence[str],
     machine: dict[str, Any],
     command: str,
     json: Path,
+    section: str,
 ) -> None:
-    """Write ``json`` and the section of ``docs/performance.md``."""
+    """Write ``json`` and the ``section`` of ``docs/performance.md``."""
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     content = {
         "date": date,
@@ -112,4 +124,4 @@ def write(
     )
     lines = [said, "", markdown.table(HEADER, (figure.cells() for figure in figures))]
     lines += [f"\nNot measured: {line}." for line in skipped]
-    write_section("bench gpu" if machine["gpu"] else "bench", "\n".join(lines), PAGE)
+    write_section(section, "\n".join(lines), PAGE)

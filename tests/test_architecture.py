@@ -114,7 +114,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
         "import sys, alzmri.cli; "
         "print(*{n.split('.')[0] for n in sys.modules} & "
         "{'torch', 'numpy', 'albumentations', 'sklearn', 'matplotlib', 'dvc', 'boto3', 'botocore',"
-        " 'scipy'})"
+        " 'scipy', 'fastapi', 'uvicorn', 'onnxruntime'})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

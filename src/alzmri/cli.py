@@ -9,6 +9,7 @@ from alzmri.data.cli import data_app
 from alzmri.doctor import doctor
 from alzmri.experiments.cli import compare, fast, honest, protocol, results, review, sweep
 from alzmri.inference.cli import explain, export, predict
+from alzmri.inference.server.command import serve
 from alzmri.sagemaker.cli import sagemaker_app
 from alzmri.store.cli import store_app
 
@@ -34,6 +35,7 @@ app.command()(results)
 app.command()(predict)
 app.command()(explain)
 app.command()(export)
+app.command()(serve)
 
 
 @app.callback()

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,37 @@ def test_the_verdict_goes_by_the_targets_direction(bench, ratio, at_most, met):
     figure = Figure("one over the other", "s", {"one": [1.0]}, ratio, 0.97, at_most)
     assert figure.met is met
     assert ("NOT met" in figure.cells()) is not met
+
+
+def test_clients_count_what_is_answered_otherwise_than_it_deserves(bench):
+    from load import request, send
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200 if body == b"good" else 400)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        asked = [request("/", body, "text/plain") for body in (b"good", b"bad", b"good")]
+        outcome = send(server.server_port, asked, 30, 4)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert outcome.wrong == 10
+    assert len(outcome.latencies) == 30
+    assert 0 < max(outcome.latencies) <= outcome.seconds
 
 
 def test_the_page_shows_the_committed_results():

@@ -75,11 +75,12 @@ class Scope:
 
     def score(self, features: Features) -> NDArray[np.float64]:
         """The distance over the threshold, float64 ``[n]``: above 1 is out of scope."""
-        away = features.astype(np.float64) - self.mean
-        along = away @ self.directions.T
-        beside = np.maximum((away**2).sum(axis=1) - (along**2).sum(axis=1), 0)
+        # Products of single precision, sums of double: a server does this for every request.
+        away = features - self.mean
+        along = np.square(away @ self.directions.T, dtype=np.float64)
+        beside = np.maximum(np.square(away, dtype=np.float64).sum(axis=1) - along.sum(axis=1), 0)
         distances: NDArray[np.float64] = np.sqrt(
-            (along**2 / self.variances).sum(axis=1) + beside / self.residual
+            (along / self.variances).sum(axis=1) + beside / self.residual
         )
         return distances / self.threshold
 

@@ -1,0 +1,171 @@
+"""The routes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import FastAPI, File, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, Response
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from markdown_it import MarkdownIt
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from alzmri import __version__
+from alzmri.inference import NOTICE
+from alzmri.inference.server.answers import (
+    About,
+    Explained,
+    Refusal,
+    Slice,
+    Slices,
+    Volume,
+    document,
+)
+from alzmri.inference.server.limits import Bounded, Limits
+from alzmri.inference.server.service import Loaded, Service
+from alzmri.inference.server.telemetry import Metrics, Observed
+
+PAGE = Path(__file__).parent / "page"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline};"
+    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
+
+
+def headers(route: str) -> dict[str, str]:
+    """Of every response: an answer is about a person, so no browser and no proxy keeps it."""
+    # Swagger UI, which FastAPI starts by a script in its page.
+    inline = " 'unsafe-inline'" if route == "/docs" else ""
+    return {
+        "X-Notice": NOTICE,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": _POLICY.format(inline=inline),
+    }
+
+
+_BINARY = {
+    "requestBody": {
+        "required": True,
+        "content": {kind: {} for kind in ("image/jpeg", "image/png", "application/octet-stream")},
+    }
+}
+_REFUSED = document(400, 408, 413, 415, 422, 503)
+
+
+def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
+    """The application; ``host`` is the address that it will be bound to."""
+    metrics = Metrics()
+    service = Service(loaded, limits, metrics, threads)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPIOffline(
+        title="alzmri",
+        version=__version__,
+        description=NOTICE,
+        redoc_url=None,
+        lifespan=lifespan,
+        static_url="/docs-static",
+    )
+    about = _about(loaded)
+
+    # What is added last sees a request first.
+    app.add_middleware(Bounded, limits=limits)
+    if host in LOOPBACK:
+        # Or a web page elsewhere could talk to it by a name that it points at this machine.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
+    app.add_middleware(Observed, metrics=metrics, headers=headers)
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, reason: Refusal) -> Response:
+        return reason.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def misformed(request: Request, _: RequestValidationError) -> Response:
+        field = {"/explain": "image", "/volume": "volume"}.get(request.url.path, "images")
+        reason = f"send files as multipart/form-data, in the field `{field}`"
+        return Refusal(422, reason).response()
+
+    @app.exception_handler(HTTPException)
+    async def unknown(_: Request, error: HTTPException) -> Response:
+        return Refusal(error.status_code, str(error.detail)).response()
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> Response:
+        return Refusal(500, "the server failed; its log says why").response()
+
+    @app.get("/ping")
+    async def ping() -> dict[str, str]:
+        """Whether the model is loaded and answers: 200, for SageMaker and load balancers."""
+        return {"status": "ok", "notice": NOTICE}
+
+    @app.post("/invocations", openapi_extra=_BINARY, responses=_REFUSED)
+    async def invocations(request: Request) -> Slice:
+        """One image file as the body: what a SageMaker endpoint sends."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not (kind.startswith("image/") or kind == "application/octet-stream"):
+            raise Refusal(415, "send one image file as the body, as image/jpeg or image/png")
+        return await service.one(await request.body())
+
+    @app.post("/predict", responses=_REFUSED)
+    async def predict(images: Annotated[list[UploadFile], File()]) -> Slices:
+        """One or many image files, as a form with a field `images` for each."""
+        return await service.many([await image.read() for image in images])
+
+    @app.post("/explain", responses=_REFUSED)
+    async def explain(image: Annotated[UploadFile, File()]) -> Explained:
+        """One image file: where the model looked, and what is known of similar slices."""
+        return await service.explain(await image.read())
+
+    @app.post("/volume", responses=_REFUSED)
+    async def volume(volume: Annotated[UploadFile, File()]) -> Volume:
+        """A NIfTI file (.nii, .nii.gz): the slices that the model was made for."""
+        return await service.slices_of(await volume.read(), volume.filename or "")
+
+    @app.get("/model")
+    async def model() -> About:
+        """Which model answers, and its card."""
+        return about
+
+    @app.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    return app
+
+
+def _about(loaded: Loaded) -> About:
+    card = loaded.predictor.card
+    path = loaded.folder / "MODEL_CARD.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else "No model card here."
+    # No HTML of the card's own reaches the page.
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    return About(
+        name=card.architecture["name"],
+        classes=list(loaded.predictor.classes),
+        image_size=card.architecture["image_size"],
+        weights=loaded.engine.about["weights"],
+        simulated=card.parameters["data"]["source"] == "phantom",
+        leaks=card.parameters["split"]["unit"] == "slice",
+        reference=loaded.absent,
+        card=markdown.render(text),
+    )

@@ -1,0 +1,298 @@
+"""A tiny trained model, the server as a person starts it, and a real browser."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import nibabel as nib
+import numpy as np
+import psutil
+import pytest
+import requests
+import torch
+from ruamel.yaml import YAML
+
+from alzmri.data.classes import CLASSES
+from alzmri.data.prepared import Prepared, Row, relevant, write_manifest
+from alzmri.files import write_json
+from alzmri.inference import scope_fit
+from alzmri.models import build, saved
+from alzmri.models.forward import MEAN, STD, normalise
+from alzmri.params import load
+
+ROOT = Path(__file__).parents[3]
+SIDE = 32
+PARTS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
+SERVE = "from alzmri import terminal; from alzmri.cli import app; terminal.start(app)"
+
+
+def slice_of(stage: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A disc that grows with the stage, on noise: uint8 ``[SIDE, SIDE]``."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    disc = 150 * (np.hypot(x, y) < 4 + 3 * stage) + rng.integers(20, 40)
+    return (disc + rng.integers(0, 40, disc.shape)).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with prepared data and a LeNet trained on them, as the stages leave it."""
+    root = tmp_path_factory.mktemp("serve")
+    yaml = YAML()
+    content = yaml.load((ROOT / "params.yaml").read_text())
+    content["data"]["image_size"] = SIDE
+    content["model"]["name"] = "lenet"
+    with (root / "params.yaml").open("w") as handle:
+        yaml.dump(content, handle)
+    params = load(root / "params.yaml")
+
+    rows, images = [], []
+    for stage, label in enumerate(CLASSES):
+        for person, part in enumerate(PARTS):
+            for _ in range(4):
+                index = len(rows)
+                images.append(slice_of(stage, index))
+                rows.append(
+                    Row(index, f"{label}/{index}.png", label, f"{stage}-{person}", part, "")
+                )
+    folder = root / "data/prepared"
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", np.stack(images))
+    write_manifest(folder / "manifest.csv", rows)
+    write_json(folder / "params.json", relevant(params))
+    prepared = Prepared.open(params, folder)
+    _train(root / "models", prepared, params.model_dump(mode="json"))
+    return root
+
+
+def _train(folder: Path, prepared: Prepared, parameters: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    shape = {"name": "lenet", "classes": len(CLASSES), "image_size": SIDE, "dropout": 0.5}
+    model = build(**shape)
+    rows = prepared.indices("train")
+    inputs = normalise(torch.from_numpy(np.ascontiguousarray(prepared.images[rows])))
+    truth = torch.from_numpy(prepared.labels[rows])
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
+    for _ in range(30):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), truth).backward()
+        optimiser.step()
+    card = saved.Card(
+        architecture=shape,
+        classes=list(CLASSES),
+        preprocessing={"fit": "pad", "channels": 1, "mean": MEAN, "std": STD},
+        parameters=parameters,
+        training_subjects=[],
+        data_sha256=prepared.digest,
+        temperature=1.5,
+        versions={},
+    )
+    saved.save(folder, model.state_dict(), card)
+    scope, _ = scope_fit.fit(folder, prepared, seed=0)
+    scope.save(folder)
+    (folder / "MODEL_CARD.md").write_text(
+        "# Model card: discs\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<script>alert(1)</script>\n"
+    )
+
+
+@dataclass(frozen=True)
+class Server:
+    """`alzmri serve`, running."""
+
+    url: str
+    process: psutil.Popen
+    log: Path
+
+    @property
+    def port(self) -> int:
+        """Of its address."""
+        return int(self.url.rpartition(":")[2])
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        """GET ``path``."""
+        return requests.get(f"{self.url}{path}", timeout=60, **options)
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        """POST to ``path``."""
+        return requests.post(f"{self.url}{path}", timeout=60, **options)
+
+
+@contextmanager
+def _serving(root: Path, log: Path, *options: str) -> Iterator[Server]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ALZMRI_")}
+    with log.open("w") as output:
+        process = psutil.Popen(
+            [sys.executable, "-c", SERVE, "serve", "--port", "0", "--threads", "1", *options],
+            cwd=root,
+            env={**environment, "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield Server(_address(process, log), process, log)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+        process.wait()
+
+
+def _address(process: psutil.Popen, log: Path) -> str:
+    while True:
+        ended = process.poll() is not None
+        if found := re.search(r"^serving .* at (http://\S+) ", log.read_text(), re.MULTILINE):
+            return found[1]
+        assert not ended, log.read_text()
+        with suppress(psutil.TimeoutExpired):
+            process.wait(0.05)
+
+
+@pytest.fixture(scope="session")
+def server(workplace: Path) -> Iterator[Server]:
+    """A server with the defaults, for every test that leaves it as it is."""
+    with _serving(workplace, workplace / "serve.log") as running:
+        yield running
+
+
+@pytest.fixture
+def serving(workplace: Path, server: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """A function that starts one more, with options; the first has exported the model."""
+    running = []
+
+    def start(*options: str) -> Server:
+        context = _serving(workplace, tmp_path / f"{len(running)}.log", *options)
+        running.append(context)
+        return context.__enter__()
+
+    yield start
+    for context in running:
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A slice of each stage, of people that nobody was trained on, as PNG."""
+    folder = tmp_path_factory.mktemp("slices")
+    paths = []
+    for stage in range(len(CLASSES)):
+        paths.append(folder / f"stage {stage}.png")
+        cv2.imwrite(str(paths[-1]), slice_of(stage, 1000 + stage))
+    return paths
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A volume: an ellipsoid that ends 65 mm above the dark one at its centre."""
+    x, y, z = np.mgrid[-90:90:2, -105:105:2, -70:80:2].astype(np.float32)
+    whole = (x / 75) ** 2 + (y / 90) ** 2 + (z / 65) ** 2 < 1
+    fluid = (x / 12) ** 2 + (y / 25) ** 2 + (z / 12) ** 2 < 1
+    voxels = np.where(whole, np.where(fluid, 20, 100 + np.abs(x)), 0).astype(np.float32)
+    path = tmp_path_factory.mktemp("volume") / "Jane Doe.nii.gz"
+    nib.save(nib.Nifti1Image(voxels, np.diag([2, 2, 2, 1])), path)
+    return path
+
+
+class Browser:
+    """Headless Chromium with one page, spoken to over its debugging pipe."""
+
+    def __init__(self, profile: Path) -> None:
+        program = next(
+            filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+        )
+        assert program, "no Chromium: run `make browser`, or install Debian's package chromium"
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        # The browser reads commands from file 3 and writes to file 4.
+        self._process = subprocess.Popen(
+            [
+                "bash", "-c", f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}', program,
+                "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                "--no-first-run", "--disable-background-networking", "--remote-debugging-pipe",
+                f"--user-data-dir={profile}",
+            ],
+            pass_fds=(theirs_in, theirs_out),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._received = b""
+        self._number = 0
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
+        for domain in ("Page", "Network", "Runtime", "Log", "DOM"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> Any:
+        """One command of the DevTools protocol; what else arrives goes to ``events``."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self._received:
+                chunk = os.read(self._in, 1 << 20)
+                assert chunk, "the browser has ended"
+                self._received += chunk
+            line, _, self._received = self._received.partition(b"\0")
+            answer = json.loads(line)
+            if answer.get("id") == self._number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+            self.events.append(answer)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression; a promise is awaited."""
+        result = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def look(self, width: int, scheme: str, height: int = 900) -> None:
+        """Set the window's size and whether its person likes it light or dark."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """Press and release a key."""
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """End the browser and its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self._in)
+        os.close(self._out)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser for a module."""
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()

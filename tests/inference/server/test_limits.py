@@ -1,0 +1,62 @@
+"""A request takes no more time than it may, to arrive or to be answered."""
+
+import asyncio
+import json
+
+import pytest
+
+from alzmri.inference.server.limits import Bounded, Limits
+
+SCOPE = {"type": "http", "method": "POST", "headers": []}
+
+
+async def _for_ever(*_):
+    await asyncio.Event().wait()
+
+
+async def _body():
+    return {"type": "http.request", "body": b"content", "more_body": False}
+
+
+def _send(app, receive):
+    """The status and error that a client gets."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(Bounded(app, Limits(seconds=0.05))(SCOPE, receive, send))
+    start, body = sent
+    return start["status"], json.loads(body["body"])["error"]
+
+
+def test_a_body_that_never_ends_is_given_up():
+    status, error = _send(_for_ever, _for_ever)
+    assert (status, error) == (408, "the request did not arrive within 0.05 seconds")
+
+
+def test_an_answer_that_never_comes_frees_its_place():
+    status, error = _send(_for_ever, _body)
+    assert status == 503
+    assert "busy" in error
+
+
+def test_a_client_that_leaves_is_not_answered():
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(ValueError, match="not enough values"):
+        _send(_for_ever, gone)
+
+
+def test_the_application_reads_the_body_as_sent_and_then_what_follows():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append((await receive())["body"])
+        seen.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b'{"error": null}'})
+
+    assert _send(app, _body) == (200, None)
+    assert seen == [b"content", b"content"]

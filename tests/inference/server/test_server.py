@@ -1,0 +1,358 @@
+"""The server as its clients see it: a real process on a real socket."""
+
+import base64
+import io
+import json
+import re
+import signal
+import socket
+import struct
+import sys
+import threading
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import botocore.session
+import numpy as np
+import pytest
+import requests
+from botocore.config import Config
+from PIL import Image
+
+from alzmri.data.classes import CLASSES
+from alzmri.errors import EnvironmentFault, UserError
+from alzmri.inference import NOTICE
+from alzmri.inference.predictor import Predictor
+
+JPEG = {"Content-Type": "image/jpeg"}
+ROOT = Path(__file__).parents[3]
+SOAK = 1500
+"""Requests, of which about a third are bad."""
+
+
+def _form(contents, field="images", name="slice.png"):
+    return [(field, (name, content)) for content in contents]
+
+
+def _values(probabilities):
+    assert list(probabilities) == list(CLASSES)
+    return np.array(list(probabilities.values()))
+
+
+def test_every_route_gives_the_probabilities_of_the_command_line(server, workplace, files):
+    contents = [path.read_bytes() for path in files]
+    predictor = Predictor.load(workplace / "models")
+    expected = predictor.predict(np.stack([predictor.prepare(content) for content in contents]))
+    many = server.post("/predict", files=_form(contents)).json()
+    for index, content in enumerate(contents):
+        one = server.post("/invocations", data=content, headers=JPEG).json()
+        explained = server.post("/explain", files=_form([content], "image")).json()
+        for answer in (one, explained, many["images"][index]):
+            found = _values(answer["probabilities"])
+            np.testing.assert_allclose(found, expected.probabilities[index], atol=1e-5)
+            assert answer["predicted"] == CLASSES[found.argmax()]
+            assert answer["scope"] == pytest.approx(expected.scope[index], rel=1e-3)
+            assert answer["in_scope"] == expected.in_scope[index]
+        assert one["notice"] == explained["notice"] == many["notice"] == NOTICE
+    mean = expected.probabilities.mean(axis=0)
+    np.testing.assert_allclose(_values(many["mean"]), mean, atol=1e-5)
+    # The model has learnt something, or all this would be said of constants.
+    assert [answer["predicted"] for answer in many["images"]] == list(CLASSES)
+
+
+def test_explaining_compares_with_slices_whose_class_is_known(server, files):
+    answer = server.post("/explain", files=_form([files[3].read_bytes()], "image")).json()
+    assert set(answer["nearest"]["classes"]) == {CLASSES[3]}
+    assert answer["nearest"]["people"] > 1
+    own = answer["calibration"][CLASSES[3]]
+    assert own["low"] <= own["share"] <= own["high"]
+    assert own["people"] == 8  # all there are in the test part
+    assert answer["slice"].startswith("data:image/png;base64,")
+    assert answer["heat"].startswith("data:image/png;base64,")
+
+
+def _png(width, height):
+    """A valid head that promises more than the file holds: a decompression bomb's."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0" * 100_000)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def _animation():
+    frames = [Image.new("L", (64, 64), shade) for shade in (10, 200)]
+    content = io.BytesIO()
+    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:])
+    return content.getvalue()
+
+
+def _bad(files):
+    """What clients send by mistake or by malice: name, the request, the status it deserves."""
+    good = files[0].read_bytes()
+    everything = {
+        "empty": (b"", 400),
+        "noise": (np.random.default_rng(0).bytes(2000), 400),
+        "truncated": (good[: len(good) // 2], 400),
+        "bomb": (_png(60_000, 60_000), 400),
+        "tiny": (_png(4, 4), 400),
+        "animated": (_animation(), 400),
+        "program": (b"%!PS-Adobe-3.0\n(/etc/passwd) run\n", 400),
+        "drawing": (b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///"/></svg>', 400),
+    }
+    for name, (content, status) in everything.items():
+        yield name, {"path": "/invocations", "data": content, "headers": JPEG}, status
+        yield name, {"path": "/predict", "files": _form([good, content])}, status
+        yield name, {"path": "/explain", "files": _form([content], "image")}, status
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    yield "type", {"path": "/invocations", "data": good, "headers": {"Content-Type": "a/b"}}, 415
+    yield "many", {"path": "/predict", "files": _form([good] * 65)}, 413
+    yield "field", {"path": "/predict", "files": _form([good], "other")}, 422
+    yield "text", {"path": "/predict", "data": {"images": "../../etc/passwd"}}, 422
+    yield "form", {"path": "/predict", "data": b"no boundary at all", "headers": form}, 400
+    yield "large", {"path": "/invocations", "data": bytes(33 << 20), "headers": JPEG}, 413
+    yield "endless", {"path": "/predict", "data": iter([bytes(1 << 20)] * 40), "headers": form}, 413
+    yield "nowhere", {"path": "/page/../../../etc/passwd", "data": good}, 404
+
+
+def test_what_cannot_be_answered_is_refused_in_one_sentence(server, files):
+    for name, request, status in _bad(files):
+        path = request.pop("path")
+        response = server.post(path, **request)
+        assert response.status_code == status, (name, path, response.text)
+        content = response.json()
+        assert set(content) == {"error", "notice"}, name
+        assert "Traceback" not in content["error"], name
+        assert "\n" not in content["error"], name
+        assert response.headers["X-Notice"] == NOTICE, name
+    assert server.get("/ping").json()["status"] == "ok"
+
+
+def test_a_page_elsewhere_cannot_reach_a_server_on_the_loopback(server):
+    response = server.get("/model", headers={"Host": "attacker.example"})
+    assert response.status_code == 400
+
+
+def test_logs_are_json_lines_without_names_or_content(server, files, eventually):
+    form = _form([files[0].read_bytes()], name="../../Jane Doe 1950-01-01.png")
+    response = server.post("/predict?patient=Doe", files=form)
+    assert response.status_code == 200
+    server.get("/patients/Doe")
+    identity = response.headers["X-Request-ID"]
+    eventually(lambda: identity in server.log.read_text())
+    text = server.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    (own,) = (line for line in lines if line.get("id") == identity)
+    assert (own["method"], own["route"], own["status"]) == ("POST", "/predict", 200)
+    assert own["ms"] > 0
+    assert "Doe" not in text
+
+
+def test_metrics_count_requests_and_batches(server, files):
+    def count(pattern):
+        text = server.get("/metrics").text
+        return sum(float(value) for value in re.findall(pattern + r" (\S+)$", text, re.MULTILINE))
+
+    answered = r'^alzmri_requests_total\{route="/predict",status="200"\}'
+    before = count(answered), count("^alzmri_batch_images_sum")
+    contents = [path.read_bytes() for path in files]
+    assert server.post("/predict", files=_form(contents)).ok
+    assert (count(answered), count("^alzmri_batch_images_sum")) == (before[0] + 1, before[1] + 4)
+    assert count("^alzmri_waiting_images") == 0
+
+
+def test_the_api_describes_itself_without_the_internet(server):
+    paths = server.get("/openapi.json").json()["paths"]
+    assert {"/predict", "/explain", "/ping", "/invocations", "/model", "/metrics"} <= set(paths)
+    page = server.get("/docs").text
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
+    for address in re.findall(r'(?:src|href)="(/[^"]+)"', page):
+        assert server.get(address).ok, address
+
+
+def _half_sent(server, content):
+    """A request of which the last byte is missing."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    head = "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:-1])
+    return connection
+
+
+def _status(connection):
+    with connection, connection.makefile("rb") as answer:
+        return int(answer.readline().split()[1])
+
+
+def test_above_capacity_clients_are_told_to_come_again_and_a_stop_loses_nothing(
+    serving, files, eventually
+):
+    server = serving("--requests", "2")
+    content = files[0].read_bytes()
+
+    def answer():
+        return server.post("/invocations", data=content, headers=JPEG)
+
+    held = [_half_sent(server, content) for _ in range(2)]
+    eventually(lambda: answer().status_code == 503)
+    assert answer().headers["Retry-After"] == "1"
+    assert "busy" in answer().json()["error"]
+    # Whoever asks whether it lives is answered all the same.
+    assert server.get("/ping").ok
+    held[0].sendall(content[-1:])
+    assert _status(held[0]) == 200
+    assert answer().status_code == 200
+
+    server.process.send_signal(signal.SIGTERM)
+
+    def refuses():
+        try:
+            socket.create_connection(("127.0.0.1", server.port), timeout=30).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    eventually(refuses)
+    assert server.process.is_running()
+    held[1].sendall(content[-1:])
+    assert _status(held[1]) == 200
+    assert server.process.wait(30) == 0
+
+
+@contextmanager
+def _sagemaker(server):
+    """The part of SageMaker's runtime between a client and the container."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            assert self.path == "/endpoints/alzheimer/invocations"
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            kind = self.headers["Content-Type"]
+            answer = server.post("/invocations", data=body, headers={"Content-Type": kind})
+            self.send_response(answer.status_code if answer.ok else 424)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *_):
+            pass
+
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=proxy.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{proxy.server_port}"
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
+
+
+def test_a_sagemaker_client_invokes_it_as_an_endpoint(server, files):
+    assert server.get("/ping").status_code == 200
+    with _sagemaker(server) as address:
+        client = botocore.session.Session().create_client(
+            "sagemaker-runtime",
+            region_name="eu-central-1",
+            endpoint_url=address,
+            aws_access_key_id="none",
+            aws_secret_access_key="none",
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+        answer = client.invoke_endpoint(
+            EndpointName="alzheimer", ContentType="image/png", Body=files[2].read_bytes()
+        )
+        assert json.load(answer["Body"])["predicted"] == CLASSES[2]
+        with pytest.raises(client.exceptions.ClientError):
+            client.invoke_endpoint(
+                EndpointName="alzheimer", ContentType="image/png", Body=b"no image"
+            )
+
+
+def test_a_long_mixture_of_good_and_bad_loses_nothing_and_keeps_no_memory(server, files):
+    good = [path.read_bytes() for path in files]
+    bad = [request for request in _bad(files) if request[0] not in ("large", "endless")]
+    expected = [server.post("/invocations", data=content, headers=JPEG).json() for content in good]
+
+    own = threading.local()
+
+    def post(path, **content):
+        if not hasattr(own, "session"):
+            own.session = requests.Session()
+        return own.session.post(f"{server.url}{path}", timeout=60, **content)
+
+    def ask(number):
+        if number % 3:
+            index = number % len(good)
+            answer = post("/invocations", data=good[index], headers=JPEG)
+            right = answer.status_code == 200 and np.allclose(
+                _values(answer.json()["probabilities"]),
+                _values(expected[index]["probabilities"]),
+                atol=1e-5,
+            )
+            return "good", right
+        _, request, status = bad[number % len(bad)]
+        return "bad", post(**request).status_code == status
+
+    memory, seen = [], Counter()
+    for start in range(0, SOAK, SOAK // 3):
+        with ThreadPoolExecutor(8) as threads:
+            seen += Counter(threads.map(ask, range(start, start + SOAK // 3)))
+        memory.append(server.process.memory_info().rss)
+    assert seen == {("good", True): SOAK * 2 // 3, ("bad", True): SOAK // 3}
+    # The first third fills pools; what a request left behind would show in the others.
+    assert memory[2] - memory[1] < 16 << 20, memory
+
+
+def test_no_model_and_a_taken_port_are_the_users_to_mend(tmp_path, server, workplace):
+    from alzmri.inference.server.run import run
+
+    with pytest.raises(UserError, match="no trained model"):
+        run("127.0.0.1", 0, tmp_path, 1, 1)
+    with pytest.raises(UserError, match=f"port {server.port}: taken"):
+        run("127.0.0.1", server.port, workplace / "models", 1, 1)
+    with pytest.raises(UserError, match="cannot listen"):
+        run("192.0.2.1", 0, workplace / "models", 1, 1)
+
+
+def test_without_the_extra_the_command_names_it(monkeypatch):
+    from alzmri.inference.server.command import serve
+
+    monkeypatch.delitem(sys.modules, "alzmri.inference.server.run", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(EnvironmentFault, match=r"uvicorn is not installed: .*alzmri\[serve\]"):
+        serve()
+
+
+def test_the_container_starts_what_sagemaker_asks_for_without_a_shell():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    (entry,) = (line for line in lines if line.startswith("ENTRYPOINT"))
+    assert json.loads(entry.removeprefix("ENTRYPOINT")) == ["alzmri"]
+    assert any(line.startswith("USER ") for line in lines)
+    copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
+    outputs = (ROOT / "dvc.yaml").read_text()
+    for name in copied:
+        assert name in outputs if name.startswith("models/") else (ROOT / name).exists(), name
+
+
+def test_a_volume_is_taken_apart_into_the_slices_that_the_model_judges(server, head):
+    answer = server.post("/volume", files={"volume": (head.name, head.read_bytes())})
+    slices = answer.json()["slices"]
+    depths = [found["depth"] for found in slices]
+    # The head ends 65 mm above the fluid's centre; the slices are around 2 mm above that.
+    assert depths == sorted(depths, reverse=True)
+    assert len(depths) == 6
+    assert abs(np.mean(depths) - 63) <= 2
+    content = base64.b64decode(slices[0]["slice"].partition(",")[2])
+    assert Image.open(io.BytesIO(content)).size == (32, 32)
+    assert server.post("/invocations", data=content, headers=JPEG).ok
+
+    refused = server.post("/volume", files={"volume": ("x.nii", b"no volume")})
+    assert refused.status_code == 400
+    assert "the volume cannot be used" in refused.json()["error"]
+    assert "/tmp" not in refused.json()["error"]  # noqa: S108 - that is what is looked for
