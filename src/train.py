@@ -19,6 +19,11 @@ from alzmri.training.processes import joined
 
 def main() -> None:
     settings = params.load()
+    if settings.compute.train_on == "sagemaker":
+        from alzmri.sagemaker.stage import train_there
+
+        train_there(settings)
+        return
     prepared = Prepared.open(settings)
     device = choose()
     name = fingerprint(settings, prepared, device)

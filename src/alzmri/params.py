@@ -169,6 +169,12 @@ class Export(_Section):
         return formats
 
 
+class Compute(_Section):
+    """Where the stages compute; their results are asked for elsewhere."""
+
+    train_on: Literal["here", "sagemaker"]
+
+
 class Track(_Section):
     """Where a run is followed on W&B."""
 
@@ -189,6 +195,7 @@ class Params(_Section):
     train: Train
     evaluate: Evaluate
     # Neither shapes a number, and experiments from before there was a choice are still read.
+    compute: Compute = Compute(train_on="here")
     export: Export = Export(formats=[])
     track: Track = Track(project="alzmri", entity="", group="", mode="auto")
 

@@ -23,6 +23,13 @@ class Size(StrEnum):
     SCALED = "scaled"
 
 
+class Place(StrEnum):
+    """Where experiments train."""
+
+    HERE = "here"
+    SAGEMAKER = "sagemaker"
+
+
 Source = Annotated[
     str | None, typer.Option(help="The collection data/NAME. [default: data.source]")
 ]
@@ -120,6 +127,9 @@ def sweep(
         int | None, typer.Option(min=3, max=100, help="Cross-validate: split.fold of so many.")
     ] = None,
     metric: Ranking = "macro_f1",
+    on: Annotated[
+        Place, typer.Option("--on", help="Where to train; sagemaker.yaml says how, -j how many.")
+    ] = Place.HERE,
     settings: Overrides = None,
 ) -> None:
     """Run all combinations of values as DVC experiments, through DVC's queue; compare them.
@@ -133,6 +143,8 @@ def sweep(
         alzmri sweep train.lr=0.0005,0.001 --seeds 3 -S train.epochs=20 --name rates
 
         alzmri sweep data.merge=none,binary --folds 5
+
+        alzmri sweep train.lr=0.0001,0.0005 --on sagemaker -j 4
     """
     from alzmri.experiments.metrics import check_metric
     from alzmri.experiments.sweeps import grid
@@ -143,6 +155,11 @@ def sweep(
         words.append(f"train.seed=range({seeds})" if seeds.isdigit() else f"train.seed={seeds}")
     if folds is not None:
         words += [f"split.folds={folds}", f"split.fold=range({folds})"]
+    if on is Place.SAGEMAKER:
+        from alzmri.sagemaker import settings as account
+
+        account.require(account.load())
+        words.append(f"compute.train_on={on}")
     run(grid.sweep(words, name), jobs, check_metric(metric))
 
 

@@ -106,14 +106,14 @@ class Finished:
     def is_of(self, wanted: Params) -> bool:
         """Whether it is what ``wanted`` gives with the code and the data of the workspace.
 
-        Where a run is reported to does not count.
+        Where it was computed and where it is reported to does not count.
         """
-        reported = {"track"}
+        elsewhere = {"compute", "track"}
         try:
-            mine = self.params.model_dump(exclude=reported)
+            mine = self.params.model_dump(exclude=elsewhere)
         except UserError:
             return False  # of a schema before this one
-        if mine != wanted.model_dump(exclude=reported):
+        if mine != wanted.model_dump(exclude=elsewhere):
             return False
         return not _git("diff", "--name-only", self.commit, "--", "src", "data", "dvc.yaml")
 

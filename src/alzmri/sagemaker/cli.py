@@ -150,14 +150,9 @@ def list_jobs(
 
 
 def _service(region: str | None = None) -> "Service":
-    from importlib.util import find_spec
-
-    from alzmri.errors import UserError
     from alzmri.sagemaker import settings
     from alzmri.sagemaker.job import Service
 
-    if find_spec("boto3") is None:
-        raise UserError("boto3 is missing: `pip install 'alzmri[sagemaker]'`, or `make setup`")
     if region is None:
         loaded = settings.load()
         settings.require(loaded, "region")

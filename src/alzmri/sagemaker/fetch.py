@@ -28,12 +28,23 @@ LIMIT = 10_000_000_000
 
 
 def fetch(service: Service, job: Job, params: Params) -> Mapping[str, Any]:
-    """Bring the outputs of ``job`` into the working tree and tell DVC; the scores.
+    """:func:`bring`, and tell DVC; the scores.
+
+    Raises:
+        EnvironmentFault: also when DVC fails.
+    """
+    scores = bring(service, job, params)
+    _commit()
+    return scores
+
+
+def bring(service: Service, job: Job, params: Params) -> Mapping[str, Any]:
+    """Bring the outputs of ``job`` into the working tree; the scores.
 
     Raises:
         UserError: when the job is not done, its archive is not what our container writes, or it
             trained with other data, parameters or code than are here. Nothing is changed then.
-        EnvironmentFault: when the job failed, or DVC did.
+        EnvironmentFault: when the job failed.
     """
     if not job.ended:
         raise UserError(f"{job.name} is {job.status}: `alzmri sagemaker logs {job.name} --follow`")
@@ -57,7 +68,6 @@ def fetch(service: Service, job: Job, params: Params) -> Mapping[str, Any]:
         for name, path in outputs.items():
             with replacing(Path(name)) as draft:
                 shutil.move(path, draft)
-    _commit()
     return scores
 
 

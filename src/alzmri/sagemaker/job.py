@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 from alzmri.errors import EnvironmentFault, UserError
@@ -15,9 +16,15 @@ ENDED = ("Completed", "Failed", "Stopped")
 
 
 class Service:
-    """AWS in one region, with the user's own credentials."""
+    """AWS in one region, with the user's own credentials.
+
+    Raises:
+        UserError: when its package is not installed.
+    """
 
     def __init__(self, region: str) -> None:
+        if find_spec("boto3") is None:
+            raise UserError("boto3 is missing: `pip install 'alzmri[sagemaker]'`, or `make setup`")
         self.region = region
 
     @cached_property
@@ -143,9 +150,17 @@ def stop(service: Service, name: str) -> None:
 
 def recent(service: Service, count: int) -> list[Mapping[str, Any]]:
     """Summaries of our latest jobs, the newest first."""
+    return with_name(service, "", count)
+
+
+def with_name(service: Service, label: str, count: int = 100) -> list[Mapping[str, Any]]:
+    """Those of our jobs whose names go on with ``label``, the newest first."""
     with faults.explained():
         listed = service.sagemaker.list_training_jobs(
-            NameContains=OURS, SortBy="CreationTime", SortOrder="Descending", MaxResults=count
+            NameContains=OURS + label,
+            SortBy="CreationTime",
+            SortOrder="Descending",
+            MaxResults=count,
         )
     return list(listed["TrainingJobSummaries"])
 

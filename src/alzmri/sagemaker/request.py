@@ -92,10 +92,13 @@ def image(settings: Settings) -> str:
 
 
 def hyperparameters(params: Params) -> dict[str, str]:
-    """All of params.yaml as ``section.key``: JSON, as the service has strings only."""
+    """What params.yaml says as ``section.key``: JSON, as the service has strings only.
+
+    But for ``compute``: the job is to train where it is, and not to ask for another.
+    """
     return {
         f"{section}.{key}": json.dumps(value)
-        for section, values in params.model_dump(mode="json").items()
+        for section, values in params.model_dump(mode="json", exclude={"compute"}).items()
         for key, value in values.items()
     }
 
@@ -111,7 +114,7 @@ def build(
     # As DVC names them to a stage that it runs: tracking takes the run's name and group there.
     environment = {
         "DVC_EXP_NAME": os.environ.get("DVC_EXP_NAME") or name,
-        "DVC_EXP_BASELINE_REV": bundle.commit,
+        "DVC_EXP_BASELINE_REV": os.environ.get("DVC_EXP_BASELINE_REV") or bundle.commit,
     }
     if settings.wandb_secret:
         environment[SECRET_VARIABLE] = settings.wandb_secret

@@ -19,7 +19,7 @@ from alzmri.experiments.runs import Finished
 REPEATED = ("train.seed", "split.seed", "split.fold")
 """The keys that repeat an experiment; runs that differ in these alone are one line of a table."""
 
-_WITHOUT_EFFECT = ("track.", "train.checkpoint_every", "train.keep_last")
+_WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
+from threadpoolctl import threadpool_limits
 
 from alzmri import terminal
 from alzmri.errors import EnvironmentFault, UserError
@@ -21,6 +22,8 @@ def run(host: str, port: int, folder: Path, threads: int | None, requests: int) 
     Raises:
         UserError: the address is taken, or not this machine's, or the port is reserved.
     """
+    # The model's threads fill the processors: with several of its own, BLAS would wait for them.
+    threadpool_limits(1, "blas")
     limits = replace(Limits(), requests=requests)
     threads = threads or len(os.sched_getaffinity(0))
     with _listen(host, port) as listener:
