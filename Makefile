@@ -31,7 +31,7 @@ fast: setup ## The protocol's split, which LEAKS, in fewer training FLOPs (SOURC
 	@alzmri fast $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
 test: check browser ## Set up, lint, check types, run every test (ARGS=-k name for some)
-	@OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	@OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: setup ## Lint and check types only
 	@ruff check .

@@ -1,6 +1,6 @@
 """The stage train as a job: what ``compute.train_on: sagemaker`` does.
 
-So DVC's experiments and its queue run on AWS as they run here, `dvc queue start -j` of them at once.
+So DVC's experiments and its queue run on AWS as they run here, as many at once as it has workers.
 """
 
 import hashlib
