@@ -6,6 +6,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+BESIDE = ("scope", "export@")
+"""How the stages are called that no score depends on: series and sweeps leave them out."""
+
 
 @dataclass(frozen=True)
 class Lock:
@@ -39,11 +42,16 @@ class Lock:
         return {"cmd": known["cmd"], **sources} if known else {}
 
     def stale(self, settings: Mapping[str, Any]) -> list[str]:
-        """The stages that ran with other values than ``settings``, keys of params.yaml."""
+        """The stages behind the scores that ran with other values than ``settings``.
+
+        Args:
+            settings: keys of params.yaml with a dot, and their values.
+        """
         return [
             name
             for name, stage in self.stages.items()
-            if any(settings.get(key) != value for key, value in _used(stage))
+            if not name.startswith(BESIDE)
+            and any(settings.get(key) != value for key, value in _used(stage))
         ]
 
 

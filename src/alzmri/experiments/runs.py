@@ -90,7 +90,7 @@ class Finished:
 
     @property
     def stale(self) -> list[str]:
-        """The stages whose results are of other parameters than its params.yaml has."""
+        """The stages behind its scores that ran with other parameters than its params.yaml has."""
         return self.lock.stale(self.settings)
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alzmri.errors import UserError
+from alzmri.experiments.lock import BESIDE
 from alzmri.experiments.runs import Finished
 
 
@@ -40,14 +41,15 @@ class Workspace(Revision):
 
     @property
     def stale(self) -> list[str]:
-        """The stages that ran on other parameters, code or data than there are now."""
+        """The stages behind the scores that ran on other parameters, code or data."""
         from dvc.repo import Repo
 
         return [
             stage
             for stage, changes in Repo().status().items()
             for change in changes
-            if change == "changed command" or _modified(change.get("changed deps", {}))
+            if not stage.startswith(BESIDE)
+            and (change == "changed command" or _modified(change.get("changed deps", {})))
         ]
 
 
