@@ -23,13 +23,14 @@ def test_sagemaker_entry_starts_where_nothing_is_installed():
 
 
 def test_sagemaker_entry_installs_all_that_the_stage_imports():
-    """It starts where there is nothing but what is needed, PyTorch, and what they bring."""
+    """With that, PyTorch and what they bring it starts, and so does W&B's client."""
     assert "torch" not in _with_requirements(container.NEEDED), "the image's own would be replaced"
     given = _with_requirements({*container.NEEDED, "torch"})
     owners = metadata.packages_distributions()
     absent = [name for name, of in owners.items() if not {*map(_normal, of)} & {*given, "alzmri"}]
     assert {"dvc", "matplotlib", "typer"} <= set(absent)
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import train"
+    without = f"import sys; sys.modules.update(dict.fromkeys({absent}))"
+    code = f"{without}; import train, alzmri.tracking.run"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", check=True)
 
 
