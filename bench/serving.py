@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,8 @@ from alzmri.models.forward import MEAN, STD
 CLIENTS = 64
 BATCH = 32
 """Images in a run of the bare model: the largest that the server makes."""
+TOGETHER = 16
+"""Slices in a form, to tell what a request costs from what a slice costs."""
 AN_HOUR = 18_000
 """Requests of the soak: an hour's at five a second."""
 
@@ -127,6 +129,18 @@ def jpegs(folder: Path, count: int) -> list[bytes]:
     return [path.read_bytes() for path in paths[:: len(paths) // count][:count]]
 
 
+def form(bodies: Sequence[bytes]) -> Request:
+    """Slices in one request."""
+    head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="slice.jpg"\r\n\r\n'
+    content = b"".join(head + body + b"\r\n" for body in bodies) + b"--x--\r\n"
+    return request("/predict", content, "multipart/form-data; boundary=x")
+
+
+def batched(items: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    """``items`` in groups of ``size``."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
 def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     """Bare: ONNX Runtime's own defaults."""
     options = onnxruntime.SessionOptions()
@@ -153,6 +167,7 @@ def speed(plan: Plan, image_size: int) -> Iterator[Figure]:
     slices = np.random.default_rng(0).integers(0, 256, (BATCH, image_size, image_size), np.uint8)
     on_torch = torch.from_numpy(slices)
     good = [request("/invocations", body, "image/jpeg") for body in jpegs(plan.folder, 64)]
+    forms = [form(group) for group in batched(jpegs(plan.folder, 64), TOGETHER)]
     bare = session(folder / "models/model.onnx", plan.threads)
 
     def onnx_runs(count: int) -> list[float]:
@@ -162,7 +177,8 @@ def speed(plan: Plan, image_size: int) -> Iterator[Figure]:
     def torch_runs() -> list[float]:
         return repeated(lambda: network(on_torch), plan.seconds)
 
-    rates: dict[str, list[float]] = {"server": [], "ONNX Runtime": [], "PyTorch": []}
+    sides = ("server", "server, forms", "ONNX Runtime", "PyTorch")
+    rates: dict[str, list[float]] = {side: [] for side in sides}
     latencies: dict[str, list[float]] = {"server": [], "ONNX Runtime": []}
     with serving(folder, plan.threads) as server:
         expected = int(plan.seconds * BATCH / statistics.median(onnx_runs(BATCH)))
@@ -170,13 +186,17 @@ def speed(plan: Plan, image_size: int) -> Iterator[Figure]:
             batch = statistics.median(onnx_runs(BATCH))
             single = statistics.median(onnx_runs(1))
             many = send(server.port, good, max(expected, 2 * CLIENTS), CLIENTS)
+            together = send(
+                server.port, forms, max(expected // TOGETHER, 20), CLIENTS // TOGETHER * 2
+            )
             one = send(server.port, good, max(expected // 4, 20), 1)
             rival = statistics.median(torch_runs())
-            if many.wrong or one.wrong:
-                raise EnvironmentFault(f"{many.wrong + one.wrong} requests were not answered")
+            if wrong := many.wrong + together.wrong + one.wrong:
+                raise EnvironmentFault(f"{wrong} requests were not answered")
             if number:
                 rates["ONNX Runtime"].append(BATCH / batch)
                 rates["server"].append(len(many.latencies) / many.seconds)
+                rates["server, forms"].append(TOGETHER * len(together.latencies) / together.seconds)
                 rates["PyTorch"].append(BATCH / rival)
                 latencies["server"].append(1000 * statistics.median(one.latencies))
                 latencies["ONNX Runtime"].append(1000 * single)
@@ -191,6 +211,13 @@ def speed(plan: Plan, image_size: int) -> Iterator[Figure]:
         pair,
         median["server"] / median["ONNX Runtime"],
         0.9,
+    )
+    yield Figure(
+        f"server, {CLIENTS // TOGETHER * 2} clients with forms of {TOGETHER} slices, over ONNX"
+        f" Runtime in batches of {BATCH}, {image_size} px",
+        "images/s",
+        {side: rates[side] for side in ("server, forms", "ONNX Runtime")},
+        median["server, forms"] / median["ONNX Runtime"],
     )
     yield Figure(
         f"latency of one slice, server less ONNX Runtime, {image_size} px",
