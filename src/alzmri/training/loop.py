@@ -23,6 +23,7 @@ from alzmri.params import Params, Train
 from alzmri.training.batches import Batches
 from alzmri.training.batchnorm import over_all_processes
 from alzmri.training.checkpoints import Checkpoints, State
+from alzmri.training.linear import gather_inputs
 from alzmri.training.processes import ALONE, Processes, in_step
 from alzmri.training.schedule import learning_rate
 from alzmri.training.stopping import Stop
@@ -96,7 +97,9 @@ class Run:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
         replica = model
         if processes.size > 1:
-            replica = in_step(over_all_processes(model, device))
+            twin = over_all_processes(model, device)
+            gather_inputs(twin, settings.batch_size)
+            replica = in_step(twin)
         optimizer = torch.optim.SGD(
             model.parameters(),
             lr=settings.lr,
