@@ -336,7 +336,7 @@ def test_thumbnail_is_of_the_head_wherever_it_is(
     border: tuple[int, int, int, int], width: float, height: float, gain: float, offset: float
 ) -> None:
     plain = _disc(40).astype(np.uint8)
-    bright = np.rint(_disc(40) * gain + offset).astype(np.uint8)
+    bright = np.rint(np.clip(_disc(40) * gain + offset, 0, 255)).astype(np.uint8)
     padded = cv2.copyMakeBorder(bright, *border, cv2.BORDER_CONSTANT, value=0)
     copy = cv2.resize(padded, None, fx=width, fy=height, interpolation=cv2.INTER_AREA)
     first, second = thumbnail(plain), thumbnail(np.asarray(copy, np.uint8))

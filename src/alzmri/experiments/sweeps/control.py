@@ -25,6 +25,8 @@ IDLE_SECONDS = 120
 """For which live workers may leave a queue as it is before they are stopped and started anew."""
 _LOCK_SECONDS = 180
 """How long workers may hold DVC's lock on the queue: its own commands try as long."""
+_REF_SECONDS = 10
+"""DVC locks a reference of its queue for milliseconds: an older lock is a killed process's."""
 _SAVE_SECONDS = 60
 """How long a training may take to save its work."""
 
@@ -174,6 +176,7 @@ class Crew:
 
 
 def _patiently(action: Callable[[], None], what: str) -> None:
+    from dulwich.file import FileLocked
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from scmrepo.exceptions import SCMError
@@ -185,6 +188,11 @@ def _patiently(action: Callable[[], None], what: str) -> None:
         except LockError as error:
             if time.monotonic() > deadline:
                 raise EnvironmentFault(f"DVC cannot {what}: {error}") from None
+        except FileLocked as error:
+            lock = Path(os.fsdecode(error.lockfilename))
+            with suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > _REF_SECONDS:
+                    lock.unlink()
         except (DvcException, SCMError) as error:
             raise EnvironmentFault(f"DVC cannot {what}: {error}") from None
         time.sleep(0.5)
