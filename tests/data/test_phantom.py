@@ -236,8 +236,7 @@ def test_no_process_outlives_the_signal(tmp_path: Path, maps: Maps, name: str) -
     )
 
     assert ended.returncode == -signal.Signals[name].value
-    # A worker that is still being imported has a traceback of its own.
-    assert ("Traceback" in ended.stderr) == (name == "SIGINT"), ended.stderr
+    assert ended.stderr.count("Traceback") == (1 if name == "SIGINT" else 0), ended.stderr
     assert not target.exists()
     small(target)
     assert sorted(tmp_path.iterdir()) == [target, script]
