@@ -60,17 +60,28 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         images, weight, mean, variance, count = ctx.saved_tensors
-        gradient, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradients[0], images, weight, mean, variance, None, None, False, ctx.eps, [True] * 3
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0],
+            images,
+            weight,
+            mean,
+            variance,
+            None,
+            None,
+            False,
+            ctx.eps,
+            [False, True, True],
         )
         sums = torch.stack((of_weight, of_bias))
         dist.all_reduce(sums)
         through_weight, through_bias = sums / count
         inverse = (variance + ctx.eps).rsqrt()
-        slope = -weight * inverse.square() * through_weight
-        offset = -weight * inverse * through_bias - slope * mean
-        by_channel = (1, -1, 1, 1)
-        gradient = gradient.addcmul_(images, slope.to(images.dtype).view(by_channel)).add_(
-            offset.to(images.dtype).view(by_channel)
+        factor = weight * inverse
+        slope = -factor * inverse * through_weight
+        offset = -factor * through_bias - slope * mean
+        factor, slope, offset = (
+            values.to(images.dtype).view(1, -1, 1, 1) for values in (factor, slope, offset)
         )
+        # Two passes; torch's kernel for the gradient of given statistics is a third one.
+        gradient = torch.addcmul(offset, images, slope).addcmul_(gradients[0], factor)
         return gradient, of_weight, of_bias, None

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,7 +122,8 @@ def _drawing(tasks: list[_Task], workers: int) -> Iterator[Iterator[None]]:
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(tasks)), spawn, initializer=_become_worker)
     try:
-        futures = [pool.submit(_draw, task) for task in tasks]
+        with _without_interrupt():
+            futures = [pool.submit(_draw, task) for task in tasks]
         yield (future.result() for future in as_completed(futures))
     except BrokenProcessPool as error:
         raise EnvironmentFault(
@@ -133,9 +135,19 @@ def _drawing(tasks: list[_Task], workers: int) -> Iterator[Iterator[None]]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _without_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back; processes started here never get it, not even while they import."""
+    resource_tracker.ensure_running()  # starting it, as a first spawn would, lets Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _become_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
