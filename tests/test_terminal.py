@@ -47,19 +47,30 @@ def test_a_bug_is_not_dressed_up():
         terminal.run(lambda: _raise(ZeroDivisionError()))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_unwinds(number):
+def _signalled(number, before):
+    """What a program does that sends itself ``number``, started with ``before`` as its handler."""
     code = (
-        "import os, sys; from alzmri import terminal\n"
+        "import os, signal, sys; number = int(sys.argv[1])\n"
+        f"signal.signal(number, signal.{before})\n"
+        "from alzmri import terminal\n"
         "def main():\n"
-        "    try: os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "    try: os.kill(os.getpid(), number); print('goes on')\n"
         "    finally: print('cleaned')\n"
         "terminal.start(main)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(int(number))], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout) == (128 + number, "cleaned\n")
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_unwinds(number):
+    assert _signalled(number, "SIG_DFL") == (128 + number, "cleaned\n")
+
+
+def test_what_nohup_protects_goes_on():
+    assert _signalled(signal.SIGHUP, "SIG_IGN") == (0, "goes on\ncleaned\n")
 
 
 def test_a_name_that_the_terminal_cannot_write_is_escaped():

@@ -147,7 +147,7 @@ def _without_interrupt() -> Iterator[None]:
 
 
 def _become_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even if it is killed."""
+    """End with the parent even if that is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
