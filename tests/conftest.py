@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from alzmri.store import ports
 ROOT = Path(__file__).parent.parent
 for variable in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(variable, None)  # what tests say about colour is said of a plain environment
+# A shell makes what it puts in the background deaf to Ctrl-C, and that is inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Blocks of ports that no two tests share, whichever worker of pytest runs them: a stopped server's
 # sockets linger. They and their twins stay below the range from which the system draws ports for
 # outgoing connections.

@@ -109,16 +109,8 @@ class Trainer:
         return int(status), float(seconds)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def interruptible() -> Iterator[None]:
-    """A shell makes what it puts in the background deaf to SIGINT, and that is inherited."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
-def start(repro, interruptible, tmp_path_factory) -> Iterator[Callable[..., Trainer]]:
+def start(repro, tmp_path_factory) -> Iterator[Callable[..., Trainer]]:
     """A function that starts a stage in a clone; one at a time."""
     server = subprocess.Popen(
         (sys.executable, "-c", SERVER),
