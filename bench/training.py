@@ -57,7 +57,7 @@ class Training:
         """The same step without anything around it, on one batch that is in memory."""
         images, labels = self._fixed
         with self._autocast:
-            logits = self.run.model(images)
+            logits = self.run.replica(images)
         loss = F.cross_entropy(logits.float(), labels, self._weights)
         self.run.optimizer.zero_grad()
         loss.backward()
@@ -74,7 +74,7 @@ class Training:
 
     def bare_steps(self, count: int) -> Iterator[None]:
         """``count`` bare steps, one at a time."""
-        self.run.model.train()
+        self.run.replica.train()
         for _ in range(count):
             yield self.bare_step()
 

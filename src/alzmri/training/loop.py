@@ -21,7 +21,7 @@ from alzmri.models.device import bfloat16
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
 from alzmri.params import Params, Train
 from alzmri.training.batches import Batches
-from alzmri.training.batchnorm import over_all_processes
+from alzmri.training.batchnorm import normalising
 from alzmri.training.checkpoints import Checkpoints, State
 from alzmri.training.linear import gather_inputs
 from alzmri.training.processes import ALONE, Processes, in_step
@@ -55,7 +55,7 @@ class Run:
     """A training run between two steps: all that decides how it goes on.
 
     Attributes:
-        replica: ``model``, or what trains its weights in step with the other processes.
+        replica: what trains the weights of ``model``, in step with the other processes.
         loss: summed over the slices of the epoch under way so far, of this process.
         epoch: the one under way, from 1; one more than there are when training is complete.
         steps: done in it.
@@ -95,11 +95,10 @@ class Run:
         averaged = None
         if settings.ema:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-        replica = model
+        replica = normalising(model, device, several=processes.size > 1)
         if processes.size > 1:
-            twin = over_all_processes(model, device)
-            gather_inputs(twin, settings.batch_size)
-            replica = in_step(twin)
+            gather_inputs(replica, settings.batch_size)
+            replica = in_step(replica)
         optimizer = torch.optim.SGD(
             model.parameters(),
             lr=settings.lr,
