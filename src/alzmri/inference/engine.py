@@ -26,11 +26,13 @@ class Engine:
     """An ONNX file, loaded.
 
     Attributes:
+        path: of the file.
         session: of ONNX Runtime.
         about: what :func:`export.write` recorded: ``card`` (less the training people),
             ``preprocessing`` in words, ``weights`` (SHA-256 of ``model.safetensors``), ``notice``.
     """
 
+    path: Path
     session: "onnxruntime.InferenceSession"
     about: dict[str, Any]
 
@@ -46,7 +48,7 @@ class Engine:
         options.enable_mem_pattern = False
         session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
-        return cls(session, about)
+        return cls(path, session, about)
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Logits ``[n, classes]`` and features ``[n, width]`` of uint8 ``[n, side, side]``."""

@@ -3,33 +3,28 @@
 import asyncio
 import threading
 
-import numpy as np
 import pytest
 
-from alzmri.inference.server.batching import Batcher, Overloaded
+from alzmri.inference.server.batching import FEW, Batcher, Overloaded
 
 UNUSABLE = 255
 
 
 class Gated:
-    """A model that waits until it may go on; each image's answer is its own value."""
+    """A model that waits until it may go on; each item's answer is itself."""
 
     def __init__(self):
         self.gate = threading.Semaphore(0)
         self.begun = 0
         self.batches = []
 
-    def __call__(self, images):
+    def __call__(self, items, threads):
         self.begun += 1
         assert self.gate.acquire(timeout=30)
-        self.batches.append(len(images))
-        if (images == UNUSABLE).any():
+        self.batches.append((len(items), threads))
+        if UNUSABLE in items:
             raise ValueError("unusable")
-        return (images[:, 0, 0],)
-
-
-def _images(*values):
-    return np.tile(np.array(values, np.uint8)[:, np.newaxis, np.newaxis], (1, 2, 2))
+        return list(items)
 
 
 async def _until(condition):
@@ -38,20 +33,22 @@ async def _until(condition):
             await asyncio.sleep(0)
 
 
-def _with(scenario):
-    """Run it with a model that is busy with an image of value 1."""
+def _with(scenario, threads=1, batch=4, capacity=6):
+    """Run it with a model that is busy with an item of value 1."""
 
     async def main():
         model = Gated()
-        async with Batcher(model, batch=4, capacity=6, ran=lambda _: None) as batcher:
+        async with Batcher(
+            model, threads=threads, batch=batch, capacity=capacity, ran=lambda _: None
+        ) as batcher:
 
             def submit(*values):
-                return asyncio.create_task(batcher.submit(_images(*values)))
+                return asyncio.create_task(batcher.submit(values))
 
             first = submit(1)
             await _until(lambda: model.begun)
             await scenario(model, batcher, submit)
-            assert list((await first)[0]) == [1]
+            assert await first == [1]
 
     asyncio.run(main())
 
@@ -61,11 +58,43 @@ def test_what_arrives_meanwhile_goes_together_and_every_answer_finds_its_asker()
         tasks = [submit(2, 3), submit(4), submit(5, 6)]
         await _until(lambda: batcher.waiting == 5)
         model.gate.release(3)
-        assert [list((await task)[0]) for task in tasks] == [[2, 3], [4], [5, 6]]
+        assert [await task for task in tasks] == [[2, 3], [4], [5, 6]]
         # The third request would not have fitted into the second batch.
-        assert model.batches == [1, 3, 2]
+        assert model.batches == [(1, 1), (3, 1), (2, 1)]
 
     _with(scenario)
+
+
+def test_few_take_all_threads_and_many_are_shared_out_among_them():
+    many = 2 * FEW
+
+    async def scenario(model, batcher, submit):
+        few = [submit(2), submit(3)]
+        await _until(lambda: batcher.waiting == 2)
+        model.gate.release(1)
+        await _until(lambda: model.begun == 2)
+        tasks = [submit(value) for value in range(10, 10 + many)]
+        await _until(lambda: batcher.waiting == many)
+        model.gate.release(1)
+        # Both run at the same time.
+        await _until(lambda: model.begun == 4)
+        model.gate.release(2)
+        assert [await task for task in few] == [[2], [3]]
+        assert [await task for task in tasks] == [[value] for value in range(10, 10 + many)]
+        assert model.batches == [(1, 2), (2, 2), (FEW, 1), (FEW, 1)]
+
+    _with(scenario, threads=2, batch=32, capacity=64)
+
+
+def test_one_large_request_takes_all_threads():
+    async def scenario(model, batcher, submit):
+        large = submit(*range(2, 2 + 4 * FEW))
+        await _until(lambda: batcher.waiting)
+        model.gate.release(2)
+        await large
+        assert model.batches == [(1, 2), (4 * FEW, 2)]
+
+    _with(scenario, threads=2, batch=32, capacity=64)
 
 
 def test_more_than_may_wait_is_refused_at_once():
@@ -73,9 +102,9 @@ def test_more_than_may_wait_is_refused_at_once():
         tasks = [submit(2, 3, 4), submit(5, 6, 7)]
         await _until(lambda: batcher.waiting == 6)
         with pytest.raises(Overloaded):
-            await batcher.submit(_images(8))
+            await batcher.submit([8])
         model.gate.release(3)
-        assert [list((await task)[0]) for task in tasks] == [[2, 3, 4], [5, 6, 7]]
+        assert [await task for task in tasks] == [[2, 3, 4], [5, 6, 7]]
 
     _with(scenario)
 
@@ -88,7 +117,7 @@ def test_whoever_gave_up_is_left_out_and_a_failure_stays_with_its_batch():
         model.gate.release(3)
         with pytest.raises(ValueError, match="unusable"):
             await unusable
-        assert list((await later)[0]) == [5, 6]
-        assert model.batches == [1, 3, 2]
+        assert await later == [5, 6]
+        assert model.batches == [(1, 1), (3, 1), (2, 1)]
 
     _with(scenario)

@@ -2,50 +2,57 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
-Images = NDArray[np.uint8]
-Outputs = tuple[NDArray[Any], ...]
+FEW = 8
+"""Items for each thread, below which all threads work on one batch: it is done the sooner."""
 
 
 class Overloaded(Exception):
-    """More images wait already than can be answered soon."""
+    """More items wait already than can be answered soon."""
 
 
-class Batcher:
-    """Runs a model in a thread of its own, one batch at a time.
+class Batcher(Generic[Item, Answer]):
+    """Runs a model in threads of its own.
 
     Nothing waits for a batch to fill: an idle model starts at once, and what arrives while it runs
-    makes up the next batch. Under load batches grow by themselves; alone, a request pays nothing.
+    makes up the next batches. Under load batches grow by themselves; alone, a request pays nothing.
+
+    A few items run as one batch, for which the model takes all ``threads``. Many are shared out
+    among batches of one thread each: those need not wait for one another, nor for a thread that
+    the rest of the server keeps from running.
 
     Args:
-        run: the model: uint8 ``[n, side, side]`` to arrays whose first axis is ``n``.
-        batch: images in one run at most; a single larger submission still runs whole.
-        capacity: images that may wait.
-        ran: called with the number of images of each batch.
+        run: the model: items, and the number of threads it may take, to an answer for each item.
+        threads: there are, for all batches together.
+        batch: items in one run at most; a single larger submission still runs whole.
+        capacity: items that may wait.
+        ran: called with the number of items of each batch.
     """
 
     def __init__(
         self,
-        run: Callable[[Images], Outputs],
+        run: Callable[[Sequence[Item], int], Sequence[Answer]],
         *,
+        threads: int,
         batch: int,
         capacity: int,
         ran: Callable[[int], object],
     ) -> None:
-        self._run, self._batch, self._capacity, self._ran = run, batch, capacity, ran
-        self._waiting: deque[tuple[Images, asyncio.Future[Outputs]]] = deque()
-        self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._run, self._threads, self._ran = run, threads, ran
+        self._batch, self._capacity = batch, capacity
+        self._waiting: deque[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]] = deque()
+        self._free = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
 
-    async def __aenter__(self) -> "Batcher":
-        self._task = asyncio.create_task(self._serve())
+    async def __aenter__(self) -> "Batcher[Item, Answer]":
         return self
 
     async def __aexit__(
@@ -54,62 +61,78 @@ class Batcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        self._thread.shutdown()
+        self._waiting.clear()
+        self._pool.shutdown()
 
     @property
     def waiting(self) -> int:
-        """Images that wait for the model."""
-        return sum(len(images) for images, _ in self._waiting)
+        """Items that wait for the model."""
+        return sum(len(items) for items, _ in self._waiting)
 
-    async def submit(self, images: Images) -> Outputs:
-        """What the model says of ``images``, uint8 ``[n, side, side]``.
+    async def submit(self, items: Sequence[Item]) -> Sequence[Answer]:
+        """What the model says of ``items``.
 
         Raises:
             Overloaded: at once, when they would not fit among those that wait.
         """
-        if self.waiting + len(images) > self._capacity:
+        if self.waiting + len(items) > self._capacity:
             raise Overloaded
-        answer: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
-        self._waiting.append((images, answer))
-        self._arrived.set()
+        answer: asyncio.Future[Sequence[Answer]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((items, answer))
+        self._start()
         return await answer
 
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._arrived.wait()
-            taken = self._take()
+    def _start(self) -> None:
+        """Give what waits to the threads that are free."""
+        while self._waiting and self._free:
+            waiting, threads = self.waiting, 1
+            few = waiting < FEW * self._threads or len(self._waiting) < self._threads
+            if few and self._free == self._threads:
+                threads = self._threads
+            share = -(-waiting * threads // self._free)
+            taken = self._take(min(share, self._batch))
             if not taken:
-                self._arrived.clear()
-                continue
-            batch = np.concatenate([images for images, _ in taken])
-            try:
-                outputs = await loop.run_in_executor(self._thread, self._run, batch)
-            except Exception as error:  # noqa: BLE001 - it belongs to those who asked
-                for _, answer in taken:
-                    if not answer.done():
-                        answer.set_exception(error)
-                continue
-            self._ran(len(batch))
-            start = 0
-            for images, answer in taken:
-                stop = start + len(images)
-                if not answer.done():
-                    answer.set_result(tuple(output[start:stop] for output in outputs))
-                start = stop
+                return
+            self._free -= threads
+            items = [item for some, _ in taken for item in some]
+            running = asyncio.get_running_loop().run_in_executor(
+                self._pool, self._run, items, threads
+            )
+            running.add_done_callback(partial(self._finish, taken, threads))
 
-    def _take(self) -> list[tuple[Images, "asyncio.Future[Outputs]"]]:
-        """The next batch, without those whose asker has gone."""
-        taken: list[tuple[Images, asyncio.Future[Outputs]]] = []
-        size = 0
+    def _finish(
+        self,
+        taken: Sequence[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]],
+        threads: int,
+        done: asyncio.Future[Sequence[Answer]],
+    ) -> None:
+        """Hand out the answers; a failure belongs to those who asked."""
+        self._free += threads
+        self._start()
+        if done.cancelled():
+            return
+        error, start = done.exception(), 0
+        if error is None:
+            self._ran(len(done.result()))
+        for items, answer in taken:
+            if answer.done():
+                pass
+            elif error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(done.result()[start : start + len(items)])
+            start += len(items)
+
+    def _take(self, size: int) -> Sequence[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]]:
+        """The next batch of about ``size`` items, without those whose asker has gone."""
+        taken: list[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]] = []
+        found = 0
         while self._waiting:
-            images, answer = self._waiting[0]
-            if taken and size + len(images) > self._batch:
+            items, answer = self._waiting[0]
+            if taken and found + len(items) > size:
                 break
             self._waiting.popleft()
             if not answer.done():
-                taken.append((images, answer))
-                size += len(images)
+                taken.append((items, answer))
+                found += len(items)
         return taken

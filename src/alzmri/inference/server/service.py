@@ -47,10 +47,34 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
+class Found:
+    """What the model says of one image.
+
+    Attributes:
+        image: what it saw, uint8 ``[side, side]``.
+        probabilities: calibrated, float64 ``[classes]``.
+        scope: how unlike the training slices; above 1 is out of scope.
+        features: float32 ``[width]``.
+    """
+
+    image: Pixels
+    probabilities: NDArray[np.float64]
+    scope: float
+    features: NDArray[np.float32]
+
+    @property
+    def in_scope(self) -> bool:
+        """Whether the probabilities mean anything."""
+        return self.scope <= 1
+
+
+@dataclass(frozen=True)
 class Loaded:
     """What is read once at the start.
 
     Attributes:
+        engine: the model, with all threads for one batch.
+        narrow: the same with one thread.
         reference: what the model makes of known slices; None when there are none,
         absent: for this reason.
     """
@@ -58,6 +82,7 @@ class Loaded:
     folder: Path
     predictor: Predictor
     engine: Engine
+    narrow: Engine
     reference: reference.Reference | None
     absent: str | None
 
@@ -69,17 +94,18 @@ def load(folder: Path, threads: int) -> Loaded:
         UserError: there is no model, or it is damaged.
     """
     predictor = Predictor.load(folder)
-    session = exported.load(folder, predictor, threads)
+    engine = exported.load(folder, predictor, threads)
+    narrow = engine if threads == 1 else Engine.load(engine.path, 1)
     try:
         prepared = Prepared.open(params.load())
         if prepared.digest != predictor.card.data_sha256:
             raise UserError("data/prepared is not what the model was trained on")
     except UserError as error:
-        return Loaded(folder, predictor, session, None, str(error))
+        return Loaded(folder, predictor, engine, narrow, None, str(error))
     kept = exported.cache(folder) / "reference.npz"
     with terminal.progress("comparing with known slices") as update:
-        known = reference.make(prepared, session, predictor.card.temperature, kept, update)
-    return Loaded(folder, predictor, session, known, None)
+        known = reference.make(prepared, engine, predictor.card.temperature, kept, update)
+    return Loaded(folder, predictor, engine, narrow, known, None)
 
 
 class Service:
@@ -87,14 +113,15 @@ class Service:
 
     def __init__(self, loaded: Loaded, limits: Limits, metrics: Metrics, threads: int) -> None:
         self.loaded, self._limits, self._metrics = loaded, limits, metrics
-        self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._threads = threads
         self._explaining = ThreadPoolExecutor(1, thread_name_prefix="explain")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start and stop the threads."""
-        batcher = Batcher(
+        batcher: Batcher[bytes, Found | UserError] = Batcher(
             self._run,
+            threads=self._threads,
             batch=BATCH,
             capacity=self._limits.queue,
             ran=self._metrics.batches.observe,
@@ -103,22 +130,21 @@ class Service:
         async with batcher:
             self._batcher = batcher
             yield
-        self._decoding.shutdown()
         self._explaining.shutdown()
 
     async def one(self, content: bytes) -> Slice:
         """The answer to one image file."""
-        judged, _, _ = await self._judge(await self._prepare([content]))
-        return Slice(**judged[0].model_dump())
+        (found,) = await self._find([content])
+        return Slice(**self._judged(found))
 
     async def many(self, contents: Sequence[bytes]) -> Slices:
         """The answer to several image files."""
         if len(contents) > self._limits.images:
             raise Refusal(413, f"more than {self._limits.images} images: send fewer at a time")
-        judged, probabilities, _ = await self._judge(await self._prepare(contents))
-        inside = [answer.in_scope for answer in judged]
-        mean = self._by_class(probabilities[inside].mean(axis=0)) if any(inside) else None
-        return Slices(images=judged, mean=mean)
+        found = await self._find(contents)
+        inside = [one.probabilities for one in found if one.in_scope]
+        mean = self._by_class(np.mean(inside, axis=0)) if inside else None
+        return Slices(images=[Judged(**self._judged(one)) for one in found], mean=mean)
 
     async def slices_of(self, content: bytes, name: str) -> Volume:
         """The slices of a NIfTI volume that the model judges; ``name`` tells the format."""
@@ -128,74 +154,81 @@ class Service:
 
     async def explain(self, content: bytes) -> Explained:
         """The answer to one image file, with all that is known about it."""
-        images = await self._prepare([content])
-        (judged,), probabilities, features = await self._judge(images)
+        (found,) = await self._find([content])
         heat = await asyncio.get_running_loop().run_in_executor(
-            self._explaining, self._heat, images[0], int(probabilities[0].argmax())
+            self._explaining, self._heat, found.image, int(found.probabilities.argmax())
         )
         known, classes = self.loaded.reference, self.loaded.predictor.classes
         calibration = nearest = None
-        if known and judged.in_scope:
-            observed = known.observed(probabilities[0])
+        if known and found.in_scope:
+            observed = known.observed(found.probabilities)
             calibration = {
                 name: CameTrue(**asdict(value))
                 for name, value in zip(classes, observed, strict=True)
             }
         if known:
-            found = known.nearest(features[0])
+            neighbours = known.nearest(found.features)
             nearest = Nearest(
-                classes=[classes[label] for label in found.labels],
-                similarity=found.similarity,
-                people=found.people,
+                classes=[classes[label] for label in neighbours.labels],
+                similarity=neighbours.similarity,
+                people=neighbours.people,
             )
         return Explained(
-            **judged.model_dump(),
-            slice=_png(images[0]),
+            **self._judged(found),
+            slice=_png(found.image),
             heat=heat,
             calibration=calibration,
             nearest=nearest,
         )
 
-    async def _prepare(self, contents: Sequence[bytes]) -> Pixels:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoding, self._decode, contents)
+    async def _find(self, contents: Sequence[bytes]) -> Sequence[Found]:
+        """What the model says of each image file.
 
-    def _decode(self, contents: Sequence[bytes]) -> Pixels:
-        prepared = []
-        for number, content in enumerate(contents, start=1):
-            try:
-                prepared.append(self.loaded.predictor.prepare(content))
-            except UserError as error:
-                which = f"image {number}" if len(contents) > 1 else "the image"
-                reason = str(error).removeprefix("the image: ")
-                raise Refusal(400, f"{which} cannot be used: {reason}") from None
-        return np.stack(prepared)
-
-    def _run(self, images: Pixels) -> tuple[NDArray[Any], ...]:
-        """One batch, in the model's thread."""
-        logits, features = self.loaded.engine.run(images)
-        predictor = self.loaded.predictor
-        found = interpret(logits, features, predictor.card, predictor.scope)
-        return found.probabilities, found.scope, found.in_scope, features
-
-    async def _judge(self, images: Pixels) -> tuple[list[Judged], NDArray[Any], NDArray[Any]]:
-        """The answers, and the probabilities and features that belong to them."""
+        Raises:
+            Refusal: one of them cannot be used, or too many wait.
+        """
         try:
-            probabilities, scope, in_scope, features = await self._batcher.submit(images)
+            answers = await self._batcher.submit(contents)
         except Overloaded:
             raise BUSY from None
-        judged = [
-            Judged(
-                predicted=self.loaded.predictor.classes[int(row.argmax())] if inside else None,
-                probabilities=self._by_class(row),
-                in_scope=bool(inside),
-                scope=float(score),
-            )
-            for row, inside, score in zip(probabilities, in_scope, scope, strict=True)
+        for number, answer in enumerate(answers, start=1):
+            if isinstance(answer, UserError):
+                which = f"image {number}" if len(contents) > 1 else "the image"
+                reason = str(answer).removeprefix("the image: ")
+                raise Refusal(400, f"{which} cannot be used: {reason}")
+        return [answer for answer in answers if isinstance(answer, Found)]
+
+    def _run(self, contents: Sequence[bytes], threads: int) -> Sequence[Found | UserError]:
+        """One batch, in a thread of the batcher: a file that cannot be used costs only itself."""
+        predictor = self.loaded.predictor
+        images: list[Pixels | UserError] = []
+        for content in contents:
+            try:
+                images.append(predictor.prepare(content))
+            except UserError as error:
+                images.append(error)
+        usable = [image for image in images if not isinstance(image, UserError)]
+        if not usable:
+            return [image for image in images if isinstance(image, UserError)]
+        engine = self.loaded.narrow if threads == 1 else self.loaded.engine
+        logits, features = engine.run(np.stack(usable))
+        said = interpret(logits, features, predictor.card, predictor.scope)
+        rows = iter(zip(said.probabilities, said.scope.tolist(), features, strict=True))
+        return [
+            image if isinstance(image, UserError) else Found(image, *next(rows)) for image in images
         ]
-        for answer in judged:
-            self._metrics.predictions.labels(answer.predicted or "out of scope").inc()
-        return judged, probabilities, features
+
+    def _judged(self, found: Found) -> dict[str, Any]:
+        """The fields of :class:`answers.Judged`; counts the prediction."""
+        classes = self.loaded.predictor.classes
+        predicted = classes[int(found.probabilities.argmax())] if found.in_scope else None
+        self._metrics.predictions.labels(predicted or "out of scope").inc()
+        return {
+            "predicted": predicted,
+            "probabilities": self._by_class(found.probabilities),
+            "in_scope": found.in_scope,
+            "scope": found.scope,
+        }
 
     def _by_class(self, values: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(self.loaded.predictor.classes, values.tolist(), strict=True))
