@@ -62,19 +62,22 @@ RECIPE: Settings = {
     "train.epochs": 31,
     # Four times the steps of the protocol's 128, for the same FLOPs.
     "train.batch_size": 32,
-    # Three times the protocol's rate, and a fall to almost nothing. A peak of 0.004 learns little
-    # until it has fallen.
-    "train.schedule": "onecycle",
-    "train.lr": 0.0015,
+    # Five times the protocol's rate. It stays: the averaged weights, of about the last four epochs,
+    # are what is scored, and take the place of its fall.
+    "train.lr": 0.0025,
     "train.momentum": 0.9,
     "train.warmup": 2,
+    "train.ema": 0.998,
     # Moderate Demented is 1 % of the slices: unweighted it is missed until all else is learnt.
     "train.class_weights": "sqrt",
     # This split rewards memory, which dropout delays.
     "model.dropout": 0.1,
-    # Without any augmentation the training slices are known by heart after 14 epochs, and
-    # validation stops improving.
-    "augment.p": 0.15,
+    # Half of the slices, each a little, in place of a fifth by as much as no two neighbouring slices
+    # of a brain differ: what is learnt of a slice then holds for the next one.
+    "augment.p": 0.5,
+    "augment.shift": 0.02,
+    "augment.scale": 0.04,
+    "augment.rotate": 4,
 }
 """The fast recipe: what differs from the protocol, which keeps the rest."""
 
