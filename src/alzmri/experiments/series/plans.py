@@ -72,8 +72,8 @@ RECIPE: Settings = {
     "train.class_weights": "sqrt",
     # This split rewards memory, which dropout delays.
     "model.dropout": 0.1,
-    # Half of the slices, each a little, in place of a fifth by as much as no two neighbouring slices
-    # of a brain differ: what is learnt of a slice then holds for the next one.
+    # Half of the slices, each by a little, about as neighbouring slices of a brain differ, in place
+    # of a fifth by much: what is learnt of a slice then holds for the next one.
     "augment.p": 0.5,
     "augment.shift": 0.02,
     "augment.scale": 0.04,
