@@ -42,8 +42,8 @@ class Engine:
         runtime = require("onnxruntime", "export")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Threads that spin while they wait would take the cores from those that decode.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that wait for more by spinning are for a run only: then others have work to do.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         # Batches come in every size; a plan of memory kept for each would add up.
         options.enable_mem_pattern = False
         session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
