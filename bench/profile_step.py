@@ -20,6 +20,8 @@ from training import Training
 from alzmri import markdown, terminal
 
 BATCH, STEPS, ROWS = 128, 3, 12
+WARM = 5
+"""Steps until the process has the memory that it needs."""
 
 
 def main() -> None:
@@ -30,11 +32,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as name:
         folder = Path(name)
         collection.draw(folder / "phantom")
-        sizes = (options.image_size, BATCH, 2 * STEPS * BATCH)
+        sizes = (options.image_size, BATCH, (WARM + STEPS) * BATCH)
         collection.prepare(folder / "phantom", folder, *sizes)
         training = Training(folder, options.image_size, BATCH, options.precision)
         epoch = training.epoch()
-        list(itertools.islice(epoch, STEPS))
+        list(itertools.islice(epoch, WARM))
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             list(epoch)
     operators = sorted(profiler.key_averages(), key=lambda each: -each.self_cpu_time_total)

@@ -38,9 +38,7 @@ def _with(scenario, threads=1, batch=4, capacity=6):
 
     async def main():
         model = Gated()
-        async with Batcher(
-            model, threads=threads, batch=batch, capacity=capacity, ran=lambda _: None
-        ) as batcher:
+        async with Batcher(model, threads=threads, batch=batch, capacity=capacity) as batcher:
 
             def submit(*values):
                 return asyncio.create_task(batcher.submit(values))

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+_Asked = tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]
 
 FEW = 8
 """Items for each thread, below which all threads work on one batch: it is done the sooner."""
@@ -34,7 +35,6 @@ class Batcher(Generic[Item, Answer]):
         threads: there are, for all batches together.
         batch: items in one run at most; a single larger submission still runs whole.
         capacity: items that may wait.
-        ran: called with the number of items of each batch.
     """
 
     def __init__(
@@ -44,11 +44,10 @@ class Batcher(Generic[Item, Answer]):
         threads: int,
         batch: int,
         capacity: int,
-        ran: Callable[[int], object],
     ) -> None:
-        self._run, self._threads, self._ran = run, threads, ran
+        self._run, self._threads = run, threads
         self._batch, self._capacity = batch, capacity
-        self._waiting: deque[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]] = deque()
+        self._waiting: deque[_Asked[Item, Answer]] = deque()
         self._free = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
 
@@ -102,7 +101,7 @@ class Batcher(Generic[Item, Answer]):
 
     def _finish(
         self,
-        taken: Sequence[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]],
+        taken: Sequence[_Asked[Item, Answer]],
         threads: int,
         done: asyncio.Future[Sequence[Answer]],
     ) -> None:
@@ -112,8 +111,6 @@ class Batcher(Generic[Item, Answer]):
         if done.cancelled():
             return
         error, start = done.exception(), 0
-        if error is None:
-            self._ran(len(done.result()))
         for items, answer in taken:
             if answer.done():
                 pass
@@ -125,7 +122,7 @@ class Batcher(Generic[Item, Answer]):
 
     def _take(self, size: int) -> Sequence[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]]:
         """The next batch of about ``size`` items, without those whose asker has gone."""
-        taken: list[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]] = []
+        taken: list[_Asked[Item, Answer]] = []
         found = 0
         while self._waiting:
             items, answer = self._waiting[0]

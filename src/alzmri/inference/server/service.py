@@ -120,11 +120,7 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Start and stop the threads."""
         batcher: Batcher[bytes, Found | UserError] = Batcher(
-            self._run,
-            threads=self._threads,
-            batch=BATCH,
-            capacity=self._limits.queue,
-            ran=self._metrics.batches.observe,
+            self._run, threads=self._threads, batch=BATCH, capacity=self._limits.queue
         )
         self._metrics.waiting.set_function(lambda: batcher.waiting)
         async with batcher:
@@ -212,6 +208,7 @@ class Service:
             return [image for image in images if isinstance(image, UserError)]
         engine = self.loaded.narrow if threads == 1 else self.loaded.engine
         logits, features = engine.run(np.stack(usable))
+        self._metrics.batches.observe(len(usable))
         said = interpret(logits, features, predictor.card, predictor.scope)
         rows = iter(zip(said.probabilities, said.scope.tolist(), features, strict=True))
         return [
