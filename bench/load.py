@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import uvloop
+
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
@@ -66,5 +68,6 @@ def send(port: int, requests: Sequence[Request], count: int, clients: int) -> Ou
         await asyncio.gather(*(client() for _ in range(clients)))
 
     begin = time.perf_counter()
-    asyncio.run(everyone())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(everyone())
     return Outcome(time.perf_counter() - begin, latencies, wrong + count - len(latencies))

@@ -392,7 +392,7 @@ def main() -> None:
     report.show(figures, skipped)
     if options.only == list(FIGURES) and not options.quick:
         json = report.PAGE.parent.parent / f"bench/results{'-gpu' * options.gpu}.json"
-        command = f"make bench{' ARGS=--gpu' * options.gpu}"
+        command = report.command("make bench", parser, options)
         section = f"bench{' gpu' * options.gpu}"
         report.write(figures, skipped, machine, command, json, section)
     report.conclude(figures, options.strict)

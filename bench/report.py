@@ -1,5 +1,6 @@
 """Measured figures: as a table, as JSON, as a section of docs/performance.md."""
 
+import argparse
 import datetime
 import os
 import platform
@@ -96,6 +97,16 @@ def conclude(figures: Sequence[Figure], strict: bool) -> None:
     terminal.say(f"NOT met: {'; '.join(missed)}" if missed else "every target met")
     if missed and strict:
         sys.exit(1)
+
+
+def command(name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """What was typed: ``name``, with whatever option is not at its default."""
+    words = [
+        f"--{key}" if value is True else f"--{key} {value}"
+        for key, value in vars(options).items()
+        if value != parser.get_default(key) and key != "strict"
+    ]
+    return f"{name} ARGS='{' '.join(words)}'" if words else name
 
 
 def write(

@@ -343,7 +343,8 @@ def main() -> None:
     report.show(figures, [])
     if not options.quick:
         json = report.PAGE.parent.parent / "bench/results-serving.json"
-        report.write(figures, [], machine, "make bench-serving", json, "bench serving")
+        command = report.command("make bench-serving", parser, options)
+        report.write(figures, [], machine, command, json, "bench serving")
     report.conclude(figures, options.strict)
 
 
