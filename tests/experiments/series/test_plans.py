@@ -62,7 +62,11 @@ def test_the_fast_recipe_differs_from_the_protocol_in_its_own_values_only(scale)
         changed = {key for key, value in _flat(used).items() if value != protocol[key]}
         assert changed - {"train.seed"} == {key for key in plans.RECIPE if key != "train.seed"}
     changed = {key for key, value in _flat(curve).items() if value != protocol[key]}
-    assert changed == ({"data.image_size"} if scale is plans.SCALED else set())
+    if scale is plans.SCALED:
+        assert changed == {"data.image_size", "train.epochs"}
+        assert curve.train.epochs == plans.PUBLISHED_EPOCHS
+    else:
+        assert changed == set()
 
 
 def test_an_experiment_is_what_its_command_line_says():
