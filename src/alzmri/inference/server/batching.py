@@ -120,7 +120,7 @@ class Batcher(Generic[Item, Answer]):
                 answer.set_result(done.result()[start : start + len(items)])
             start += len(items)
 
-    def _take(self, size: int) -> Sequence[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]]:
+    def _take(self, size: int) -> Sequence[_Asked[Item, Answer]]:
         """The next batch of about ``size`` items, without those whose asker has gone."""
         taken: list[_Asked[Item, Answer]] = []
         found = 0
