@@ -5,9 +5,11 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from peers import Gate, Setting
@@ -33,7 +35,8 @@ class Contender:
     rates: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._log = self.setting.folder / f"{self.name}.log"
+        kind = f"{self.name}-{self.setting.precision}-{self.setting.workers}"
+        self._log = self.setting.folder / f"{kind}.log"
         # A forked child would inherit threads' locks; and some libraries set what others read.
         spawn = multiprocessing.get_context("spawn")
         self._gate, theirs = spawn.Pipe()
@@ -43,15 +46,27 @@ class Contender:
         self._process.start()
         theirs.close()
 
+    def ready(self) -> None:
+        """Wait until it can train.
+
+        Raises:
+            EnvironmentFault: it failed.
+        """
+        self._answer()
+
     def epoch(self) -> None:
         """Have it train one epoch.
 
         Raises:
             EnvironmentFault: it failed.
         """
-        try:
+        with suppress(OSError):  # it has ended: what it answers says so
             self._gate.send(None)
-            self.rates.append(self._gate.recv())
+        self.rates.append(self._answer())
+
+    def _answer(self) -> Any:
+        try:
+            return self._gate.recv()
         except (EOFError, OSError):
             tail = self._log.read_text(errors="replace")[-2000:]
             raise EnvironmentFault(f"bench/peers/{self.name}.py failed:\n{tail}") from None
@@ -76,16 +91,16 @@ def contest(entries: Sequence[tuple[str, Setting]], rounds: int) -> list[Contend
 
     Of several settings of one peer, only the fastest of the uncounted epoch stays.
     """
-    contenders: list[Contender] = []
+    contenders = [Contender(name, setting) for name, setting in entries]
     try:
-        for name, setting in entries:
-            contender = Contender(name, setting)
-            contenders.append(contender)
+        for contender in contenders:
+            contender.ready()
+        for contender in list(contenders):
             contender.epoch()
             print(f"  {contender}: ready", file=sys.stderr, flush=True)
-            rival = next((other for other in contenders if other.same_peer(contender)), contender)
-            if rival is not contender:
-                slower = min(rival, contender, key=lambda entrant: entrant.rates[0])
+            rivals = [other for other in contenders if other.same_peer(contender) and other.rates]
+            if len(rivals) == 2:
+                slower = min(rivals, key=lambda rival: rival.rates[0])
                 slower.close()
                 contenders.remove(slower)
         for number in range(rounds):

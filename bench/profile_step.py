@@ -3,7 +3,8 @@
     python bench/profile_step.py [--image-size 224] [--precision fp32]
 
 Steps come from the real loop on packed slices, so that what loading and augmentation cost the step
-shows too. Time is the operator's own, without what it calls.
+shows too. Time is the operator's own, without what it calls: on a GPU that of its kernels, beside
+the time that the steps took, part of which a GPU may spend waiting for the next kernel.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import tempfile
 from pathlib import Path
 
 import collection
-from torch.profiler import ProfilerActivity, profile
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import profile
 from training import Training
 
 from alzmri import markdown, terminal
@@ -32,23 +35,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as name:
         folder = Path(name)
         collection.draw(folder / "phantom")
-        sizes = (options.image_size, BATCH, (WARM + STEPS) * BATCH)
+        sizes = (options.image_size, BATCH, (WARM + 2 * STEPS) * BATCH)
         collection.prepare(folder / "phantom", folder, *sizes)
         training = Training(folder, options.image_size, BATCH, options.precision)
         epoch = training.epoch()
         list(itertools.islice(epoch, WARM))
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            list(epoch)
-    operators = sorted(profiler.key_averages(), key=lambda each: -each.self_cpu_time_total)
-    total = sum(each.self_cpu_time_total for each in operators)
+        seconds = training.timed(itertools.islice(epoch, STEPS))
+        with profile() as profiler:
+            training.timed(epoch)
+    on_gpu = training.device.type == "cuda"
+    own = {
+        # A kernel is an event of its own beside the operator that started it.
+        each.key: (each.self_device_time_total if on_gpu else each.self_cpu_time_total, each.count)
+        for each in profiler.key_averages()
+        if each.device_type == DeviceType.CPU
+    }
+    total = sum(time for time, _ in own.values())
     rows = [
-        (each.key, f"{each.self_cpu_time_total / total:.1%}", each.count // STEPS)
-        for each in operators[:ROWS]
+        (key, f"{time / total:.1%}", count // STEPS)
+        for key, (time, count) in sorted(own.items(), key=lambda item: -item[1][0])[:ROWS]
     ]
-    milliseconds = total / STEPS / 1000
+    where = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} cores"
     terminal.say(
-        f"{milliseconds:.0f} ms a step of {BATCH} slices, {options.image_size} px,"
-        f" {options.precision}, {os.cpu_count()} cores"
+        f"{seconds / STEPS * 1000:.1f} ms a step of {BATCH} slices, {options.image_size} px,"
+        f" {options.precision}, {where}; {total / STEPS / 1000:.1f} ms of operators"
     )
     terminal.say(markdown.table(("operator", "share", "calls a step"), rows))
 

@@ -1,12 +1,12 @@
-"""On a GPU: the protocol's 100 epochs, and how soon the slice split, which LEAKS, reaches 0.99.
+"""On a GPU: how soon the slice split, which LEAKS, reaches 0.99; and the protocol's 100 epochs.
 
-    python bench/protocol.py [SOURCE]
+    python bench/protocol.py [SOURCE] [--only recipe protocol]
 
 SOURCE is a collection in data/, as after ``alzmri data import``; without it the embedded, simulated
-one is drawn. Prepares it at 224 px, trains AlexNet in batches of 128 with the better of the
-protocol's two settings, and adds to bench/results-protocol.json. Needs a GPU: on two cores
-the 100 epochs take hours. The score is the validation macro F1 of a split that puts the same people
-on both sides; it says how fast training is, nothing about new people.
+one is drawn. Prepares it and trains what ``alzmri fast`` compares: the fast recipe, and the better
+of the protocol's two settings. Writes bench/results-protocol.json after each run. Needs a GPU: on
+two cores the 100 epochs take hours. The score is the validation macro F1 of a split that puts the
+same people on both sides; it says how fast training is, nothing about new people.
 """
 
 import argparse
@@ -17,30 +17,23 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import collection
 import commands
 import report
 import torch
-from training import ROOT, params
+from training import ROOT
 
 from alzmri import terminal
 from alzmri.errors import EnvironmentFault
+from alzmri.experiments.series import plans
+from alzmri.experiments.series.fast import GOAL
 from alzmri.files import write_json
 from alzmri.params import PARAMS_FILE, Params
 
-EPOCHS, GOAL = 100, 0.99
 RESULTS = ROOT / "bench/results-protocol.json"
 _EPOCH = re.compile(r"epoch +(\d+)/\d+ .*macro F1 (\d\.\d+)")
-
-
-def protocol(image_size: int = 224, batch_size: int = 128, epochs: int = EPOCHS) -> Params:
-    """Its parameters: the better of the two published settings."""
-    settings = params(image_size, batch_size, "auto")
-    split = settings.split.model_copy(update={"unit": "slice"})
-    train = settings.train.model_copy(update={"lr": 0.0005, "momentum": 0.85, "epochs": epochs})
-    data = settings.data.model_copy(update={"source": "collection"})
-    return settings.model_copy(update={"data": data, "split": split, "train": train})
 
 
 def measure(folder: Path, settings: Params) -> dict[str, float | int | None]:
@@ -64,6 +57,8 @@ def measure(folder: Path, settings: Params) -> dict[str, float | int | None]:
     if process.returncode:
         raise EnvironmentFault(f"training ended with status {process.returncode}: see above")
     return {
+        "image_size": settings.data.image_size,
+        "batch_size": settings.train.batch_size,
         "epochs": settings.train.epochs,
         "seconds": time.perf_counter() - begin,
         "best_leaking_macro_f1": best,
@@ -73,32 +68,38 @@ def measure(folder: Path, settings: Params) -> dict[str, float | int | None]:
 
 
 def main() -> None:
+    planned = plans.fast("collection", plans.FULL, {"track.mode": "disabled"})
+    names = {"recipe": "recipe, seed 0", "protocol": "the protocol's best"}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", nargs="?", help="a collection in data/; default: simulated")
-    source = parser.parse_args().source
+    parser.add_argument("--only", nargs="+", choices=names, default=list(names))
+    options = parser.parse_args()
     if not torch.cuda.is_available():
         raise EnvironmentFault("bench/protocol.py needs a GPU, and torch sees none here")
-    with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as name:
-        folder = Path(name)
-        if source:
-            (folder / "data").mkdir()
-            (folder / "data/collection").symlink_to(ROOT / "data" / source)
+    results: dict[str, Any] = {
+        "source": options.source or "phantom",
+        "split": "slice, LEAKS",
+        "seed": 0,
+        "machine": report.machine(torch.get_num_threads()),
+    }
+    with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as folder:
+        source = Path(folder) / "data/collection"
+        source.parent.mkdir()
+        if options.source:
+            source.symlink_to(ROOT / "data" / options.source)
         else:
-            collection.draw(folder / "data/collection")
-        figures = measure(folder, protocol())
-    write_json(
-        RESULTS,
-        {"source": source or "phantom", "machine": report.machine(torch.get_num_threads())}
-        | {"split": "slice, LEAKS", **figures},
-    )
-    goal = f"macro F1 {GOAL} of the slice split, which LEAKS"
-    terminal.say(f"{figures['epochs']} epochs: {figures['seconds']:.0f} s")
-    if figures["epochs_to_goal"]:
+            collection.draw(source)
+        for name in options.only:
+            results[name] = measure(Path(folder), planned[names[name]].params)
+            write_json(RESULTS, results)
+    for name in options.only:
+        figures = results[name]
+        reached, seconds = figures["epochs_to_goal"], figures["seconds_to_goal"]
+        goal = f"epoch {reached}, {seconds:.0f} s" if reached else "not reached"
         terminal.say(
-            f"{goal}: epoch {figures['epochs_to_goal']}, {figures['seconds_to_goal']:.0f} s"
+            f"{name}: {figures['epochs']} epochs in {figures['seconds']:.0f} s; macro F1 {GOAL} of"
+            f" the slice split, which LEAKS: {goal}, best {figures['best_leaking_macro_f1']:.4f}"
         )
-    else:
-        terminal.say(f"{goal}: not reached, best {figures['best_leaking_macro_f1']:.4f}")
 
 
 if __name__ == "__main__":

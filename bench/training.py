@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from alzmri.data.prepared import PREPARED, Prepared
-from alzmri.models.device import bfloat16, choose
+from alzmri.models.device import autocast, choose
 from alzmri.models.forward import normalise
 from alzmri.params import PARAMS_FILE, Params, check, load
 from alzmri.training.batches import Batches
@@ -44,9 +44,7 @@ class Training:
             normalise(torch.from_numpy(prepared.images[chosen]).to(self.device)),
             torch.from_numpy(prepared.labels[chosen]).to(self.device),
         )
-        self._autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=bfloat16(precision, self.device)
-        )
+        self._autocast = autocast(precision, self.device)
 
     def epoch(self) -> Iterator[int]:
         """The steps of one more epoch."""

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from alzmri.data.classes import CLASSES
 from alzmri.data.prepared import Prepared, Row
 from alzmri.errors import EnvironmentFault
+from alzmri.models.device import choose
 from alzmri.params import Params, load
 from alzmri.store import ports
 
@@ -58,6 +60,13 @@ def make_params() -> Callable[..., Params]:
         return Params.model_validate(content)
 
     return make
+
+
+@pytest.fixture(params=["cpu", *["cuda"] * torch.cuda.is_available()])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU; where there is a GPU, that too in another test of the same name."""
+    chosen = choose()  # for the deterministic kernels
+    return chosen if chosen.type == request.param else torch.device(request.param)
 
 
 @pytest.fixture

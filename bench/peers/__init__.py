@@ -75,9 +75,13 @@ class Gate:
         self._driver, self._setting = driver, setting
         self._steps = len(setting.files) // setting.batch_size
         self._done, self._first = 0, 0.0
+        self._ready = False
 
     def epoch(self) -> None:
         """Before an epoch: wait for the driver. Ends the process when the driver has enough."""
+        if not self._ready:
+            self._ready = True
+            self._driver.send(None)
         try:
             self._driver.recv()
         except EOFError:

@@ -47,13 +47,13 @@ def quick(make_params):
     return make
 
 
-def _run(prepared, params, checkpoints, cut_after=None):
+def _run(prepared, params, device, checkpoints, cut_after=None):
     def on_step(done, _):
         if done == cut_after:
             checkpoints.wait()
             raise Cut
 
-    return train(prepared, params, CPU, checkpoints, on_step, lambda *_: None)
+    return train(prepared, params, device, checkpoints, on_step, lambda *_: None)
 
 
 def _same(one, other):
@@ -69,23 +69,23 @@ def _same(one, other):
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(cuts=st.lists(st.integers(1, 15), min_size=1, max_size=3, unique=True))
-def test_a_run_cut_anywhere_ends_with_the_same_bytes(prepared, quick, cuts):
+def test_a_run_cut_anywhere_ends_with_the_same_bytes(prepared, quick, device, cuts):
     params = quick(ema=0.9)
-    whole = _run(prepared, params, Checkpoints("memory://whole", "run"))
+    whole = _run(prepared, params, device, Checkpoints("memory://whole", "run"))
     Checkpoints("memory://whole", "run").clear()
     for cut in sorted(cuts):
         with pytest.raises(Cut):
-            _run(prepared, params, Checkpoints("memory://cut", "run"), cut)
-    _same(whole, _run(prepared, params, Checkpoints("memory://cut", "run")))
+            _run(prepared, params, device, Checkpoints("memory://cut", "run"), cut)
+    _same(whole, _run(prepared, params, device, Checkpoints("memory://cut", "run")))
     Checkpoints("memory://cut", "run").clear()
 
 
-def test_alexnet_with_momentum_and_dropout_too(prepared, quick, store):
+def test_alexnet_with_momentum_and_dropout_too(prepared, quick, device, store):
     params = quick("alexnet", epochs=2, lr=0.001, checkpoint_every=0)
-    whole = _run(prepared, params, Checkpoints("memory://whole", "alexnet"))
+    whole = _run(prepared, params, device, Checkpoints("memory://whole", "alexnet"))
     with pytest.raises(Cut):
-        _run(prepared, params, store(), cut_after=6)
-    _same(whole, _run(prepared, params, store()))
+        _run(prepared, params, device, store(), cut_after=6)
+    _same(whole, _run(prepared, params, device, store()))
 
 
 def _halved(data):
@@ -146,7 +146,7 @@ def test_writing_keeps_within_its_share_of_the_time(store):
 
 def test_one_that_is_asked_for_is_written_whatever_it_costs(store, quick, prepared, tmp_path):
     with pytest.raises(Cut):
-        _run(prepared, quick(checkpoint_every=1), store(), cut_after=7)
+        _run(prepared, quick(checkpoint_every=1), CPU, store(), cut_after=7)
     files = sorted((tmp_path / "checkpoints/run").iterdir())
     assert [int(file.stem) for file in files] == [5, 6]
 

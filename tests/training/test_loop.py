@@ -112,37 +112,54 @@ def test_the_best_epoch_is_by_macro_f1_then_loss():
     assert not epoch(0.5, 1.0).better_than(epoch(0.5, 1.0))
 
 
-def test_an_epoch_has_every_training_slice_once(prepared, make_params):
+def test_an_epoch_has_every_training_slice_once(prepared, make_params, device):
     params = make_params(augment={"p": 0}, train={"batch_size": 10})
-    batches = Batches(prepared, params, CPU)
-    seen = [image.numpy() for batch in batches.epoch(1) for image in batch.images]
+    batches = Batches(prepared, params, device)
+    seen = [image.cpu().numpy() for batch in batches.epoch(1) for image in batch.images]
     assert len(batches) == 7
     expected = sorted(image.tobytes() for image in prepared.images[prepared.indices("train")])
     assert sorted(image.tobytes() for image in seen) == expected
 
 
+def test_batches_augmented_in_one_go_are_the_same(prepared, make_params, device):
+    batches = Batches(prepared, make_params(train={"batch_size": 10}), device)
+    singly, together = ([], [])
+    for at_once, kept in ((1, singly), (3, together)):
+        batches._at_once = at_once
+        kept.extend(batches.epoch(1, first=1))
+    for one, other in zip(singly, together, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.all_labels, other.all_labels)
+
+
 @pytest.mark.parametrize("size", [2, 3])
-def test_several_processes_share_what_one_has(prepared, make_params, size):
+def test_several_processes_share_what_one_has(prepared, make_params, device, size):
     """63 slices in batches of 10, which 3 does not divide; the last has three."""
     prepared = replace(prepared, rows=prepared.rows[1:])
     params = make_params(train={"batch_size": 10})
-    alone = list(Batches(prepared, params, CPU).epoch(2))
+    alone = list(Batches(prepared, params, device).epoch(2))
     shares = [
-        list(Batches(prepared, params, CPU, Processes(rank, size)).epoch(2)) for rank in range(size)
+        list(Batches(prepared, params, device, Processes(rank, size)).epoch(2))
+        for rank in range(size)
     ]
     for batch, *parts in zip(alone, *shares, strict=True):
         for rank, part in enumerate(parts):
-            np.testing.assert_array_equal(part.images, batch.images[rank::size])
-            np.testing.assert_array_equal(part.labels, batch.labels[rank::size])
-            np.testing.assert_array_equal(part.all_labels, batch.labels)
+            assert torch.equal(part.images, batch.images[rank::size])
+            assert torch.equal(part.labels, batch.labels[rank::size])
+            np.testing.assert_array_equal(part.all_labels, batch.labels.cpu())
 
 
-def test_a_process_without_a_slice_counts_nothing(prepared, make_params):
-    batches = Batches(prepared, make_params(train={"batch_size": 3}), CPU, Processes(4, 5))
+def test_a_process_without_a_slice_counts_nothing(prepared, make_params, device):
+    batches = Batches(prepared, make_params(train={"batch_size": 3}), device, Processes(4, 5))
     for batch in batches.epoch(1):
         assert batch.images.shape == (1, 32, 32)
         loss = torch.nn.functional.cross_entropy(
-            torch.randn(1, 4), batch.labels, torch.ones(4), reduction="sum", label_smoothing=0.1
+            torch.randn(1, 4),
+            batch.labels.cpu(),
+            torch.ones(4),
+            reduction="sum",
+            label_smoothing=0.1,
         )
         assert loss == 0
 

@@ -11,7 +11,6 @@ from alzmri.data.prepared import Prepared
 from alzmri.params import Augment
 from alzmri.training.slices import DeviceSlices, HostSlices
 
-CPU = torch.device("cpu")
 SIDE, COPIES = 64, 3000
 PROTOCOL = {"p": 0.2, "shift": 0.05, "scale": 0.05, "rotate": 15}
 
@@ -20,16 +19,16 @@ def _copies(image):
     return Prepared(np.repeat(image[None], COPIES, axis=0), (), ())
 
 
-def _both(image, **changes):
+def _both(where, image, **changes):
     """All copies as each of the two augments them."""
     augment = Augment(**{**PROTOCOL, **changes})
     every = np.arange(COPIES)
     prepared = _copies(image)
     host = HostSlices(prepared, augment, 0)(1, every)
-    device = DeviceSlices(prepared, augment, 0, CPU)(1, every)
+    device = DeviceSlices(prepared, augment, 0, where)(1, every)
     assert device.dtype == torch.uint8
     assert device.shape == host.shape
-    return host.numpy(), device.numpy()
+    return host.numpy(), device.cpu().numpy()
 
 
 def _measures(images):
@@ -42,30 +41,30 @@ def _measures(images):
 
 
 @pytest.mark.parametrize("p", [0.2, 1.0])
-def test_its_draws_have_the_distribution_of_albumentations(p):
+def test_its_draws_have_the_distribution_of_albumentations(device, p):
     """Kolmogorov and Smirnov's test; with these seeds it would notice 4 points of difference."""
     bar = np.zeros((SIDE, SIDE), np.uint8)
     bar[20:44, 28:36] = 200
-    host, device = (_measures(images) for images in _both(bar, p=p))
+    host, ours = (_measures(images) for images in _both(device, bar, p=p))
     for name in host:
         assert (
-            ks_2samp(host[name].round(2), device[name].round(2), method="asymp").statistic < 0.04
+            ks_2samp(host[name].round(2), ours[name].round(2), method="asymp").statistic < 0.04
         ), name
 
 
 @pytest.mark.parametrize("change", [{"rotate": 30}, {"shift": 0.1}, {"scale": 0.1}, {"p": 0.4}])
-def test_the_comparison_would_notice_another_setting(change):
+def test_the_comparison_would_notice_another_setting(device, change):
     bar = np.zeros((SIDE, SIDE), np.uint8)
     bar[20:44, 28:36] = 200
-    host, _ = (_measures(images) for images in _both(bar))
-    _, device = (_measures(images) for images in _both(bar, **change))
+    host, _ = (_measures(images) for images in _both(device, bar))
+    _, ours = (_measures(images) for images in _both(device, bar, **change))
     assert (
-        max(ks_2samp(host[n].round(2), device[n].round(2), method="asymp").statistic for n in host)
+        max(ks_2samp(host[n].round(2), ours[n].round(2), method="asymp").statistic for n in host)
         > 0.04
     )
 
 
-def test_one_map_gives_the_image_that_opencv_gives(monkeypatch):
+def test_one_map_gives_the_image_that_opencv_gives(device, monkeypatch):
     """Turn, zoom and shift composed in Albumentations' order, bilinear, black outside."""
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(1, 255, (SIDE, SIDE), dtype=np.uint8), (0, 0), 2)
@@ -81,8 +80,8 @@ def test_one_map_gives_the_image_that_opencv_gives(monkeypatch):
             return next(drawn)
 
     monkeypatch.setattr(np.random, "default_rng", lambda _: Fixed())
-    slices = DeviceSlices(Prepared(image[None], (), ()), Augment(**PROTOCOL), 0, CPU)
-    ours = slices(1, np.array([0]))[0].numpy().astype(int)
+    slices = DeviceSlices(Prepared(image[None], (), ()), Augment(**PROTOCOL), 0, device)
+    ours = slices(1, np.array([0]))[0].cpu().numpy().astype(int)
     middle = ((SIDE - 1) / 2,) * 2
     matrix = create_affine_transformation_matrix(
         dict(zip("xy", shift, strict=True)), {"x": 0, "y": 0}, {"x": zoom, "y": zoom}, turn, middle
@@ -94,12 +93,12 @@ def test_one_map_gives_the_image_that_opencv_gives(monkeypatch):
     assert np.abs(ours - theirs).mean() < 0.5
 
 
-def test_a_slice_is_a_function_of_seed_epoch_and_sample():
+def test_a_slice_is_a_function_of_seed_epoch_and_sample(device):
     noise = np.random.default_rng(0).integers(0, 255, (40, 32, 32), dtype=np.uint8)
     prepared = Prepared(noise, (), ())
 
     def slices(seed=0):
-        return DeviceSlices(prepared, Augment(**{**PROTOCOL, "p": 1.0}), seed, CPU)
+        return DeviceSlices(prepared, Augment(**{**PROTOCOL, "p": 1.0}), seed, device)
 
     every = np.arange(40)
     first = slices()(1, every)
@@ -108,7 +107,7 @@ def test_a_slice_is_a_function_of_seed_epoch_and_sample():
     assert not torch.equal(first, slices(seed=1)(1, every))
 
 
-def test_what_is_not_augmented_stays_as_it_is():
+def test_what_is_not_augmented_stays_as_it_is(device):
     noise = np.random.default_rng(0).integers(0, 255, (40, 32, 32), dtype=np.uint8)
-    slices = DeviceSlices(Prepared(noise, (), ()), Augment(**{**PROTOCOL, "p": 0.0}), 0, CPU)
-    np.testing.assert_array_equal(slices(1, np.arange(40)).numpy(), noise)
+    slices = DeviceSlices(Prepared(noise, (), ()), Augment(**{**PROTOCOL, "p": 0.0}), 0, device)
+    np.testing.assert_array_equal(slices(1, np.arange(40)).cpu().numpy(), noise)

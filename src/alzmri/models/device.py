@@ -40,6 +40,16 @@ def bfloat16(precision: str, device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The products of a training step as ``train.precision`` has them."""
+    return torch.autocast(
+        device.type,
+        torch.bfloat16,
+        enabled=bfloat16(precision, device),
+        cache_enabled=False,  # a weight is used once; and a CUDA graph cannot hold on to it
+    )
+
+
 def _keep_freed_memory() -> None:
     """Let the C library reuse the activations' memory from step to step.
 

@@ -1,6 +1,6 @@
 """The training slices of an epoch, shuffled and augmented, as pure functions of the seed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,13 @@ from torch import Tensor
 from alzmri.data.prepared import Prepared
 from alzmri.params import Params
 from alzmri.training.processes import ALONE, Processes
-from alzmri.training.slices import DeviceSlices, HostSlices
+from alzmri.training.slices import DeviceSlices, HostSlices, sent
 
 NO_CLASS = -100
 """What ``cross_entropy`` passes over."""
+
+AT_ONCE = 8
+"""Batches that a GPU augments in one go: small kernels take longer to start than to run."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,13 @@ class Batches:
         self._indices = prepared.indices("train")
         self._size, self._seed = params.train.batch_size, params.train.seed
         self._device, self.processes = device, processes
-        self._slices = (
-            DeviceSlices(prepared, params.augment, self._seed, device)
-            if device.type == "cuda" and prepared.images.nbytes < torch.cuda.mem_get_info()[0] / 2
-            else HostSlices(prepared, params.augment, self._seed)
-        )
+        self._slices: DeviceSlices | HostSlices
+        if device.type == "cuda" and prepared.images.nbytes < torch.cuda.mem_get_info()[0] / 2:
+            self._slices = DeviceSlices(prepared, params.augment, self._seed, device)
+            self._at_once = AT_ONCE
+        else:
+            self._slices = HostSlices(prepared, params.augment, self._seed)
+            self._at_once = 1
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self._size)
@@ -62,15 +67,21 @@ class Batches:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` without the first ``first``."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._indices)
-        for start in range(first * self._size, len(order), self._size):
-            whole = order[start : start + self._size]
-            mine = self.processes.share(whole)
-            labels = self._labels[mine]
-            if not len(mine):
+        starts = range(first * self._size, len(order), self._size)
+        for block in range(0, len(starts), self._at_once):
+            wholes = [order[start:][: self._size] for start in starts[block:][: self._at_once]]
+            yield from self._augmented(epoch, wholes)
+
+    def _augmented(self, epoch: int, wholes: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
+        """The batches of the slices ``wholes``."""
+        shares = [self.processes.share(whole) for whole in wholes]
+        labels = [self._labels[mine] for mine in shares]
+        for place, whole in enumerate(wholes):
+            if not len(shares[place]):
                 # More processes than slices: this one keeps step with a slice of no loss.
-                mine, labels = whole[:1], np.array([NO_CLASS])
-            yield Batch(
-                self._slices(epoch, mine).to(self._device),
-                torch.from_numpy(labels).to(self._device),
-                self._labels[whole],
-            )
+                shares[place], labels[place] = whole[:1], np.array([NO_CLASS])
+        sizes = [len(mine) for mine in shares]
+        images = self._slices(epoch, np.concatenate(shares)).to(self._device).split(sizes)
+        targets = sent(np.concatenate(labels), self._device).split(sizes)
+        for mine, target, whole in zip(images, targets, wholes, strict=True):
+            yield Batch(mine, target, self._labels[whole])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
@@ -17,13 +18,14 @@ from alzmri.errors import UserError
 from alzmri.evaluation.calibration import fit_temperature
 from alzmri.evaluation.metrics import Floats, Ints, macro_f1
 from alzmri.models import build
-from alzmri.models.device import bfloat16
+from alzmri.models.device import autocast
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
 from alzmri.params import Params, Train
 from alzmri.training.batches import Batches
 from alzmri.training.batchnorm import normalising
 from alzmri.training.checkpoints import Checkpoints, State
-from alzmri.training.linear import gather_inputs
+from alzmri.training.graphs import Replayed
+from alzmri.training.linear import complete, rows, split_layers
 from alzmri.training.processes import ALONE, Processes, in_step
 from alzmri.training.schedule import learning_rate
 from alzmri.training.stopping import Stop
@@ -55,13 +57,15 @@ class Run:
     """A training run between two steps: all that decides how it goes on.
 
     Attributes:
-        replica: what trains the weights of ``model``, in step with the other processes.
+        replica: what trains the weights of ``model``, in step with the other processes. Its
+            parameters are the model's, in their order; of large layers some rows of them.
         loss: summed over the slices of the epoch under way so far, of this process.
         epoch: the one under way, from 1; one more than there are when training is complete.
         steps: done in it.
         slices: of it so far, of all processes.
         history: the epochs that are done.
         temperature: calibrates ``best_weights``, see :mod:`alzmri.evaluation.calibration`.
+        last: its :meth:`state` in the end, if ``train.keep_last``.
     """
 
     model: nn.Module
@@ -76,6 +80,7 @@ class Run:
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     temperature: float = 1.0
+    last: State = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -97,10 +102,12 @@ class Run:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
         replica = normalising(model, device, several=processes.size > 1)
         if processes.size > 1:
-            gather_inputs(replica, settings.batch_size)
+            split_layers(replica, settings.batch_size)
             replica = in_step(replica)
+        elif device.type == "cuda":
+            replica = Replayed(replica)
         optimizer = torch.optim.SGD(
-            model.parameters(),
+            replica.parameters(),
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
@@ -108,12 +115,27 @@ class Run:
         )
         return cls(model, replica, averaged, optimizer, loss=torch.zeros((), device=device))
 
+    def complete(self) -> None:
+        """Give this process all rows of the layers that several share out; all have to ask."""
+        models = [self.model] if self.averaged is None else [self.model, self.averaged.module]
+        for model in models:
+            for part, whole in zip(self.replica.parameters(), model.parameters(), strict=True):
+                if part.shape != whole.shape:
+                    complete(whole.detach())
+
     def state(self) -> State:
-        """A copy, for a checkpoint."""
+        """A copy, for a checkpoint; the same for any number of processes, who all have to ask."""
+        self.complete()
+        optimizer = _copied(self.optimizer.state_dict())
+        for momentum, whole in self._split_momenta(optimizer):
+            mine = momentum["momentum_buffer"]
+            momentum["momentum_buffer"] = torch.empty_like(whole)
+            momentum["momentum_buffer"][rows(len(whole), dist.get_rank())] = mine
+            complete(momentum["momentum_buffer"])
         return {
             "model": _copied(self.model.state_dict()),
             "averaged": None if self.averaged is None else _copied(self.averaged.state_dict()),
-            "optimizer": _copied(self.optimizer.state_dict()),
+            "optimizer": optimizer,
             "loss": self.loss.clone(),
             "epoch": self.epoch,
             "steps": self.steps,
@@ -129,12 +151,22 @@ class Run:
         self.model.load_state_dict(state["model"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
+        for momentum, whole in self._split_momenta(state["optimizer"]):
+            mine = rows(len(whole), dist.get_rank())
+            momentum["momentum_buffer"] = momentum["momentum_buffer"][mine].clone()
         self.optimizer.load_state_dict(state["optimizer"])
         self.loss.copy_(state["loss"])
         self.epoch, self.steps, self.slices = state["epoch"], state["steps"], state["slices"]
         self.history = [Epoch(*values) for values in state["history"]]
         self.best = self.history[state["best"] - 1] if state["best"] else None
         self.best_weights, self.temperature = state["best_weights"], state["temperature"]
+
+    def _split_momenta(self, state: State) -> Iterator[tuple[State, Tensor]]:
+        """Of the layers that are shared out: what the optimiser's ``state`` has; their weights."""
+        pairs = zip(self.replica.parameters(), self.model.parameters(), strict=True)
+        for number, (part, whole) in enumerate(pairs):
+            if part.shape != whole.shape and number in state["state"]:
+                yield state["state"][number], whole.detach()
 
     def close_epoch(self, settings: Train, steps: int, truth: Ints, logits: Floats) -> bool:
         """Enter the epoch's scores and begin the next one; whether it is the best so far.
@@ -209,9 +241,9 @@ def train(
             """Checkpoint the run where it is due; where a stop is wanted, do so and leave."""
             wanted = processes.largest(stop.wanted)
             if due or wanted:
-                loss = processes.sum(run.loss)
+                state = {**run.state(), "loss": processes.sum(run.loss)}
                 if processes.first:
-                    checkpoints.save(position, {**run.state(), "loss": loss})
+                    checkpoints.save(position, state)
             if wanted:
                 checkpoints.wait()
                 stop.leave(wanted)
@@ -222,6 +254,7 @@ def train(
                 due = settings.checkpoint_every and done % settings.checkpoint_every == 0
                 save(done, due=bool(due))
             run.loss = processes.sum(run.loss)
+            run.complete()
             recalibrate(run.scored, prepared, device, processes)
             mine = processes.share(validation)
             logits = processes.gather(predict(run.scored, prepared.images, mine, device))
@@ -229,15 +262,14 @@ def train(
             on_epoch(run.history[-1], improved)
             save((run.epoch - 1) * len(batches), due=processes.of_first(checkpoints.affordable))
     checkpoints.wait()
+    if settings.keep_last:
+        run.last = run.state()
     return run
 
 
 def train_epoch(run: Run, batches: Batches, settings: Train, weights: Tensor) -> Iterator[int]:
     """The steps of the epoch under way that are left; yields how many the run has done in all."""
-    device = weights.device
-    autocast = torch.autocast(
-        device.type, torch.bfloat16, enabled=bfloat16(settings.precision, device)
-    )
+    in_precision = autocast(settings.precision, weights.device)
     processes, weight_of = batches.processes, weights.tolist()
     run.replica.train()
     before = (run.epoch - 1) * len(batches)
@@ -248,7 +280,7 @@ def train_epoch(run: Run, batches: Batches, settings: Train, weights: Tensor) ->
             group["lr"] = lr
         # Dropout is a function of the place in the run, so that no generator's state need be kept.
         torch.manual_seed(_seed(settings.seed, step, processes.rank))
-        with autocast:
+        with in_precision:
             logits = run.replica(normalise(batch.images))
         # This process's part of the mean over the whole batch.
         loss = F.cross_entropy(
@@ -263,7 +295,7 @@ def train_epoch(run: Run, batches: Batches, settings: Train, weights: Tensor) ->
         run.optimizer.step()
         if run.averaged is not None:
             run.averaged.update_parameters(run.model)
-        run.loss += loss.detach() * len(batch.all_labels)
+        run.loss.add_(loss.detach(), alpha=len(batch.all_labels))
         run.slices += len(batch.all_labels)
         run.steps += 1
         yield step + 1

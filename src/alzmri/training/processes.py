@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alzmri.errors import EnvironmentFault
-from alzmri.training.linear import GatheredLinear
+from alzmri.training.linear import SplitLinear
 
 T = TypeVar("T")
 
@@ -90,13 +90,13 @@ ALONE = Processes()
 
 def in_step(model: nn.Module) -> nn.Module:
     """``model``, whose gradients become, during the backward pass, the sum over all processes."""
-    whole = [
+    summed_already = [
         f"{path}.{name}"
         for path, module in model.named_modules()
-        if isinstance(module, GatheredLinear)
+        if isinstance(module, SplitLinear)
         for name, _ in module.named_parameters()
     ]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, whole)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, summed_already)
     replica = DistributedDataParallel(
         model, forward_sync_buffers=False, gradient_as_bucket_view=True
     )

@@ -56,12 +56,9 @@ def write(run: Run, prepared: Prepared, params: Params, name: str) -> None:
     write_history(Path("plots/history.csv"), run.history)
     saved.save(saved.MODELS, run.best_weights, card(run, prepared, params, name))
     state: dict[str, Any] = {}  # written all the same: DVC has no optional outputs
-    if params.train.keep_last:
-        state = {
-            "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "epoch": run.history[-1].epoch,
-        }
+    if run.last:
+        state = {name: run.last[name] for name in ("model", "optimizer")}
+        state["epoch"] = run.history[-1].epoch
     last = io.BytesIO()
     torch.save(state, last)
     write_bytes(saved.MODELS / "last.pt", last.getvalue())

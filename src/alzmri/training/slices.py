@@ -1,5 +1,7 @@
 """Augmented training slices, in the computer's memory or on the GPU."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -36,20 +38,28 @@ class DeviceSlices:
     ) -> None:
         self._images = torch.from_numpy(np.array(prepared.images)).to(device)
         self._augment, self._seed = augment, seed
-        self._epoch, self._maps = -1, torch.empty(0)
+        self._epoch = -1
+        self._applied, self._maps = np.empty(0, bool), np.empty((0, 2, 3), np.float32)
 
     def __call__(self, epoch: int, chosen: NDArray[np.int64]) -> Tensor:
         """uint8 ``[len(chosen), side, side]``: the slices ``chosen`` as they are in ``epoch``."""
         if epoch != self._epoch:
-            self._epoch, self._maps = epoch, self._draw(epoch)
-        where = torch.from_numpy(chosen).to(self._images.device)
-        images = self._images[where].unsqueeze(1).float()
-        grid = F.affine_grid(self._maps[where], list(images.shape), align_corners=False)
-        warped = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-        return warped.round_().to(torch.uint8).squeeze(1)
+            self._epoch = epoch
+            self._applied, self._maps = self._draw(epoch)
+        device = self._images.device
+        images = self._images[sent(chosen, device)]
+        places = np.flatnonzero(self._applied[chosen])
+        if not len(places):
+            return images
+        maps = sent(self._maps[chosen[places]], device)
+        where = sent(places, device)
+        plain = images[where].unsqueeze(1).float()
+        grid = F.affine_grid(maps, list(plain.shape), align_corners=False)
+        warped = F.grid_sample(plain, grid, padding_mode="zeros", align_corners=False)
+        return images.index_copy_(0, where, warped.round_().to(torch.uint8).squeeze(1))
 
-    def _draw(self, epoch: int) -> Tensor:
-        """For every slice where each of its pixels comes from, float32 ``[n, 2, 3]``.
+    def _draw(self, epoch: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Which slices are augmented, and for all where each pixel comes from, ``[n, 2, 3]``.
 
         An affine map about the centre, in units of half the side: turn and zoom, then shift, as
         Albumentations' Affine composes them, which also cuts shifts to whole pixels.
@@ -59,11 +69,18 @@ class DeviceSlices:
         rng = np.random.default_rng(np.random.SeedSequence((self._seed, epoch), spawn_key=(1,)))
         augment = self._augment
         applied = rng.random(count) < augment.p
-        angle = np.deg2rad(rng.uniform(-augment.rotate, augment.rotate, count)) * applied
-        zoom = np.where(applied, rng.uniform(1 - augment.scale, 1 + augment.scale, count), 1)
-        shift = rng.uniform(-augment.shift, augment.shift, (count, 2)) * applied[:, None]
+        angle = np.deg2rad(rng.uniform(-augment.rotate, augment.rotate, count))
+        zoom = rng.uniform(1 - augment.scale, 1 + augment.scale, count)
+        shift = rng.uniform(-augment.shift, augment.shift, (count, 2))
         cosine, sine = np.cos(angle) / zoom, np.sin(angle) / zoom
         back = np.stack((np.stack((cosine, -sine), 1), np.stack((sine, cosine), 1)), 1)
         offset = -back @ (np.trunc(shift * side) * 2 / side)[:, :, None]
-        maps = np.concatenate((back, offset), axis=2)
-        return torch.from_numpy(maps.astype(np.float32)).to(self._images.device)
+        return applied, np.concatenate((back, offset), axis=2).astype(np.float32)
+
+
+def sent(array: NDArray[Any], device: torch.device) -> Tensor:
+    """``array`` on ``device``, without waiting for what a GPU has still to do."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
