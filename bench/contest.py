@@ -91,8 +91,10 @@ def contest(entries: Sequence[tuple[str, Setting]], rounds: int) -> list[Contend
 
     Of several settings of one peer, only the fastest of the uncounted epoch stays.
     """
-    contenders = [Contender(name, setting) for name, setting in entries]
+    contenders: list[Contender] = []
     try:
+        for name, setting in entries:
+            contenders.append(Contender(name, setting))
         for contender in contenders:
             contender.ready()
         for contender in list(contenders):

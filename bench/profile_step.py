@@ -38,12 +38,15 @@ def main() -> None:
         sizes = (options.image_size, BATCH, (WARM + 2 * STEPS) * BATCH)
         collection.prepare(folder / "phantom", folder, *sizes)
         training = Training(folder, options.image_size, BATCH, options.precision)
+        on_gpu = training.device.type == "cuda"
+        if on_gpu:
+            # Replayed kernels would not be known by their operators.
+            training.run.replica = training.run.replica.get_submodule("model")
         epoch = training.epoch()
         list(itertools.islice(epoch, WARM))
         seconds = training.timed(itertools.islice(epoch, STEPS))
         with profile() as profiler:
             training.timed(epoch)
-    on_gpu = training.device.type == "cuda"
     own = {
         # A kernel is an event of its own beside the operator that started it.
         each.key: (each.self_device_time_total if on_gpu else each.self_cpu_time_total, each.count)

@@ -4,12 +4,14 @@
 
 SOURCE is a collection in data/, as after ``alzmri data import``; without it the embedded, simulated
 one is drawn. Prepares it and trains what ``alzmri fast`` compares: the fast recipe, and the better
-of the protocol's two settings. Writes bench/results-protocol.json after each run. Needs a GPU: on
+of the protocol's two settings. Keeps each run in bench/results-protocol.json. Needs a GPU: on
 two cores the 100 epochs take hours. The score is the validation macro F1 of a split that puts the
 same people on both sides; it says how fast training is, nothing about new people.
 """
 
 import argparse
+import datetime
+import json
 import os
 import re
 import subprocess
@@ -76,7 +78,9 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise EnvironmentFault("bench/protocol.py needs a GPU, and torch sees none here")
-    results: dict[str, Any] = {
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    said = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "source": options.source or "phantom",
         "split": "slice, LEAKS",
         "seed": 0,
@@ -90,7 +94,7 @@ def main() -> None:
         else:
             collection.draw(source)
         for name in options.only:
-            results[name] = measure(Path(folder), planned[names[name]].params)
+            results[name] = said | measure(Path(folder), planned[names[name]].params)
             write_json(RESULTS, results)
     for name in options.only:
         figures = results[name]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def normalising(model: nn.Module, device: torch.device, *, several: bool) -> nn.Module:
     """A twin of ``model`` with the same parameters, for training only.
 
-    Its running statistics stay as they are: validation estimates its own.
+    Running statistics are not its concern: validation estimates its own.
 
     Args:
         model: its ``features`` are blocks of convolution, normalisation and ReLU, some with

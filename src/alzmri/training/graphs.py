@@ -3,34 +3,36 @@
 import copy
 import warnings
 
-from torch import Size, Tensor, cuda, nn, random
+from torch import Tensor, cuda, nn, random
 from torch.autograd.graph import set_warn_on_accumulate_grad_stream_mismatch
 
 
 class Replayed(nn.Module):
     """Computes what ``model`` does, and its gradients.
 
-    The first batch is recorded; each further one of its shape starts all kernels by one call where
+    The first batch of ``size`` is recorded; each further one starts all kernels by one call where
     there were some 150, which take a host longer to start than a small batch takes to compute.
-    Batches of other shapes go through ``model`` itself.
+    Batches of other sizes go through ``model`` itself.
 
     Args:
         model: in training mode whenever it is called, always under the same autocast, which must
             not keep the weights that it casts (``cache_enabled=False``).
+        size: of the batches that are replayed.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, size: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._size = model, size
         self._recorded: nn.Module | None = None
-        self._shape = Size()
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of ``images``."""
-        if self._recorded is None:
-            self._recorded, self._shape = self._record(images), images.shape
-        whole = images.shape == self._shape
-        logits: Tensor = (self._recorded if whole else self.model)(images)
+        through = self.model
+        if len(images) == self._size:
+            if self._recorded is None:
+                self._recorded = self._record(images)
+            through = self._recorded
+        logits: Tensor = through(images)
         return logits
 
     def _record(self, images: Tensor) -> nn.Module:

@@ -38,7 +38,8 @@ def split_layers(model: nn.Module, batch_size: int) -> None:
     for module in model.modules():
         if type(module) is not nn.Linear:
             continue
-        if module.weight.numel() > batch_size * (module.in_features + module.out_features):
+        moved = batch_size * (module.in_features + module.out_features)
+        if module.weight.numel() > moved and module.out_features >= dist.get_world_size():
             mine = rows(module.out_features, dist.get_rank())
             module.weight = nn.Parameter(module.weight.detach()[mine])
             module.bias = nn.Parameter(module.bias.detach()[mine])
@@ -96,9 +97,9 @@ def _shares(units: int) -> list[int]:
     return [each.stop - each.start for each in mine]
 
 
-def _filled(rows: Tensor, most: int) -> Tensor:
-    """``rows`` ``[n, …]`` with zeros below, up to ``most`` of them."""
-    return F.pad(rows, (0, 0, 0, most - len(rows)))
+def _filled(slices: Tensor, most: int) -> Tensor:
+    """``slices`` ``[n, …]`` with zeros below, up to ``most`` of them."""
+    return F.pad(slices, (0, 0, 0, most - len(slices)))
 
 
 def _exchanged(parts: Sequence[Tensor], received: Sequence[int]) -> Tensor:

@@ -105,7 +105,7 @@ class Run:
             split_layers(replica, settings.batch_size)
             replica = in_step(replica)
         elif device.type == "cuda":
-            replica = Replayed(replica)
+            replica = Replayed(replica, min(settings.batch_size, len(prepared.indices("train"))))
         optimizer = torch.optim.SGD(
             replica.parameters(),
             lr=settings.lr,
@@ -124,7 +124,7 @@ class Run:
                     complete(whole.detach())
 
     def state(self) -> State:
-        """A copy, for a checkpoint; the same for any number of processes, who all have to ask."""
+        """A copy, for a checkpoint; whole for any number of processes, who all have to ask."""
         self.complete()
         optimizer = _copied(self.optimizer.state_dict())
         for momentum, whole in self._split_momenta(optimizer):
@@ -147,7 +147,7 @@ class Run:
         }
 
     def restore(self, state: State) -> None:
-        """Go back to where :meth:`state` was taken."""
+        """Go back to where :meth:`state` was taken; takes ``state`` over."""
         self.model.load_state_dict(state["model"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -40,17 +41,19 @@ _POLICY = (
 )
 
 
-def headers(route: str) -> dict[str, str]:
+@cache
+def headers(route: str) -> tuple[tuple[bytes, bytes], ...]:
     """Of every response: an answer is about a person, so no browser and no proxy keeps it."""
     # Swagger UI, which FastAPI starts by a script in its page.
     inline = " 'unsafe-inline'" if route == "/docs" else ""
-    return {
-        "X-Notice": NOTICE,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-store",
-        "Content-Security-Policy": _POLICY.format(inline=inline),
+    named = {
+        "x-notice": NOTICE,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-store",
+        "content-security-policy": _POLICY.format(inline=inline),
     }
+    return tuple((name.encode(), value.encode()) for name, value in named.items())
 
 
 _BINARY = {

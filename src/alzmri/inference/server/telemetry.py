@@ -9,11 +9,10 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("alzmri.serve")
@@ -56,10 +55,17 @@ class Metrics:
 
 
 class Observed:
-    """ASGI middleware: counts, times and logs every request, and gives each answer its headers."""
+    """ASGI middleware: counts, times and logs every request, and gives each answer its headers.
+
+    Args:
+        headers: those of a route, names in lower case; an answer's own win.
+    """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, headers: Callable[[str], dict[str, str]]
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        headers: Callable[[str], Sequence[tuple[bytes, bytes]]],
     ) -> None:
         self._app, self._metrics, self._headers = app, metrics, headers
         self._start, self._numbers = secrets.token_hex(4), itertools.count(1)
@@ -77,10 +83,10 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = identity
-                for name, value in self._headers(_route(scope)).items():
-                    headers.setdefault(name, value)
+                own = {name for name, _ in message["headers"]}
+                added = (pair for pair in self._headers(_route(scope)) if pair[0] not in own)
+                identified = (b"x-request-id", identity.encode())
+                message["headers"] = [*message["headers"], identified, *added]
             await send(message)
 
         try:
