@@ -16,10 +16,12 @@ class Gated:
     def __init__(self):
         self.gate = threading.Semaphore(0)
         self.begun = 0
+        self.began = threading.Semaphore(0)
         self.batches = []
 
     def __call__(self, items, threads):
         self.begun += 1
+        self.began.release()
         assert self.gate.acquire(timeout=30)
         self.batches.append((len(items), threads))
         if UNUSABLE in items:
@@ -82,6 +84,40 @@ def test_few_take_all_threads_and_many_are_shared_out_among_them():
         assert model.batches == [(1, 2), (2, 2), (FEW, 1), (FEW, 1)]
 
     _with(scenario, threads=2, batch=32, capacity=64)
+
+
+def test_a_free_thread_leaves_to_the_others_their_share_of_what_waits():
+    many = 2 * FEW
+
+    async def scenario(model, batcher, submit):
+        tasks = [submit(value) for value in range(10, 10 + many)]
+        await _until(lambda: batcher.waiting == many)
+        model.gate.release(1)
+        # Two batches of half of them; as many again wait.
+        await _until(lambda: model.begun == 3)
+        tasks += [submit(value) for value in range(50, 50 + many)]
+        await _until(lambda: batcher.waiting == many)
+        model.gate.release(1)
+        await _until(lambda: model.begun == 4)
+        # One runs FEW; of what it and the free thread have to do, each does half.
+        assert batcher.waiting == many - (FEW + many) // 2
+        model.gate.release(3)
+        await asyncio.gather(*tasks)
+
+    _with(scenario, threads=2, batch=32, capacity=64)
+
+
+def test_the_next_batch_does_not_wait_for_the_event_loop():
+    async def scenario(model, batcher, submit):
+        second = submit(2)
+        await _until(lambda: batcher.waiting)
+        model.gate.release(1)
+        # Without giving way: the event loop stands still meanwhile.
+        assert all(model.began.acquire(timeout=30) for _ in range(2))
+        model.gate.release(1)
+        assert await second == [2]
+
+    _with(scenario)
 
 
 def test_one_large_request_takes_all_threads():

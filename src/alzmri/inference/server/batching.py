@@ -1,10 +1,10 @@
 """Requests that arrive while the model is busy go through it together."""
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -27,8 +27,9 @@ class Batcher(Generic[Item, Answer]):
     makes up the next batches. Under load batches grow by themselves; alone, a request pays nothing.
 
     A few items run as one batch, for which the model takes all ``threads``. Many are shared out
-    among batches of one thread each: those need not wait for one another, nor for a thread that
-    the rest of the server keeps from running.
+    evenly among batches of one thread each: those need not wait for one another, nor for a thread
+    that the rest of the server keeps from running. A thread that is done takes its next batch
+    itself: the event loop, which reads requests meanwhile, would let it wait.
 
     Args:
         run: the model: items, and the number of threads it may take, to an answer for each item.
@@ -47,7 +48,10 @@ class Batcher(Generic[Item, Answer]):
     ) -> None:
         self._run, self._threads = run, threads
         self._batch, self._capacity = batch, capacity
-        self._waiting: deque[_Asked[Item, Answer]] = deque()
+        # Of all that follows: the model's threads change it too.
+        self._lock = threading.Lock()
+        self._asked: deque[_Asked[Item, Answer]] = deque()
+        self._waiting = self._running = 0
         self._free = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
 
@@ -60,13 +64,15 @@ class Batcher(Generic[Item, Answer]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._waiting.clear()
+        with self._lock:
+            self._asked.clear()
+            self._waiting = 0
         self._pool.shutdown()
 
     @property
     def waiting(self) -> int:
         """Items that wait for the model."""
-        return sum(len(items) for items, _ in self._waiting)
+        return self._waiting
 
     async def submit(self, items: Sequence[Item]) -> Sequence[Answer]:
         """What the model says of ``items``.
@@ -74,62 +80,70 @@ class Batcher(Generic[Item, Answer]):
         Raises:
             Overloaded: at once, when they would not fit among those that wait.
         """
-        if self.waiting + len(items) > self._capacity:
-            raise Overloaded
         answer: asyncio.Future[Sequence[Answer]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((items, answer))
-        self._start()
+        with self._lock:
+            if self._waiting + len(items) > self._capacity:
+                raise Overloaded
+            self._asked.append((items, answer))
+            self._waiting += len(items)
+            self._start()
         return await answer
 
     def _start(self) -> None:
-        """Give what waits to the threads that are free."""
-        while self._waiting and self._free:
-            waiting, threads = self.waiting, 1
-            few = waiting < FEW * self._threads or len(self._waiting) < self._threads
+        """Give what waits to the threads that are free. Whoever calls holds the lock."""
+        while self._asked and self._free:
+            few = self._waiting < FEW * self._threads or len(self._asked) < self._threads
             if few and self._free == self._threads:
-                threads = self._threads
-            share = -(-waiting * threads // self._free)
+                threads, share = self._threads, self._waiting
+            else:
+                threads, share = 1, -(-(self._waiting + self._running) // self._threads)
             taken = self._take(min(share, self._batch))
             if not taken:
                 return
-            self._free -= threads
             items = [item for some, _ in taken for item in some]
-            running = asyncio.get_running_loop().run_in_executor(
-                self._pool, self._run, items, threads
-            )
-            running.add_done_callback(partial(self._finish, taken, threads))
+            self._free -= threads
+            self._running += len(items)
+            self._pool.submit(self._serve, taken, items, threads)
 
-    def _finish(
-        self,
-        taken: Sequence[_Asked[Item, Answer]],
-        threads: int,
-        done: asyncio.Future[Sequence[Answer]],
+    def _serve(
+        self, taken: Sequence[_Asked[Item, Answer]], items: Sequence[Item], threads: int
     ) -> None:
-        """Hand out the answers; a failure belongs to those who asked."""
-        self._free += threads
-        self._start()
-        if done.cancelled():
-            return
-        error, start = done.exception(), 0
-        for items, answer in taken:
-            if answer.done():
-                pass
-            elif error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(done.result()[start : start + len(items)])
-            start += len(items)
+        """One batch, in a thread of the pool."""
+        answers: Sequence[Answer] | Exception
+        try:
+            answers = self._run(items, threads)
+        except Exception as error:  # noqa: BLE001 - it belongs to those who asked
+            answers = error
+        with self._lock:
+            self._free += threads
+            self._running -= len(items)
+            self._start()
+        taken[0][1].get_loop().call_soon_threadsafe(_hand_out, taken, answers)
 
     def _take(self, size: int) -> Sequence[_Asked[Item, Answer]]:
         """The next batch of about ``size`` items, without those whose asker has gone."""
         taken: list[_Asked[Item, Answer]] = []
         found = 0
-        while self._waiting:
-            items, answer = self._waiting[0]
+        while self._asked:
+            items, answer = self._asked[0]
             if taken and found + len(items) > size:
                 break
-            self._waiting.popleft()
+            self._asked.popleft()
+            self._waiting -= len(items)
             if not answer.done():
                 taken.append((items, answer))
                 found += len(items)
         return taken
+
+
+def _hand_out(taken: Sequence[_Asked[Item, Answer]], answers: Sequence[Answer] | Exception) -> None:
+    """Give each asker the answers to its own items."""
+    start = 0
+    for items, answer in taken:
+        if answer.done():
+            pass
+        elif isinstance(answers, Exception):
+            answer.set_exception(answers)
+        else:
+            answer.set_result(answers[start : start + len(items)])
+        start += len(items)
