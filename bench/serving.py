@@ -47,6 +47,8 @@ from alzmri.models.forward import MEAN, STD
 CLIENTS = 64
 BATCH = 32
 """Images in a run of the bare model: the largest that the server makes."""
+PAIRS = 4
+"""Comparisons of one slice's latency in a turn."""
 TOGETHER = 16
 """Slices in a form, to tell what a request costs from what a slice costs."""
 AN_HOUR = 18_000
@@ -170,8 +172,9 @@ def speed(plan: Plan, image_size: int) -> Iterator[Figure]:
     forms = [form(group) for group in batched(jpegs(plan.folder, 64), TOGETHER)]
     bare = session(folder / "models/model.onnx", plan.threads)
 
-    def onnx_runs(count: int) -> list[float]:
-        return repeated(lambda: bare.run(OUTPUTS, {INPUT: slices[:count]}), plan.seconds)
+    def onnx_run(count: int, seconds: float) -> float:
+        runs = repeated(lambda: bare.run(OUTPUTS, {INPUT: slices[:count]}), seconds)
+        return statistics.median(runs)
 
     @torch.inference_mode()
     def torch_runs() -> list[float]:
@@ -180,27 +183,33 @@ def speed(plan: Plan, image_size: int) -> Iterator[Figure]:
     sides = ("server", "server, forms", "ONNX Runtime", "PyTorch")
     rates: dict[str, list[float]] = {side: [] for side in sides}
     latencies: dict[str, list[float]] = {"server": [], "ONNX Runtime": []}
+    overheads: list[float] = []
     with serving(folder, plan.threads) as server:
-        expected = int(plan.seconds * BATCH / statistics.median(onnx_runs(BATCH)))
+        expected = int(plan.seconds * BATCH / onnx_run(BATCH, plan.seconds))
         for number in range(plan.rounds + 1):
-            batch = statistics.median(onnx_runs(BATCH))
+            batch = onnx_run(BATCH, plan.seconds)
             # Longer than the others: its first and last batches leave a processor without work.
             crowd = max(3 * expected, 2 * CLIENTS)
             many = send(server.port, good, crowd, CLIENTS)
             together = send(server.port, forms, max(crowd // TOGETHER, 20), CLIENTS // TOGETHER * 2)
-            # One right after the other: their difference is small beside what a machine drifts by.
-            single = statistics.median(onnx_runs(1))
-            one = send(server.port, good, max(expected // 4, 20), 1)
+            # Pairs, each one right after the other: the difference is small beside what a machine
+            # drifts by.
+            singles, ones = [], []
+            for _ in range(PAIRS):
+                singles.append(1000 * onnx_run(1, plan.seconds / PAIRS))
+                ones.append(send(server.port, good, max(expected // (4 * PAIRS), 20), 1))
             rival = statistics.median(torch_runs())
-            if wrong := many.wrong + together.wrong + one.wrong:
+            if wrong := sum(sent.wrong for sent in (many, together, *ones)):
                 raise EnvironmentFault(f"{wrong} requests were not answered")
             if number:
                 rates["ONNX Runtime"].append(BATCH / batch)
                 rates["server"].append(len(many.latencies) / many.seconds)
                 rates["server, forms"].append(TOGETHER * len(together.latencies) / together.seconds)
                 rates["PyTorch"].append(BATCH / rival)
-                latencies["server"].append(1000 * statistics.median(one.latencies))
-                latencies["ONNX Runtime"].append(1000 * single)
+                answered = [1000 * statistics.median(one.latencies) for one in ones]
+                latencies["server"].append(statistics.median(answered))
+                latencies["ONNX Runtime"].append(statistics.median(singles))
+                overheads += [ours - theirs for ours, theirs in zip(answered, singles, strict=True)]
         memory = server.process.memory_info().rss / 2**20
     weights = (folder / "models/model.safetensors").stat().st_size / 2**20
     median = {side: statistics.median(values) for side, values in rates.items()}
@@ -224,7 +233,7 @@ def speed(plan: Plan, image_size: int) -> Iterator[Figure]:
         f"latency of one slice, server less ONNX Runtime, {image_size} px",
         "ms",
         latencies,
-        statistics.median(latencies["server"]) - statistics.median(latencies["ONNX Runtime"]),
+        statistics.median(overheads),
         3,
         at_most=True,
         scale="ms",
