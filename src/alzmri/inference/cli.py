@@ -170,4 +170,4 @@ def _judge(paths: list[str], model: Path, count: int, by_folder: bool) -> "Repor
 def _summary(report: "Report") -> str:
     inside = int(report.prediction.in_scope.sum())
     line = f"{inside} of {len(report.slices)} slices in scope (scope up to 1.00)"
-    return line + (f"; {len(report.refused)} inputs refused" if report.refused else "")
+    return line + (f"; inputs refused: {len(report.refused)}" if report.refused else "")
