@@ -115,17 +115,21 @@ class Run:
         )
         return cls(model, replica, averaged, optimizer, loss=torch.zeros((), device=device))
 
-    def complete(self) -> None:
-        """Give this process all rows of the layers that several share out; all have to ask."""
-        models = [self.model] if self.averaged is None else [self.model, self.averaged.module]
-        for model in models:
-            for part, whole in zip(self.replica.parameters(), model.parameters(), strict=True):
-                if part.shape != whole.shape:
-                    complete(whole.detach())
+    def complete(self, model: nn.Module) -> None:
+        """Give ``model`` all rows of the layers that several processes share out; all have to ask.
+
+        Args:
+            model: ``self.model``, or the averaged one.
+        """
+        for part, whole in zip(self.replica.parameters(), model.parameters(), strict=True):
+            if part.shape != whole.shape:
+                complete(whole.detach())
 
     def state(self) -> State:
         """A copy, for a checkpoint; whole for any number of processes, who all have to ask."""
-        self.complete()
+        self.complete(self.model)
+        if self.averaged is not None:
+            self.complete(self.averaged.module)
         optimizer = _copied(self.optimizer.state_dict())
         for momentum, whole in self._split_momenta(optimizer):
             mine = momentum["momentum_buffer"]
@@ -254,7 +258,7 @@ def train(
                 due = settings.checkpoint_every and done % settings.checkpoint_every == 0
                 save(done, due=bool(due))
             run.loss = processes.sum(run.loss)
-            run.complete()
+            run.complete(run.scored)
             recalibrate(run.scored, prepared, device, processes)
             mine = processes.share(validation)
             logits = processes.gather(predict(run.scored, prepared.images, mine, device))
