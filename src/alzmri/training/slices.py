@@ -60,8 +60,8 @@ class DeviceSlices:
     def _grid(self, maps: Tensor) -> Tensor:
         """Where each pixel comes from by the affine ``maps``, ``[n, side, side, 2]``.
 
-        What ``F.affine_grid`` returns, as one sum: its product of small matrices takes several
-        times as long.
+        What ``F.affine_grid`` returns, as one sum: its product of small matrices takes longer on
+        a CPU; on a GPU the two have not been compared.
         """
         side = self._images.shape[1]
         centres = (torch.arange(side, device=maps.device) * 2 + 1) / side - 1
@@ -70,10 +70,11 @@ class DeviceSlices:
         return (down.unsqueeze(3) + across.unsqueeze(2)).permute(0, 2, 3, 1)
 
     def _draw(self, epoch: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """Which slices are augmented, and for those where each pixel comes from, ``[n, 2, 3]``.
+        """Which slices are augmented, and where each pixel comes from, ``[n, 2, 3]``.
 
         An affine map about the centre, in units of half the side: turn and zoom, then shift, as
-        Albumentations' Affine composes them, which also cuts shifts to whole pixels.
+        Albumentations' Affine composes them, which also cuts shifts to whole pixels. The maps of
+        slices that are not augmented are left unset.
         """
         side = self._images.shape[1]
         # A stream of its own beside that of the order, which has the same seed.
