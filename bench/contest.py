@@ -99,7 +99,8 @@ def contest(entries: Sequence[tuple[str, Setting]], rounds: int) -> list[Contend
             contender.ready()
         for contender in list(contenders):
             contender.epoch()
-            print(f"  {contender}: ready", file=sys.stderr, flush=True)
+            said = f"  {contender}: ready, {contender.rates[0]:.4g} images/s"
+            print(said, file=sys.stderr, flush=True)
             rivals = [other for other in contenders if other.same_peer(contender) and other.rates]
             if len(rivals) == 2:
                 slower = min(rivals, key=lambda rival: rival.rates[0])

@@ -25,6 +25,8 @@ class Slices(keras.utils.PyDataset):
         self.size, self.rng = setting.batch_size, np.random.default_rng(0)
         self.augment = keras.Sequential(
             [
+                # Said here, or the loading threads would each try to find it out.
+                layers.Input((setting.image_size, setting.image_size, 1)),
                 layers.RandomRotation(15 / 360, fill_mode="constant"),
                 layers.RandomTranslation(0.05, 0.05, fill_mode="constant"),
                 layers.RandomZoom(0.05, fill_mode="constant"),

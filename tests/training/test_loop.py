@@ -164,11 +164,22 @@ def test_a_process_without_a_slice_counts_nothing(prepared, make_params, device)
         assert loss == 0
 
 
-def test_epochs_differ_in_order_but_repeat_themselves(prepared, make_params):
-    batches = Batches(prepared, make_params(), CPU)
-    orders = [torch.cat([batch.labels for batch in batches.epoch(n)]) for n in (1, 1, 2)]
-    assert torch.equal(orders[0], orders[1])
-    assert not torch.equal(orders[0], orders[2])
+def test_epochs_differ_in_order_but_repeat_themselves(prepared, make_params, device):
+    """Also from within, and after the next one was begun ahead."""
+    batches = Batches(prepared, make_params(train={"batch_size": 10}), device)
+
+    def images(epoch, first=0):
+        return torch.cat([batch.images for batch in batches.epoch(epoch, first)])
+
+    one, again, two = images(1), images(1), images(2)
+    assert len(one) == len(prepared.indices("train"))
+    assert torch.equal(one, again)
+    assert len(one) == len(two)
+    assert not torch.equal(one, two)
+    assert torch.equal(images(2), two)
+    assert torch.equal(images(1, first=3), one[30:])
+    assert torch.equal(images(2, first=3), two[30:])
+    assert torch.equal(images(1), one)
 
 
 def test_recalibration_gives_the_statistics_of_all_training_slices(prepared, monkeypatch):

@@ -50,6 +50,17 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     )
 
 
+def generator(device: torch.device) -> torch.Generator:
+    """What dropout on ``device`` draws from.
+
+    ``torch.manual_seed`` seeds it too, and formats a stack trace for each kind of device that is
+    not there: 0.2 ms a step on the host of an H200.
+    """
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index]
+    return torch.default_generator
+
+
 def _keep_freed_memory() -> None:
     """Let the C library reuse the activations' memory from step to step.
 

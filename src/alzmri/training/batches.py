@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from alzmri.training.slices import DeviceSlices, HostSlices, sent
 NO_CLASS = -100
 """What ``cross_entropy`` passes over."""
 
-AT_ONCE = 8
-"""Batches that a GPU augments in one go: small kernels take longer to start than to run."""
+AT_ONCE = 2**26
+"""Pixels that a GPU augments in one go: small kernels take longer to start than to run."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,33 @@ class Batches:
         self._slices: DeviceSlices | HostSlices
         if device.type == "cuda" and prepared.images.nbytes < torch.cuda.mem_get_info()[0] / 2:
             self._slices = DeviceSlices(prepared, params.augment, self._seed, device)
-            self._at_once = AT_ONCE
+            self._at_once = max(1, AT_ONCE // (self._size * prepared.images[0].size))
         else:
             self._slices = HostSlices(prepared, params.augment, self._seed)
             self._at_once = 1
+        self._begun: tuple[int | None, Iterator[list[Batch]]] = None, iter(())
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self._size)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` without the first ``first``."""
+        begun, blocks = self._begun
+        self._begun = None, iter(())
+        if begun != epoch or first:
+            blocks = self._blocks(epoch, first)
+        yield from chain.from_iterable(blocks)
+        # A GPU has still steps to do: what the next epoch begins with does not keep it waiting.
+        following = self._blocks(epoch + 1)
+        self._begun = epoch + 1, chain([next(following)], following)
+
+    def _blocks(self, epoch: int, first: int = 0) -> Iterator[list[Batch]]:
+        """The same, as many at a time as are augmented in one go."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._indices)
         starts = range(first * self._size, len(order), self._size)
         for block in range(0, len(starts), self._at_once):
             wholes = [order[start:][: self._size] for start in starts[block:][: self._at_once]]
-            yield from self._augmented(epoch, wholes)
+            yield list(self._augmented(epoch, wholes))
 
     def _augmented(self, epoch: int, wholes: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
         """The batches of the slices ``wholes``."""

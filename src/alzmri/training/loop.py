@@ -18,7 +18,7 @@ from alzmri.errors import UserError
 from alzmri.evaluation.calibration import fit_temperature
 from alzmri.evaluation.metrics import Floats, Ints, macro_f1
 from alzmri.models import build
-from alzmri.models.device import autocast
+from alzmri.models.device import autocast, generator
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
 from alzmri.params import Params, Train
 from alzmri.training.batches import Batches
@@ -275,6 +275,7 @@ def train_epoch(run: Run, batches: Batches, settings: Train, weights: Tensor) ->
     """The steps of the epoch under way that are left; yields how many the run has done in all."""
     in_precision = autocast(settings.precision, weights.device)
     processes, weight_of = batches.processes, weights.tolist()
+    dropout = generator(weights.device)
     run.replica.train()
     before = (run.epoch - 1) * len(batches)
     for batch in batches.epoch(run.epoch, first=run.steps):
@@ -283,7 +284,7 @@ def train_epoch(run: Run, batches: Batches, settings: Train, weights: Tensor) ->
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         # Dropout is a function of the place in the run, so that no generator's state need be kept.
-        torch.manual_seed(_seed(settings.seed, step, processes.rank))
+        dropout.manual_seed(_seed(settings.seed, step, processes.rank))
         with in_precision:
             logits = run.replica(normalise(batch.images))
         # This process's part of the mean over the whole batch.
