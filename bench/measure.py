@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,21 @@ def median_ratio(first: list[float], second: list[float]) -> float:
     return statistics.median(first) / statistics.median(second)
 
 
+def alternating(training: Training, steps: int, at_once: int) -> tuple[float, float]:
+    """Seconds that ``steps`` bare steps take, and an epoch of as many, ``at_once`` steps a turn.
+
+    A machine that others share changes its speed within a second. A GPU has to be waited for after
+    each turn, which costs an epoch some of what the next step's start hides behind it.
+    """
+    alone = in_epoch = 0.0
+    epoch = training.epoch()
+    for done in range(0, steps, at_once):
+        alone += training.timed(training.bare_steps(at_once))
+        last = done + at_once >= steps
+        in_epoch += training.timed(epoch if last else islice(epoch, at_once))
+    return alone, in_epoch
+
+
 def step_figures(plan: Plan, image_size: int, precision: str) -> list[Figure]:
     """End to end over the bare step; at 224 pixels also the bare step over the matrix product."""
     torch.set_num_threads(plan.threads)
@@ -98,9 +114,10 @@ def step_figures(plan: Plan, image_size: int, precision: str) -> list[Figure]:
     bare: list[float] = []
     peak: list[float] = []
     for number in range(plan.rounds + 1):
+        alone, in_epoch = alternating(training, steps, steps if plan.gpu else 1)
         turn = (
-            steps * plan.batch / training.timed(training.bare_steps(steps)),
-            steps * plan.batch / training.timed(training.epoch()),
+            steps * plan.batch / alone,
+            steps * plan.batch / in_epoch,
             PRODUCTS * 2 * plan.product**3 / training.timed(product()) / 1e9,
         )
         if number:

@@ -67,14 +67,16 @@ class Setting:
 class Gate:
     """Lets the driver decide when a contender trains an epoch, whoever owns the loop.
 
-    The clock runs from the end of the first step to the end of the last: what an epoch costs to
-    start, a second or more with loading processes, would weigh too much in epochs this short.
+    The clock runs from the step by which every loading process has delivered a batch to the end of
+    the last: what an epoch costs to start, a second or more with loading processes, would weigh too
+    much in epochs this short, and so would the batches that wait when they have started.
     """
 
     def __init__(self, driver: Connection, setting: Setting) -> None:
         self._driver, self._setting = driver, setting
         self._steps = len(setting.files) // setting.batch_size
-        self._done, self._first = 0, 0.0
+        self._first = min(max(setting.workers, 1), self._steps - 1)
+        self._done, self._begin = 0, 0.0
         self._ready = False
 
     def epoch(self) -> None:
@@ -91,12 +93,12 @@ class Gate:
     def step(self) -> None:
         """After each step."""
         self._done += 1
-        if self._done in (1, self._steps):
+        if self._done in (self._first, self._steps):
             if self._setting.device.type == "cuda":
                 torch.cuda.synchronize()
             now = time.perf_counter()
-            if self._done == 1:
-                self._first = now
+            if self._done == self._first:
+                self._begin = now
             else:
-                images = (self._steps - 1) * self._setting.batch_size
-                self._driver.send(images / (now - self._first))
+                images = (self._steps - self._first) * self._setting.batch_size
+                self._driver.send(images / (now - self._begin))
