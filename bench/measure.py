@@ -86,8 +86,8 @@ def median_ratio(first: list[float], second: list[float]) -> float:
 def alternating(training: Training, steps: int, at_once: int) -> tuple[float, float]:
     """Seconds that ``steps`` bare steps take, and an epoch of as many, ``at_once`` steps a turn.
 
-    A machine that others share changes its speed within a second. A GPU has to be waited for after
-    each turn, which costs an epoch some of what the next step's start hides behind it.
+    A machine that others share changes its speed while an epoch runs. A GPU has to be waited for
+    after each turn, which costs an epoch some of what the next step's start hides behind it.
     """
     alone = in_epoch = 0.0
     epoch = training.epoch()
