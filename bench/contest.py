@@ -1,8 +1,10 @@
 """Contenders, each in a process of its own, that train an epoch when they are told to."""
 
+import faulthandler
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,12 +18,17 @@ from peers import Gate, Setting
 
 from alzmri.errors import EnvironmentFault
 
+SILENCE = 600
+"""Seconds after which one that answers nothing is taken to hang; an epoch takes a tenth of them."""
+
 
 def _contend(name: str, setting: Setting, driver: Connection, log: Path) -> None:
     """What the process runs; what the libraries print goes to ``log``."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    # Where it hangs, if it does.
+    faulthandler.register(signal.SIGTERM, all_threads=True, chain=True)
     torch.set_num_threads(setting.threads)
     importlib.import_module(f"peers.{name}").run(setting, Gate(driver, setting))
 
@@ -66,10 +73,15 @@ class Contender:
 
     def _answer(self) -> Any:
         try:
-            return self._gate.recv()
+            if self._gate.poll(SILENCE):
+                return self._gate.recv()
+            self._process.terminate()
+            self._process.join()
+            how = f"said nothing for {SILENCE} s"
         except (EOFError, OSError):
-            tail = self._log.read_text(errors="replace")[-2000:]
-            raise EnvironmentFault(f"bench/peers/{self.name}.py failed:\n{tail}") from None
+            how = "failed"
+        tail = self._log.read_text(errors="replace")[-2000:]
+        raise EnvironmentFault(f"bench/peers/{self.name}.py {how}:\n{tail}")
 
     def close(self) -> None:
         """End it."""
