@@ -426,6 +426,15 @@ def test_dvc_refuses(release: Path, root: Path) -> None:
     assert len(bring(release, root).collection.entries) == 24
 
 
+def test_gits_own_excludes_name_it_already(release: Path, root: Path) -> None:
+    (root / ".git" / "info" / "exclude").write_text("/data/mine/\n")
+    bring(release, root)
+    git = subprocess.run(
+        ("git", "diff", "--cached", "--name-only"), cwd=root, capture_output=True, text=True
+    )
+    assert [line for line in git.stdout.split() if line.startswith("data/")] == ["data/mine.dvc"]
+
+
 def test_git_refuses(release: Path, root: Path, write: Write) -> None:
     lock = root / ".git" / "index.lock"
     lock.touch()

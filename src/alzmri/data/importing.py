@@ -325,20 +325,22 @@ def _track(name: str, root: Path, *, fresh: bool) -> None:
     """
     target, pointer, ignore = (root / "data" / file for file in (name, f"{name}.dvc", ".gitignore"))
     before = {file: file.read_bytes() if file.exists() else None for file in (pointer, ignore)}
-    # The module, not the command: it is the DVC of this environment, activated or not. Not
-    # quiet: then it would fail without a word.
-    commands = (
-        (sys.executable, "-m", "dvc", "add", f"data/{name}"),
-        ("git", "add", f"data/{name}.dvc", "data/.gitignore"),
-    )
+
+    def run(*command: str) -> None:
+        finished = _run(root, *command)
+        if finished.returncode:
+            raise EnvironmentFault(
+                f"data/{name} could not be added to DVC and git: {_reason(finished)}\n"
+                + _how_to_go_on(name, fresh=fresh, tracked=before[pointer] is not None)
+            )
+
     try:
-        for command in commands:
-            finished = _run(root, *command)
-            if finished.returncode:
-                raise EnvironmentFault(
-                    f"data/{name} could not be added to DVC and git: {_reason(finished)}\n"
-                    + _how_to_go_on(name, fresh=fresh, tracked=before[pointer] is not None)
-                )
+        # The module, not the command: it is the DVC of this environment, activated or not. Not
+        # quiet: then it would fail without a word.
+        run(sys.executable, "-m", "dvc", "add", f"data/{name}")
+        # DVC writes no .gitignore where the user's own excludes name the folder already.
+        written = [f"data/{file.name}" for file in (pointer, ignore) if file.exists()]
+        run("git", "add", *written)
     except BaseException:
         for file, content in before.items():
             if content is None:
