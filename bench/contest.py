@@ -57,7 +57,7 @@ class Contender:
         """Wait until it can train.
 
         Raises:
-            EnvironmentFault: it failed.
+            EnvironmentFault: it failed, or hangs.
         """
         self._answer()
 
@@ -65,7 +65,7 @@ class Contender:
         """Have it train one epoch.
 
         Raises:
-            EnvironmentFault: it failed.
+            EnvironmentFault: it failed, or hangs.
         """
         with suppress(OSError):  # it has ended: what it answers says so
             self._gate.send(None)

@@ -15,7 +15,7 @@ from alzmri.errors import EnvironmentFault
 from alzmri.experiments.sweeps import control, queue
 from alzmri.experiments.sweeps.queue import State
 
-EPOCHS = 200
+EPOCHS = 500
 """Long enough to be caught at it."""
 KILLED = (
     "alzmri",
