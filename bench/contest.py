@@ -29,6 +29,9 @@ def _contend(name: str, setting: Setting, driver: Connection, log: Path) -> None
     os.dup2(file, 2)
     # Where it hangs, if it does.
     faulthandler.register(signal.SIGTERM, all_threads=True, chain=True)
+    # Or its loading processes would be spawned too, which no tutorial does: each a new Python that
+    # imports torch and is sent the whole data set, for every epoch.
+    multiprocessing.set_start_method(None, force=True)
     torch.set_num_threads(setting.threads)
     importlib.import_module(f"peers.{name}").run(setting, Gate(driver, setting))
 
@@ -70,6 +73,8 @@ class Contender:
         with suppress(OSError):  # it has ended: what it answers says so
             self._gate.send(None)
         self.rates.append(self._answer())
+        turn = f"turn {len(self.rates) - 1}" if self.rates[1:] else "uncounted"
+        print(f"  {self}: {turn}, {self.rates[-1]:.4g} images/s", file=sys.stderr, flush=True)
 
     def _answer(self) -> Any:
         try:
@@ -111,17 +116,14 @@ def contest(entries: Sequence[tuple[str, Setting]], rounds: int) -> list[Contend
             contender.ready()
         for contender in list(contenders):
             contender.epoch()
-            said = f"  {contender}: ready, {contender.rates[0]:.4g} images/s"
-            print(said, file=sys.stderr, flush=True)
             rivals = [other for other in contenders if other.same_peer(contender) and other.rates]
             if len(rivals) == 2:
                 slower = min(rivals, key=lambda rival: rival.rates[0])
                 slower.close()
                 contenders.remove(slower)
-        for number in range(rounds):
+        for _ in range(rounds):
             for contender in contenders:
                 contender.epoch()
-            print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     finally:
         for contender in contenders:
             contender.close()

@@ -155,19 +155,32 @@ def steps(plan: Plan) -> Iterator[Figure]:
             yield from in_process(step_figures, plan, image_size, precision)
 
 
-def peers(plan: Plan) -> Iterator[Figure]:
-    """Ours over each of the others: as their tutorials set them up, then set up with care."""
-    base = Setting(plan.place(224), 224, plan.batch, plan.threads)
+def _ours(plan: Plan) -> Setting:
+    return Setting(plan.place(224), 224, plan.batch, plan.threads)
+
+
+def _tutorial_workers(plan: Plan) -> int:
     # Tutorials say 4 to 10; DataLoader itself warns of more than there are processors.
-    theirs = replace(base, workers=min(4, plan.threads))
+    return min(4, plan.threads)
+
+
+def peers(plan: Plan) -> Iterator[Figure]:
+    """Ours over each of the others, as their tutorials set them up."""
+    base = _ours(plan)
+    theirs = replace(base, workers=_tutorial_workers(plan))
     plain = [
         ("ours", base),
         *((name, theirs) for name in ("pytorch", "lightning", "monai", "keras")),
     ]
     default = [("ours", replace(base, precision="auto"))] if plan.fast_bfloat16 else []
     yield from _over_each(plan, [*plain, *default], "as in their tutorials", 1.15)
+
+
+def careful_peers(plan: Plan) -> Iterator[Figure]:
+    """Ours over each of the others that can be, set up with care."""
+    base = _ours(plan)
     # Loading has the processors to itself only where a GPU trains.
-    few, many = (theirs.workers, plan.threads) if plan.gpu else (0, 1)
+    few, many = (_tutorial_workers(plan), plan.threads) if plan.gpu else (0, 1)
     careful = replace(base, careful=True, workers=few)
     tuned = [("ours", base)]
     for name in ("pytorch", "lightning", "monai"):
@@ -350,6 +363,7 @@ class Skip(Exception):
 FIGURES: dict[str, Callable[[Plan], Iterator[Figure]]] = {
     "steps": steps,
     "peers": peers,
+    "careful": careful_peers,
     "prepare": prepare,
     "checkpoints": checkpoints,
     "resume": resume,
