@@ -45,8 +45,6 @@ from alzmri.training.checkpoints import Checkpoints
 
 PROTOCOL_BATCH, PROTOCOL_IMAGES = 128, 4480
 """Of the published protocol; 4480 training slices are 70 % of the public collection."""
-PRODUCTS = 5
-"""Matrix products in one turn."""
 WARM = 5
 """Steps of a new process until its memory is its own: they take up to half as long again."""
 
@@ -83,19 +81,23 @@ def median_ratio(first: list[float], second: list[float]) -> float:
     return statistics.median(first) / statistics.median(second)
 
 
-def alternating(training: Training, steps: int, at_once: int) -> tuple[float, float]:
-    """Seconds that ``steps`` bare steps take, and an epoch of as many, ``at_once`` steps a turn.
+def alternating(
+    training: Training, steps: int, at_once: int, product: Callable[[], object]
+) -> tuple[float, float, float]:
+    """Seconds that ``steps`` bare steps take, an epoch of as many, and as many ``product``.
 
-    A machine that others share changes its speed while an epoch runs. A GPU has to be waited for
-    after each turn, which costs an epoch some of what the next step's start hides behind it.
+    They take turns after ``at_once`` of each: a machine that others share changes its speed while
+    an epoch runs. A GPU has to be waited for after each turn, which costs an epoch some of what the
+    next step's start hides behind it.
     """
-    alone = in_epoch = 0.0
+    alone = in_epoch = products = 0.0
     epoch = training.epoch()
     for done in range(0, steps, at_once):
         alone += training.timed(training.bare_steps(at_once))
         last = done + at_once >= steps
         in_epoch += training.timed(epoch if last else islice(epoch, at_once))
-    return alone, in_epoch
+        products += training.timed(product() for _ in range(at_once))
+    return alone, in_epoch, products
 
 
 def step_figures(plan: Plan, image_size: int, precision: str) -> list[Figure]:
@@ -106,19 +108,20 @@ def step_figures(plan: Plan, image_size: int, precision: str) -> list[Figure]:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     factors = torch.randn(2, plan.product, plan.product, device=training.device, dtype=dtype)
 
-    def product() -> Iterator[torch.Tensor]:
-        for _ in range(PRODUCTS):
-            yield factors[0] @ factors[1]
+    def product() -> torch.Tensor:
+        return factors[0] @ factors[1]
 
     whole: list[float] = []
     bare: list[float] = []
     peak: list[float] = []
-    for number in range(plan.rounds + 1):
-        alone, in_epoch = alternating(training, steps, steps if plan.gpu else 1)
+    # Twice as often as the rest, which takes longer.
+    for number in range(2 * plan.rounds + 1):
+        at_once = steps if plan.gpu else 1
+        alone, in_epoch, products = alternating(training, steps, at_once, product)
         turn = (
             steps * plan.batch / alone,
             steps * plan.batch / in_epoch,
-            PRODUCTS * 2 * plan.product**3 / training.timed(product()) / 1e9,
+            steps * 2 * plan.product**3 / products / 1e9,
         )
         if number:
             for values, value in zip((bare, whole, peak), turn, strict=True):
