@@ -61,6 +61,7 @@ docs: ## Copy the figures of this run into docs/ (commit them together with dvc.
 clean: ## Remove what was computed here (data imported by you, .dvc/cache and .store stay)
 	@rm -rf data/phantom data/prepared models plots .checkpoints
 
+# pip compiles on one core only. Not all that packages bring is Python that compiles: templates.
 $(READY): requirements.txt pyproject.toml
 	@test -w . || { echo "error: no permission to write in $(CURDIR): clone into a folder of yours" >&2; exit 1; }
 	@for python in $(or $(PYTHON),python3.11 python3.12 python3 python); do \
@@ -70,8 +71,9 @@ $(READY): requirements.txt pyproject.toml
 	test -n "$$found" || { echo "error: $(if $(PYTHON),$(PYTHON) is not Python 3.11 or 3.12,no Python 3.11 or 3.12 found): install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }; \
 	"$$found" -m venv .venv || { echo "error: $$found cannot make a virtual environment: install its venv package (Debian: apt install python3-venv)" >&2; exit 1; }
 	@echo "installing the pinned packages into .venv (once, one to five minutes)"
-	@python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.txt
 	@python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 $(PEERS): $(READY) bench/requirements.txt
