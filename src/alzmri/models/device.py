@@ -17,7 +17,8 @@ def choose() -> torch.device:
     """
     # cuBLAS promises repeatable sums only with a fixed workspace.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # Not use_deterministic_algorithms, which imports torch's compiler for the same: 1.4 s.
+    torch.set_deterministic_debug_mode("error")
     # That also fills memory with NaN before it is written: for finding bugs, at a price.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_freed_memory()
