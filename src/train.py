@@ -9,7 +9,7 @@ import torch
 from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
-from alzmri.models.device import choose
+from alzmri.models.device import bfloat16, choose
 from alzmri.tracking import following
 from alzmri.training import results
 from alzmri.training.checkpoints import Checkpoints, alone, default_store, fingerprint
@@ -41,6 +41,7 @@ def main() -> None:
         terminal.out.print(
             f"{settings.model.name}, {len(prepared.indices('train'))} training slices"
             f" of {len(prepared.subjects('train'))} people, on {device.type}"
+            f" in {'bf16' if bfloat16(settings.train.precision, device) else 'fp32'}"
             f" ({several}{torch.get_num_threads()} threads)"
         )
         if settings.split.unit == "slice":
