@@ -66,21 +66,19 @@ def test_a_flipped_turned_or_darker_copy_is_the_same(
     slices = random(12)
     copies = np.array([views(one.astype(float))[which] for one in slices]) * gain + offset
     turned = copies.round().astype(np.uint8)
-    both = np.concatenate([turned, slices])
-    indices, correlations, alike = similarity.nearest(turned, slices, both, alike=0.9)
+    codes = similarity.encode(np.concatenate([turned, slices]))
+    indices, correlations, alike = similarity.nearest(codes[:12], codes[12:], alike=0.9)
     assert indices.tolist() == list(range(12))
     assert correlations.min() > 0.9
     assert (alike == 1).all()
 
 
 def test_nearest_is_that_of_all_pairs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    queries, references = random(7, 1), random(9, 2)
-    both = np.concatenate([queries, references])
-    whole = similarity._correlations(
-        similarity.encode(queries, both), similarity.encode(references, both)
-    )
+    codes = similarity.encode(random(16))
+    queries, references = codes[:7], codes[7:]
+    whole = similarity._correlations(queries, references)
     monkeypatch.setattr(similarity, "_BLOCK", 2)
-    indices, correlations, alike = similarity.nearest(queries, references, both, alike=0.1)
+    indices, correlations, alike = similarity.nearest(queries, references, alike=0.1)
     assert indices.dtype == np.int64
     assert indices.tolist() == whole.argmax(axis=1).tolist()
     assert correlations == pytest.approx(whole.max(axis=1), abs=1e-5)
@@ -92,7 +90,8 @@ def test_few_or_flat_slices(count: int) -> None:
     assert len(similarity.forest(similarity.encode(random(count))).first) <= max(0, count - 1)
     flat = np.full((count, SIDE, SIDE), 7, np.uint8)
     assert not similarity.encode(flat).any()
-    indices, correlations, alike = similarity.nearest(random(2), flat, flat, alike=0.1)
+    codes = similarity.encode(np.concatenate([random(2), flat]))
+    indices, correlations, alike = similarity.nearest(codes[:2], codes[2:], alike=0.1)
     assert (indices >= 0).all() == bool(count)
     assert not correlations.any()
     assert not alike.any()

@@ -133,11 +133,12 @@ def test_a_flat_thumbnail_links_nobody_and_none_is_fine() -> None:
 
 def test_twins() -> None:
     thumbnails, _, truth = people(4, 3)
+    codes = similarity.encode(thumbnails)
     train = np.array([person < 3 for person in truth])
     train[0] = False  # a test image whose person is in training
-    assert subjects.twins(thumbnails, train, ~train) == 1
-    assert subjects.twins(thumbnails, train, np.zeros(12, bool)) == 0
-    assert subjects.twins(thumbnails, np.zeros(12, bool), train) == 0
+    assert subjects.twins(codes, train, ~train) == 1
+    assert subjects.twins(codes, train, np.zeros(12, bool)) == 0
+    assert subjects.twins(codes, np.zeros(12, bool), train) == 0
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ SERVER = """
 import json, os, runpy, sys
 sys.path.insert(0, os.path.abspath("src"))
 import alzmri.training.results
+import torch._dynamo  # which the optimiser would import in every trainer
 from alzmri.training import loop
 predict = loop.predict
 def announced(*inputs):
@@ -53,7 +54,7 @@ for line in sys.stdin:
         _, status, usage = os.wait4(pid, 0)
         print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, flush=True)
 """
-"""Starts stages by forking: a process as real as any, without four seconds of imports for each.
+"""Starts stages by forking: a process as real as any, without six seconds of imports for each.
 
 They say when they validate: it takes milliseconds, and nothing else tells from outside.
 """

@@ -44,14 +44,14 @@ class Slices:
         found: the files.
         labels: classes after ``data.merge``.
         people: who is on each.
-        thumbnails: uint8 ``[n, 32, 32]``, see :func:`images.thumbnail`.
+        codes: see :func:`similarity.encode`.
         areas: int64, see :func:`area`.
     """
 
     found: Collection
     labels: tuple[str, ...]
     people: tuple[str, ...]
-    thumbnails: similarity.Thumbnails
+    codes: similarity.Codes
     areas: Ints
 
 
@@ -209,7 +209,7 @@ def read(directory: Path, params: Params, progress: Update | None = None) -> Sli
     found = collection.read(directory, consume=keep, progress=progress)
     collection.require(found, params.data.max_rejected)
     merge = MERGES[params.data.merge]
-    small = np.stack([thumbnails[entry.index] for entry in found.entries])
+    codes = similarity.encode(np.stack([thumbnails[entry.index] for entry in found.entries]))
     paths = [entry.path for entry in found.entries]
     hashes = [entry.sha256 for entry in found.entries]
     people = subjects.find(
@@ -217,13 +217,13 @@ def read(directory: Path, params: Params, progress: Update | None = None) -> Sli
         params.split.subjects,
         paths,
         hashes,
-        lambda: similarity.forest(similarity.encode(small)),
+        lambda: similarity.forest(codes),
     )
     return Slices(
         found,
         tuple(merge.get(entry.label, entry.label) for entry in found.entries),
         tuple(people.names),
-        small,
+        codes,
         np.array([areas[entry.index] for entry in found.entries], np.int64),
     )
 
@@ -277,7 +277,7 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
     labels, people = np.array(slices.labels), np.array(slices.people)
     tested, trained = np.flatnonzero(layout.test), np.flatnonzero(layout.train)
     found, similarities, twins = similarity.nearest(
-        slices.thumbnails[tested], slices.thumbnails[trained], slices.thumbnails, subjects.TWIN
+        slices.codes[tested], slices.codes[trained], subjects.TWIN
     )
     nearest = trained[found]
     truth, said = labels[tested], labels[nearest]

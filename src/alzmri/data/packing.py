@@ -54,7 +54,8 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     hashes = [entry.sha256 for entry in found.entries]
     labels = [MERGES[params.data.merge].get(entry.label, entry.label) for entry in found.entries]
 
-    links = similarity.forest(similarity.encode(thumbnails))
+    codes = similarity.encode(thumbnails)
+    links = similarity.forest(codes)
     people = subjects.find(source, params.split.subjects, paths, hashes, lambda: links)
     if params.data.shuffle_labels:
         labels = shuffled(labels, people.names, params.split.seed)
@@ -66,7 +67,7 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     write_manifest(directory / "manifest.csv", rows)
     write_json(directory / "params.json", relevant(params))
     which = np.array(parts)
-    twins = subjects.twins(thumbnails, which == "train", which == "test")
+    twins = subjects.twins(codes, which == "train", which == "test")
     return Packed(rows, found, people, links, twins)
 
 

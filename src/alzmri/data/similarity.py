@@ -52,15 +52,16 @@ class Forest:
     correlations: NDArray[np.float64]
 
 
-def encode(thumbnails: Thumbnails, among: Thumbnails | None = None) -> Codes:
-    """What is each slice's own, compared with what the slices ``among`` (default: these) share.
+def encode(thumbnails: Thumbnails) -> Codes:
+    """What is each slice's own, compared with what all of them share.
 
-    Correlations are comparable only between codes made ``among`` the same slices. A slice that
-    is flat, or exactly the average, has a code of zeros and correlates with nothing.
+    Only codes that were made together can be correlated: encode the whole collection to get
+    numbers that do not depend on how it is split. A slice that is flat, or exactly the average,
+    has a code of zeros and correlates with nothing.
     """
     side = thumbnails.shape[-1]
     codes = np.zeros((len(thumbnails), 4, side * side // 4), np.float32)
-    mean, whitening = _whitening(thumbnails if among is None else among)
+    mean, whitening = _whitening(thumbnails)
     for part in _blocks(len(thumbnails)):
         own = (_normalised(thumbnails[part]) - mean) @ whitening
         norms = np.linalg.norm(own, axis=1, keepdims=True)
@@ -94,22 +95,20 @@ def forest(codes: Codes) -> Forest:
 
 
 def nearest(
-    queries: Thumbnails, references: Thumbnails, among: Thumbnails, alike: float
+    queries: Codes, references: Codes, alike: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """For each query the first most similar reference, their correlation, and how many are alike.
 
-    ``among`` are the slices whose common traits do not count: pass the whole collection to get
-    numbers that do not depend on how it is split. From ``alike`` on a reference is counted.
+    From ``alike`` on a reference is counted.
 
     Returns:
         int64, float64 and int64 ``[queries]``; -1, 0 and 0 if there are no references.
     """
-    wanted, given = encode(queries, among), encode(references, among)
     indices = np.full(len(queries), -1, np.int64)
     best = np.full(len(queries), -np.inf)
     counts = np.zeros(len(queries), np.int64)
     for rows, columns in product(_blocks(len(queries)), _blocks(len(references))):
-        correlations = _correlations(wanted[rows], given[columns])
+        correlations = _correlations(queries[rows], references[columns])
         counts[rows] += (correlations >= alike).sum(axis=1)
         where = correlations.argmax(axis=1)
         value = correlations[np.arange(len(where)), where]

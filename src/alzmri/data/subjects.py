@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from alzmri.data import images
 from alzmri.data.collection import printable
-from alzmri.data.similarity import FLOOR, Forest, Thumbnails, nearest
+from alzmri.data.similarity import FLOOR, Codes, Forest, nearest
 from alzmri.errors import UserError
 
 SUBJECTS_FILE = "subjects.csv"
@@ -226,13 +226,13 @@ def _named(
     return [f"P{smallest[number][:digits]}" for number in component]
 
 
-def twins(thumbnails: Thumbnails, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> int:
+def twins(codes: Codes, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> int:
     """How many of the ``test`` images have a similarity of ``TWIN`` or more to a ``train`` image.
 
     Args:
-        thumbnails: uint8 ``[n, 32, 32]``, of the whole collection.
+        codes: ``[n, ...]``, of the whole collection.
         train: ``[n]``, true for the training images.
         test: ``[n]``, true for the test images.
     """
-    _, _, alike = nearest(thumbnails[test], thumbnails[train], thumbnails, TWIN)
+    _, _, alike = nearest(codes[test], codes[train], TWIN)
     return int((alike > 0).sum())
