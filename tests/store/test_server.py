@@ -8,8 +8,18 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
+from alzmri.errors import EnvironmentFault
 from alzmri.store import server, settings
+
+WITHOUT_VOLUMES = """#!/bin/sh
+for word; do
+  shift
+  case $word in -dir=*|-ip=*|-ip.bind=*|-[fms]*.port=*|-[fms]*.port.grpc=*) set -- "$@" $word;; esac
+done
+exec {weed} server -master.peers=none -volume=false -filer -s3 "$@"
+"""
 
 
 def test_up_and_down_do_nothing_twice_nor_both_of_two_at_once(new_repo):
@@ -103,6 +113,21 @@ def test_crash_at_start_shows_why(new_repo):
     assert "filerldb2" in crashed.stderr
     assert "Traceback" not in crashed.stderr
     assert server.find(repo.root) is None
+
+
+def test_it_is_not_up_before_its_objects_can_be_read(store_repo, tmp_path, monkeypatch):
+    """The real server without its volume server, as it is at first in one start of ten."""
+    store_repo.track("data", 1000)
+    assert store_repo.run("dvc", "push").returncode == 0
+    store_repo.store("down")
+    without = tmp_path / "weed"
+    without.write_text(WITHOUT_VOLUMES.format(weed=server._weed()))
+    without.chmod(0o700)
+    monkeypatch.setattr(server, "_weed", lambda: without)
+    monkeypatch.setattr(server, "START_SECONDS", 10)
+    with pytest.raises(EnvironmentFault, match="its volume server is not there"):
+        server.up(store_repo.root)
+    assert server.find(store_repo.root) is None
 
 
 def test_a_stranger_is_never_stopped(new_repo):

@@ -16,6 +16,11 @@ TWIN = 10_000
 LOWEST, HIGHEST = 1024, 65_535 - TWIN - len(PARTS)
 
 
+def of(part: str, port: int) -> int:
+    """The HTTP port of one of ``PARTS`` in the block that begins with ``port``."""
+    return port + PARTS.index(part)
+
+
 def options(port: int) -> list[str]:
     """The server's options for the block of ports that begins with ``port``."""
     return [

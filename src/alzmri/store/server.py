@@ -5,15 +5,17 @@ process table by its data folder, which no other program has on its command line
 """
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
+from http.client import HTTPConnection
 from pathlib import Path
 
 import psutil
@@ -21,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.store import ports, settings
-from alzmri.store.check import StoreUnavailable, check, proxied
+from alzmri.store.check import SECONDS, StoreUnavailable, check, proxied
 from alzmri.store.processes import alive, ended
 from alzmri.store.settings import Remote
 
@@ -241,7 +243,7 @@ def _environment(remote: Remote) -> dict[str, str]:
 
 
 def _wait_until_ready(process: psutil.Popen, remote: Remote, log: Path) -> None:
-    """Return once our key opens the bucket: only our server knows it."""
+    """Return once our key opens the bucket, only our server knows it, and objects can be read."""
     deadline = time.monotonic() + START_SECONDS
     reason = ""
     while time.monotonic() < deadline:
@@ -251,10 +253,27 @@ def _wait_until_ready(process: psutil.Popen, remote: Remote, log: Path) -> None:
                 f"the store ended at once (status {status}): {_last_words(log)} (log: {log})"
             )
         try:
-            return check(remote)
+            check(remote)
         except StoreUnavailable as error:
             reason = str(error)
+            continue
+        if _has_volumes(remote.port):
+            return
+        reason = "its volume server is not there"
     raise EnvironmentFault(f"the store is not ready after {START_SECONDS} s: {reason} (log: {log})")
+
+
+def _has_volumes(port: int) -> bool:
+    """Whether the master has heard of the volume server.
+
+    Its first heartbeat fails in one start of ten, and the next comes five seconds later. Until then
+    the bucket is listed already, but what is in it cannot be read.
+    """
+    master = HTTPConnection("127.0.0.1", ports.of("master", port), timeout=SECONDS)
+    with suppress(OSError), closing(master):
+        master.request("GET", "/dir/status")
+        return bool(json.load(master.getresponse())["Topology"]["DataCenters"])
+    return False
 
 
 def _last_words(log: Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from alzmri.store import server, settings
+from alzmri.store import ports, server, settings
 from alzmri.store.check import StoreUnavailable, check
 
 
@@ -32,8 +32,9 @@ def _local(root: Path) -> Iterator[str]:
     free = decimal(shutil.disk_usage(root).free)
     yield f"disk      {decimal(_size(server.folder(root)))} in {server.folder(root)}, {free} free"
     if running:
+        filer = ports.of("filer", running.port)
         yield (
-            f"note      port {running.port + 1} (the filer) asks for no key: other users of this "
+            f"note      port {filer} (the filer) asks for no key: other users of this "
             "machine can read the data there; nobody outside can"
         )
 
