@@ -25,8 +25,9 @@ IDLE_SECONDS = 120
 """For which live workers may leave a queue as it is before they are stopped and started anew."""
 _LOCK_SECONDS = 180
 """How long workers may hold DVC's lock on the queue: its own commands try as long."""
-_REF_SECONDS = 10
-"""DVC locks a reference of its queue for milliseconds: an older lock is a killed process's."""
+_WRITE_SECONDS = 10
+"""DVC writes a reference, or a file of an experiment, in milliseconds: a lock or half a file that
+is older was left by a killed process."""
 _SAVE_SECONDS = 60
 """How long a training may take to save its work."""
 
@@ -179,6 +180,7 @@ def _patiently(action: Callable[[], None], what: str) -> None:
     from dulwich.file import FileLocked
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
+    from dvc.utils.serialize import ParseError
     from scmrepo.exceptions import SCMError
 
     deadline = time.monotonic() + _LOCK_SECONDS
@@ -189,10 +191,16 @@ def _patiently(action: Callable[[], None], what: str) -> None:
             if time.monotonic() > deadline:
                 raise EnvironmentFault(f"DVC cannot {what}: {error}") from None
         except FileLocked as error:
-            lock = Path(os.fsdecode(error.lockfilename))
-            with suppress(FileNotFoundError):
-                if time.time() - lock.stat().st_mtime > _REF_SECONDS:
-                    lock.unlink()
+            _unlink_if_left(Path(os.fsdecode(error.lockfilename)))
         except (DvcException, SCMError) as error:
-            raise EnvironmentFault(f"DVC cannot {what}: {error}") from None
+            if not (isinstance(error, ParseError) and error.path.endswith(".run")):
+                raise EnvironmentFault(f"DVC cannot {what}: {error}") from None
+            # Without it, DVC takes the experiment for one that failed before it began.
+            _unlink_if_left(Path(error.path))
         time.sleep(0.5)
+
+
+def _unlink_if_left(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > _WRITE_SECONDS:
+            path.unlink()

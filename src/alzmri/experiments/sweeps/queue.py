@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -59,10 +60,18 @@ class Task:
     @property
     def workspace(self) -> Path | None:
         """The temporary copy of the repository that it runs in, once there is one."""
+        folders = self.root / _EXPERIMENTS
         info = _json(self._run / f"{self.rev}.run")
         folder = Path(str(info.get("root_dir") or ""))
         # Whatever the file says, no other folder is ever taken for it.
-        return folder if folder.parent == self.root / _EXPERIMENTS else None
+        if folder.parent == folders:
+            return folder
+        # A kill while DVC wrote the file left it empty.
+        for merged in folders.glob("tmp*/.git/refs/exps/exec/EXEC_MERGE"):
+            with suppress(OSError):
+                if merged.read_text().strip() == self.rev:
+                    return folders / merged.relative_to(folders).parts[0]
+        return None
 
     @property
     def exit_code(self) -> int | None:
