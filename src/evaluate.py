@@ -1,5 +1,11 @@
 """Stage evaluate: score models on the test part; write metrics/evaluate.json, plots, the card."""
 
+import os
+
+from alzmri import portable
+
+os.environ.update(portable.environment())  # before torch and NumPy are imported
+
 from pathlib import Path
 
 from alzmri import params, terminal

@@ -1,5 +1,11 @@
 """Stage scope: learn what a model can judge; write models/scope.safetensors, metrics/scope.json."""
 
+import os
+
+from alzmri import portable
+
+os.environ.update(portable.environment())  # before torch and NumPy are imported
+
 from pathlib import Path
 
 from alzmri import params, terminal

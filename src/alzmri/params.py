@@ -170,9 +170,14 @@ class Export(_Section):
 
 
 class Compute(_Section):
-    """Where the stages compute; their results are asked for elsewhere."""
+    """Where the stages compute, and how they use the processor.
+
+    Experiments from before there was a choice used all of it.
+    """
 
     train_on: Literal["here", "sagemaker"]
+    portable: bool = False
+    threads: int = Field(default=0, ge=0, le=1024)
 
 
 class Track(_Section):
@@ -194,7 +199,7 @@ class Params(_Section):
     model: Model
     train: Train
     evaluate: Evaluate
-    # Neither shapes a number, and experiments from before there was a choice are still read.
+    # Experiments from before there was a choice are still read.
     compute: Compute = Compute(train_on="here")
     export: Export = Export(formats=[])
     track: Track = Track(project="alzmri", entity="", group="", mode="auto")
