@@ -13,10 +13,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "alzmri"
 
 # What each part may import besides itself and the plumbing.
-PLUMBING = {"errors", "terminal", "files"}
+PLUMBING = {"errors", "terminal", "files", "git"}
 MAY_IMPORT = {
     "params": {"data.classes"},
     "portable": {"params"},
+    "registry": set(),
     "figure": set(),
     "markdown": set(),
     "data": {"params", "figure"},
@@ -32,6 +33,7 @@ MAY_IMPORT = {
     "tracking": {"data.classes", "params", "store"},
     "evaluation": {"models", "data", "params", "figure", "markdown"},
     "experiments": {
+        "registry",
         "sagemaker",
         "training",
         "evaluation",
@@ -41,7 +43,7 @@ MAY_IMPORT = {
         "figure",
         "markdown",
     },
-    "inference": {"evaluation", "models", "data", "params"},
+    "inference": {"evaluation", "models", "data", "params", "registry"},
     "store": set(),
     "plots_page": set(),
     "doctor": {"experiments.sweeps.queue", "params", "store", "plots_page"},

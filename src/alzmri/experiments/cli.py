@@ -222,11 +222,18 @@ def review(
     terminal.say(f"written: {written} and README.md beside it")
 
 
-def results() -> None:
+def results(
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Say also whether it is the committed run.")
+    ] = False,
+) -> None:
     """Show the numbers of the run in this workspace, and where its plots are."""
+    from alzmri.experiments.baseline import verdict
     from alzmri.experiments.results import show
 
     show()
+    if baseline:
+        terminal.say(verdict())
 
 
 def _source(name: str | None) -> str:

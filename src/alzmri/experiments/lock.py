@@ -51,12 +51,15 @@ class Lock:
             name
             for name, stage in self.stages.items()
             if not name.startswith(BESIDE)
-            and any(settings.get(key) != value for key, value in _used(stage))
+            and any(settings.get(key) != value for key, value in used(stage))
         ]
 
 
-def _used(stage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def used(stage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The parameters that a stage of a dvc.lock ran with: keys with a dot, and their values."""
     for file in stage.get("params", {}).values():
-        for section, values in file.items():
-            for key, value in values.items():
-                yield f"{section}.{key}", value
+        for name, value in file.items():
+            if isinstance(value, Mapping):
+                yield from ((f"{name}.{key}", of_key) for key, of_key in value.items())
+            else:
+                yield name, value

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from alzmri import terminal
+from alzmri import registry, terminal
 from alzmri.errors import UserError
 
 
@@ -58,6 +58,8 @@ def _show(prepare: Any, train: Any, evaluate: Any) -> None:
         f" best epoch {train['best_epoch']} of {train['epochs']};"
         f" test people seen in training: {shared}"
     )
+    if version := registry.version():
+        terminal.out.print(f"registered as {version}")
     terminal.out.print(
         "plots/   confusion.png  roc.png  reliability.png  mistakes.png  classes.png"
         "  subjects.png\n"

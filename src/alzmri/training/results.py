@@ -132,6 +132,7 @@ def card(run: Run, prepared: Prepared, params: Params, name: str) -> saved.Card:
             "epochs": run.epoch - 1,
             "best_epoch": run.best.epoch if run.best else None,
             "weights": sum(p.numel() for p in run.model.parameters()),
+            "device": run.loss.device.type,
             "precision": "bf16" if bfloat16(params.train.precision, run.loss.device) else "fp32",
         },
         versions={
