@@ -2,7 +2,7 @@
 
 import os
 
-from alzmri import portable
+from alzmri.training import portable
 
 os.environ.update(portable.environment())  # before torch and NumPy are imported
 

@@ -6,7 +6,7 @@ src/train.py``.
 
 import os
 
-from alzmri import portable
+from alzmri.training import portable
 
 os.environ.update(portable.environment())  # before torch and NumPy are imported
 

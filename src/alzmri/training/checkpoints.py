@@ -40,10 +40,7 @@ It costs training a little more than it takes: cores that share a step wait for 
 HEADER = 256
 """Bytes before the state: a line of JSON, filled up with blanks."""
 
-_CODE = (
-    *("training", "models", "data/augment.py", "data/prepared.py", "evaluation/calibration.py"),
-    "portable.py",
-)
+_CODE = ("training", "models", "data/augment.py", "data/prepared.py", "evaluation/calibration.py")
 """What shapes the weights: after a change here a run starts from zero."""
 
 State = dict[str, Any]

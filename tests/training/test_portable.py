@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from alzmri import portable
+from alzmri.training import portable
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STAGES = ("train", "evaluate", "scope", "export")
 
 
