@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from alzmri.data.classes import MERGES
+from alzmri.classes import MERGES
 from alzmri.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from alzmri.data import origins
-from alzmri.data.classes import FOLDERS
-from alzmri.data.cli import data_app
-from alzmri.data.importing import import_collection
+from alzmri.classes import FOLDERS
+from alzmri.collections import origins
+from alzmri.collections.cli import data_app
+from alzmri.collections.importing import import_collection
 from alzmri.errors import UserError
 
 Write = Callable[..., Path]

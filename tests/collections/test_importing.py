@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from alzmri.data import sources
-from alzmri.data.classes import CLASSES, FOLDERS
-from alzmri.data.cli import data_app
+from alzmri.classes import CLASSES, FOLDERS
+from alzmri.collections import sources
+from alzmri.collections.cli import data_app
+from alzmri.collections.importing import Report, import_collection, survey
 from alzmri.data.images import Unreadable
-from alzmri.data.importing import Report, import_collection, survey
 from alzmri.errors import EnvironmentFault, UserError
 
 Write = Callable[..., Path]
@@ -459,7 +459,7 @@ def test_git_refuses(release: Path, root: Path, write: Write) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from alzmri.data.importing import import_collection
+from alzmri.collections.importing import import_collection
 import_collection(Path(sys.argv[1]), "mine", force=False, root=Path(sys.argv[2]),
                   progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))
 """

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from alzmri.data import audit, similarity
-from alzmri.data.classes import CLASSES, FOLDERS
-from alzmri.data.cli import data_app
+from alzmri.classes import CLASSES, FOLDERS
+from alzmri.collections import audit
+from alzmri.collections.cli import data_app
+from alzmri.data import similarity
 from alzmri.data.collection import Collection, Entry
 from alzmri.errors import UserError
 
