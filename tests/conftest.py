@@ -54,10 +54,10 @@ def free_block() -> Callable[[], int]:
 
 @pytest.fixture
 def make_params() -> Callable[..., Params]:
-    """``make_params(train={"lr": 0.1})``: the committed params.yaml with some values changed."""
+    """``make_params(train={"lr": 0.1})``: tests/params.yaml with some values changed."""
 
     def make(**sections: dict[str, Any]) -> Params:
-        content = load(ROOT / "params.yaml").model_dump()
+        content = load(ROOT / "tests/params.yaml").model_dump()
         for name, values in sections.items():
             content[name].update(values)
         return Params.model_validate(content)

@@ -44,7 +44,7 @@ def publish(untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     The working directory becomes a repository with the committed parameters.
     """
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", untracked)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
     monkeypatch.chdir(untracked)
 
     def make(part: Callable[[int, int], str]) -> None:

@@ -490,8 +490,7 @@ def test_check_ends_as_prepare_would(
     for stage, folder in enumerate(RELEASED):
         for slice_number in range(2):  # a third person, for a split to have enough
             write(release / "train" / folder / f"third{slice_number}.jpg", 50 + stage, slice_number)
-    repository = Path(__file__).parents[2]
-    shutil.copy(repository / "params.yaml", untracked)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
     monkeypatch.chdir(untracked)
     bring(release, Path())
     fine = CliRunner().invoke(data_app, ["check", "mine"])
@@ -518,7 +517,7 @@ def test_people_that_nothing_tells_are_asked_for(
     for stage, folder in enumerate(RELEASED):
         for number in range(3):
             write(tmp_path / "single" / folder / f"{number}.jpg", 10 * stage + number)
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", untracked)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
     monkeypatch.chdir(untracked)
     brought = CliRunner().invoke(data_app, ["import", str(tmp_path / "single"), "--name", "mine"])
     assert brought.exit_code == 0

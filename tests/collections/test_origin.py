@@ -141,7 +141,7 @@ def test_the_table_is_no_image(
     found = bring(release, "mine", untracked)
     table = "path,subject\n" + "".join(f"{path},S{n}\n" for n, path in enumerate(found))
     (untracked / "data/mine/subjects.csv").write_text(table)
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", untracked)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
     monkeypatch.chdir(untracked)
     checked = CliRunner().invoke(data_app, ["check", "mine"])
     assert checked.exit_code == 0, checked.output

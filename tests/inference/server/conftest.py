@@ -49,7 +49,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with prepared data and a LeNet trained on them, as the stages leave it."""
     root = tmp_path_factory.mktemp("serve")
     yaml = YAML()
-    content = yaml.load((ROOT / "params.yaml").read_text())
+    content = yaml.load((ROOT / "tests/params.yaml").read_text())
     content["data"]["image_size"] = SIDE
     content["model"]["name"] = "lenet"
     with (root / "params.yaml").open("w") as handle:
