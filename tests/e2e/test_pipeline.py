@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 
 import pytest
 import torch
+import vl_convert
 
 OUTPUTS = (
     "data/phantom/subjects.csv",
@@ -85,6 +87,21 @@ def test_the_rest_is_in_cached_files(repro):
     assert repro.load("models/model.json")["training"]["epochs"] == 3
     alarms = repro.load("models/ood.json")
     assert alarms["ci95"]["false_alarms"][0] <= alarms["false_alarms"]
+
+
+def test_a_class_that_is_never_predicted_keeps_its_column_in_dvcs_plot(clone):
+    table = clone.root / "plots/confusion.csv"
+    rows = table.read_text().splitlines()
+    actual = sorted({row.split(",")[0] for row in rows[1:]})
+    assert len(actual) == 4
+    table.unlink()  # it may be a link into DVC's cache
+    table.write_text("\n".join([rows[0], *(f"{name},{actual[2]}" for name in actual)]) + "\n")
+    drawn = vl_convert.vegalite_to_svg(
+        clone.json("dvc", "plots", "show", "--show-vega", "plots/confusion.csv")
+    )
+    cells = set(re.findall(r"predicted: ([^;]+); actual: ([^;]+); slices: (\d+)", drawn))
+    expected = {(p, a, str(int(p == actual[2]))) for p in actual for a in actual}
+    assert cells == expected
 
 
 def test_tested_people_were_not_trained_on(repro):
