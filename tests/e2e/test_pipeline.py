@@ -171,9 +171,15 @@ def test_a_wrong_parameter_stops_before_any_work_and_names_everything(clone):
     stage = clone.run("python", "src/train.py", code=2)
     assert "train.momentun: no such key; did you mean train.momentum?" in stage.stderr
     assert "Traceback" not in stage.stderr
-    failed = clone.run("dvc", "repro", "train", code=255)
-    assert "momentun" in failed.stderr + failed.stdout
+    clone.run("git", "restore", "params.yaml")
+    failed = clone.run("dvc", "exp", "run", "-S", "train.lr=-1", code=255)
+    assert "train.lr = -1: input should be greater than 0" in failed.stderr
+    assert "git restore . && dvc checkout" in failed.stderr
     assert (clone.root / "dvc.lock").read_bytes() == lock
+    clone.run("git", "restore", ".")
+    clone.run("dvc", "checkout")
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    assert "up to date" in clone.run("dvc", "status").stdout
 
 
 def test_a_folder_of_malformed_files_stops_prepare_and_leaves_nothing(clone):
