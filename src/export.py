@@ -1,4 +1,4 @@
-"""Stage export: write the model as models/model.FORMAT; write metrics/export.FORMAT.json."""
+"""Stage export: write the model as models/model.FORMAT; write models/export.FORMAT.json."""
 
 import os
 
@@ -7,7 +7,6 @@ from alzmri.training import portable
 os.environ.update(portable.environment())  # before torch and NumPy are imported
 
 import sys
-from pathlib import Path
 
 from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
@@ -24,7 +23,7 @@ def main() -> None:
         raise UserError("name one of export.formats (params.yaml); outside DVC: `alzmri export`")
     path = saved.MODELS / f"model.{form}"
     metrics = export.export(saved.MODELS, path, form, Prepared.open(settings))
-    write_json(Path(f"metrics/export.{form}.json"), metrics)
+    write_json(saved.MODELS / f"export.{form}.json", metrics)
     terminal.out.print(f"{path}: {export.headline(metrics)}")
 
 

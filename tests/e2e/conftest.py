@@ -93,6 +93,10 @@ class Clone:
         """The content of ``metrics/STAGE.json``."""
         return json.loads((self.root / f"metrics/{stage}.json").read_text())
 
+    def load(self, path: str) -> Any:
+        """The content of a JSON file."""
+        return json.loads((self.root / path).read_text())
+
     def commit(self, message: str) -> None:
         """Commit everything that git does not ignore."""
         self.run("git", "add", "--all")
@@ -119,6 +123,7 @@ def repro(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         if name != "dvc.lock" and (ROOT / name).exists():
             (clone.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, clone.root / name)
+    shutil.copy(ROOT / "tests/params.yaml", clone.root)
     _shrink(clone.root / "params.yaml")
     clone.run("git", "init", "--quiet", "--initial-branch", "main")
     clone.run("git", "config", "user.name", "test")

@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 
 import pytest
 import torch
+import vl_convert
 
 OUTPUTS = (
     "data/phantom/subjects.csv",
@@ -16,11 +18,14 @@ OUTPUTS = (
     "data/prepared/manifest.csv",
     "data/prepared/rejected.csv",
     "data/prepared/params.json",
+    "data/prepared/summary.json",
     "models/model.safetensors",
     "models/model.json",
     "models/last.pt",
     "models/MODEL_CARD.md",
-    "models/scope.safetensors",
+    "models/evaluation.json",
+    "models/ood.json",
+    "models/ood.safetensors",
     "plots/classes.csv",
     "plots/classes.png",
     "plots/subjects.png",
@@ -31,10 +36,8 @@ OUTPUTS = (
     "plots/reliability.png",
     "plots/roc.png",
     "plots/mistakes.png",
-    "metrics/prepare.json",
     "metrics/train.json",
     "metrics/evaluate.json",
-    "metrics/scope.json",
 )
 
 
@@ -56,19 +59,49 @@ def test_columns_are_those_of_the_contract(repro):
 
 
 def test_metrics_have_the_keys_of_the_contract(repro):
-    evaluate, prepare, train = (repro.metrics(name) for name in ("evaluate", "prepare", "train"))
-    assert {
-        *("accuracy", "macro_f1", "balanced_accuracy", "loss", "macro_auc", "ece", "brier"),
-        *("ci95", "subject", "per_class", "split", "calibration", "stages_off"),
-    } == set(evaluate)
-    assert evaluate["split"] == {"unit": "subject", "shared_subjects": 0}
-    assert (
-        evaluate["ci95"]["macro_f1"][0] <= evaluate["macro_f1"] <= evaluate["ci95"]["macro_f1"][1]
+    train, evaluate = (repro.metrics(name) for name in ("train", "evaluate"))
+    assert list(train) == ["best_epoch", "val_loss", "val_accuracy", "val_macro_f1"]
+    assert list(evaluate) == [
+        *("macro_f1", "accuracy", "loss", "macro_auc", "ece"),
+        *("subject_macro_f1", "subject_accuracy", "shared_subjects"),
+    ]
+    assert {path.name for path in (repro.root / "metrics").iterdir()} == {
+        "train.json",
+        "evaluate.json",
+    }
+    for value in (*train.values(), *evaluate.values()):
+        assert value == round(value, 6)
+
+
+def test_the_rest_is_in_cached_files(repro):
+    scores, details = repro.metrics("evaluate"), repro.load("models/evaluation.json")
+    assert {name: details[name] for name in scores} == scores
+    assert {"balanced_accuracy", "brier", "ci95", "subject", "per_class"} <= set(details)
+    assert {"calibration", "stages_off"} <= set(details)
+    assert details["split"] == {"unit": "subject", "shared_subjects": 0}
+    assert details["ci95"]["macro_f1"][0] <= scores["macro_f1"] <= details["ci95"]["macro_f1"][1]
+    summary = repro.load("data/prepared/summary.json")
+    assert summary["images"] == 4 * 7 * 3
+    assert summary["subjects"] == 4 * 7
+    assert "test_images_with_training_twin" in summary["leak"]
+    assert repro.load("models/model.json")["training"]["epochs"] == 3
+    alarms = repro.load("models/ood.json")
+    assert alarms["ci95"]["false_alarms"][0] <= alarms["false_alarms"]
+
+
+def test_a_class_that_is_never_predicted_keeps_its_column_in_dvcs_plot(clone):
+    table = clone.root / "plots/confusion.csv"
+    rows = table.read_text().splitlines()
+    actual = sorted({row.split(",")[0] for row in rows[1:]})
+    assert len(actual) == 4
+    table.unlink()  # it may be a link into DVC's cache
+    table.write_text("\n".join([rows[0], *(f"{name},{actual[2]}" for name in actual)]) + "\n")
+    drawn = vl_convert.vegalite_to_svg(
+        clone.json("dvc", "plots", "show", "--show-vega", "plots/confusion.csv")
     )
-    assert prepare["images"] == 4 * 7 * 3
-    assert prepare["subjects"] == 4 * 7
-    assert "test_images_with_training_twin" in prepare["leak"]
-    assert {"best_epoch", "epochs", "parameters", "val_macro_f1", "train_loss"} <= set(train)
+    cells = set(re.findall(r"predicted: ([^;]+); actual: ([^;]+); slices: (\d+)", drawn))
+    expected = {(p, a, str(int(p == actual[2]))) for p in actual for a in actual}
+    assert cells == expected
 
 
 def test_tested_people_were_not_trained_on(repro):
@@ -103,9 +136,8 @@ def test_everything_computed_again_gives_the_same_lock_file(clone):
 def test_a_slice_split_runs_and_is_labelled_as_leaking(clone):
     done = clone.run("dvc", "exp", "run", "-S", "split.unit=slice", "-S", "split.seed=3")
     assert "THIS SPLIT LEAKS" in done.stdout
-    split = clone.metrics("evaluate")["split"]
-    assert split["unit"] == "slice"
-    assert split["shared_subjects"] > 0
+    assert clone.metrics("evaluate")["shared_subjects"] > 0
+    assert clone.load("models/evaluation.json")["split"]["unit"] == "slice"
     assert "LEAKS" in clone.run("alzmri", "results").stdout
 
 
@@ -130,7 +162,7 @@ def test_alexnet_runs_through_at_the_smallest_and_the_protocols_size(clone, size
 )
 def test_other_tasks_run_through(clone, settings, classes):
     clone.run("dvc", "exp", "run", *(word for value in settings for word in ("-S", value)))
-    assert list(clone.metrics("evaluate")["per_class"]) == classes
+    assert list(clone.load("models/evaluation.json")["per_class"]) == classes
     last = torch.load(clone.root / "models/last.pt", weights_only=True)
     assert bool(last) == ("train.keep_last=true" in settings)
 
@@ -142,9 +174,15 @@ def test_a_wrong_parameter_stops_before_any_work_and_names_everything(clone):
     stage = clone.run("python", "src/train.py", code=2)
     assert "train.momentun: no such key; did you mean train.momentum?" in stage.stderr
     assert "Traceback" not in stage.stderr
-    failed = clone.run("dvc", "repro", "train", code=255)
-    assert "momentun" in failed.stderr + failed.stdout
+    clone.run("git", "restore", "params.yaml")
+    failed = clone.run("dvc", "exp", "run", "-S", "train.lr=-1", code=255)
+    assert "train.lr = -1: input should be greater than 0" in failed.stderr
+    assert "git restore . && dvc checkout" in failed.stderr
     assert (clone.root / "dvc.lock").read_bytes() == lock
+    clone.run("git", "restore", ".")
+    clone.run("dvc", "checkout")
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    assert "up to date" in clone.run("dvc", "status").stdout
 
 
 def test_a_folder_of_malformed_files_stops_prepare_and_leaves_nothing(clone):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.evaluation import report
 from alzmri.experiments.crossvalidation import Predictions
 from alzmri.experiments.lock import Lock

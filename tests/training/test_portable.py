@@ -12,7 +12,7 @@ import pytest
 from alzmri.training import portable
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("train", "evaluate", "scope", "export")
+STAGES = ("train", "evaluate", "ood", "export")
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
+from alzmri.classes import MERGES, merged
 from alzmri.data import collection, images, similarity, splits, subjects
 from alzmri.data.canary import shuffled
-from alzmri.data.classes import MERGES, merged
 from alzmri.data.collection import Collection
-from alzmri.data.prepared import Row, relevant, write_manifest
+from alzmri.data.prepared import PARTS, Row, relevant, write_manifest
 from alzmri.data.similarity import Forest
 from alzmri.data.subjects import People
 from alzmri.files import write_json
@@ -42,7 +42,7 @@ class Packed:
 
 
 def pack(source: Path, directory: Path, params: Params, progress: Update) -> Packed:
-    """Write ``images.npy``, ``manifest.csv``, ``rejected.csv`` and ``params.json``.
+    """Write ``images.npy``, ``manifest.csv``, ``rejected.csv``, ``params.json``, ``summary.json``.
 
     Raises:
         subjects.Unclear: when the pixels are to tell who is who, and do not.
@@ -68,7 +68,9 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     write_json(directory / "params.json", relevant(params))
     which = np.array(parts)
     twins = subjects.twins(codes, which == "train", which == "test")
-    return Packed(rows, found, people, links, twins)
+    packed = Packed(rows, found, people, links, twins)
+    write_json(directory / "summary.json", summary(packed, params.data.merge))
+    return packed
 
 
 def _pack_images(
@@ -109,9 +111,10 @@ def _write_images(path: Path, file: int, found: Collection, side: int) -> None:
 
 
 def summary(packed: Packed, merge: str) -> dict[str, Any]:
-    """The content of ``metrics/prepare.json``."""
+    """The content of ``data/prepared/summary.json``."""
     rows, rejected, gap = packed.rows, packed.collection.rejected, packed.people.gap
     return {
+        "classes": merged(merge),
         "images": len(rows),
         "subjects": len({row.subject for row in rows}),
         "people": {
@@ -132,7 +135,7 @@ def summary(packed: Packed, merge: str) -> dict[str, Any]:
                 }
                 for label in merged(merge)
             }
-            for part in splits.PARTS
+            for part in PARTS
         },
         "leak": {"test_images_with_training_twin": packed.twins},
     }

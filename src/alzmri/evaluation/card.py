@@ -7,10 +7,9 @@ from the run; it carries no date, so that the same run writes the same card.
 from pathlib import Path
 from typing import Any
 
-from alzmri.data.prepared import Prepared
-from alzmri.data.splits import PARTS
+from alzmri.data.prepared import PARTS, Prepared
+from alzmri.evaluation.markdown import interval, table
 from alzmri.files import write_bytes
-from alzmri.markdown import interval, table
 from alzmri.models.saved import Card
 
 FEW_PEOPLE = 10
@@ -20,7 +19,7 @@ _OFF = ("right", "neighbouring stage", "two stages off", "three stages off")
 
 
 def write(path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any]) -> None:
-    """Write the card of the model that ``metrics`` (``metrics/evaluate.json``) are about."""
+    """Write the card of the model that ``metrics`` (``models/evaluation.json``) are about."""
     sections = (
         _head(trained),
         _data(trained, prepared),

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from alzmri.data.classes import numbered
-from alzmri.data.prepared import Prepared, Row
+from alzmri.data.prepared import Prepared, Row, numbered
 from alzmri.evaluation import figures
 from alzmri.evaluation.intervals import bootstrap
 from alzmri.evaluation.metrics import (
@@ -18,12 +17,12 @@ from alzmri.evaluation.metrics import (
     by_distance,
     by_subject,
     confidence_scores,
-    macro_f1,
     scores,
 )
 from alzmri.files import write_csv
 from alzmri.models.device import choose
 from alzmri.models.forward import predict, probabilities
+from alzmri.models.scores import macro_f1
 from alzmri.params import Evaluate, Params, Split
 
 
@@ -36,7 +35,7 @@ class Predictions:
         images: uint8 ``[n, side, side]``.
         truth: class indices, int64 ``[n]``.
         logits: float64 ``[n, classes]``.
-        temperature: fitted on validation, see :mod:`alzmri.evaluation.calibration`.
+        temperature: fitted on validation, see :mod:`alzmri.training.calibration`.
         calibrated: whether the probabilities are those at this temperature.
         classes: names in severity order.
     """
@@ -83,10 +82,27 @@ def predict_test(
     )
 
 
-def metrics(test: Predictions, split: Split, shared: int) -> dict[str, Any]:
-    """The content of ``metrics/evaluate.json``."""
+METRICS = (
+    "macro_f1",
+    "accuracy",
+    "loss",
+    "macro_auc",
+    "ece",
+    "subject_macro_f1",
+    "subject_accuracy",
+    "shared_subjects",
+)
+"""What DVC shows of an evaluation, in ``metrics/evaluate.json``: few numbers, on one screen."""
+
+
+def details(test: Predictions, split: Split, shared: int) -> dict[str, Any]:
+    """The content of ``models/evaluation.json``: ``METRICS``, and everything else that is known."""
+    found = score(test.truth, test.probabilities, test.subjects, test.classes, split.seed)
     return {
-        **score(test.truth, test.probabilities, test.subjects, test.classes, split.seed),
+        **found,
+        "subject_macro_f1": found["subject"]["macro_f1"],
+        "subject_accuracy": found["subject"]["accuracy"],
+        "shared_subjects": shared,
         "calibration": {
             "temperature": test.temperature,
             "applied": test.calibrated,
@@ -181,7 +197,7 @@ def write_tables(directory: Path, test: Predictions) -> None:
 
 
 def headline(content: dict[str, Any]) -> str:
-    """One line for the terminal, of the content of ``metrics/evaluate.json``."""
+    """One line for the terminal, of the content of ``models/evaluation.json``."""
     low, high = content["ci95"]["macro_f1"]
     return (
         f"macro F1 {content['macro_f1']:.3f} [{low:.3f}, {high:.3f}],"

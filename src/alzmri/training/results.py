@@ -129,7 +129,7 @@ def card(run: Run, prepared: Prepared, params: Params, name: str) -> saved.Card:
         data_sha256=prepared.digest,
         temperature=run.temperature,
         training={
-            "epochs": run.epoch - 1,
+            "epochs": len(run.history),
             "best_epoch": run.best.epoch if run.best else None,
             "weights": sum(p.numel() for p in run.model.parameters()),
             "device": run.loss.device.type,

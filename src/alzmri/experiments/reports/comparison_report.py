@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from alzmri.evaluation.markdown import interval, table
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
 from alzmri.experiments.reports import charts
 from alzmri.experiments.reports.charts import Line, Role
 from alzmri.experiments.reports.comparison import BASELINE, Comparison
 from alzmri.experiments.reports.document import Draw, code, folded, picture
 from alzmri.experiments.reports.groups import REPEATED, Group, varying
-from alzmri.markdown import interval, table
 
 _MATRICES = 12
 """Confusion matrices shown at most, the best first."""

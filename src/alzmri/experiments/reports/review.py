@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from alzmri.evaluation.markdown import table
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
 from alzmri.experiments.reports import document
 from alzmri.experiments.reports.charts import Line, Role
@@ -15,7 +16,6 @@ from alzmri.experiments.reports.groups import Group, Run
 from alzmri.experiments.reports.revisions import Workspace, revision
 from alzmri.experiments.reports.verdict import Verdict, judge
 from alzmri.experiments.reports.warnings import warnings
-from alzmri.markdown import table
 
 _INTERVALS = ("macro_f1", "accuracy", "subject.macro_f1", "subject.accuracy")
 _PARTS = {"train": "training", "val": "validation", "test": "test"}

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from torch.utils.flop_counter import FlopCounterMode
 
 from alzmri import terminal
-from alzmri.data.classes import merged
+from alzmri.classes import merged
+from alzmri.evaluation.markdown import interval, table
 from alzmri.experiments.runs import Finished, Settings, run_all
 from alzmri.experiments.series import page, plans
 from alzmri.experiments.series.plans import PUBLISHED_EPOCHS, PUBLISHED_SIZE, Scale
 from alzmri.figure import SEVERITY, drawing
-from alzmri.markdown import interval, table
 from alzmri.models import build
 from alzmri.models.forward import normalise
 from alzmri.params import Params

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 
 from alzmri import terminal
 from alzmri.evaluation.intervals import Interval
+from alzmri.evaluation.markdown import interval, table
 from alzmri.experiments.crossvalidation import Predictions
 from alzmri.experiments.runs import Settings, run_all
 from alzmri.experiments.series import page, plans
 from alzmri.experiments.series.plans import TASKS, Scale
 from alzmri.figure import SEVERITY, drawing
-from alzmri.markdown import interval, table
 
 NEW_PEOPLE = 20
 """For how many new people the range of the score is told."""

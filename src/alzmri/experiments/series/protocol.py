@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from alzmri import terminal
+from alzmri.evaluation.markdown import interval, table
 from alzmri.experiments.runs import Finished, Settings, run_all
 from alzmri.experiments.series import page, plans
 from alzmri.experiments.series.plans import Scale
 from alzmri.figure import SEVERITY, drawing
-from alzmri.markdown import interval, table
 
 
 def protocol(source: str, scale: Scale, overrides: Settings, command: str) -> None:

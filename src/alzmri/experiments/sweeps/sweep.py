@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alzmri import terminal
+from alzmri.evaluation.markdown import interval, table
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
 from alzmri.experiments.reports import compare, document
 from alzmri.experiments.runs import Finished
@@ -13,7 +14,6 @@ from alzmri.experiments.sweeps.board import Board, Status
 from alzmri.experiments.sweeps.grid import Sweep
 from alzmri.experiments.sweeps.queue import State
 from alzmri.experiments.sweeps.scheduler import Scheduler
-from alzmri.markdown import interval, table
 
 _POLL_SECONDS = 1
 

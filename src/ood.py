@@ -1,4 +1,4 @@
-"""Stage scope: learn what a model can judge; write models/scope.safetensors, metrics/scope.json."""
+"""Stage ood: learn which images are unlike the training slices; write models/ood.*."""
 
 import os
 
@@ -6,22 +6,20 @@ from alzmri.training import portable
 
 os.environ.update(portable.environment())  # before torch and NumPy are imported
 
-from pathlib import Path
-
 from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.files import write_json
-from alzmri.inference import scope_fit
 from alzmri.models import saved
+from alzmri.ood.fit import fit, headline
 
 
 def main() -> None:
     settings = params.load()
     prepared = Prepared.open(settings)
-    scope, metrics = scope_fit.fit(saved.MODELS, prepared, settings.split.seed)
-    scope.save(saved.MODELS)
-    write_json(Path("metrics/scope.json"), metrics)
-    terminal.out.print(scope_fit.headline(metrics))
+    detector, found = fit(saved.MODELS, prepared, settings.split.seed)
+    detector.save(saved.MODELS)
+    write_json(saved.MODELS / "ood.json", found, decimals=6)
+    terminal.out.print(headline(found))
 
 
 if __name__ == "__main__":
