@@ -57,7 +57,7 @@ def matrix(
             luminance = np.dot(image.to_rgba(np.array([value]))[0, :3], (0.299, 0.587, 0.114))
             ink = "white" if luminance < 0.55 else "black"
             centred: Any = {"ha": "center", "va": "center"}
-            axes.text(column, row, texts[row, column], color=ink, fontsize=9, **centred)
+            axes.text(column, row, str(texts[row, column]), color=ink, fontsize=9, **centred)
     axes.set_yticks(range(len(ticks[0])), ticks[0], fontsize=8.5)
     axes.set_xticks(range(len(ticks[1])), ticks[1], fontsize=8.5)
     axes.set_ylabel(labels[0], fontsize=9)

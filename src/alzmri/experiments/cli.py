@@ -1,9 +1,10 @@
 """Series of experiments and their tables: sweep, honest, protocol, fast; the results of one."""
 
+import json
 import shlex
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +41,7 @@ Ranking = Annotated[
     str,
     typer.Option("--metric", help="What sorts them, such as val_macro_f1, loss, subject.accuracy."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("-S", "--set-param", help="Change a value, as in dvc exp run.")
 ]
@@ -167,13 +169,15 @@ def compare(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Experiments, or how their names begin.", show_default="all of this commit"
+            help="Experiments, or how their names begin; branches, tags, commits.",
+            show_default="all experiments of this commit",
         ),
     ] = None,
     metric: Ranking = "macro_f1",
     name: Annotated[
         str | None, typer.Option(help="Of the report: reports/NAME.", show_default="from NAMES")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put finished experiments on one page: which is best, by how much, how sure that is.
 
@@ -185,17 +189,15 @@ def compare(
         alzmri compare
 
         alzmri compare sweep-lr-momentum --metric val_macro_f1
+
+        alzmri compare main lusty-gird --json
     """
-    from alzmri.experiments import runs
     from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.reports import document
-    from alzmri.experiments.reports.compare import chosen, write
+    from alzmri.experiments.reports import comparison, document, revisions
 
     check_metric(metric)
     folder = document.check_name(name or "-".join(names or ["experiments"]))
-    written = write(chosen(runs.finished(), names or []), folder, metric)
-    terminal.say(document.conclusion(written))
-    terminal.say(f"written: {written} and README.md beside it")
+    _report(comparison.write(revisions.chosen(names or []), folder, metric), as_json)
 
 
 def review(
@@ -203,6 +205,7 @@ def review(
     head: Annotated[
         str | None, typer.Argument(help="What to review.", show_default="the workspace")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a change does to parameters, data, code and scores, and whether to merge it.
 
@@ -214,19 +217,25 @@ def review(
 
         alzmri review main lusty-gird
     """
-    from alzmri.experiments.reports import document
     from alzmri.experiments.reports.review import write
 
-    written = write(base, head)
-    terminal.say(document.conclusion(written))
-    terminal.say(f"written: {written} and README.md beside it")
+    _report(write(base, head), as_json)
 
 
-def results() -> None:
+def results(as_json: AsJson = False) -> None:
     """Show the numbers of the run in this workspace, and where its plots are."""
     from alzmri.experiments.results import show
 
-    show()
+    show(as_json=as_json)
+
+
+def _report(content: dict[str, Any], as_json: bool) -> None:
+    """Print what a report says: all of it as JSON, or its conclusion and where it is."""
+    if as_json:
+        terminal.say(json.dumps(content, indent=2, default=str))
+    else:
+        page = content["written"][0]
+        terminal.say(f"{content['conclusion']}\nwritten: {page} and README.md beside it")
 
 
 def _source(name: str | None) -> str:

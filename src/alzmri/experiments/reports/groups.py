@@ -1,111 +1,21 @@
-"""Runs read once, and grouped: those that differ only in a seed or a fold are one.
-
-Is one group better than another? A :class:`Verdict`, in words that a reviewer can use.
-"""
+"""Runs, grouped: those that differ only in a seed or a fold are one. Is one group better?"""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.evaluation.intervals import (
-    Classified,
-    Difference,
-    Interval,
-    difference,
-    mean_macro_f1,
-    quantiles,
-)
-from alzmri.experiments import metrics
+from alzmri.evaluation.intervals import Difference, Interval, difference, mean_macro_f1, quantiles
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.lock import Lock
-from alzmri.experiments.runs import Finished
-
-REPEATED = ("train.seed", "split.seed", "split.fold")
-"""The keys that repeat an experiment; runs that differ in these alone are one line of a table."""
+from alzmri.experiments.reports.revisions import REPEATED, Run
 
 _WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run, read from its commit and DVC's cache.
-
-    Attributes:
-        name: of the experiment, branch or tag.
-        settings: every key of its params.yaml with a dot, and the value.
-        training, evaluation: the content of its metrics/train.json and models/evaluation.json.
-        history: the rows of its plots/history.csv.
-        predictions: of the test part, slices ordered by path.
-        lock: its dvc.lock.
-        stale: stages whose results are not of its parameters or code.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    training: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
-    history: Sequence[Mapping[str, str]]
-    predictions: Predictions
-    lock: Lock
-    stale: Sequence[str]
-
-    @classmethod
-    def of(cls, run: Finished) -> "Run":
-        """Read ``run``.
-
-        Raises:
-            UserError: when something that it wrote is not there.
-        """
-        return cls(
-            name=run.name,
-            settings=run.settings,
-            training=run.training,
-            evaluation=run.evaluation,
-            history=run.table("plots/history.csv"),
-            predictions=Predictions.of(run),
-            lock=run.lock,
-            stale=run.stale,
-        )
-
-    @property
-    def repetition(self) -> tuple[Any, ...]:
-        """Its seeds and fold."""
-        return tuple(self.settings.get(key) for key in REPEATED)
-
-    @property
-    def leaks(self) -> bool:
-        """Whether its test subjects were, or may have been, in training."""
-        split = self.evaluation["split"]
-        return bool(split["unit"] == "slice" or split["shared_subjects"])
-
-    @property
-    def best_epoch(self) -> str:
-        """Such as ``7 of 10``."""
-        return f"{self.training['best_epoch']} of {len(self.history)}"
-
-    @property
-    def classified(self) -> Classified:
-        """Its test, to be resampled."""
-        test = self.predictions
-        return Classified(test.truth, test.predicted, test.subjects)
-
-    def score(self, metric: str) -> float:
-        """The value of one of ``METRICS``; NaN where it is undefined."""
-        return metrics.score(metric, self.training, self.evaluation)
-
-    def shown(self, metric: str) -> str:
-        """The score with its interval over subjects, where it has one."""
-        value = f"{self.score(metric):.3f}"
-        *part, key = metric.split(".")
-        ci95 = (self.evaluation[part[0]] if part else self.evaluation)["ci95"]
-        return f"{value} [{ci95[key][0]:.3f}, {ci95[key][1]:.3f}]" if key in ci95 else value
 
 
 @dataclass(frozen=True)
@@ -127,7 +37,7 @@ class Group:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """As in :class:`Run`, of the first."""
+        """Those of its first run: every key of params.yaml with a dot, and the value."""
         return self.runs[0].settings
 
     @property
@@ -208,107 +118,88 @@ def _described(run: Run, keys: Sequence[str]) -> str:
     return "-".join(words) or run.name
 
 
+Known = Literal["better", "worse", "the same", "cannot be told apart", "not comparable"]
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of ``A`` against ``B``.
+    """What is known of a new group against the one that there is.
 
     Attributes:
-        difference: of macro F1, A less B; None when their tests are not of the same slices.
-        why_not: the reason for None, as a clause.
-        pairs: of runs that were compared, seed by seed.
-        runs: of the group that has more.
-        subjects: in their tests.
+        known: by whether the whole interval of the difference is on one side of zero.
+        evidence: a clause: the difference, or why the two are not comparable.
+        difference: of macro F1, new less old; None when their tests are not of the same slices.
     """
 
+    known: Known
+    evidence: str
     difference: Difference | None = None
-    why_not: str = ""
-    pairs: int = 0
-    runs: int = 0
-    subjects: int = 0
-
-    @classmethod
-    def of(cls, a: Group, b: Group) -> "Verdict":
-        """Compare ``a`` with ``b`` on the subjects that both were tested on, seed by seed."""
-        others = {run.repetition: run for run in b.runs}
-        pairs = [(run, others[run.repetition]) for run in a.runs if run.repetition in others]
-        # One by one where no seeds are the same.
-        pairs = pairs or list(zip(a.runs, b.runs, strict=False))
-        for one, other in pairs:
-            if reason := _incomparable(one.predictions, other.predictions):
-                return cls(why_not=reason)
-        first = [one.classified for one, _ in pairs]
-        # A subject may be called otherwise in the other run; the slices are the same.
-        second = [
-            ours._replace(predicted=other.predictions.predicted)
-            for ours, (_, other) in zip(first, pairs, strict=True)
-        ]
-        classes = len(a.runs[0].predictions.classes)
-        found = difference(first, second, classes, a.settings["split.seed"])
-        subjects = {subject for test in first for subject in test.subjects}
-        return cls(found, "", len(pairs), max(len(a.runs), len(b.runs)), len(subjects))
-
-    @property
-    def better(self) -> bool:
-        """Whether A is better: the whole interval is above zero."""
-        return self.difference is not None and self.difference.interval[0] > 0
-
-    @property
-    def worse(self) -> bool:
-        """Whether A is worse: the whole interval is below zero."""
-        return self.difference is not None and self.difference.interval[1] < 0
-
-    @property
-    def identical(self) -> bool:
-        """Whether no resample tells them apart: they make the same mistakes."""
-        return self.difference is not None and self.difference.interval == [0, 0]
-
-    @property
-    def alike(self) -> bool:
-        """Whether they were compared, and cannot be told apart."""
-        return self.difference is not None and not (self.better or self.worse)
-
-    @property
-    def known(self) -> str:
-        """In a word or a few."""
-        if self.difference is None:
-            return "not comparable"
-        if self.identical:
-            return "the same"
-        return "better" if self.better else "worse" if self.worse else "cannot be told apart"
 
     @property
     def words(self) -> str:
         """Such as ``better: +0.080 [+0.020, +0.140]``."""
-        if self.difference is None or self.identical:
+        if self.difference is None or self.known == "the same":
             return self.known
         return f"{self.known}: {_signed(self.difference)}"
-
-    @property
-    def evidence(self) -> str:
-        """The difference in a sentence; of those that were compared."""
-        assert self.difference is not None
-        pairs = ""
-        if self.pairs < self.runs:
-            pairs = f", on the {self.pairs} of {self.runs} runs that have a counterpart"
-        elif self.pairs > 1:
-            pairs = f", in {self.pairs} pairs of runs"
-        return (
-            f"{_signed(self.difference)} macro F1, ahead in {100 * self.difference.ahead:.0f} % of"
-            f" the resamples of {self.subjects} test subjects{pairs}"
-        )
 
     @property
     def content(self) -> dict[str, Any]:
         """It for a program to read; the same keys whatever is known."""
         found = self.difference
+        numbers = (found.value, found.interval, found.ahead) if found else (None,) * 3
         return {
+            **dict(zip(("macro_f1_difference", "ci95", "ahead"), numbers, strict=True)),
             "verdict": self.known,
-            "difference": found and found.value,
-            "ci95": found and found.interval,
-            "ahead": found and found.ahead,
-            "subjects": self.subjects,
-            "why_not": self.why_not or None,
+            "evidence": self.evidence,
         }
+
+    def advice(self, new: str, old: str) -> str:
+        """Whether to merge ``new`` where ``old`` is, and why."""
+        another = f"{new} is wanted for another reason"
+        match self.known:
+            case "better":
+                return f"**Merge {new}: better than {old}**, {self.evidence}."
+            case "worse":
+                return f"**Keep {old}: {new} is worse**, {self.evidence}."
+            case "the same":
+                return f"**Keep {old}, unless {another}: every prediction is the same class.**"
+            case "not comparable":
+                return f"**No conclusion about {old}: not comparable**, {self.evidence}."
+        return f"**Keep {old}, unless {another}: the two cannot be told apart**, {self.evidence}."
+
+
+def compare(new: Group, old: Group) -> Verdict:
+    """Compare on the subjects that both were tested on, run by run of the same seeds and fold."""
+    others = {run.repetition: run for run in old.runs}
+    pairs = [(run, others[run.repetition]) for run in new.runs if run.repetition in others]
+    # One by one where no seeds are the same.
+    pairs = pairs or list(zip(new.runs, old.runs, strict=False))
+    for one, other in pairs:
+        if reason := _incomparable(one.predictions, other.predictions):
+            return Verdict("not comparable", reason)
+    first = [one.classified for one, _ in pairs]
+    # A subject may be called otherwise in the other run; the slices are the same.
+    second = [
+        ours._replace(predicted=other.predictions.predicted)
+        for ours, (_, other) in zip(first, pairs, strict=True)
+    ]
+    classes = len(new.runs[0].predictions.classes)
+    found = difference(first, second, classes, new.settings["split.seed"])
+    subjects = {subject for test in first for subject in test.subjects}
+    runs, paired = max(len(new.runs), len(old.runs)), ""
+    if len(pairs) < runs:
+        paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
+    elif runs > 1:
+        paired = f", in {runs} pairs of runs"
+    evidence = (
+        f"{_signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
+        f" {len(subjects)} test subjects{paired}"
+    )
+    low, high = found.interval
+    known: Known = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
+    if low == high == 0:
+        known = "the same"  # in every resample
+    return Verdict(known, evidence, found)
 
 
 def _signed(found: Difference) -> str:
@@ -324,6 +215,4 @@ def _incomparable(ours: Predictions, theirs: Predictions) -> str:
         subjects = set(theirs.subjects)
         known = len(subjects & set(ours.subjects))
         return f"other test subjects ({known} of {len(subjects)} in common)"
-    if (ours.truth != theirs.truth).any():
-        return "other labels"
-    return ""
+    return "other labels" if (ours.truth != theirs.truth).any() else ""
