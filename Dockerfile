@@ -9,7 +9,7 @@ RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/wh
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src ./src
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
-COPY models/model.json models/model.safetensors models/scope.safetensors models/MODEL_CARD.md ./models/
+COPY models/model.json models/model.safetensors models/ood.safetensors models/MODEL_CARD.md ./models/
 # Or every start would export the model anew.
 RUN python -c "from pathlib import Path; from alzmri.inference import export; \
     export.write(Path('models'), Path('models/model.onnx'))"

@@ -39,10 +39,12 @@ from alzmri.data.classes import CLASSES
 from alzmri.data.packing import pack
 from alzmri.data.prepared import PREPARED, Prepared
 from alzmri.errors import EnvironmentFault
-from alzmri.inference import export, features, scope_fit
+from alzmri.inference import export
 from alzmri.inference.engine import INPUT, OUTPUTS
 from alzmri.models import build, saved
 from alzmri.models.forward import MEAN, STD
+from alzmri.ood import features
+from alzmri.ood import fit as ood_fit
 
 CLIENTS = 64
 BATCH = 32
@@ -76,7 +78,7 @@ class Server:
 
 
 def make(folder: Path, image_size: int) -> None:
-    """A model in ``folder/models`` as the stages train and scope leave it, but not trained."""
+    """A model in ``folder/models`` as the stages train and ood leave it, but not trained."""
     settings = params(image_size, BATCH, "fp32")
     directory = folder / PREPARED
     directory.mkdir(parents=True)
@@ -96,8 +98,8 @@ def make(folder: Path, image_size: int) -> None:
         versions={},
     )
     saved.save(folder / "models", build(**shape).state_dict(), card)
-    scope, _ = scope_fit.fit(folder / "models", prepared, seed=0)
-    scope.save(folder / "models")
+    detector, _ = ood_fit.fit(folder / "models", prepared, seed=0)
+    detector.save(folder / "models")
 
 
 @contextmanager

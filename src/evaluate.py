@@ -1,4 +1,7 @@
-"""Stage evaluate: score models on the test part; write metrics/evaluate.json, plots, the card."""
+"""Stage evaluate: score the model on the test part; write metrics/evaluate.json, plots, the card.
+
+models/evaluation.json has everything that is known; DVC's tables show the few of METRICS.
+"""
 
 from pathlib import Path
 
@@ -21,12 +24,14 @@ def main() -> None:
         note = report.note(test, settings, shared)
         report.draw(Path("plots"), test, note)
         report.write_tables(Path("plots"), test)
-        metrics = report.metrics(test, settings.split, shared)
-        write_json(Path("metrics/evaluate.json"), metrics)
-        card.write(saved.MODELS / "MODEL_CARD.md", trained, prepared, metrics)
+        details = report.details(test, settings.split, shared)
+        write_json(saved.MODELS / "evaluation.json", details, decimals=6)
+        scores = {name: details[name] for name in report.METRICS}
+        write_json(Path("metrics/evaluate.json"), scores, decimals=6)
+        card.write(saved.MODELS / "MODEL_CARD.md", trained, prepared, details)
         if tracked:
             tracked.evaluation(prepared.classes, after=trained.parameters["train"]["epochs"])
-    terminal.out.print(f"{report.headline(metrics)} ({note})")
+    terminal.out.print(f"{report.headline(details)} ({note})")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Stage export: write the model as models/model.FORMAT; write metrics/export.FORMAT.json."""
+"""Stage export: write the model as models/model.FORMAT; write models/export.FORMAT.json."""
 
 import sys
-from pathlib import Path
 
 from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
@@ -18,7 +17,7 @@ def main() -> None:
         raise UserError("name one of export.formats (params.yaml); outside DVC: `alzmri export`")
     path = saved.MODELS / f"model.{form}"
     metrics = export.export(saved.MODELS, path, form, Prepared.open(settings))
-    write_json(Path(f"metrics/export.{form}.json"), metrics)
+    write_json(saved.MODELS / f"export.{form}.json", metrics)
     terminal.out.print(f"{path}: {export.headline(metrics)}")
 
 

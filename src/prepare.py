@@ -5,10 +5,10 @@ from pathlib import Path
 from alzmri import params, terminal
 from alzmri.data import overview, subjects
 from alzmri.data.classes import merged
-from alzmri.data.packing import pack, summary
+from alzmri.data.packing import pack
 from alzmri.data.prepared import PREPARED
 from alzmri.errors import UserError
-from alzmri.files import replacing_directory, write_json
+from alzmri.files import replacing_directory
 
 
 def main() -> None:
@@ -31,12 +31,10 @@ def main() -> None:
     overview.draw_links(
         figure, packed.links, packed.people.names, packed.people.gap, settings.data.source
     )
-    counts = summary(packed, settings.data.merge)
-    write_json(Path("metrics/prepare.json"), counts)
 
     terminal.out.print(
-        f"{counts['images']} images of {counts['subjects']} people packed,"
-        f" {counts['rejected']} files rejected (data/prepared/rejected.csv)"
+        f"{len(packed.rows)} images of {len(set(packed.people.names))} people packed,"
+        f" {len(packed.collection.rejected)} files rejected (data/prepared/rejected.csv)"
     )
     for problem in overview.problems(packed.rows, classes):
         terminal.warn(problem)

@@ -40,7 +40,8 @@ MAY_IMPORT = {
         "figure",
         "markdown",
     },
-    "inference": {"evaluation", "models", "data", "params"},
+    "ood": {"models", "data", "params"},
+    "inference": {"ood", "evaluation", "models", "data", "params"},
     "store": set(),
     "plots_page": set(),
     "doctor": {"experiments.sweeps.queue", "params", "store", "plots_page"},
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     **{name: set() for name in PLUMBING},
     "__init__": set(),
 }
-STAGES = ("phantom", "prepare", "train", "evaluate", "scope", "export")
+STAGES = ("phantom", "prepare", "train", "evaluate", "ood", "export")
 
 
 def _part(module: str) -> str:

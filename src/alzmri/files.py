@@ -66,12 +66,29 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as indented JSON with a final newline; NaN is refused."""
+def write_json(path: Path, content: Any, *, decimals: int | None = None) -> None:
+    """Write ``content`` as indented JSON with a final newline; NaN is refused.
+
+    With ``decimals``, floats are rounded to so many: the last digits of a sum differ between
+    processors, and a file that git or DVC compares must not.
+    """
+    if decimals is not None:
+        content = _rounded(content, decimals)
     with replacing(path) as temporary:
         temporary.write_text(
             json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
+
+
+def _rounded(content: Any, decimals: int) -> Any:
+    match content:
+        case float():
+            return round(content, decimals)
+        case dict():
+            return {key: _rounded(value, decimals) for key, value in content.items()}
+        case list() | tuple():
+            return [_rounded(value, decimals) for value in content]
+    return content
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:

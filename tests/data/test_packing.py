@@ -142,7 +142,10 @@ def test_rejected_files_are_listed_and_counted(packed, collection, tmp_path):
 def test_no_scratch_file_stays(packed, tmp_path):
     packed()
     names = {path.name for path in (tmp_path / "prepared").iterdir()}
-    assert names == {"images.npy", "manifest.csv", "params.json", "rejected.csv"}
+    assert names == {
+        *("images.npy", "manifest.csv", "rejected.csv"),
+        *("params.json", "summary.json"),
+    }
 
 
 def test_a_class_that_is_missing_somewhere_is_reported(packed, collection):

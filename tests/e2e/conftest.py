@@ -91,6 +91,10 @@ class Clone:
         """The content of ``metrics/STAGE.json``."""
         return json.loads((self.root / f"metrics/{stage}.json").read_text())
 
+    def load(self, path: str) -> Any:
+        """The content of a JSON file."""
+        return json.loads((self.root / path).read_text())
+
     def commit(self, message: str) -> None:
         """Commit everything that git does not ignore."""
         self.run("git", "add", "--all")

@@ -130,7 +130,7 @@ def test_what_is_no_such_slice_is_flagged_and_held_out_people_are_not(
     assert [name for name, fine in zip(strange, judged.in_scope, strict=True) if fine] == []
     test = [int(row["index"]) for row in manifest if row["split"] == "test"]
     flagged = ~predictor.predict(packed[test]).in_scope
-    assert flagged.mean() == repro.metrics("scope")["false_alarms"]
+    assert flagged.mean() == pytest.approx(repro.load("models/ood.json")["false_alarms"], abs=1e-6)
     assert flagged.mean() < 0.5
     Image.fromarray(strange["text"]).save(tmp_path / "text.png")
     (item,) = json.loads(alzmri("predict", tmp_path / "text.png", "--json"))["slices"]
@@ -180,13 +180,13 @@ def test_what_a_name_means(repro, manifest, alzmri):
             alzmri("predict", name)
 
 
-def test_a_model_without_its_scope_or_with_another_is_refused(clone):
-    scope = clone.root / "models/scope.safetensors"
-    kept = scope.read_bytes()
-    scope.unlink()
-    with pytest.raises(UserError, match="dvc repro scope"):
+def test_a_model_without_its_detector_or_with_another_is_refused(clone):
+    detector = clone.root / "models/ood.safetensors"
+    kept = detector.read_bytes()
+    detector.unlink()
+    with pytest.raises(UserError, match="dvc repro ood"):
         Predictor.load(clone.root / "models")
-    scope.write_bytes(kept)
+    detector.write_bytes(kept)
     card = clone.root / "models/model.json"
     written = card.read_text()
     card.unlink()
@@ -227,11 +227,11 @@ def test_the_exported_model_says_the_same_for_any_number_of_slices(
     engine = Engine.load(path, threads=1)
     for number in (1, 2, 7, len(packed)):
         expected = predictor.predict(packed[:number])
-        found = interpret(*engine.run(packed[:number]), predictor.card, predictor.scope)
+        found = interpret(*engine.run(packed[:number]), predictor.card, predictor.detector)
         assert np.abs(found.probabilities - expected.probabilities).max() < exporting.TOLERANCE
         assert found.scope == pytest.approx(expected.scope, rel=1e-3)
     assert engine.about["notice"] == NOTICE
-    assert engine.about["weights"] == predictor.scope.weights
+    assert engine.about["weights"] == predictor.detector.weights
     assert engine.about["card"]["preprocessing"] == predictor.card.preprocessing
     assert "training_subjects" not in engine.about["card"]
     before = path.read_bytes()
@@ -244,7 +244,7 @@ def test_the_exported_model_says_the_same_for_any_number_of_slices(
 def test_export_is_a_stage_that_is_off_until_switched_on(clone):
     assert "export" not in clone.run("dvc", "stage", "list").stdout
     clone.run("dvc", "exp", "run", "-S", "export.formats=[onnx,int8.onnx]")
-    plain, small = (clone.metrics(f"export.{form}") for form in ("onnx", "int8.onnx"))
+    plain, small = (clone.load(f"models/export.{form}.json") for form in ("onnx", "int8.onnx"))
     assert plain["largest_difference"] < exporting.TOLERANCE
     assert plain["lost_macro_f1"] == 0
     assert small["bytes"] < plain["bytes"] / 2

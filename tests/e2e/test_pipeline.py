@@ -16,11 +16,14 @@ OUTPUTS = (
     "data/prepared/manifest.csv",
     "data/prepared/rejected.csv",
     "data/prepared/params.json",
+    "data/prepared/summary.json",
     "models/model.safetensors",
     "models/model.json",
     "models/last.pt",
     "models/MODEL_CARD.md",
-    "models/scope.safetensors",
+    "models/evaluation.json",
+    "models/ood.json",
+    "models/ood.safetensors",
     "plots/classes.csv",
     "plots/classes.png",
     "plots/subjects.png",
@@ -31,10 +34,8 @@ OUTPUTS = (
     "plots/reliability.png",
     "plots/roc.png",
     "plots/mistakes.png",
-    "metrics/prepare.json",
     "metrics/train.json",
     "metrics/evaluate.json",
-    "metrics/scope.json",
 )
 
 
@@ -56,19 +57,34 @@ def test_columns_are_those_of_the_contract(repro):
 
 
 def test_metrics_have_the_keys_of_the_contract(repro):
-    evaluate, prepare, train = (repro.metrics(name) for name in ("evaluate", "prepare", "train"))
-    assert {
-        *("accuracy", "macro_f1", "balanced_accuracy", "loss", "macro_auc", "ece", "brier"),
-        *("ci95", "subject", "per_class", "split", "calibration", "stages_off"),
-    } == set(evaluate)
-    assert evaluate["split"] == {"unit": "subject", "shared_subjects": 0}
-    assert (
-        evaluate["ci95"]["macro_f1"][0] <= evaluate["macro_f1"] <= evaluate["ci95"]["macro_f1"][1]
-    )
-    assert prepare["images"] == 4 * 7 * 3
-    assert prepare["subjects"] == 4 * 7
-    assert "test_images_with_training_twin" in prepare["leak"]
-    assert {"best_epoch", "epochs", "parameters", "val_macro_f1", "train_loss"} <= set(train)
+    train, evaluate = (repro.metrics(name) for name in ("train", "evaluate"))
+    assert list(train) == ["best_epoch", "val_loss", "val_accuracy", "val_macro_f1"]
+    assert list(evaluate) == [
+        *("macro_f1", "accuracy", "loss", "macro_auc", "ece"),
+        *("subject_macro_f1", "subject_accuracy", "shared_subjects"),
+    ]
+    assert {path.name for path in (repro.root / "metrics").iterdir()} == {
+        "train.json",
+        "evaluate.json",
+    }
+    for value in (*train.values(), *evaluate.values()):
+        assert value == round(value, 6)
+
+
+def test_the_rest_is_in_cached_files(repro):
+    scores, details = repro.metrics("evaluate"), repro.load("models/evaluation.json")
+    assert {name: details[name] for name in scores} == scores
+    assert {"balanced_accuracy", "brier", "ci95", "subject", "per_class"} <= set(details)
+    assert {"calibration", "stages_off"} <= set(details)
+    assert details["split"] == {"unit": "subject", "shared_subjects": 0}
+    assert details["ci95"]["macro_f1"][0] <= scores["macro_f1"] <= details["ci95"]["macro_f1"][1]
+    summary = repro.load("data/prepared/summary.json")
+    assert summary["images"] == 4 * 7 * 3
+    assert summary["subjects"] == 4 * 7
+    assert "test_images_with_training_twin" in summary["leak"]
+    assert repro.load("models/model.json")["training"]["epochs"] == 3
+    alarms = repro.load("models/ood.json")
+    assert alarms["ci95"]["false_alarms"][0] <= alarms["false_alarms"]
 
 
 def test_tested_people_were_not_trained_on(repro):
@@ -100,9 +116,8 @@ def test_everything_computed_again_gives_the_same_lock_file(clone):
 def test_a_slice_split_runs_and_is_labelled_as_leaking(clone):
     done = clone.run("dvc", "exp", "run", "-S", "split.unit=slice", "-S", "split.seed=3")
     assert "THIS SPLIT LEAKS" in done.stdout
-    split = clone.metrics("evaluate")["split"]
-    assert split["unit"] == "slice"
-    assert split["shared_subjects"] > 0
+    assert clone.metrics("evaluate")["shared_subjects"] > 0
+    assert clone.load("models/evaluation.json")["split"]["unit"] == "slice"
     assert "LEAKS" in clone.run("alzmri", "results").stdout
 
 
@@ -127,7 +142,7 @@ def test_alexnet_runs_through_at_the_smallest_and_the_protocols_size(clone, size
 )
 def test_other_tasks_run_through(clone, settings, classes):
     clone.run("dvc", "exp", "run", *(word for value in settings for word in ("-S", value)))
-    assert list(clone.metrics("evaluate")["per_class"]) == classes
+    assert list(clone.load("models/evaluation.json")["per_class"]) == classes
     last = torch.load(clone.root / "models/last.pt", weights_only=True)
     assert bool(last) == ("train.keep_last=true" in settings)
 

@@ -59,7 +59,7 @@ def test_an_experiment_is_one_run_by_its_name(clone):
     summary = {}
     for record in _of("summary", evaluation):
         summary |= values(record.update)
-    metrics = clone.metrics("evaluate")
+    metrics = clone.load("models/evaluation.json")
     assert summary["accuracy"] == metrics["accuracy"]
     assert summary["ci95.macro_f1.low"] == metrics["ci95"]["macro_f1"][0]
     assert summary["per_class.Non Demented.f1"] == metrics["per_class"]["Non Demented"]["f1"]

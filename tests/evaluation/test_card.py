@@ -19,7 +19,7 @@ def written(prepared, make_params, tmp_path):
         run = Run.start(prepared, params, torch.device("cpu"))
         trained = results.card(run, prepared, params, "0123456789abcdef")
         test = report.predict_test(run.model, 1.5, prepared, params.evaluate)
-        metrics = report.metrics(test, params.split, shared)
+        metrics = report.details(test, params.split, shared)
         card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics)
         return Path(tmp_path / "MODEL_CARD.md").read_text()
 

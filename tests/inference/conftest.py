@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from alzmri.inference.features import WithFeatures, run
 from alzmri.inference.predictor import Predictor
 from alzmri.inference.preprocessing import Preprocessing
-from alzmri.inference.scope import Scope
 from alzmri.models import build
+from alzmri.ood.detector import Detector
+from alzmri.ood.features import WithFeatures, run
 from alzmri.training import results
 from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import train
@@ -31,6 +31,6 @@ def predictor(prepared, make_params) -> Predictor:
     network = WithFeatures(model)
     _, known = run(network, prepared.images, prepared.indices("train"), CPU)
     _, held_out = run(network, prepared.images, prepared.indices("val"), CPU)
-    scope = Scope.fit(known, held_out, weights="none")
-    assert np.isfinite(scope.threshold)
-    return Predictor(network, card, scope, Preprocessing.of(card))
+    detector = Detector.fit(known, held_out, weights="none")
+    assert np.isfinite(detector.threshold)
+    return Predictor(network, card, detector, Preprocessing.of(card))

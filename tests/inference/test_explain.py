@@ -7,8 +7,8 @@ import torch
 from scipy.stats import spearmanr
 
 from alzmri.inference.explain import grad_cam, overlay
-from alzmri.inference.features import WithFeatures
 from alzmri.models import build
+from alzmri.ood.features import WithFeatures
 
 
 def _likeness(first, second):

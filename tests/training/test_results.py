@@ -52,12 +52,14 @@ def test_history_and_metrics_tell_the_same_story(written):
     with (folder / "plots/history.csv").open() as handle:
         history = list(csv.DictReader(handle))
     metrics = json.loads((folder / "metrics/train.json").read_text())
-    assert len(history) == metrics["epochs"] == 2
+    assert list(metrics) == ["best_epoch", "val_loss", "val_accuracy", "val_macro_f1"]
+    training = saved.load(folder / "models")[1].training
+    assert len(history) == training["epochs"] == 2
+    assert training["best_epoch"] == metrics["best_epoch"]
     best = history[metrics["best_epoch"] - 1]
     assert float(best["val_loss"]) == pytest.approx(metrics["val_loss"], rel=1e-5)
     assert float(best["lr"]) == 1e-4
-    assert metrics["parameters"] == sum(p.numel() for p in run.model.parameters())
-    assert metrics["split"] == {"unit": "subject"}
+    assert training["weights"] == sum(p.numel() for p in run.model.parameters())
 
 
 def test_the_last_state_is_kept_on_request_and_loads_without_pickle(written):

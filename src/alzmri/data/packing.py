@@ -42,7 +42,7 @@ class Packed:
 
 
 def pack(source: Path, directory: Path, params: Params, progress: Update) -> Packed:
-    """Write ``images.npy``, ``manifest.csv``, ``rejected.csv`` and ``params.json``.
+    """Write ``images.npy``, ``manifest.csv``, ``rejected.csv``, ``params.json``, ``summary.json``.
 
     Raises:
         subjects.Unclear: when the pixels are to tell who is who, and do not.
@@ -68,7 +68,9 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     write_json(directory / "params.json", relevant(params))
     which = np.array(parts)
     twins = subjects.twins(codes, which == "train", which == "test")
-    return Packed(rows, found, people, links, twins)
+    packed = Packed(rows, found, people, links, twins)
+    write_json(directory / "summary.json", summary(packed, params.data.merge))
+    return packed
 
 
 def _pack_images(
@@ -109,7 +111,7 @@ def _write_images(path: Path, file: int, found: Collection, side: int) -> None:
 
 
 def summary(packed: Packed, merge: str) -> dict[str, Any]:
-    """The content of ``metrics/prepare.json``."""
+    """The content of ``data/prepared/summary.json``."""
     rows, rejected, gap = packed.rows, packed.collection.rejected, packed.people.gap
     return {
         "images": len(rows),

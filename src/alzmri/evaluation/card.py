@@ -20,7 +20,7 @@ _OFF = ("right", "neighbouring stage", "two stages off", "three stages off")
 
 
 def write(path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any]) -> None:
-    """Write the card of the model that ``metrics`` (``metrics/evaluate.json``) are about."""
+    """Write the card of the model that ``metrics`` (``models/evaluation.json``) are about."""
     sections = (
         _head(trained),
         _data(trained, prepared),

@@ -27,7 +27,7 @@ CALIBRATION_BINS = 15
 
 
 def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[str, Any]:
-    """The slice-level part of ``metrics/evaluate.json``."""
+    """The slice-level part of ``models/evaluation.json``."""
     predicted = probabilities.argmax(axis=1)
     every = range(len(classes))
     present = np.unique(truth)

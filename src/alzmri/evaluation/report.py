@@ -83,10 +83,27 @@ def predict_test(
     )
 
 
-def metrics(test: Predictions, split: Split, shared: int) -> dict[str, Any]:
-    """The content of ``metrics/evaluate.json``."""
+METRICS = (
+    "macro_f1",
+    "accuracy",
+    "loss",
+    "macro_auc",
+    "ece",
+    "subject_macro_f1",
+    "subject_accuracy",
+    "shared_subjects",
+)
+"""What DVC shows of an evaluation, in ``metrics/evaluate.json``: few numbers, on one screen."""
+
+
+def details(test: Predictions, split: Split, shared: int) -> dict[str, Any]:
+    """The content of ``models/evaluation.json``: ``METRICS``, and everything else that is known."""
+    found = score(test.truth, test.probabilities, test.subjects, test.classes, split.seed)
     return {
-        **score(test.truth, test.probabilities, test.subjects, test.classes, split.seed),
+        **found,
+        "subject_macro_f1": found["subject"]["macro_f1"],
+        "subject_accuracy": found["subject"]["accuracy"],
+        "shared_subjects": shared,
         "calibration": {
             "temperature": test.temperature,
             "applied": test.calibrated,
@@ -181,7 +198,7 @@ def write_tables(directory: Path, test: Predictions) -> None:
 
 
 def headline(content: dict[str, Any]) -> str:
-    """One line for the terminal, of the content of ``metrics/evaluate.json``."""
+    """One line for the terminal, of the content of ``models/evaluation.json``."""
     low, high = content["ci95"]["macro_f1"]
     return (
         f"macro F1 {content['macro_f1']:.3f} [{low:.3f}, {high:.3f}],"

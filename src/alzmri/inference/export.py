@@ -20,13 +20,13 @@ from alzmri.files import replacing
 from alzmri.inference import NOTICE
 from alzmri.inference.engine import INPUT, METADATA, OUTPUTS, Engine
 from alzmri.inference.extras import require
-from alzmri.inference.features import WithFeatures, run
 from alzmri.inference.predictor import CPU, Predictor, interpret
 from alzmri.inference.preprocessing import Preprocessing
-from alzmri.inference.scope import digest
 from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD, probabilities
 from alzmri.models.saved import Card
+from alzmri.ood.detector import digest
+from alzmri.ood.features import WithFeatures, run
 
 if TYPE_CHECKING:
     import onnx
@@ -154,18 +154,18 @@ def export(directory: Path, path: Path, form: Format, prepared: Prepared) -> dic
 
 
 def _compare(predictor: Predictor, engine: Engine, prepared: Prepared) -> dict[str, Any]:
-    """The content of ``metrics/export.FORMAT.json``: the test slices, by both."""
+    """The content of ``models/export.FORMAT.json``: the test slices, by both."""
     indices = prepared.indices("test")
     images, truth = prepared.images[indices], prepared.labels[indices]
     expected = predictor.predict(images)
-    found = interpret(*engine.run(images), predictor.card, predictor.scope)
+    found = interpret(*engine.run(images), predictor.card, predictor.detector)
     difference = float(np.abs(found.probabilities - expected.probabilities).max())
     scores = [macro_f1(truth, item.probabilities.argmax(axis=1)) for item in (expected, found)]
     return {
         # Upward to one digit: the next ones are the processor's, not the model's.
         "largest_difference": _one_digit_up(difference),
-        "macro_f1": scores[1],
-        "lost_macro_f1": scores[0] - scores[1],
+        "macro_f1": round(scores[1], 6),
+        "lost_macro_f1": round(scores[0] - scores[1], 6),
         "slices": len(images),
         "other_scope": int((found.in_scope != expected.in_scope).sum()),
     }

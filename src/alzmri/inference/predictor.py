@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from alzmri.data import images
 from alzmri.data.images import Pixels
 from alzmri.errors import UserError
-from alzmri.inference import features
 from alzmri.inference.preprocessing import Preprocessing
-from alzmri.inference.scope import Features, Scope, digest
 from alzmri.models import saved
 from alzmri.models.forward import probabilities
 from alzmri.models.saved import Card
+from alzmri.ood import features
+from alzmri.ood.detector import Detector, Features, digest
 from alzmri.terminal import Update
 
 CPU = torch.device("cpu")
@@ -41,10 +41,10 @@ class Prediction:
 
 
 def interpret(
-    logits: NDArray[np.float64], activations: Features, card: Card, scope: Scope
+    logits: NDArray[np.float64], activations: Features, card: Card, detector: Detector
 ) -> Prediction:
     """What the outputs of :class:`features.WithFeatures` mean, whichever engine computed them."""
-    distance = scope.score(activations)
+    distance = detector.score(activations)
     return Prediction(probabilities(logits / card.temperature), distance, distance <= 1)
 
 
@@ -55,25 +55,25 @@ class Predictor:
     Attributes:
         model: ready to predict.
         card: its ``model.json``.
-        scope: what it can judge.
+        detector: which images are unlike its training slices.
         preprocessing: what its card says.
     """
 
     model: features.WithFeatures
     card: Card
-    scope: Scope
+    detector: Detector
     preprocessing: Preprocessing
 
     @classmethod
     def load(cls, folder: Path = saved.MODELS) -> "Predictor":
-        """The model in ``folder``, as the stages train and scope wrote it.
+        """The model in ``folder``, as the stages train and ood wrote it.
 
         Raises:
             UserError: when a file is missing or damaged, or they do not belong together.
         """
         model, card = saved.load(folder)
-        scope = Scope.load(folder, digest(folder))
-        return cls(features.WithFeatures(model), card, scope, Preprocessing.of(card))
+        detector = Detector.load(folder, digest(folder))
+        return cls(features.WithFeatures(model), card, detector, Preprocessing.of(card))
 
     @property
     def classes(self) -> list[str]:
@@ -98,4 +98,4 @@ class Predictor:
         logits, activations = features.run(
             self.model, slices, np.arange(len(slices)), CPU, progress
         )
-        return interpret(logits, activations, self.card, self.scope)
+        return interpret(logits, activations, self.card, self.detector)

@@ -74,7 +74,7 @@ class Report:
             "model": {
                 **card.architecture,
                 "collection": card.parameters["data"]["source"],
-                "weights": self.predictor.scope.weights,
+                "weights": self.predictor.detector.weights,
             },
             "slices": [
                 {

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Card:
         temperature: by which to divide the logits for calibrated probabilities.
         versions: of what computed the weights.
         run: the fingerprint of the training run, its id on W&B; empty in older models.
+        training: how many epochs it took, which was the best, how many weights there are; empty in
+            older models.
     """
 
     architecture: dict[str, Any]
@@ -49,6 +51,7 @@ class Card:
     temperature: float
     versions: dict[str, str]
     run: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
 
     def shared_subjects(self, subjects: Iterable[str]) -> int:
         """How many of ``subjects`` the model was trained on."""

@@ -54,7 +54,7 @@ class Follower:
         self._tell(do="epoch", values=values)
 
     def evaluation(self, classes: Sequence[str], after: int) -> None:
-        """Log what evaluate has written: figures, ``metrics/evaluate.json``, where the model is.
+        """Log what evaluate has written: figures, ``models/evaluation.json``, where the model is.
 
         Args:
             classes: names in severity order.

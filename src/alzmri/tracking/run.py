@@ -144,7 +144,7 @@ class Followed:
         }
         # W&B takes only what comes after the last step it has, and knows that; a file does not.
         self._run.log(media, step=step if self._run.offline else None)
-        metrics = json.loads(Path("metrics/evaluate.json").read_bytes())
+        metrics = json.loads(Path("models/evaluation.json").read_bytes())
         self._run.summary.update(flat(metrics))
         self._refer_to_model()
 

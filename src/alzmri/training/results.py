@@ -64,17 +64,15 @@ def write(run: Run, prepared: Prepared, params: Params, name: str) -> None:
     write_bytes(saved.MODELS / "last.pt", last.getvalue())
     best = run.best
     assert best is not None
-    scores = asdict(best)
     write_json(
         Path("metrics/train.json"),
         {
-            "best_epoch": scores.pop("epoch"),
-            "epochs": run.history[-1].epoch,
-            "parameters": sum(p.numel() for p in run.model.parameters()),
-            **{name: scores[name] for name in scores if name != "lr"},
-            "temperature": run.temperature,
-            "split": {"unit": params.split.unit},
+            "best_epoch": best.epoch,
+            "val_loss": best.val_loss,
+            "val_accuracy": best.val_accuracy,
+            "val_macro_f1": best.val_macro_f1,
         },
+        decimals=6,
     )
 
 
@@ -99,6 +97,11 @@ def card(run: Run, prepared: Prepared, params: Params, name: str) -> saved.Card:
         training_subjects=sorted(map(saved.subject_digest, prepared.subjects("train"))),
         data_sha256=prepared.digest,
         temperature=run.temperature,
+        training={
+            "epochs": len(run.history),
+            "best_epoch": run.best.epoch if run.best else None,
+            "weights": sum(p.numel() for p in run.model.parameters()),
+        },
         versions={
             "alzmri": alzmri.__version__,
             "python": platform.python_version(),

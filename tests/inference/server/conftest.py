@@ -25,9 +25,9 @@ from ruamel.yaml import YAML
 from alzmri.data.classes import CLASSES
 from alzmri.data.prepared import Prepared, Row, relevant, write_manifest
 from alzmri.files import write_json
-from alzmri.inference import scope_fit
 from alzmri.models import build, saved
 from alzmri.models.forward import MEAN, STD, normalise
+from alzmri.ood import fit as ood_fit
 from alzmri.params import load
 
 ROOT = Path(__file__).parents[3]
@@ -98,8 +98,8 @@ def _train(folder: Path, prepared: Prepared, parameters: dict[str, Any]) -> None
         versions={},
     )
     saved.save(folder, model.state_dict(), card)
-    scope, _ = scope_fit.fit(folder, prepared, seed=0)
-    scope.save(folder)
+    detector, _ = ood_fit.fit(folder, prepared, seed=0)
+    detector.save(folder)
     (folder / "MODEL_CARD.md").write_text(
         "# Model card: discs\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<script>alert(1)</script>\n"
     )

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from alzmri import terminal
 from alzmri.errors import EnvironmentFault
-from alzmri.inference import features
 from alzmri.inference.engine import Engine
 from alzmri.inference.predictor import CPU, Predictor
+from alzmri.ood import features
 
 
 def load(folder: Path, predictor: Predictor, threads: int) -> Engine:
@@ -36,7 +36,7 @@ def load(folder: Path, predictor: Predictor, threads: int) -> Engine:
 
 def _agree(engine: Engine, predictor: Predictor) -> bool:
     """Whether both are of the same weights and compute the same: an older version's may not."""
-    if engine.about["weights"] != predictor.scope.weights:
+    if engine.about["weights"] != predictor.detector.weights:
         return False
     side = predictor.preprocessing.image_size
     noise = np.random.default_rng(0).integers(0, 256, (2, side, side), np.uint8)

@@ -209,7 +209,7 @@ class Service:
         engine = self.loaded.narrow if threads == 1 else self.loaded.engine
         logits, features = engine.run(np.stack(usable))
         self._metrics.batches.observe(len(usable))
-        said = interpret(logits, features, predictor.card, predictor.scope)
+        said = interpret(logits, features, predictor.card, predictor.detector)
         rows = iter(zip(said.probabilities, said.scope.tolist(), features, strict=True))
         return [
             image if isinstance(image, UserError) else Found(image, *next(rows)) for image in images

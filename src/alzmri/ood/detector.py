@@ -20,7 +20,9 @@ from safetensors.numpy import save as serialize
 from alzmri.errors import UserError
 from alzmri.files import write_bytes
 
-FILE = "scope.safetensors"
+FILE = "ood.safetensors"
+_EARLIER = "scope.safetensors"
+"""Its name before; for one release, a folder of that time is recognised."""
 KEPT_VARIANCE = 0.99
 """Of the training features, held by the leading directions."""
 QUANTILE = 0.99
@@ -32,15 +34,15 @@ Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Scope:
-    """The Gaussian and its threshold.
+class Detector:
+    """The Gaussian and its threshold: ``models/ood.safetensors``.
 
     Attributes:
         mean: float32 ``[width]``.
         directions: orthonormal, float32 ``[leading, width]``.
         variances: along them, float32 ``[leading]``.
         residual: the variance along every other direction.
-        threshold: the distance up to which an image is in scope.
+        threshold: the distance up to which an image counts as of the same kind.
         weights: SHA-256 of the ``model.safetensors`` whose features these are.
     """
 
@@ -52,7 +54,7 @@ class Scope:
     weights: str
 
     @classmethod
-    def fit(cls, training: Features, validation: Features, weights: str) -> "Scope":
+    def fit(cls, training: Features, validation: Features, weights: str) -> "Detector":
         """Fit to features ``[n, width]`` of slices; ``weights`` as in the attributes."""
         mean = training.mean(axis=0)
         _, lengths, directions = np.linalg.svd(training - mean, full_matrices=False)
@@ -74,7 +76,7 @@ class Scope:
         return cls(**{**vars(fitted), "threshold": max(threshold, least)})
 
     def score(self, features: Features) -> NDArray[np.float64]:
-        """The distance over the threshold, float64 ``[n]``: above 1 is out of scope."""
+        """The distance over the threshold, float64 ``[n]``: above 1 is out-of-distribution."""
         # Products of single precision, sums of double: a server does this for every request.
         away = features - self.mean
         along = np.square(away @ self.directions.T, dtype=np.float64)
@@ -85,7 +87,7 @@ class Scope:
         return distances / self.threshold
 
     def save(self, directory: Path) -> None:
-        """Write ``scope.safetensors``."""
+        """Write ``ood.safetensors``."""
         tensors = {
             name: np.asarray(value) for name, value in vars(self).items() if name != "weights"
         }
@@ -93,7 +95,7 @@ class Scope:
         write_bytes(directory / FILE, serialize(tensors, {"weights": self.weights}))
 
     @classmethod
-    def load(cls, directory: Path, weights: str) -> "Scope":
+    def load(cls, directory: Path, weights: str) -> "Detector":
         """Read it back.
 
         Raises:
@@ -112,13 +114,19 @@ class Scope:
                     weights=(file.metadata() or {})["weights"],
                 )
         except FileNotFoundError:
+            if (directory / _EARLIER).exists():
+                raise UserError(
+                    f"the model in {directory}/ was written by an earlier version ({_EARLIER} is"
+                    f" now {FILE}): run `dvc repro`"
+                ) from None
             raise UserError(
-                f"{path} not found, which tells what the model can judge: run `dvc repro scope`"
+                f"{path} not found; it recognises images unlike the training slices: run"
+                " `dvc repro ood`, or `dvc pull` to fetch it"
             ) from None
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): run `dvc repro -f scope`") from None
+            raise UserError(f"{path} is damaged ({error}): run `dvc repro -f ood`") from None
         if found.weights != weights:
-            raise UserError(f"{path} is of other weights: run `dvc repro scope`")
+            raise UserError(f"{path} belongs to other weights: run `dvc repro ood`")
         return found
 
 

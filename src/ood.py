@@ -1,0 +1,20 @@
+"""Stage ood: learn which images are unlike the training slices; write models/ood.*."""
+
+from alzmri import params, terminal
+from alzmri.data.prepared import Prepared
+from alzmri.files import write_json
+from alzmri.models import saved
+from alzmri.ood.fit import fit, headline
+
+
+def main() -> None:
+    settings = params.load()
+    prepared = Prepared.open(settings)
+    detector, found = fit(saved.MODELS, prepared, settings.split.seed)
+    detector.save(saved.MODELS)
+    write_json(saved.MODELS / "ood.json", found, decimals=6)
+    terminal.out.print(headline(found))
+
+
+if __name__ == "__main__":
+    terminal.start(main)
