@@ -1,4 +1,4 @@
-"""Series of experiments and their tables: sweep, honest, protocol, fast; the results of one."""
+"""Experiments and their tables: sweep, honest, protocol; compare, review; the results of one."""
 
 import json
 import shlex
@@ -13,11 +13,11 @@ from alzmri.errors import UserError
 
 # The modules behind the commands load torch and DVC: not before a command runs.
 if TYPE_CHECKING:
-    from alzmri.experiments.series.plans import Scale
+    from alzmri.experiments.studies.plans import Scale
 
 
 class Size(StrEnum):
-    """How large a series is run."""
+    """How large a study is run."""
 
     AUTO = "auto"
     FULL = "full"
@@ -37,6 +37,7 @@ Source = Annotated[
 Scaling = Annotated[
     Size, typer.Option("--scale", help="auto: full on a GPU, else scaled to a CPU, and said so.")
 ]
+Jobs = Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at once.")]
 Ranking = Annotated[
     str,
     typer.Option("--metric", help="What sorts them, such as val_macro_f1, loss, subject.accuracy."),
@@ -55,12 +56,13 @@ def honest(
     ] = None,
     folds: Annotated[int, typer.Option(min=3, max=100, help="Parts to cut the people into.")] = 5,
     scale: Scaling = Size.AUTO,
+    jobs: Jobs = 1,
     settings: Overrides = None,
 ) -> None:
-    """Cross-validate over people; write the tables of docs/results.md.
+    """Cross-validate over subjects; write the tables of docs/results.md.
 
-    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. What has finished from this
-    commit is not run again.
+    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. How many runs, how long and how
+    much disk is said first. What has finished from this commit is not run again.
 
     Examples:
 
@@ -69,19 +71,26 @@ def honest(
         alzmri honest --source kaggle --task binary -S train.epochs=3
     """
     from alzmri.experiments import runs
-    from alzmri.experiments.series import plans
-    from alzmri.experiments.series.honest import honest as run
+    from alzmri.experiments.studies import plans
+    from alzmri.experiments.studies.honest import honest as run
 
     tasks = task or list(plans.TASKS)
     if unknown := sorted(set(tasks) - set(plans.TASKS)):
         raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(plans.TASKS)}")
-    run(_source(source), tasks, folds, _scale(scale), runs.parse_settings(settings or []), _typed())
+    values = {**runs.on_this_machine(jobs), **runs.parse_settings(settings or [])}
+    run(_source(source), tasks, folds, _scale(scale), values, jobs, _typed())
 
 
-def protocol(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides = None) -> None:
+def protocol(
+    source: Source = None,
+    scale: Scaling = Size.AUTO,
+    jobs: Jobs = 1,
+    settings: Overrides = None,
+) -> None:
     """Run the published protocol's two settings on the slice split, which LEAKS.
 
-    Writes the tables of docs/results.md. What has finished from this commit is not run again.
+    Writes the tables of docs/results.md. How long and how much disk is said first. What has
+    finished from this commit is not run again.
 
     Examples:
 
@@ -90,27 +99,10 @@ def protocol(source: Source = None, scale: Scaling = Size.AUTO, settings: Overri
         alzmri protocol --source kaggle --scale full
     """
     from alzmri.experiments import runs
-    from alzmri.experiments.series.protocol import protocol as run
+    from alzmri.experiments.studies.protocol import protocol as run
 
-    run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
-
-
-def fast(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides = None) -> None:
-    """Run the fast recipe and the protocol's best setting on the slice split, which LEAKS.
-
-    Writes a table and a curve of both, by training FLOPs, to docs/results.md.
-    What has finished from this commit is not run again.
-
-    Examples:
-
-        alzmri fast
-
-        alzmri fast --source kaggle -S train.precision=fp32
-    """
-    from alzmri.experiments import runs
-    from alzmri.experiments.series.fast import fast as run
-
-    run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
+    values = {**runs.on_this_machine(jobs), **runs.parse_settings(settings or [])}
+    run(_source(source), _scale(scale), values, jobs, _typed())
 
 
 def sweep(
@@ -118,7 +110,7 @@ def sweep(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUES...", help="As in dvc exp run -S: A,B or range(0,5)."),
     ] = None,
-    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at once.")] = 1,
+    jobs: Jobs = 1,
     name: Annotated[
         str | None, typer.Option(help="Of the sweep. [default: sweep- and what varies]")
     ] = None,
@@ -128,15 +120,24 @@ def sweep(
     folds: Annotated[
         int | None, typer.Option(min=3, max=100, help="Cross-validate: split.fold of so many.")
     ] = None,
-    metric: Ranking = "macro_f1",
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many experiments that Optuna proposes, in place of all."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what Optuna draws.")] = 0,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="What sorts them. [default: macro_f1; val_macro_f1 with --trials]"),
+    ] = None,
     on: Annotated[
         Place, typer.Option("--on", help="Where to train; sagemaker.yaml says how, -j how many.")
     ] = Place.HERE,
     settings: Overrides = None,
 ) -> None:
-    """Run all combinations of values as DVC experiments, through DVC's queue; compare them.
+    """Run all combinations of values as DVC experiments, and compare them.
 
-    Ctrl-C leaves the queue to DVC's workers. The same command again runs only what is missing.
+    With --trials, KEY=log(A,B) and KEY=uniform(A,B) are ranges. Validation macro F1 decides.
+    After Ctrl-C the same command goes on: it runs only what is missing.
 
     Examples:
 
@@ -146,23 +147,34 @@ def sweep(
 
         alzmri sweep data.merge=none,binary --folds 5
 
+        alzmri sweep 'train.lr=log(1e-5,1e-2)' model.dropout=0.3,0.5 --trials 20
+
         alzmri sweep train.lr=0.0001,0.0005 --on sagemaker -j 4
     """
+    from alzmri.experiments import runs
     from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.sweeps import grid
+    from alzmri.experiments.sweeps import search
+    from alzmri.experiments.sweeps.grid import grid
     from alzmri.experiments.sweeps.sweep import sweep as run
 
+    check_metric(metric := metric or (search.METRIC if trials else "macro_f1"))
     words = [*(values or []), *(settings or [])]
     if seeds is not None:
         words.append(f"train.seed=range({seeds})" if seeds.isdigit() else f"train.seed={seeds}")
     if folds is not None:
         words += [f"split.folds={folds}", f"split.fold=range({folds})"]
+    base: dict[str, object] = {}
     if on is Place.SAGEMAKER:
         from alzmri.sagemaker import settings as account
 
         account.require(account.load())
-        words.append(f"compute.train_on={on}")
-    run(grid.sweep(words, name), jobs, check_metric(metric))
+        base["compute.train_on"] = str(on)
+    elif jobs > 1:
+        base.update(runs.on_this_machine(jobs))
+    if trials:
+        run(search.search(words, name, base, trials, seed), jobs, metric)
+    else:
+        run(grid(words, name, base), jobs, metric)
 
 
 def compare(
@@ -250,7 +262,7 @@ def _source(name: str | None) -> str:
 def _scale(size: Size) -> "Scale":
     import torch
 
-    from alzmri.experiments.series import plans
+    from alzmri.experiments.studies import plans
 
     if size is Size.AUTO:
         size = Size.FULL if torch.cuda.is_available() else Size.SCALED

@@ -1,4 +1,4 @@
-"""DVC experiments as the program sees them: wanted, run, read."""
+"""DVC experiments as the program sees them: wanted, and finished."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from alzmri import git, params, terminal
+from alzmri import git, params
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.experiments import metrics
 from alzmri.experiments.lock import Lock
@@ -48,19 +48,6 @@ class Experiment:
             else:
                 content[section][name] = value
         return params.check(content, f"params.yaml with the settings of {self.name}")
-
-    @property
-    def command(self) -> str:
-        """It as one line of DVC's, less what params.yaml has anyway."""
-        usual = params.load().model_dump()
-        wanted = self.params.model_dump()
-        settings = (
-            f"-S {section}.{key}={value}"
-            for section, values in wanted.items()
-            for key, value in values.items()
-            if value != usual[section][key]
-        )
-        return " ".join(("dvc exp run", *settings))
 
 
 @dataclass(frozen=True)
@@ -214,31 +201,33 @@ def parse_settings(words: Sequence[str]) -> dict[str, object]:
     return settings
 
 
-def run_all(experiments: Sequence[Experiment]) -> list[Finished]:
-    """Each of ``experiments`` in turn, in a temporary copy of the repository; as they finished.
-
-    What has finished before from this commit, with these parameters, is not run again: whatever
-    ends a long series, the next call goes on from there.
+def remove(names: Sequence[str]) -> None:
+    """Remove experiments of the current commit, as ``dvc exp remove`` does.
 
     Raises:
-        UserError: before anything runs, with all that is wrong with the settings.
-        EnvironmentFault: when an experiment failed.
+        EnvironmentFault: with DVC's reason when it does not.
     """
-    wanted = {experiment.name: experiment.params for experiment in experiments}
-    done = finished()
-    for number, experiment in enumerate(experiments, start=1):
-        name = experiment.name
-        place = f"[{number}/{len(experiments)}] {name}"
-        if name in done and done[name].is_of(wanted[name]):
-            terminal.out.print(f"{place}: finished before", markup=False)
-            continue
-        terminal.out.print(place, markup=False, style="bold")
-        if name in done:
-            # Not `dvc exp run --force`: that also computes again what DVC has in its run cache.
-            _dvc("exp", "remove", name)
-        _run(experiment)
-        done = finished()
-    return [done[experiment.name] for experiment in experiments]
+    words = ["dvc", "exp", "remove", *names]
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise EnvironmentFault(f"`{shlex.join(words)}` failed: {done.stderr.strip()}")
+
+
+def on_this_machine(jobs: int) -> Settings:
+    """How experiments use the machine when ``jobs`` of them run at once: each its share of cores.
+
+    The instruction sets of the oldest processor and two threads are for the committed run.
+    """
+    if "portable" not in params.Compute.model_fields:  # until the branch `portable` is merged
+        return {}
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
+    return {"compute.portable": False, "compute.threads": threads}
 
 
 def require_source(name: str) -> None:
@@ -260,27 +249,7 @@ def finished(baseline: str | None = None) -> dict[str, Finished]:
     }
 
 
-def _run(experiment: Experiment) -> None:
-    settings = [
-        word for key, value in experiment.settings.items() for word in ("-S", f"{key}={value}")
-    ]
-    # With a target, DVC leaves out stages that it does not need, such as an unused phantom.
-    _dvc("exp", "run", "evaluate", "--temp", "--name", experiment.name, *settings)
-
-
 def environment() -> dict[str, str]:
-    """Of DVC's commands: its stages say `python`, its queue says `dvc`.
-
-    Both are to be those beside this program, whether or not it was activated.
-    """
+    """Of DVC's commands: the `python` of its stages is the one of this program."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     return {**os.environ, "PATH": path}
-
-
-def _dvc(*words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", *words], env=environment(), check=False)
-    if done.returncode:
-        raise EnvironmentFault(
-            f"`{shlex.join(['dvc', *words])}` failed (see above); when that is mended, the same"
-            " command goes on from here"
-        )

@@ -3,12 +3,12 @@
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from alzmri import git
 from alzmri.experiments.runs import Finished
 from alzmri.files import write_bytes
 
@@ -31,8 +31,7 @@ def write_section(name: str, content: str, page: Path = PAGE) -> None:
 def provenance(command: str, runs: Sequence[Finished]) -> str:
     """Date, code, machine and versions of what ``runs`` measured, in one sentence."""
     # Not HEAD: where the collection is committed, others do not have it.
-    code = ["git", "log", "-1", "--format=%h", "--", "src", "params.yaml"]
-    commit = subprocess.run(code, capture_output=True, text=True, check=True).stdout.strip()
+    commit = git.run("log", "-1", "--format=%h", "--", "src", "params.yaml").strip()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     split = sorted({run.params.split.seed for run in runs})
     training = sorted({run.params.train.seed for run in runs})

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from alzmri import terminal
 from alzmri.evaluation.intervals import Interval
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.runs import Settings, run_all
-from alzmri.experiments.series import page, plans
-from alzmri.experiments.series.plans import TASKS, Scale
+from alzmri.experiments.runs import Settings
+from alzmri.experiments.studies import page, plans, running
+from alzmri.experiments.studies.plans import TASKS, Scale
 from alzmri.figure import SEVERITY, drawing
 from alzmri.markdown import interval, table
 
@@ -46,17 +46,23 @@ class Task:
 
 
 def honest(
-    source: str, tasks: Sequence[str], folds: int, scale: Scale, overrides: Settings, command: str
+    source: str,
+    tasks: Sequence[str],
+    folds: int,
+    scale: Scale,
+    overrides: Settings,
+    jobs: int,
+    command: str,
 ) -> None:
     """Run what is missing of the plan, write the section of docs/results.md and its figure."""
     planned = {task: plans.honest(source, task, folds, scale, overrides) for task in tasks}
     everything = [experiment for runs in planned.values() for experiment in runs.values()]
-    finished = {run.name: run for run in run_all(everything)}
+    finished = running.run(everything, jobs, scale.honest_note)
     results = []
     for task, runs in planned.items():
         *crossed, slices = (finished[experiment.name] for experiment in runs.values())
         predicted = [Predictions.of(run) for run in crossed]
-        shared = slices.metrics("evaluate")["split"]["shared_subjects"]
+        shared = slices.scores["shared_subjects"]
         results.append(
             Task(
                 TASKS[task],
