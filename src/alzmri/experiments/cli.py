@@ -1,14 +1,12 @@
 """Experiments and their tables: sweep, honest, protocol; compare, review; the results of one."""
 
-import json
 import shlex
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alzmri import terminal
 from alzmri.errors import UserError
 
 # The modules behind the commands load torch and DVC: not before a command runs.
@@ -209,7 +207,8 @@ def compare(
 
     check_metric(metric)
     folder = document.check_name(name or "-".join(names or ["experiments"]))
-    _report(comparison.write(revisions.chosen(names or []), folder, metric), as_json)
+    content = comparison.write(revisions.chosen(names or []), folder, metric)
+    document.say(content, as_json=as_json)
 
 
 def review(
@@ -229,9 +228,10 @@ def review(
 
         alzmri review main lusty-gird
     """
+    from alzmri.experiments.reports import document
     from alzmri.experiments.reports.review import write
 
-    _report(write(base, head), as_json)
+    document.say(write(base, head), as_json=as_json)
 
 
 def results(as_json: AsJson = False) -> None:
@@ -239,15 +239,6 @@ def results(as_json: AsJson = False) -> None:
     from alzmri.experiments.results import show
 
     show(as_json=as_json)
-
-
-def _report(content: dict[str, Any], as_json: bool) -> None:
-    """Print what a report says: all of it as JSON, or its conclusion and where it is."""
-    if as_json:
-        terminal.say(json.dumps(content, indent=2, default=str))
-    else:
-        page = content["written"][0]
-        terminal.say(f"{content['conclusion']}\nwritten: {page} and README.md beside it")
 
 
 def _source(name: str | None) -> str:

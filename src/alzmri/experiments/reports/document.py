@@ -5,8 +5,9 @@ both inside, the Markdown the light ones.
 """
 
 import base64
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +21,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
+from alzmri import terminal
 from alzmri.errors import UserError
 from alzmri.files import replacing_directory
 
@@ -76,6 +78,15 @@ class Page:
             html = template.substitute(title=escape(self.title), body=body)
             (light / "index.html").write_text(html, encoding="utf-8")
         return [str(folder / name) for name in ("index.html", "README.md", *self.figures)]
+
+
+def say(content: Mapping[str, Any], *, as_json: bool = False) -> None:
+    """Print what a report says: all of it as JSON, or its conclusion and where it is."""
+    if as_json:
+        terminal.say(json.dumps(content, indent=2, default=str))
+    else:
+        page = content["written"][0]
+        terminal.say(f"{content['conclusion']}\nwritten: {page} and README.md beside it")
 
 
 def plain(text: str) -> str:
