@@ -6,7 +6,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-BESIDE = ("scope", "export@")
+BESIDE = ("ood", "export@")
 """How the stages are called that no score depends on: series and sweeps leave them out."""
 
 

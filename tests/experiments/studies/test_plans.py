@@ -4,10 +4,10 @@ import re
 import shlex
 
 import pytest
+from alzmri.experiments.series import plans
 
 from alzmri.errors import UserError
 from alzmri.experiments import runs
-from alzmri.experiments.series import plans
 from alzmri.params import Params
 
 
