@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alzmri import terminal
 from alzmri.errors import UserError
 
 # The modules behind the commands load torch and DVC: not before a command runs.
@@ -41,6 +40,7 @@ Ranking = Annotated[
     str,
     typer.Option("--metric", help="What sorts them, such as val_macro_f1, loss, subject.accuracy."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("-S", "--set-param", help="Change a value, as in dvc exp run.")
 ]
@@ -179,13 +179,15 @@ def compare(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Experiments, or how their names begin.", show_default="all of this commit"
+            help="Experiments, or how their names begin; branches, tags, commits.",
+            show_default="all experiments of this commit",
         ),
     ] = None,
     metric: Ranking = "macro_f1",
     name: Annotated[
         str | None, typer.Option(help="Of the report: reports/NAME.", show_default="from NAMES")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put finished experiments on one page: which is best, by how much, how sure that is.
 
@@ -197,17 +199,16 @@ def compare(
         alzmri compare
 
         alzmri compare sweep-lr-momentum --metric val_macro_f1
+
+        alzmri compare main lusty-gird --json
     """
-    from alzmri.experiments import runs
     from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.reports import document
-    from alzmri.experiments.reports.compare import chosen, write
+    from alzmri.experiments.reports import comparison, document, revisions
 
     check_metric(metric)
     folder = document.check_name(name or "-".join(names or ["experiments"]))
-    written = write(chosen(runs.finished(), names or []), folder, metric)
-    terminal.say(document.conclusion(written))
-    terminal.say(f"written: {written} and README.md beside it")
+    content = comparison.write(revisions.chosen(names or []), folder, metric)
+    document.say(content, as_json=as_json)
 
 
 def review(
@@ -215,6 +216,7 @@ def review(
     head: Annotated[
         str | None, typer.Argument(help="What to review.", show_default="the workspace")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a change does to parameters, data, code and scores, and whether to merge it.
 
@@ -229,16 +231,14 @@ def review(
     from alzmri.experiments.reports import document
     from alzmri.experiments.reports.review import write
 
-    written = write(base, head)
-    terminal.say(document.conclusion(written))
-    terminal.say(f"written: {written} and README.md beside it")
+    document.say(write(base, head), as_json=as_json)
 
 
-def results() -> None:
+def results(as_json: AsJson = False) -> None:
     """Show the numbers of the run in this workspace, and where its plots are."""
     from alzmri.experiments.results import show
 
-    show()
+    show(as_json=as_json)
 
 
 def _source(name: str | None) -> str:

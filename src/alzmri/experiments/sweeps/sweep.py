@@ -6,7 +6,7 @@ from alzmri import terminal
 from alzmri.errors import UserError
 from alzmri.experiments import runs
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
-from alzmri.experiments.reports import compare, document
+from alzmri.experiments.reports import comparison, document
 from alzmri.experiments.runner import Runner
 from alzmri.experiments.runs import Finished
 from alzmri.experiments.sweeps.grid import Grid
@@ -39,9 +39,7 @@ def sweep(plan: Grid | Search, jobs: int, metric: str) -> None:
             results, key=lambda run: run.score(metric), reverse=metric not in LESS_IS_BETTER
         )
         terminal.out.print(_table(best, metric), markup=False)
-        written = compare.write(best, plan.name, metric)
-        terminal.say(document.conclusion(written))
-        terminal.say(f"written: {written} and README.md beside it")
+        document.say(comparison.write(best, plan.name, metric))
     runner.complain()
 
 
