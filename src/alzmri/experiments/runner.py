@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Child:
         words = ["dvc", "exp", "run", "--temp", "--name", self.name]
         for key, value in self._known["settings"].items():
             words += ["-S", f"{key}={value}"]
-        with self.log.open("w") as log:
+        with self.log.open("w") as log, _hearing_interrupts():
             self._process = psutil.Popen(
                 [sys.executable, "-m", *words],
                 stdin=subprocess.DEVNULL,
@@ -332,6 +332,18 @@ class Runner:
                     child.signal(signal.SIGKILL)
                 child.close()
         terminal.err.print("the same command goes on: what has finished is not run again")
+
+
+@contextmanager
+def _hearing_interrupts() -> Iterator[None]:
+    """Let what is started hear Ctrl-C: a shell makes what it puts in the background deaf to it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _code() -> str:
