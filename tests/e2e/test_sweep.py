@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -82,7 +83,7 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
         assert "resuming in epoch" in log
     assert (clone.root / "reports/k/index.html").stat().st_size
     assert not list((clone.root / ".checkpoints").iterdir())
-    assert not os.path.exists(one["folder"])  # what the killed one left
+    assert not Path(one["folder"]).exists()  # what the killed one left
     assert not _running(clone)
 
     other_parameters = clone.run(*KILLED, "-S", "train.batch_size=4", code=2)
