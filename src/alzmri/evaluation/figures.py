@@ -93,6 +93,7 @@ def confusion(
         axes = figure.add_subplot()
         image = matrix(axes, share, texts, (names, names), ("actual", "predicted"), limits=(0, 1))
         axes.set_aspect("equal")
+        axes.tick_params(labelsize=8 if small else 8.5)
         axes.set_title(note, fontsize=8.5 if small else 9)
         if not small:
             bar = figure.colorbar(image, ax=axes, shrink=0.75, format=lambda x, _: f"{x:.0%}")

@@ -65,7 +65,7 @@ class Finished:
         """The parameters it ran with."""
         return params.parse(self.read("params.yaml"), f"params.yaml of {self.name}")
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, object]:
         """Every key of its params.yaml with a dot; unchecked, so that an older schema is read."""
         content = YAML(typ="safe").load(self.read("params.yaml"))

@@ -1,7 +1,7 @@
 """``alzmri compare``: groups of runs on one page, ranked, the best against each of the others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, number
 from alzmri.experiments.reports import charts, document
 from alzmri.experiments.reports.charts import Line
 from alzmri.experiments.reports.document import Page, code, folded, plain
-from alzmri.experiments.reports.groups import Group, Verdict, compare, grouped, identity, varying
+from alzmri.experiments.reports.groups import Group, Verdict, compare, grouped, varying
 from alzmri.experiments.reports.revisions import REPEATED, Commit, Run
 from alzmri.experiments.runs import Finished
 from alzmri.markdown import table
@@ -42,10 +42,10 @@ def write(finished: Sequence[Finished], name: str, metric: str) -> dict[str, Any
     Args:
         finished: one at least.
         name: of the report.
-        metric: what sorts it, one of :data:`alzmri.experiments.metrics.METRICS`.
+        metric: of :data:`alzmri.experiments.metrics.METRICS`; the best comes first.
 
     Returns:
-        What the report says, for a program to read; ``written`` are the paths, the HTML first.
+        What the report says, and the paths ``written``, the HTML first.
 
     Raises:
         UserError: when a run's files are not there.
@@ -64,14 +64,14 @@ def write(finished: Sequence[Finished], name: str, metric: str) -> dict[str, Any
 def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
     """``groups`` and the committed run, unless one of them repeats it; and the baseline's name."""
     committed = Commit(BASELINE, git.head())
-    for group in groups:
-        if identity(group.settings) == identity(committed.settings):
-            return groups, group.name
-    if committed.stale or any(group.name == BASELINE for group in groups):
-        return groups, None
-    alone = Group(BASELINE, (committed,))
+    alone, taken = Group(BASELINE, (committed,)), any(group.name == BASELINE for group in groups)
     try:
-        if any(compare(group, alone).difference for group in groups) and committed.history:
+        for group in groups:
+            if group.runs[0].identity == committed.identity:
+                return groups, group.name
+        # Read all of it now: without it there is a page all the same.
+        whole = committed.history and committed.evaluation and not committed.stale and not taken
+        if whole and any(compare(group, alone).difference for group in groups):
             return [*groups, alone], BASELINE
     except UserError as error:
         terminal.warn(f"shown without the committed run: {error}")
@@ -86,29 +86,37 @@ def warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict
         new: one of them.
         verdicts: on ``new`` against each of the others, by name.
     """
-    found = []
-    if leaking := [
-        f"{code(group.name)} ({run.shared} of {run.tested} test subjects)"
-        for group in groups
-        for run in group.runs[:1]
-        if group.leaks
-    ]:
-        found.append(
-            f"**LEAKS: {', '.join(leaking)}.** They were in training too: no estimate for new"
-            " subjects, whatever the score."
-        )
-    if shuffled := [code(g.name) for g in groups if g.settings.get("data.shuffle_labels")]:
-        found.append(
-            f"Labels are shuffled between subjects: {', '.join(shuffled)} should score at chance."
-        )
-    if apart := [
-        f"{code(name)} ({one.evidence})" for name, one in verdicts.items() if not one.difference
-    ]:
-        found.append(
-            f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their scores are of"
-            " another test; no difference is given."
-        )
-    return found
+    leaking = [(group, group.runs[0].evaluation) for group in groups if group.leaks]
+    known = [
+        f"{code(group.name)} ({test['split']['shared_subjects']} of {test['subject']['n']})"
+        for group, test in leaking
+    ]
+    shuffled = [code(group.name) for group in groups if group.settings.get("data.shuffle_labels")]
+    apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
+    sentences = (
+        (
+            "**LEAKS: ",
+            known,
+            " of the test subjects were in training too.** No estimate for new subjects, whatever"
+            " the score.",
+        ),
+        ("Labels are shuffled between subjects: ", shuffled, " should score at chance."),
+        (
+            f"**Not comparable with {code(new.name)}**: ",
+            apart,
+            ". Their scores are of another test; no difference is given.",
+        ),
+    )
+    return [f"{start}{', '.join(names)}{end}" for start, names, end in sentences if names]
+
+
+_RUNS = ("run", *REPEATED, "macro F1", "accuracy", "best epoch")
+
+
+def _row(run: Run) -> tuple[object, ...]:
+    name = code(run.name) + (" **LEAKS**" if run.leaks else "")
+    scores = (run.shown("macro_f1"), run.shown("accuracy"))
+    return name, *run.repetition, *scores, run.best_epoch
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,12 @@ class Comparison:
     def warnings(self) -> list[str]:
         """What to know before believing the ranking."""
         found = warnings(self.groups, self.best, self.verdicts)
+        sources = self.best.runs[0].sources
+        if others := [code(g.name) for g in self.groups if g.runs[0].sources != sources]:
+            found.append(
+                f"Other code or data than {code(self.best.name)} ran in {', '.join(others)}:"
+                " `alzmri review` lists what differs."
+            )
         if len(self.groups) > 2 and not self.metric.startswith("val_"):
             found.append(
                 f"The best of {len(self.groups)} by its test score owes some of it to luck."
@@ -187,31 +201,14 @@ class Comparison:
         page = Page(title, self.conclusion, self.warnings)
         runs = [run for group in self.ranked for run in group.runs]
         different = {*varying(self.groups), *REPEATED}
-        common = (item for item in self.best.settings.items() if item[0] not in different)
+        settings = self.best.settings.items()
+        common = ((code(key), value) for key, value in settings if key not in different)
         page.add(
             f"By {METRICS[self.metric]}",
             self._ranking(),
             _REMARKS,
-            folded(
-                f"The {len(runs)} runs one by one",
-                table(
-                    ("run", *REPEATED, "macro F1", "accuracy", "best epoch"),
-                    (
-                        (
-                            f"{code(run.name)}{' **LEAKS**' if run.leaks else ''}",
-                            *run.repetition,
-                            run.shown("macro_f1"),
-                            run.shown("accuracy"),
-                            run.best_epoch,
-                        )
-                        for run in runs
-                    ),
-                ),
-            ),
-            folded(
-                "What all of them have in common",
-                table(("parameter", "value"), ((code(key), value) for key, value in common)),
-            ),
+            folded(f"The {len(runs)} runs one by one", table(_RUNS, map(_row, runs))),
+            folded("What all of them have in common", table(("parameter", "value"), common)),
         )
         alike = [g for g in self.ranked if g.leaks == self.best.leaks and g.name != BASELINE]
         keys = varying(alike)
@@ -242,14 +239,17 @@ class Comparison:
         for group in self.ranked:
             name, (low, high) = code(group.name), group.interval
             name += " baseline" if group.name == self.baseline != BASELINE else ""
-            cells = [name + (" **LEAKS**" if group.leaks else ""), *map(group.shown, first)]
+            cells: list[Any] = [
+                name + (" **LEAKS**" if group.leaks else ""),
+                *map(group.shown, first),
+            ]
             if group is self.best:
                 cells[:2] = [f"**{cell}**" for cell in cells[:2]]
             words = "" if group is self.best else self.verdicts[group.name].words
             cells += [
                 f"{low:.3f}–{high:.3f}",
                 words,
-                *(document.value(group.settings.get(key)) for key in keys),
+                *(group.settings.get(key) for key in keys),
             ]
             rows.append((*cells, len(group.runs), *map(group.shown, last)))
         return table(header, rows)
@@ -271,7 +271,7 @@ class Comparison:
                     "scores": {metric: number(group.mean(metric)) for metric in METRICS},
                     "spread": {metric: number(group.spread(metric)) for metric in METRICS},
                     "ci95": {"macro_f1": group.interval},
-                    "best_against_this": one.content if one else None,
+                    "best_against_this": asdict(one) if one else None,
                 }
                 for group in self.ranked
                 for one in [self.verdicts.get(group.name)]

@@ -110,11 +110,6 @@ def code(name: object) -> str:
     return f"`{str(name).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
-def value(known: object) -> str:
-    """A value of a parameter in a table; a dash for one that is not there."""
-    return "–" if known is None else str(known)
-
-
 def folded(summary: str, text: str) -> str:
     """``text`` behind ``summary``, opened by a click."""
     return f"<details><summary>{escape(summary)}</summary>\n\n{text}\n\n</details>"

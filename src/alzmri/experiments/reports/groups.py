@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 
 from alzmri.evaluation.intervals import Difference, Interval, difference, mean_macro_f1, quantiles
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.reports.revisions import REPEATED, Run
-
-_WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
-"""Keys that change no score."""
+from alzmri.experiments.reports.revisions import Run, counts
 
 
 @dataclass(frozen=True)
@@ -76,33 +73,24 @@ class Group:
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """``runs`` by what they set, but for ``REPEATED``."""
+    """``runs`` by what they set, but for ``REPEATED``, and by their code and data."""
     alike: dict[str, list[Run]] = {}
     for run in runs:
-        alike.setdefault(identity(run.settings), []).append(run)
+        alike.setdefault(run.identity, []).append(run)
     groups = [sorted(group, key=lambda run: run.repetition) for group in alike.values()]
     keys = varying([group[0] for group in groups])
     names = [_name(group, keys) for group in groups]
-    return [
-        # Two groups with one name would be one line to a reader.
-        Group(name if names.count(name) == 1 else _described(group[0], keys), group)
-        for name, group in zip(names, groups, strict=True)
-    ]
+    # Two groups with one name would be one line to a reader.
+    for others in ([_described(group[0], keys) for group in groups], [g[0].name for g in groups]):
+        both = zip(names, others, strict=True)
+        names = [name if names.count(name) == 1 else other for name, other in both]
+    return list(map(Group, names, groups))
 
 
 def varying(runs: Sequence[Run | Group]) -> list[str]:
     """The keys that are not the same in all of ``runs``, but for ``REPEATED``."""
-    keys = dict.fromkeys(key for run in runs for key in run.settings if _counts(key))
+    keys = dict.fromkeys(key for run in runs for key in run.settings if counts(key))
     return [key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1]
-
-
-def identity(settings: Mapping[str, Any]) -> str:
-    """Equal for settings that differ in seeds and fold at most."""
-    return str(sorted((key, value) for key, value in settings.items() if _counts(key)))
-
-
-def _counts(key: str) -> bool:
-    return key not in REPEATED and not key.startswith(_WITHOUT_EFFECT)
 
 
 def _name(runs: Sequence[Run], keys: Sequence[str]) -> str:
@@ -141,17 +129,6 @@ class Verdict:
         if self.difference is None or self.known == "the same":
             return self.known
         return f"{self.known}: {_signed(self.difference)}"
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """It for a program to read; the same keys whatever is known."""
-        found = self.difference
-        numbers = (found.value, found.interval, found.ahead) if found else (None,) * 3
-        return {
-            **dict(zip(("macro_f1_difference", "ci95", "ahead"), numbers, strict=True)),
-            "verdict": self.known,
-            "evidence": self.evidence,
-        }
 
     def advice(self, new: str, old: str) -> str:
         """Whether to merge ``new`` where ``old`` is, and why."""

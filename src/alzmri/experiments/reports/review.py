@@ -1,12 +1,13 @@
 """``alzmri review``: what a change does, and whether to merge it, for a pull request."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, number
 from alzmri.experiments.reports import charts, comparison, document
 from alzmri.experiments.reports.charts import Line
-from alzmri.experiments.reports.document import Page, code, plain, value
+from alzmri.experiments.reports.document import Page, code, plain
 from alzmri.experiments.reports.groups import Group, Verdict, compare
 from alzmri.experiments.reports.revisions import Run, Workspace, named
 from alzmri.markdown import table
@@ -24,7 +25,7 @@ def write(base: str, head: str | None) -> dict[str, Any]:
         head: what would replace it; None for the workspace.
 
     Returns:
-        What the report says, for a program to read; ``written`` are the paths, the HTML first.
+        What :func:`report` says, and the paths ``written``, the HTML first.
 
     Raises:
         UserError: when there is no such revision, or a file of its results is not there.
@@ -67,13 +68,13 @@ def report(before: Run, after: Run) -> tuple[Page, dict[str, Any]]:
         ("Images (subjects)", ("class", *_PARTS.values()), images, total),
         ("Code and sources of the stages", ("stage", "differs in"), stages, ""),
     ):
-        shown = ([code(name), *map(value, cells)] for name, *cells in rows)
+        shown = ((code(name), *cells) for name, *cells in rows)
         page.add(heading, table(header, shown) if rows else f"The same in both{same}.")
     charts.add(page, (Line(head, "new"), Line(base, "baseline")), (base, head))
     return page, {
         "conclusion": plain(conclusion),
         "warnings": [plain(warning) for warning in warnings],
-        **verdict.content,
+        "verdict": asdict(verdict),
         "base": before.name,
         "head": after.name,
         "scores": {

@@ -16,6 +16,14 @@ from alzmri.experiments.runs import Finished
 REPEATED = ("train.seed", "split.seed", "split.fold")
 """The keys that repeat an experiment; runs that differ in these alone are one line of a table."""
 
+_WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
+"""Keys that change no score."""
+
+
+def counts(key: str) -> bool:
+    """Whether ``key`` of params.yaml makes another experiment, not a repetition of the same."""
+    return key not in REPEATED and not key.startswith(_WITHOUT_EFFECT)
+
 
 @dataclass(frozen=True)
 class Run(Finished):
@@ -37,19 +45,22 @@ class Run(Finished):
         return tuple(self.settings.get(key) for key in REPEATED)
 
     @property
-    def shared(self) -> int:
-        """How many of its test subjects were in training too."""
-        return int(self.evaluation["split"]["shared_subjects"])
+    def sources(self) -> dict[str, dict[str, str]]:
+        """The digests of the code and data that the stages behind its scores ran on."""
+        stages = [name for name in self.lock.stages if not name.startswith(BESIDE)]
+        return {stage: self.lock.inputs(stage) for stage in stages}
+
+    @property
+    def identity(self) -> str:
+        """Equal for runs that differ in seeds and fold at most."""
+        settings = sorted((key, value) for key, value in self.settings.items() if counts(key))
+        return str((settings, self.sources))
 
     @property
     def leaks(self) -> bool:
         """Whether its test subjects were, or may have been, in training."""
-        return bool(self.shared) or self.evaluation["split"]["unit"] == "slice"
-
-    @property
-    def tested(self) -> int:
-        """How many subjects are in its test."""
-        return len(set(self.predictions.subjects))
+        split = self.evaluation["split"]
+        return bool(split["unit"] == "slice" or split["shared_subjects"])
 
     @property
     def best_epoch(self) -> str:
