@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 
 from alzmri import markdown, terminal
-from alzmri.experiments.series.page import write_section
+from alzmri.experiments.studies.page import write_section
 from alzmri.files import write_json
 
 PAGE = Path(__file__).parent.parent / "docs/performance.md"

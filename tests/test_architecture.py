@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "inference": {"ood", "evaluation", "models", "data", "params"},
     "store": set(),
     "plots_page": set(),
-    "doctor": {"experiments.sweeps.queue", "params", "store", "plots_page"},
+    "doctor": {"params", "store", "plots_page"},
     "sagemaker": {"data", "params"},
     "cli": {"data", "sagemaker", "store", "doctor", "experiments", "inference", "plots_page"},
     **{name: set() for name in PLUMBING},

@@ -2,8 +2,7 @@
 
 import time
 from collections import Counter
-from dataclasses import dataclass
-from enum import StrEnum
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.live import Live
 from rich.table import Table
@@ -11,89 +10,42 @@ from rich.table import Table
 from alzmri import terminal
 from alzmri.terminal import SECONDS_BETWEEN_LINES
 
-
-class Status(StrEnum):
-    """Of an experiment; in this order they are shown."""
-
-    RUNNING = "running"
-    FAILED = "failed"
-    DONE = "done"
-
-
-_COLOUR = {
-    Status.RUNNING: "cyan",
-    Status.FAILED: "red",
-    Status.DONE: "green",
-}
-_ORDER = list(Status)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One experiment, now.
-
-    Attributes:
-        name: of the experiment.
-        status: where it is.
-        place: how far it is, such as ``epoch 3/10``; may be empty.
-        score: its latest, and which that is; may be empty.
-    """
-
-    name: str
-    status: Status
-    place: str = ""
-    score: str = ""
+RUNNING, FAILED, DONE = "running", "failed", "done"
+_COLOURS = {RUNNING: "cyan", FAILED: "red", DONE: "green"}
 
 
 class Board:
-    """Shows lines while it is entered.
-
-    Args:
-        total: how many experiments there will be.
-    """
+    """Where ``total`` experiments are; the table shows while ``live`` is entered."""
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._live = Live(console=terminal.out) if terminal.out.is_terminal else None
-        self._lines: dict[str, Line] = {}
-        self._said: dict[str, tuple[Line, float]] = {}
+        self.live: AbstractContextManager[object] = nullcontext()
+        if terminal.out.is_terminal:
+            self.live = Live(console=terminal.out, get_renderable=self._table)
+        self._rows: dict[str, tuple[str, str, str]] = {}
+        self._said: dict[str, tuple[str, float]] = {}
 
-    def __enter__(self) -> "Board":
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.update(self._table())
-            self._live.stop()
-
-    def put(self, line: Line) -> None:
-        """Show where one of them is."""
-        self._lines[line.name] = line
-        if self._live:
-            self._live.update(self._table())
+    def put(self, name: str, status: str, where: str, score: str = "") -> None:
+        """Show one of them: its status, how far it is, and its latest score."""
+        before = self._rows.get(name, ("", "", ""))
+        self._rows[name] = row = (status, where or before[1], score or before[2])
+        if terminal.out.is_terminal:
             return
-        last, since = self._said.get(line.name, (None, 0.0))
-        moved = last is None or last.status is not line.status
-        if moved or (line != last and time.monotonic() - since >= SECONDS_BETWEEN_LINES):
-            self._said[line.name] = line, time.monotonic()
-            terminal.say("  ".join(filter(None, (line.name, line.status, line.place, line.score))))
-
-    def say(self, text: str) -> None:
-        """Print ``text``, above the table where there is one."""
-        terminal.out.print(text, markup=False)
+        last, since = self._said.get(name, ("", 0.0))
+        now = time.monotonic()
+        if status != last or (row != before and now - since >= SECONDS_BETWEEN_LINES):
+            self._said[name] = status, now
+            terminal.say("  ".join(filter(None, (name, *row))))
 
     def _table(self) -> Table:
-        counts = Counter(line.status for line in self._lines.values())
-        parts = [f"{counts[status]} {status}" for status in Status if counts[status]]
-        parts += [f"{self._total - len(self._lines)} to come"] * (self._total > len(self._lines))
-        table = Table(
-            caption=f"{self._total} experiments: {', '.join(parts)}", caption_justify="left"
-        )
-        for heading in ("experiment", "", "where", "score"):
-            table.add_column(heading, no_wrap=heading != "experiment")
-        for line in sorted(self._lines.values(), key=lambda line: _ORDER.index(line.status)):
-            colour = _COLOUR[line.status]
-            table.add_row(line.name, f"[{colour}]{line.status}[/]", line.place, line.score)
+        rows = dict(self._rows)  # drawn by a thread of its own
+        counts = Counter(status for status, *_ in rows.values())
+        parts = [f"{counts[status]} {status}" for status in _COLOURS if counts[status]]
+        parts += [f"{self._total - len(rows)} to come"] * (self._total > len(rows))
+        caption = f"{self._total} experiments: {', '.join(parts)}"
+        table = Table("experiment", "", "where", "score", caption=caption, caption_justify="left")
+        for name, (status, *rest) in sorted(
+            rows.items(), key=lambda item: list(_COLOURS).index(item[1][0])
+        ):
+            table.add_row(name, f"[{_COLOURS[status]}]{status}[/]", *rest)
         return table

@@ -2,38 +2,20 @@
 
 import shlex
 import sys
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from alzmri.errors import UserError
 
 # The modules behind the commands load torch and DVC: not before a command runs.
-if TYPE_CHECKING:
-    from alzmri.experiments.studies.plans import Scale
-
-
-class Size(StrEnum):
-    """How large a study is run."""
-
-    AUTO = "auto"
-    FULL = "full"
-    SCALED = "scaled"
-
-
-class Place(StrEnum):
-    """Where experiments train."""
-
-    HERE = "here"
-    SAGEMAKER = "sagemaker"
-
 
 Source = Annotated[
-    str | None, typer.Option(help="The collection data/NAME. [default: data.source]")
+    str | None, typer.Option(help="The collection data/NAME.", show_default="data.source")
 ]
 Scaling = Annotated[
-    Size, typer.Option("--scale", help="auto: full on a GPU, else scaled to a CPU, and said so.")
+    Literal["auto", "full", "scaled"],
+    typer.Option("--scale", help="auto: full on a GPU, else scaled to a CPU, and said so."),
 ]
 Jobs = Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at once.")]
 Ranking = Annotated[
@@ -50,10 +32,10 @@ def honest(
     source: Source = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(help="none, three-class or binary (data.merge). [default: all]"),
+        typer.Option(help="none, three-class or binary (data.merge).", show_default="all"),
     ] = None,
     folds: Annotated[int, typer.Option(min=3, max=100, help="Parts to cut the people into.")] = 5,
-    scale: Scaling = Size.AUTO,
+    scale: Scaling = "auto",
     jobs: Jobs = 1,
     settings: Overrides = None,
 ) -> None:
@@ -68,20 +50,19 @@ def honest(
 
         alzmri honest --source kaggle --task binary -S train.epochs=3
     """
-    from alzmri.experiments import runs
     from alzmri.experiments.studies import plans
     from alzmri.experiments.studies.honest import honest as run
 
     tasks = task or list(plans.TASKS)
     if unknown := sorted(set(tasks) - set(plans.TASKS)):
         raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(plans.TASKS)}")
-    values = {**runs.on_this_machine(jobs), **runs.parse_settings(settings or [])}
-    run(_source(source), tasks, folds, _scale(scale), values, jobs, _typed())
+    study = plans.study(source, scale, jobs, settings or [], shlex.join(["alzmri", *sys.argv[1:]]))
+    run(study, tasks, folds)
 
 
 def protocol(
     source: Source = None,
-    scale: Scaling = Size.AUTO,
+    scale: Scaling = "auto",
     jobs: Jobs = 1,
     settings: Overrides = None,
 ) -> None:
@@ -96,11 +77,10 @@ def protocol(
 
         alzmri protocol --source kaggle --scale full
     """
-    from alzmri.experiments import runs
+    from alzmri.experiments.studies import plans
     from alzmri.experiments.studies.protocol import protocol as run
 
-    values = {**runs.on_this_machine(jobs), **runs.parse_settings(settings or [])}
-    run(_source(source), _scale(scale), values, jobs, _typed())
+    run(plans.study(source, scale, jobs, settings or [], shlex.join(["alzmri", *sys.argv[1:]])))
 
 
 def sweep(
@@ -110,7 +90,7 @@ def sweep(
     ] = None,
     jobs: Jobs = 1,
     name: Annotated[
-        str | None, typer.Option(help="Of the sweep. [default: sweep- and what varies]")
+        str | None, typer.Option(help="Of the sweep.", show_default="sweep- and what varies")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="How many train.seed from 0 on, or a list: 3, or 1,7.")
@@ -125,11 +105,12 @@ def sweep(
     seed: Annotated[int, typer.Option(min=0, help="Of what Optuna draws.")] = 0,
     metric: Annotated[
         str | None,
-        typer.Option(help="What sorts them. [default: macro_f1; val_macro_f1 with --trials]"),
+        typer.Option(help="What sorts them.", show_default="macro_f1; val_macro_f1 with --trials"),
     ] = None,
     on: Annotated[
-        Place, typer.Option("--on", help="Where to train; sagemaker.yaml says how, -j how many.")
-    ] = Place.HERE,
+        Literal["here", "sagemaker"],
+        typer.Option("--on", help="Where to train; sagemaker.yaml says how, -j how many."),
+    ] = "here",
     settings: Overrides = None,
 ) -> None:
     """Run all combinations of values as DVC experiments, and compare them.
@@ -162,11 +143,11 @@ def sweep(
     if folds is not None:
         words += [f"split.folds={folds}", f"split.fold=range({folds})"]
     base: dict[str, object] = {}
-    if on is Place.SAGEMAKER:
+    if on == "sagemaker":
         from alzmri.sagemaker import settings as account
 
         account.require(account.load())
-        base["compute.train_on"] = str(on)
+        base["compute.train_on"] = on
     elif jobs > 1:
         base.update(runs.on_this_machine(jobs))
     if trials:
@@ -239,26 +220,3 @@ def results(as_json: AsJson = False) -> None:
     from alzmri.experiments.results import show
 
     show(as_json=as_json)
-
-
-def _source(name: str | None) -> str:
-    from alzmri import params
-    from alzmri.experiments import runs
-
-    source = name or params.load().data.source
-    runs.require_source(source)
-    return source
-
-
-def _scale(size: Size) -> "Scale":
-    import torch
-
-    from alzmri.experiments.studies import plans
-
-    if size is Size.AUTO:
-        size = Size.FULL if torch.cuda.is_available() else Size.SCALED
-    return plans.FULL if size is Size.FULL else plans.SCALED
-
-
-def _typed() -> str:
-    return shlex.join(["alzmri", *sys.argv[1:]])

@@ -1,13 +1,13 @@
 """What ``dvc.lock`` of a commit says: what its stages ran on, and what they wrote."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
 
 BESIDE = ("ood", "export@")
-"""How the stages are called that no score depends on: series and sweeps leave them out."""
+"""How the stages are called that no score depends on."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,15 @@ class Lock:
         return {"cmd": known["cmd"], **sources} if known else {}
 
     def stale(self, settings: Mapping[str, Any]) -> list[str]:
-        """The stages behind the scores that ran with other values than ``settings``.
-
-        Args:
-            settings: keys of params.yaml with a dot, and their values.
-        """
-        return [
-            name
-            for name, stage in self.stages.items()
-            if not name.startswith(BESIDE)
-            and any(settings.get(key) != value for key, value in _used(stage))
-        ]
-
-
-def _used(stage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for file in stage.get("params", {}).values():
-        for section, values in file.items():
-            for key, value in values.items():
-                yield f"{section}.{key}", value
+        """The stages behind the scores that ran with other values than ``settings``, by key."""
+        stale = []
+        for name, stage in self.stages.items():
+            used = {
+                f"{section}.{key}": value
+                for file in stage.get("params", {}).values()
+                for section, values in file.items()
+                for key, value in values.items()
+            }
+            if not name.startswith(BESIDE) and not used.items() <= settings.items():
+                stale.append(name)
+        return stale

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from alzmri import git, params
-from alzmri.errors import EnvironmentFault, UserError
+from alzmri.errors import UserError
 from alzmri.experiments import metrics
 from alzmri.experiments.lock import Lock
 from alzmri.params import Params
@@ -52,10 +50,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Finished:
-    """An experiment that ran, by the commit that DVC made of it; or any commit with results.
-
-    One that is queued has a commit too, with its parameters but without results.
-    """
+    """An experiment that ran, by the commit that DVC made of it; or any commit with results."""
 
     name: str
     commit: str
@@ -115,14 +110,15 @@ class Finished:
 
         Where it was computed and where it is reported to does not count.
         """
-        elsewhere = {"compute", "track"}
         try:
-            mine = self.params.model_dump(exclude=elsewhere)
+            mine, other = (
+                one.model_dump(exclude={"compute", "track"}) for one in (self.params, wanted)
+            )
         except UserError:
             return False  # of a schema before this one
-        if mine != wanted.model_dump(exclude=elsewhere):
-            return False
-        return not git.run("diff", "--name-only", self.commit, "--", "src", "data", "dvc.yaml")
+        return mine == other and not git.run(
+            "diff", "--name-only", self.commit, "--", "src", "data", "dvc.yaml"
+        )
 
     def score(self, metric: str) -> float:
         """One of :data:`alzmri.experiments.metrics.METRICS`; NaN where it is undefined."""
@@ -178,10 +174,6 @@ class Finished:
         except FileNotFoundError:
             raise UserError(self._not_cached(path)) from None
 
-    def metrics(self, stage: str) -> Any:
-        """The content of its ``metrics/STAGE.json``."""
-        return json.loads(self.read(f"metrics/{stage}.json"))
-
 
 def parse_settings(words: Sequence[str]) -> dict[str, object]:
     """``KEY=VALUE`` as on DVC's command line, values read as YAML.
@@ -202,21 +194,9 @@ def parse_settings(words: Sequence[str]) -> dict[str, object]:
 
 
 def remove(names: Sequence[str]) -> None:
-    """Remove experiments of the current commit, as ``dvc exp remove`` does.
-
-    Raises:
-        EnvironmentFault: with DVC's reason when it does not.
-    """
-    words = ["dvc", "exp", "remove", *names]
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise EnvironmentFault(f"`{shlex.join(words)}` failed: {done.stderr.strip()}")
+    """Remove experiments of the current commit."""
+    for name in names:
+        git.run("update-ref", "-d", _reference(git.head()) + name)
 
 
 def on_this_machine(jobs: int) -> Settings:
@@ -240,13 +220,15 @@ def require_source(name: str) -> None:
 
 def finished(baseline: str | None = None) -> dict[str, Finished]:
     """The experiments that started from ``baseline``, by default the current commit, by name."""
-    start = baseline or git.head()
-    names = f"refs/exps/{start[:2]}/{start[2:]}/"
-    lines = git.lines("for-each-ref", "--format=%(objectname) %(refname)", names)
+    start = _reference(baseline or git.head())
+    lines = git.lines("for-each-ref", "--format=%(objectname) %(refname)", start)
     found = (line.split(" ", 1) for line in lines)
-    return {
-        name.removeprefix(names): Finished(name.removeprefix(names), sha) for sha, name in found
-    }
+    return {name: Finished(name, sha) for sha, ref in found for name in [ref.removeprefix(start)]}
+
+
+def _reference(baseline: str) -> str:
+    """Where DVC keeps the experiments of a commit, as its documentation has it."""
+    return f"refs/exps/{baseline[:2]}/{baseline[2:]}/"
 
 
 def environment() -> dict[str, str]:

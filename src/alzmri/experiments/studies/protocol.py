@@ -5,32 +5,31 @@ from pathlib import Path
 from typing import Any
 
 from alzmri import terminal
-from alzmri.experiments.runs import Finished, Settings
+from alzmri.experiments.runs import Finished
 from alzmri.experiments.studies import page, plans, running
-from alzmri.experiments.studies.plans import Scale
+from alzmri.experiments.studies.plans import Study
 from alzmri.figure import SEVERITY, drawing
 from alzmri.markdown import interval, table
 
 
-def protocol(source: str, scale: Scale, overrides: Settings, jobs: int, command: str) -> None:
+def protocol(study: Study) -> None:
     """Run what is missing of the two settings, write the section of docs/results.md."""
+    source, scale, overrides, jobs, command = study
     planned = plans.protocol(source, scale, overrides)
     finished = running.run(list(planned.values()), jobs, scale.protocol_note)
     runs = {setting: finished[experiment.name] for setting, experiment in planned.items()}
     figure = Path(f"docs/protocol-{source}.png")
     draw(figure, source, runs)
     scores = _scores(runs)
-    section = "\n\n".join(
-        (
-            f"## {source}: the protocol, which LEAKS",
-            f"{page.provenance(command, list(runs.values()))} {scale.protocol_note}".strip(),
-            "Slices are split 70/15/15, not people: the test people are in training too, and the"
-            " score is mostly recognition of people. For comparison with the literature only.",
-            scores,
-            f"![Validation scores by epoch: this split leaks]({figure.name})",
-        )
+    page.write(
+        f"protocol {source}",
+        f"## {source}: the protocol, which LEAKS",
+        f"{page.provenance(command, list(runs.values()))} {scale.protocol_note}".strip(),
+        "Slices are split 70/15/15, not people: the test people are in training too, and the"
+        " score is mostly recognition of people. For comparison with the literature only.",
+        scores,
+        f"![Validation scores by epoch: this split leaks]({figure.name})",
     )
-    page.write_section(f"protocol {source}", section)
     terminal.out.print(scores, markup=False)
     terminal.out.print(f"written: {page.PAGE}, {figure}; the experiments: dvc exp show")
 

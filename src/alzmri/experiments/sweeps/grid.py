@@ -37,7 +37,7 @@ class Grid:
         """Those of whose names there is one in ``finished``."""
         return [experiment for experiment in self.experiments if experiment.name in finished]
 
-    def ask(self, _: object) -> Iterable[Experiment]:
+    def ask(self, *_: object) -> Iterable[Experiment]:
         """All of them."""
         return self.experiments
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from alzmri import params
 from alzmri.errors import EnvironmentFault
 from alzmri.experiments import runs
-from alzmri.experiments.runner import Runner, begun
+from alzmri.experiments.runner import begun
 from alzmri.experiments.runs import Experiment, Finished, Settings
 from alzmri.experiments.sweeps import grid
 
@@ -49,22 +49,22 @@ class Search:
             self._experiment(name, finished[name].settings) for name in names if name in finished
         ]
 
-    def ask(self, runner: Runner) -> Iterator[Experiment]:
-        """Each experiment in turn.
+    def ask(self, baseline: str, results: Mapping[str, Finished | None]) -> Iterator[Experiment]:
+        """Each experiment in turn, chosen by the ``results`` that there are by then.
 
-        One that has finished, or was begun, from this commit keeps its values. Each has a seed of
+        One that has finished, or was begun, from ``baseline`` keeps its values. Each has a seed of
         its own: a search that was ended proposes next what it would have.
         """
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        finished = runs.finished(runner.baseline)
+        finished = runs.finished(baseline)
         study = optuna.create_study(direction="maximize")
         trials: dict[str, Trial] = {}
         for number in range(1, self.total + 1):
-            self._tell(study, trials, runner.results)
+            self._tell(study, trials, results)
             name = self._called(number)
-            before = finished[name].settings if name in finished else begun(name, runner.baseline)
+            before = finished[name].settings if name in finished else begun(name, baseline)
             if before.keys() >= self.ranges.keys():
                 study.enqueue_trial({key: before[key] for key in self.ranges})
             with warnings.catch_warnings():

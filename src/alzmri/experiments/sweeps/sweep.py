@@ -34,7 +34,7 @@ def sweep(plan: Grid | Search, jobs: int, metric: str) -> None:
             "there are experiments of these names, with other parameters, code or data: give this"
             f" sweep another --name, or remove them:\n  dvc exp remove {' '.join(others)}"
         )
-    if results := runner.run(plan.ask(runner)):
+    if results := runner.run(plan.ask(runner.baseline, runner.results)):
         best = sorted(
             results, key=lambda run: run.score(metric), reverse=metric not in LESS_IS_BETTER
         )
