@@ -121,6 +121,7 @@ def repro(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         if name != "dvc.lock" and (ROOT / name).exists():
             (clone.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, clone.root / name)
+    shutil.copy(ROOT / "tests/params.yaml", clone.root)
     _shrink(clone.root / "params.yaml")
     clone.run("git", "init", "--quiet", "--initial-branch", "main")
     clone.run("git", "config", "user.name", "test")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.errors import LeakError
 from alzmri.experiments.crossvalidation import Predictions
 

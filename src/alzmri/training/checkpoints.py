@@ -40,8 +40,8 @@ It costs training a little more than it takes: cores that share a step wait for 
 HEADER = 256
 """Bytes before the state: a line of JSON, filled up with blanks."""
 
-_CODE = ("training", "models", "data/augment.py", "data/prepared.py", "evaluation/calibration.py")
-"""What shapes the weights: after a change here a run starts from zero."""
+CODE = ("training", "models", "data/prepared.py")
+"""What shapes the weights: after a change here a run starts from zero, by another name."""
 
 State = dict[str, Any]
 
@@ -62,7 +62,7 @@ def fingerprint(params: Params, prepared: Prepared, device: torch.device) -> str
     for part in (matters, prepared.digest, *machine, FORMAT):
         digest.update(json.dumps(part, sort_keys=True).encode())
     package = Path(alzmri.__file__).parent
-    for name in _CODE:
+    for name in CODE:
         path = package / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())

@@ -15,14 +15,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from alzmri import terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
-from alzmri.evaluation.calibration import fit_temperature
-from alzmri.evaluation.metrics import Floats, Ints, macro_f1
 from alzmri.models import build
 from alzmri.models.device import autocast, generator
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
+from alzmri.models.scores import Floats, Ints, macro_f1
 from alzmri.params import Params, Train
 from alzmri.training.batches import Batches
 from alzmri.training.batchnorm import normalising
+from alzmri.training.calibration import fit_temperature
 from alzmri.training.checkpoints import Checkpoints, State
 from alzmri.training.graphs import Replayed
 from alzmri.training.linear import complete, rows, split_layers
@@ -64,7 +64,7 @@ class Run:
         steps: done in it.
         slices: of it so far, of all processes.
         history: the epochs that are done.
-        temperature: calibrates ``best_weights``, see :mod:`alzmri.evaluation.calibration`.
+        temperature: calibrates ``best_weights``, see :mod:`alzmri.training.calibration`.
         last: its :meth:`state` in the end, if ``train.keep_last``.
     """
 

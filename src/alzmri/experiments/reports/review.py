@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from alzmri.evaluation.markdown import table
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, number
 from alzmri.experiments.reports import charts, comparison, document
 from alzmri.experiments.reports.charts import Line
 from alzmri.experiments.reports.document import Page, code, plain
 from alzmri.experiments.reports.groups import Group, Verdict, compare
 from alzmri.experiments.reports.revisions import Run, Workspace, named
-from alzmri.markdown import table
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 _ECE_WORSE = 0.01
