@@ -9,7 +9,7 @@ READY := .venv/.ready
 PEERS := .venv/.bench-ready
 PAGE := .dvc/plots.html
 
-.PHONY: help setup repro honest protocol fast test portable check browser bench bench-serving docs clean
+.PHONY: help setup repro honest protocol test portable check browser bench bench-serving docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -21,14 +21,11 @@ repro: setup ## Run the whole pipeline on the embedded data, push everything to 
 	@alzmri store run -- sh -c 'dvc repro && echo "pushing to the store" && dvc push'
 	@alzmri results --baseline
 
-honest: setup ## Cross-validate over people (SOURCE=name for another collection), write docs/results.md
+honest: setup ## Cross-validate over subjects (SOURCE=name for another collection, ARGS=-j 2), write docs/results.md
 	@alzmri honest $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
 protocol: setup ## Run the published protocol's two settings; its slice split LEAKS (SOURCE=name)
 	@alzmri protocol $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
-
-fast: setup ## The protocol's split, which LEAKS, in fewer training FLOPs (SOURCE=name)
-	@alzmri fast $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
 # Files go to the workers in their own order: xdist would leave e2e's, of few tests but long, for
 # last, when one worker of two has nothing else to do.

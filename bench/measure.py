@@ -30,6 +30,7 @@ import decode
 import report
 import torch
 from contest import Contender, contest
+from flops import flops_per_slice
 from peers import Setting
 from report import Figure
 from training import Training, params
@@ -39,7 +40,6 @@ from alzmri.classes import CLASSES
 from alzmri.data import images
 from alzmri.data.packing import pack
 from alzmri.errors import EnvironmentFault
-from alzmri.experiments.series.fast import flops_per_slice
 from alzmri.models.device import bfloat16
 from alzmri.training.checkpoints import Checkpoints
 

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     },
     "store": set(),
     "plots_page": set(),
-    "doctor": {"experiments.sweeps.queue", "params", "store", "plots_page"},
+    "doctor": {"params", "store", "plots_page"},
     "sagemaker": {"data.prepared", "params"},
     "cli": {
         "collections",

@@ -1,21 +1,18 @@
 """`alzmri doctor`: each check against the real condition that it is there for."""
 
-import base64
 import fcntl
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
-from alzmri.doctor import examine, machine, queue, remote, repository, source
+from alzmri.doctor import examine, machine, remote, repository, source
 from alzmri.doctor.finding import Level
 
 PROJECT = Path(__file__).parents[1]
@@ -248,7 +245,7 @@ def test_findings_are_printed_as_they_come(root, silent):
         [sys.executable, "-c", DOCTOR], cwd=root, stdout=subprocess.PIPE, text=True
     ) as slow:
         assert "python" in slow.stdout.readline()
-        while "queue" not in slow.stdout.readline():
+        while "checkpoints" not in slow.stdout.readline():
             assert slow.poll() is None
         connection, _ = silent.accept()
         assert slow.poll() is None
@@ -392,60 +389,3 @@ def test_proxy_before_the_store(root, monkeypatch):
     finding = remote.remote(root, may_be_down=False)
     assert finding.level is Level.FAIL
     assert "NO_PROXY" in finding.remedy
-
-
-def message(body: object) -> str:
-    encoded = base64.b64encode(json.dumps(body).encode()).decode()
-    return json.dumps({"headers": {"id": "task"}, "body": encoded})
-
-
-@pytest.mark.parametrize(
-    "damaged",
-    [
-        "[]",
-        "{",
-        '{"headers": 1}',
-        '{"headers": {"id": "a"}, "body": 3}',
-        '{"headers": {"id": "a"}, "body": null}',
-        message([]),
-        message(None),
-        message([[None]]),
-        message([[{"name": None, "stash_rev": 3}]]),
-    ],
-)
-def test_damaged_queue_files_hide_no_task(root, damaged):
-    celery = root / ".dvc" / "tmp" / "exps" / "celery"
-    processed = celery / "broker" / "processed"
-    processed.mkdir(parents=True)
-    (processed / "1.celery.msg").write_text(damaged)
-    (celery / "dvc-exp-worker-1.json").write_text("[1]")
-    (celery / "dvc-exp-worker-2.json").write_text('{"pid": 1e400}')
-    assert queue.stranded_tasks(root).level is Level.OK
-    (processed / "2.celery.msg").write_text(message([[{"name": "stuck"}], {}, {}]))
-    assert "dvc queue kill stuck" in queue.stranded_tasks(root).remedy
-
-
-def test_task_whose_worker_was_killed(root, eventually):
-    (root / "dvc.yaml").write_text(
-        "stages:\n  wait:\n    cmd: sleep ${seconds}\n    params: [seconds]\n"
-    )
-    (root / "params.yaml").write_text("seconds: 1\n")
-    git(root, "add", ".")
-    git(root, "commit", "--quiet", "-m", "stage")
-    queued = ["dvc", "exp", "run", "--queue", "--name", "stuck", "-S", "seconds=300"]
-    subprocess.run(queued, cwd=root, check=True, capture_output=True)
-    # No pipes: the worker would hold them open after the command has ended.
-    subprocess.run(["dvc", "queue", "start"], cwd=root, check=True, stdout=subprocess.DEVNULL)
-    info = root / ".dvc" / "tmp" / "exps" / "celery" / "dvc-exp-worker-1.json"
-    try:
-        eventually(lambda: "1 experiments" in queue.stranded_tasks(root).message, 60)
-        assert queue.stranded_tasks(root).level is Level.OK
-    finally:
-        eventually(info.exists, 60)
-        worker = psutil.Process(json.loads(info.read_text())["pid"])
-        for process in [worker, *worker.children(recursive=True)]:
-            process.send_signal(signal.SIGKILL)
-    eventually(lambda: queue.stranded_tasks(root).level is Level.WARN, 60)
-    assert "dvc queue kill stuck" in queue.stranded_tasks(root).remedy
-    subprocess.run(["dvc", "queue", "kill", "stuck"], cwd=root, check=True, capture_output=True)
-    assert queue.stranded_tasks(root).level is Level.OK

@@ -7,7 +7,7 @@ import typer
 from alzmri import terminal
 from alzmri.collections.cli import data_app
 from alzmri.doctor import doctor
-from alzmri.experiments.cli import compare, fast, honest, protocol, results, review, sweep
+from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
 from alzmri.inference.cli import explain, export, predict
 from alzmri.inference.server.command import serve
 from alzmri.sagemaker.cli import sagemaker_app
@@ -27,7 +27,6 @@ app.add_typer(sagemaker_app, name="sagemaker")
 app.command()(doctor)
 app.command()(honest)
 app.command()(protocol)
-app.command()(fast)
 app.command()(sweep)
 app.command()(compare)
 app.command()(review)

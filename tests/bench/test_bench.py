@@ -101,3 +101,18 @@ def test_the_page_shows_the_committed_results(name):
     ]
     assert content["date"] in page
     assert missing == [], "run `make bench`"
+
+
+def test_flops_are_three_passes_less_the_gradient_of_the_pixels(bench):
+    from flops import flops_per_slice
+
+    # Multiply-adds of a forward pass at 32 px, by the table in AlexNet's docstring.
+    first = 32 * 32 * 64 * 11 * 11
+    others = (
+        15 * 15 * 192 * 64 * 5 * 5
+        + 7 * 7 * 9 * (384 * 192 + 256 * 384 + 256 * 256)
+        + 256 * 3 * 3 * 4096
+        + 4096 * 4096
+        + 4096 * 4
+    )
+    assert flops_per_slice("alexnet", 4, 32) == 2 * (3 * others + 2 * first)

@@ -2,9 +2,6 @@
 
 import re
 
-from alzmri.experiments.sweeps import queue
-from alzmri.experiments.sweeps.queue import State
-
 
 def test_an_experiment_changes_the_numbers_and_the_diffs_show_it(clone, tmp_path):
     clone.run("dvc", "exp", "run", "-S", "train.lr=0.02", "-S", "train.epochs=6")
@@ -32,11 +29,11 @@ def test_a_queued_grid_runs_edited_source(clone, eventually):
     source = clone.root / "src/alzmri/training/__init__.py"
     source.write_text(source.read_text() + '\nprint("EDITED SOURCE RAN")\n')
     grid = ("-S", "train.lr=0.001,0.01", "-S", "train.momentum=0.85,0.9")
-    clone.run("dvc", "exp", "run", "--queue", *grid)
+    queued = clone.run("dvc", "exp", "run", "--queue", *grid).stdout
     clone.run("dvc", "queue", "start", "--jobs", "1")
-    # Asking DVC all the time would take the processor from what is waited for.
-    under_way = {State.QUEUED, State.RUNNING}
-    eventually(lambda: not any(task.state in under_way for task in queue.tasks(clone.root)), 240)
+    for name in re.findall(r"^Queued experiment '(\S+)'", queued, re.MULTILINE):
+        clone.run("dvc", "queue", "logs", "--follow", name, code=None)  # returns when it has ended
+    eventually(lambda: "Running" not in clone.run("dvc", "queue", "status").stdout, 240)
     status = clone.run("dvc", "queue", "status").stdout
     names = re.findall(r"^(\S+).*Success", status, re.MULTILINE)
     assert len(names) == 4, status

@@ -1,38 +1,20 @@
-"""The series as a person runs them: real DVC experiments, real interrupts."""
+"""The studies as a person runs them: real DVC experiments."""
 
-import os
-import signal
-import subprocess
-
-QUICK = ("-S", "train.epochs=1", "-S", "data.image_size=32", "-S", "model.name=lenet")
+QUICK = ("-S", "train.epochs=1", "-S", "data.image_size=32", "-S", "model.name=lenet", "-j", "2")
 
 
-def test_honest_goes_on_after_an_interrupt_and_pools_every_person_once(clone):
+def test_honest_says_what_it_takes_and_pools_every_subject_once(clone):
     command = ("alzmri", "honest", "--task", "binary", "--folds", "3", *QUICK)
-    process = subprocess.Popen(
-        command,
-        cwd=clone.root,
-        env={**clone.environment, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if line.startswith("[2/4]"):
-            os.killpg(process.pid, signal.SIGINT)
-    process.stdout.close()
-    assert process.wait(timeout=60) == 130, "".join(said)
-
+    # What an earlier study of this name left, with other parameters, is replaced.
+    name = "honest-phantom-2classes-fold0"
+    clone.run("dvc", "exp", "save", "--name", name)
     done = clone.run(*command)
-    assert "[1/4] honest-phantom-2classes-fold0: finished before" in done.stdout
-    assert "fold1: finished before" not in done.stdout
+    assert "4 experiments, 4 of them to run, 2 at once\nabout " in done.stdout
+    assert " min on this machine, by 3 steps of training; DVC's cache grows by" in done.stdout
+    assert "Scaled for a machine without a GPU" in done.stdout
     page = (clone.root / "docs/results.md").read_text()
     section = page[page.index("## phantom: people that the model has never seen") :]
-    assert "| 2 classes | 28 |" in section  # 7 people a class, each tested once
+    assert "| 2 classes | 28 |" in section  # 7 subjects a class, each tested once
     assert "Scaled for a machine without a GPU" in section
     assert "LEAKS" in section
     assert (clone.root / "docs/honest-phantom.png").stat().st_size > 10_000
@@ -57,20 +39,6 @@ def test_protocol_is_labelled_as_leaking(clone):
     assert "Traceback" not in lost.stderr
 
 
-def test_fast_is_counted_in_flops_and_labelled_as_leaking(clone):
-    command = ("alzmri", "fast", *QUICK, "-S", "train.warmup=0")
-    clone.run(*command)
-    page = (clone.root / "docs/results.md").read_text()
-    section = page[page.index("## phantom: fewer epochs, on the split that LEAKS") :]
-    assert "| recipe, seed 1 | 1 at 32 px, batches of " in section
-    assert "seed of split 0, of training 0, 1." in section
-    assert "train.ema=0.998" in section
-    assert (clone.root / "docs/fast-phantom.png").stat().st_size > 10_000
-    names = clone.run("dvc", "exp", "list", "--name-only").stdout.split()
-    assert {"fast-phantom-seed0", "fast-phantom-seed1", "fast-phantom-protocol"} <= set(names)
-    _same_again(clone, command)
-
-
 def test_what_is_wrong_is_said_before_anything_runs(clone):
     for words, message in (
         (("honest", "-S", "train.epoch=1"), "did you mean train.epochs"),
@@ -89,6 +57,7 @@ def _same_again(clone, command):
     page = (clone.root / "docs/results.md").read_bytes()
     pictures = {path: path.read_bytes() for path in (clone.root / "docs").glob("*.png")}
     again = clone.run(*command)
-    assert "Running stage" not in again.stdout
+    assert "  running" not in again.stdout
+    assert ", 0 of them to run" in again.stdout
     assert (clone.root / "docs/results.md").read_bytes() == page
     assert {path: path.read_bytes() for path in pictures} == pictures

@@ -1,210 +1,149 @@
-"""`alzmri sweep` over DVC's own queue: real workers, real kills."""
+"""`alzmri sweep`: real experiments of DVC's, real kills."""
 
-import hashlib
+import fcntl
+import json
 import os
 import re
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
-from alzmri.errors import EnvironmentFault
-from alzmri.experiments.sweeps import control, queue
-from alzmri.experiments.sweeps.queue import State
-
-EPOCHS = 500
+EPOCHS = 200
 """Long enough to be caught at it."""
-KILLED = (
-    "alzmri",
-    "sweep",
-    f"train.epochs={EPOCHS}",
-    "--seeds",
-    "3",
-    "--name",
-    "killed",
-    "-j",
-    "2",
-)
+KILLED = ("alzmri", "sweep", f"train.epochs={EPOCHS}", "--seeds", "3", "--name", "k", "-j", "2")
+GOOD, BAD = ["k-seed0", "k-seed1"], "k-seed2"
 
 
 @pytest.fixture
 def clone(clone):
+    """One whose third experiment fails in the stage train."""
+    stage = clone.root / "src/train.py"
+    luck = "settings = params.load()\n    if settings.train.seed == 2: raise UserError('no luck')\n"
+    stage.write_text(stage.read_text().replace("settings = params.load()\n", luck))
     yield clone
-    _kill(clone)
-
-
-def _kill(clone):
-    """End the workers of a clone and all that they started, as a power cut does."""
-    started = queue.workers(clone.root)
-    for task in _tasks(clone):
-        started += filter(None, [task.process])
-    for process in started:
+    for process in _running(clone):
         with suppress(psutil.NoSuchProcess):
-            for child in [*process.children(recursive=True), process]:
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
-
-
-def _tasks(clone):
-    return queue.tasks(clone.root)
+            process.kill()
 
 
 def _running(clone):
-    """The tasks that are past their first epoch, with a worker at them."""
-    workers = queue.workers(clone.root)
+    """All that works in the clone or its temporary copies."""
     return [
-        task
-        for task in _tasks(clone)
-        if task.state is State.RUNNING
-        and queue.progress(task.log)[1]
-        and not task.stranded(workers)
+        process
+        for process in psutil.process_iter(["cwd"])
+        if (process.info["cwd"] or "").startswith(str(clone.root))
     ]
 
 
-def _trainer(task):
-    """Its training; None between stages."""
-    with suppress(psutil.NoSuchProcess):
-        for child in task.process.children(recursive=True) if task.process else []:
-            if child.cmdline()[1:2] == ["src/train.py"]:
-                return child
-    return None
-
-
-def _still(clone):
-    """The tasks whose training stands still, with a checkpoint: each is made to once it has one."""
-    return [
-        task
-        for task in _running(clone)
-        if (trainer := _trainer(task)) is not None and _stopped(trainer)
-    ]
-
-
-def _stopped(trainer):
-    trainer.suspend()
-    # Its lock has the name of the folder with its checkpoints.
-    locks = [Path(file.path) for file in trainer.open_files() if file.path.endswith(".lock")]
-    if any(list(lock.with_suffix("").glob("*.checkpoint")) for lock in locks):
-        return True
-    trainer.resume()
-    return False
-
-
-def _weights(clone, name):
-    """DVC's digest of the model of an experiment."""
-    (ref,) = clone.run(
-        "git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}"
-    ).stdout.split()
-    lock = YAML(typ="safe").load(clone.run("git", "show", f"{ref}:dvc.lock").stdout)
-    outputs = lock["stages"]["train"]["outs"]
-    return {out["path"]: out["md5"] for out in outputs}["models/model.safetensors"]
+def _trained(clone):
+    """How many trainings have a checkpoint."""
+    return len({path.parent for path in clone.root.glob(".checkpoints/*/*.checkpoint")})
 
 
 def _names(clone):
     return sorted(clone.run("dvc", "exp", "list", "--name-only").stdout.split())
 
 
-def test_kills_lose_nothing_and_the_same_command_goes_on(clone, eventually):
-    """A worker, a trainer, then Ctrl-C and everything: the experiments end as if undisturbed."""
+def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
+    """Ctrl-C; then SIGKILL of the sweep and of one of its two; then the same command."""
+    changed = clone.run("git", "status", "--porcelain").stdout
     first = clone.start(*KILLED)
-    eventually(lambda: len(_still(clone)) == 2, 120)
-    one, other = _running(clone)
-    _trainer(other).kill()
-    psutil.Process(one.process.ppid()).kill()
-    _trainer(one).resume()
-    events = {
-        f"{other.name}: killed by signal 9; queued again",
-        f"{one.name}: its worker was killed; queued again",
-    }
-    assert first.stdout is not None
-    while events:
-        line = first.stdout.readline()
-        assert line, f"never said: {events}"
-        events -= {event for event in events if line.startswith(event)}
+    eventually(lambda: _trained(clone) == 2, 180)
     os.killpg(first.pid, signal.SIGINT)  # as a terminal sends it
-    said, _ = first.communicate(timeout=60)
+    said, _ = first.communicate(timeout=90)
     assert first.returncode == 130, said
-    assert "DVC's workers go on without this" in said
-    assert "dvc queue stop --kill" in said
-    assert queue.workers(clone.root)
+    assert "stopping 2, which save their training" in said
+    assert "the same command goes on" in said
+    assert not _running(clone)
+    assert clone.run("git", "status", "--porcelain").stdout == changed
 
-    eventually(lambda: _still(clone), 120)
-    cut = _still(clone)[0]
-    _kill(clone)
-    again = clone.run(*KILLED).stdout
-    names = ["killed-seed0", "killed-seed1", "killed-seed2"]
-    assert _names(clone) == names
-    assert sorted(task.name for task in _tasks(clone)) == names  # nothing was queued twice
-    assert f"{cut.name}: its worker was killed; queued again" in again
-    logs = {task.name: task.log for task in _tasks(clone)}
-    assert "resuming in epoch" in logs[one.name]
-    assert "resuming in epoch" in logs[other.name]
-    for name in names:
-        assert re.search(rf"^\| {name} \| 0\.\d+ \[", again, re.MULTILINE)
-    assert (clone.root / "reports/killed/index.html").stat().st_size
-    assert not list((clone.root / ".dvc/tmp/exps").glob("tmp*"))  # nor is a workspace left behind
+    second = clone.start(*KILLED)
+    eventually(lambda: all(_stage(clone, name) == "src/train.py" for name in GOOD), 180)
+    one = _record(clone, GOOD[0])
+    os.killpg(second.pid, signal.SIGKILL)
+    second.communicate()
+    psutil.Process(one["pid"]).kill()  # DVC; its training goes on without it
+
+    last = clone.run(*KILLED, code=1)
+    assert f"{GOOD[1]}: an earlier call left it running" in last.stdout
+    assert f"{BAD} failed; its last lines:" in last.stdout
+    assert "error: no luck" in last.stdout
+    assert f"1 of 3 experiments failed: {BAD}" in last.stderr
+    assert "Traceback" not in last.stderr
+    assert _names(clone) == GOOD
+    for name in GOOD:
+        assert re.search(rf"^\| {name} \| 0\.\d+ \[", last.stdout, re.MULTILINE)
+        log = (clone.root / f".dvc/tmp/sweep/{name}.log").read_text()
+        assert "resuming in epoch" in log
+    assert (clone.root / "reports/k/index.html").stat().st_size
     assert not list((clone.root / ".checkpoints").iterdir())
+    assert not Path(one["folder"]).exists()  # what the killed one left
+    assert not _running(clone)
 
-    params = clone.root / "params.yaml"
-    content = YAML(typ="safe").load(params.read_text())
-    content["train"].update(epochs=EPOCHS, seed=int(one.name.removeprefix("killed-seed")))
-    YAML(typ="safe").dump(content, params)
-    clone.run("python", "src/train.py")
-    undisturbed = (clone.root / "models/model.safetensors").read_bytes()
-    assert hashlib.md5(undisturbed, usedforsecurity=False).hexdigest() == _weights(clone, one.name)
-
-
-def test_a_failure_shows_its_last_lines_and_the_rest_is_compared(clone):
-    stage = clone.root / "src/train.py"
-    luck = "settings = params.load()\n    if settings.train.seed: raise UserError('no luck')\n"
-    stage.write_text(stage.read_text().replace("settings = params.load()\n", luck))
-    words = ("--seeds", "2", "train.epochs=1", "--name", "luck", "--metric", "loss")
-    good, bad = "luck-seed0", "luck-seed1"
-    for _ in range(2):  # the second time only what failed is run
-        failed = clone.run("alzmri", "sweep", *words, code=1)
-        assert f"{bad} failed; its last lines:" in failed.stdout
-        assert "error: no luck" in failed.stdout
-        assert f"1 of 2 experiments failed: {bad}" in failed.stderr
-        assert "Traceback" not in failed.stderr
-        assert f"\n| {good} | " in failed.stdout
-        assert (clone.root / "reports/luck/index.html").stat().st_size
-        assert _names(clone) == [good]
-    assert f"{good}  running" not in failed.stdout
-
-    changed = clone.run("alzmri", "sweep", *words, "-S", "train.batch_size=4", code=2)
-    assert "another --name" in changed.stderr
-    assert f"dvc exp remove {good}" in changed.stderr
+    other_parameters = clone.run(*KILLED, "-S", "train.batch_size=4", code=2)
+    assert "another --name" in other_parameters.stderr
+    assert f"dvc exp remove {' '.join(GOOD)}" in other_parameters.stderr
     source = clone.root / "src/alzmri/models/lenet.py"
     source.write_text(source.read_text() + "# edited\n")
-    assert f"dvc exp remove {good}" in clone.run("alzmri", "sweep", *words, code=2).stderr
+    assert f"dvc exp remove {' '.join(GOOD)}" in clone.run(*KILLED, code=2).stderr
 
 
-def test_what_is_wrong_is_said_before_anything_is_queued(clone):
-    done = clone.run("alzmri", "sweep", "train.epoch=1,2", "--seeds", "two", code=2)
-    assert "this sweep has 2 fault(s)" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not _tasks(clone)
-    assert not queue.workers(clone.root)
+def _record(clone, name):
+    return json.loads((clone.root / f".dvc/tmp/sweep/{name}.json").read_text() or "{}")
 
 
-def test_a_worker_that_does_not_stay_is_started_a_bounded_number_of_times(
-    clone, monkeypatch, tmp_path
-):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif 'queue-worker' in sys.orig_argv: sys.exit('no workers today')\n"
-    )
-    for name, value in {**clone.environment, "PYTHONPATH": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(control, "STARTS", 2)
-    monkeypatch.setattr(control, "SECONDS_BETWEEN_STARTS", 0)
-    crew = control.Crew(Path(clone.root), jobs=1)
+def _stage(clone, name):
+    """The stage that an experiment runs; nothing between stages."""
+    with suppress(psutil.Error, KeyError):
+        for child in psutil.Process(_record(clone, name)["pid"]).children(recursive=True):
+            return child.cmdline()[1]
+    return None
 
-    def keep_on():
-        while True:
-            crew.keep(queued=1, running=0)
 
-    with pytest.raises(EnvironmentFault, match="started 2 times and does not stay") as fault:
-        keep_on()
-    assert "no workers today" in str(fault.value)
+def test_in_a_folder_of_a_larger_repository_and_while_another_holds_the_lock(clone, tmp_path):
+    """All stages run: what is applied is complete. Optuna's choice goes the same way."""
+    project = tmp_path / "larger/projects/alzmri"
+    shutil.copytree(clone.root, project, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+    larger, moved = type(clone)(tmp_path / "larger"), type(clone)(project)
+    larger.run("git", "init", "--quiet")
+    for key in ("name", "email"):
+        larger.run("git", "config", f"user.{key}", "test@localhost")
+    larger.run("git", "config", "log.showSignature", "true")
+    larger.commit("all")
+    words = ("train.lr=log(1e-4,1e-1)", "-S", "train.epochs=1", "--trials", "1", "--name", "t")
+    with (project / ".dvc/tmp/lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = moved.start("alzmri", "sweep", *words)
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "another process holds the lock" in line:
+                break
+    said += process.communicate(timeout=240)[0].splitlines(keepends=True)
+    assert process.returncode == 0, "".join(said)
+    assert _names(moved) == ["t-t001"]
+    assert not larger.run("git", "status", "--porcelain").stdout
+    moved.run("dvc", "exp", "apply", "t-t001")
+    assert "up to date" in moved.run("dvc", "status").stdout
+    settings = moved.json("dvc", "params", "diff", "--json")["params.yaml"]
+    assert 1e-4 <= settings["train.lr"]["new"] <= 1e-1
+    moved.run("alzmri", "review", "HEAD")
+    moved.run("alzmri", "compare", "t-t001")
+
+
+def test_what_is_wrong_is_said_before_anything_runs(clone, tmp_path):
+    faults = clone.run("alzmri", "sweep", "train.epoch=1,2", "--seeds", "two", code=2)
+    assert "this sweep has 2 fault(s)" in faults.stderr
+    shallow = type(clone)(tmp_path / "shallow")
+    clone.commit("another")
+    clone.run("git", "clone", "--quiet", "--depth", "1", f"file://{clone.root}", str(shallow.root))
+    for words in (("sweep", "train.lr=0.1,0.2"), ("honest",), ("protocol",)):
+        refused = shallow.run("alzmri", *words, code=2)
+        assert "this is a shallow clone: run `git fetch --unshallow` first" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not _names(clone)

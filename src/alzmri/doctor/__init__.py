@@ -39,7 +39,7 @@ def examine(folder: Path, *, before_run: bool = False) -> Iterator["Finding"]:
     ``before_run`` says that a plain `dvc repro` is about to start, with the local store: the store
     may be down then, and what only experiments need is a warning.
     """
-    from alzmri.doctor import machine, queue, remote, repository, source
+    from alzmri.doctor import machine, remote, repository, source
     from alzmri.doctor.finding import fail
     from alzmri.errors import UserError
     from alzmri.store import settings
@@ -62,7 +62,6 @@ def examine(folder: Path, *, before_run: bool = False) -> Iterator["Finding"]:
     yield from _attempt("lock", lambda: repository.lock(root))
     yield from _attempt("path locks", lambda: repository.path_locks(root))
     yield from _attempt("checkpoints", lambda: repository.checkpoints(root))
-    yield from _attempt("queue", lambda: queue.stranded_tasks(root))
     yield from _attempt("store", lambda: remote.remote(root, may_be_down=before_run))
 
 

@@ -4,59 +4,108 @@ Arguments are named as in ``alzmri.evaluation.metrics``; ``note`` is the title, 
 that says what was tested, and whether the split leaks.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.image import AxesImage
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
-from alzmri.evaluation.metrics import (
-    CALIBRATION_BINS,
-    Floats,
-    Ints,
-    expected_calibration_error,
-    reliability,
-)
 from alzmri.figure import SEVERITY, drawing
 
 GREY = "#767676"
 MISTAKES_SHOWN = 24
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
-def _wrapped(classes: Sequence[str]) -> list[str]:
-    return [name.replace(" Demented", "\nDemented") for name in classes]
+
+def matrix(
+    axes: Axes,
+    values: Floats,
+    texts: NDArray[Any],
+    ticks: tuple[Sequence[str], Sequence[str]],
+    labels: tuple[str, str],
+    *,
+    limits: tuple[float, float] | None = None,
+    less_is_better: bool = False,
+) -> AxesImage:
+    """Shade a matrix from faint to strong blue and write a text into each cell.
+
+    Args:
+        axes: empty ones; light or dark, as matplotlib's settings are.
+        values: ``[rows, columns]``; NaN leaves a cell empty.
+        texts: str ``[rows, columns]``.
+        ticks: names of the rows, and of the columns.
+        labels: what the rows are, and the columns.
+        limits: the values of the faintest and of the strongest blue; None for those in ``values``.
+        less_is_better: whether the lowest value is the strongest blue.
+    """
+    light = mpl.rcParams["figure.facecolor"] == "white"
+    blues = ("#eef4fa", "#08467e") if light else ("#20272e", "#a6d4fa")
+    shades = LinearSegmentedColormap.from_list("blues", blues[::-1] if less_is_better else blues)
+    low, high = limits or (None, None)
+    image = axes.imshow(values, cmap=shades, vmin=low, vmax=high, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            # Ink that the shade behind it leaves legible.
+            luminance = np.dot(image.to_rgba(np.array([value]))[0, :3], (0.299, 0.587, 0.114))
+            ink = "white" if luminance < 0.55 else "black"
+            centred: Any = {"ha": "center", "va": "center"}
+            axes.text(column, row, str(texts[row, column]), color=ink, fontsize=9, **centred)
+    axes.set_yticks(range(len(ticks[0])), ticks[0], fontsize=8.5)
+    axes.set_xticks(range(len(ticks[1])), ticks[1], fontsize=8.5)
+    axes.set_ylabel(labels[0], fontsize=9)
+    axes.set_xlabel(labels[1], fontsize=9)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return image
 
 
-def confusion(path: Path, truth: Ints, predicted: Ints, classes: Sequence[str], note: str) -> None:
-    """Counts and percentages of each true class, true classes in rows."""
-    counts = confusion_matrix(truth, predicted, labels=range(len(classes)))
+def confusion(
+    path: Path,
+    truth: Ints,
+    predicted: Ints,
+    classes: Sequence[str],
+    note: str,
+    *,
+    small: bool = False,
+) -> None:
+    """Shares of each actual class, in rows; a class that is never predicted has its column too.
+
+    A ``small`` one, to be set beside others, has percentages only, and neither counts nor a scale.
+    """
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (truth, predicted), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with drawing(path, 5.6, 4.5) as figure:
+    texts = np.array([f"{value:.0%}" for value in share.flat], dtype=object).reshape(share.shape)
+    if small:
+        names = [textwrap.fill(name.removesuffix(" Demented"), 8) for name in classes]
+    else:
+        texts = counts.astype(str).astype(object) + "\n" + texts
+        names = [textwrap.fill(name, 10) for name in classes]
+    with drawing(path, *(2.9, 2.8) if small else (5.6, 4.5)) as figure:
         axes = figure.add_subplot()
-        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for row, column in np.ndindex(*counts.shape):
-            axes.text(
-                column,
-                row,
-                f"{counts[row, column]}\n{share[row, column]:.0%}",
-                ha="center",
-                va="center",
-                color="white" if share[row, column] > 0.6 else "black",
-            )
-        axes.set_xticks(range(len(classes)), _wrapped(classes), fontsize=8.5)
-        axes.set_yticks(range(len(classes)), _wrapped(classes), fontsize=8.5)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        axes.set(xlabel="predicted", ylabel="actual")
-        axes.set_title(note, fontsize=9)
-        bar = figure.colorbar(image, ax=axes, shrink=0.75, format=lambda x, _: f"{x:.0%}")
-        bar.set_label("share of the actual class")
-        bar.outline.set_visible(False)
+        image = matrix(axes, share, texts, (names, names), ("actual", "predicted"), limits=(0, 1))
+        axes.set_aspect("equal")
+        axes.tick_params(labelsize=8 if small else 8.5)
+        axes.set_title(note, fontsize=8.5 if small else 9)
+        if not small:
+            bar = figure.colorbar(image, ax=axes, shrink=0.75, format=lambda x, _: f"{x:.0%}")
+            bar.set_label("share of the actual class")
+            bar.outline.set_visible(False)
 
 
 def roc(path: Path, truth: Ints, probabilities: Floats, classes: Sequence[str], note: str) -> None:
     """One curve per class against the rest, with its area."""
+    # Not at the top: compare and review draw without scikit-learn.
+    from sklearn.metrics import roc_auc_score, roc_curve
+
     with drawing(path, 5.2, 4.6) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
@@ -87,6 +136,12 @@ def reliability_diagram(
 
     ``probabilities`` are two sets by their names in the legend: before and after calibration.
     """
+    from alzmri.evaluation.metrics import (
+        CALIBRATION_BINS,
+        expected_calibration_error,
+        reliability,
+    )
+
     with drawing(path, 5.0, 5.2) as figure:
         axes, histogram = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="calibrated")

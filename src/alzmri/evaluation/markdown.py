@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 
 def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table; cells become text."""
-    lines = [header, ["---"] * len(header), *([str(cell) for cell in row] for row in rows)]
+    """A table; cells become text, None a dash."""
+    cells = (["–" if cell is None else str(cell) for cell in row] for row in rows)
+    lines = [header, ["---"] * len(header), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alzmri import git, params
 from alzmri.errors import UserError
-from alzmri.experiments.lock import Lock, used
+from alzmri.experiments.lock import Lock
 
 _COMMIT = 'git commit -am "my baseline"'
 _SHOWN = 4
@@ -62,9 +62,7 @@ def _differing(before: Lock, here: Lock) -> Iterator[str]:
         if stage not in before.stages or stage not in here.stages:
             yield f"the stage {stage}"
             continue
-        one, other = (
-            {**lock.inputs(stage), **dict(used(lock.stages[stage]))} for lock in (before, here)
-        )
+        one, other = ({**lock.inputs(stage), **lock.parameters(stage)} for lock in (before, here))
         for name in {**one, **other}:
             if one.get(name) != other.get(name):
                 yield f"the command of {stage}" if name == "cmd" else name

@@ -1,45 +1,28 @@
-"""Series of experiments and their tables: sweep, honest, protocol, fast; the results of one."""
+"""Experiments and their tables: sweep, honest, protocol; compare, review; the results of one."""
 
 import shlex
 import sys
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from alzmri import terminal
 from alzmri.errors import UserError
 
 # The modules behind the commands load torch and DVC: not before a command runs.
-if TYPE_CHECKING:
-    from alzmri.experiments.series.plans import Scale
-
-
-class Size(StrEnum):
-    """How large a series is run."""
-
-    AUTO = "auto"
-    FULL = "full"
-    SCALED = "scaled"
-
-
-class Place(StrEnum):
-    """Where experiments train."""
-
-    HERE = "here"
-    SAGEMAKER = "sagemaker"
-
 
 Source = Annotated[
-    str | None, typer.Option(help="The collection data/NAME. [default: data.source]")
+    str | None, typer.Option(help="The collection data/NAME.", show_default="data.source")
 ]
 Scaling = Annotated[
-    Size, typer.Option("--scale", help="auto: full on a GPU, else scaled to a CPU, and said so.")
+    Literal["auto", "full", "scaled"],
+    typer.Option("--scale", help="auto: full on a GPU, else scaled to a CPU, and said so."),
 ]
+Jobs = Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at once.")]
 Ranking = Annotated[
     str,
     typer.Option("--metric", help="What sorts them, such as val_macro_f1, loss, subject.accuracy."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("-S", "--set-param", help="Change a value, as in dvc exp run.")
 ]
@@ -49,16 +32,17 @@ def honest(
     source: Source = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(help="none, three-class or binary (data.merge). [default: all]"),
+        typer.Option(help="none, three-class or binary (data.merge).", show_default="all"),
     ] = None,
     folds: Annotated[int, typer.Option(min=3, max=100, help="Parts to cut the people into.")] = 5,
-    scale: Scaling = Size.AUTO,
+    scale: Scaling = "auto",
+    jobs: Jobs = 1,
     settings: Overrides = None,
 ) -> None:
-    """Cross-validate over people; write the tables of docs/results.md.
+    """Cross-validate over subjects; write the tables of docs/results.md.
 
-    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. What has finished from this
-    commit is not run again.
+    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. How many runs, how long and how
+    much disk is said first. What has finished from this commit is not run again.
 
     Examples:
 
@@ -66,20 +50,26 @@ def honest(
 
         alzmri honest --source kaggle --task binary -S train.epochs=3
     """
-    from alzmri.experiments import runs
-    from alzmri.experiments.series import plans
-    from alzmri.experiments.series.honest import honest as run
+    from alzmri.experiments.studies import plans
+    from alzmri.experiments.studies.honest import honest as run
 
     tasks = task or list(plans.TASKS)
     if unknown := sorted(set(tasks) - set(plans.TASKS)):
         raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(plans.TASKS)}")
-    run(_source(source), tasks, folds, _scale(scale), runs.parse_settings(settings or []), _typed())
+    study = plans.study(source, scale, jobs, settings or [], shlex.join(["alzmri", *sys.argv[1:]]))
+    run(study, tasks, folds)
 
 
-def protocol(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides = None) -> None:
+def protocol(
+    source: Source = None,
+    scale: Scaling = "auto",
+    jobs: Jobs = 1,
+    settings: Overrides = None,
+) -> None:
     """Run the published protocol's two settings on the slice split, which LEAKS.
 
-    Writes the tables of docs/results.md. What has finished from this commit is not run again.
+    Writes the tables of docs/results.md. How long and how much disk is said first. What has
+    finished from this commit is not run again.
 
     Examples:
 
@@ -87,28 +77,10 @@ def protocol(source: Source = None, scale: Scaling = Size.AUTO, settings: Overri
 
         alzmri protocol --source kaggle --scale full
     """
-    from alzmri.experiments import runs
-    from alzmri.experiments.series.protocol import protocol as run
+    from alzmri.experiments.studies import plans
+    from alzmri.experiments.studies.protocol import protocol as run
 
-    run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
-
-
-def fast(source: Source = None, scale: Scaling = Size.AUTO, settings: Overrides = None) -> None:
-    """Run the fast recipe and the protocol's best setting on the slice split, which LEAKS.
-
-    Writes a table and a curve of both, by training FLOPs, to docs/results.md.
-    What has finished from this commit is not run again.
-
-    Examples:
-
-        alzmri fast
-
-        alzmri fast --source kaggle -S train.precision=fp32
-    """
-    from alzmri.experiments import runs
-    from alzmri.experiments.series.fast import fast as run
-
-    run(_source(source), _scale(scale), runs.parse_settings(settings or []), _typed())
+    run(plans.study(source, scale, jobs, settings or [], shlex.join(["alzmri", *sys.argv[1:]])))
 
 
 def sweep(
@@ -116,9 +88,9 @@ def sweep(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUES...", help="As in dvc exp run -S: A,B or range(0,5)."),
     ] = None,
-    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at once.")] = 1,
+    jobs: Jobs = 1,
     name: Annotated[
-        str | None, typer.Option(help="Of the sweep. [default: sweep- and what varies]")
+        str | None, typer.Option(help="Of the sweep.", show_default="sweep- and what varies")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="How many train.seed from 0 on, or a list: 3, or 1,7.")
@@ -126,15 +98,25 @@ def sweep(
     folds: Annotated[
         int | None, typer.Option(min=3, max=100, help="Cross-validate: split.fold of so many.")
     ] = None,
-    metric: Ranking = "macro_f1",
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many experiments that Optuna proposes, in place of all."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what Optuna draws.")] = 0,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="What sorts them.", show_default="macro_f1; val_macro_f1 with --trials"),
+    ] = None,
     on: Annotated[
-        Place, typer.Option("--on", help="Where to train; sagemaker.yaml says how, -j how many.")
-    ] = Place.HERE,
+        Literal["here", "sagemaker"],
+        typer.Option("--on", help="Where to train; sagemaker.yaml says how, -j how many."),
+    ] = "here",
     settings: Overrides = None,
 ) -> None:
-    """Run all combinations of values as DVC experiments, through DVC's queue; compare them.
+    """Run all combinations of values as DVC experiments, and compare them.
 
-    Ctrl-C leaves the queue to DVC's workers. The same command again runs only what is missing.
+    With --trials, KEY=log(A,B) and KEY=uniform(A,B) are ranges. Validation macro F1 decides.
+    After Ctrl-C the same command goes on: it runs only what is missing.
 
     Examples:
 
@@ -144,36 +126,49 @@ def sweep(
 
         alzmri sweep data.merge=none,binary --folds 5
 
+        alzmri sweep 'train.lr=log(1e-5,1e-2)' model.dropout=0.3,0.5 --trials 20
+
         alzmri sweep train.lr=0.0001,0.0005 --on sagemaker -j 4
     """
+    from alzmri.experiments import runs
     from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.sweeps import grid
+    from alzmri.experiments.sweeps import search
+    from alzmri.experiments.sweeps.grid import grid
     from alzmri.experiments.sweeps.sweep import sweep as run
 
+    check_metric(metric := metric or (search.METRIC if trials else "macro_f1"))
     words = [*(values or []), *(settings or [])]
     if seeds is not None:
         words.append(f"train.seed=range({seeds})" if seeds.isdigit() else f"train.seed={seeds}")
     if folds is not None:
         words += [f"split.folds={folds}", f"split.fold=range({folds})"]
-    if on is Place.SAGEMAKER:
+    base: dict[str, object] = {}
+    if on == "sagemaker":
         from alzmri.sagemaker import settings as account
 
         account.require(account.load())
-        words.append(f"compute.train_on={on}")
-    run(grid.sweep(words, name), jobs, check_metric(metric))
+        base["compute.train_on"] = on
+    elif jobs > 1:
+        base.update(runs.on_this_machine(jobs))
+    if trials:
+        run(search.search(words, name, base, trials, seed), jobs, metric)
+    else:
+        run(grid(words, name, base), jobs, metric)
 
 
 def compare(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Experiments, or how their names begin.", show_default="all of this commit"
+            help="Experiments, or how their names begin; branches, tags, commits.",
+            show_default="all experiments of this commit",
         ),
     ] = None,
     metric: Ranking = "macro_f1",
     name: Annotated[
         str | None, typer.Option(help="Of the report: reports/NAME.", show_default="from NAMES")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put finished experiments on one page: which is best, by how much, how sure that is.
 
@@ -185,17 +180,16 @@ def compare(
         alzmri compare
 
         alzmri compare sweep-lr-momentum --metric val_macro_f1
+
+        alzmri compare main lusty-gird --json
     """
-    from alzmri.experiments import runs
     from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.reports import document
-    from alzmri.experiments.reports.compare import chosen, write
+    from alzmri.experiments.reports import comparison, document, revisions
 
     check_metric(metric)
     folder = document.check_name(name or "-".join(names or ["experiments"]))
-    written = write(chosen(runs.finished(), names or []), folder, metric)
-    terminal.say(document.conclusion(written))
-    terminal.say(f"written: {written} and README.md beside it")
+    content = comparison.write(revisions.chosen(names or []), folder, metric)
+    document.say(content, as_json=as_json)
 
 
 def review(
@@ -203,6 +197,7 @@ def review(
     head: Annotated[
         str | None, typer.Argument(help="What to review.", show_default="the workspace")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a change does to parameters, data, code and scores, and whether to merge it.
 
@@ -217,43 +212,20 @@ def review(
     from alzmri.experiments.reports import document
     from alzmri.experiments.reports.review import write
 
-    written = write(base, head)
-    terminal.say(document.conclusion(written))
-    terminal.say(f"written: {written} and README.md beside it")
+    document.say(write(base, head), as_json=as_json)
 
 
 def results(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Say also whether it is the committed run.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the numbers of the run in this workspace, and where its plots are."""
+    from alzmri import terminal
     from alzmri.experiments.baseline import verdict
     from alzmri.experiments.results import show
 
-    show()
+    show(as_json=as_json)
     if baseline:
         terminal.say(verdict())
-
-
-def _source(name: str | None) -> str:
-    from alzmri import params
-    from alzmri.experiments import runs
-
-    source = name or params.load().data.source
-    runs.require_source(source)
-    return source
-
-
-def _scale(size: Size) -> "Scale":
-    import torch
-
-    from alzmri.experiments.series import plans
-
-    if size is Size.AUTO:
-        size = Size.FULL if torch.cuda.is_available() else Size.SCALED
-    return plans.FULL if size is Size.FULL else plans.SCALED
-
-
-def _typed() -> str:
-    return shlex.join(["alzmri", *sys.argv[1:]])

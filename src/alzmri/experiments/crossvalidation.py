@@ -1,4 +1,4 @@
-"""Folds scored as one test: every person is tested once, by a model that has never seen them."""
+"""Folds scored as one test: every subject is tested once, by a model that has never seen them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alzmri.errors import LeakError
-from alzmri.evaluation import report
 from alzmri.evaluation.intervals import Interval, of_new_people
-from alzmri.evaluation.metrics import Floats, Ints, by_subject
 from alzmri.experiments.runs import Finished
 
 PREDICTIONS = "plots/predictions.csv"
@@ -25,21 +24,21 @@ class Predictions:
     Attributes:
         truth: class indices, int64 ``[n]``.
         probabilities: float64 ``[n, classes]``, rows summing to 1.
-        subjects: the person of each slice.
+        subjects: the subject of each slice.
         classes: names in severity order.
         paths: of the slices, in the collection.
     """
 
-    truth: Ints
-    probabilities: Floats
+    truth: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
     subjects: tuple[str, ...]
     classes: tuple[str, ...]
     paths: tuple[str, ...]
 
     @classmethod
     def of(cls, experiment: Finished) -> "Predictions":
-        """What ``experiment`` predicted for its test part."""
-        rows = experiment.table(PREDICTIONS)
+        """What ``experiment`` predicted for its test part, in the order of the paths."""
+        rows = sorted(experiment.table(PREDICTIONS), key=lambda row: row["path"])
         # Not data.merge: a commit with an older params.yaml can be read too.
         classes = tuple(name for name in rows[0] if name not in _COLUMNS)
         probabilities = np.array([[float(row[name]) for name in classes] for row in rows])
@@ -57,43 +56,39 @@ class Predictions:
         """All folds as one.
 
         Raises:
-            LeakError: when a person is in two folds: these are no folds of one split.
+            LeakError: when a subject is in two folds: these are no folds of one split.
         """
-        people = [person for fold in folds for person in set(fold.subjects)]
-        if twice := len(people) - len(set(people)):
-            raise LeakError(f"{twice} people are tested in several folds: not one cross-validation")
+        subjects = [subject for fold in folds for subject in set(fold.subjects)]
+        if twice := len(subjects) - len(set(subjects)):
+            raise LeakError(
+                f"{twice} subjects are tested in several folds: not one cross-validation"
+            )
         return cls(
             truth=np.concatenate([fold.truth for fold in folds]),
             probabilities=np.concatenate([fold.probabilities for fold in folds]),
-            subjects=tuple(person for fold in folds for person in fold.subjects),
+            subjects=tuple(subject for fold in folds for subject in fold.subjects),
             classes=folds[0].classes,
             paths=tuple(path for fold in folds for path in fold.paths),
         )
 
-    def by_path(self) -> "Predictions":
-        """The same, slices in the order of their paths."""
-        order = sorted(range(len(self.paths)), key=self.paths.__getitem__)
-        return Predictions(
-            truth=self.truth[order],
-            probabilities=self.probabilities[order],
-            subjects=tuple(self.subjects[row] for row in order),
-            classes=self.classes,
-            paths=tuple(self.paths[row] for row in order),
-        )
-
     @property
-    def predicted(self) -> Ints:
+    def predicted(self) -> NDArray[np.int64]:
         """The most probable class of each slice."""
-        most_probable: Ints = self.probabilities.argmax(axis=1)
+        most_probable: NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return most_probable
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """As ``metrics/evaluate.json`` has them, without calibration and split."""
+        """As ``models/evaluation.json`` has them, without calibration and split."""
+        # Not at the top: compare and review read predictions without torch and scikit-learn.
+        from alzmri.evaluation import report
+
         return report.score(self.truth, self.probabilities, self.subjects, self.classes, seed=0)
 
     def of_new_people(self, people: int) -> dict[str, Interval]:
-        """Where the scores per person of ``people`` new people fall, 95 times out of 100."""
+        """Where the subject-level scores of ``people`` new subjects fall, 95 times out of 100."""
+        from alzmri.evaluation.metrics import by_subject
+
         truth, probabilities, names = by_subject(self.truth, self.probabilities, self.subjects)
         predicted = probabilities.argmax(axis=1)
         return of_new_people(truth, predicted, names, len(self.classes), 0, people)

@@ -15,13 +15,13 @@ METRICS: Mapping[str, str] = {
     "loss": "loss",
     "ece": "calibration error",
     "brier": "Brier score",
-    "subject.macro_f1": "macro F1 per person",
-    "subject.accuracy": "accuracy per person",
+    "subject.macro_f1": "subject-level macro F1",
+    "subject.accuracy": "subject-level accuracy",
     "val_macro_f1": "validation macro F1",
     "val_accuracy": "validation accuracy",
     "val_loss": "validation loss",
 }
-"""Keys of metrics/evaluate.json and, with ``val_``, of metrics/train.json; what tables say."""
+"""Keys of models/evaluation.json and, with ``val_``, of metrics/train.json; what tables say."""
 
 LESS_IS_BETTER = {"loss", "ece", "brier", "val_loss"}
 
@@ -45,9 +45,14 @@ def score(key: str, train: Mapping[str, Any], test: Mapping[str, Any]) -> float:
     Args:
         key: of ``METRICS``.
         train: the content of ``metrics/train.json``.
-        test: the content of ``metrics/evaluate.json``.
+        test: the content of ``models/evaluation.json``.
     """
     content: Any = train if key.startswith("val_") else test
     for part in key.split("."):
         content = content[part]
     return math.nan if content is None else float(content)
+
+
+def number(value: float) -> float | None:
+    """``value`` for JSON, which has no NaN."""
+    return None if math.isnan(value) else value

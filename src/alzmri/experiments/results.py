@@ -8,64 +8,70 @@ from rich.table import Table
 
 from alzmri import registry, terminal
 from alzmri.errors import UserError
+from alzmri.experiments.metrics import METRICS, number, score
+
+_SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "loss", "macro_auc", "subject.macro_f1")
+_NEXT = """\
+plots:   plots/*.png; in a browser with the curves: dvc plots show; the model: models/MODEL_CARD.md
+next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentum=0.85
+         alzmri review HEAD says whether that is better; dvc exp show --only-changed lists them"""
 
 
-def show(root: Path = Path()) -> None:
-    """Print the metrics of the workspace and where its plots are.
+def show(root: Path = Path(), *, as_json: bool = False) -> None:
+    """Print the numbers of the workspace, and where its plots are.
 
     Raises:
         UserError: when the pipeline has not run here.
     """
-    prepare, train, evaluate = (
-        _read(root / "metrics" / f"{stage}.json") for stage in ("prepare", "train", "evaluate")
-    )
+    paths = ("metrics/train.json", "models/evaluation.json", "data/prepared/summary.json")
+    train, test, prepare = (_read(root / path) for path in paths)
     try:
-        _show(prepare, train, evaluate)
+        content = {
+            "scores": {key: number(score(key, train, test)) for key in METRICS},
+            "ci95": test["ci95"]
+            | {f"subject.{key}": bounds for key, bounds in test["subject"]["ci95"].items()},
+            "leaks": test["split"]["unit"] == "slice" or test["split"]["shared_subjects"] > 0,
+            "test_subjects": test["subject"]["n"],
+            "test_subjects_in_training": test["split"]["shared_subjects"],
+            "images": prepare["images"],
+            "subjects": prepare["subjects"],
+            "best_epoch": train["best_epoch"],
+            "calibration": test["calibration"],
+            "stages_off": test["stages_off"],
+            "version": registry.version(root / "models"),
+        }
     except (KeyError, TypeError):
-        raise UserError("metrics/ is of another version: run `dvc repro`") from None
+        raise UserError("the results are of another version: run `dvc repro`") from None
+    if as_json:
+        terminal.say(json.dumps(content, indent=2))
+    else:
+        _show(content)
 
 
-def _show(prepare: Any, train: Any, evaluate: Any) -> None:
-    leaks = evaluate["split"]["unit"] == "slice"
-    table = Table(title="Test set" + (" (slice split: LEAKS)" if leaks else ""))
+def _show(content: dict[str, Any]) -> None:
+    table = Table(title="Test set" + (" (this split LEAKS)" if content["leaks"] else ""))
     table.add_column("score")
     table.add_column("value", justify="right")
-    table.add_column("95 % over people", justify="right")
-    for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
-        low, high = evaluate["ci95"][key]
-        table.add_row(name, f"{evaluate[key]:.3f}", f"{low:.3f} to {high:.3f}")
-    table.add_row("balanced accuracy", f"{evaluate['balanced_accuracy']:.3f}")
-    table.add_row("loss", f"{evaluate['loss']:.3f}")
-    subject = evaluate["subject"]
-    low, high = subject["ci95"]["macro_f1"]
-    table.add_row(
-        f"macro F1 per person (n={subject['n']})",
-        f"{subject['macro_f1']:.3f}",
-        f"{low:.3f} to {high:.3f}",
-    )
+    table.add_column("95 % over subjects", justify="right")
+    for key in _SHOWN:
+        value, bounds = content["scores"][key], content["ci95"].get(key)
+        shown = f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""
+        table.add_row(METRICS[key], "undefined" if value is None else f"{value:.3f}", shown)
     terminal.out.print(table)
-    calibration = evaluate["calibration"]
+    calibration = content["calibration"]
     before, after = calibration["before"]["ece"], calibration["after"]["ece"]
-    _right, neighbouring, *further = (off["slices"] for off in evaluate["stages_off"].values())
+    _right, neighbouring, *further = (off["slices"] for off in content["stages_off"].values())
     terminal.out.print(
         f"calibration error {before:.3f}; {after:.3f} at temperature"
         f" {calibration['temperature']:.2f}, fitted on validation\n"
-        f"mistakes: {neighbouring} slices in a neighbouring stage, {sum(further)} further off"
+        f"mistakes: {neighbouring} slices in a neighbouring stage, {sum(further)} further off\n"
+        f"{content['images']} images of {content['subjects']} subjects; best epoch"
+        f" {content['best_epoch']}; {content['test_subjects']} test subjects,"
+        f" {content['test_subjects_in_training']} of them seen in training"
     )
-    shared = evaluate["split"]["shared_subjects"]
-    terminal.out.print(
-        f"{prepare['images']} images of {prepare['subjects']} people;"
-        f" best epoch {train['best_epoch']} of {train['epochs']};"
-        f" test people seen in training: {shared}"
-    )
-    if version := registry.version():
-        terminal.out.print(f"registered as {version}")
-    terminal.out.print(
-        "plots/   confusion.png  roc.png  reliability.png  mistakes.png  classes.png"
-        "  subjects.png\n"
-        "metrics/ evaluate.json  train.json  prepare.json     models/ MODEL_CARD.md\n"
-        "next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentum=0.85"
-    )
+    if content["version"]:
+        terminal.out.print(f"registered as {content['version']}")
+    terminal.out.print(_NEXT)
 
 
 def _read(path: Path) -> Any:

@@ -1,11 +1,9 @@
-"""DVC experiments as the program sees them: wanted, run, read."""
+"""DVC experiments as the program sees them: wanted, and finished."""
 
 import csv
 import io
 import json
 import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +14,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from alzmri import params, terminal
-from alzmri.errors import EnvironmentFault, UserError
+from alzmri import git, params
+from alzmri.errors import UserError
 from alzmri.experiments import metrics
 from alzmri.experiments.lock import Lock
 from alzmri.params import Params
@@ -49,26 +47,10 @@ class Experiment:
                 content[section][name] = value
         return params.check(content, f"params.yaml with the settings of {self.name}")
 
-    @property
-    def command(self) -> str:
-        """It as one line of DVC's, less what params.yaml has anyway."""
-        usual = params.load().model_dump()
-        wanted = self.params.model_dump()
-        settings = (
-            f"-S {section}.{key}={value}"
-            for section, values in wanted.items()
-            for key, value in values.items()
-            if value != usual[section][key]
-        )
-        return " ".join(("dvc exp run", *settings))
-
 
 @dataclass(frozen=True)
 class Finished:
-    """An experiment that ran, by the commit that DVC made of it; or any commit with results.
-
-    One that is queued has a commit too, with its parameters but without results.
-    """
+    """An experiment that ran, by the commit that DVC made of it; or any commit with results."""
 
     name: str
     commit: str
@@ -78,7 +60,7 @@ class Finished:
         """The parameters it ran with."""
         return params.parse(self.read("params.yaml"), f"params.yaml of {self.name}")
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, object]:
         """Every key of its params.yaml with a dot; unchecked, so that an older schema is read."""
         content = YAML(typ="safe").load(self.read("params.yaml"))
@@ -96,34 +78,52 @@ class Finished:
     @property
     def date(self) -> str:
         """The day on which it ran, such as 2026-11-23."""
-        return _git("show", "--no-patch", "--format=%cs", self.commit).strip()
+        return git.run("log", "-1", "--format=%cs", self.commit).strip()
 
     @cached_property
     def lock(self) -> Lock:
         """Its dvc.lock."""
         return Lock.parse(self.read("dvc.lock"))
 
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """The content of its ``metrics/evaluate.json``, which git has."""
+        return dict(json.loads(self.read("metrics/evaluate.json")))
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        """The content of its ``metrics/train.json``, which git has."""
+        return dict(json.loads(self.read("metrics/train.json")))
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """The content of its ``models/evaluation.json``, which DVC's cache has."""
+        return dict(json.loads(self.cached("models/evaluation.json")))
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The content of its ``data/prepared/summary.json``, which DVC's cache has."""
+        return dict(json.loads(self.cached("data/prepared/summary.json")))
+
     def is_of(self, wanted: Params) -> bool:
         """Whether it is what ``wanted`` gives with the code and the data of the workspace.
 
         Where it was computed and where it is reported to does not count.
         """
-        elsewhere = {"compute", "track"}
         try:
-            mine = self.params.model_dump(exclude=elsewhere)
+            mine, other = (
+                one.model_dump(exclude={"compute", "track"}) for one in (self.params, wanted)
+            )
         except UserError:
             return False  # of a schema before this one
-        if mine != wanted.model_dump(exclude=elsewhere):
-            return False
-        return not _git("diff", "--name-only", self.commit, "--", "src", "data", "dvc.yaml")
-
-    def metrics(self, stage: str) -> Any:
-        """The content of its ``metrics/STAGE.json``."""
-        return json.loads(self.read(f"metrics/{stage}.json"))
+        return mine == other and not git.run(
+            "diff", "--name-only", self.commit, "--", "src", "data", "dvc.yaml"
+        )
 
     def score(self, metric: str) -> float:
         """One of :data:`alzmri.experiments.metrics.METRICS`; NaN where it is undefined."""
-        return metrics.score(metric, self.metrics("train"), self.metrics("evaluate"))
+        test = {} if metric.startswith("val_") else self.evaluation
+        return metrics.score(metric, self.training, test)
 
     def read(self, path: str) -> str:
         """The content of a text file that git has of it.
@@ -131,12 +131,10 @@ class Finished:
         Raises:
             UserError: when there is none.
         """
-        shown = subprocess.run(
-            ["git", "show", f"{self.commit}:{path}"], capture_output=True, text=True, check=False
-        )
-        if shown.returncode:
+        content = git.show(self.commit, path)
+        if content is None:
             raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
-        return shown.stdout
+        return content
 
     def table(self, path: str) -> list[dict[str, str]]:
         """The rows of a CSV that it wrote and DVC has in its cache.
@@ -144,24 +142,37 @@ class Finished:
         Raises:
             UserError: when it has not.
         """
-        from dvc.repo import Repo
+        return list(csv.DictReader(io.StringIO(self.cached(path))))
 
-        try:
-            cached = Path(Repo().cache.local.oid_to_path(self.lock.outputs[path]))
-            text = cached.read_text(encoding="utf-8")
-        except KeyError:
-            raise UserError(
-                f"{self.name} has no {path}: run `dvc repro` there, and commit"
-            ) from None
-        except FileNotFoundError:
-            raise UserError(self._not_cached(path)) from None
-        return list(csv.DictReader(io.StringIO(text)))
+    def cached(self, path: str) -> str:
+        """The content of a text file that it wrote and DVC has in its cache.
+
+        Raises:
+            UserError: when it wrote none, or the cache has it no more.
+        """
+        digest = self.lock.outputs.get(path)
+        for folder, listing in self.lock.outputs.items():
+            if digest is None and path.startswith(f"{folder}/"):
+                inside = json.loads(self._object(listing, path))
+                digest = {f"{folder}/{one['relpath']}": one["md5"] for one in inside}.get(path)
+        if digest is None:
+            raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
+        return self._object(digest, path)
 
     def _not_cached(self, path: str) -> str:
+        """What to say when the cache has ``path`` no more."""
         return (
             f"{path} of experiment {self.name} is not in DVC's cache any more:"
             f" `dvc exp remove {self.name}`, then run this again"
         )
+
+    def _object(self, digest: str, path: str) -> str:
+        from dvc.repo import Repo
+
+        try:
+            return Path(Repo().cache.local.oid_to_path(digest)).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(self._not_cached(path)) from None
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, object]:
@@ -182,31 +193,21 @@ def parse_settings(words: Sequence[str]) -> dict[str, object]:
     return settings
 
 
-def run_all(experiments: Sequence[Experiment]) -> list[Finished]:
-    """Each of ``experiments`` in turn, in a temporary copy of the repository; as they finished.
+def remove(names: Sequence[str]) -> None:
+    """Remove experiments of the current commit."""
+    for name in names:
+        git.run("update-ref", "-d", _reference(git.head()) + name)
 
-    What has finished before from this commit, with these parameters, is not run again: whatever
-    ends a long series, the next call goes on from there.
 
-    Raises:
-        UserError: before anything runs, with all that is wrong with the settings.
-        EnvironmentFault: when an experiment failed.
+def on_this_machine(jobs: int) -> Settings:
+    """How experiments use the machine when ``jobs`` of them run at once: each its share of cores.
+
+    The instruction sets of the oldest processor and two threads are for the committed run.
     """
-    wanted = {experiment.name: experiment.params for experiment in experiments}
-    done = finished()
-    for number, experiment in enumerate(experiments, start=1):
-        name = experiment.name
-        place = f"[{number}/{len(experiments)}] {name}"
-        if name in done and done[name].is_of(wanted[name]):
-            terminal.out.print(f"{place}: finished before", markup=False)
-            continue
-        terminal.out.print(place, markup=False, style="bold")
-        if name in done:
-            # Not `dvc exp run --force`: that also computes again what DVC has in its run cache.
-            _dvc("exp", "remove", name)
-        _run(experiment)
-        done = finished()
-    return [done[experiment.name] for experiment in experiments]
+    if "portable" not in params.Compute.model_fields:  # until the branch `portable` is merged
+        return {}
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
+    return {"compute.portable": False, "compute.threads": threads}
 
 
 def require_source(name: str) -> None:
@@ -217,55 +218,20 @@ def require_source(name: str) -> None:
         )
 
 
-def head() -> str:
-    """The current commit.
-
-    Raises:
-        UserError: when there is none.
-    """
-    return _git("rev-parse", "HEAD").strip()
-
-
 def finished(baseline: str | None = None) -> dict[str, Finished]:
     """The experiments that started from ``baseline``, by default the current commit, by name."""
-    start = baseline or head()
-    names = f"refs/exps/{start[:2]}/{start[2:]}/"
-    lines = _git("for-each-ref", "--format=%(objectname) %(refname)", names).splitlines()
+    start = _reference(baseline or git.head())
+    lines = git.lines("for-each-ref", "--format=%(objectname) %(refname)", start)
     found = (line.split(" ", 1) for line in lines)
-    return {
-        name.removeprefix(names): Finished(name.removeprefix(names), sha) for sha, name in found
-    }
+    return {name: Finished(name, sha) for sha, ref in found for name in [ref.removeprefix(start)]}
 
 
-def _run(experiment: Experiment) -> None:
-    settings = [
-        word for key, value in experiment.settings.items() for word in ("-S", f"{key}={value}")
-    ]
-    # With a target, DVC leaves out stages that it does not need, such as an unused phantom.
-    _dvc("exp", "run", "evaluate", "--temp", "--name", experiment.name, *settings)
+def _reference(baseline: str) -> str:
+    """Where DVC keeps the experiments of a commit, as its documentation has it."""
+    return f"refs/exps/{baseline[:2]}/{baseline[2:]}/"
 
 
 def environment() -> dict[str, str]:
-    """Of DVC's commands: its stages say `python`, its queue says `dvc`.
-
-    Both are to be those beside this program, whether or not it was activated.
-    """
+    """Of DVC's commands: the `python` of its stages is the one of this program."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     return {**os.environ, "PATH": path}
-
-
-def _dvc(*words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", *words], env=environment(), check=False)
-    if done.returncode:
-        raise EnvironmentFault(
-            f"`{shlex.join(['dvc', *words])}` failed (see above); when that is mended, the same"
-            " command goes on from here"
-        )
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["git failed"])[-1]
-        raise UserError(f"git {words[0]}: {reason}; run in the root of a clone with a commit")
-    return done.stdout

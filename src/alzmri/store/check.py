@@ -58,6 +58,7 @@ def _client(remote: Remote) -> Any:
         endpoint_url=remote.endpoint,
         aws_access_key_id=remote.key,
         aws_secret_access_key=remote.secret,
+        verify=False if remote.is_local else None,  # plain http: AWS_CA_BUNDLE is for others
         config=Config(
             connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 1}
         ),

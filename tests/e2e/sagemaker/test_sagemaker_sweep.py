@@ -39,8 +39,8 @@ def test_sagemaker_takes_a_job_that_is_complete(cloud):
     assert list(cloud.simulator.jobs) == jobs
 
 
-def test_sagemaker_without_an_account_nothing_is_queued(cloud):
+def test_sagemaker_without_an_account_nothing_runs(cloud):
     cloud.edit("sagemaker.yaml", role="")
-    refused = _sweep(cloud, *GRID, code=2)
+    refused = _sweep(cloud, "train.lr=0.1", "--on", "sagemaker", code=2)
     assert "role: write its ARN there" in refused.stderr
-    assert "Queued" not in cloud.clone.run("dvc", "queue", "status").stdout
+    assert not (cloud.clone.root / ".dvc/tmp/sweep/sweep-lr-lr0.1.log").exists()

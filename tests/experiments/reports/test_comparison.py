@@ -1,4 +1,7 @@
-"""Runs are grouped, ranked and judged, and the conclusion says what the numbers allow."""
+"""Runs are grouped, ranked and compared, and the conclusion says what the numbers allow."""
+
+import json
+import re
 
 import numpy as np
 import pytest
@@ -6,13 +9,10 @@ from matplotlib.figure import Figure
 
 from alzmri.errors import UserError
 from alzmri.experiments.metrics import check_metric
-from alzmri.experiments.reports import charts, comparison_report
+from alzmri.experiments.reports import charts
 from alzmri.experiments.reports.charts import Line
-from alzmri.experiments.reports.compare import chosen
 from alzmri.experiments.reports.comparison import BASELINE, Comparison
-from alzmri.experiments.reports.groups import Group, grouped, varying
-from alzmri.experiments.reports.verdict import judge
-from alzmri.experiments.runs import Finished
+from alzmri.experiments.reports.groups import Group, compare, grouped, varying
 
 LEAK = {"split": {"unit": "slice"}, "shared": 38}
 
@@ -32,122 +32,202 @@ def grid(make_run):
     ]
 
 
-def test_seeds_and_folds_are_one_line_named_as_the_experiments_are(grid):
-    groups = grouped(grid)
-    assert [group.name for group in groups] == [
+def test_seeds_are_one_line_named_as_the_experiments_are(grid):
+    groups = grouped(grid[::-1])
+    assert [group.name for group in groups][::-1] == [
         "sweep-lr0.001-momentum0.85",
         "sweep-lr0.001-momentum0.9",
         "sweep-lr0.01-momentum0.85",
         "sweep-lr0.01-momentum0.9",
     ]
     assert varying(groups) == ["train.lr", "train.momentum"]
-    first = groups[0]
+    first = groups[-1]
+    assert [run.repetition for run in first.runs] == [(0, 0, 0), (1, 0, 0)]
     scores = [run.score("macro_f1") for run in first.runs]
-    assert first.told("macro_f1") == f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
+    assert first.shown("macro_f1") == f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
     low, high = first.interval
     assert low < np.mean(scores) < high
+
+
+@pytest.mark.parametrize(
+    "repeats",
+    [
+        *({"train": {"seed": 1}}, {"split": {"seed": 1}}, {"split": {"folds": 3, "fold": 2}}),
+        *({"train": {"keep_last": True, "checkpoint_every": 5}}, {"track": {"mode": "disabled"}}),
+    ],
+)
+def test_what_makes_no_other_experiment_is_one_line(make_run, repeats):
+    folds = {"folds": 3} if "folds" in repeats.get("split", {}) else {}
+    one, other = make_run("a-seed0", 0.5, split=folds), make_run("a-seed1", 0.5, **repeats)
+    assert [group.name for group in grouped([one, other])] == ["a"]
 
 
 def test_experiments_named_by_dvc_are_described_by_what_differs(make_run):
     runs = [make_run(name, 0.5, train={"seed": seed}) for seed, name in enumerate(("a", "b"))]
     runs.append(make_run("lusty-gird", 0.5, train={"lr": 0.02}))
     assert [group.name for group in grouped(runs)] == ["lr0.0001", "lusty-gird"]
+    same = [make_run("x-seed1", 0.5, train={"lr": lr}) for lr in (0.1, 0.2)]
+    same += [make_run("x-seed2", 0.5, train={"lr": lr, "seed": 2}) for lr in (0.1, 0.2)]
+    assert [group.name for group in grouped(same)] == ["lr0.1", "lr0.2"]
 
 
-def test_keys_without_effect_on_the_score_make_no_other_group(make_run):
-    one = make_run("a-seed0", 0.5)
-    other = make_run("a-seed1", 0.5, train={"seed": 1, "keep_last": True, "checkpoint_every": 5})
-    assert [group.name for group in grouped([one, other])] == ["a"]
+def test_other_code_or_data_is_another_experiment_and_that_is_said(make_run):
+    def run(name, seed, code):
+        return make_run(f"{name}-seed{seed}", 0.5, code=code, train={"seed": seed})
+
+    groups = grouped([run(name, seed, code=name) for name in "ab" for seed in (0, 1)])
+    assert [group.name for group in groups] == ["a", "b"]
+    (warning,) = Comparison(groups, None, "val_macro_f1").warnings
+    assert "Other code or data than `a` ran in `b`" in warning
+    groups = grouped([run("x", seed, code=str(seed // 2)) for seed in range(4)])
+    assert [group.name for group in groups] == ["x-seed0", "x-seed2"]
 
 
-def test_the_better_of_two_is_better_and_no_more_than_the_bootstrap_knows(make_run):
+def test_a_verdict_is_what_the_bootstrap_over_subjects_knows(make_run):
     weak, good, best = (
-        Group(n, [make_run(n, r)]) for n, r in (("w", 0.4), ("g", 0.9), ("b", 0.95))
+        Group(name, [make_run(name, right)])
+        for name, right in (("w", 0.4), ("g", 0.9), ("b", 0.95))
     )
-    assert judge(good, weak).better
-    assert judge(weak, good).worse
-    assert judge(good, good).identical
-    assert judge(best, good).alike
-    assert judge(good, weak).words.startswith("better: +0.")
-    assert "of 40 test people" in judge(good, weak).evidence
+    better, worse, same, alike = (
+        compare(*pair) for pair in ((good, weak), (weak, good), (good, good), (best, good))
+    )
+    assert [one.known for one in (better, worse, same, alike)] == [
+        *("better", "worse", "the same", "cannot be told apart")
+    ]
+    assert re.fullmatch(r"better: \+0\.\d{3} \[\+0\.\d{3}, \+0\.\d{3}\]", better.words)
+    assert worse.words.startswith("worse: -0.")
+    assert same.words == "the same"
+    assert "ahead in 100 % of the resamples of 40 test subjects" in better.evidence
+    assert better.difference.value == -worse.difference.value
+    said = [one.advice("`new`", "`old`") for one in (better, worse, same, alike)]
+    assert said[0].startswith("**Merge `new`: better than `old`**, +0.")
+    assert said[1].startswith("**Keep `old`: `new` is worse**, -0.")
+    assert "every prediction is the same class" in said[2]
+    assert "unless `new` is wanted for another reason: the two cannot be told apart" in said[3]
 
 
-def test_other_test_people_are_not_compared(make_run):
+def test_other_test_subjects_classes_and_labels_are_not_compared(make_run):
     ours = Group("ours", [make_run("ours", 0.5)])
-    others = Group("others", [make_run("others", 0.9, people="Q")])
-    verdict = judge(others, ours)
-    assert verdict.difference is None
-    assert verdict.why_not == "other test people (0 of 40 in common)"
+    verdict = compare(Group("others", [make_run("others", 0.9, subjects="Q")]), ours)
     assert verdict.words == "not comparable"
-    classes = Group("two", [make_run("two", 0.9)])
-    object.__setattr__(classes.runs[0].predictions, "classes", ("Non Demented", "Demented"))
-    assert judge(classes, ours).why_not == "other classes"
+    assert verdict.evidence == "other test subjects (0 of 40 in common)"
+    assert verdict.difference is None
+    assert "No conclusion about `o`: not comparable**, other test" in verdict.advice("`n`", "`o`")
+    assert (
+        compare(Group("two", [make_run("two", 0.9, merged=True)]), ours).evidence == "other classes"
+    )
+    relabelled = make_run("relabelled", 0.9)
+    relabelled.predictions.truth[:3] = 2
+    assert compare(Group("relabelled", [relabelled]), ours).evidence == "other labels"
 
 
-def test_seeds_that_only_one_of_them_has_are_left_out_and_that_is_said(make_run):
-    three = Group("a", [make_run(f"a{seed}", 0.9, train={"seed": seed}) for seed in (0, 1, 2)])
-    one = Group("b", [make_run("b", 0.4)])
-    assert (judge(three, one).pairs, judge(three, one).runs) == (1, 3)
-    assert "on the 1 of 3 runs that have a counterpart" in judge(three, one).evidence
+def test_runs_of_one_seed_are_compared_and_those_without_counterpart_left_out(make_run):
+    def group(name, right, *seeds):
+        runs = [make_run(f"{name}{seed}", right, train={"seed": seed}) for seed in seeds]
+        return Group(name, runs)
+
+    alone = compare(group("a", 0.9, 0, 1, 2), group("b", 0.4, 1))
+    assert "on the 1 of 3 runs that have a counterpart" in alone.evidence
+    pair = compare(group("a", 0.9, 1), group("b", 0.4, 1))
+    assert alone.difference == pair.difference
+    assert compare(group("a", 0.9, 0, 1), group("b", 0.4, 2, 3)).evidence.endswith("pairs of runs")
+    assert "runs" not in pair.evidence
 
 
 def test_the_conclusion_says_which_to_merge(grid):
     groups = grouped(grid)
     better = Comparison(groups, groups[0].name, "macro_f1")
     assert better.best.settings["train.lr"] == 0.01
-    assert better.conclusion.startswith(f"**Merge `{better.best.name}`**: macro F1 0.")
-    assert f"Better than the baseline `{groups[0].name}`: +0." in better.conclusion
-    assert "cannot be told apart from `sweep-lr0.01-momentum0.9`" in better.conclusion
+    said = better.conclusion
+    assert said.startswith(
+        f"**Merge `{better.best.name}`: better than the baseline `{groups[0].name}`**, +0."
+    )
+    assert f"`{better.best.name}` scores best: macro F1 0." in said
+    assert "over 2 runs, [0." in said
+    assert said.endswith("It cannot be told apart from `sweep-lr0.01-momentum0.9`.")
     alike = Comparison(groups[2:], better.ranked[1].name, "macro_f1")
     assert alike.conclusion.startswith("**Keep the baseline")
-    assert Comparison(groups, None, "loss").best.settings["train.lr"] == 0.01
-    assert Comparison(groups, better.best.name, "loss").conclusion.startswith("**Keep")
+    assert Comparison(groups, better.best.name, "loss").conclusion.startswith(
+        f"**Keep the baseline `{better.best.name}`.** Nothing scores higher: loss 0."
+    )
+    assert Comparison(groups, None, "loss").conclusion.startswith("**No baseline.** `sweep-lr0.01")
+
+
+def test_the_best_comes_first_whichever_way_a_score_runs_and_the_undefined_last(grid, make_run):
+    groups = grouped(grid)
+    for metric in ("macro_f1", "accuracy", "subject.macro_f1", "loss", "brier", "val_loss"):
+        ranked = Comparison(groups, None, metric).ranked
+        assert [group.settings["train.lr"] for group in ranked] == [0.01, 0.01, 0.001, 0.001], (
+            metric
+        )
+    undefined = make_run("undefined", 1.0)
+    undefined.evaluation["macro_auc"] = None
+    ranked = Comparison([Group("undefined", [undefined]), *groups], None, "macro_auc").ranked
+    assert ranked[-1].name == "undefined"
 
 
 def test_what_leaks_is_never_the_best_and_is_labelled_everywhere(grid, make_run):
-    leak = make_run("slices", 1.0, train={"lr": 0.01}, people="Q", **LEAK)
-    groups = grouped([*grid, leak])
-    comparison = Comparison(groups, BASELINE, "macro_f1")
+    leak = make_run("slices", 1.0, train={"lr": 0.01}, subjects="Q", **LEAK)
+    comparison = Comparison(grouped([*grid, leak]), None, "macro_f1")
     assert comparison.ranked[-1].name == "slices"
-    comparison = Comparison(groups, None, "macro_f1")
-    text = comparison_report.text(comparison, "all")
-    mentions = [
-        line for line in text.splitlines() if line.startswith(("|", "-")) and "`slices`" in line
-    ]
-    assert len(mentions) == 4  # a caveat, the other caveat, the table, the runs one by one
+    text = comparison.page("all").text
+    assert "- **LEAKS: `slices` (38 of 40) of the test subjects were in training too.**" in text
+    mentions = [line for line in text.splitlines() if line[:1] in "|-" and "`slices`" in line]
+    assert len(mentions) == 4  # a warning, the other warning, the table, the runs one by one
     assert all("LEAK" in line or "Not comparable" in line for line in mentions)
     alone = Comparison(grouped([leak]), None, "macro_f1")
     assert alone.conclusion.startswith("**Merge nothing by these scores: every run LEAKS.**")
+    known = make_run("known", 1.0, shared=1)
+    assert Comparison(grouped([known]), None, "macro_f1").best.leaks
+
+
+def test_warnings_are_given_where_they_hold_and_nowhere_else(grid, make_run):
+    groups = grouped(grid[:4])
+    assert Comparison(groups, None, "macro_f1").warnings == []
+    more = grouped([*grid, make_run("shuffled", 0.3, data={"shuffle_labels": True})])
+    luck, shuffled = "owes some of it to luck", "`shuffled` should score at chance"
+    assert [luck in w or shuffled in w for w in Comparison(more, None, "macro_f1").warnings] == [
+        *(True, True)
+    ]
+    (only,) = Comparison(more, None, "val_macro_f1").warnings
+    assert shuffled in only
 
 
 def test_two_parameters_make_a_heat_map_and_one_does_not(grid):
-    both = Comparison(grouped(grid), None, "macro_f1")
-    assert "## train.lr by train.momentum" in comparison_report.text(both, "grid")
-    assert "heatmap.png" in comparison_report.figures(both)
-    one = Comparison(grouped(grid[:4]), None, "macro_f1")
-    assert "heatmap.png" not in comparison_report.text(one, "grid")
-    assert "heatmap.png" not in comparison_report.figures(one)
+    both = Comparison(grouped(grid), None, "macro_f1").page("grid")
+    assert "## train.lr by train.momentum" in both.text
+    one = Comparison(grouped(grid[:4]), None, "macro_f1").page("grid")
+    assert "heatmap.png" in both.figures.keys() - one.figures.keys()
+    assert "heatmap.png" not in one.text
 
 
-def test_every_picture_of_the_text_is_drawn_and_every_row_is_whole(grid):
+def test_every_picture_of_the_text_is_there_and_every_row_is_whole(grid, make_run):
     comparison = Comparison(grouped(grid), None, "val_macro_f1")
-    text = comparison_report.text(comparison, "grid")
-    for path in comparison_report.figures(comparison):
-        assert f"(<{path}>)" in text
-    table = text[text.index("| experiment |") :].split("\n\n")[0].splitlines()
+    page = comparison.page("grid")
+    assert re.findall(r"\(<(.+?)>\)", page.text) == sorted(page.figures, key=page.text.index)
+    table = page.text[page.text.index("| experiment |") :].split("\n\n")[0].splitlines()
     assert len(table) == 2 + 4
     assert len({line.count("|") for line in table}) == 1
+    assert table[2].startswith("| **`sweep-lr0.01-momentum0.85`** | **0.900 ± 0.000** |")
+    assert " | 0.01 | 0.85 | 2 |" in table[2]
+    assert "| `train.batch_size` |" in page.text
+    assert not re.search(r"\| `(train.lr|split.seed|split.fold)` \|", page.text)
+    crowd = [make_run(f"m{n}", 0.5, train={"lr": n / 100}) for n in range(1, 16)]
+    crowded = Comparison(grouped(crowd), None, "macro_f1").page("crowd")
+    assert sum("confusion" in path for path in crowded.figures) == 12
 
 
-def test_experiments_are_chosen_by_how_their_names_begin():
-    finished = {name: Finished(name, "c0ffee") for name in ("sweep-a", "sweep-b", "other")}
-    assert [run.name for run in chosen(finished, [])] == list(finished)
-    assert [run.name for run in chosen(finished, ["sweep", "other"])] == list(finished)
-    assert [run.name for run in chosen(finished, ["sweep-b"])] == ["sweep-b"]
-    with pytest.raises(UserError, match="swep: no experiment of this commit begins so"):
-        chosen(finished, ["swep", "other"])
-    with pytest.raises(UserError, match="dvc exp run"):
-        chosen({}, [])
+def test_a_program_reads_the_same(grid):
+    comparison = Comparison(grouped(grid), "sweep-lr0.001-momentum0.85", "macro_f1")
+    content = json.loads(json.dumps(comparison.content, allow_nan=False))
+    assert content["conclusion"] == comparison.conclusion.replace("`", "").replace("**", "")
+    best, *_, last = content["experiments"]
+    assert best["best_against_this"] is None
+    assert best["runs"] == [f"sweep-lr0.01-momentum0.85-seed{seed}" for seed in (0, 1)]
+    assert best["parameters"] == {"train.lr": 0.01, "train.momentum": 0.85}
+    assert best["scores"]["macro_f1"] > last["scores"]["macro_f1"]
+    assert last["best_against_this"]["known"] == "better"
+    assert last["ci95"]["macro_f1"] == comparison.ranked[-1].interval
 
 
 def test_an_unknown_metric_is_answered_with_those_there_are():
@@ -158,16 +238,16 @@ def test_an_unknown_metric_is_answered_with_those_there_are():
 def test_the_legend_names_what_leaks_also_in_a_crowd(make_run):
     names = [Line(Group(f"g{n}", [make_run(f"g{n}", 0.5)]), "other") for n in range(5)]
     leak = Line(Group("slices", [make_run("slices", 0.9, **LEAK)]), "other")
-    assert leak.label == "slices LEAKS"
-    assert Line(leak.group, "best").label == "slices (best) LEAKS"
     assert _legend([*names, leak]) == ["6 others, 1 of them LEAK"]
     assert _legend([*names[:3], leak]) == ["g0", "g1", "g2", "slices LEAKS"]
+    assert _legend([Line(leak.group, "best")]) == ["slices (best) LEAKS"]
     best, baseline = Line(names[0].group, "best"), Line(names[1].group, "baseline")
     assert _legend([best, *names[2:4], baseline]) == ["g0 (best)", "g1 (baseline)", "g2", "g3"]
+    assert _legend([Line(Group(BASELINE, baseline.group.runs), "baseline")]) == [BASELINE]
 
 
 def _legend(lines):
     figure = Figure(layout="constrained")
-    charts.plot_curves(figure, lines, "val_loss", "loss")
+    charts.plot_curves(figure, lines, "val_loss")
     (legend,) = figure.legends
     return [text.get_text() for text in legend.get_texts()]

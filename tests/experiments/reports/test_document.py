@@ -10,64 +10,60 @@ from alzmri.errors import UserError
 from alzmri.experiments.reports import document
 from alzmri.figure import drawing
 
-TEXT = f"""\
-# title
-
-> **Merge {document.code("a<script>|b`")}.** It is better.
-
-| name | score |
-| --- | --- |
-| {document.code("x")} | 1 |
-| {document.code("a<script>|b`")} | 2 |
-
-{document.folded("more & more", "*inside*")}
-
-{document.picture("x/one.png", "the picture of <x>")}
-"""
-
 
 def _draw(path: Path) -> None:
     with drawing(path, 1, 1) as figure:
         figure.text(0.5, 0.5, "x")
 
 
-@pytest.fixture
-def report(tmp_path):
-    """The folder of a report of ``TEXT``."""
-    page = document.write(tmp_path / "report", "<title>", TEXT, {"x/one.png": _draw})
-    assert page == tmp_path / "report/index.html"
-    return page.parent
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A page, and the folder of its report."""
+    name = document.code("a<script>|b`")
+    page = document.Page("<title>", f"**Merge {name}.** It is better.", ["first", "second"])
+    page.add("Nothing", "")
+    page.add(
+        "Scores",
+        f"| name | score |\n| --- | --- |\n| {document.code('x')} | 1 |\n| {name} | 2 |",
+        document.folded("more & more", "*inside*"),
+        page.picture("x/one.png", "the picture of <x>", _draw),
+    )
+    folder = tmp_path_factory.mktemp("reports") / "report"
+    folder.mkdir()
+    (folder / "of the report before").touch()
+    written = page.write(folder)
+    assert written == [f"{folder}/{name}" for name in ("index.html", "README.md", "x/one.png")]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "index.html", "x"]
+    return page, folder
 
 
 def test_the_page_has_all_inside_and_nothing_of_a_name_is_markup(report):
-    html = (report / "index.html").read_text()
+    _, folder = report
+    html = (folder / "index.html").read_text()
     assert "<script>" not in html
     assert "<title>&lt;title&gt;</title>" in html
     assert "<code>a&lt;script&gt;|b'</code>" in html
     assert html.count("<tr>") == 3
+    assert html.count("<li>") == 2
     assert "<summary>more &amp; more</summary>" in html
     assert "<em>inside</em>" in html
     assert '<a href="#x"><code>x</code></a>' in html
     assert 'id="x"' in html
     assert 'alt="the picture of &lt;x&gt;"' in html
     dark, light = re.findall(r"base64,([^\"]+)", html)
-    assert base64.b64decode(light) == (report / "x/one.png").read_bytes()
+    assert base64.b64decode(light) == (folder / "x/one.png").read_bytes()
     assert dark != light
 
 
 def test_the_markdown_shows_its_pictures_and_begins_with_the_conclusion(report):
-    text = (report / "README.md").read_text()
-    assert text == TEXT
+    page, folder = report
+    text = (folder / "README.md").read_text()
+    assert text == page.text
+    assert "# <title>\n\n> **Merge `a<script>\\|b'`.** It is better.\n" in text
+    assert "\n## Warnings\n\n- first\n- second\n\n## Scores\n\n| name" in text
+    assert "Nothing" not in text
     for path in re.findall(r"\(<(.+?)>\)", text):
-        assert (report / path).exists()
-    said = document.conclusion(report / "index.html")
-    assert said.startswith("Merge a<script>")
-    assert said.endswith("It is better.")
-
-
-def test_a_report_replaces_the_one_before(report):
-    document.write(report, "again", "> nothing\n", {})
-    assert sorted(path.name for path in report.iterdir()) == ["README.md", "index.html"]
+        assert (folder / path).exists()
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "-flag", ".hidden", "a b"])

@@ -5,15 +5,15 @@ import subprocess
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.experiments.sweeps.grid import sweep
+from alzmri.experiments.sweeps.grid import grid
 
 
 def names(*words, name=None):
-    return [experiment.name for experiment in sweep(words, name).experiments]
+    return [experiment.name for experiment in grid(words, name, {}).experiments]
 
 
 def test_all_combinations_named_after_what_varies():
-    plan = sweep(["train.lr=1e-4,0.0005", "train.momentum=0.85,0.9", "train.epochs=1"], None)
+    plan = grid(["train.lr=1e-4,0.0005", "train.momentum=0.85,0.9", "train.epochs=1"], None, {})
     assert plan.name == "sweep-lr-momentum"
     assert [experiment.name.removeprefix(f"{plan.name}-") for experiment in plan.experiments] == [
         "lr0.0001-momentum0.85",
@@ -55,7 +55,7 @@ def test_every_fault_is_said_at_once():
     words = ["train.lr=interval(0,1)", "train.epoch=1,2", "train.momentum=2,0.9", "train.lr"]
     words += ["train.seed=range(0)", "split.seed=1", "split.seed=2", "data.source=a,phantom"]
     with pytest.raises(UserError) as error:
-        sweep(words, "no/slash")
+        grid(words, "no/slash", {})
     message = str(error.value)
     assert "this sweep has 8 fault(s)" in message
     for fault in (
@@ -70,6 +70,6 @@ def test_every_fault_is_said_at_once():
     ):
         assert f"\n  {fault}" in message
     with pytest.raises(UserError, match=r"train\.warmup = 12"):
-        sweep(["train.warmup=1,12", "train.epochs=5,20"], None)
+        grid(["train.warmup=1,12", "train.epochs=5,20"], None, {})
     with pytest.raises(UserError, match="nothing to run"):
-        sweep([], None)
+        grid([], None, {})

@@ -1,21 +1,122 @@
-"""Groups of runs, ranked and judged."""
+"""``alzmri compare``: groups of runs on one page, ranked, the best against each of the others."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
-from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
-from alzmri.experiments.reports.document import code
-from alzmri.experiments.reports.groups import Group
-from alzmri.experiments.reports.verdict import Verdict, judge
+from alzmri import git, terminal
+from alzmri.errors import UserError
+from alzmri.evaluation.markdown import table
+from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, number
+from alzmri.experiments.reports import charts, document
+from alzmri.experiments.reports.charts import Line
+from alzmri.experiments.reports.document import Page, code, folded, plain
+from alzmri.experiments.reports.groups import Group, Verdict, compare, grouped, varying
+from alzmri.experiments.reports.revisions import REPEATED, Commit, Run
+from alzmri.experiments.runs import Finished
 
 BASELINE = "baseline"
 """What the committed run that the experiments started from is called."""
 
+_ALIKE = ("the same", "cannot be told apart")
 _NAMED = 3
 """Experiments named in a sentence at most."""
+_MATRICES = 12
+"""Confusion matrices shown at most, the best first."""
+
+_REMARKS = """\
+± is the standard deviation over seeds and folds. The interval is of macro F1, by resampling the
+test subjects within their class. *Best − this* is the difference in macro F1 with the same subjects
+drawn for both, seed by seed: where its interval has zero inside, the two cannot be told apart."""
+
+
+def write(finished: Sequence[Finished], name: str, metric: str) -> dict[str, Any]:
+    """Write ``reports/NAME/index.html`` and, with its pictures, ``README.md``.
+
+    Runs that differ in seeds or fold only are one line. The committed run is added as the baseline
+    if it was tested on the same subjects.
+
+    Args:
+        finished: one at least.
+        name: of the report.
+        metric: of :data:`alzmri.experiments.metrics.METRICS`; the best comes first.
+
+    Returns:
+        What the report says, and the paths ``written``, the HTML first.
+
+    Raises:
+        UserError: when a run's files are not there.
+    """
+    runs = [run if isinstance(run, Run) else Run(run.name, run.commit) for run in finished]
+    for run in runs:
+        if run.stale:
+            terminal.warn(f"{run.name} is left out: {', '.join(run.stale)} did not run in it")
+    fresh = [run for run in runs if not run.stale]
+    if not fresh:
+        raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
+    comparison = Comparison(*_with_baseline(grouped(fresh)), metric)
+    return {**comparison.content, "written": comparison.page(name).write(document.REPORTS / name)}
+
+
+def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
+    """``groups`` and the committed run, unless one of them repeats it; and the baseline's name."""
+    committed = Commit(BASELINE, git.head())
+    alone, taken = Group(BASELINE, (committed,)), any(group.name == BASELINE for group in groups)
+    try:
+        for group in groups:
+            if group.runs[0].identity == committed.identity:
+                return groups, group.name
+        # Read all of it now: without it there is a page all the same.
+        whole = committed.history and committed.evaluation and not committed.stale and not taken
+        if whole and any(compare(group, alone).difference for group in groups):
+            return [*groups, alone], BASELINE
+    except UserError as error:
+        terminal.warn(f"shown without the committed run: {error}")
+    return groups, None
+
+
+def warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]) -> list[str]:
+    """What makes scores mean less than they seem to: leaks, shuffled labels, other tests.
+
+    Args:
+        groups: all that are on the page.
+        new: one of them.
+        verdicts: on ``new`` against each of the others, by name.
+    """
+    leaking = [(group, group.runs[0].evaluation) for group in groups if group.leaks]
+    known = [
+        f"{code(group.name)} ({test['split']['shared_subjects']} of {test['subject']['n']})"
+        for group, test in leaking
+    ]
+    shuffled = [code(group.name) for group in groups if group.settings.get("data.shuffle_labels")]
+    apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
+    sentences = (
+        (
+            "**LEAKS: ",
+            known,
+            " of the test subjects were in training too.** No estimate for new subjects, whatever"
+            " the score.",
+        ),
+        ("Labels are shuffled between subjects: ", shuffled, " should score at chance."),
+        (
+            f"**Not comparable with {code(new.name)}**: ",
+            apart,
+            ". Their scores are of another test; no difference is given.",
+        ),
+    )
+    return [f"{start}{', '.join(names)}{end}" for start, names, end in sentences if names]
+
+
+_RUNS = ("run", *REPEATED, "macro F1", "accuracy", "best epoch")
+
+
+def _row(run: Run) -> tuple[object, ...]:
+    name = code(run.name) + (" **LEAKS**" if run.leaks else "")
+    scores = (run.shown("macro_f1"), run.shown("accuracy"))
+    return name, *run.repetition, *scores, run.best_epoch
 
 
 @dataclass(frozen=True)
@@ -49,87 +150,130 @@ class Comparison:
         return self.ranked[0]
 
     @cached_property
-    def verdicts(self) -> dict[str, Verdict]:
+    def verdicts(self) -> Mapping[str, Verdict]:
         """The best against each of the others, by name."""
-        return {group.name: judge(self.best, group) for group in self.ranked[1:]}
+        return {group.name: compare(self.best, group) for group in self.ranked[1:]}
 
     @property
     def conclusion(self) -> str:
         """Which experiment to merge, and why."""
-        best, scores = self.best, self._score(self.best)
-        if best.leaks:
-            return (
-                "**Merge nothing by these scores: every run LEAKS.** Their test people were in"
-                f" training too. {code(best.name)} scores highest: {scores}."
-            )
-        if self.baseline == best.name:
-            return f"**Keep {self._called(best.name)}.** Nothing scores higher: {scores}."
-        if self.baseline is None:
-            return f"**{code(best.name)} scores best**: {scores}. {self._others()}".strip()
-        against, base = self.verdicts[self.baseline], self._called(self.baseline)
-        if against.difference is None:
-            return (
-                f"**No conclusion about {base}**: not comparable, {against.why_not}."
-                f" {code(best.name)} scores best: {scores}. {self._others()}".strip()
-            )
-        if against.better:
-            return (
-                f"**Merge {code(best.name)}**: {scores}. Better than {base}:"
-                f" {against.evidence}. {self._others()}".strip()
-            )
-        if against.worse:
-            return (
-                f"**Keep {base}.** {code(best.name)} is best by {METRICS[self.metric]}, {scores},"
-                f" and worse in macro F1: {against.evidence}."
-            )
-        return (
-            f"**Keep {base}.** {code(best.name)} scores best, {scores}, but the two cannot be told"
-            f" apart: {against.evidence}. More test people or more seeds may tell."
-        )
-
-    def _called(self, name: str) -> str:
-        return code(name) if name == BASELINE else f"the baseline {code(name)}"
-
-    def _score(self, group: Group) -> str:
-        low, high = group.interval
-        text = f"{METRICS[self.metric]} {group.told(self.metric)}"
-        if len(group.runs) > 1:
-            text += f" over {len(group.runs)} runs"
-        of = "" if self.metric == "macro_f1" else f"macro F1 {group.mean('macro_f1'):.3f} "
-        return f"{text}, {of}[{low:.3f}, {high:.3f}] over people"
-
-    def _others(self) -> str:
-        """Who else it could be."""
-        alike = [name for name, verdict in self.verdicts.items() if verdict.alike]
-        if not alike:
-            return ""
-        names = ", ".join(map(code, alike[:_NAMED]))
+        best, runs, (low, high) = code(self.best.name), len(self.best.runs), self.best.interval
+        scores = f"{METRICS[self.metric]} {self.best.shown(self.metric)}"
+        scores += f" over {runs} runs, " if runs > 1 else ", "
+        scores += "" if self.metric == "macro_f1" else f"macro F1 {self.best.mean('macro_f1'):.3f} "
+        scores += f"[{low:.3f}, {high:.3f}] over subjects"
+        alike = [name for name, one in self.verdicts.items() if one.known in _ALIKE]
         more = f" and {len(alike) - _NAMED} more" if len(alike) > _NAMED else ""
-        return f"It cannot be told apart from {names}{more}."
+        others = f" It cannot be told apart from {', '.join(map(code, alike[:_NAMED]))}{more}."
+        others = f"{best} scores best: {scores}.{others if alike else ''}"
+        base = code(self.baseline)
+        base = base if self.baseline == BASELINE else f"the baseline {base}"
+        if self.best.leaks:
+            return (
+                "**Merge nothing by these scores: every run LEAKS.** Their test subjects were in"
+                f" training too. {best} scores highest: {scores}."
+            )
+        if self.baseline is None:
+            return f"**No baseline.** {others}"
+        if self.baseline == self.best.name:
+            return f"**Keep {base}.** Nothing scores higher: {scores}."
+        return f"{self.verdicts[self.baseline].advice(best, base)} {others}"
 
     @property
-    def caveats(self) -> list[str]:
-        """What to know before believing the ranking, a sentence or two each."""
-        caveats = []
-        if leaking := [group.name for group in self.groups if group.leaks]:
-            caveats.append(
-                f"**LEAKS: {', '.join(map(code, leaking))}.** Test people were in training too:"
-                " no estimate for new people, whatever the score. Ranked last."
-            )
-        if shuffled := [g.name for g in self.groups if g.settings.get("data.shuffle_labels")]:
-            caveats.append(f"Labels shuffled between people: {', '.join(map(code, shuffled))}.")
-        if apart := [
-            f"{code(name)} ({verdict.why_not})"
-            for name, verdict in self.verdicts.items()
-            if verdict.difference is None
-        ]:
-            caveats.append(
-                f"**Not comparable with {code(self.best.name)}**: {', '.join(apart)}. Their scores"
-                " are of another test; no difference is given."
+    def warnings(self) -> list[str]:
+        """What to know before believing the ranking."""
+        found = warnings(self.groups, self.best, self.verdicts)
+        sources = self.best.runs[0].sources
+        if others := [code(g.name) for g in self.groups if g.runs[0].sources != sources]:
+            found.append(
+                f"Other code or data than {code(self.best.name)} ran in {', '.join(others)}:"
+                " `alzmri review` lists what differs."
             )
         if len(self.groups) > 2 and not self.metric.startswith("val_"):
-            caveats.append(
+            found.append(
                 f"The best of {len(self.groups)} by its test score owes some of it to luck."
                 " `--metric val_macro_f1` chooses by validation and leaves the test alone."
             )
-        return caveats
+        return found
+
+    def page(self, title: str) -> Page:
+        """The report."""
+        page = Page(title, self.conclusion, self.warnings)
+        runs = [run for group in self.ranked for run in group.runs]
+        different = {*varying(self.groups), *REPEATED}
+        settings = self.best.settings.items()
+        common = ((code(key), value) for key, value in settings if key not in different)
+        page.add(
+            f"By {METRICS[self.metric]}",
+            self._ranking(),
+            _REMARKS,
+            folded(f"The {len(runs)} runs one by one", table(_RUNS, map(_row, runs))),
+            folded("What all of them have in common", table(("parameter", "value"), common)),
+        )
+        alike = [g for g in self.ranked if g.leaks == self.best.leaks and g.name != BASELINE]
+        keys = varying(alike)
+        if len(keys) == 2 and not np.isnan(self.best.mean(self.metric)):
+            draw = partial(charts.heat_map, alike, keys, self.metric)
+            alt = f"{METRICS[self.metric]}; the best is framed"
+            page.add(f"{keys[0]} by {keys[1]}", page.picture("heatmap.png", alt, draw))
+        roles: dict[str | None, charts.Role] = {self.baseline: "baseline", self.best.name: "best"}
+        lines = [Line(group, roles.get(group.name, "other")) for group in self.ranked]
+        charts.add(page, lines, self.ranked[:_MATRICES])
+        return page
+
+    def _ranking(self) -> str:
+        keys = varying(self.groups)
+        # Each score once: what sorts, what the verdicts are about, what chose the epoch.
+        first = list(dict.fromkeys((self.metric, "macro_f1")))
+        last = [] if self.metric == "val_macro_f1" else ["val_macro_f1"]
+        header = (
+            "experiment",
+            *(METRICS[metric] for metric in first),
+            "95 % over subjects",
+            "best − this",
+            *(key.removeprefix("train.") for key in keys),
+            "runs",
+            *(METRICS[metric] for metric in last),
+        )
+        rows = []
+        for group in self.ranked:
+            name, (low, high) = code(group.name), group.interval
+            name += " baseline" if group.name == self.baseline != BASELINE else ""
+            cells: list[Any] = [
+                name + (" **LEAKS**" if group.leaks else ""),
+                *map(group.shown, first),
+            ]
+            if group is self.best:
+                cells[:2] = [f"**{cell}**" for cell in cells[:2]]
+            words = "" if group is self.best else self.verdicts[group.name].words
+            cells += [
+                f"{low:.3f}–{high:.3f}",
+                words,
+                *(group.settings.get(key) for key in keys),
+            ]
+            rows.append((*cells, len(group.runs), *map(group.shown, last)))
+        return table(header, rows)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the report says, for a program to read."""
+        return {
+            "conclusion": plain(self.conclusion),
+            "warnings": [plain(warning) for warning in self.warnings],
+            "metric": self.metric,
+            "baseline": self.baseline,
+            "experiments": [
+                {
+                    "name": group.name,
+                    "runs": [run.name for run in group.runs],
+                    "leaks": group.leaks,
+                    "parameters": {key: group.settings.get(key) for key in varying(self.groups)},
+                    "scores": {metric: number(group.mean(metric)) for metric in METRICS},
+                    "spread": {metric: number(group.spread(metric)) for metric in METRICS},
+                    "ci95": {"macro_f1": group.interval},
+                    "best_against_this": asdict(one) if one else None,
+                }
+                for group in self.ranked
+                for one in [self.verdicts.get(group.name)]
+            ],
+        }

@@ -1,91 +1,18 @@
-"""Runs read once, and grouped: those that differ only in a seed or a fold are one."""
+"""Runs, grouped: those that differ only in a seed or a fold are one. Is one group better?"""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alzmri.evaluation.intervals import Classified, Interval, mean_macro_f1, quantiles
-from alzmri.evaluation.metrics import Ints
-from alzmri.experiments import metrics
+from alzmri.evaluation.intervals import Difference, Interval, difference, mean_macro_f1, quantiles
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.lock import Lock
-from alzmri.experiments.runs import Finished
-
-REPEATED = ("train.seed", "split.seed", "split.fold")
-"""The keys that repeat an experiment; runs that differ in these alone are one line of a table."""
-
-_WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
-"""Keys that change no score."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run, read from its commit and DVC's cache.
-
-    Attributes:
-        name: of the experiment, branch or tag.
-        settings: every key of its params.yaml with a dot, and the value.
-        prepare, train, test: the content of its metrics/{prepare,train,evaluate}.json.
-        history: the rows of its plots/history.csv.
-        predictions: of the test part, slices ordered by path.
-        lock: its dvc.lock.
-        stale: stages whose results are not of its parameters or code.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    prepare: Mapping[str, Any]
-    train: Mapping[str, Any]
-    test: Mapping[str, Any]
-    history: Sequence[Mapping[str, str]]
-    predictions: Predictions
-    lock: Lock
-    stale: Sequence[str]
-
-    @classmethod
-    def of(cls, run: Finished) -> "Run":
-        """Read ``run``.
-
-        Raises:
-            UserError: when something that it wrote is not there.
-        """
-        return cls(
-            name=run.name,
-            settings=run.settings,
-            prepare=run.metrics("prepare"),
-            train=run.metrics("train"),
-            test=run.metrics("evaluate"),
-            history=run.table("plots/history.csv"),
-            predictions=Predictions.of(run).by_path(),
-            lock=run.lock,
-            stale=run.stale,
-        )
-
-    @property
-    def repetition(self) -> tuple[Any, ...]:
-        """Its seeds and fold."""
-        return tuple(self.settings.get(key) for key in REPEATED)
-
-    @property
-    def leaks(self) -> bool:
-        """Whether its test people were, or may have been, in training."""
-        split = self.test["split"]
-        return bool(split["unit"] == "slice" or split["shared_subjects"])
-
-    @property
-    def classified(self) -> Classified:
-        """Its test, to be resampled."""
-        told = self.predictions
-        return Classified(told.truth, told.predicted, told.subjects)
-
-    def score(self, metric: str) -> float:
-        """The value of one of ``METRICS``; NaN where it is undefined."""
-        return metrics.score(metric, self.train, self.test)
+from alzmri.experiments.reports.revisions import Run, counts
 
 
 @dataclass(frozen=True)
@@ -107,7 +34,7 @@ class Group:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """As in :class:`Run`, of the first."""
+        """Those of its first run: every key of params.yaml with a dot, and the value."""
         return self.runs[0].settings
 
     @property
@@ -115,20 +42,16 @@ class Group:
         """Whether one of its tests leaks."""
         return any(run.leaks for run in self.runs)
 
-    def scores(self, metric: str) -> list[float]:
-        """One of ``METRICS``, run by run."""
-        return [run.score(metric) for run in self.runs]
-
     def mean(self, metric: str) -> float:
-        """The mean over its runs."""
-        return float(np.mean(self.scores(metric)))
+        """The mean of one of ``METRICS`` over its runs."""
+        return float(np.mean([run.score(metric) for run in self.runs]))
 
     def spread(self, metric: str) -> float:
         """The standard deviation over its runs; NaN for a single one."""
-        scores = self.scores(metric)
+        scores = [run.score(metric) for run in self.runs]
         return float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
 
-    def told(self, metric: str) -> str:
+    def shown(self, metric: str) -> str:
         """Mean and spread, such as ``0.700 ± 0.010``."""
         spread = self.spread(metric)
         known = "" if math.isnan(spread) else f" ± {spread:.3f}"
@@ -136,50 +59,38 @@ class Group:
 
     @cached_property
     def interval(self) -> Interval:
-        """95 % over people, of the mean macro F1 of its runs."""
+        """95 % over subjects, of the mean macro F1 of its runs."""
         tests = [run.classified for run in self.runs]
         classes = len(self.runs[0].predictions.classes)
         _, samples = mean_macro_f1(tests, classes, self.settings["split.seed"])
         return quantiles(samples)
 
-    @property
-    def confusion(self) -> Ints:
-        """Test slices of all runs, int64 ``[actual, predicted]``."""
-        classes = len(self.runs[0].predictions.classes)
-        counts = np.zeros((classes, classes), dtype=np.int64)
-        for run in self.runs:
-            np.add.at(counts, (run.predictions.truth, run.predictions.predicted), 1)
-        return counts
+    def history(self, column: str) -> NDArray[np.float64]:
+        """``[runs, epochs]`` of a column of plots/history.csv, up to the last epoch of all."""
+        scores = [[float(row[column]) for row in run.history] for run in self.runs]
+        shortest = min(map(len, scores))
+        return np.array([run[:shortest] for run in scores])
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """``runs`` by what they set, but for ``REPEATED``."""
+    """``runs`` by what they set, but for ``REPEATED``, and by their code and data."""
     alike: dict[str, list[Run]] = {}
     for run in runs:
-        alike.setdefault(identity(run.settings), []).append(run)
+        alike.setdefault(run.identity, []).append(run)
     groups = [sorted(group, key=lambda run: run.repetition) for group in alike.values()]
     keys = varying([group[0] for group in groups])
     names = [_name(group, keys) for group in groups]
-    return [
-        # Two groups with one name would be one line to a reader.
-        Group(name if names.count(name) == 1 else _described(group[0], keys), group)
-        for name, group in zip(names, groups, strict=True)
-    ]
+    # Two groups with one name would be one line to a reader.
+    for others in ([_described(group[0], keys) for group in groups], [g[0].name for g in groups]):
+        both = zip(names, others, strict=True)
+        names = [name if names.count(name) == 1 else other for name, other in both]
+    return list(map(Group, names, groups))
 
 
 def varying(runs: Sequence[Run | Group]) -> list[str]:
     """The keys that are not the same in all of ``runs``, but for ``REPEATED``."""
-    keys = dict.fromkeys(key for run in runs for key in run.settings if _counts(key))
+    keys = dict.fromkeys(key for run in runs for key in run.settings if counts(key))
     return [key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1]
-
-
-def identity(settings: Mapping[str, Any]) -> str:
-    """Equal for settings that differ in seeds and fold at most."""
-    return str(sorted((key, value) for key, value in settings.items() if _counts(key)))
-
-
-def _counts(key: str) -> bool:
-    return key not in REPEATED and not key.startswith(_WITHOUT_EFFECT)
 
 
 def _name(runs: Sequence[Run], keys: Sequence[str]) -> str:
@@ -193,3 +104,92 @@ def _name(runs: Sequence[Run], keys: Sequence[str]) -> str:
 def _described(run: Run, keys: Sequence[str]) -> str:
     words = [f"{key.rpartition('.')[2]}{run.settings.get(key)}" for key in keys]
     return "-".join(words) or run.name
+
+
+Known = Literal["better", "worse", "the same", "cannot be told apart", "not comparable"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a new group against the one that there is.
+
+    Attributes:
+        known: by whether the whole interval of the difference is on one side of zero.
+        evidence: a clause: the difference, or why the two are not comparable.
+        difference: of macro F1, new less old; None when their tests are not of the same slices.
+    """
+
+    known: Known
+    evidence: str
+    difference: Difference | None = None
+
+    @property
+    def words(self) -> str:
+        """Such as ``better: +0.080 [+0.020, +0.140]``."""
+        if self.difference is None or self.known == "the same":
+            return self.known
+        return f"{self.known}: {_signed(self.difference)}"
+
+    def advice(self, new: str, old: str) -> str:
+        """Whether to merge ``new`` where ``old`` is, and why."""
+        another = f"{new} is wanted for another reason"
+        match self.known:
+            case "better":
+                return f"**Merge {new}: better than {old}**, {self.evidence}."
+            case "worse":
+                return f"**Keep {old}: {new} is worse**, {self.evidence}."
+            case "the same":
+                return f"**Keep {old}, unless {another}: every prediction is the same class.**"
+            case "not comparable":
+                return f"**No conclusion about {old}: not comparable**, {self.evidence}."
+        return f"**Keep {old}, unless {another}: the two cannot be told apart**, {self.evidence}."
+
+
+def compare(new: Group, old: Group) -> Verdict:
+    """Compare on the subjects that both were tested on, run by run of the same seeds and fold."""
+    others = {run.repetition: run for run in old.runs}
+    pairs = [(run, others[run.repetition]) for run in new.runs if run.repetition in others]
+    # One by one where no seeds are the same.
+    pairs = pairs or list(zip(new.runs, old.runs, strict=False))
+    for one, other in pairs:
+        if reason := _incomparable(one.predictions, other.predictions):
+            return Verdict("not comparable", reason)
+    first = [one.classified for one, _ in pairs]
+    # A subject may be called otherwise in the other run; the slices are the same.
+    second = [
+        ours._replace(predicted=other.predictions.predicted)
+        for ours, (_, other) in zip(first, pairs, strict=True)
+    ]
+    classes = len(new.runs[0].predictions.classes)
+    found = difference(first, second, classes, new.settings["split.seed"])
+    subjects = {subject for test in first for subject in test.subjects}
+    runs, paired = max(len(new.runs), len(old.runs)), ""
+    if len(pairs) < runs:
+        paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
+    elif runs > 1:
+        paired = f", in {runs} pairs of runs"
+    evidence = (
+        f"{_signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
+        f" {len(subjects)} test subjects{paired}"
+    )
+    low, high = found.interval
+    known: Known = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
+    if low == high == 0:
+        known = "the same"  # in every resample
+    return Verdict(known, evidence, found)
+
+
+def _signed(found: Difference) -> str:
+    low, high = found.interval
+    return f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _incomparable(ours: Predictions, theirs: Predictions) -> str:
+    """Why two tests are not the same; empty when they are."""
+    if ours.classes != theirs.classes:
+        return "other classes"
+    if ours.paths != theirs.paths:
+        subjects = set(theirs.subjects)
+        known = len(subjects & set(ours.subjects))
+        return f"other test subjects ({known} of {len(subjects)} in common)"
+    return "other labels" if (ours.truth != theirs.truth).any() else ""

@@ -1,27 +1,23 @@
 """``alzmri review``: what a change does, and whether to merge it, for a pull request."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from alzmri.evaluation.markdown import table
-from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
-from alzmri.experiments.reports import document
-from alzmri.experiments.reports.charts import Line, Role
-from alzmri.experiments.reports.comparison_report import VALIDATION, confusion, matrices, validation
-from alzmri.experiments.reports.document import Draw, code
-from alzmri.experiments.reports.groups import Group, Run
-from alzmri.experiments.reports.revisions import Workspace, revision
-from alzmri.experiments.reports.verdict import Verdict, judge
-from alzmri.experiments.reports.warnings import warnings
+from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, number
+from alzmri.experiments.reports import charts, comparison, document
+from alzmri.experiments.reports.charts import Line
+from alzmri.experiments.reports.document import Page, code, plain
+from alzmri.experiments.reports.groups import Group, Verdict, compare
+from alzmri.experiments.reports.revisions import Run, Workspace, named
 
-_INTERVALS = ("macro_f1", "accuracy", "subject.macro_f1", "subject.accuracy")
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
+_ECE_WORSE = 0.01
+"""A rise in calibration error that is worth a word; below it is rounding to a reader."""
 
 
-def write(base: str, head: str | None) -> Path:
+def write(base: str, head: str | None) -> dict[str, Any]:
     """Write ``reports/review-BASE-HEAD/index.html`` and, with its pictures, ``README.md``.
 
     Args:
@@ -29,198 +25,147 @@ def write(base: str, head: str | None) -> Path:
         head: what would replace it; None for the workspace.
 
     Returns:
-        The path of the HTML.
+        What :func:`report` says, and the paths ``written``, the HTML first.
 
     Raises:
         UserError: when there is no such revision, or a file of its results is not there.
     """
-    before = Run.of(revision(base))
-    after = Run.of(revision(head) if head else Workspace())
-    change = Change(Group(before.name, (before,)), Group(after.name, (after,)))
-    folder = f"review-{change.base.folder}-{change.head.folder}"
-    title = f"{after.name} against {before.name}"
-    return document.write(document.REPORTS / folder, title, change.text(title), change.figures)
+    before, after = named(base)[0], named(head)[0] if head else Workspace()
+    page, content = report(before, after)
+    folder = f"review-{Group(before.name, ()).folder}-{Group(after.name, ()).folder}"
+    return {**content, "written": page.write(document.REPORTS / folder)}
 
 
-@dataclass(frozen=True)
-class Change:
-    """One run that would replace another.
-
-    Attributes:
-        base: the run that there is, a group of one.
-        head: the run that would replace it, likewise.
-    """
-
-    base: Group
-    head: Group
-
-    @property
-    def runs(self) -> tuple[Run, Run]:
-        """Base and head."""
-        return self.base.runs[0], self.head.runs[0]
-
-    @cached_property
-    def verdict(self) -> Verdict:
-        """Head against base."""
-        return judge(self.head, self.base)
-
-    def text(self, title: str) -> str:
-        """The report as Markdown; its pictures are those of :attr:`figures`."""
-        sections = [f"# {title}", f"> {self.conclusion}"]
-        if found := warnings(*self.runs):
-            sections += ["## Warnings", "\n".join(f"- {warning}" for warning in found)]
-        sections += ["## Scores", self._scores()]
-        both = (code(self.base.name), code(self.head.name))
-        for heading, header, rows in (
-            ("Parameters", ("parameter", *both), self.parameters),
-            ("Images (people)", ("class", *_PARTS.values()), self.data),
-            ("Code and sources of the stages", ("stage", "differs in"), self.stages),
-        ):
-            sections.append(f"## {heading}")
-            sections.append(table(header, rows) if rows else f"{self._same(heading)}.")
-        sections += [confusion((self.base, self.head)), VALIDATION]
-        return "\n\n".join(sections) + "\n"
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether parameters, data, code and scores are the same."""
-        before, after = self.runs
-        return not (self.parameters or self.data or self.stages) and before.test == after.test
-
-    @property
-    def conclusion(self) -> str:
-        """Which of the two to keep, and why."""
-        base, head = code(self.base.name), code(self.head.name)
-        verdict = self.verdict
-        if stale := self.runs[1].stale:
-            return (
-                f"**No conclusion.** The results of {head} are not of its parameters and code:"
-                f" {', '.join(stale)} ran with others. Run `dvc repro` and commit."
-            )
-        if self.unchanged:
-            return (
-                f"**Nothing changed.** Parameters, data, code of the stages and scores of {head}"
-                f" are those of {base}."
-            )
-        if self.head.leaks and not self.base.leaks:
-            return (
-                f"**Do not merge {head} for its score: it LEAKS.** Its test people were in training"
-                f" too, those of {base} were not."
-            )
-        if verdict.difference is None:
-            return (
-                f"**The scores cannot be compared**: {verdict.why_not}. Run both on one test part,"
-                " or merge for another reason."
-            )
-        warning = " **Both LEAK: this says nothing about new people.**" if self.head.leaks else ""
-        if verdict.better:
-            return f"**Merge {head}: better than {base}**, {verdict.evidence}.{warning}"
-        if verdict.worse:
-            return f"**Keep {base}: {head} is worse**, {verdict.evidence}.{warning}"
-        if verdict.identical:
-            return (
-                f"**As good as {base}:** every prediction is the same class. Merge {head} for"
-                f" another reason.{warning}"
-            )
-        return (
-            f"**Keep {base}, unless {head} is wanted for another reason: the scores cannot be told"
-            f" apart**, {verdict.evidence}.{warning}"
+def report(before: Run, after: Run) -> tuple[Page, dict[str, Any]]:
+    """The page on ``after`` in the place of ``before``, and what it says, for a program to read."""
+    base, head = Group(before.name, (before,)), Group(after.name, (after,))
+    verdict = compare(head, base)
+    settings, images = _settings(before, after), _images(before, after)
+    stages, conclusion = _stages(before, after), _conclusion(before, after, verdict)
+    changed = settings or images or stages or before.evaluation != after.evaluation
+    if not changed and not after.stale:
+        conclusion = (
+            "**Nothing changed.** Parameters, data, code of the stages and scores of"
+            f" {code(after.name)} are those of {code(before.name)}."
         )
+    warnings = [
+        *comparison.warnings((base, head), head, {base.name: verdict}),
+        *_warnings(before, after),
+    ]
+    page = Page(f"{after.name} against {before.name}", conclusion, warnings)
+    sides = (code(before.name), code(after.name))
+    page.add("Scores", table(("", *sides, "change"), _scores(before, after, verdict)))
+    known = after.summary
+    total = f": {known['images']} images of {known['subjects']} subjects"
+    for heading, header, rows, same in (
+        ("Parameters", ("parameter", *sides), settings, ""),
+        ("Images (subjects)", ("class", *_PARTS.values()), images, total),
+        ("Code and sources of the stages", ("stage", "differs in"), stages, ""),
+    ):
+        shown = ((code(name), *cells) for name, *cells in rows)
+        page.add(heading, table(header, shown) if rows else f"The same in both{same}.")
+    charts.add(page, (Line(head, "new"), Line(base, "baseline")), (base, head))
+    return page, {
+        "conclusion": plain(conclusion),
+        "warnings": [plain(warning) for warning in warnings],
+        "verdict": asdict(verdict),
+        "base": before.name,
+        "head": after.name,
+        "scores": {
+            key: {"base": number(before.score(key)), "head": number(after.score(key))}
+            for key in METRICS
+        },
+        "parameters": {key: {"base": old, "head": new} for key, old, new in settings},
+        "images": [dict(zip(("class", *_PARTS), row, strict=True)) for row in images],
+        "code": {stage: plain(paths).split(", ") for stage, paths in stages},
+    }
 
-    @property
-    def parameters(self) -> list[tuple[str, ...]]:
-        """Keys of params.yaml that differ, with both values."""
-        before, after = (run.settings for run in self.runs)
-        return [
-            (code(key), *(_shown(settings.get(key)) for settings in (before, after)))
-            for key in dict.fromkeys((*before, *after))
-            if before.get(key) != after.get(key)
-        ]
 
-    @property
-    def data(self) -> list[tuple[str, ...]]:
-        """Images (people) of each class in each part, if any differ."""
-        before, after = (run.prepare["split"] for run in self.runs)
-        if before == after:
-            return []
-        names = dict.fromkeys(name for split in (before, after) for name in split["train"])
-        return [
-            (
-                name,
-                *(
-                    _arrow(*(_count(split[part], name) for split in (before, after)))
-                    for part in _PARTS
-                ),
+def _conclusion(before: Run, after: Run, verdict: Verdict) -> str:
+    base, head = code(before.name), code(after.name)
+    if after.stale:
+        return (
+            f"**No conclusion.** The results of {head} are not of its parameters and code:"
+            f" {', '.join(after.stale)} ran with others. Run `dvc repro` and commit."
+        )
+    if after.leaks and not before.leaks:
+        return (
+            f"**Do not merge {head} for its score: it LEAKS.** Its test subjects were in training"
+            f" too, those of {base} were not."
+        )
+    leak = " **Both LEAK: this says nothing about new subjects.**" if after.leaks else ""
+    return verdict.advice(head, base) + leak
+
+
+def _scores(before: Run, after: Run, verdict: Verdict) -> Iterator[tuple[str, ...]]:
+    for metric, name in METRICS.items():
+        old, new = before.score(metric), after.score(metric)
+        better = (new < old) if metric in LESS_IS_BETTER else (new > old)
+        change = "same" if new == old else f"{new - old:+.3f} {'better' if better else 'worse'}"
+        if metric == "macro_f1":
+            change = verdict.words
+        elif verdict.difference is None:
+            change = ""
+        yield name, before.shown(metric), after.shown(metric), change
+    yield "best epoch", before.best_epoch, after.best_epoch, ""
+
+
+def _settings(before: Run, after: Run) -> list[tuple[Any, ...]]:
+    """Keys of params.yaml that differ, with both values."""
+    both = [run.settings for run in (before, after)]
+    rows = ((key, *(known.get(key) for known in both)) for key in both[0] | both[1])
+    return [row for row in rows if row[1] != row[2]]
+
+
+def _images(before: Run, after: Run) -> list[tuple[Any, ...]]:
+    """Images (subjects) of each class in each part, if any differ."""
+    splits = [run.summary["split"] for run in (before, after)]
+    if splits[0] == splits[1]:
+        return []
+
+    def change(name: str, part: str) -> str:
+        old, new = (_count(split[part].get(name)) for split in splits)
+        return old if old == new else f"{old} → {new}"
+
+    names = splits[0]["train"] | splits[1]["train"]
+    return [(name, *(change(name, part) for part in _PARTS)) for name in names]
+
+
+def _count(known: Mapping[str, int] | None) -> str:
+    return f"{known['images']} ({known['subjects']})" if known else "–"
+
+
+def _stages(before: Run, after: Run) -> list[tuple[str, str]]:
+    """The stages that ran on other code or data, and what differs."""
+    rows = []
+    for stage in {**before.lock.stages, **after.lock.stages}:
+        old, new = before.lock.inputs(stage), after.lock.inputs(stage)
+        if paths := [code(path) for path in {**old, **new} if old.get(path) != new.get(path)]:
+            rows.append((stage, ", ".join(paths)))
+    return rows
+
+
+def _warnings(before: Run, after: Run) -> Iterator[str]:
+    """What else a reviewer should know, a sentence each."""
+    for run in (before, after):
+        if near := run.summary["leak"]["test_images_with_training_twin"]:
+            yield f"{code(run.name)}: {near} test images have a near-duplicate in training."
+        if run.stale:
+            yield (
+                f"The results of {code(run.name)} are not of its parameters and code:"
+                f" {', '.join(run.stale)} ran with others. `dvc repro` brings them up to date."
             )
-            for name in names
-        ]
-
-    @property
-    def stages(self) -> list[tuple[str, str]]:
-        """The stages that ran on other code or data, and what differs."""
-        before, after = (run.lock for run in self.runs)
-        rows = []
-        for stage in dict.fromkeys((*before.stages, *after.stages)):
-            one, other = before.inputs(stage), after.inputs(stage)
-            different = [
-                code(path)
-                for path in dict.fromkeys((*one, *other))
-                if one.get(path) != other.get(path)
-            ]
-            if different:
-                rows.append((code(stage), ", ".join(different)))
-        return rows
-
-    @property
-    def figures(self) -> dict[str, Draw]:
-        """What draws each picture of the text."""
-        roles: Sequence[tuple[Group, Role]] = ((self.head, "best"), (self.base, "baseline"))
-        lines = [Line(group, role, said=False) for group, role in roles]
-        return {**validation(lines), **matrices((self.base, self.head))}
-
-    def _same(self, heading: str) -> str:
-        if not heading.startswith("Images"):
-            return "The same in both"
-        prepare = self.runs[1].prepare
-        return f"The same in both: {prepare['images']} images of {prepare['subjects']} people"
-
-    def _scores(self) -> str:
-        before, after = self.runs
-        rows: list[tuple[str, ...]] = []
-        for metric, name in METRICS.items():
-            old, new = before.score(metric), after.score(metric)
-            better = (new < old) if metric in LESS_IS_BETTER else (new > old)
-            change = "same" if new == old else f"{new - old:+.3f} {'better' if better else 'worse'}"
-            if metric == "macro_f1":
-                change = self.verdict.words
-            elif self.verdict.difference is None:
-                change = ""
-            rows.append(
-                (name, _with_interval(before, metric), _with_interval(after, metric), change)
-            )
-        epochs = (f"{run.train['best_epoch']} of {run.train['epochs']}" for run in self.runs)
-        rows.append(("best epoch", *epochs, ""))
-        header = ("", code(self.base.name), code(self.head.name), "change")
-        return table(header, rows)
-
-
-def _with_interval(run: Run, metric: str) -> str:
-    value = f"{run.score(metric):.3f}"
-    if metric not in _INTERVALS:
-        return value
-    *person, key = metric.split(".")
-    low, high = (run.test["subject"] if person else run.test)["ci95"][key]
-    return f"{value} [{low:.3f}, {high:.3f}]"
-
-
-def _count(part: Mapping[str, Any], name: str) -> str:
-    count = part.get(name)
-    return f"{count['images']} ({count['subjects']})" if count else "–"
-
-
-def _arrow(before: str, after: str) -> str:
-    return before if before == after else f"{before} → {after}"
-
-
-def _shown(value: object) -> str:
-    return "–" if value is None else str(value)
+    had, has = before.summary["subjects"], after.summary["subjects"]
+    if has < had:
+        yield f"{had - has} fewer subjects in the collection: {has} instead of {had}."
+    error, more = before.score("ece"), after.score("ece")
+    if more - error > _ECE_WORSE:
+        yield (
+            f"Calibration is worse: error {more:.3f} instead of {error:.3f}."
+            " `evaluate.temperature` corrects part of it."
+        )
+    if after.training["best_epoch"] == len(after.history):
+        yield (
+            f"{code(after.name)} was at its best in its last epoch, {after.best_epoch}: it might"
+            " gain from more."
+        )

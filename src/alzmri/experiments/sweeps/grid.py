@@ -2,13 +2,19 @@
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from alzmri import params
 from alzmri.errors import UserError
-from alzmri.experiments.runs import Experiment, parse_settings, require_source
-from alzmri.params import FaultyParams, Params
+from alzmri.experiments.runs import (
+    Experiment,
+    Finished,
+    Settings,
+    parse_settings,
+    require_source,
+)
+from alzmri.params import FaultyParams
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SIGNIFICANT = 12
@@ -16,45 +22,67 @@ _SIGNIFICANT = 12
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Grid:
     """Experiments that belong together; each is named after what sets it apart."""
 
     name: str
     experiments: Sequence[Experiment]
 
+    @property
+    def total(self) -> int:
+        """How many they are."""
+        return len(self.experiments)
 
-def sweep(words: Sequence[str], name: str | None) -> Sweep:
+    def known(self, finished: Mapping[str, Finished]) -> Sequence[Experiment]:
+        """Those of whose names there is one in ``finished``."""
+        return [experiment for experiment in self.experiments if experiment.name in finished]
+
+    def ask(self, *_: object) -> Iterable[Experiment]:
+        """All of them."""
+        return self.experiments
+
+
+def grid(words: Sequence[str], name: str | None, base: Settings) -> Grid:
     """All combinations of the values in ``words``, the last one's values changing fastest.
 
     Args:
         words: `KEY=VALUES` each, in the syntax of `dvc exp run -S`, which is Hydra's:
             `a,b`, `range(start,stop,step)`, `choice(a,b)`, or a single value.
         name: of the sweep; by default `sweep-` and what varies.
+        base: what all of them set unless ``words`` do.
 
     Raises:
         UserError: with every fault of the words and of the values in one message.
     """
-    values, faults = _values(words)
-    if not values and not faults:
-        faults = ["nothing to run: write KEY=VALUES, such as train.lr=0.0001,0.0005"]
-    varied = _short([key for key, choices in values.items() if len(choices) > 1] or [*values])
+    values, faults = read(words)
+    varied = short([key for key, choices in values.items() if len(choices) > 1] or [*values])
     name = name or "-".join(("sweep", *varied.values()))
-    if not _NAME.fullmatch(name):
-        faults.append(f"--name {name}: up to 64 letters, digits, hyphens and underscores")
-    # Where runs are reported to, the sweep is one group.
-    group = {"track.group": name} if "track" in Params.model_fields else {}
+    faults += check_name(name)
     experiments = []
     for combination in itertools.product(*values.values()):
         settings = dict(zip(values, combination, strict=True))
-        parts = (_part(short, settings[key]) for key, short in varied.items())
-        experiments.append(Experiment("-".join((name, *parts)), {**settings, **group}))
-    faults += _misfits(experiments)
+        parts = (_part(word, settings[key]) for key, word in varied.items())
+        # Where runs are reported to, the sweep is one group.
+        everything = {**base, "track.group": name, **settings}
+        experiments.append(Experiment("-".join((name, *parts)), everything))
+    refuse([*faults, *misfits(experiments)])
+    return Grid(name, experiments)
+
+
+def refuse(faults: Sequence[str]) -> None:
+    """Raise UserError with all of ``faults`` when there are any."""
     if faults:
         raise UserError("\n  ".join((f"this sweep has {len(faults)} fault(s):", *faults)))
-    return Sweep(name, experiments)
 
 
-def _values(words: Sequence[str]) -> tuple[dict[str, list[object]], list[str]]:
+def check_name(name: str) -> list[str]:
+    """What is wrong with the name of a sweep."""
+    if _NAME.fullmatch(name):
+        return []
+    return [f"--name {name}: up to 64 letters, digits, hyphens and underscores"]
+
+
+def read(words: Sequence[str]) -> tuple[dict[str, list[object]], list[str]]:
     """The values of each key in order, none twice; and what is wrong with the words."""
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import get_hydra_sweeps
@@ -62,6 +90,8 @@ def _values(words: Sequence[str]) -> tuple[dict[str, list[object]], list[str]]:
 
     values: dict[str, list[object]] = {}
     faults = []
+    if not words:
+        faults.append("nothing to run: write KEY=VALUES, such as train.lr=0.0001,0.0005")
     for word in words:
         try:
             single = [one for sweep in get_hydra_sweeps({"": [word]}) for one in sweep[""]]
@@ -88,7 +118,7 @@ def _rounded(value: object) -> object:
     return float(f"{value:.{_SIGNIFICANT}g}") if isinstance(value, float) else value
 
 
-def _misfits(experiments: Sequence[Experiment]) -> list[str]:
+def misfits(experiments: Sequence[Experiment]) -> list[str]:
     """What is wrong with their parameters, each fault once."""
     source = params.load().data.source
     faults: dict[str, None] = {}
@@ -104,12 +134,12 @@ def _misfits(experiments: Sequence[Experiment]) -> list[str]:
     return list(faults)
 
 
-def _short(keys: Sequence[str]) -> Mapping[str, str]:
+def short(keys: Sequence[str]) -> Mapping[str, str]:
     """Each key without its section, where that tells them apart."""
     last = [key.rpartition(".")[2] for key in keys]
     return {
-        key: short if last.count(short) == 1 else key.replace(".", "_")
-        for key, short in zip(keys, last, strict=True)
+        key: word if last.count(word) == 1 else key.replace(".", "_")
+        for key, word in zip(keys, last, strict=True)
     }
 
 

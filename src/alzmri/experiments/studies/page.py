@@ -3,16 +3,21 @@
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from alzmri import git
 from alzmri.experiments.runs import Finished
 from alzmri.files import write_bytes
 
 PAGE = Path("docs/results.md")
+
+
+def write(name: str, *paragraphs: str) -> None:
+    """Replace the section ``name`` of docs/results.md by ``paragraphs``."""
+    write_section(name, "\n\n".join(paragraphs))
 
 
 def write_section(name: str, content: str, page: Path = PAGE) -> None:
@@ -31,17 +36,14 @@ def write_section(name: str, content: str, page: Path = PAGE) -> None:
 def provenance(command: str, runs: Sequence[Finished]) -> str:
     """Date, code, machine and versions of what ``runs`` measured, in one sentence."""
     # Not HEAD: where the collection is committed, others do not have it.
-    code = ["git", "log", "-1", "--format=%h", "--", "src", "params.yaml"]
-    commit = subprocess.run(code, capture_output=True, text=True, check=True).stdout.strip()
+    commit = git.run("log", "-1", "--format=%h", "--", "src", "params.yaml").strip()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    split = sorted({run.params.split.seed for run in runs})
-    training = sorted({run.params.train.seed for run in runs})
+    split, training = (
+        ", ".join(map(str, sorted({getattr(run.params, part).seed for run in runs})))
+        for part in ("split", "train")
+    )
     return (
         f"`{command}`, {max(run.date for run in runs)}, code of commit {commit},"
         f" {os.cpu_count()} CPU cores ({platform.machine()}, {gpu}), torch {torch.__version__},"
-        f" seed of split {_listed(split)}, of training {_listed(training)}."
+        f" seed of split {split}, of training {training}."
     )
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))

@@ -1,6 +1,6 @@
 """A command rewrites its own section of the page and leaves the rest alone."""
 
-from alzmri.experiments.series.page import write_section
+from alzmri.experiments.studies.page import write_section
 
 
 def test_a_section_is_added_once_and_replaced_in_its_place(tmp_path):

@@ -6,30 +6,30 @@ from typing import Any
 
 from alzmri import terminal
 from alzmri.evaluation.markdown import interval, table
-from alzmri.experiments.runs import Finished, Settings, run_all
-from alzmri.experiments.series import page, plans
-from alzmri.experiments.series.plans import Scale
+from alzmri.experiments.runs import Finished
+from alzmri.experiments.studies import page, plans, running
+from alzmri.experiments.studies.plans import Study
 from alzmri.figure import SEVERITY, drawing
 
 
-def protocol(source: str, scale: Scale, overrides: Settings, command: str) -> None:
+def protocol(study: Study) -> None:
     """Run what is missing of the two settings, write the section of docs/results.md."""
+    source, scale, overrides, jobs, command = study
     planned = plans.protocol(source, scale, overrides)
-    runs = dict(zip(planned, run_all(list(planned.values())), strict=True))
+    finished = running.run(list(planned.values()), jobs, scale.protocol_note)
+    runs = {setting: finished[experiment.name] for setting, experiment in planned.items()}
     figure = Path(f"docs/protocol-{source}.png")
     draw(figure, source, runs)
     scores = _scores(runs)
-    section = "\n\n".join(
-        (
-            f"## {source}: the protocol, which LEAKS",
-            f"{page.provenance(command, list(runs.values()))} {scale.protocol_note}".strip(),
-            "Slices are split 70/15/15, not people: the test people are in training too, and the"
-            " score is mostly recognition of people. For comparison with the literature only.",
-            scores,
-            f"![Validation scores by epoch: this split leaks]({figure.name})",
-        )
+    page.write(
+        f"protocol {source}",
+        f"## {source}: the protocol, which LEAKS",
+        f"{page.provenance(command, list(runs.values()))} {scale.protocol_note}".strip(),
+        "Slices are split 70/15/15, not people: the test people are in training too, and the"
+        " score is mostly recognition of people. For comparison with the literature only.",
+        scores,
+        f"![Validation scores by epoch: this split leaks]({figure.name})",
     )
-    page.write_section(f"protocol {source}", section)
     terminal.out.print(scores, markup=False)
     terminal.out.print(f"written: {page.PAGE}, {figure}; the experiments: dvc exp show")
 
@@ -48,17 +48,16 @@ def _scores(runs: dict[str, Finished]) -> str:
 
 
 def _row(setting: str, run: Finished) -> Sequence[Any]:
-    prepare, train, test = (run.metrics(stage) for stage in ("prepare", "train", "evaluate"))
-    used = run.params.train
-    tested = sum(count["images"] for count in prepare["split"]["test"].values())
+    summary, test, used = run.summary, run.evaluation, run.params.train
+    tested = sum(count["images"] for count in summary["split"]["test"].values())
     return (
         f"{setting}: lr {used.lr:g}, momentum {used.momentum:g}",
         interval(test["accuracy"], test["ci95"]["accuracy"]),
         interval(test["macro_f1"], test["ci95"]["macro_f1"]),
         f"{test['loss']:.3f}",
-        f"{train['best_epoch']} of {train['epochs']}",
-        f"{test['split']['shared_subjects']} of {test['subject']['n']}",
-        f"{prepare['leak']['test_images_with_training_twin']} of {tested}",
+        f"{run.training['best_epoch']} of {used.epochs}",
+        f"{run.scores['shared_subjects']} of {test['subject']['n']}",
+        f"{summary['leak']['test_images_with_training_twin']} of {tested}",
     )
 
 
@@ -75,7 +74,7 @@ def draw(path: Path, source: str, runs: dict[str, Finished]) -> None:
                 epochs = [int(row["epoch"]) for row in history]
                 values = [float(row[column]) for row in history]
                 axes.plot(epochs, values, color=colour, label=setting)
-                best = run.metrics("train")["best_epoch"]
+                best = run.training["best_epoch"]
                 axes.plot(best, values[best - 1], "o", color=colour)
             axes.set(xlabel="epoch", ylim=(0, 1.02))
             axes.xaxis.get_major_locator().set_params(integer=True)

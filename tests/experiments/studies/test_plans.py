@@ -1,13 +1,12 @@
 """What is planned fits the schema, and means what the tables will say."""
 
 import re
-import shlex
 
 import pytest
 
 from alzmri.errors import UserError
 from alzmri.experiments import runs
-from alzmri.experiments.series import plans
+from alzmri.experiments.studies import plans
 from alzmri.params import Params
 
 
@@ -53,41 +52,12 @@ def test_what_is_scaled_is_said():
     assert f"{images * 100:.0f} % of the images" in note
 
 
-@pytest.mark.parametrize("scale", [plans.FULL, plans.SCALED])
-def test_the_fast_recipe_differs_from_the_protocol_in_its_own_values_only(scale):
-    *recipes, curve = (run.params for run in plans.fast("kaggle", scale, {}).values())
-    assert [used.train.seed for used in recipes] == list(scale.seeds)
-    protocol = _flat(plans.protocol("kaggle", plans.FULL, {})["best"].params)
-    for used in recipes:
-        changed = {key for key, value in _flat(used).items() if value != protocol[key]}
-        assert changed - {"train.seed"} == {key for key in plans.RECIPE if key != "train.seed"}
-    changed = {key for key, value in _flat(curve).items() if value != protocol[key]}
-    if scale is plans.SCALED:
-        assert changed == {"data.image_size", "train.epochs"}
-        assert curve.train.epochs == plans.PUBLISHED_EPOCHS
-    else:
-        assert changed == set()
-
-
-def test_an_experiment_is_what_its_command_line_says():
-    for experiment in plans.fast("kaggle", plans.SCALED, {"train.precision": "bf16"}).values():
-        words = shlex.split(experiment.command)
-        assert words[:3] == ["dvc", "exp", "run"]
-        typed = runs.parse_settings(words[4::2])
-        assert runs.Experiment("typed", typed).params == experiment.params
-
-
 def test_settings_of_the_user_win_and_are_checked():
     planned = plans.honest("phantom", "none", 3, plans.SCALED, {"train.epochs": 2})
     assert planned[0].params.train.epochs == 2
     wrong = plans.protocol("phantom", plans.SCALED, {"train.epoch": 2})["best"]
     with pytest.raises(UserError, match=r"train\.epoch: no such key; did you mean train\.epochs"):
         _ = wrong.params
-
-
-def _flat(used: Params) -> dict[str, object]:
-    content = used.model_dump()
-    return {f"{name}.{key}": value for name in content for key, value in content[name].items()}
 
 
 def _other_than_size(used: Params) -> dict[str, object]:

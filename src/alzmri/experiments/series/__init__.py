@@ -1,1 +1,0 @@
-"""Series of experiments that the documentation reports: honest, protocol, fast."""

@@ -1,0 +1,1 @@
+"""Studies that the documentation reports: honest, protocol."""
