@@ -4,6 +4,7 @@ import csv
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -160,9 +161,11 @@ def test_a_class_that_is_missing_somewhere_is_reported(packed, collection):
     )
 
 
-def test_the_digest_covers_pixels_and_split(packed):
+def test_the_digest_covers_pixels_split_and_the_order_of_the_classes(packed):
     digests = {packed(split={"seed": seed})[1].digest for seed in (0, 0, 1)}
     assert len(digests) == 2
+    _, prepared = packed()
+    assert replace(prepared, classes=prepared.classes[::-1]).digest not in digests
     assert packed(data={"fit": "stretch"})[1].digest not in digests
 
 
