@@ -1,8 +1,10 @@
 """What every test may use: the repository's own parameters and a small packed collection."""
 
+import functools
 import itertools
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -113,6 +115,21 @@ def prepared() -> Prepared:
                 path = f"{label}/{subject}_{number}.png"
                 rows.append(Row(len(rows), path, label, subject, part, f"{len(rows):064x}"))
     return Prepared(np.stack(images), tuple(rows), CLASSES)
+
+
+@pytest.fixture(scope="session")
+def committed() -> Callable[[str], str]:
+    """``committed("params.yaml")``: the text of a file as git has it at HEAD.
+
+    Runs and experiments of the user change the files in the workspace, tests do not read those.
+    """
+
+    @functools.cache
+    def read(path: str) -> str:
+        words = ["git", "show", f"HEAD:./{path}"]
+        return subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+
+    return read
 
 
 @pytest.fixture

@@ -46,15 +46,12 @@ def git(root: Path, *words: str) -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path, free_block: Callable[[], int]) -> Path:
+def root(tmp_path: Path, free_block: Callable[[], int], committed: Callable[[str], str]) -> Path:
     """A repository with which all is well but for the store, which is down."""
     root = tmp_path / "repo"
-    shutil.copytree(
-        PROJECT / ".dvc",
-        root / ".dvc",
-        ignore=shutil.ignore_patterns("config.local", "cache", "tmp"),
-    )
-    shutil.copy(PROJECT / "params.yaml", root)
+    (root / ".dvc").mkdir(parents=True)
+    for name in ("params.yaml", ".dvc/.gitignore", ".dvc/config", ".dvc/seaweedfs.ini"):
+        (root / name).write_text(committed(name))
     (root / ".dvc" / "plots.html").touch()
     (root / ".dvc" / "config.local").write_text(
         "['remote \"store\"']\naccess_key_id = a\nsecret_access_key = b\n"

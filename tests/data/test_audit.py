@@ -1,7 +1,6 @@
 """An audit says what leaks, and says nothing where nothing does."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,12 +37,17 @@ Publish = Callable[[Callable[[int, int], str]], None]
 
 
 @pytest.fixture
-def publish(untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
+def publish(
+    untracked: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    committed: Callable[[str], str],
+) -> Publish:
     """``publish(part)`` imports a release as data/mine, slices in folders ``part(person, slice)``.
 
     The working directory becomes a repository with the committed parameters.
     """
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", untracked)
+    (untracked / "params.yaml").write_text(committed("params.yaml"))
     monkeypatch.chdir(untracked)
 
     def make(part: Callable[[int, int], str]) -> None:

@@ -4,7 +4,6 @@ import csv
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,8 +14,6 @@ from alzmri.data.classes import CLASSES, FOLDERS, merged
 from alzmri.data.packing import pack, summary
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -226,8 +223,9 @@ def test_unprepared_data_name_the_remedy(make_params, tmp_path):
         Prepared.open(make_params(), tmp_path)
 
 
-def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path):
+def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path, committed):
     """As on a full disk, which takes root to make: files may not grow beyond 50 kB."""
+    (tmp_path / "params.yaml").write_text(committed("params.yaml"))
     code = (
         "import resource, sys; from pathlib import Path; from alzmri import params, terminal\n"
         "from alzmri.data.packing import pack\n"
@@ -240,7 +238,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, collection, tmp_path / "out/prepared"],
-        cwd=ROOT,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

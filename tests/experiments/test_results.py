@@ -1,21 +1,20 @@
 """The table of results says what the metrics say, and admits a leak."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 
 from alzmri.errors import UserError
 from alzmri.experiments.results import show
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, committed):
     """A folder with the committed metrics."""
-    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    (tmp_path / "metrics").mkdir()
+    for stage in ("prepare", "train", "evaluate"):
+        path = f"metrics/{stage}.json"
+        (tmp_path / path).write_text(committed(path))
     return tmp_path
 
 
