@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "alzmri"
 
 # What each part may import besides itself and the plumbing.
-PLUMBING = {"errors", "terminal", "files"}
+PLUMBING = {"errors", "terminal", "files", "git"}
 MAY_IMPORT = {
     "params": {"data.classes"},
     "figure": set(),

@@ -16,7 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from alzmri import params, terminal
+from alzmri import git, params, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.experiments import metrics
 from alzmri.experiments.lock import Lock
@@ -96,12 +96,32 @@ class Finished:
     @property
     def date(self) -> str:
         """The day on which it ran, such as 2026-11-23."""
-        return _git("show", "--no-patch", "--format=%cs", self.commit).strip()
+        return git.run("log", "-1", "--format=%cs", self.commit).strip()
 
     @cached_property
     def lock(self) -> Lock:
         """Its dvc.lock."""
         return Lock.parse(self.read("dvc.lock"))
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """The content of its ``metrics/evaluate.json``, which git has."""
+        return dict(json.loads(self.read("metrics/evaluate.json")))
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        """The content of its ``metrics/train.json``, which git has."""
+        return dict(json.loads(self.read("metrics/train.json")))
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """The content of its ``models/evaluation.json``, which DVC's cache has."""
+        return dict(json.loads(self.cached("models/evaluation.json")))
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The content of its ``data/prepared/summary.json``, which DVC's cache has."""
+        return dict(json.loads(self.cached("data/prepared/summary.json")))
 
     def is_of(self, wanted: Params) -> bool:
         """Whether it is what ``wanted`` gives with the code and the data of the workspace.
@@ -115,15 +135,12 @@ class Finished:
             return False  # of a schema before this one
         if mine != wanted.model_dump(exclude=elsewhere):
             return False
-        return not _git("diff", "--name-only", self.commit, "--", "src", "data", "dvc.yaml")
-
-    def metrics(self, stage: str) -> Any:
-        """The content of its ``metrics/STAGE.json``."""
-        return json.loads(self.read(f"metrics/{stage}.json"))
+        return not git.run("diff", "--name-only", self.commit, "--", "src", "data", "dvc.yaml")
 
     def score(self, metric: str) -> float:
         """One of :data:`alzmri.experiments.metrics.METRICS`; NaN where it is undefined."""
-        return metrics.score(metric, self.metrics("train"), self.metrics("evaluate"))
+        test = {} if metric.startswith("val_") else self.evaluation
+        return metrics.score(metric, self.training, test)
 
     def read(self, path: str) -> str:
         """The content of a text file that git has of it.
@@ -131,12 +148,10 @@ class Finished:
         Raises:
             UserError: when there is none.
         """
-        shown = subprocess.run(
-            ["git", "show", f"{self.commit}:{path}"], capture_output=True, text=True, check=False
-        )
-        if shown.returncode:
+        content = git.show(self.commit, path)
+        if content is None:
             raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
-        return shown.stdout
+        return content
 
     def table(self, path: str) -> list[dict[str, str]]:
         """The rows of a CSV that it wrote and DVC has in its cache.
@@ -144,24 +159,41 @@ class Finished:
         Raises:
             UserError: when it has not.
         """
-        from dvc.repo import Repo
+        return list(csv.DictReader(io.StringIO(self.cached(path))))
 
-        try:
-            cached = Path(Repo().cache.local.oid_to_path(self.lock.outputs[path]))
-            text = cached.read_text(encoding="utf-8")
-        except KeyError:
-            raise UserError(
-                f"{self.name} has no {path}: run `dvc repro` there, and commit"
-            ) from None
-        except FileNotFoundError:
-            raise UserError(self._not_cached(path)) from None
-        return list(csv.DictReader(io.StringIO(text)))
+    def cached(self, path: str) -> str:
+        """The content of a text file that it wrote and DVC has in its cache.
+
+        Raises:
+            UserError: when it wrote none, or the cache has it no more.
+        """
+        digest = self.lock.outputs.get(path)
+        for folder, listing in self.lock.outputs.items():
+            if digest is None and path.startswith(f"{folder}/"):
+                inside = json.loads(self._object(listing, path))
+                digest = {f"{folder}/{one['relpath']}": one["md5"] for one in inside}.get(path)
+        if digest is None:
+            raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
+        return self._object(digest, path)
 
     def _not_cached(self, path: str) -> str:
+        """What to say when the cache has ``path`` no more."""
         return (
             f"{path} of experiment {self.name} is not in DVC's cache any more:"
             f" `dvc exp remove {self.name}`, then run this again"
         )
+
+    def _object(self, digest: str, path: str) -> str:
+        from dvc.repo import Repo
+
+        try:
+            return Path(Repo().cache.local.oid_to_path(digest)).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(self._not_cached(path)) from None
+
+    def metrics(self, stage: str) -> Any:
+        """The content of its ``metrics/STAGE.json``."""
+        return json.loads(self.read(f"metrics/{stage}.json"))
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, object]:
@@ -217,20 +249,11 @@ def require_source(name: str) -> None:
         )
 
 
-def head() -> str:
-    """The current commit.
-
-    Raises:
-        UserError: when there is none.
-    """
-    return _git("rev-parse", "HEAD").strip()
-
-
 def finished(baseline: str | None = None) -> dict[str, Finished]:
     """The experiments that started from ``baseline``, by default the current commit, by name."""
-    start = baseline or head()
+    start = baseline or git.head()
     names = f"refs/exps/{start[:2]}/{start[2:]}/"
-    lines = _git("for-each-ref", "--format=%(objectname) %(refname)", names).splitlines()
+    lines = git.lines("for-each-ref", "--format=%(objectname) %(refname)", names)
     found = (line.split(" ", 1) for line in lines)
     return {
         name.removeprefix(names): Finished(name.removeprefix(names), sha) for sha, name in found
@@ -261,11 +284,3 @@ def _dvc(*words: str) -> None:
             f"`{shlex.join(['dvc', *words])}` failed (see above); when that is mended, the same"
             " command goes on from here"
         )
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["git failed"])[-1]
-        raise UserError(f"git {words[0]}: {reason}; run in the root of a clone with a commit")
-    return done.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
+from alzmri import git
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.experiments import runs
 from alzmri.experiments.metrics import METRICS
@@ -51,7 +52,7 @@ class Scheduler:
     ) -> None:
         self.root, self.missing = root, len(experiments)
         self._metric, self._say = metric, say
-        self._baseline = runs.head()
+        self._baseline = git.head()
         self._experiments = {experiment.name: experiment for experiment in experiments}
         self._wanted = {name: one.params for name, one in self._experiments.items()}
         # Two sweeps at once must not both queue what they both miss.
@@ -145,7 +146,7 @@ class Scheduler:
     def _is_unchanged(self, task: Task) -> bool:
         """Whether the workspace still gives what was queued."""
         experiment = self._experiments[task.name]
-        return runs.head() == self._baseline and Finished(task.name, task.rev).is_of(
+        return git.head() == self._baseline and Finished(task.name, task.rev).is_of(
             experiment.params
         )
 

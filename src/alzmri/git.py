@@ -1,0 +1,74 @@
+"""What git says of the repository around the current directory: the one place that calls it."""
+
+import os
+import subprocess
+
+from alzmri.errors import UserError
+
+_PLAIN = ("-c", "log.showSignature=false", "-c", "core.quotePath=false")
+"""Settings of the user's that would change what git prints."""
+
+
+def run(*words: str) -> str:
+    """What ``git WORDS`` prints.
+
+    Raises:
+        UserError: with git's own words, which hold its remedy, when it fails.
+    """
+    done = _git(words)
+    if done.returncode:
+        said = done.stderr.strip() or "failed"
+        hint = "; run in the root of a clone" if "not a git repository" in said else ""
+        raise UserError(f"git {words[0]}: {said}{hint}")
+    return done.stdout
+
+
+def lines(*words: str) -> list[str]:
+    """The lines that ``git WORDS`` prints; none where it fails."""
+    done = _git(words)
+    return [] if done.returncode else done.stdout.splitlines()
+
+
+def head() -> str:
+    """The current commit.
+
+    Raises:
+        UserError: when there is no repository, no commit, or git refuses to read it.
+    """
+    found = lines("rev-parse", "--verify", "--quiet", "HEAD")
+    if not found:
+        run("rev-parse", "--git-dir")  # no repository, or one of another owner: git says so
+        raise UserError("this repository has no commit: `git add -A && git commit -m start`")
+    return found[0]
+
+
+def show(commit: str, path: str) -> str | None:
+    """The content of the text file ``path`` in ``commit``; None when it has no such file.
+
+    Args:
+        commit: any name of one.
+        path: relative to the current directory, which may be a folder of a larger repository.
+    """
+    done = _git(("cat-file", "blob", f"{commit}:./{path}"))
+    return None if done.returncode else done.stdout
+
+
+def require_whole() -> None:
+    """Raise UserError in a shallow clone: DVC loses the results of experiments there."""
+    if lines("rev-parse", "--is-shallow-repository") == ["true"]:
+        raise UserError("this is a shallow clone: run `git fetch --unshallow` first")
+
+
+def _git(words: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(
+            ["git", *_PLAIN, *words],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C"},
+            check=False,
+        )
+    except FileNotFoundError:
+        raise UserError("git is not installed: install it") from None
