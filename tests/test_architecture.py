@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "alzmri"
 
 # What each part may import besides itself and the plumbing.
-PLUMBING = {"errors", "terminal", "files", "git"}
+PLUMBING = {"errors", "terminal", "files", "git", "repository"}
 MAY_IMPORT = {
     "params": {"data.classes"},
     "figure": set(),
@@ -43,9 +43,10 @@ MAY_IMPORT = {
     "inference": {"evaluation", "models", "data", "params"},
     "store": set(),
     "plots_page": set(),
-    "doctor": {"experiments.sweeps.queue", "params", "store", "plots_page"},
+    "doctor": {"params", "store"},
     "sagemaker": {"data", "params"},
     "cli": {"data", "sagemaker", "store", "doctor", "experiments", "inference", "plots_page"},
+    "__main__": {"cli"},
     **{name: set() for name in PLUMBING},
     "__init__": set(),
 }

@@ -5,6 +5,7 @@ Values are checked once, here, all faults reported together. Inside the program 
 
 import difflib
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -38,10 +39,18 @@ def _number(value: object) -> object:
     return value
 
 
+def _text(value: object) -> object:
+    """YAML takes ``123`` and ``true`` for other things; where a text belongs they are text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float | date) else value
+
+
 Number = Annotated[float, BeforeValidator(_number)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Text = Annotated[str, BeforeValidator(_text)]
+Name = Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
 
 class _Section(BaseModel):
@@ -178,9 +187,9 @@ class Compute(_Section):
 class Track(_Section):
     """Where a run is followed on W&B."""
 
-    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
-    entity: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,128}$")]
-    group: Annotated[str, Field(max_length=128)]
+    project: Annotated[Text, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
+    entity: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]{0,128}$")]
+    group: Annotated[Text, Field(max_length=128)]
     mode: Literal["auto", "online", "offline", "disabled"]
 
 
@@ -226,7 +235,9 @@ def load(path: Path = PARAMS_FILE) -> Params:
 
 def parse(text: str | bytes, name: str) -> Params:
     """:func:`load` for a text in memory; ``name`` is what messages call it."""
-    return check(read(text, name), name)
+    content = read(text, name)
+    _restore_texts(content, text)
+    return check(content, name)
 
 
 def read(text: str | bytes, name: str) -> Any:
@@ -236,6 +247,19 @@ def read(text: str | bytes, name: str) -> Any:
     except (YAMLError, ValueError, IndexError, RecursionError) as error:
         # The latter are how the parser fails on impossible dates, tags and depths.
         raise UserError(f"{name} is not valid YAML: {error}") from None
+
+
+def _restore_texts(content: object, text: str | bytes) -> None:
+    """Give ``content`` the texts as they are written: ``1e5``, not the number that YAML reads."""
+    written = None
+    for section, schema in Params.model_fields.items():
+        values = content.get(section) if isinstance(content, dict) else None
+        if not isinstance(values, dict) or not isinstance(schema.annotation, type):
+            continue
+        for key, field in schema.annotation.model_fields.items():
+            if field.annotation is str and isinstance(values.get(key), int | float | date):
+                written = written or YAML(typ="base", pure=True).load(text)
+                values[key] = written[section][key]
 
 
 def check(content: object, name: str) -> Params:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +18,8 @@ from alzmri.errors import EnvironmentFault, UserError
 INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 10
 """Of progress in a log."""
+
+UNDO = "to undo, with all that is not committed: `git restore . && dvc checkout`"
 
 Update = Callable[[int, int], None]
 """Called with what is done and what is to do in all."""
@@ -46,6 +49,8 @@ def run(command: Callable[[], object]) -> int:
             raise
         err.print("[red]error:[/] ", end="")
         err.print(str(error), markup=False)
+        if isinstance(error, UserError) and _in_the_workspace():
+            err.print(f"to go on, correct that and run it again; {UNDO}", markup=False)
         return error.exit_code
     except OSError as error:
         if debug:
@@ -58,8 +63,15 @@ def run(command: Callable[[], object]) -> int:
         return EnvironmentFault.exit_code
     except KeyboardInterrupt:
         err.print("interrupted")
+        if _in_the_workspace():
+            err.print(f"to go on, type the same command again; {UNDO}", markup=False)
         return INTERRUPTED
     return 0
+
+
+def _in_the_workspace() -> bool:
+    """Whether DVC runs this stage in the user's own files, not in a copy below ``.dvc``."""
+    return "DVC_STAGE" in os.environ and ".dvc" not in Path(os.environ.get("DVC_ROOT", "")).parts
 
 
 def start(command: Callable[[], object]) -> None:
