@@ -139,7 +139,7 @@ def test_outside_a_repository_everything_is_where_the_user_is(tmp_path, monkeypa
 def test_every_path_option_of_ours_is_located():
     """A new one without it would be looked for in the root, wherever the user typed it."""
     located = []
-    for words, command in COMMANDS:
+    for words, command in (of for of in COMMANDS if not hasattr(of[1], "commands")):
         paths = [
             name
             for name, kind in get_type_hints(inspect.unwrap(command.callback)).items()

@@ -36,6 +36,25 @@ def test_an_error_is_one_message_and_an_exit_code(error, code, shown, capsys):
     assert printed.out == ""
 
 
+@pytest.mark.parametrize(
+    ("error", "go_on"),
+    [(UserError("lr = -1"), "correct that"), (KeyboardInterrupt(), "type the same command again")],
+)
+def test_a_stage_in_the_workspace_says_how_to_go_on_and_how_to_undo(
+    error, go_on, monkeypatch, capsys
+):
+    monkeypatch.setenv("DVC_STAGE", "train")
+    monkeypatch.setenv("DVC_ROOT", "/home/me/alzmri")
+    terminal.run(lambda: _raise(error))
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert go_on in said
+    assert "`git restore . && dvc checkout`" in said
+    # An experiment in a folder of its own changes nothing here.
+    monkeypatch.setenv("DVC_ROOT", "/home/me/alzmri/.dvc/tmp/exps/tmp1")
+    terminal.run(lambda: _raise(error))
+    assert "restore" not in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("ALZMRI_DEBUG", "1")
     with pytest.raises(UserError):

@@ -1,5 +1,6 @@
 """Jobs of several hosts, and jobs that end otherwise than completed."""
 
+import json
 import signal
 
 import pytest
@@ -77,6 +78,9 @@ def test_sagemaker_a_failed_job_says_why(quiet):
     status = quiet.sagemaker("status", code=1).stdout
     assert why in status
     assert "  failed: training diverged in epoch 1" in status
+    found = json.loads(quiet.sagemaker("status", "--json", code=1).stdout)
+    assert (found["state"], found["job"]) == ("Failed", "alzmri-diverges")
+    assert "failed: training diverged in epoch 1" in found["last_lines"]
 
 
 def test_sagemaker_a_bucket_that_is_not_there_costs_nothing(quiet):
