@@ -35,9 +35,12 @@ def test_up_and_down_do_nothing_twice_nor_both_of_two_at_once(new_repo):
     assert "stopped" in repo.store("down").stdout
     assert server.find(repo.root) is None
     assert "was not running" in repo.store("down").stdout
-    status = repo.store("status")
+    status = repo.store("status", "--json")
     assert status.returncode == 1
     assert "alzmri store up" in status.stderr
+    found = json.loads(status.stdout)
+    assert (found["process"], found["answers"]) == (None, False)
+    assert "alzmri store up" in found["error"]
 
 
 def test_status_names_the_open_filer_port(shared_store):
