@@ -20,6 +20,8 @@ from alzmri.models.device import choose
 from alzmri.params import Params, load
 from alzmri.store import ports
 
+from . import forks
+
 ROOT = Path(__file__).parent.parent
 for variable in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(variable, None)  # what tests say about colour is said of a plain environment
@@ -32,6 +34,14 @@ WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 BLOCKS = itertools.count(
     12_000 + WORKER * 1_000 + os.getpid() % 100 * len(ports.PARTS), len(ports.PARTS)
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One server of forks for all workers; it imports nothing before somebody asks."""
+    if not hasattr(config, "workerinput"):
+        server = forks.Forks()
+        os.environ[forks.FOLDER] = str(server.folder)
+        config.add_cleanup(server.close)
 
 
 @pytest.fixture(scope="session")

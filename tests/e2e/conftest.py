@@ -1,10 +1,8 @@
 """The repository itself, cloned, made small, and run as a person runs it."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+
+from .. import forks
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -31,24 +31,17 @@ class Clone:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Activated, as the README says, and free of what the tests' own caller has set."""
-        others = ("AWS_", "DVC_", "GIT_", "WANDB_")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(others)}
-        return {
-            **kept,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            # Two worker processes with two threads each would wait for each other's cores.
-            "OMP_NUM_THREADS": "1",
-        }
+        """Of what runs in it."""
+        return forks.environment()
 
-    def run(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, code: int | None = 0, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command; ``code`` is the exit status it must end with, None for any."""
         done = subprocess.run(
             words,
             cwd=self.root,
-            env=self.environment,
+            env={**self.environment, **variables},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -61,11 +54,14 @@ class Clone:
         return done
 
     def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
-        """Start a command as the leader of a process group; it says all on its stdout."""
+        """Start a command as the leader of a process group; it says all on its stdout.
+
+        It and what it starts are no forks: what is started is often killed or stopped.
+        """
         return subprocess.Popen(
             words,
             cwd=self.root,
-            env={**self.environment, "PYTHONUNBUFFERED": "1", **environment},
+            env={**self.environment, **forks.REAL, "PYTHONUNBUFFERED": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
