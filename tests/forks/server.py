@@ -35,6 +35,9 @@ PRELOADED = (
     *("dvc.repo.experiments.executor.local", "dvc.repo.experiments.queue.celery", "dvc.render"),
     *("dvc.repo.experiments.queue.workspace", "dvc.repo.experiments.queue.tempdir"),
     *("dvc_data.index", "dvc_data.index.checkout", "dvc_data.index.save", "dvc_data.hashfile.db"),
+    *("dvc.repo.index", "dvc.repo.open_repo", "dvc.repo.plots", "dvc.repo.stage", "dvc.cachemgr"),
+    *("dvc.data_cloud", "dvc.utils.strictyaml", "dvc_render", "dvc_data.hashfile.db.local"),
+    *("dulwich.worktree", "dulwich.ignore", "dulwich.trailers", "platformdirs"),
     *("scmrepo.git", "pygit2", "dulwich.repo", "pygtrie", "sqltrie", "flatten_dict"),
 )
 """Nothing of this project's: code is of the clone that a process runs in."""
@@ -59,7 +62,7 @@ def describe(folder: Path) -> None:
         "python": sys.executable,
         "prefixes": READ_AT_IMPORT,
         "environment": environment,
-        "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in names},
+        "namespaces": {name: str(Path(f"/proc/self/ns/{name}").readlink()) for name in names},
     }
     (folder / "draft").write_text(json.dumps(said))
     (folder / "draft").rename(folder / "server.json")
@@ -78,7 +81,7 @@ def preload(prepare: str) -> None:
                 importlib.import_module(name)
         assert not any(name.partition(".")[0] == "alzmri" for name in sys.modules)
     # A fork has one thread only: locks that others hold would never be given back.
-    assert len(os.listdir("/proc/self/task")) == 1, "an import started threads"
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "an import started threads"
     gc.collect()
     gc.freeze()
 
@@ -210,7 +213,7 @@ def become(order: dict) -> str:
         signal.signal(number, signal.SIG_IGN)
     if "PYTHONUNBUFFERED" in os.environ:
         for name, number in (("stdout", 1), ("stderr", 2)):
-            raw = open(number, "wb", 0, closefd=False)  # noqa: SIM115, PTH123
+            raw = open(number, "wb", 0, closefd=False)  # noqa: SIM115
             encoding, errors = getattr(sys, name).encoding, getattr(sys, name).errors
             stream = io.TextIOWrapper(raw, encoding, errors, write_through=True)
             setattr(sys, name, stream)
@@ -222,6 +225,8 @@ def become(order: dict) -> str:
     sys.executable = order["executable"]
     sys.path.insert(0, str(Path(script).resolve().parent))
     importlib.invalidate_caches()
+    if multiprocessing := sys.modules.get("multiprocessing.process"):
+        multiprocessing.ORIGINAL_DIR = order["folder"]  # taken at import
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
     return script
