@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     experiment or account left in it; keys that are new or gone are so here too.
     """
 
+    @cache
     def make(name: str) -> Path:
         yaml = YAML()
         content = yaml.load((ROOT / name).read_text())

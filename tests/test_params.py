@@ -9,15 +9,18 @@ from ruamel.yaml import YAML
 from alzmri import params
 from alzmri.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+
+@pytest.fixture
+def ours(committed):
+    return committed("params.yaml")
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(tmp_path, ours):
     """``write({"train.lr": 1})``: the committed file with changes; None removes a key."""
 
     def save(changes: dict[str, Any]) -> Path:
-        content = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+        content = YAML(typ="safe").load(ours.read_text())
         for key, value in changes.items():
             section, name = key.split(".")
             if value is None:
@@ -32,24 +35,24 @@ def write(tmp_path):
     return save
 
 
-def test_the_committed_file_is_the_protocols_baseline():
-    loaded = params.load(ROOT / "params.yaml")
+def test_the_committed_file_is_the_protocols_baseline(ours):
+    loaded = params.loadours
     assert (loaded.train.lr, loaded.train.momentum, loaded.train.weight_decay) == (1e-4, 0.9, 1e-4)
     assert loaded.split.fractions == [0.70, 0.15, 0.15]
     assert (loaded.augment.p, loaded.augment.shift, loaded.augment.rotate) == (0.2, 0.05, 15)
     assert loaded.split.unit == "subject"
 
 
-def test_every_key_carries_a_comment():
-    for line in (ROOT / "params.yaml").read_text().splitlines():
+def test_every_key_carries_a_comment(ours):
+    for line in ours.read_text().splitlines():
         if line.startswith("  "):
             assert "  # " in line, line
 
 
-def test_parameters_from_before_runs_were_tracked_are_still_read():
-    text = (ROOT / "params.yaml").read_text()
+def test_parameters_from_before_runs_were_tracked_are_still_read(ours):
+    text = ours.read_text()
     old = params.parse(text[: text.index("\ntrack:")], "params.yaml of an experiment")
-    assert old == params.load(ROOT / "params.yaml")
+    assert old == params.loadours
 
 
 @pytest.mark.parametrize("spelling", ["1e-4", "0.0001", "1.0E-4"])

@@ -38,12 +38,17 @@ Publish = Callable[[Callable[[int, int], str]], None]
 
 
 @pytest.fixture
-def publish(untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
+def publish(
+    untracked: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    committed: Callable[[str], Path],
+) -> Publish:
     """``publish(part)`` imports a release as data/mine, slices in folders ``part(person, slice)``.
 
     The working directory becomes a repository with the committed parameters.
     """
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", untracked)
+    shutil.copy(committed("params.yaml"), untracked)
     monkeypatch.chdir(untracked)
 
     def make(part: Callable[[int, int], str]) -> None:

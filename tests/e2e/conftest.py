@@ -58,15 +58,18 @@ class Clone:
         )
         return done
 
-    def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    def start(
+        self, *words: str, forked: bool = False, **environment: str
+    ) -> "subprocess.Popen[str]":
         """Start a command as the leader of a process group; it says all on its stdout.
 
-        It and what it starts are no forks: what is started is often killed or stopped.
+        Unless ``forked``, it and what it starts are as outside tests: most are killed or stopped.
         """
+        own = {} if forked else forks.REAL
         return subprocess.Popen(
             words,
             cwd=self.root,
-            env={**self.environment, **forks.REAL, "PYTHONUNBUFFERED": "1", **environment},
+            env={**self.environment, **own, "PYTHONUNBUFFERED": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

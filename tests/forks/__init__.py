@@ -1,8 +1,8 @@
 """Processes of Python that start in milliseconds: forked from one that has imported torch and DVC.
 
 A test's `python src/train.py` would spend seconds on imports and a tenth of one on its work. In the
-folder ``Forks.programs`` lie a `python`, a `dvc` and an `alzmri` that hand what they are asked to a
-server of this test session (`client.py`, `server.py`); it forks. What is forked is as good as
+folder ``bin`` of a server's lie `python`, `dvc`, `alzmri` and `torchrun`, which hand what they are
+asked to the server (`client.py`, `server.py`); it forks. What is forked is as good as
 started: code, working directory, environment, arguments, streams, umask, title and exit status are
 the caller's; signals reach it; when its caller is killed it is, too.
 
@@ -92,7 +92,7 @@ class Forks:
     def _lay_out(self) -> None:
         programs = self.folder / "bin"
         programs.mkdir()
-        own = ("python", "dvc", "alzmri")
+        own = ("python", "dvc", "alzmri", "torchrun")
         for name in own:
             words = f'"{sys.executable}" -IS "{HERE / "client.py"}" "{self.folder}" {name}'
             (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
@@ -111,6 +111,7 @@ class Forks:
             "folder": str(folder),
             "environment": {**environment(), **variables},
             "umask": 0o022,
+            "unbuffered": False,
             "executable": sys.executable,
         }
         connection = socket.socket(socket.AF_UNIX)

@@ -36,7 +36,8 @@ def main():
     with open(os.path.join(folder, "server.json")) as file:
         server = json.load(file)
     programs = os.path.dirname(server["python"])
-    script = _script(programs, name, words)
+    unbuffered = name == "python" and words[:1] == ["-u"]
+    script = _script(programs, name, words[unbuffered:])
     if not script or "ALZMRI_TEST_REAL" in os.environ or not _same_world(server):
         program = os.path.join(programs, name)
         os.execv(program, [program, *words])
@@ -52,6 +53,7 @@ def main():
         "folder": os.getcwd(),
         "environment": dict(os.environ),
         "umask": mask,
+        "unbuffered": unbuffered or "PYTHONUNBUFFERED" in os.environ,
         "executable": os.path.join(folder, "bin", "python"),
         "ignored": ignored,
     }

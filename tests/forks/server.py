@@ -30,6 +30,12 @@ PRELOADED = (
     *("PIL.Image", "PIL.ImageOps", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
     *("rich.progress", "rich.table", "ruamel.yaml", "fsspec", "filelock", "psutil", "configobj"),
     *("concurrent.futures.process", "multiprocessing.pool", "botocore.session", "typer.main"),
+    *(
+        "boto3",
+        "torch.distributed.run",
+        "torch.distributed.elastic.agent.server.local_elastic_agent",
+    ),
+    *("torch.nn.parallel", "torch.optim.swa_utils", "torch.utils.serialization"),
     *("dvc.cli.parser", "dvc.repo", "dvc.repo.reproduce", "dvc.repo.experiments"),
     *("dvc.stage", "dvc.stage.run", "dvc.stage.cache", "dvc.dvcfile", "dvc.fs.dvc", "dvc.ui.table"),
     *("dvc.repo.experiments.executor.local", "dvc.repo.experiments.queue.celery", "dvc.render"),
@@ -211,7 +217,7 @@ def become(order: dict) -> str:
     os.environ.update(order["environment"])
     for number in order.get("ignored", ()):
         signal.signal(number, signal.SIG_IGN)
-    if "PYTHONUNBUFFERED" in os.environ:
+    if order["unbuffered"]:
         for name, number in (("stdout", 1), ("stderr", 2)):
             raw = open(number, "wb", 0, closefd=False)  # noqa: SIM115
             encoding, errors = getattr(sys, name).encoding, getattr(sys, name).errors
