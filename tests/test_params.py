@@ -36,7 +36,7 @@ def write(tmp_path, ours):
 
 
 def test_the_committed_file_is_the_protocols_baseline(ours):
-    loaded = params.loadours
+    loaded = params.load(ours)
     assert (loaded.train.lr, loaded.train.momentum, loaded.train.weight_decay) == (1e-4, 0.9, 1e-4)
     assert loaded.split.fractions == [0.70, 0.15, 0.15]
     assert (loaded.augment.p, loaded.augment.shift, loaded.augment.rotate) == (0.2, 0.05, 15)
@@ -52,7 +52,7 @@ def test_every_key_carries_a_comment(ours):
 def test_parameters_from_before_runs_were_tracked_are_still_read(ours):
     text = ours.read_text()
     old = params.parse(text[: text.index("\ntrack:")], "params.yaml of an experiment")
-    assert old == params.loadours
+    assert old == params.load(ours)
 
 
 @pytest.mark.parametrize("spelling", ["1e-4", "0.0001", "1.0E-4"])

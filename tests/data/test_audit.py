@@ -251,7 +251,7 @@ def fabricated(thumbnails: NDArray[np.uint8]) -> audit.Slices:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(4, 40))
 def test_identical_copies_are_found_without_an_error(seed: int, number: int) -> None:
     once = np.random.default_rng(seed).integers(0, 256, (number, 16, 16), np.uint8)
