@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from . import forks
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "alzmri"
 
@@ -79,15 +81,19 @@ def test_imports_run_one_way():
 def test_a_stage_declares_the_code_that_shapes_its_outputs(stage):
     """Code that a stage runs but does not declare would leave stale results behind."""
     listing = (
-        "import sys; print(*(m.__file__ for n, m in sys.modules.items() if n[:6] == 'alzmri'))"
+        "import sys; print(*(m.__file__ for n, m in sys.modules.items() if n[:6] == 'alzmri'));"
+        "print(*sys.modules)"
     )
-    files = subprocess.run(
+    said = subprocess.run(
         [sys.executable, "-c", f"import {stage}; {listing}"],
         cwd=ROOT / "src",
         capture_output=True,
         text=True,
         check=True,
-    ).stdout.split()
+    ).stdout.splitlines()
+    files, imported = said[0].split(), set(said[1].split())
+    if stage == "train":
+        assert not imported & {"sklearn", "matplotlib", "wandb"}, "which would cost it seconds"
     defined = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"][stage]
     declared = defined.get("do", defined)["deps"]
     declared = [ROOT / path for path in declared if path.startswith("src/")]
@@ -108,8 +114,9 @@ def test_a_stage_runs_the_code_beside_it_not_the_installed_package(tmp_path):
         handle.write("\nprint('the copy')\n")
     for stage in STAGES:
         done = subprocess.run(
-            [sys.executable, f"src/{stage}.py"],
+            ["python", f"src/{stage}.py"],
             cwd=tmp_path,
+            env=forks.environment(),
             capture_output=True,
             text=True,
             check=False,

@@ -21,9 +21,9 @@ def _md5(path: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def locked(committed):
+def locked(at_head):
     """The digest of every output file in dvc.lock."""
-    stages = YAML(typ="safe").load(committed("dvc.lock"))["stages"]
+    stages = YAML(typ="safe").load(at_head("dvc.lock"))["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
 
 
@@ -39,35 +39,35 @@ def test_pictures_in_the_docs_are_those_of_the_committed_lock(locked, name):
     assert _md5(f"docs/{name}.png") == locked[f"plots/{name}.png"], REMEDY
 
 
-def test_numbers_in_the_readme_are_those_of_the_committed_run(committed):
-    scores = json.loads(committed("metrics/evaluate.json"))
+def test_numbers_in_the_readme_are_those_of_the_committed_run(at_head):
+    scores = json.loads(at_head("metrics/evaluate.json"))
     low, high = scores["ci95"]["macro_f1"]
-    readme = committed("README.md")
+    readme = at_head("README.md")
     assert f"macro F1 {scores['macro_f1']:.3f} [{low:.3f}, {high:.3f}]" in readme, REMEDY
     assert f"accuracy {scores['accuracy']:.3f}" in readme, REMEDY
 
 
-def test_false_alarms_in_the_docs_are_those_of_the_committed_run(committed):
-    measured = json.loads(committed("metrics/scope.json"))
+def test_false_alarms_in_the_docs_are_those_of_the_committed_run(at_head):
+    measured = json.loads(at_head("metrics/scope.json"))
     low, high = (100 * bound for bound in measured["ci95"]["false_alarms"])
     claim = f"{100 * measured['false_alarms']:.1f} % [{low:.1f} %, {high:.1f} %]"
-    assert claim in committed("docs/inference.md"), REMEDY
+    assert claim in at_head("docs/inference.md"), REMEDY
 
 
-def test_honest_numbers_in_the_readme_are_those_of_the_results(committed):
-    readme = committed("README.md")
+def test_honest_numbers_in_the_readme_are_those_of_the_results(at_head):
+    readme = at_head("README.md")
     quote = readme[readme.index("> **Read this") : readme.index("<img")]
     claimed = re.findall(r"0\.\d{3}", quote)
     assert len(claimed) >= 8
-    results = committed("docs/results.md")
+    results = at_head("docs/results.md")
     assert [number for number in claimed if number not in results] == []
 
 
-def test_the_readmes_table_has_every_parameter_with_its_default(committed):
-    table = dict(re.findall(r"^\| `(\w+\.\w+)` \| (.*?) \|", committed("README.md"), re.MULTILINE))
+def test_the_readmes_table_has_every_parameter_with_its_default(at_head):
+    table = dict(re.findall(r"^\| `(\w+\.\w+)` \| (.*?) \|", at_head("README.md"), re.MULTILINE))
     expected = {
         f"{section}.{key}": value
-        for section, values in YAML(typ="safe").load(committed("params.yaml")).items()
+        for section, values in YAML(typ="safe").load(at_head("params.yaml")).items()
         for key, value in values.items()
     }
     assert {key: YAML(typ="safe").load(text) for key, text in table.items()} == expected

@@ -489,12 +489,12 @@ def test_check_ends_as_prepare_would(
     untracked: Path,
     monkeypatch: pytest.MonkeyPatch,
     write: Write,
-    committed: Callable[[str], str],
+    committed: Callable[[str], Path],
 ) -> None:
     for stage, folder in enumerate(RELEASED):
         for slice_number in range(2):  # a third person, for a split to have enough
             write(release / "train" / folder / f"third{slice_number}.jpg", 50 + stage, slice_number)
-    (untracked / "params.yaml").write_text(committed("params.yaml"))
+    (untracked / "params.yaml").write_text(committed("params.yaml").read_text())
     monkeypatch.chdir(untracked)
     bring(release, Path())
     fine = CliRunner().invoke(data_app, ["check", "mine"])
@@ -520,12 +520,12 @@ def test_people_that_nothing_tells_are_asked_for(
     untracked: Path,
     monkeypatch: pytest.MonkeyPatch,
     write: Write,
-    committed: Callable[[str], str],
+    committed: Callable[[str], Path],
 ) -> None:
     for stage, folder in enumerate(RELEASED):
         for number in range(3):
             write(tmp_path / "single" / folder / f"{number}.jpg", 10 * stage + number)
-    (untracked / "params.yaml").write_text(committed("params.yaml"))
+    (untracked / "params.yaml").write_text(committed("params.yaml").read_text())
     monkeypatch.chdir(untracked)
     brought = CliRunner().invoke(data_app, ["import", str(tmp_path / "single"), "--name", "mine"])
     assert brought.exit_code == 0

@@ -225,7 +225,7 @@ def test_unprepared_data_name_the_remedy(make_params, tmp_path):
 
 def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path, committed):
     """As on a full disk, which takes root to make: files may not grow beyond 50 kB."""
-    (tmp_path / "params.yaml").write_text(committed("params.yaml"))
+    (tmp_path / "params.yaml").write_text(committed("params.yaml").read_text())
     code = (
         "import resource, sys; from pathlib import Path; from alzmri import params, terminal\n"
         "from alzmri.data.packing import pack\n"

@@ -2,22 +2,15 @@
 
 import os
 import signal
-import subprocess
+
+from ..processes import limit
 
 QUICK = ("-S", "train.epochs=1", "-S", "data.image_size=32", "-S", "model.name=lenet")
 
 
 def test_honest_goes_on_after_an_interrupt_and_pools_every_person_once(clone):
     command = ("alzmri", "honest", "--task", "binary", "--folds", "3", *QUICK)
-    process = subprocess.Popen(
-        command,
-        cwd=clone.root,
-        env={**clone.environment, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = clone.start(*command, forked=True)
     assert process.stdout is not None
     said = []
     for line in process.stdout:
@@ -25,7 +18,7 @@ def test_honest_goes_on_after_an_interrupt_and_pools_every_person_once(clone):
         if line.startswith("[2/4]"):
             os.killpg(process.pid, signal.SIGINT)
     process.stdout.close()
-    assert process.wait(timeout=60) == 130, "".join(said)
+    assert process.wait(timeout=limit(60)) == 130, "".join(said)
 
     done = clone.run(*command)
     assert "[1/4] honest-phantom-2classes-fold0: finished before" in done.stdout

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ..processes import limit
+
 GRID = {
     "sweep-lr0.05-seed0": ("train.lr=0.05",),
     "sweep-lr0.05-seed1": ("train.lr=0.05", "train.seed=1"),
@@ -107,7 +109,7 @@ def _browse(page: Path, width: int, scheme: str, profile: Path):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=limit(120),
         check=True,
     )
     title = re.search(r"<title>(\{.*?\})</title>", done.stdout)

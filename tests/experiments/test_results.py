@@ -9,12 +9,12 @@ from alzmri.experiments.results import show
 
 
 @pytest.fixture
-def run(tmp_path, committed):
+def run(tmp_path, at_head):
     """A folder with the committed metrics."""
     (tmp_path / "metrics").mkdir()
     for stage in ("prepare", "train", "evaluate"):
         path = f"metrics/{stage}.json"
-        (tmp_path / path).write_text(committed(path))
+        (tmp_path / path).write_text(at_head(path))
     return tmp_path
 
 

@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+from ...processes import limit
+
 HOSTS = 2
 
 
@@ -57,7 +59,7 @@ def test_sagemaker_a_stopped_job_is_taken_up_by_the_next(quiet):
     quiet.clone.read_until(waiting, "resuming in epoch")
     assert "alzmri-second is InProgress" in quiet.sagemaker("fetch", code=2).stderr
     waiting.send_signal(signal.SIGINT)
-    left, _ = waiting.communicate(timeout=60)
+    left, _ = waiting.communicate(timeout=limit(60))
     assert waiting.returncode == 130
     assert "the job goes on" in left
     assert "alzmri-second is stopping" in quiet.sagemaker("stop").stdout

@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import SECRET, environments
 
-EPOCHS = 100
+EPOCHS = 30
 COMPLETE = """
 import sys; sys.path.insert(0, "src")
 from alzmri.training.checkpoints import Checkpoints

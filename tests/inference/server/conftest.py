@@ -44,11 +44,11 @@ def slice_of(stage: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory: pytest.TempPathFactory, committed: Callable[[str], str]) -> Path:
+def workplace(tmp_path_factory: pytest.TempPathFactory, committed: Callable[[str], Path]) -> Path:
     """A folder with prepared data and a LeNet trained on them, as the stages leave it."""
     root = tmp_path_factory.mktemp("serve")
     yaml = YAML()
-    content = yaml.load(committed("params.yaml"))
+    content = yaml.load(committed("params.yaml").read_text())
     content["data"]["image_size"] = SIDE
     content["model"]["name"] = "lenet"
     with (root / "params.yaml").open("w") as handle:
