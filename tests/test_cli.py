@@ -150,3 +150,17 @@ def test_every_path_option_of_ours_is_located():
                 located.append(parameter.name)
                 assert parameter.callback is not None, (words, parameter.name)
     assert {"source", "figure", "model", "out"} <= set(located)
+
+
+def test_git_ignores_what_commands_write_and_leaves_bytes_alone():
+    root = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        command = ["git", *words]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+
+    written = ["dvc_plots/index.html", "reports/a/README.md", "plots/x.png", "models/x.onnx"]
+    written += ["wandb/run", ".store/log", ".checkpoints/x", ".dvc/plots.html"]
+    assert git("check-ignore", *written).split() == written
+    assert ": lf\n" in git("check-attr", "eol", "src/train.py")
+    assert ": unset\n" in git("check-attr", "text", "docs/confusion.png")
