@@ -41,16 +41,17 @@ def test_an_error_is_one_message_and_an_exit_code(error, code, shown, capsys):
     [(UserError("lr = -1"), "correct that"), (KeyboardInterrupt(), "type the same command again")],
 )
 def test_a_stage_in_the_workspace_says_how_to_go_on_and_how_to_undo(
-    error, go_on, monkeypatch, capsys
+    error, go_on, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_STAGE", "train")
-    monkeypatch.setenv("DVC_ROOT", "/home/me/alzmri")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     terminal.run(lambda: _raise(error))
     said = capsys.readouterr().err.splitlines()[-1]
     assert go_on in said
     assert "`git restore . && dvc checkout`" in said
-    # An experiment in a folder of its own changes nothing here.
-    monkeypatch.setenv("DVC_ROOT", "/home/me/alzmri/.dvc/tmp/exps/tmp1")
+    # An experiment in a folder of its own changes nothing here; DVC names the repository all the same.
+    monkeypatch.setenv("DVC_ROOT", "/home/me/alzmri")
     terminal.run(lambda: _raise(error))
     assert "restore" not in capsys.readouterr().err
 

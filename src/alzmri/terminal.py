@@ -70,8 +70,8 @@ def run(command: Callable[[], object]) -> int:
 
 
 def _in_the_workspace() -> bool:
-    """Whether DVC runs this stage in the user's own files, not in a copy below ``.dvc``."""
-    return "DVC_STAGE" in os.environ and ".dvc" not in Path(os.environ.get("DVC_ROOT", "")).parts
+    """Whether DVC runs this stage in the user's own files, not in a folder of its own."""
+    return "DVC_STAGE" in os.environ and os.environ.get("DVC_ROOT") == str(Path.cwd())
 
 
 def start(command: Callable[[], object]) -> None:
