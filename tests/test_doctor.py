@@ -130,6 +130,12 @@ def test_python_version(version, level):
     assert doctor.python_version(version).level is level
 
 
+def test_torch_that_is_not_installed(monkeypatch):
+    assert "torch 2" in doctor.python_version().message
+    monkeypatch.setattr(doctor, "find_spec", lambda _: None)
+    assert doctor.python_version().remedy == "run `make setup`"
+
+
 def test_environment_must_come_first(monkeypatch):
     assert doctor.environment().level is Level.OK
     monkeypatch.setenv("PATH", "/usr/bin:/bin")

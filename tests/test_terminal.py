@@ -50,7 +50,7 @@ def test_a_stage_in_the_workspace_says_how_to_go_on_and_how_to_undo(
     said = capsys.readouterr().err.splitlines()[-1]
     assert go_on in said
     assert "`git restore . && dvc checkout`" in said
-    # An experiment in a folder of its own changes nothing here; DVC names the repository all the same.
+    # An experiment in a folder of its own changes nothing here; DVC_ROOT is the same.
     monkeypatch.setenv("DVC_ROOT", "/home/me/alzmri")
     terminal.run(lambda: _raise(error))
     assert "restore" not in capsys.readouterr().err

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -108,9 +110,11 @@ def attempt(subject: str, check: Callable[[], Finding | None]) -> Iterator[Findi
 def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
     """The pinned packages exist for two versions of Python."""
     text = ".".join(map(str, version))
-    if version in SUPPORTED:
-        return ok("python", text)
-    return fail("python", f"version {text}", "install Python 3.11 or 3.12, then `make setup`")
+    if version not in SUPPORTED:
+        return fail("python", f"version {text}", "install Python 3.11 or 3.12, then `make setup`")
+    if find_spec("torch") is None:
+        return fail("python", "torch is not installed", "run `make setup`")
+    return ok("python", f"{text}, torch {metadata.version('torch')}")
 
 
 def environment() -> Finding:
@@ -165,8 +169,7 @@ def history() -> Finding:
         remedy = "run `git add -A && git commit -m start`"
         return fail("git history", "no commit: experiments need one", remedy)
     if git.lines("rev-parse", "--is-shallow-repository") == ["true"]:
-        message = "in a shallow clone experiments lose their results"
-        return fail("git history", message, "run `git fetch --unshallow`")
+        return fail("git history", "a shallow clone loses results", "run `git fetch --unshallow`")
     return ok("git history", "whole")
 
 
