@@ -8,6 +8,8 @@ unexport PYTHONPATH PYTHONHOME
 READY := .venv/.ready
 PEERS := .venv/.bench-ready
 PAGE := .dvc/plots.html
+# Waits while another installation holds dpkg's lock.
+APT := LC_ALL=C apt-get --quiet --yes -o DPkg::Lock::Timeout=600
 
 .PHONY: help setup repro honest protocol test portable check browser bench bench-serving docs clean
 
@@ -37,11 +39,14 @@ check: setup ## Lint and check types only
 	@ruff format --check .
 	@mypy
 
+# The lists of packages are fetched only where they are missing or too old.
 browser: ## Install Chromium where it is missing and may be: the tests open the page in it
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
 	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
 	  echo "installing Chromium for the tests of the page"; \
-	  apt-get install --quiet --yes --no-install-recommends chromium >/dev/null; \
+	  $(APT) install --no-install-recommends chromium >/dev/null 2>&1 && exit 0; \
+	  while $(APT) update 2>&1 | grep -q "Could not get lock"; do sleep 3; done; \
+	  $(APT) install --no-install-recommends chromium >/dev/null; \
 	else \
 	  echo "warning: without Chromium the tests of the page fail: install it (Debian: apt install chromium)" >&2; \
 	fi

@@ -1,10 +1,13 @@
 """What every test may use: the repository's own parameters and a small packed collection."""
 
+import copy
 import itertools
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from ruamel.yaml import YAML
 from scipy.stats import permutation_test
 
 from alzmri.classes import CLASSES
@@ -22,7 +26,14 @@ from alzmri.models.device import choose
 from alzmri.params import Params, load
 from alzmri.store import ports
 
+from . import forks, processes
+
 ROOT = Path(__file__).parent.parent
+E2E = Path(__file__).parent / "e2e"
+LONGEST = (
+    *("test_kills.py", "test_distribution.py", "test_pipeline.py", "test_sagemaker_jobs.py"),
+    *("test_sagemaker_ends.py", "test_honest.py"),
+)
 for variable in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(variable, None)  # what tests say about colour is said of a plain environment
 # A shell makes what it puts in the background deaf to Ctrl-C, and that is inherited.
@@ -34,6 +45,31 @@ WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 BLOCKS = itertools.count(
     12_000 + WORKER * 1_000 + os.getpid() % 100 * len(ports.PARTS), len(ports.PARTS)
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One server of forks for all workers; it imports nothing before somebody asks.
+
+    At the end, also one by Ctrl-C, nothing is left of what tests have started: all have its folder
+    in their environment.
+    """
+    if not hasattr(config, "workerinput"):
+        server = forks.Forks()
+        os.environ[forks.FOLDER] = str(server.folder)
+        config.add_cleanup(lambda: processes.end(forks.FOLDER, str(server.folder)))
+        config.add_cleanup(server.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts whole pipelines; the longest files come first, so that workers end alike."""
+    for item in items:
+        if E2E in item.path.parents:
+            item.add_marker("e2e")
+    items.sort(key=lambda item: (E2E not in item.path.parents, _place(item.path.name)))
+
+
+def _place(name: str) -> int:
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -52,12 +88,47 @@ def free_block() -> Callable[[], int]:
     return find
 
 
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``committed("params.yaml")``: the file with the values that git has, whatever a user's
+    experiment or account left in it; keys that are new or gone are so here too.
+    """
+
+    @cache
+    def make(name: str) -> Path:
+        yaml = YAML()
+        content = yaml.load((ROOT / name).read_text())
+        words = ("git", "show", f"HEAD:{name}")
+        shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        if shown.returncode == 0:
+            _put_back(content, yaml.load(shown.stdout))
+        path = tmp_path_factory.mktemp("committed") / name
+        with path.open("w") as handle:
+            yaml.dump(content, handle)
+        return path
+
+    return make
+
+
+def _put_back(content: dict[str, Any], before: dict[str, Any]) -> None:
+    for key, value in before.items():
+        if isinstance(value, dict) and isinstance(content.get(key), dict):
+            _put_back(content[key], value)
+        elif key in content:
+            content[key] = value
+
+
+@pytest.fixture(scope="session")
+def _committed_params(committed: Callable[[str], Path]) -> dict[str, Any]:
+    return load(committed("params.yaml")).model_dump()
+
+
 @pytest.fixture
-def make_params() -> Callable[..., Params]:
-    """``make_params(train={"lr": 0.1})``: tests/params.yaml with some values changed."""
+def make_params(_committed_params: dict[str, Any]) -> Callable[..., Params]:
+    """``make_params(train={"lr": 0.1})``: the committed params.yaml with some values changed."""
 
     def make(**sections: dict[str, Any]) -> Params:
-        content = load(ROOT / "tests/params.yaml").model_dump()
+        content = copy.deepcopy(_committed_params)
         for name, values in sections.items():
             content[name].update(values)
         return Params.model_validate(content)
@@ -152,12 +223,30 @@ def prepared() -> Prepared:
     return Prepared(np.stack(images), tuple(rows), CLASSES)
 
 
+@pytest.fixture(scope="session")
+def at_head() -> Callable[[str], str]:
+    """``at_head("README.md")``: the text of a file as git has it at HEAD.
+
+    Runs and experiments of the user change the files in the workspace, tests do not read those.
+    """
+
+    @cache
+    def read(path: str) -> str:
+        words = ["git", "show", f"HEAD:./{path}"]
+        return subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+
+    return read
+
+
 @pytest.fixture
 def eventually() -> Callable[..., None]:
-    """A function that returns once a condition holds, and fails after 30 ``seconds``."""
+    """A function that returns once a condition holds, and fails after 30 ``seconds``.
+
+    They are of a quiet machine, as all time limits in tests are: `processes.limit`.
+    """
 
     def wait(condition: Callable[[], object], seconds: float = 30) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + processes.limit(seconds)
         while not condition():
             assert time.monotonic() < deadline, "the condition never held"
             time.sleep(0.02)

@@ -1,6 +1,10 @@
 """params.yaml is checked once, and every fault is reported at once."""
 
 import io
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +14,18 @@ from ruamel.yaml import YAML
 from alzmri import params
 from alzmri.errors import UserError
 
-ROOT = Path(__file__).parent.parent
-PLAIN = ROOT / "tests/params.yaml"
-"""What the committed file says, whatever a user has made of that since."""
+
+@pytest.fixture
+def ours(committed):
+    return committed("params.yaml")
 
 
 @pytest.fixture
-def write(tmp_path):
-    """``write({"train.lr": 1})``: the parameters of the tests with changes; None removes a key."""
+def write(tmp_path, ours):
+    """``write({"train.lr": 1})``: the committed file with changes; None removes a key."""
 
     def save(changes: dict[str, Any]) -> Path:
-        content = YAML(typ="safe").load(PLAIN.read_text())
+        content = YAML(typ="safe").load(ours.read_text())
         for key, value in changes.items():
             section, name = key.split(".")
             if value is None:
@@ -35,19 +40,17 @@ def write(tmp_path):
     return save
 
 
-def test_the_committed_file_is_the_protocols_baseline():
-    loaded = params.load(PLAIN)
+def test_the_committed_file_is_the_protocols_baseline(ours):
+    loaded = params.load(ours)
     assert (loaded.train.lr, loaded.train.momentum, loaded.train.weight_decay) == (1e-4, 0.9, 1e-4)
     assert loaded.split.fractions == [0.70, 0.15, 0.15]
     assert (loaded.augment.p, loaded.augment.shift, loaded.augment.rotate) == (0.2, 0.05, 15)
     assert loaded.split.unit == "subject"
 
 
-def test_the_committed_file_has_a_comment_for_every_key_and_the_form_that_dvc_writes():
+def test_every_key_carries_a_comment_in_the_form_that_dvc_writes(at_head):
     """So that `dvc exp run -S KEY=VALUE` changes the line of that key and no other."""
-    text = (ROOT / "params.yaml").read_text()
-    if params.parse(text, "params.yaml") != params.load(PLAIN):
-        pytest.skip("params.yaml has been edited here")
+    text = at_head("params.yaml")
     for line in text.splitlines():
         if line.startswith("  ") and not line.startswith("  - "):
             assert "  # " in line, line
@@ -63,17 +66,10 @@ def test_the_committed_file_has_a_comment_for_every_key_and_the_form_that_dvc_wr
     assert written.getvalue() == text
 
 
-def test_parameters_from_before_runs_were_tracked_are_still_read():
-    text = PLAIN.read_text()
+def test_parameters_from_before_runs_were_tracked_are_still_read(ours):
+    text = ours.read_text()
     old = params.parse(text[: text.index("\ntrack:")], "params.yaml of an experiment")
-    assert old == params.load(PLAIN)
-
-
-def test_a_text_that_looks_like_a_number_is_a_text(write):
-    loaded = params.load(write({"data.source": 2024, "track.project": 7, "track.group": "007"}))
-    assert (loaded.data.source, loaded.track.project, loaded.track.group) == ("2024", "7", "007")
-    with pytest.raises(UserError, match=r"track.entity = 1000.0: is a text: put it in quotes"):
-        params.load(write({"track.entity": 1e3}))
+    assert old == params.load(ours)
 
 
 @pytest.mark.parametrize("spelling", ["1e-4", "0.0001", "1.0E-4"])
@@ -85,6 +81,46 @@ def test_a_number_is_a_number_however_yaml_reads_it(write, spelling):
     assert params.load(path).train.lr == 1e-4
     path.write_text(text.replace("lr: 0.0001", f"lr: '{spelling}'"))
     assert params.load(path).train.lr == 1e-4
+
+
+@pytest.mark.parametrize("written", ["1e5", "0123", "2026-11-29", "true", "0x1f", "'1e5'"])
+def test_a_text_that_looks_like_a_number_is_text(ours, written):
+    text = ours.read_text().replace("project: alzmri", f"project: {written}")
+    assert params.parse(text, "params.yaml").track.project == written.strip("'")
+
+
+def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
+    """DVC itself writes the parameters, and leaves them there."""
+    stage = (
+        "from alzmri import params, terminal; terminal.start(lambda: print(params.load().track))"
+    )
+    (tmp_path / "stage.py").write_text(stage)
+    (tmp_path / "params.yaml").write_text(ours.read_text())
+    (tmp_path / "dvc.yaml").write_text(
+        f"stages:\n  only:\n    cmd: {sys.executable} stage.py\n    params: [track, train]\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "DVC_"}
+    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"DVC_NO_ANALYTICS": "1"}
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    start = "git init -q; git config user.name t; git config user.email t@localhost; dvc init -q;"
+    assert run(f"{start} git add -A; git commit -qm start").returncode == 0
+    settings = "-S track.group=123 -S track.entity=true -S train.lr=-1"
+    refused = run(f"dvc exp run {settings}")
+    assert refused.returncode != 0
+    assert "params.yaml has 1 fault(s)" in refused.stderr
+    assert run("git diff --quiet").returncode == 1
+    (undo,) = re.findall("to undo, .*: `(.*)`", refused.stderr)
+    assert run(undo).returncode == 0
+    assert run("git status --porcelain").stdout == ""
+    taken = run(f"dvc exp run {settings.replace('-1', '0.5')}")
+    assert "group='123'" in taken.stdout
+    assert "entity='true'" in taken.stdout
 
 
 @pytest.mark.parametrize(

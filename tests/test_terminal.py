@@ -36,15 +36,24 @@ def test_an_error_is_one_message_and_an_exit_code(error, code, shown, capsys):
     assert printed.out == ""
 
 
-@pytest.mark.parametrize("error", [UserError("no"), KeyboardInterrupt()])
-def test_a_stage_that_stops_an_experiment_says_how_to_undo_it(error, tmp_path, monkeypatch, capsys):
-    """In the workspace; one in a folder of its own leaves nothing here."""
+@pytest.mark.parametrize(
+    ("error", "go_on"),
+    [(UserError("lr = -1"), "correct that"), (KeyboardInterrupt(), "type the same command again")],
+)
+def test_a_stage_in_the_workspace_says_how_to_go_on_and_how_to_undo(
+    error, go_on, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_EXP_NAME", "lusty-gird")
-    for root, said in ((tmp_path, True), (tmp_path / "elsewhere", False)):
-        monkeypatch.setenv("DVC_ROOT", str(root))
-        terminal.run(lambda: _raise(error))
-        assert ("git restore . && dvc checkout" in capsys.readouterr().err) == said
+    monkeypatch.setenv("DVC_STAGE", "train")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    terminal.run(lambda: _raise(error))
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert go_on in said
+    assert "`git restore . && dvc checkout`" in said
+    # An experiment in a folder of its own changes nothing here; DVC_ROOT is the same.
+    monkeypatch.setenv("DVC_ROOT", "/home/me/alzmri")
+    terminal.run(lambda: _raise(error))
+    assert "restore" not in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(monkeypatch):

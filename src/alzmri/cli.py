@@ -1,30 +1,46 @@
 """The ``alzmri`` command. Commands import what they need when they run: ``--help`` stays quick."""
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from alzmri import terminal
+from alzmri import __version__, repository, terminal
 from alzmri.collections.cli import data_app
-from alzmri.doctor import doctor
 from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
 from alzmri.inference.cli import explain, export, predict
 from alzmri.inference.server.command import serve
 from alzmri.sagemaker.cli import sagemaker_app
 from alzmri.store.cli import store_app
 
+IN_PLACE = {"predict", "explain", "store"}
+"""Commands that stay where the user is: they name the user's files, or run the user's command."""
+
+
+class _Group(TyperGroup):
+    """Shows the whole first sentence of each command's help, however narrow the terminal."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, of.get_short_help_str(500)) for name, of in commands if not of.hidden]
+            )
+
+
 app = typer.Typer(
+    cls=_Group,
     help="Classify four stages of Alzheimer's disease from brain MRI slices, honestly scored.",
     epilog="Experiments are DVC's: dvc repro, dvc exp run -S train.lr=0.0005, dvc plots diff.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
-    add_completion=False,
+    rich_markup_mode=None,  # it takes [brackets] in a help text for markup, and drops them
+    context_settings={"max_content_width": 100},
     pretty_exceptions_enable=False,
 )
-app.add_typer(data_app, name="data")
-app.add_typer(store_app, name="store")
-app.add_typer(sagemaker_app, name="sagemaker")
-app.command()(doctor)
+app.add_typer(data_app, name="data", cls=_Group)
+app.add_typer(store_app, name="store", cls=_Group)
+app.add_typer(sagemaker_app, name="sagemaker", cls=_Group)
 app.command()(honest)
 app.command()(protocol)
 app.command()(sweep)
@@ -37,11 +53,57 @@ app.command()(export)
 app.command()(serve)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        terminal.say(f"alzmri {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    context: typer.Context,
+    _debug: Annotated[bool, typer.Option("--debug", help="Show an error's traceback.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
 ) -> None:
     """``--debug`` is read by ``terminal.run``, which sees every error."""
+    if context.invoked_subcommand not in IN_PLACE:
+        repository.enter(context)
+
+
+@app.command()
+def doctor(
+    before_run: Annotated[
+        bool, typer.Option("--before-run", help="Print problems only: nothing when all is well.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check everything that could stop a run, and name the remedy.
+
+    Exit status 1 if something would stop it.
+    """
+    from alzmri.doctor import Level, examine
+
+    shown: list[dict[str, str]] = []
+    failed = False
+    for finding in examine(before_run=before_run):
+        failed |= finding.level is Level.FAIL
+        if finding.level is Level.OK and before_run:
+            continue
+        if as_json:
+            shown.append(vars(finding) | {"level": finding.level.name.lower()})
+            continue
+        console = terminal.err if before_run else terminal.out
+        colour = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}[finding.level]
+        console.print(f"[{colour}]{finding.level.value:>4}[/]  ", end="")
+        remedy = f" — {finding.remedy}" if finding.remedy else ""
+        console.print(f"{finding.subject}: {finding.message}{remedy}", markup=False)
+    if as_json:
+        terminal.say(json.dumps(shown, indent=2))
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command(hidden=True)

@@ -5,6 +5,7 @@ Values are checked once, here, all faults reported together. Inside the program 
 
 import difflib
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -39,12 +40,10 @@ def _number(value: object) -> object:
 
 
 def _text(value: object) -> object:
-    """``dvc exp run -S data.source=2024`` writes a number; it is a text all the same."""
-    if isinstance(value, float):
-        # 1e3 has become 1000.0: what was typed is lost.
-        raise ValueError(f"is a text: put it in quotes of its own, such as \"'{value}'\"")
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if is_number else value
+    """YAML takes ``123`` and ``true`` for other things; where a text belongs they are text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float | date) else value
 
 
 Number = Annotated[float, BeforeValidator(_number)]
@@ -241,7 +240,9 @@ def load(path: Path = PARAMS_FILE) -> Params:
 
 def parse(text: str | bytes, name: str) -> Params:
     """:func:`load` for a text in memory; ``name`` is what messages call it."""
-    return check(read(text, name), name)
+    content = read(text, name)
+    _restore_texts(content, text)
+    return check(content, name)
 
 
 def read(text: str | bytes, name: str) -> Any:
@@ -251,6 +252,19 @@ def read(text: str | bytes, name: str) -> Any:
     except (YAMLError, ValueError, IndexError, RecursionError) as error:
         # The latter are how the parser fails on impossible dates, tags and depths.
         raise UserError(f"{name} is not valid YAML: {error}") from None
+
+
+def _restore_texts(content: object, text: str | bytes) -> None:
+    """Give ``content`` the texts as they are written: ``1e5``, not the number that YAML reads."""
+    written = None
+    for section, schema in Params.model_fields.items():
+        values = content.get(section) if isinstance(content, dict) else None
+        if not isinstance(values, dict) or not isinstance(schema.annotation, type):
+            continue
+        for key, field in schema.annotation.model_fields.items():
+            if field.annotation is str and isinstance(values.get(key), int | float | date):
+                written = written or YAML(typ="base", pure=True).load(text)
+                values[key] = written[section][key]
 
 
 def check(content: object, name: str) -> Params:

@@ -19,6 +19,8 @@ INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 10
 """Of progress in a log."""
 
+UNDO = "to undo, with all that is not committed: `git restore . && dvc checkout`"
+
 Update = Callable[[int, int], None]
 """Called with what is done and what is to do in all."""
 
@@ -47,7 +49,8 @@ def run(command: Callable[[], object]) -> int:
             raise
         err.print("[red]error:[/] ", end="")
         err.print(str(error), markup=False)
-        _say_the_way_back()
+        if isinstance(error, UserError) and _in_the_workspace():
+            err.print(f"to go on, correct that and run it again; {UNDO}", markup=False)
         return error.exit_code
     except OSError as error:
         if debug:
@@ -60,19 +63,15 @@ def run(command: Callable[[], object]) -> int:
         return EnvironmentFault.exit_code
     except KeyboardInterrupt:
         err.print("interrupted")
-        _say_the_way_back()
+        if _in_the_workspace():
+            err.print(f"to go on, type the same command again; {UNDO}", markup=False)
         return INTERRUPTED
     return 0
 
 
-def _say_the_way_back() -> None:
-    """After a stage of `dvc exp run` in the workspace, where DVC leaves what it has changed."""
-    if os.environ.get("DVC_EXP_NAME") and os.environ.get("DVC_ROOT") == str(Path.cwd()):
-        err.print(
-            "the same command goes on from here; to undo the experiment:"
-            " git restore . && dvc checkout (this drops every edit that is not committed)",
-            markup=False,
-        )
+def _in_the_workspace() -> bool:
+    """Whether DVC runs this stage in the user's own files, not in a folder of its own."""
+    return "DVC_STAGE" in os.environ and os.environ.get("DVC_ROOT") == str(Path.cwd())
 
 
 def start(command: Callable[[], object]) -> None:

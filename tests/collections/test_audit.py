@@ -39,12 +39,17 @@ Publish = Callable[[Callable[[int, int], str]], None]
 
 
 @pytest.fixture
-def publish(untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
+def publish(
+    untracked: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    committed: Callable[[str], Path],
+) -> Publish:
     """``publish(part)`` imports a release as data/mine, slices in folders ``part(person, slice)``.
 
     The working directory becomes a repository with the committed parameters.
     """
-    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
+    shutil.copy(committed("params.yaml"), untracked)
     monkeypatch.chdir(untracked)
 
     def make(part: Callable[[int, int], str]) -> None:
@@ -247,7 +252,7 @@ def fabricated(thumbnails: NDArray[np.uint8]) -> audit.Slices:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(4, 40))
 def test_identical_copies_are_found_without_an_error(seed: int, number: int) -> None:
     once = np.random.default_rng(seed).integers(0, 256, (number, 16, 16), np.uint8)

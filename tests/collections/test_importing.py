@@ -485,12 +485,16 @@ def test_commands(
 
 
 def test_check_ends_as_prepare_would(
-    release: Path, untracked: Path, monkeypatch: pytest.MonkeyPatch, write: Write
+    release: Path,
+    untracked: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Write,
+    committed: Callable[[str], Path],
 ) -> None:
     for stage, folder in enumerate(RELEASED):
         for slice_number in range(2):  # a third person, for a split to have enough
             write(release / "train" / folder / f"third{slice_number}.jpg", 50 + stage, slice_number)
-    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
+    (untracked / "params.yaml").write_text(committed("params.yaml").read_text())
     monkeypatch.chdir(untracked)
     bring(release, Path())
     fine = CliRunner().invoke(data_app, ["check", "mine"])
@@ -512,12 +516,16 @@ def test_check_ends_as_prepare_would(
 
 
 def test_people_that_nothing_tells_are_asked_for(
-    tmp_path: Path, untracked: Path, monkeypatch: pytest.MonkeyPatch, write: Write
+    tmp_path: Path,
+    untracked: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Write,
+    committed: Callable[[str], Path],
 ) -> None:
     for stage, folder in enumerate(RELEASED):
         for number in range(3):
             write(tmp_path / "single" / folder / f"{number}.jpg", 10 * stage + number)
-    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
+    (untracked / "params.yaml").write_text(committed("params.yaml").read_text())
     monkeypatch.chdir(untracked)
     brought = CliRunner().invoke(data_app, ["import", str(tmp_path / "single"), "--name", "mine"])
     assert brought.exit_code == 0

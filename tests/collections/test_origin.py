@@ -136,12 +136,15 @@ def test_odd_names_survive(release: Path, untracked: Path, write: Write) -> None
 
 
 def test_the_table_is_no_image(
-    release: Path, untracked: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any
+    release: Path,
+    untracked: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    committed: Callable[[str], Path],
 ) -> None:
     found = bring(release, "mine", untracked)
     table = "path,subject\n" + "".join(f"{path},S{n}\n" for n, path in enumerate(found))
     (untracked / "data/mine/subjects.csv").write_text(table)
-    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
+    (untracked / "params.yaml").write_text(committed("params.yaml").read_text())
     monkeypatch.chdir(untracked)
     checked = CliRunner().invoke(data_app, ["check", "mine"])
     assert checked.exit_code == 0, checked.output

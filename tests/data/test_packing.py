@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,8 +15,6 @@ from alzmri.data import images, overview
 from alzmri.data.packing import pack, summary
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -232,8 +229,9 @@ def test_unprepared_data_name_the_remedy(make_params, tmp_path):
         Prepared.open(make_params(), tmp_path)
 
 
-def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path):
+def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path, committed):
     """As on a full disk, which takes root to make: files may not grow beyond 50 kB."""
+    (tmp_path / "params.yaml").write_text(committed("params.yaml").read_text())
     code = (
         "import resource, sys; from pathlib import Path; from alzmri import params, terminal\n"
         "from alzmri.data.packing import pack\n"
@@ -246,7 +244,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, collection, tmp_path / "out/prepared"],
-        cwd=ROOT,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

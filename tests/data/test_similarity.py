@@ -31,7 +31,7 @@ def views(square: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     return [np.rot90(side, turns) for side in (square, square.T) for turns in range(4)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(block=st.integers(1, 30), limit=st.sampled_from([0, 10, 10**6]))
 def test_the_forest_is_that_of_all_pairs_at_once(block: int, limit: int) -> None:
     slices = random(24) // 2 + random(1, 1) // 3
@@ -58,7 +58,7 @@ def test_correlations_are_the_best_of_all_flips_and_turns() -> None:
     assert similarity._correlations(codes, codes) == pytest.approx(np.array(expected), abs=1e-5)
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(which=st.integers(0, 7), gain=st.floats(0.2, 0.9), offset=st.floats(0, 20))
 def test_a_flipped_turned_or_darker_copy_is_the_same(
     which: int, gain: float, offset: float

@@ -1,18 +1,24 @@
 """The repository itself, cloned, made small, and run as a person runs it."""
 
+import compileall
 import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
+from .. import forks, processes
+from ..processes import limit
+
+MARK = "ALZMRI_TEST_CLONE"
+"""In the environment of all that runs in a clone: its root."""
 ROOT = Path(__file__).parents[2]
 TINY = {
     "phantom": {"subjects": 7, "slices": 3},
@@ -33,28 +39,21 @@ class Clone:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Activated, as the README says, and free of what the tests' own caller has set."""
-        others = ("AWS_", "DVC_", "GIT_", "WANDB_")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(others)}
-        return {
-            **kept,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            # As compute.threads, for what is no stage.
-            "OMP_NUM_THREADS": "1",
-        }
+        """Of what runs in it."""
+        return {**forks.environment(), MARK: str(self.root)}
 
-    def run(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, code: int | None = 0, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command; ``code`` is the exit status it must end with, None for any."""
         done = subprocess.run(
             words,
             cwd=self.root,
-            env=self.environment,
+            env={**self.environment, **variables},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=limit(300),
             check=False,
         )
         assert code in (None, done.returncode), (
@@ -62,12 +61,18 @@ class Clone:
         )
         return done
 
-    def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
-        """Start a command as the leader of a process group; it says all on its stdout."""
+    def start(
+        self, *words: str, forked: bool = False, **environment: str
+    ) -> "subprocess.Popen[str]":
+        """Start a command as the leader of a process group; it says all on its stdout.
+
+        Unless ``forked``, it and what it starts are as outside tests: most are killed or stopped.
+        """
+        own = {} if forked else forks.REAL
         return subprocess.Popen(
             words,
             cwd=self.root,
-            env={**self.environment, "PYTHONUNBUFFERED": "1", **environment},
+            env={**self.environment, **own, "PYTHONUNBUFFERED": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -104,14 +109,47 @@ class Clone:
 
     def copy(self, folder: Path) -> "Clone":
         """The same state elsewhere, for tests that change it."""
-        shutil.copytree(self.root, folder, symlinks=True)
+        shutil.copytree(self.root, folder, symlinks=True, copy_function=_link_or_copy)
         return Clone(folder)
+
+    def end(self) -> None:
+        """Take its store down, and end all else that was started in it and still runs."""
+        if (self.root / ".store").exists():
+            self.run("alzmri", "store", "down", code=None)
+        processes.end(MARK, str(self.root))
+
+
+def _link_or_copy(source: str, target: str) -> object:
+    """Objects of git's and DVC's have their content's digest as name: neither writes into one."""
+    if "/.git/objects/" in source or "/.dvc/cache/files/" in source:
+        return os.link(source, target)
+    return shutil.copy2(source, target)
 
 
 @pytest.fixture(scope="session")
-def repro(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A tiny clone after one `dvc repro`, committed. Tests that change it take a copy."""
-    clone = Clone(tmp_path_factory.mktemp("e2e") / "alzmri")
+def repro(
+    tmp_path_factory: pytest.TempPathFactory, committed: Callable[[str], Path]
+) -> Iterator[Clone]:
+    """A tiny clone after one `dvc repro`, committed. Tests that change it take a copy.
+
+    One worker makes it, the others have copies of it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    first = Clone(shared / "repro/alzmri")
+    with FileLock(shared / "repro.lock"):
+        if not first.root.exists():
+            draft = Clone(shared / "draft/alzmri")
+            shutil.rmtree(draft.root.parent, ignore_errors=True)
+            _make(draft, committed)
+            draft.root.parent.rename(first.root.parent)
+    clone = first.copy(tmp_path_factory.mktemp("e2e") / "alzmri")
+    yield clone
+    clone.end()
+
+
+def _make(clone: Clone, committed: Callable[[str], Path]) -> None:
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -123,16 +161,18 @@ def repro(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         if name != "dvc.lock" and (ROOT / name).exists():
             (clone.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, clone.root / name)
-    shutil.copy(ROOT / "tests/params.yaml", clone.root)
+    for name in ("params.yaml", "sagemaker.yaml"):
+        shutil.copy(committed(name), clone.root / name)
     _shrink(clone.root / "params.yaml")
     clone.run("git", "init", "--quiet", "--initial-branch", "main")
     clone.run("git", "config", "user.name", "test")
     clone.run("git", "config", "user.email", "test@localhost")
     clone.commit("start")
+    # Nothing in a clone writes bytecode: all copies, with the same times of their files, take this.
+    compileall.compile_dir(clone.root / "src", quiet=1)
     clone.run("alzmri", "plots-page")
     clone.run("dvc", "repro")
     clone.commit("first result")
-    return clone
 
 
 def _shrink(params: Path) -> None:
@@ -146,7 +186,7 @@ def _shrink(params: Path) -> None:
 
 @pytest.fixture
 def clone(repro: Clone, tmp_path: Path) -> Iterator[Clone]:
-    """A copy of the tiny clone that a test may change; its store is taken down at the end."""
+    """A copy of the tiny clone that a test may change; nothing runs in it after the test."""
     copy = repro.copy(tmp_path / "alzmri")
     yield copy
-    copy.run("alzmri", "store", "down", code=None)
+    copy.end()

@@ -9,6 +9,8 @@ import psutil
 import pytest
 import torch
 
+from ..processes import limit
+
 ALEXNET = {
     "name: lenet": "name: alexnet",
     "dropout: 0.5": "dropout: 0.0",
@@ -30,7 +32,7 @@ def _torchrun(*options):
 
 
 def _start(clone, *words):
-    return clone.start(*words, GLOO_SOCKET_IFNAME="lo")
+    return clone.start(*words, forked=True, GLOO_SOCKET_IFNAME="lo")
 
 
 def _weights(clone):
@@ -80,7 +82,7 @@ def test_two_hosts_train_as_one(clone, tmp_path):
     words = ("torchrun", "--nproc-per-node", "1", *rendezvous, "--node-rank")
     hosts = [_start(clone, *words, "0", "--local-addr", "127.0.0.2", "src/train.py")]
     hosts.append(_start(other, *words, "1", "--local-addr", "127.0.0.3", "src/train.py"))
-    said = [host.communicate(timeout=120)[0] for host in hosts]
+    said = [host.communicate(timeout=limit(120))[0] for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], "".join(said)
     assert "epoch 3/3" in said[0]
     assert "epoch" not in said[1]
@@ -98,7 +100,7 @@ def test_a_host_with_other_parameters_is_refused(clone, tmp_path):
         _start(one, *words, "--node-rank", str(rank), "src/train.py")
         for rank, one in enumerate((clone, other))
     ]
-    said = [host.communicate(timeout=120)[0] for host in hosts]
+    said = [host.communicate(timeout=limit(120))[0] for host in hosts]
     assert all(host.returncode for host in hosts)
     for lines in said:
         assert "error: the processes have different parameters" in lines
@@ -109,11 +111,11 @@ def test_when_one_dies_all_end_and_any_number_goes_on(clone, tmp_path):
     alone = clone.copy(tmp_path / "alone")
     whole = clone.copy(tmp_path / "whole")
     whole.run(*_torchrun())
-    process = _start(clone, *_torchrun())
+    process = clone.start(*_torchrun(), GLOO_SOCKET_IFNAME="lo")
     clone.read_until(process, "epoch  3")
     workers = psutil.Process(process.pid).children()
     workers[1].kill()
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=limit(20))
     assert process.returncode == 1
     assert "error: another process of this training ended" in said
     assert not any(worker.is_running() for worker in workers)
@@ -129,9 +131,9 @@ def test_told_to_stop_all_save_and_go_on_from_that_step(clone, number):
     process = _start(clone, *_torchrun())
     clone.read_until(process, "epoch  3")
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=limit(20))
     assert process.returncode
     again = _start(clone, *_torchrun())
     clone.read_until(again, "resuming in epoch")
     again.terminate()
-    again.communicate(timeout=20)
+    again.communicate(timeout=limit(20))

@@ -1,17 +1,14 @@
 """A training that is killed, however and whenever, ends as if nothing had happened."""
 
 import hashlib
-import json
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +18,15 @@ from ruamel.yaml import YAML
 
 from alzmri.store import settings
 
+from .. import forks
+from ..processes import limit
+
 KILLS = {"any time": 13, "checkpoint": 4, "validation": 4, "export": 4}
 EPOCHS, STEPS = 14, 8
 """Of the run; a checkpoint follows the last step of an epoch, and another its validation."""
 OUTPUTS = ("models/model.safetensors", "models/model.json", "plots/history.csv")
-SERVER = """
-import json, os, runpy, sys
+PREPARE = """
+import os, sys
 sys.path.insert(0, os.path.abspath("src"))
 import alzmri.training.results
 import torch._dynamo  # which the optimiser would import in every trainer
@@ -36,27 +36,10 @@ def announced(*inputs):
     print("validating", flush=True)
     return predict(*inputs)
 loop.predict = announced
-for line in sys.stdin:
-    order = json.loads(line)
-    pid = os.fork()
-    if not pid:
-        os.setsid()
-        os.chdir(order["folder"])
-        os.environ.update(order["environment"])
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.argv = [order["script"]]
-        runpy.run_path(order["script"], run_name="__main__")
-    else:
-        print(pid, flush=True)
-        _, status, usage = os.wait4(pid, 0)
-        print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, flush=True)
 """
-"""Starts stages by forking: a process as real as any, without six seconds of imports for each.
+"""Of a server of their own: with our code imported too, kills fall into the training.
 
-They say when they validate: it takes milliseconds, and nothing else tells from outside.
+Trainers say when they validate: it takes milliseconds, and nothing else tells from outside.
 """
 
 
@@ -64,9 +47,12 @@ They say when they validate: it takes milliseconds, and nothing else tells from 
 class Trainer:
     """A process of the server's."""
 
-    pid: int
+    fork: forks.Fork
     log: Path
-    server: subprocess.Popen
+
+    @property
+    def pid(self) -> int:
+        return self.fork.pid
 
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
@@ -106,33 +92,20 @@ class Trainer:
 
     def end(self) -> tuple[int, float]:
         """Wait for its end: exit status and seconds of CPU."""
-        status, seconds = self.server.stdout.readline().split()
-        return int(status), float(seconds)
+        return self.fork.end()
 
 
 @pytest.fixture(scope="module")
 def start(repro, tmp_path_factory) -> Iterator[Callable[..., Trainer]]:
     """A function that starts a stage in a clone; one at a time."""
-    server = subprocess.Popen(
-        (sys.executable, "-c", SERVER),
-        cwd=repro.root,
-        env=repro.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
     log = tmp_path_factory.mktemp("logs") / "log"
 
     def begin(clone, script="src/train.py", **environment):
-        order = {"folder": str(clone.root), "script": script, "log": str(log)}
         log.unlink(missing_ok=True)
-        server.stdin.write(json.dumps({**order, "environment": environment}) + "\n")
-        server.stdin.flush()
-        return Trainer(int(server.stdout.readline()), log, server)
+        return Trainer(server.start([script], clone.root, log, environment), log)
 
-    with server:
+    with closing(forks.Forks(PREPARE, repro.root)) as server:
         yield begin
-        server.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +227,7 @@ def test_ctrl_c_in_dvc_repro_stops_both_and_the_next_goes_on(long):
     process = clone.start("dvc", "repro", "train")
     clone.read_until(process, "epoch  2")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
-    process.communicate(timeout=60)
+    process.communicate(timeout=limit(60))
     assert process.returncode != 0
     assert _checkpoints(clone)
     assert "resuming in epoch" in clone.run("dvc", "repro", "train").stdout
@@ -480,11 +453,11 @@ def test_an_experiment_killed_in_the_queue_and_queued_again_goes_on(long, start,
     trainer.suspend()
     assert _checkpoints(clone)
     trainer.kill()
-    starting.communicate(timeout=240)
+    starting.communicate(timeout=limit(240))
     eventually(lambda: len(list(done.glob("celery-task-meta-*"))) == 1, 60)
     assert re.search("first.*Failed", clone.run("dvc", "queue", "status").stdout)
     assert _checkpoints(clone)
-    queue("second").communicate(timeout=240)
+    queue("second").communicate(timeout=limit(240))
     eventually(lambda: len(list(done.glob("celery-task-meta-*"))) == 2, 240)
     assert re.search("second.*Success", clone.run("dvc", "queue", "status").stdout)
     assert "resuming in epoch" in clone.run("dvc", "queue", "logs", "second").stdout

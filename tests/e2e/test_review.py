@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from ..processes import limit
+
 GRID = {"sweep-lr0.05": "train.lr=0.05", "slices": "split.unit=slice"}
 PROBE = """<script>addEventListener("load", () => { document.title = JSON.stringify({
   pictures: [...document.images].map(image => image.naturalWidth),
@@ -107,7 +109,7 @@ def _browse(page: Path, width: int, scheme: str, profile: Path):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=limit(120),
         check=True,
     )
     title = re.search(r"<title>(\{.*?\})</title>", done.stdout)

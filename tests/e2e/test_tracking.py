@@ -9,6 +9,8 @@ from ruamel.yaml import YAML
 
 from alzmri.tracking.transactions import records, values
 
+from ..processes import limit
+
 
 def _files(root: Path):
     return sorted((root / "wandb").glob("offline-run-*/*.wandb"))
@@ -94,7 +96,7 @@ def test_a_killed_run_goes_on_in_the_same_one_and_no_epoch_is_there_twice(clone,
         process = clone.start(*train)
         clone.read_until(process, line)
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=limit(60))
         assert process.returncode == status
     # Both clients complete their files, which says that the runs did not complete.
     eventually(lambda: [e.exit_code for e in _of("exit", *_files(clone.root))] == [1, 1])

@@ -1,5 +1,6 @@
 """The local server: started once, found, stopped, and never mistaken for another."""
 
+import json
 import shutil
 import socket
 import stat
@@ -34,15 +35,21 @@ def test_up_and_down_do_nothing_twice_nor_both_of_two_at_once(new_repo):
     assert "stopped" in repo.store("down").stdout
     assert server.find(repo.root) is None
     assert "was not running" in repo.store("down").stdout
-    status = repo.store("status")
+    status = repo.store("status", "--json")
     assert status.returncode == 1
     assert "alzmri store up" in status.stderr
+    found = json.loads(status.stdout)
+    assert (found["process"], found["answers"]) == (None, False)
+    assert "alzmri store up" in found["error"]
 
 
 def test_status_names_the_open_filer_port(shared_store):
     text = shared_store.store("status").stdout
     assert f"port {shared_store.port + 1} (the filer) asks for no key" in text
     assert f"http://127.0.0.1:{shared_store.port}" in text
+    found = json.loads(shared_store.store("status", "--json").stdout)
+    assert (found["filer_port"], found["answers"]) == (shared_store.port + 1, True)
+    assert found["bytes"] > 0
 
 
 def test_keys_stay_in_one_private_file(shared_store):

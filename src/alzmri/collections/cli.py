@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from alzmri import terminal
+from alzmri import repository, terminal
 from alzmri.classes import CLASSES
 from alzmri.errors import UserError
 
@@ -31,7 +31,10 @@ _MIN_PEOPLE = 3
 @data_app.command("import")
 def import_(
     source: Annotated[
-        Path, typer.Argument(help="A folder, a .zip or a .parquet file, as published.")
+        Path,
+        typer.Argument(
+            help="A folder, a .zip or a .parquet file, as published.", callback=repository.located
+        ),
     ],
     name: Annotated[str, typer.Option(help="What to call it: becomes data/NAME.")],
     force: Annotated[bool, typer.Option("--force", help="Replace data/NAME if it exists.")] = False,
@@ -106,7 +109,11 @@ def audit(
     name: Annotated[str, typer.Argument(help="The collection data/NAME.")],
     figure: Annotated[
         Path | None,
-        typer.Option(help="Where the worst pairs are drawn.", show_default="plots/audit-NAME.png"),
+        typer.Option(
+            help="Where the worst pairs are drawn.",
+            show_default="plots/audit-NAME.png",
+            callback=repository.located,
+        ),
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, max=60, help="How many a layout are drawn.")] = 3,
     as_json: Annotated[

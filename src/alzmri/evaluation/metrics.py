@@ -9,13 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import (
-    accuracy_score,
-    log_loss,
-    precision_recall_fscore_support,
-    recall_score,
-    roc_auc_score,
-)
 
 from alzmri.models.scores import Floats as Floats
 from alzmri.models.scores import Ints as Ints
@@ -27,6 +20,9 @@ CALIBRATION_BINS = 15
 
 def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[str, Any]:
     """The slice-level part of ``models/evaluation.json``."""
+    # scikit-learn takes two seconds to import: what needs none of its scores starts without.
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support, recall_score
+
     predicted = probabilities.argmax(axis=1)
     every = range(len(classes))
     present = np.unique(truth)
@@ -55,6 +51,8 @@ def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[s
 
 def macro_auc(truth: Ints, probabilities: Floats) -> float | None:
     """The mean one-versus-rest area under the ROC curve; None when only one class occurs."""
+    from sklearn.metrics import roc_auc_score
+
     present = np.unique(truth)
     if len(present) < 2:
         return None
@@ -110,6 +108,8 @@ def by_subject(
 
 def confidence_scores(truth: Ints, probabilities: Floats) -> dict[str, float]:
     """What temperature scaling changes: loss, calibration error, Brier score."""
+    from sklearn.metrics import log_loss
+
     return {
         "loss": float(log_loss(truth, probabilities, labels=range(probabilities.shape[1]))),
         "ece": expected_calibration_error(truth, probabilities),

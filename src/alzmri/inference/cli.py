@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from alzmri import terminal
+from alzmri import repository, terminal
 from alzmri.errors import UserError
 from alzmri.inference import NOTICE
 
@@ -23,7 +23,10 @@ Paths = Annotated[
         metavar="PATH...", help="Images, folders, globs, NIfTI files, folders of DICOM series."
     ),
 ]
-ModelFolder = Annotated[Path, typer.Option("--model", help="The folder of the trained model.")]
+ModelFolder = Annotated[
+    Path,
+    typer.Option("--model", help="The folder of the trained model.", callback=repository.located),
+]
 ByFolder = Annotated[
     bool, typer.Option("--by-folder", help="The images of a folder are one person's: add the mean.")
 ]
@@ -113,7 +116,10 @@ def export(
     ] = False,
     model: ModelFolder = Path("models"),
     out: Annotated[
-        Path | None, typer.Option(help="The file.", show_default="DIR/model[.int8].onnx")
+        Path | None,
+        typer.Option(
+            help="The file.", show_default="MODEL/model[.int8].onnx", callback=repository.located
+        ),
     ] = None,
 ) -> None:
     """Write the model as ONNX, checked against PyTorch on the test slices of data/prepared.

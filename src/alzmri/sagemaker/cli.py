@@ -15,6 +15,7 @@ sagemaker_app = typer.Typer(
     help="Train on AWS SageMaker; sagemaker.yaml says where, docs/sagemaker.md how.",
     epilog="alzmri sagemaker submit --wait && alzmri sagemaker fetch && dvc repro",
 )
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 Name = Annotated[str | None, typer.Argument(help="The job; without it, our latest.")]
 
 
@@ -74,17 +75,24 @@ def submit(
 
 
 @sagemaker_app.command()
-def status(name: Name = None) -> None:
+def status(name: Name = None, as_json: AsJson = False) -> None:
     """Say how a job is doing; exit status 1 when it failed or was stopped."""
+    import json
+
     from alzmri.sagemaker.job import console, describe, latest, require_success
     from alzmri.sagemaker.logs import last_lines
 
     service = _service()
     job = describe(service, name or latest(service))
-    for word, value in (*job.lines(), ("console", console(service.region, job.name))):
-        _say(f"{word:<20} {value}")
-    if job.status == "Failed":
-        for line in last_lines(service, job.name):
+    last = last_lines(service, job.name) if job.status == "Failed" else []
+    facts = [*job.lines(), ("console", console(service.region, job.name))]
+    if as_json:
+        kept = {"state": job.status, **dict(facts), "last_lines": list(last)}
+        typer.echo(json.dumps(kept, indent=2))
+    else:
+        for word, value in facts:
+            _say(f"{word:<20} {value}")
+        for line in last:
             _say(f"  {line}")
     require_success(job)
 
@@ -140,13 +148,26 @@ def fetch(name: Name = None) -> None:
 @sagemaker_app.command("list")
 def list_jobs(
     count: Annotated[int, typer.Option(min=1, max=100, help="How many, the latest first.")] = 20,
+    as_json: AsJson = False,
 ) -> None:
     """Show our latest jobs."""
+    import json
+
     from alzmri.sagemaker.job import recent
 
-    for job in recent(_service(), count):
-        created = job["CreationTime"].astimezone().strftime("%Y-%m-%d %H:%M")
-        _say(f"{created}  {job['TrainingJobStatus']:<10}  {job['TrainingJobName']}")
+    jobs = [
+        {
+            "job": job["TrainingJobName"],
+            "state": job["TrainingJobStatus"],
+            "created": job["CreationTime"].astimezone().isoformat(timespec="minutes"),
+        }
+        for job in recent(_service(), count)
+    ]
+    if as_json:
+        typer.echo(json.dumps(jobs, indent=2))
+        return
+    for job in jobs:
+        _say(f"{job['created'][:16].replace('T', ' ')}  {job['state']:<10}  {job['job']}")
 
 
 def _service(region: str | None = None) -> "Service":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from alzmri import terminal
+from alzmri import repository, terminal
 from alzmri.store import ports
 
 store_app = typer.Typer(
@@ -29,7 +29,7 @@ def up(
     from alzmri.errors import UserError
     from alzmri.store import server, settings
 
-    root = settings.repository()
+    root = repository.find()
     remote = settings.default(root)
     if not remote.is_local:
         raise UserError(
@@ -42,20 +42,37 @@ def up(
 @store_app.command()
 def down() -> None:
     """Stop the local S3 server; its data stay."""
-    from alzmri.store import server, settings
+    from alzmri.store import server
 
-    stopped = server.down(settings.repository())
+    stopped = server.down(repository.find())
     terminal.out.print("store stopped" if stopped else "store was not running")
 
 
 @store_app.command()
-def status() -> None:
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+) -> None:
     """Say whether the remote answers; exit status 1 when it does not."""
-    from alzmri.store import settings
-    from alzmri.store.status import describe
+    import json
 
-    for line in describe(settings.repository()):
-        terminal.out.print(line, markup=False, soft_wrap=True)
+    from alzmri.store import status as state
+    from alzmri.store.check import StoreUnavailable
+
+    root = repository.find()
+    found = state.describe(root)
+    if not as_json:
+        for line in state.lines(found):
+            terminal.out.print(line, markup=False)
+    try:
+        state.require_answer(root)
+    except StoreUnavailable as error:
+        if as_json:
+            terminal.say(json.dumps(found | {"answers": False, "error": str(error)}, indent=2))
+        raise
+    if as_json:
+        terminal.say(json.dumps(found | {"answers": True}, indent=2))
+    else:
+        terminal.out.print(f"health    the bucket {found['bucket']} answers", markup=False)
 
 
 @store_app.command()
@@ -73,7 +90,7 @@ def use(
     from alzmri.store import settings
     from alzmri.store.check import check as ask
 
-    root = settings.repository()
+    root = repository.find()
     if address == "local":
         if profile or region or endpoint_url:
             raise UserError("`alzmri store use local` takes no profile, region or endpoint")
@@ -94,6 +111,6 @@ def run(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="After `--`.")],
 ) -> None:
     """Run a command with the store up, then leave it as it was; another remote must answer."""
-    from alzmri.store import session, settings
+    from alzmri.store import session
 
-    raise SystemExit(session.run(settings.repository(), command))
+    raise SystemExit(session.run(repository.find(), command))

@@ -62,18 +62,6 @@ class Remote:
         return replace(self, endpoint=f"http://127.0.0.1:{port}")
 
 
-def repository(start: Path | None = None) -> Path:
-    """The root of the DVC repository around ``start``, by default the current directory.
-
-    Raises `UserError` outside of one.
-    """
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / ".dvc" / "config").is_file():
-            return folder
-    raise UserError(f"{here} is not inside a DVC repository: go to the folder with dvc.yaml")
-
-
 def parse_address(url: str) -> tuple[str, str]:
     """Bucket and prefix of ``s3://bucket/prefix``; raises `UserError` for anything else.
 

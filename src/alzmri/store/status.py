@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.filesize import decimal
 
@@ -10,33 +11,57 @@ from alzmri.store import ports, server, settings
 from alzmri.store.check import StoreUnavailable, check
 
 
-def describe(root: Path) -> Iterator[str]:
-    """Yield the lines; raises `StoreUnavailable` after them when the remote does not answer."""
+def describe(root: Path) -> dict[str, Any]:
+    """The remote, and what is known of the local server without asking it.
+
+    ``remote``, ``url``, ``bucket``, ``endpoint``; of the local store ``process`` (None while it is
+    down), ``folder``, ``bytes`` on disk, ``free_bytes``, ``filer_port`` too.
+    """
     remote = settings.default(root)
-    yield f"remote    {remote.name}: {remote.url}"
-    if remote.endpoint:
-        yield f"endpoint  {remote.endpoint}"
-    if remote.is_local:
-        yield from _local(root)
+    found = {
+        "remote": remote.name,
+        "url": remote.url,
+        "bucket": remote.bucket,
+        "endpoint": remote.endpoint,
+    }
+    if not remote.is_local:
+        return found
+    running = server.find(root)
+    return found | {
+        "process": running.process.pid if running else None,
+        "folder": str(server.folder(root)),
+        "bytes": _size(server.folder(root)),
+        "free_bytes": shutil.disk_usage(root).free,
+        "filer_port": ports.of("filer", running.port) if running else None,
+    }
+
+
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """What `describe` found, for people."""
+    yield f"remote    {found['remote']}: {found['url']}"
+    if found["endpoint"]:
+        yield f"endpoint  {found['endpoint']}"
+    if "folder" not in found:
+        return
+    process = found["process"]
+    yield f"server    {f'process {process}' if process else 'not running here'}"
+    size, free = decimal(found["bytes"]), decimal(found["free_bytes"])
+    yield f"disk      {size} in {found['folder']}, {free} free"
+    if process:
+        yield (
+            f"note      port {found['filer_port']} (the filer) asks for no key: other users of"
+            " this machine can read the data there; nobody outside can"
+        )
+
+
+def require_answer(root: Path) -> None:
+    """Raise `StoreUnavailable`, with the remedy, when the remote does not answer."""
+    remote = settings.default(root)
     try:
         check(remote)
     except StoreUnavailable as error:
         remedy = ": run `alzmri store up`" if remote.is_local and not server.find(root) else ""
         raise StoreUnavailable(f"{error}{remedy}") from error
-    yield f"health    the bucket {remote.bucket} answers"
-
-
-def _local(root: Path) -> Iterator[str]:
-    running = server.find(root)
-    yield f"server    {f'process {running.process.pid}' if running else 'not running here'}"
-    free = decimal(shutil.disk_usage(root).free)
-    yield f"disk      {decimal(_size(server.folder(root)))} in {server.folder(root)}, {free} free"
-    if running:
-        filer = ports.of("filer", running.port)
-        yield (
-            f"note      port {filer} (the filer) asks for no key: other users of this "
-            "machine can read the data there; nobody outside can"
-        )
 
 
 def _size(folder: Path) -> int:

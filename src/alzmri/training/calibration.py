@@ -1,7 +1,6 @@
 """Temperature scaling: one number, fitted on validation, that makes confidence mean accuracy."""
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from alzmri.models.scores import Floats, Ints
 
@@ -20,6 +19,8 @@ def fit_temperature(truth: Ints, logits: Floats) -> float:
         truth: class indices, int64 ``[n]``.
         logits: float64 ``[n, classes]``, of slices that were not trained on.
     """
+
+    from scipy.optimize import minimize_scalar  # takes a second, and training needs it at its end
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)

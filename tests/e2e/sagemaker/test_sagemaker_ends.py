@@ -1,8 +1,11 @@
 """Jobs of several hosts, and jobs that end otherwise than completed."""
 
+import json
 import signal
 
 import pytest
+
+from ...processes import limit
 
 HOSTS = 2
 
@@ -56,7 +59,7 @@ def test_sagemaker_a_stopped_job_is_taken_up_by_the_next(quiet):
     quiet.clone.read_until(waiting, "resuming in epoch")
     assert "alzmri-second is InProgress" in quiet.sagemaker("fetch", code=2).stderr
     waiting.send_signal(signal.SIGINT)
-    left, _ = waiting.communicate(timeout=60)
+    left, _ = waiting.communicate(timeout=limit(60))
     assert waiting.returncode == 130
     assert "the job goes on" in left
     assert "alzmri-second is stopping" in quiet.sagemaker("stop").stdout
@@ -77,6 +80,9 @@ def test_sagemaker_a_failed_job_says_why(quiet):
     status = quiet.sagemaker("status", code=1).stdout
     assert why in status
     assert "  failed: training diverged in epoch 1" in status
+    found = json.loads(quiet.sagemaker("status", "--json", code=1).stdout)
+    assert (found["state"], found["job"]) == ("Failed", "alzmri-diverges")
+    assert "failed: training diverged in epoch 1" in found["last_lines"]
 
 
 def test_sagemaker_a_bucket_that_is_not_there_costs_nothing(quiet):

@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import SECRET, environments
 
-EPOCHS = 100
+EPOCHS = 30
 COMPLETE = """
 import sys; sys.path.insert(0, "src")
 from alzmri.training.checkpoints import Checkpoints
@@ -93,6 +93,8 @@ def test_sagemaker_the_same_again_finds_its_run_complete(cloud, interrupted):
     assert "exists already" in cloud.sagemaker("submit", "--name", "again", code=2).stderr
     assert "Completed" in cloud.sagemaker("status").stdout
     assert first.name in cloud.sagemaker("list").stdout
+    listed = json.loads(cloud.sagemaker("list", "--json").stdout)
+    assert {"job": "alzmri-again", "state": "Completed"}.items() <= listed[0].items()
 
 
 def test_sagemaker_fetch_refuses_a_model_of_something_else(cloud, interrupted):

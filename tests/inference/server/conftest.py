@@ -30,7 +30,6 @@ from alzmri.models.forward import MEAN, STD, normalise
 from alzmri.ood import fit as ood_fit
 from alzmri.params import load
 
-ROOT = Path(__file__).parents[3]
 SIDE = 32
 PARTS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
 SERVE = "from alzmri import terminal; from alzmri.cli import app; terminal.start(app)"
@@ -45,11 +44,11 @@ def slice_of(stage: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(tmp_path_factory: pytest.TempPathFactory, committed: Callable[[str], Path]) -> Path:
     """A folder with prepared data and a LeNet trained on them, as the stages leave it."""
     root = tmp_path_factory.mktemp("serve")
     yaml = YAML()
-    content = yaml.load((ROOT / "tests/params.yaml").read_text())
+    content = yaml.load(committed("params.yaml").read_text())
     content["data"]["image_size"] = SIDE
     content["model"]["name"] = "lenet"
     with (root / "params.yaml").open("w") as handle:

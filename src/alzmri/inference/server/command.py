@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from alzmri import repository
+
 
 def serve(
     host: Annotated[
@@ -12,7 +14,12 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
     model: Annotated[
-        Path, typer.Option(envvar="ALZMRI_SERVE_MODEL", help="Folder of the trained model.")
+        Path,
+        typer.Option(
+            envvar="ALZMRI_SERVE_MODEL",
+            help="Folder of the trained model.",
+            callback=repository.located,
+        ),
     ] = Path("models"),
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of the model.", show_default="one per processor")

@@ -1,0 +1,5 @@
+"""``python -m alzmri``."""
+
+from alzmri.cli import main
+
+main()

@@ -1,0 +1,320 @@
+"""What could stop a run or an experiment, with the remedy: the checks of `alzmri doctor`."""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.filesize import decimal
+
+from alzmri import git, repository
+from alzmri.errors import EnvironmentFault, UserError
+from alzmri.params import load
+from alzmri.store import check as asking
+from alzmri.store import server, settings
+
+SUPPORTED = ((3, 11), (3, 12))
+ENOUGH_BYTES = 5 * 10**9
+TOO_FEW_BYTES = 10**9
+ABANDONED_DAYS = 14  # without a new checkpoint: nobody resumes such a training
+_SHOWN = 3
+
+
+class Level(Enum):
+    """How much a finding matters: only FAIL stops a run, or has it do the wrong thing."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report, with the remedy unless all is well or the message names it."""
+
+    level: Level
+    subject: str
+    message: str
+    remedy: str = ""
+
+
+ok = partial(Finding, Level.OK)
+warn = partial(Finding, Level.WARN)
+fail = partial(Finding, Level.FAIL)
+
+
+def examine(*, before_run: bool = False) -> Iterator[Finding]:
+    """Yield the findings for the repository whose root is the current directory.
+
+    Args:
+        before_run: a plain `dvc repro` with the local store is about to start. The store may be
+            down then, and what only experiments need is a warning.
+    """
+    yield from attempt("python", python_version)
+    yield from attempt("environment", environment)
+    yield from attempt("disk", disk)
+    try:
+        root = repository.find()
+    except UserError as error:
+        yield fail("dvc", str(error))
+        return
+    for folder in filter(Path.is_dir, (root, root / ".venv")):
+        yield from attempt("permissions", partial(writable, folder))
+    usable = False
+    for finding in attempt("git", partial(git_repository, root)):
+        usable = finding.level is Level.OK
+        yield finding
+    if usable:
+        for subject, check in (("git history", history), ("git identity", git_identity)):
+            for finding in attempt(subject, check):
+                # Experiments are commits; `dvc repro` makes none.
+                yield (
+                    replace(finding, level=Level.WARN) if before_run and finding.remedy else finding
+                )
+        yield from attempt("line endings", partial(line_endings, root))
+        yield from attempt("source", untracked_source)
+    yield from attempt("plots", partial(plots_template, root))
+    yield from attempt("params", partial(parameters, root))
+    yield from attempt("data", partial(collection, root))
+    yield from attempt("checkpoints", partial(checkpoints, root))
+    yield from attempt("store", partial(store, root, may_be_down=before_run))
+
+
+def attempt(subject: str, check: Callable[[], Finding | None]) -> Iterator[Finding]:
+    """What ``check`` finds, if anything. Whatever it raises is the finding."""
+    try:
+        finding = check()
+    except (UserError, EnvironmentFault) as error:
+        finding = fail(subject, str(error))
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        finding = fail(subject, f"{error.strerror or error}{where}")
+    except Exception as error:  # noqa: BLE001 - the other checks go on
+        message = f"the check itself failed: {type(error).__name__}: {error}"
+        finding = fail(subject, message, "report that, with what `alzmri --version` prints")
+    if finding:
+        yield finding
+
+
+def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
+    """The pinned packages exist for two versions of Python."""
+    text = ".".join(map(str, version))
+    if version not in SUPPORTED:
+        return fail("python", f"version {text}", "install Python 3.11 or 3.12, then `make setup`")
+    if find_spec("torch") is None:
+        return fail("python", "torch is not installed", "run `make setup`")
+    return ok("python", f"{text}, torch {metadata.version('torch')}")
+
+
+def environment() -> Finding:
+    """DVC starts stages with a bare `python` and experiments with a bare `dvc`: both from PATH."""
+    programs = Path(sys.executable).parent
+    for name in ("python", "dvc"):
+        found = shutil.which(name)
+        if found is None or not Path(found).parent.samefile(programs):
+            message = f"`{name}` is {found or 'not on PATH'}, not the one in {programs}"
+            return fail("environment", message, f"run `. {programs}/activate`")
+    return ok("environment", f"{programs} is first on PATH")
+
+
+def disk() -> Finding:
+    """Room for weights, the cache and the store."""
+    free = shutil.disk_usage(Path.cwd()).free
+    message = f"{decimal(free)} free"
+    if free >= ENOUGH_BYTES:
+        return ok("disk", message)
+    report = fail if free < TOO_FEW_BYTES else warn
+    return report("disk", message, "free some space; `dvc gc --workspace` removes old results")
+
+
+def writable(folder: Path) -> Finding:
+    """A file can be made in ``folder``: tried, because permissions alone do not show it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ok("permissions", f"{folder} can be written")
+    except OSError as error:
+        remedy = f"run `ls -ld {folder}` and make it yours"
+        return fail("permissions", f"{folder} cannot be written: {error.strerror}", remedy)
+
+
+def git_repository(root: Path) -> Finding:
+    """Git is there and reads the repository: DVC needs it."""
+    if shutil.which("git") is None:
+        return fail("git", "git is not installed", "install git")
+    try:
+        git.run("rev-parse", "--git-dir")
+    except UserError as error:
+        if own := re.search(r"git config .*safe\.directory.*", str(error)):
+            return fail("git", f"{root} belongs to another user", f"run `{own[0].strip()}`")
+        if "not a git repository" not in str(error):
+            raise
+        return fail("git", f"{root} is not a git repository", "run `git init` or clone again")
+    return ok("git", "repository")
+
+
+def history() -> Finding:
+    """An experiment is a commit on top of another; DVC loses results in a shallow clone."""
+    if not git.lines("rev-parse", "--verify", "HEAD"):
+        remedy = "run `git add -A && git commit -m start`"
+        return fail("git history", "no commit: experiments need one", remedy)
+    if git.lines("rev-parse", "--is-shallow-repository") == ["true"]:
+        return fail("git history", "a shallow clone loses results", "run `git fetch --unshallow`")
+    return ok("git history", "whole")
+
+
+def git_identity() -> Finding:
+    """An experiment is a commit, and a commit needs an author."""
+    # Asks git itself: the name may come from any configuration file or from the environment.
+    if git.lines("var", "GIT_AUTHOR_IDENT") and git.lines("var", "GIT_COMMITTER_IDENT"):
+        return ok("git identity", "set")
+    remedy = "run `git config user.name NAME` and `git config user.email ADDRESS`"
+    return fail("git identity", "git does not know who you are", remedy)
+
+
+def line_endings(root: Path) -> Finding | None:
+    """Files with CR LF have other digests, and so every stage would run again."""
+    message = "core.autocrlf changes line endings, and .gitattributes is missing"
+    if git.lines("config", "core.autocrlf") == ["true"] and not (root / ".gitattributes").is_file():
+        return warn("line endings", message, "run `git restore .gitattributes`")
+    return None
+
+
+def untracked_source() -> Finding:
+    """An experiment in a folder of its own has what git tracks: a new module is missing there."""
+    files = git.lines("ls-files", "--others", "--exclude-standard", "--", "src")
+    if not files:
+        return ok("source", "all of src/ is tracked")
+    names = ", ".join(files[:_SHOWN]) + (" …" if len(files) > _SHOWN else "")
+    message = f"untracked, so missing in queued and temporary experiments: {names}"
+    return warn("source", message, "run `git add src`")
+
+
+def plots_template(root: Path) -> Finding:
+    """DVC's plots page is made from a template that set-up writes."""
+    if (root / ".dvc" / "plots.html").is_file():
+        return ok("plots", "template present")
+    return fail("plots", ".dvc/plots.html is missing: `dvc plots` fails", "run `make setup`")
+
+
+def parameters(root: Path) -> Finding:
+    """params.yaml is what every stage accepts."""
+    load(root / "params.yaml")
+    return ok("params", "params.yaml is valid")
+
+
+def collection(root: Path) -> Finding | None:
+    """data/NAME is there and DVC can read it; None while `parameters` finds no NAME.
+
+    DVC takes the digest of every file before our code runs: it waits for ever on a pipe, and
+    crashes on a link to nothing and on a name that is not UTF-8. Names alone are read here: quick.
+    """
+    try:
+        name = load(root / "params.yaml").data.source
+    except UserError:
+        return None
+    folder = root / "data" / name
+    if not folder.is_dir():
+        return _absent(folder)
+    unreadable, links = [], 0
+    for entry in _below(folder):
+        if _stops_dvc(entry):
+            unreadable.append(repr(os.path.relpath(entry.path, root)))
+            if len(unreadable) > _SHOWN:
+                break
+        links += entry.is_symlink()
+    if unreadable:
+        names = ", ".join(unreadable[:_SHOWN]) + (" …" if len(unreadable) > _SHOWN else "")
+        message = f"neither readable files nor folders with UTF-8 names, so DVC stops: {names}"
+        return fail("data", message, "move them away")
+    if links:
+        message = f"data/{name} has {links} symbolic links, which are no images"
+        return warn("data", message, "put the files themselves there")
+    return ok("data", f"data/{name} can be read")
+
+
+def _absent(folder: Path) -> Finding:
+    name = folder.name
+    if os.path.lexists(folder):
+        return fail("data", f"data/{name} is no folder", "move it away")
+    if name == "phantom":
+        return ok("data", f"the pipeline makes data/{name}")
+    if folder.with_name(f"{name}.dvc").is_file():
+        message = f"data/{name} is known to DVC, but not here"
+        return fail("data", message, f"run `dvc pull data/{name}`")
+    message = f"params.yaml names the collection {name}, but there is no data/{name}"
+    return fail("data", message, f"run `alzmri data import SOURCE --name {name}`")
+
+
+def _below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Everything in ``folder``, at any depth; links are not followed."""
+    pending = [os.fspath(folder)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+
+
+def _stops_dvc(entry: os.DirEntry[str]) -> bool:
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        return True
+    # A folder or file says so without being asked; a link has to be followed.
+    if entry.is_symlink():
+        target = Path(entry.path)
+        return not (target.is_file() or target.is_dir())
+    return not (entry.is_file() or entry.is_dir())
+
+
+def checkpoints(root: Path) -> Finding:
+    """Trainings that ended early resume from `.checkpoints`; those that nobody resumes stay."""
+    folder = root / ".checkpoints"
+    newest: defaultdict[str, float] = defaultdict(float)
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a running training removes what is no longer needed
+            status = path.stat()
+            run = path.relative_to(folder).parts[0].partition(".")[0]
+            newest[run] = max(newest[run], status.st_mtime)
+            size += status.st_size if path.is_file() else 0
+    if not newest:
+        return ok("checkpoints", "none: no training ended early")
+    message = f"{len(newest)} unfinished trainings, {decimal(size)}"
+    limit = time.time() - ABANDONED_DAYS * 86_400
+    old = sorted(run for run, changed in newest.items() if changed < limit)
+    if not old:
+        return ok("checkpoints", message)
+    remedy = f"run `rm -r {' '.join(f'{folder.name}/{run}*' for run in old)}`"
+    return warn("checkpoints", f"{message}; {len(old)} untouched for {ABANDONED_DAYS} days", remedy)
+
+
+def store(root: Path, *, may_be_down: bool) -> Finding:
+    """The bucket answers; a local store that is down only warns: one command starts it."""
+    data = server.folder(root)
+    configured = settings.default(root)
+    if configured.is_local and asking.proxied(configured):
+        message = "HTTP_PROXY sends even 127.0.0.1 to a proxy"
+        return fail("store", message, "run `export NO_PROXY=127.0.0.1`")
+    if configured.is_local and os.path.lexists(data) and not data.is_dir():
+        return fail("store", f"{data} is no folder, but the store's data go there", "move it")
+    try:
+        asking.check(configured)
+    except asking.StoreUnavailable as error:
+        if configured.is_local and server.find(root) is None:
+            report = ok if may_be_down else warn
+            return report("store", "the local store is not running", "run `alzmri store up`")
+        return fail("store", str(error), "run `alzmri store status`")
+    return ok("store", f"{configured.url} answers")
