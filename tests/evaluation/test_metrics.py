@@ -61,6 +61,19 @@ def test_calibration_error_is_the_gap():
     assert metrics.expected_calibration_error(truth, certain) == pytest.approx(0.4)
 
 
+def test_calibration_error_weights_bins_by_their_slices():
+    # Nine slices at 0.6, all right: a gap of 0.4. One at 0.9, wrong: a gap of 0.9.
+    truth = np.array([0] * 9 + [1])
+    probabilities = np.array([[0.6, 0.4]] * 9 + [[0.9, 0.1]])
+    assert metrics.expected_calibration_error(truth, probabilities) == pytest.approx(
+        0.9 * 0.4 + 0.1 * 0.9
+    )
+    confidence, accuracy, counts = metrics.reliability(truth, probabilities)
+    assert confidence.tolist() == pytest.approx([0.6, 0.9])
+    assert accuracy.tolist() == [1, 0]
+    assert counts.tolist() == [9, 1]
+
+
 def test_a_person_is_the_mean_of_their_slices():
     truth = np.array([1, 1, 0])
     probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.9, 0.1]])

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,36 @@ def test_the_fingerprint_is_of_what_shapes_the_weights(prepared, quick):
         own,
     }
     assert len(others) == 4
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_every_parameter_that_shapes_the_weights_changes_the_fingerprint(prepared, make_params):
+    """Or a run would go on from the checkpoint of another one."""
+    params = make_params()
+    own = fingerprint(params, prepared, CPU)
+    without_effect = {("train", "checkpoint_every"), ("train", "keep_last")}
+    for section in ("data", "split", "augment", "model", "train"):
+        values = getattr(params, section)
+        for key in type(values).model_fields:
+            # Not a valid value, but another one: which it is does not matter to a fingerprint.
+            other = values.model_copy(update={key: f"not {getattr(values, key)}"})
+            changed = params.model_copy(update={section: other})
+            alike = fingerprint(changed, prepared, CPU) == own
+            assert alike == ((section, key) in without_effect), f"{section}.{key}"
+
+
+def test_other_data_and_other_precision_change_the_fingerprint(prepared, make_params):
+    params = make_params(train={"precision": "fp32"})
+    spoiled = prepared.images.copy()
+    spoiled[0, 0, 0] ^= 1
+    other_split = (replace(prepared.rows[0], split="val"), *prepared.rows[1:])
+    prints = {
+        fingerprint(params, prepared, CPU),
+        fingerprint(params, replace(prepared, images=spoiled), CPU),
+        fingerprint(params, replace(prepared, rows=other_split), CPU),
+        fingerprint(make_params(train={"precision": "bf16"}), prepared, CPU),
+    }
+    assert len(prints) == 4
 
 
 def test_the_header_can_be_read_without_torch(store, tmp_path):

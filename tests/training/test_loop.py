@@ -8,11 +8,20 @@ import pytest
 import torch
 
 from alzmri.errors import UserError
+from alzmri.evaluation.calibration import fit_temperature
 from alzmri.models import build
-from alzmri.models.forward import normalise
+from alzmri.models.forward import normalise, predict
 from alzmri.training.batches import Batches
 from alzmri.training.checkpoints import Checkpoints
-from alzmri.training.loop import Epoch, class_weights, recalibrate, train
+from alzmri.training.loop import (
+    Epoch,
+    Run,
+    class_weights,
+    recalibrate,
+    train,
+    train_epoch,
+    validation_scores,
+)
 from alzmri.training.processes import Processes
 
 CPU = torch.device("cpu")
@@ -83,6 +92,9 @@ def test_validation_and_test_slices_are_never_trained_on(prepared, quick):
         {"ema": 0.9},
         {"precision": "bf16"},
         {"weight_decay": 0.1},
+        {"momentum": 0.5},
+        {"lr": 0.01},
+        {"batch_size": 8},
     ],
 )
 def test_every_setting_changes_the_run(prepared, quick, change):
@@ -95,6 +107,40 @@ def test_every_setting_changes_the_run(prepared, quick, change):
     assert (
         _train(uneven, quick(epochs=2)).history != _train(uneven, quick(epochs=2, **change)).history
     )
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_weights_that_are_kept_score_what_the_history_says_of_the_best_epoch(
+    prepared, quick, ema
+):
+    """With ``ema`` too: the averaged weights are validated, so the averaged ones are kept."""
+    settings = quick(epochs=3, ema=ema)
+    run = _train(prepared, settings)
+    kept = build("lenet", classes=4, image_size=32, dropout=settings.model.dropout)
+    kept.load_state_dict(run.best_weights)
+    validation = prepared.indices("val")
+    truth, logits = prepared.labels[validation], predict(kept, prepared.images, validation, CPU)
+    best = run.best
+    scores = (best.val_loss, best.val_accuracy, best.val_macro_f1)
+    assert validation_scores(truth, logits) == pytest.approx(scores, rel=1e-6)
+    assert run.temperature == fit_temperature(truth, logits)
+
+
+def test_the_averaged_weights_are_the_exponential_average_of_every_step(prepared, quick):
+    settings = quick(ema=0.8)
+    run = Run.start(prepared, settings, CPU)
+    batches = Batches(prepared, settings, CPU)
+    weights = class_weights(prepared, settings.train)
+    expected = None
+    for _ in train_epoch(run, batches, settings.train, weights):
+        latest = _vector(run.model)
+        expected = latest if expected is None else 0.8 * expected + 0.2 * latest
+    torch.testing.assert_close(_vector(run.averaged.module), expected)
+    assert run.scored is run.averaged.module
+
+
+def _vector(model):
+    return torch.cat([values.detach().flatten() for values in model.parameters()])
 
 
 def test_patience_ends_a_run_that_no_longer_improves(prepared, quick):
@@ -180,6 +226,21 @@ def test_epochs_differ_in_order_but_repeat_themselves(prepared, make_params, dev
     assert torch.equal(images(1, first=3), one[30:])
     assert torch.equal(images(2, first=3), two[30:])
     assert torch.equal(images(1), one)
+
+
+def test_the_order_of_the_slices_differs_between_epochs_and_seeds(prepared, make_params, device):
+    """Without augmentation, which would make the images differ whatever their order."""
+
+    def order(epoch, seed):
+        params = make_params(augment={"p": 0}, train={"batch_size": 10, "seed": seed})
+        batches = Batches(prepared, params, device).epoch(epoch)
+        return [image.cpu().numpy().tobytes() for batch in batches for image in batch.images]
+
+    first = order(1, seed=0)
+    orders = [first, order(2, seed=0), order(1, seed=1)]
+    assert len({tuple(images) for images in orders}) == 3
+    # Shuffled within the epoch too: the manifest is sorted by class.
+    assert first != [image.tobytes() for image in prepared.images[prepared.indices("train")]]
 
 
 def test_recalibration_gives_the_statistics_of_all_training_slices(prepared, monkeypatch):
