@@ -154,6 +154,20 @@ def test_require_names_files_reasons_and_missing_classes(classes: Path) -> None:
         require(found, 0.5)
 
 
+def test_require_allows_as_many_rejected_images_as_it_says(classes: Path) -> None:
+    for number in range(4):
+        (classes / "NonDemented" / f"damaged{number}.jpg").write_text("text")
+    (classes / "NonDemented" / "copy.jpg").write_bytes(
+        (classes / "NonDemented" / "0_0.jpg").read_bytes()
+    )
+    found = read(classes, consume=ignore)
+    # 16 usable, 4 damaged, and a duplicate by which nothing is lost: 4 of 21.
+    assert found.rejected_fraction == 4 / 21
+    require(found, 4 / 21)
+    with pytest.raises(UserError, match=r"4 of its images \(19%\) were rejected"):
+        require(found, 0.19)
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no images"):
         require(read(tmp_path, consume=ignore), 1)

@@ -252,6 +252,10 @@ def test_frames_are_not_counted(tmp_path: Path, picture: Image.Image) -> None:
 def test_too_small_and_blank(tmp_path: Path) -> None:
     Image.fromarray(np.arange(15 * 40, dtype=np.uint8).reshape(15, 40)).save(tmp_path / "x.png")
     assert refused(tmp_path / "x.png") == "smaller than 16x16 pixels: 40x15"
+    for sides in ((16, 40), (4096, 16)):  # the smallest and the largest are usable
+        gray = np.arange(sides[0] * sides[1], dtype=np.uint32).reshape(sides) % 251
+        Image.fromarray(gray.astype(np.uint8)).save(tmp_path / "x.png")
+        assert decode(tmp_path / "x.png").pixels.shape == sides
     Image.new("L", (20, 20), 7).save(tmp_path / "x.png")
     assert refused(tmp_path / "x.png") == "blank: every pixel is 7"
 
@@ -308,6 +312,12 @@ def test_fit_gives_squares(height: int, width: int, side: int) -> None:
         assert fitted.shape == (side, side)
         assert fitted.dtype == np.uint8
     assert (fit(pixels, side, "stretch") == 200).all()
+
+
+def test_a_smaller_square_is_of_area_averages() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
+    blocks = pixels.reshape(32, 4, 32, 4).mean(axis=(1, 3))
+    assert np.abs(fit(pixels, 32, "pad") - blocks).max() <= 0.51
 
 
 def test_pad_adds_black_evenly_to_the_short_side() -> None:

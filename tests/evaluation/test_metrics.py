@@ -5,7 +5,7 @@ import pytest
 
 from alzmri.data.classes import CLASSES
 from alzmri.evaluation import metrics
-from alzmri.evaluation.intervals import bootstrap, of_new_people
+from alzmri.evaluation.intervals import bootstrap, of_new_people, quantiles
 
 TRUTH = np.array([0, 0, 1, 1, 2, 3])
 PROBABILITIES = np.array(
@@ -72,6 +72,18 @@ def test_calibration_error_weights_bins_by_their_slices():
     assert confidence.tolist() == pytest.approx([0.6, 0.9])
     assert accuracy.tolist() == [1, 0]
     assert counts.tolist() == [9, 1]
+
+
+def test_calibration_has_fifteen_bins():
+    # From 9/15 to 10/15, and beyond.
+    confidence = np.array([0.61, 0.66, 0.67])
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    _, _, counts = metrics.reliability(np.zeros(3, np.int64), probabilities)
+    assert counts.tolist() == [2, 1]
+
+
+def test_an_interval_holds_the_middle_95_of_a_hundred_resamples():
+    assert quantiles(np.arange(1001.0)) == pytest.approx([25, 975])
 
 
 def test_a_person_is_the_mean_of_their_slices():

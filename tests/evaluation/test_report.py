@@ -4,11 +4,13 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 
 from alzmri.data.classes import CLASSES
 from alzmri.data.prepared import Row
 from alzmri.evaluation import metrics, report
-from alzmri.models.forward import probabilities
+from alzmri.models import build
+from alzmri.models.forward import predict, probabilities
 
 TEMPERATURE = 3.0
 
@@ -70,6 +72,18 @@ def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test, make_param
             low, high = scores["ci95"][key]
             assert low <= scores[key] <= high
     assert found["split"] == {"unit": "subject", "shared_subjects": 2}
+
+
+def test_the_test_part_is_predicted_and_no_other(prepared, make_params):
+    model = build("lenet", classes=4, image_size=32, dropout=0.5)
+    found = report.predict_test(model, TEMPERATURE, prepared, make_params().evaluate)
+    rows = prepared.indices("test")
+    assert found.rows == tuple(prepared.rows[row] for row in rows)
+    assert {row.split for row in found.rows} == {"test"}
+    np.testing.assert_array_equal(found.images, prepared.images[rows])
+    np.testing.assert_array_equal(found.truth, prepared.labels[rows])
+    expected = predict(model, prepared.images, rows, torch.device("cpu"))
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_tables_have_a_row_per_slice_with_its_own_probabilities(make_test, tmp_path):

@@ -1,5 +1,7 @@
 """Folds are pooled into one test, and only folds of one split can be."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,53 @@ def test_pooled_scores_are_those_of_all_people_at_once():
     assert low < pooled.scores["subject"]["macro_f1"] < high
     few = pooled.of_new_people(5)["macro_f1"]
     assert few[1] - few[0] > high - low
+
+
+def test_predictions_are_read_from_the_table_of_an_experiment():
+    rows = [
+        {"path": "b.png", "subject": "P1", "actual": "Mild", "predicted": "Non"},
+        {"path": "a.png", "subject": "P0", "actual": "Non", "predicted": "Non"},
+    ]
+    chances = [("0.600000", "0.400001"), ("0.900000", "0.100000")]
+    table = [
+        {**row, "Non": non, "Mild": mild} for row, (non, mild) in zip(rows, chances, strict=True)
+    ]
+    found = Predictions.of(SimpleNamespace(table={"plots/predictions.csv": table}.__getitem__))
+    assert found.classes == ("Non", "Mild")
+    assert found.truth.tolist() == [1, 0]
+    assert found.predicted.tolist() == [0, 0]
+    assert (found.subjects, found.paths) == (("P1", "P0"), ("b.png", "a.png"))
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(found.probabilities, [[0.6, 0.4], [0.9, 0.1]], atol=1e-5)
+
+
+def test_the_order_of_paths_moves_whole_rows():
+    fold = _fold(range(4), np.random.default_rng(0))
+    order = np.random.default_rng(1).permutation(12)
+    mixed = Predictions(
+        fold.truth[order],
+        fold.probabilities[order],
+        tuple(fold.subjects[row] for row in order),
+        fold.classes,
+        tuple(fold.paths[row] for row in order),
+    )
+    again = mixed.by_path()
+    for name, value in vars(fold).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+
+
+def test_new_people_are_drawn_whole():
+    """Ten times the slices of as many people are not ten times the people."""
+    one = _fold(range(40), np.random.default_rng(0))
+    rows = np.tile(np.arange(len(one.truth)), 10)
+    many = Predictions(
+        one.truth[rows],
+        one.probabilities[rows],
+        one.subjects * 10,
+        one.classes,
+        one.paths * 10,
+    )
+    assert many.of_new_people(5) == one.of_new_people(5)
 
 
 def test_a_person_in_two_folds_is_a_leak():

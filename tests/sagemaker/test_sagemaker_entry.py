@@ -86,6 +86,18 @@ def test_sagemaker_entry_orders_hosts_by_their_number(tmp_path, monkeypatch, her
     assert command[-1] == "src/train.py"
 
 
+def test_sagemaker_entry_tracks_by_the_first_host_only(monkeypatch):
+    monkeypatch.setattr(container, "_wandb_key", lambda: "key")
+    first, other = (container._environment("eth3", first=first) for first in (True, False))
+    assert first["WANDB_API_KEY"] == "key"
+    assert (other.get("WANDB_API_KEY"), other["WANDB_MODE"]) == (None, "disabled")
+    for environment in (first, other):
+        assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "eth3"
+        assert environment["ALZMRI_CHECKPOINTS"] == str(container.CHECKPOINTS)
+    monkeypatch.setattr(container, "_wandb_key", lambda: None)
+    assert container._environment("eth3", first=True)["WANDB_MODE"] == "disabled"
+
+
 def test_sagemaker_entry_needs_no_torchrun_for_one_process(monkeypatch):
     monkeypatch.setattr(container, "_gpus", lambda: 0)
     assert container._command(["algo-1"], "algo-1") == [sys.executable, "src/train.py"]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import alzmri
 from alzmri.errors import UserError
 from alzmri.training.checkpoints import HEADER, Checkpoints, alone, fingerprint
 from alzmri.training.loop import train
@@ -249,6 +251,30 @@ def test_other_data_and_other_precision_change_the_fingerprint(prepared, make_pa
         fingerprint(make_params(train={"precision": "bf16"}), prepared, CPU),
     }
     assert len(prints) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("training/loop.py", True),
+        ("models/alexnet.py", True),
+        ("models/forward.py", True),
+        ("data/augment.py", True),
+        ("data/prepared.py", True),
+        ("evaluation/calibration.py", True),
+        ("evaluation/figures.py", False),
+    ],
+)
+def test_a_change_of_the_code_that_shapes_the_weights_changes_the_fingerprint(
+    prepared, make_params, tmp_path, monkeypatch, name, shapes
+):
+    copy = tmp_path / "alzmri"
+    shutil.copytree(Path(alzmri.__file__).parent, copy, ignore=shutil.ignore_patterns("*.pyc"))
+    monkeypatch.setattr(alzmri, "__file__", str(copy / "__init__.py"))
+    own = fingerprint(make_params(), prepared, CPU)
+    with (copy / name).open("a") as file:
+        file.write("# changed\n")
+    assert (fingerprint(make_params(), prepared, CPU) != own) == shapes
 
 
 def test_the_header_can_be_read_without_torch(store, tmp_path):

@@ -60,6 +60,12 @@ def test_history_and_metrics_tell_the_same_story(written):
     assert metrics["split"] == {"unit": "subject"}
 
 
+def test_a_run_out_of_patience_says_how_many_epochs_it_had(written):
+    run, folder = written(epochs=9, lr=1e-9, patience=1)
+    metrics = json.loads((folder / "metrics/train.json").read_text())
+    assert metrics["epochs"] == len(run.history) == metrics["best_epoch"] + 1 < 9
+
+
 def test_the_last_state_is_kept_on_request_and_loads_without_pickle(written):
     _, folder = written()
     assert torch.load(folder / "models/last.pt", weights_only=True) == {}
