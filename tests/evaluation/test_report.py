@@ -74,6 +74,12 @@ def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test, make_param
     assert found["split"] == {"unit": "subject", "shared_subjects": 2}
 
 
+def test_the_headline_has_the_interval_from_low_to_high(make_test, make_params):
+    found = report.metrics(make_test(calibrated=False), make_params().split, shared=0)
+    low, high = found["ci95"]["macro_f1"]
+    assert f"macro F1 {found['macro_f1']:.3f} [{low:.3f}, {high:.3f}]" in report.headline(found)
+
+
 def test_the_test_part_is_predicted_and_no_other(prepared, make_params):
     model = build("lenet", classes=4, image_size=32, dropout=0.5)
     found = report.predict_test(model, TEMPERATURE, prepared, make_params().evaluate)

@@ -1,5 +1,6 @@
 """Folds are pooled into one test, and only folds of one split can be."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,18 +69,14 @@ def test_the_order_of_paths_moves_whole_rows():
         np.testing.assert_array_equal(getattr(again, name), value)
 
 
-def test_new_people_are_drawn_whole():
-    """Ten times the slices of as many people are not ten times the people."""
-    one = _fold(range(40), np.random.default_rng(0))
-    rows = np.tile(np.arange(len(one.truth)), 10)
-    many = Predictions(
-        one.truth[rows],
-        one.probabilities[rows],
-        one.subjects * 10,
-        one.classes,
-        one.paths * 10,
-    )
-    assert many.of_new_people(5) == one.of_new_people(5)
+def test_new_people_are_scored_by_the_mean_of_their_slices():
+    """A wrong slice of three, of which the mean is right, is no wrong person."""
+    truth = np.repeat(np.arange(40) % 4, 3)
+    guess = np.where(np.arange(120) % 3, truth, (truth + 1) % 4)
+    fold = _fold(range(40), np.random.default_rng(0))
+    predictions = replace(fold, truth=truth, probabilities=0.6 * np.eye(4)[guess] + 0.1)
+    assert np.mean(predictions.predicted == truth) == pytest.approx(2 / 3)
+    assert predictions.of_new_people(5) == {"accuracy": [1, 1], "macro_f1": [1, 1]}
 
 
 def test_a_person_in_two_folds_is_a_leak():

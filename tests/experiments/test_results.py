@@ -26,6 +26,11 @@ def test_the_table_shows_the_scores_and_their_intervals(run, capsys):
     low, high = scores["ci95"]["macro_f1"]
     assert f"{scores['macro_f1']:.3f}" in shown
     assert f"{low:.3f} to {high:.3f}" in shown
+    low, high = scores["subject"]["ci95"]["macro_f1"]
+    (line,) = (line for line in shown.splitlines() if "macro F1 per person" in line)
+    assert f"(n={scores['subject']['n']})" in line
+    assert f"{scores['subject']['macro_f1']:.3f}" in line
+    assert f"{low:.3f} to {high:.3f}" in line
     assert "LEAKS" not in shown
     off = [count["slices"] for count in scores["stages_off"].values()]
     assert f"mistakes: {off[1]} slices in a neighbouring stage, {off[2] + off[3]} further" in shown

@@ -1,9 +1,11 @@
 """What the service is asked for follows sagemaker.yaml and params.yaml, and nothing secret does."""
 
 import json
+import re
 
 import pytest
 
+from alzmri.errors import UserError
 from alzmri.sagemaker import request
 from alzmri.sagemaker.bundle import Bundle
 from alzmri.sagemaker.settings import Settings
@@ -136,6 +138,21 @@ def test_sagemaker_checkpoints_of_other_parameters_lie_elsewhere(
         assert other.checkpoints != own.checkpoints
     for address in vars(own).values():
         assert address.endswith("/")  # or the service fetches what merely begins alike
+
+
+@pytest.mark.parametrize("label", ["", "a", "sweep_lr=0.1", "x" * 100, "-" * 60])
+def test_sagemaker_finds_a_name_that_the_service_takes(monkeypatch, label):
+    monkeypatch.setenv("DVC_EXP_NAME", label)
+    name = request.job_name(BUNDLE.commit)
+    assert len(name) <= 63
+    assert re.fullmatch(request.NAME, name)
+    assert re.search(r"-\d{8}-\d{6}$", name)
+
+
+@pytest.mark.parametrize("label", ["", "a b", "a_b", "-", "a-", "x" * 57])
+def test_sagemaker_names_that_the_service_would_refuse(label):
+    with pytest.raises(UserError, match="letters, digits and hyphens"):
+        request.named(label)
 
 
 @pytest.mark.parametrize("label", ["a", "a-b", "alzmri-a", "x" * 56])
