@@ -95,6 +95,15 @@ def test_colour_becomes_gray(
         assert np.abs(difference).mean() < 8
 
 
+def test_the_gray_of_a_colour_is_its_luma(tmp_path: Path) -> None:
+    """ITU-R 601: green looks brighter than red, red brighter than blue."""
+    stripes = np.zeros((16, 48, 3), np.uint8)
+    for channel in range(3):
+        stripes[:, 16 * channel : 16 * (channel + 1), channel] = 255
+    Image.fromarray(stripes).save(tmp_path / "x.png")
+    assert decode(tmp_path / "x.png").pixels[0, ::16].tolist() == [76, 150, 29]
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_transparency_is_laid_on_black(tmp_path: Path, picture: Image.Image, mode: str) -> None:
     transparent = picture.convert(mode)
