@@ -149,6 +149,24 @@ def test_exif_orientation_is_applied(tmp_path: Path, picture: Image.Image) -> No
     assert (decoded.converted, decoded.pixels.shape) == ("RGB, rotated", (32, 40))
 
 
+def test_every_exif_orientation_is_applied(tmp_path: Path, picture: Image.Image) -> None:
+    turned = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    for orientation, method in turned.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture.save(tmp_path / "x.png", exif=exif)
+        pixels = decode(tmp_path / "x.png").pixels
+        assert np.array_equal(pixels, np.asarray(picture.transpose(method))), orientation
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_truncated(tmp_path: Path, picture: Image.Image, suffix: str, share: float) -> None:

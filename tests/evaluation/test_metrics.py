@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from alzmri.data.classes import CLASSES
 from alzmri.evaluation import metrics
@@ -46,6 +47,18 @@ def test_auc_counts_pairs_in_the_right_order():
     first = np.array([0.9, 0.4, 0.6, 0.1])
     # Of the four pairs of one slice per class, three have the true one ahead.
     assert metrics.macro_auc(truth, np.stack([first, 1 - first], 1)) == pytest.approx(0.75)
+
+
+def test_auc_is_the_mean_over_all_classes_that_occur():
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(4), [40, 20, 10, 5])
+    probabilities = rng.dirichlet(np.ones(4), len(truth)) + np.eye(4)[truth] * [0.1, 0.3, 0.6, 1]
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    theirs = roc_auc_score(truth, probabilities, multi_class="ovr", average="macro")
+    assert metrics.macro_auc(truth, probabilities) == pytest.approx(theirs)
+    some = truth != 2
+    each = [roc_auc_score(truth[some] == k, probabilities[some, k]) for k in (0, 1, 3)]
+    assert metrics.macro_auc(truth[some], probabilities[some]) == pytest.approx(np.mean(each))
 
 
 def test_one_class_alone_has_no_auc():
