@@ -53,6 +53,13 @@ def test_place(path: str, label: str | None) -> None:
     assert place(path) == label
 
 
+@pytest.mark.parametrize("ending", ["Demented", "Impairment", "Dementia"])
+def test_every_published_spelling_means_its_stage(ending: str) -> None:
+    for stage, label in zip(("Non", "VeryMild", "Mild", "Moderate"), CLASSES, strict=True):
+        for folder in (f"{stage}{ending}", f"{stage}_{ending}".lower()):
+            assert place(f"{folder}/x.jpg") == label
+
+
 def test_pixels_go_to_their_index(classes: Path, write: Write) -> None:
     write(classes / "MildDemented" / "0.jpg").write_bytes(b"text")
     seen: dict[int, float] = {}

@@ -125,6 +125,7 @@ def test_sagemaker_entry_installs_only_pins_that_are_not_met():
             1,
             "KeyError: 'y'",
         ),
+        ("error: was mended\nepoch 1/2\nerror: ended it\n", 1, "ended it"),
         ("epoch 1/2\n", 128 + signal.SIGKILL, entry.UNSAID),
         ("", 3, "training ended with status 3"),
     ],
