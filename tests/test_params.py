@@ -156,6 +156,52 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(write, key, value, e
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "usable", "refused"),
+    [
+        ("phantom.subjects", (3, 10_000), (2, 10_001)),
+        ("phantom.slices", (1, 32), (0, 33)),
+        ("phantom.difficulty", (0, 2), (-0.1, 2.1)),
+        ("data.max_rejected", (0, 1), (-0.1, 1.1)),
+        ("split.folds", (0, 3, 100), (-1, 1, 2, 101)),
+        ("split.seed", (0, 2**32 - 1), (-1, 2**32)),
+        ("augment.p", (0, 1), (-0.1, 1.1)),
+        ("augment.shift", (0, 0.5), (-0.1, 0.6)),
+        ("augment.scale", (0, 0.5), (-0.1, 0.6)),
+        ("augment.rotate", (0, 180), (-1, 181)),
+        ("model.dropout", (0, 0.99), (-0.1, 1)),
+        ("train.lr", (1e-9, 10), (0, -1, 10.1)),
+        ("train.momentum", (0, 0.99), (-0.1, 1)),
+        ("train.weight_decay", (0, 1), (-0.1, 1.1)),
+        ("train.batch_size", (2, 65_536), (1, 65_537)),
+        ("train.epochs", (1, 100_000), (0, 100_001)),
+        ("train.warmup", (0, 0.9), (-0.1,)),
+        ("train.label_smoothing", (0, 0.99), (-0.1, 1)),
+        ("train.ema", (0, 0.999), (-0.1, 1)),
+        ("train.seed", (0, 2**32 - 1), (-1, 2**32)),
+        ("train.checkpoint_every", (0, 1), (-1,)),
+        ("train.patience", (0, 1), (-1,)),
+    ],
+)
+def test_the_bounds_of_every_number_are_where_they_are_documented(write, key, usable, refused):
+    section, name = key.split(".")
+    for value in usable:
+        loaded = params.load(write({key: value}))
+        assert getattr(getattr(loaded, section), name) == value
+    for value in refused:
+        with pytest.raises(UserError, match=rf"{key} = {value!r}: ".replace(".", r"\.")):
+            params.load(write({key: value}))
+
+
+def test_a_fold_is_one_of_the_folds_and_the_warmup_ends_before_training(write):
+    assert params.load(write({"split.folds": 3, "split.fold": 2})).split.fold == 2
+    with pytest.raises(UserError, match=r"split\.fold = 3: .*below split\.folds"):
+        params.load(write({"split.folds": 3, "split.fold": 3}))
+    assert params.load(write({"train.epochs": 5, "train.warmup": 4.9})).train.warmup == 4.9
+    with pytest.raises(UserError, match=r"train\.warmup = 5: .*below train\.epochs"):
+        params.load(write({"train.epochs": 5, "train.warmup": 5}))
+
+
 def test_all_faults_come_in_one_message(write):
     with pytest.raises(UserError) as caught:
         params.load(

@@ -53,6 +53,13 @@ def test_place(path: str, label: str | None) -> None:
     assert place(path) == label
 
 
+@pytest.mark.parametrize("ending", ["Demented", "Impairment", "Dementia"])
+def test_every_published_spelling_means_its_stage(ending: str) -> None:
+    for stage, label in zip(("Non", "VeryMild", "Mild", "Moderate"), CLASSES, strict=True):
+        for folder in (f"{stage}{ending}", f"{stage}_{ending}".lower()):
+            assert place(f"{folder}/x.jpg") == label
+
+
 def test_pixels_go_to_their_index(classes: Path, write: Write) -> None:
     write(classes / "MildDemented" / "0.jpg").write_bytes(b"text")
     seen: dict[int, float] = {}
@@ -152,6 +159,20 @@ def test_require_names_files_reasons_and_missing_classes(classes: Path) -> None:
     assert "data check" in message
     with pytest.raises(UserError, match="no usable image of Moderate Demented"):
         require(found, 0.5)
+
+
+def test_require_allows_as_many_rejected_images_as_it_says(classes: Path) -> None:
+    for number in range(4):
+        (classes / "NonDemented" / f"damaged{number}.jpg").write_text("text")
+    (classes / "NonDemented" / "copy.jpg").write_bytes(
+        (classes / "NonDemented" / "0_0.jpg").read_bytes()
+    )
+    found = read(classes, consume=ignore)
+    # 16 usable, 4 damaged, and a duplicate by which nothing is lost: 4 of 21.
+    assert found.rejected_fraction == 4 / 21
+    require(found, 4 / 21)
+    with pytest.raises(UserError, match=r"4 of its images \(19%\) were rejected"):
+        require(found, 0.19)
 
 
 def test_nothing_there(tmp_path: Path) -> None:

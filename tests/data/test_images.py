@@ -95,6 +95,15 @@ def test_colour_becomes_gray(
         assert np.abs(difference).mean() < 8
 
 
+def test_the_gray_of_a_colour_is_its_luma(tmp_path: Path) -> None:
+    """ITU-R 601: green looks brighter than red, red brighter than blue."""
+    stripes = np.zeros((16, 48, 3), np.uint8)
+    for channel in range(3):
+        stripes[:, 16 * channel : 16 * (channel + 1), channel] = 255
+    Image.fromarray(stripes).save(tmp_path / "x.png")
+    assert decode(tmp_path / "x.png").pixels[0, ::16].tolist() == [76, 150, 29]
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_transparency_is_laid_on_black(tmp_path: Path, picture: Image.Image, mode: str) -> None:
     transparent = picture.convert(mode)
@@ -138,6 +147,24 @@ def test_exif_orientation_is_applied(tmp_path: Path, picture: Image.Image) -> No
     picture.convert("RGB").save(tmp_path / "x.jpg", exif=exif)
     decoded = decode(tmp_path / "x.jpg")
     assert (decoded.converted, decoded.pixels.shape) == ("RGB, rotated", (32, 40))
+
+
+def test_every_exif_orientation_is_applied(tmp_path: Path, picture: Image.Image) -> None:
+    turned = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    for orientation, method in turned.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture.save(tmp_path / "x.png", exif=exif)
+        pixels = decode(tmp_path / "x.png").pixels
+        assert np.array_equal(pixels, np.asarray(picture.transpose(method))), orientation
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
@@ -252,6 +279,10 @@ def test_frames_are_not_counted(tmp_path: Path, picture: Image.Image) -> None:
 def test_too_small_and_blank(tmp_path: Path) -> None:
     Image.fromarray(np.arange(15 * 40, dtype=np.uint8).reshape(15, 40)).save(tmp_path / "x.png")
     assert refused(tmp_path / "x.png") == "smaller than 16x16 pixels: 40x15"
+    for sides in ((16, 40), (4096, 16)):  # the smallest and the largest are usable
+        gray = np.arange(sides[0] * sides[1], dtype=np.uint32).reshape(sides) % 251
+        Image.fromarray(gray.astype(np.uint8)).save(tmp_path / "x.png")
+        assert decode(tmp_path / "x.png").pixels.shape == sides
     Image.new("L", (20, 20), 7).save(tmp_path / "x.png")
     assert refused(tmp_path / "x.png") == "blank: every pixel is 7"
 
@@ -308,6 +339,12 @@ def test_fit_gives_squares(height: int, width: int, side: int) -> None:
         assert fitted.shape == (side, side)
         assert fitted.dtype == np.uint8
     assert (fit(pixels, side, "stretch") == 200).all()
+
+
+def test_a_smaller_square_is_of_area_averages() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
+    blocks = pixels.reshape(32, 4, 32, 4).mean(axis=(1, 3))
+    assert np.abs(fit(pixels, 32, "pad") - blocks).max() <= 0.51
 
 
 def test_pad_adds_black_evenly_to_the_short_side() -> None:

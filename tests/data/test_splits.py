@@ -76,6 +76,31 @@ def test_folds_share_what_is_left_over():
     assert sorted(sizes) == [4, 5, 5, 5, 5]
 
 
+def test_what_a_fold_leaves_is_divided_as_training_and_validation_are():
+    images = [(label, f"{label}{n}") for label in CLASSES for n in range(40) for _ in range(5)]
+    for fold in range(5):
+        counts = Counter(_assigned(images, _split(folds=5, fold=fold)))
+        assert counts["test"] == 160
+        # 0.70 to 0.15, to within a subject of each class.
+        assert counts["train"] == pytest.approx(640 * 0.70 / 0.85, abs=20)
+
+
+def test_a_subject_counts_as_of_the_class_of_most_of_their_slices():
+    minor = [CLASSES[2], CLASSES[3]]
+    images = [
+        (label, f"{major}{n}")
+        for major in CLASSES[:2]
+        for n in range(20)
+        for label in (major, major, major, minor[n % 2])
+    ]
+    names = [name for _, name in images]
+    for seed in range(5):
+        sides = dict(zip(names, _assigned(images, _split(seed=seed)), strict=True))
+        for major in CLASSES[:2]:
+            counts = Counter(part for name, part in sides.items() if name.startswith(major))
+            assert [counts[part] for part in PARTS] == [14, 3, 3]
+
+
 def test_fractions_are_met_within_one_person_per_class():
     images = [(label, f"{label}{n}") for label in CLASSES for n in range(40) for _ in range(5)]
     counts = Counter(

@@ -139,6 +139,10 @@ def test_twins() -> None:
     assert subjects.twins(codes, train, ~train) == 1
     assert subjects.twins(codes, train, np.zeros(12, bool)) == 0
     assert subjects.twins(codes, np.zeros(12, bool), train) == 0
+    # One slice in training is enough, and each test slice counts once.
+    number = np.arange(12)
+    assert subjects.twins(codes, number == 2, number < 2) == 2
+    assert subjects.twins(codes, number < 2, number == 2) == 1
 
 
 @pytest.fixture

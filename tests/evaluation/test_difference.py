@@ -75,6 +75,16 @@ def test_seeds_are_averaged_and_folds_have_their_own_people():
     assert samples.std() == pytest.approx(one.std() / 2, rel=0.25)
 
 
+def test_the_people_of_a_fold_are_drawn_for_that_fold():
+    """With one of each class in each fold nobody can take another's place."""
+    folds = [
+        _test(np.array(right), prefix=f"F{fold}-")
+        for fold, right in enumerate([[True] * 4, [True, True, False, False]])
+    ]
+    value, samples = mean_macro_f1(folds, CLASSES, seed=0)
+    assert (samples == value).all()
+
+
 def test_tests_of_other_slices_are_refused():
     test = _test(np.ones(8, dtype=bool))
     for other in (_test(np.ones(8, dtype=bool), prefix="Q"), _test(np.ones(12, dtype=bool))):

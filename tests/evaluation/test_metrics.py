@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from alzmri.classes import CLASSES
 from alzmri.evaluation import metrics
-from alzmri.evaluation.intervals import bootstrap, of_new_people
+from alzmri.evaluation.intervals import bootstrap, of_new_people, quantiles
 
 TRUTH = np.array([0, 0, 1, 1, 2, 3])
 PROBABILITIES = np.array(
@@ -48,6 +49,18 @@ def test_auc_counts_pairs_in_the_right_order():
     assert metrics.macro_auc(truth, np.stack([first, 1 - first], 1)) == pytest.approx(0.75)
 
 
+def test_auc_is_the_mean_over_all_classes_that_occur():
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(4), [40, 20, 10, 5])
+    probabilities = rng.dirichlet(np.ones(4), len(truth)) + np.eye(4)[truth] * [0.1, 0.3, 0.6, 1]
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    theirs = roc_auc_score(truth, probabilities, multi_class="ovr", average="macro")
+    assert metrics.macro_auc(truth, probabilities) == pytest.approx(theirs)
+    some = truth != 2
+    each = [roc_auc_score(truth[some] == k, probabilities[some, k]) for k in (0, 1, 3)]
+    assert metrics.macro_auc(truth[some], probabilities[some]) == pytest.approx(np.mean(each))
+
+
 def test_one_class_alone_has_no_auc():
     assert metrics.macro_auc(np.array([1, 1]), PROBABILITIES[:2]) is None
 
@@ -59,6 +72,31 @@ def test_calibration_error_is_the_gap():
     assert metrics.expected_calibration_error(truth, probabilities) == pytest.approx(0.2)
     certain = np.tile([1.0, 0.0], (10, 1))
     assert metrics.expected_calibration_error(truth, certain) == pytest.approx(0.4)
+
+
+def test_calibration_error_weights_bins_by_their_slices():
+    # Nine slices at 0.6, all right: a gap of 0.4. One at 0.9, wrong: a gap of 0.9.
+    truth = np.array([0] * 9 + [1])
+    probabilities = np.array([[0.6, 0.4]] * 9 + [[0.9, 0.1]])
+    assert metrics.expected_calibration_error(truth, probabilities) == pytest.approx(
+        0.9 * 0.4 + 0.1 * 0.9
+    )
+    confidence, accuracy, counts = metrics.reliability(truth, probabilities)
+    assert confidence.tolist() == pytest.approx([0.6, 0.9])
+    assert accuracy.tolist() == [1, 0]
+    assert counts.tolist() == [9, 1]
+
+
+def test_calibration_has_fifteen_bins():
+    # From 9/15 to 10/15, and beyond.
+    confidence = np.array([0.61, 0.66, 0.67])
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    _, _, counts = metrics.reliability(np.zeros(3, np.int64), probabilities)
+    assert counts.tolist() == [2, 1]
+
+
+def test_an_interval_holds_the_middle_95_of_a_hundred_resamples():
+    assert quantiles(np.arange(1001.0)) == pytest.approx([25, 975])
 
 
 def test_a_person_is_the_mean_of_their_slices():

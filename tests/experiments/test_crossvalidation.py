@@ -1,5 +1,8 @@
 """Folds are pooled into one test, and only folds of one split can be."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -31,6 +34,49 @@ def test_pooled_scores_are_those_of_all_people_at_once():
     assert low < pooled.scores["subject"]["macro_f1"] < high
     few = pooled.of_new_people(5)["macro_f1"]
     assert few[1] - few[0] > high - low
+
+
+def test_predictions_are_read_from_the_table_of_an_experiment():
+    rows = [
+        {"path": "b.png", "subject": "P1", "actual": "Mild", "predicted": "Non"},
+        {"path": "a.png", "subject": "P0", "actual": "Non", "predicted": "Non"},
+    ]
+    chances = [("0.600000", "0.400001"), ("0.900000", "0.100000")]
+    table = [
+        {**row, "Non": non, "Mild": mild} for row, (non, mild) in zip(rows, chances, strict=True)
+    ]
+    found = Predictions.of(SimpleNamespace(table={"plots/predictions.csv": table}.__getitem__))
+    assert found.classes == ("Non", "Mild")
+    assert found.truth.tolist() == [1, 0]
+    assert found.predicted.tolist() == [0, 0]
+    assert (found.subjects, found.paths) == (("P1", "P0"), ("b.png", "a.png"))
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(found.probabilities, [[0.6, 0.4], [0.9, 0.1]], atol=1e-5)
+
+
+def test_the_order_of_paths_moves_whole_rows():
+    fold = _fold(range(4), np.random.default_rng(0))
+    order = np.random.default_rng(1).permutation(12)
+    mixed = Predictions(
+        fold.truth[order],
+        fold.probabilities[order],
+        tuple(fold.subjects[row] for row in order),
+        fold.classes,
+        tuple(fold.paths[row] for row in order),
+    )
+    again = mixed.by_path()
+    for name, value in vars(fold).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+
+
+def test_new_people_are_scored_by_the_mean_of_their_slices():
+    """A wrong slice of three, of which the mean is right, is no wrong person."""
+    truth = np.repeat(np.arange(40) % 4, 3)
+    guess = np.where(np.arange(120) % 3, truth, (truth + 1) % 4)
+    fold = _fold(range(40), np.random.default_rng(0))
+    predictions = replace(fold, truth=truth, probabilities=0.6 * np.eye(4)[guess] + 0.1)
+    assert np.mean(predictions.predicted == truth) == pytest.approx(2 / 3)
+    assert predictions.of_new_people(5) == {"accuracy": [1, 1], "macro_f1": [1, 1]}
 
 
 def test_a_subject_in_two_folds_is_a_leak():

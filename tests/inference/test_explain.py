@@ -54,3 +54,11 @@ def test_an_overlay_is_the_slice_where_there_is_no_evidence(prepared):
     marked = overlay(picture, evidence)
     assert (marked[128:, 128:] == plain[128:, 128:]).all()
     assert (marked[:32, :32] != plain[:32, :32]).any()
+
+
+def test_the_strongest_evidence_alone_has_the_strongest_colour():
+    evidence = np.zeros((32, 32), np.float32)
+    evidence[:, 8:16], evidence[:, 16:24], evidence[:, 24:] = 1, 2, 4
+    picture = overlay(np.full((32, 32), 100, np.uint8), evidence)
+    shown = [tuple(picture[128, column].tolist()) for column in (32, 96, 160, 224)]
+    assert len(set(shown)) == 4

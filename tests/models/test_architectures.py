@@ -47,6 +47,18 @@ def test_alexnet_is_alexnet():
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 57.0
 
 
+def test_the_classifiers_are_linear_layers_with_relu_and_the_dropout_that_is_asked_for():
+    layers = {
+        "alexnet": "Dropout Linear ReLU Dropout Linear ReLU Linear",
+        "lenet": "Linear ReLU Dropout Linear ReLU Dropout Linear",
+    }
+    for name, expected in layers.items():
+        with torch.device("meta"):  # without drawing 57 million weights
+            classifier = build(name, classes=4, image_size=32, dropout=0.3).classifier
+        assert " ".join(type(layer).__name__ for layer in classifier) == expected
+        assert {m.p for m in classifier if isinstance(m, nn.Dropout)} == {0.3}
+
+
 def test_pixels_become_minus_one_to_one():
     images = torch.tensor([[[0, 255], [51, 204]]], dtype=torch.uint8)
     expected = torch.tensor([[[[-1.0, 1.0], [-0.6, 0.6]]]])

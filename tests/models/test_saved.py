@@ -38,6 +38,10 @@ def test_people_are_recognised_but_not_named(tmp_path, card):
     assert "Ann" not in (tmp_path / "model.json").read_text()
 
 
+def test_every_person_has_a_digest_of_their_own():
+    assert len({saved.subject_digest(f"OAS1_{number:04}") for number in range(2000)}) == 2000
+
+
 def _truncate(path):
     path.write_bytes(path.read_bytes()[:1000])
 

@@ -65,6 +65,46 @@ def test_sagemaker_entry_writes_the_parameters_that_were_submitted(
     assert params.load(tmp_path / "params.yaml") == submitted
 
 
+@pytest.mark.parametrize("here", ["algo-2", "algo-1", "algo-10"])
+def test_sagemaker_entry_orders_hosts_by_their_number(tmp_path, monkeypatch, here):
+    """By letter algo-10 comes before algo-2; every host must give every other the same rank."""
+    monkeypatch.setattr(container, "ML", tmp_path)
+    monkeypatch.setattr(container, "_gpus", lambda: 4)
+    (tmp_path / "input/config").mkdir(parents=True)
+    resources = {
+        "hosts": ["algo-10", "algo-2", "algo-9", "algo-1"],
+        "current_host": here,
+        "network_interface_name": "eth3",
+    }
+    (tmp_path / "input/config/resourceconfig.json").write_text(json.dumps(resources))
+    hosts, own, interface = container._hosts()
+    assert (own, interface) == (here, "eth3")
+    assert hosts == ["algo-1", "algo-2", "algo-9", "algo-10"]
+    command = container._command(hosts, own)
+    assert f"--node-rank={hosts.index(here)}" in command
+    assert {"--nnodes=4", "--nproc-per-node=4", "--master-addr=algo-1"} <= set(command)
+    assert command[-1] == "src/train.py"
+
+
+def test_sagemaker_entry_tracks_by_the_first_host_only(monkeypatch):
+    monkeypatch.setattr(container, "_wandb_key", lambda: "key")
+    first, other = (container._environment("eth3", first=first) for first in (True, False))
+    assert first["WANDB_API_KEY"] == "key"
+    assert (other.get("WANDB_API_KEY"), other["WANDB_MODE"]) == (None, "disabled")
+    for environment in (first, other):
+        assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "eth3"
+        assert environment["ALZMRI_CHECKPOINTS"] == str(container.CHECKPOINTS)
+    monkeypatch.setattr(container, "_wandb_key", lambda: None)
+    assert container._environment("eth3", first=True)["WANDB_MODE"] == "disabled"
+
+
+def test_sagemaker_entry_needs_no_torchrun_for_one_process(monkeypatch):
+    monkeypatch.setattr(container, "_gpus", lambda: 0)
+    assert container._command(["algo-1"], "algo-1") == [sys.executable, "src/train.py"]
+    monkeypatch.setattr(container, "_gpus", lambda: 1)
+    assert container._command(["algo-1"], "algo-1") == [sys.executable, "src/train.py"]
+
+
 def test_sagemaker_entry_installs_only_pins_that_are_not_met():
     met = f"rich=={metadata.version('rich')}"
     assert container.unmet(f"{met}\nscipy==0.1\npytest==1.0\n") == ["scipy==0.1"]
@@ -85,6 +125,7 @@ def test_sagemaker_entry_installs_only_pins_that_are_not_met():
             1,
             "KeyError: 'y'",
         ),
+        ("error: was mended\nepoch 1/2\nerror: ended it\n", 1, "ended it"),
         ("epoch 1/2\n", 128 + signal.SIGKILL, entry.UNSAID),
         ("", 3, "training ended with status 3"),
     ],

@@ -67,6 +67,42 @@ def test_sagemaker_fetch_refuses_members_that_no_job_makes(tmp_path, member):
     assert {path.name for path in folder.iterdir()} <= set(GOOD)
 
 
+def test_sagemaker_fetch_names_every_parameter_that_differs():
+    there = {"data": {"source": "phantom", "fit": "pad"}, "train": {"lr": 0.1}, "old": {"x": 1}}
+    here = {"data": {"source": "kaggle", "fit": "pad"}, "train": {"lr": 0.2}, "track": {"x": 1}}
+    assert fetch._other_parameters(there, here) == [
+        "data.source = 'phantom', but 'kaggle' in params.yaml",
+        "train.lr = 0.1, but 0.2 in params.yaml",
+        "old.x = 1, but None in params.yaml",
+    ]
+    assert fetch._other_parameters(there, {**there, "track": {"x": 1}}) == []
+
+
+def test_sagemaker_fetch_names_code_that_differs_is_missing_or_is_new(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    deps = ["src/train.py", "src/alzmri/training", "data/prepared"]
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"train": {"deps": deps}}}))
+    for name in ("src/train.py", "src/alzmri/training/same.py", "src/alzmri/training/new.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "src/alzmri/other.py").write_text("no dependency of the stage")
+
+    def digest(text):
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    there = {
+        "src/train.py": digest("changed"),
+        "src/alzmri/training/same.py": digest("src/alzmri/training/same.py"),
+        "src/alzmri/training/gone.py": digest("gone"),
+        "src/alzmri/elsewhere.py": digest("no dependency of the stage"),
+    }
+    assert [line.partition(":")[0] for line in fetch._other_code(there)] == [
+        "src/alzmri/training/gone.py",
+        "src/alzmri/training/new.py",
+        "src/train.py",
+    ]
+
+
 def test_sagemaker_fetch_refuses_what_would_fill_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "LIMIT", 50)
     with pytest.raises(UserError, match="more than any model has"):

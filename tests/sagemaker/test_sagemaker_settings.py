@@ -57,6 +57,7 @@ def test_sagemaker_settings_report_every_fault_at_once(write):
     ]
     assert "did you mean spot?" in str(refused.value)
     assert write(spot=False, max_hours=72).max_hours == 72
+    assert write(max_hours=48).max_wait_hours == 48
 
 
 def test_sagemaker_settings_do_not_repeat_a_key_in_place_of_a_secrets_name(write):

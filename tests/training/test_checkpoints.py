@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import alzmri
 from alzmri.errors import UserError
 from alzmri.training.checkpoints import HEADER, Checkpoints, alone, fingerprint
 from alzmri.training.loop import train
@@ -222,6 +225,60 @@ def test_the_fingerprint_is_of_what_shapes_the_weights(prepared, quick):
         own,
     }
     assert len(others) == 6
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_every_parameter_that_shapes_the_weights_changes_the_fingerprint(prepared, make_params):
+    """Or a run would go on from the checkpoint of another one."""
+    params = make_params()
+    own = fingerprint(params, prepared, CPU)
+    without_effect = {("train", "checkpoint_every"), ("train", "keep_last")}
+    for section in ("data", "split", "augment", "model", "train"):
+        values = getattr(params, section)
+        for key in type(values).model_fields:
+            # Not a valid value, but another one: which it is does not matter to a fingerprint.
+            other = values.model_copy(update={key: f"not {getattr(values, key)}"})
+            changed = params.model_copy(update={section: other})
+            alike = fingerprint(changed, prepared, CPU) == own
+            assert alike == ((section, key) in without_effect), f"{section}.{key}"
+
+
+def test_other_data_and_other_precision_change_the_fingerprint(prepared, make_params):
+    params = make_params(train={"precision": "fp32"})
+    spoiled = prepared.images.copy()
+    spoiled[0, 0, 0] ^= 1
+    other_split = (replace(prepared.rows[0], split="val"), *prepared.rows[1:])
+    prints = {
+        fingerprint(params, prepared, CPU),
+        fingerprint(params, replace(prepared, images=spoiled), CPU),
+        fingerprint(params, replace(prepared, rows=other_split), CPU),
+        fingerprint(make_params(train={"precision": "bf16"}), prepared, CPU),
+    }
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("training/loop.py", True),
+        ("models/alexnet.py", True),
+        ("models/forward.py", True),
+        ("data/augment.py", True),
+        ("data/prepared.py", True),
+        ("evaluation/calibration.py", True),
+        ("evaluation/figures.py", False),
+    ],
+)
+def test_a_change_of_the_code_that_shapes_the_weights_changes_the_fingerprint(
+    prepared, make_params, tmp_path, monkeypatch, name, shapes
+):
+    copy = tmp_path / "alzmri"
+    shutil.copytree(Path(alzmri.__file__).parent, copy, ignore=shutil.ignore_patterns("*.pyc"))
+    monkeypatch.setattr(alzmri, "__file__", str(copy / "__init__.py"))
+    own = fingerprint(make_params(), prepared, CPU)
+    with (copy / name).open("a") as file:
+        file.write("# changed\n")
+    assert (fingerprint(make_params(), prepared, CPU) != own) == shapes
 
 
 def test_the_header_can_be_read_without_torch(store, tmp_path):

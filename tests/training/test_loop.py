@@ -8,12 +8,22 @@ import pytest
 import torch
 
 from alzmri.errors import UserError
+from alzmri.evaluation.calibration import fit_temperature
 from alzmri.models import build
-from alzmri.models.forward import normalise
+from alzmri.models.forward import normalise, predict
 from alzmri.training.batches import Batches
 from alzmri.training.checkpoints import Checkpoints
-from alzmri.training.loop import Epoch, class_weights, recalibrate, train
+from alzmri.training.loop import (
+    Epoch,
+    Run,
+    class_weights,
+    recalibrate,
+    train,
+    train_epoch,
+    validation_scores,
+)
 from alzmri.training.processes import Processes
+from alzmri.training.schedule import learning_rate
 
 CPU = torch.device("cpu")
 
@@ -83,6 +93,9 @@ def test_validation_and_test_slices_are_never_trained_on(prepared, quick):
         {"ema": 0.9},
         {"precision": "bf16"},
         {"weight_decay": 0.1},
+        {"momentum": 0.5},
+        {"lr": 0.01},
+        {"batch_size": 8},
     ],
 )
 def test_every_setting_changes_the_run(prepared, quick, change):
@@ -95,6 +108,128 @@ def test_every_setting_changes_the_run(prepared, quick, change):
     assert (
         _train(uneven, quick(epochs=2)).history != _train(uneven, quick(epochs=2, **change)).history
     )
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_weights_that_are_kept_score_what_the_history_says_of_the_best_epoch(
+    prepared, quick, ema
+):
+    """With ``ema`` too: the averaged weights are validated, so the averaged ones are kept."""
+    settings = quick(epochs=3, ema=ema)
+    run = _train(prepared, settings)
+    kept = build("lenet", classes=4, image_size=32, dropout=settings.model.dropout)
+    kept.load_state_dict(run.best_weights)
+    validation = prepared.indices("val")
+    truth, logits = prepared.labels[validation], predict(kept, prepared.images, validation, CPU)
+    best = run.best
+    scores = (best.val_loss, best.val_accuracy, best.val_macro_f1)
+    assert validation_scores(truth, logits) == pytest.approx(scores, rel=1e-6)
+    assert run.temperature == fit_temperature(truth, logits)
+
+
+def test_the_averaged_weights_are_the_exponential_average_of_every_step(prepared, quick):
+    settings = quick(ema=0.8)
+    run = Run.start(prepared, settings, CPU)
+    batches = Batches(prepared, settings, CPU)
+    weights = class_weights(prepared, settings.train)
+    expected = None
+    for _ in train_epoch(run, batches, settings.train, weights):
+        latest = _vector(run.model)
+        expected = latest if expected is None else 0.8 * expected + 0.2 * latest
+    torch.testing.assert_close(_vector(run.averaged.module), expected)
+    assert run.scored is run.averaged.module
+
+
+@pytest.mark.parametrize("class_weights_", ["none", "sqrt"])
+def test_an_epoch_is_torchs_sgd_of_the_weighted_mean_loss(prepared, make_params, class_weights_):
+    """Against the loop as it is written in every tutorial; batches of ten, the last of four."""
+    params = make_params(
+        model={"name": "lenet", "dropout": 0},
+        train={
+            "lr": 0.05,
+            "momentum": 0.7,
+            "weight_decay": 0.01,
+            "batch_size": 10,
+            "label_smoothing": 0.1,
+            "class_weights": class_weights_,
+            "schedule": "cosine",
+            "epochs": 2,
+            "precision": "fp32",
+        },
+    )
+    rows = tuple(
+        replace(row, split="unused") if row.subject in ("3-1", "3-2") else row
+        for row in prepared.rows
+    )
+    uneven = replace(prepared, rows=rows)
+    run, batches = Run.start(uneven, params, CPU), Batches(uneven, params, CPU)
+    plain = build("lenet", classes=4, image_size=32, dropout=0)
+    plain.load_state_dict(run.model.state_dict())
+    optimizer = torch.optim.SGD(plain.parameters(), lr=1, momentum=0.7, weight_decay=0.01)
+    weights = class_weights(uneven, params.train)
+    loss_of = torch.nn.CrossEntropyLoss(weights, label_smoothing=0.1)
+    losses, sizes = [], []
+    for step, batch in enumerate(Batches(uneven, params, CPU).epoch(1)):
+        optimizer.param_groups[0]["lr"] = learning_rate(params.train, step, len(batches))
+        loss = loss_of(plain(normalise(batch.images)), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        sizes.append(len(batch.images))
+    for _ in train_epoch(run, batches, params.train, weights):
+        pass
+    torch.testing.assert_close(_vector(run.model), _vector(plain), rtol=1e-4, atol=1e-5)
+    assert run.slices == sum(sizes) == 56
+    mean = np.average(losses, weights=sizes)
+    assert float(run.loss) / run.slices == pytest.approx(mean, rel=1e-5)
+    assert run.optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+def test_the_history_has_the_rate_of_each_epochs_last_step(prepared, quick):
+    settings = quick(epochs=3, schedule="cosine")
+    run = _train(prepared, settings)
+    steps = len(Batches(prepared, settings, CPU))
+    expected = [learning_rate(settings.train, steps * n - 1, steps) for n in (1, 2, 3)]
+    assert [epoch.lr for epoch in run.history] == expected
+    assert run.optimizer.param_groups[0]["lr"] == expected[-1]
+
+
+def test_dropout_draws_anew_in_every_step(prepared, quick):
+    """All training slices are one slice: only what is dropped can change the loss."""
+    images = prepared.images.copy()
+    train_rows = prepared.indices("train")
+    images[train_rows] = images[0]
+    rows = tuple(
+        replace(row, label=prepared.rows[0].label) if row.split == "train" else row
+        for row in prepared.rows
+    )
+    alike = replace(prepared, images=images, rows=rows)
+    params = quick(epochs=3, lr=1e-12, momentum=0, batch_size=64)
+    params = params.model_copy(update={"augment": params.augment.model_copy(update={"p": 0.0})})
+    losses = [epoch.train_loss for epoch in _train(alike, params).history]
+    assert len({f"{loss:.5f}" for loss in losses}) == 3
+
+
+def test_the_best_weights_stay_when_training_goes_on_and_gets_worse(prepared, quick):
+    settings = quick().train
+    run = Run.start(prepared, quick(), CPU)
+    truth = prepared.labels[prepared.indices("val")]
+    good, bad = 5.0 * np.eye(4)[truth], 5.0 * np.eye(4)[(truth + 1) % 4]
+    best = _vector(run.model)
+    for logits, improved in ((good, True), (bad, False)):
+        run.slices = 1
+        assert run.close_epoch(settings, 4, truth, logits) == improved
+        with torch.no_grad():
+            for values in run.model.parameters():
+                values.add_(1)
+    assert run.best == run.history[0]
+    kept = torch.cat([run.best_weights[name].flatten() for name, _ in run.model.named_parameters()])
+    assert torch.equal(kept, best)
+
+
+def _vector(model):
+    return torch.cat([values.detach().flatten() for values in model.parameters()])
 
 
 def test_patience_ends_a_run_that_no_longer_improves(prepared, quick):
@@ -182,6 +317,21 @@ def test_epochs_differ_in_order_but_repeat_themselves(prepared, make_params, dev
     assert torch.equal(images(1), one)
 
 
+def test_the_order_of_the_slices_differs_between_epochs_and_seeds(prepared, make_params, device):
+    """Without augmentation, which would make the images differ whatever their order."""
+
+    def order(epoch, seed):
+        params = make_params(augment={"p": 0}, train={"batch_size": 10, "seed": seed})
+        batches = Batches(prepared, params, device).epoch(epoch)
+        return [image.cpu().numpy().tobytes() for batch in batches for image in batch.images]
+
+    first = order(1, seed=0)
+    orders = [first, order(2, seed=0), order(1, seed=1)]
+    assert len({tuple(images) for images in orders}) == 3
+    # Shuffled within the epoch too: the manifest is sorted by class.
+    assert first != [image.tobytes() for image in prepared.images[prepared.indices("train")]]
+
+
 def test_recalibration_gives_the_statistics_of_all_training_slices(prepared, monkeypatch):
     """The manifest is sorted by class; batches of one class would miss what lies between them."""
     monkeypatch.setattr("alzmri.training.loop.BATCH_SIZE", 20)
@@ -196,6 +346,25 @@ def test_recalibration_gives_the_statistics_of_all_training_slices(prepared, mon
         responses = convolution(normalise(images)).transpose(0, 1).flatten(1)
     torch.testing.assert_close(normalisation.running_mean, responses.mean(1), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(normalisation.running_var, responses.var(1), rtol=0.02, atol=1e-4)
+
+
+def test_recalibration_on_some_of_many_slices_takes_them_from_every_class(prepared, monkeypatch):
+    """Training slices are sorted by class: the first of them are all of one."""
+    monkeypatch.setattr("alzmri.training.loop.RECALIBRATION_IMAGES", 16)
+    torch.manual_seed(0)
+    model = build("alexnet", classes=4, image_size=32, dropout=0.5)
+    convolution, normalisation = model.features[0][0], model.features[0][1]
+    recalibrate(model, prepared, CPU)
+
+    def mean(rows):
+        with torch.no_grad():
+            responses = convolution(normalise(torch.from_numpy(prepared.images[rows])))
+        return responses.mean((0, 2, 3))
+
+    train_rows = prepared.indices("train")
+    everything, first = mean(train_rows), mean(train_rows[:16])
+    away = (normalisation.running_mean - everything).norm()
+    assert away < 0.3 * (first - everything).norm()
 
 
 def test_training_validates_with_recalibrated_statistics(prepared, quick, monkeypatch):
@@ -226,3 +395,5 @@ def test_balanced_weights_are_inverse_to_frequency(prepared, make_params):
     weights = class_weights(absent, make_params(train={"class_weights": "balanced"}).train)
     np.testing.assert_allclose(weights, [48 / 3 / 20, 48 / 3 / 12, 0, 1], rtol=1e-6)
     assert class_weights(uneven, make_params().train).tolist() == [1, 1, 1, 1]
+    roots = class_weights(uneven, make_params(train={"class_weights": "sqrt"}).train)
+    np.testing.assert_allclose(roots, np.sqrt([64 / 4 / 20, 64 / 4 / 12, 1, 1]), rtol=1e-6)

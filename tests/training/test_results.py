@@ -11,7 +11,7 @@ from alzmri.models import saved
 from alzmri.models.saved import subject_digest
 from alzmri.training import results
 from alzmri.training.checkpoints import Checkpoints
-from alzmri.training.loop import train
+from alzmri.training.loop import Epoch, Run, train
 
 
 @pytest.fixture
@@ -63,6 +63,34 @@ def test_history_and_metrics_tell_the_same_story(written):
     assert float(best["val_loss"]) == pytest.approx(metrics["val_loss"], rel=1e-5)
     assert float(best["lr"]) == 1e-4
     assert training["weights"] == sum(p.numel() for p in run.model.parameters())
+
+
+def test_the_card_and_the_scores_are_of_the_run_and_of_its_best_epoch(
+    prepared, make_params, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    params = make_params(model={"name": "lenet"}, data={"image_size": 32, "fit": "stretch"})
+    run = Run.start(prepared, params, torch.device("cpu"))
+    best, worse = Epoch(1, 0.1, 1.0, 0.5, 0.9, 0.8), Epoch(2, 0.1, 0.9, 0.7, 0.6, 0.5)
+    run.history, run.best, run.best_weights = [best, worse], best, run.model.state_dict()
+    results.write(run, prepared, params, "name")
+    metrics = json.loads((tmp_path / "metrics/train.json").read_text())
+    assert (metrics["best_epoch"], metrics["epochs"]) == (1, 2)
+    assert (metrics["val_loss"], metrics["val_accuracy"], metrics["val_macro_f1"]) == (
+        best.val_loss,
+        best.val_accuracy,
+        best.val_macro_f1,
+    )
+    _, card = saved.load(tmp_path / "models")
+    assert card.preprocessing["fit"] == "stretch"
+    assert card.architecture["dropout"] == params.model.dropout
+    assert len(card.training_subjects) == 16
+
+
+def test_a_run_out_of_patience_says_how_many_epochs_it_had(written):
+    run, folder = written(epochs=9, lr=1e-9, patience=1)
+    metrics = json.loads((folder / "metrics/train.json").read_text())
+    assert metrics["epochs"] == len(run.history) == metrics["best_epoch"] + 1 < 9
 
 
 def test_the_last_state_is_kept_on_request_and_loads_without_pickle(written):

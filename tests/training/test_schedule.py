@@ -33,6 +33,13 @@ def test_warmup_rises_in_a_straight_line(make_params):
     assert set(rates[20:]) == {0.1}
 
 
+def test_cosine_after_a_warmup_falls_from_the_rate_to_almost_nothing_too(make_params):
+    rates = _rates(make_params, schedule="cosine", warmup=2)
+    assert 0 < rates[0] < rates[19] < 0.1 == rates[20]
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[-1] < 1e-4
+
+
 def test_onecycle_begins_peaks_and_ends_where_torchs_does(make_params):
     rates = _rates(make_params, schedule="onecycle")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)

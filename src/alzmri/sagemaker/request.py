@@ -14,6 +14,8 @@ from alzmri.sagemaker.bundle import Bundle
 from alzmri.sagemaker.settings import Settings
 
 NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
+LONGEST = 63
+"""Characters of a job's name, hyphens too, which the service's pattern does not count."""
 OURS = "alzmri-"
 """What the names of our jobs begin with: by it they are listed."""
 
@@ -49,17 +51,17 @@ def job_name(commit: str) -> str:
     """A name that is free: of the DVC experiment or else the commit, and the time."""
     label = os.environ.get("DVC_EXP_NAME") or commit[:7]
     time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    label = re.sub(r"[^a-zA-Z0-9]+", "-", label)[: 63 - len(OURS) - len(time) - 1].strip("-")
+    label = re.sub(r"[^a-zA-Z0-9]+", "-", label)[: LONGEST - len(OURS) - len(time) - 1].strip("-")
     return f"{OURS}{label}-{time}"
 
 
 def named(label: str) -> str:
     """The name of the job that the user calls ``label``; `UserError` if the service takes none."""
     name = OURS + label.removeprefix(OURS)
-    if not re.fullmatch(NAME, name):
+    if len(name) > LONGEST or not re.fullmatch(NAME, name):
         raise UserError(
-            f"--name {label}: write letters, digits and hyphens, {63 - len(OURS)} at most, the last"
-            " one no hyphen"
+            f"--name {label}: write letters, digits and hyphens, {LONGEST - len(OURS)} at most, the"
+            " last one no hyphen"
         )
     return name
 

@@ -37,6 +37,19 @@ def test_the_protocol_at_full_size_is_the_published_one():
         assert (augment.p, augment.shift, augment.scale, augment.rotate) == (0.2, 0.05, 0.05, 15)
 
 
+def test_the_cross_validation_at_full_size_is_the_documented_one():
+    used = plans.honest("phantom", "none", 5, plans.FULL, {})[0].params
+    train = used.train
+    assert (train.lr, train.momentum, train.schedule) == (0.004, 0.9, "onecycle")
+    assert (train.batch_size, train.epochs, train.class_weights) == (32, 20, "sqrt")
+    assert (used.data.image_size, used.split.folds) == (224, 5)
+
+
+def test_the_task_is_what_the_table_calls_it_whatever_is_set_beside_it():
+    planned = plans.honest("phantom", "binary", 3, plans.SCALED, {"data.merge": "none"})
+    assert {experiment.params.data.merge for experiment in planned.values()} == {"binary"}
+
+
 def test_what_is_scaled_is_said():
     full, scaled = (
         plans.protocol("phantom", scale, {})["best"].params for scale in (plans.FULL, plans.SCALED)

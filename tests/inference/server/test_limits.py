@@ -41,6 +41,60 @@ def test_an_answer_that_never_comes_frees_its_place():
     assert "busy" in error
 
 
+def _posts(limits, *sizes):
+    """The statuses of requests of so many bytes that all are held until the last has come."""
+
+    async def main():
+        held = asyncio.Event()
+
+        async def app(scope, receive, send):
+            await receive()
+            await held.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"{}"})
+
+        bounded = Bounded(app, limits)
+
+        async def post(size):
+            sent = []
+
+            async def receive():
+                return {"type": "http.request", "body": b"x" * size, "more_body": False}
+
+            async def send(message):
+                sent.append(message)
+
+            scope = {**SCOPE, "headers": [(b"content-length", str(size).encode())]}
+            await bounded(scope, receive, send)
+            return sent[0]["status"]
+
+        async def all_at_once():
+            held.clear()
+            tasks = [asyncio.create_task(post(size)) for size in sizes]
+            for _ in range(10):
+                await asyncio.sleep(0)
+            held.set()
+            return await asyncio.gather(*tasks)
+
+        # Again: what the first ones held is free by then.
+        return [await all_at_once() for _ in range(3)]
+
+    return asyncio.run(main())
+
+
+def test_so_many_requests_are_answered_at_a_time_and_no_more():
+    assert _posts(Limits(requests=2), 1, 1, 1) == [[200, 200, 503]] * 3
+
+
+def test_what_requests_hold_together_is_bounded_and_given_back():
+    assert _posts(Limits(bytes=10), 6, 4, 1) == [[200, 200, 503]] * 3
+    assert _posts(Limits(bytes=10), 6, 5) == [[200, 503]] * 3
+
+
+def test_a_request_that_says_it_is_too_large_is_refused():
+    assert _posts(Limits(body=8), 8, 9) == [[200, 413]] * 3
+
+
 def test_a_client_that_leaves_is_not_answered():
     async def gone():
         return {"type": "http.disconnect"}

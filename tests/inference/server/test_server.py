@@ -64,6 +64,44 @@ def test_every_route_gives_the_probabilities_of_the_command_line(server, workpla
     assert [answer["predicted"] for answer in many["images"]] == list(CLASSES)
 
 
+def test_the_mean_is_over_the_slices_in_distribution_only(server, files):
+    good = [path.read_bytes() for path in files[:2]]
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    strange = io.BytesIO()
+    Image.fromarray(noise).save(strange, "PNG")
+    answer = server.post("/predict", files=_form([good[0], strange.getvalue(), good[1]])).json()
+    assert [found["in_scope"] for found in answer["images"]] == [True, False, True]
+    assert answer["images"][1]["predicted"] is None
+    inside = [_values(answer["images"][number]["probabilities"]) for number in (0, 2)]
+    np.testing.assert_allclose(_values(answer["mean"]), np.mean(inside, axis=0), atol=1e-9)
+    assert server.post("/predict", files=_form([strange.getvalue()])).json()["mean"] is None
+
+
+def test_no_answer_is_kept_nor_taken_for_another_kind_of_content(server, files):
+    image = files[0].read_bytes()
+    answers = {
+        "page": server.get("/"),
+        "script": server.get("/page/page.js"),
+        "model": server.get("/model"),
+        "answer": server.post("/invocations", data=image, headers=JPEG),
+        "refusal": server.post("/invocations", data=b"", headers=JPEG),
+        "nowhere": server.get("/nowhere"),
+        "docs": server.get("/docs"),
+    }
+    for name, answer in answers.items():
+        assert answer.headers["Cache-Control"] == "no-store", name
+        assert answer.headers["X-Content-Type-Options"] == "nosniff", name
+        assert answer.headers["Referrer-Policy"] == "no-referrer", name
+        policy = dict(
+            part.strip().split(" ", 1)
+            for part in answer.headers["Content-Security-Policy"].split(";")
+        )
+        assert policy["default-src"] == policy["frame-ancestors"] == "'none'", name
+        assert policy["connect-src"] == "'self'", name
+        inline = " 'unsafe-inline'" if name == "docs" else ""
+        assert policy["script-src"] == f"'self'{inline}", name
+
+
 def test_explaining_compares_with_slices_whose_class_is_known(server, files):
     answer = server.post("/explain", files=_form([files[3].read_bytes()], "image")).json()
     assert set(answer["nearest"]["classes"]) == {CLASSES[3]}
