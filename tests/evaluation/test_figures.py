@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.evaluation import figures
 
 TRUTH = np.array([0, 0, 0, 1, 2, 3])

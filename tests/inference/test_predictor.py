@@ -6,10 +6,10 @@ import torch
 
 from alzmri.inference import features
 from alzmri.inference.predictor import interpret
-from alzmri.inference.scope import Scope
 from alzmri.models import build
 from alzmri.models.forward import predict
 from alzmri.models.saved import Card
+from alzmri.ood.detector import Detector
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def scope():
     """A Gaussian of eight features around 0, and a threshold."""
     rng = np.random.default_rng(0)
     known, held_out = rng.normal(size=(2, 200, 8)).astype(np.float32)
-    return Scope.fit(known, held_out, "w")
+    return Detector.fit(known, held_out, "w")
 
 
 def test_logits_are_divided_by_the_temperature_of_the_card(scope):

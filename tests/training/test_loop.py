@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from alzmri.evaluation.calibration import fit_temperature
 
 from alzmri.errors import UserError
-from alzmri.evaluation.calibration import fit_temperature
 from alzmri.models import build
 from alzmri.models.forward import normalise, predict
 from alzmri.training.batches import Batches

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.series import honest
+from alzmri.experiments.studies import honest
 
 
 def _predictions(stages, slices):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from alzmri.errors import UserError
-from alzmri.inference import features, scope_fit
 from alzmri.models import build, saved
+from alzmri.ood import features
+from alzmri.ood import fit as ood_fit
 
 CPU = torch.device("cpu")
 
@@ -23,7 +24,7 @@ def fit(tmp_path):
         model = build(**shape)
         card = saved.Card(shape, list(prepared.classes), {}, {}, [], prepared.digest, 1.0, {})
         saved.save(tmp_path, model.state_dict(), card)
-        return model, *scope_fit.fit(tmp_path, prepared, seed=0)
+        return model, *ood_fit.fit(tmp_path, prepared, seed=0)
 
     return run
 
@@ -66,4 +67,4 @@ def test_a_model_of_other_data_is_refused_with_the_remedy(prepared, fit, tmp_pat
     fit(prepared)
     other = _with_test_slices(prepared, 0)
     with pytest.raises(UserError, match=r"other data or another split.*dvc repro train"):
-        scope_fit.fit(tmp_path, other, seed=0)
+        ood_fit.fit(tmp_path, other, seed=0)
