@@ -9,7 +9,7 @@ READY := .venv/.ready
 PEERS := .venv/.bench-ready
 PAGE := .dvc/plots.html
 
-.PHONY: help setup repro honest protocol test check browser bench bench-serving docs clean
+.PHONY: help setup repro honest protocol test portable check browser bench bench-serving docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -19,7 +19,7 @@ setup: $(READY) $(PAGE) ## Make .venv with the pinned packages (the other target
 repro: setup ## Run the whole pipeline on the embedded data, push everything to the S3 store
 	@alzmri doctor --before-run
 	@alzmri store run -- sh -c 'dvc repro && echo "pushing to the store" && dvc push'
-	@alzmri results
+	@alzmri results --baseline
 
 honest: setup ## Cross-validate over subjects (SOURCE=name for another collection, ARGS=-j 2), write docs/results.md
 	@alzmri honest $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
@@ -45,6 +45,14 @@ browser: ## Install Chromium where it is missing and may be: the tests open the 
 	else \
 	  echo "warning: without Chromium the tests of the page fail: install it (Debian: apt install chromium)" >&2; \
 	fi
+
+portable: setup ## Compare a tiny run's bytes with those on emulated Intel and AMD processors (qemu-user)
+	@command -v qemu-x86_64 >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	    && echo "installing qemu-user, which emulates other processors" \
+	    && apt-get install --quiet --yes --no-install-recommends qemu-user >/dev/null; \
+	} || true
+	@PYTHONPATH="$(CURDIR)/src" python bench/portable.py $(ARGS)
 
 bench: $(PEERS) ## Measure every figure of docs/performance.md on a quiet machine (ARGS=--strict, --gpu, --quick)
 	@PYTHONPATH="$(CURDIR)/src" python bench/measure.py $(ARGS)

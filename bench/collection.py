@@ -8,9 +8,9 @@ import numpy as np
 from training import params
 
 from alzmri.data.packing import pack
-from alzmri.data.phantom import generate
 from alzmri.data.prepared import PREPARED, Prepared, write_manifest
 from alzmri.params import PARAMS_FILE
+from alzmri.phantom import generate
 
 PEOPLE, SLICES = 20, 8
 """Per class, per person: 640 slices, repeated up to the number that is asked for."""

@@ -36,8 +36,8 @@ from report import Figure
 from training import Training, params
 
 from alzmri import terminal
+from alzmri.classes import CLASSES
 from alzmri.data import images
-from alzmri.data.classes import CLASSES
 from alzmri.data.packing import pack
 from alzmri.errors import EnvironmentFault
 from alzmri.models.device import bfloat16

@@ -20,7 +20,8 @@ from torch.autograd import DeviceType
 from torch.profiler import profile
 from training import Training
 
-from alzmri import markdown, terminal
+from alzmri import terminal
+from alzmri.evaluation import markdown
 
 BATCH, STEPS, ROWS = 128, 3, 12
 WARM = 5

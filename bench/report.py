@@ -14,7 +14,8 @@ import psutil
 import torch
 from rich.table import Table
 
-from alzmri import markdown, terminal
+from alzmri import terminal
+from alzmri.evaluation import markdown
 from alzmri.experiments.studies.page import write_section
 from alzmri.files import write_json
 

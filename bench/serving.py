@@ -34,8 +34,8 @@ from report import Figure
 from training import params
 
 from alzmri import terminal
+from alzmri.classes import CLASSES
 from alzmri.data import images
-from alzmri.data.classes import CLASSES
 from alzmri.data.packing import pack
 from alzmri.data.prepared import PREPARED, Prepared
 from alzmri.errors import EnvironmentFault

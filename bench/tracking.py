@@ -16,7 +16,7 @@ from alzmri.data.prepared import Prepared
 from alzmri.models.device import choose
 from alzmri.tracking import following
 from alzmri.training.checkpoints import Checkpoints
-from alzmri.training.loop import Epoch, train
+from alzmri.training.loop import Run, train
 
 ALLOWED = 0.02
 
@@ -31,9 +31,9 @@ def main() -> None:
         with following(settings, "0123456789abcdef", prepared.digest) as tracked:
             assert tracked, "track.mode is disabled in params.yaml"
 
-            def on_epoch(epoch: Epoch, _: bool) -> None:
+            def on_epoch(run: Run, _: bool) -> None:
                 began = time.perf_counter()
-                tracked.epoch(asdict(epoch))
+                tracked.epoch(asdict(run.history[-1]))
                 ends.append(time.perf_counter())
                 still.append(ends[-1] - began)
 

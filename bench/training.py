@@ -23,6 +23,7 @@ def params(image_size: int, batch_size: int, precision: str) -> Params:
     content["data"]["image_size"] = image_size
     content["train"] |= {"batch_size": batch_size, "precision": precision, "epochs": 100}
     content["track"]["mode"] = "disabled"
+    content["compute"] |= {"portable": False, "threads": 0}
     return check(content, "bench")
 
 

@@ -3,6 +3,12 @@
 models/evaluation.json has everything that is known; DVC's tables show the few of METRICS.
 """
 
+import os
+
+from alzmri.training import portable
+
+os.environ.update(portable.environment())  # before torch and NumPy are imported
+
 from pathlib import Path
 
 from alzmri import params, terminal

@@ -1,5 +1,11 @@
 """Stage export: write the model as models/model.FORMAT; write models/export.FORMAT.json."""
 
+import os
+
+from alzmri.training import portable
+
+os.environ.update(portable.environment())  # before torch and NumPy are imported
+
 import sys
 
 from alzmri import params, terminal

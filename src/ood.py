@@ -1,5 +1,11 @@
 """Stage ood: learn which images are unlike the training slices; write models/ood.*."""
 
+import os
+
+from alzmri.training import portable
+
+os.environ.update(portable.environment())  # before torch and NumPy are imported
+
 from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.files import write_json

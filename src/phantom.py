@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from alzmri import params, terminal
-from alzmri.data.phantom import generate
+from alzmri.phantom import generate
 
 
 def main() -> None:

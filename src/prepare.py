@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from alzmri import params, terminal
+from alzmri.classes import merged
 from alzmri.data import overview, subjects
-from alzmri.data.classes import merged
 from alzmri.data.packing import pack
 from alzmri.data.prepared import PREPARED
 from alzmri.errors import UserError

@@ -4,6 +4,12 @@ Alone, or as one of the processes that ``torchrun`` starts: ``torchrun --nproc-p
 src/train.py``.
 """
 
+import os
+
+from alzmri.training import portable
+
+os.environ.update(portable.environment())  # before torch and NumPy are imported
+
 import torch
 
 from alzmri import params, terminal
@@ -38,18 +44,22 @@ def main() -> None:
             train(prepared, settings, device, checkpoints, _silent, _silent, processes)
             return
         several = f"{processes.size} processes, " if processes.size > 1 else ""
+        threads = torch.get_num_threads()
+        idle = ""
+        if settings.compute.threads and device.type == "cpu":
+            idle = portable.idle_cores(processes.size * threads)
         terminal.out.print(
             f"{settings.model.name}, {len(prepared.indices('train'))} training slices"
             f" of {len(prepared.subjects('train'))} people, on {device.type}"
             f" in {'bf16' if bfloat16(settings.train.precision, device) else 'fp32'}"
-            f" ({several}{torch.get_num_threads()} threads)"
+            f" ({several}{threads} threads{idle})"
         )
         if settings.split.unit == "slice":
             terminal.warn("slice split: people are in training and validation alike, scores LEAK")
         with (
             alone(name),
             following(settings, name, prepared.digest) as tracked,
-            results.reporting(settings.train.epochs, tracked) as (on_step, on_epoch),
+            results.reporting(settings.train, prepared, tracked) as (on_step, on_epoch),
         ):
             run = train(prepared, settings, device, checkpoints, on_step, on_epoch, processes)
             results.write(run, prepared, settings, name)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from scipy.stats import permutation_test
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared, Row
 from alzmri.errors import EnvironmentFault
 from alzmri.models.device import choose
@@ -52,10 +54,10 @@ def free_block() -> Callable[[], int]:
 
 @pytest.fixture
 def make_params() -> Callable[..., Params]:
-    """``make_params(train={"lr": 0.1})``: the committed params.yaml with some values changed."""
+    """``make_params(train={"lr": 0.1})``: tests/params.yaml with some values changed."""
 
     def make(**sections: dict[str, Any]) -> Params:
-        content = load(ROOT / "params.yaml").model_dump()
+        content = load(ROOT / "tests/params.yaml").model_dump()
         for name, values in sections.items():
             content[name].update(values)
         return Params.model_validate(content)
@@ -95,6 +97,41 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     """The CPU; where there is a GPU, that too in another test of the same name."""
     chosen = choose()  # for the deterministic kernels
     return chosen if chosen.type == request.param else torch.device(request.param)
+
+
+def person(seed: int, slice_number: int = 0) -> NDArray[np.uint8]:
+    """uint8 ``[40, 32]``: a head of its own per seed, almost the same in each of its slices."""
+    coarse = np.pad(np.random.default_rng(seed).integers(140, 240, (8, 6)), 1)
+    fine = np.random.default_rng((seed, slice_number)).integers(0, 8, (40, 32))
+    return (np.kron(coarse, np.ones((4, 4), int)) + fine).astype(np.uint8)
+
+
+@pytest.fixture
+def draw() -> Callable[..., NDArray[np.uint8]]:
+    return person
+
+
+@pytest.fixture
+def write() -> Callable[..., Path]:
+    """``write(path, seed, slice_number)`` writes a JPEG and the folders above it."""
+
+    def save(path: Path, seed: int = 0, slice_number: int = 0) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(person(seed, slice_number)).save(path, quality=95)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def misnamed() -> Callable[[Path], None]:
+    """Write an image whose name is not UTF-8 into a folder."""
+
+    def save(folder: Path) -> None:
+        with open(os.fsencode(folder) + b"/caf\xe9.jpg", "wb") as file:  # noqa: PTH123 - bytes
+            Image.fromarray(person(99)).save(file, "JPEG")
+
+    return save
 
 
 @pytest.fixture

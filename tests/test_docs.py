@@ -60,7 +60,9 @@ def test_the_readmes_table_has_every_parameter_with_its_default():
     table = dict(re.findall(r"^\| `(\w+\.\w+)` \| (.*?) \|", README, re.MULTILINE))
     expected = {
         f"{section}.{key}": value
-        for section, values in YAML(typ="safe").load((ROOT / "params.yaml").read_text()).items()
+        for section, values in YAML(typ="safe")
+        .load((ROOT / "tests/params.yaml").read_text())
+        .items()
         for key, value in values.items()
     }
     assert {key: YAML(typ="safe").load(text) for key, text in table.items()} == expected

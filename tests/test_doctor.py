@@ -51,7 +51,7 @@ def root(tmp_path: Path, free_block: Callable[[], int]) -> Path:
         root / ".dvc",
         ignore=shutil.ignore_patterns("config.local", "cache", "tmp"),
     )
-    shutil.copy(PROJECT / "params.yaml", root)
+    shutil.copy(PROJECT / "tests/params.yaml", root)
     (root / ".dvc" / "plots.html").touch()
     (root / ".dvc" / "config.local").write_text(
         "['remote \"store\"']\naccess_key_id = a\nsecret_access_key = b\n"

@@ -1,5 +1,6 @@
 """params.yaml is checked once, and every fault is reported at once."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ from alzmri import params
 from alzmri.errors import UserError
 
 ROOT = Path(__file__).parent.parent
+PLAIN = ROOT / "tests/params.yaml"
+"""What the committed file says, whatever a user has made of that since."""
 
 
 @pytest.fixture
 def write(tmp_path):
-    """``write({"train.lr": 1})``: the committed file with changes; None removes a key."""
+    """``write({"train.lr": 1})``: the parameters of the tests with changes; None removes a key."""
 
     def save(changes: dict[str, Any]) -> Path:
-        content = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+        content = YAML(typ="safe").load(PLAIN.read_text())
         for key, value in changes.items():
             section, name = key.split(".")
             if value is None:
@@ -33,23 +36,44 @@ def write(tmp_path):
 
 
 def test_the_committed_file_is_the_protocols_baseline():
-    loaded = params.load(ROOT / "params.yaml")
+    loaded = params.load(PLAIN)
     assert (loaded.train.lr, loaded.train.momentum, loaded.train.weight_decay) == (1e-4, 0.9, 1e-4)
     assert loaded.split.fractions == [0.70, 0.15, 0.15]
     assert (loaded.augment.p, loaded.augment.shift, loaded.augment.rotate) == (0.2, 0.05, 15)
     assert loaded.split.unit == "subject"
 
 
-def test_every_key_carries_a_comment():
-    for line in (ROOT / "params.yaml").read_text().splitlines():
-        if line.startswith("  "):
+def test_the_committed_file_has_a_comment_for_every_key_and_the_form_that_dvc_writes():
+    """So that `dvc exp run -S KEY=VALUE` changes the line of that key and no other."""
+    text = (ROOT / "params.yaml").read_text()
+    if params.parse(text, "params.yaml") != params.load(PLAIN):
+        pytest.skip("params.yaml has been edited here")
+    for line in text.splitlines():
+        if line.startswith("  ") and not line.startswith("  - "):
             assert "  # " in line, line
+    yaml = YAML()  # as dvc.utils.serialize has it
+    yaml.default_flow_style = False
+    content = yaml.load(text)
+    for section in content.values():
+        for key, value in section.items():
+            if isinstance(value, list):
+                section[key] = list(value)  # DVC knows no style of a list
+    written = io.StringIO()
+    yaml.dump(content, written)
+    assert written.getvalue() == text
 
 
 def test_parameters_from_before_runs_were_tracked_are_still_read():
-    text = (ROOT / "params.yaml").read_text()
+    text = PLAIN.read_text()
     old = params.parse(text[: text.index("\ntrack:")], "params.yaml of an experiment")
-    assert old == params.load(ROOT / "params.yaml")
+    assert old == params.load(PLAIN)
+
+
+def test_a_text_that_looks_like_a_number_is_a_text(write):
+    loaded = params.load(write({"data.source": 2024, "track.project": 7, "track.group": "007"}))
+    assert (loaded.data.source, loaded.track.project, loaded.track.group) == ("2024", "7", "007")
+    with pytest.raises(UserError, match=r"track.entity = 1000.0: is a text: put it in quotes"):
+        params.load(write({"track.entity": 1e3}))
 
 
 @pytest.mark.parametrize("spelling", ["1e-4", "0.0001", "1.0E-4"])

@@ -36,6 +36,17 @@ def test_an_error_is_one_message_and_an_exit_code(error, code, shown, capsys):
     assert printed.out == ""
 
 
+@pytest.mark.parametrize("error", [UserError("no"), KeyboardInterrupt()])
+def test_a_stage_that_stops_an_experiment_says_how_to_undo_it(error, tmp_path, monkeypatch, capsys):
+    """In the workspace; one in a folder of its own leaves nothing here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_EXP_NAME", "lusty-gird")
+    for root, said in ((tmp_path, True), (tmp_path / "elsewhere", False)):
+        monkeypatch.setenv("DVC_ROOT", str(root))
+        terminal.run(lambda: _raise(error))
+        assert ("git restore . && dvc checkout" in capsys.readouterr().err) == said
+
+
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("ALZMRI_DEBUG", "1")
     with pytest.raises(UserError):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.models import build
 
 

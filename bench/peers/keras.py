@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from keras import layers
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.models.alexnet import STRIDE_AND_PADDING
 from peers import Gate, Setting
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from alzmri import terminal
-from alzmri.data.cli import data_app
+from alzmri.collections.cli import data_app
 from alzmri.doctor import doctor
 from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
 from alzmri.inference.cli import explain, export, predict

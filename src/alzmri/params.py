@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from alzmri.data.classes import MERGES
+from alzmri.classes import MERGES
 from alzmri.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
@@ -38,10 +38,20 @@ def _number(value: object) -> object:
     return value
 
 
+def _text(value: object) -> object:
+    """``dvc exp run -S data.source=2024`` writes a number; it is a text all the same."""
+    if isinstance(value, float):
+        # 1e3 has become 1000.0: what was typed is lost.
+        raise ValueError(f"is a text: put it in quotes of its own, such as \"'{value}'\"")
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 Number = Annotated[float, BeforeValidator(_number)]
+Text = Annotated[str, BeforeValidator(_text)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Name = Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
 
 class _Section(BaseModel):
@@ -170,17 +180,22 @@ class Export(_Section):
 
 
 class Compute(_Section):
-    """Where the stages compute; their results are asked for elsewhere."""
+    """Where the stages compute, and how they use the processor.
+
+    Experiments from before there was a choice used all of it.
+    """
 
     train_on: Literal["here", "sagemaker"]
+    portable: bool = False
+    threads: int = Field(default=0, ge=0, le=1024)
 
 
 class Track(_Section):
     """Where a run is followed on W&B."""
 
-    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
-    entity: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,128}$")]
-    group: Annotated[str, Field(max_length=128)]
+    project: Annotated[Text, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
+    entity: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]{0,128}$")]
+    group: Annotated[Text, Field(max_length=128)]
     mode: Literal["auto", "online", "offline", "disabled"]
 
 
@@ -194,7 +209,7 @@ class Params(_Section):
     model: Model
     train: Train
     evaluate: Evaluate
-    # Neither shapes a number, and experiments from before there was a choice are still read.
+    # Experiments from before there was a choice are still read.
     compute: Compute = Compute(train_on="here")
     export: Export = Export(formats=[])
     track: Track = Track(project="alzmri", entity="", group="", mode="auto")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -46,6 +47,7 @@ def run(command: Callable[[], object]) -> int:
             raise
         err.print("[red]error:[/] ", end="")
         err.print(str(error), markup=False)
+        _say_the_way_back()
         return error.exit_code
     except OSError as error:
         if debug:
@@ -58,8 +60,19 @@ def run(command: Callable[[], object]) -> int:
         return EnvironmentFault.exit_code
     except KeyboardInterrupt:
         err.print("interrupted")
+        _say_the_way_back()
         return INTERRUPTED
     return 0
+
+
+def _say_the_way_back() -> None:
+    """After a stage of `dvc exp run` in the workspace, where DVC leaves what it has changed."""
+    if os.environ.get("DVC_EXP_NAME") and os.environ.get("DVC_ROOT") == str(Path.cwd()):
+        err.print(
+            "the same command goes on from here; to undo the experiment:"
+            " git restore . && dvc checkout (this drops every edit that is not committed)",
+            markup=False,
+        )
 
 
 def start(command: Callable[[], object]) -> None:

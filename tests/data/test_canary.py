@@ -5,8 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alzmri.classes import CLASSES
 from alzmri.data.canary import shuffled
-from alzmri.data.classes import CLASSES
 
 people = st.lists(st.tuples(st.sampled_from(CLASSES), st.integers(1, 5)), min_size=1, max_size=30)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.data.collection import Collection, place, read, require, write_rejected
 from alzmri.data.images import SYMBOLIC_LINK
 from alzmri.errors import UserError

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from alzmri.classes import CLASSES, FOLDERS, merged
 from alzmri.data import images, overview
-from alzmri.data.classes import CLASSES, FOLDERS, merged
 from alzmri.data.packing import pack, summary
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError

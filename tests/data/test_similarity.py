@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from sklearn.metrics import adjusted_rand_score
 
 from alzmri.data import images, similarity, subjects
-from alzmri.data.phantom.collection import generate
+from alzmri.phantom.collection import generate
 
 Pixels = NDArray[np.uint8]
 SIDE = 16

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from alzmri.data.classes import CLASSES
-from alzmri.data.splits import PARTS, assign
+from alzmri.classes import CLASSES
+from alzmri.data.prepared import PARTS
+from alzmri.data.splits import assign
 from alzmri.errors import UserError
 from alzmri.params import Split
 

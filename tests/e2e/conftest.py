@@ -19,6 +19,8 @@ TINY = {
     "data": {"image_size": 32},
     "model": {"name": "lenet"},
     "train": {"epochs": 3, "lr": 0.0001, "batch_size": 8},
+    # Two worker processes with two threads each would wait for each other's cores.
+    "compute": {"threads": 1},
     "track": {"mode": "disabled"},
 }
 
@@ -39,7 +41,7 @@ class Clone:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "GIT_CONFIG_GLOBAL": os.devnull,
-            # Two worker processes with two threads each would wait for each other's cores.
+            # As compute.threads, for what is no stage.
             "OMP_NUM_THREADS": "1",
         }
 
@@ -121,6 +123,7 @@ def repro(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         if name != "dvc.lock" and (ROOT / name).exists():
             (clone.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, clone.root / name)
+    shutil.copy(ROOT / "tests/params.yaml", clone.root)
     _shrink(clone.root / "params.yaml")
     clone.run("git", "init", "--quiet", "--initial-branch", "main")
     clone.run("git", "config", "user.name", "test")

@@ -12,7 +12,6 @@ import torch
 ALEXNET = {
     "name: lenet": "name: alexnet",
     "dropout: 0.5": "dropout: 0.0",
-    "precision: auto": "precision: fp32",
 }
 LONG = {"epochs: 3": "epochs: 30", "checkpoint_every: 0": "checkpoint_every: 5"}
 

@@ -5,6 +5,8 @@ import re
 
 def test_an_experiment_changes_the_numbers_and_the_diffs_show_it(clone, tmp_path):
     clone.run("dvc", "exp", "run", "-S", "train.lr=0.02", "-S", "train.epochs=6")
+    changed = clone.run("git", "diff", "--numstat", "--", "params.yaml").stdout.split()
+    assert changed == ["2", "2", "params.yaml"]
     (changes,) = [
         change
         for path, change in clone.json("dvc", "metrics", "diff", "--json").items()

@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 
 import pytest
 import torch
+import vl_convert
 
 OUTPUTS = (
     "data/phantom/subjects.csv",
@@ -87,6 +89,21 @@ def test_the_rest_is_in_cached_files(repro):
     assert alarms["ci95"]["false_alarms"][0] <= alarms["false_alarms"]
 
 
+def test_a_class_that_is_never_predicted_keeps_its_column_in_dvcs_plot(clone):
+    table = clone.root / "plots/confusion.csv"
+    rows = table.read_text().splitlines()
+    actual = sorted({row.split(",")[0] for row in rows[1:]})
+    assert len(actual) == 4
+    table.unlink()  # it may be a link into DVC's cache
+    table.write_text("\n".join([rows[0], *(f"{name},{actual[2]}" for name in actual)]) + "\n")
+    drawn = vl_convert.vegalite_to_svg(
+        clone.json("dvc", "plots", "show", "--show-vega", "plots/confusion.csv")
+    )
+    cells = set(re.findall(r"predicted: ([^;]+); actual: ([^;]+); slices: (\d+)", drawn))
+    expected = {(p, a, str(int(p == actual[2]))) for p in actual for a in actual}
+    assert cells == expected
+
+
 def test_tested_people_were_not_trained_on(repro):
     with (repro.root / "data/prepared/manifest.csv").open() as handle:
         rows = list(csv.DictReader(handle))
@@ -105,10 +122,13 @@ def test_a_second_run_does_nothing(repro):
 
 
 def test_everything_computed_again_gives_the_same_lock_file(clone):
+    """Whatever the caller's environment says of instruction sets and threads."""
+    caller = ("ATEN_CPU_CAPABILITY=default", "OPENBLAS_CORETYPE=Prescott", "MKL_CBWR=AUTO")
+    caller += ("ONEDNN_MAX_CPU_ISA=SSE41", "NPY_DISABLE_CPU_FEATURES=X86_V3", "OMP_NUM_THREADS=2")
     before = (clone.root / "dvc.lock").read_bytes()
     for path in ("data/phantom", "data/prepared", "models", "plots", ".dvc/cache"):
         shutil.rmtree(clone.root / path)
-    again = clone.run("dvc", "repro", "--force", "--no-run-cache")
+    again = clone.run("env", *caller, "dvc", "repro", "--force", "--no-run-cache")
     assert again.stdout.count("Running stage") == 5
     assert (clone.root / "dvc.lock").read_bytes() == before
 
@@ -154,9 +174,15 @@ def test_a_wrong_parameter_stops_before_any_work_and_names_everything(clone):
     stage = clone.run("python", "src/train.py", code=2)
     assert "train.momentun: no such key; did you mean train.momentum?" in stage.stderr
     assert "Traceback" not in stage.stderr
-    failed = clone.run("dvc", "repro", "train", code=255)
-    assert "momentun" in failed.stderr + failed.stdout
+    clone.run("git", "restore", "params.yaml")
+    failed = clone.run("dvc", "exp", "run", "-S", "train.lr=-1", code=255)
+    assert "train.lr = -1: input should be greater than 0" in failed.stderr
+    assert "git restore . && dvc checkout" in failed.stderr
     assert (clone.root / "dvc.lock").read_bytes() == lock
+    clone.run("git", "restore", ".")
+    clone.run("dvc", "checkout")
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    assert "up to date" in clone.run("dvc", "status").stdout
 
 
 def test_a_folder_of_malformed_files_stops_prepare_and_leaves_nothing(clone):

@@ -7,12 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-GRID = {
-    "sweep-lr0.05-seed0": ("train.lr=0.05",),
-    "sweep-lr0.05-seed1": ("train.lr=0.05", "train.seed=1"),
-    "slices": ("split.unit=slice",),
-}
+GRID = {"sweep-lr0.05": "train.lr=0.05", "slices": "split.unit=slice"}
 PROBE = """<script>addEventListener("load", () => { document.title = JSON.stringify({
   pictures: [...document.images].map(image => image.naturalWidth),
   sources: [...document.images].map(image => image.currentSrc.slice(-400)),
@@ -24,11 +21,10 @@ PROBE = """<script>addEventListener("load", () => { document.title = JSON.string
 
 @pytest.fixture(scope="module")
 def ran(repro, tmp_path_factory):
-    """The tiny clone after a small grid and a slice split, of one epoch each."""
+    """The tiny clone after two experiments."""
     clone = repro.copy(tmp_path_factory.mktemp("review") / "alzmri")
-    for name, settings in GRID.items():
-        words = [word for setting in settings for word in ("-S", setting)]
-        clone.run("dvc", "exp", "run", "evaluate", "--temp", "--name", name, *words)
+    for name, setting in GRID.items():
+        clone.run("dvc", "exp", "run", "--temp", "--name", name, "-S", setting)
     return clone
 
 
@@ -42,7 +38,7 @@ def _markdown(root, folder):
     return (root / "reports" / folder / "README.md").read_text()
 
 
-def test_the_grid_and_the_committed_run_are_on_one_page(compared):
+def test_the_experiments_and_the_committed_run_are_on_one_page(compared):
     ran, said = compared
     assert "written: reports/experiments/index.html" in said
     text = _markdown(ran.root, "experiments")
@@ -52,17 +48,21 @@ def test_the_grid_and_the_committed_run_are_on_one_page(compared):
         assert f"`{name}`" in table
         assert f"(<{name}/confusion.png>)" in text
     assert "`slices` **LEAKS**" in table.splitlines()[-1]
-    evaluate = ran.metrics("evaluate")
-    low, high = evaluate["ci95"]["macro_f1"]
-    assert f"| `baseline` | 0 | 0 | 0 | {evaluate['macro_f1']:.3f} [{low:.3f}, {high:.3f}]" in text
+    evaluation = ran.load("models/evaluation.json")
+    low, high = evaluation["ci95"]["macro_f1"]
+    score = f"{evaluation['macro_f1']:.3f} [{low:.3f}, {high:.3f}]"
+    assert f"| `baseline` | 0 | 0 | 0 | {score}" in text
     pictures = re.findall(r"\(<(.+?)>\)", text)
     assert len(pictures) == 2 + 3
     for path in pictures:
         assert (ran.root / "reports/experiments" / path).stat().st_size > 5_000
-    # The same again, byte for byte.
+    # The same again, byte for byte, and for a program.
     page = (ran.root / "reports/experiments/index.html").read_bytes()
-    ran.run("alzmri", "compare")
+    content = ran.json("alzmri", "compare", "--json")
     assert (ran.root / "reports/experiments/index.html").read_bytes() == page
+    assert said.startswith(content["conclusion"])
+    assert {one["name"] for one in content["experiments"]} == {"baseline", *GRID}
+    assert set(content["written"]) >= {f"reports/experiments/{path}" for path in pictures}
     assert not ran.run("git", "status", "--porcelain").stdout
 
 
@@ -81,7 +81,7 @@ def test_a_browser_without_a_network_shows_the_page_wide_and_narrow_light_and_da
         assert len(page["pictures"]) == 2 + 3
         assert min(page["pictures"]) > 300
         assert page["wider"] <= 0
-        assert {"sweep-lr0.05", "baseline", "slices"} <= set(page["ids"])
+        assert {"baseline", *GRID} <= set(page["ids"])
     light, dark = shown.values()
     assert light["paper"] == "rgb(255, 255, 255)"
     assert dark["paper"] != light["paper"]
@@ -116,24 +116,21 @@ def _browse(page: Path, width: int, scheme: str, profile: Path):
 
 
 def test_a_review_says_what_changed_and_whether_to_merge(ran):
-    done = ran.run("alzmri", "review", "main", "sweep-lr0.05-seed1")
-    text = _markdown(ran.root, "review-main-sweep-lr0.05-seed1")
-    conclusion = text.splitlines()[2]
-    assert conclusion.startswith(("> **Merge", "> **Keep", "> **As good as"))
-    assert conclusion.removeprefix("> ").replace("*", "").replace("`", "") in done.stdout
+    content = ran.json("alzmri", "review", "main", "sweep-lr0.05", "--json")
+    text = _markdown(ran.root, "review-main-sweep-lr0.05")
+    assert text.splitlines()[2].replace("*", "").replace("`", "") == f"> {content['conclusion']}"
+    assert content["parameters"] == {"train.lr": {"base": 0.0001, "head": 0.05}}
+    assert content["code"] == {}
+    assert content["scores"]["macro_f1"]["base"] == ran.metrics("evaluate")["macro_f1"]
     assert "| `train.lr` | 0.0001 | 0.05 |" in text
-    assert "| `train.seed` | 0 | 1 |" in text
-    assert "The same in both: 84 images of 28 people." in text
-    evaluate = ran.metrics("evaluate")
-    low, high = evaluate["ci95"]["macro_f1"]
-    assert f"| macro F1 | {evaluate['macro_f1']:.3f} [{low:.3f}, {high:.3f}] |" in text
+    assert "The same in both: 84 images of 28 subjects." in text
 
-    ran.run("alzmri", "review", "main", "slices")
+    said = ran.run("alzmri", "review", "main", "slices").stdout
+    assert said.startswith("Do not merge slices for its score: it LEAKS.")
     text = _markdown(ran.root, "review-main-slices")
-    assert "> **Do not merge `slices` for its score: it LEAKS.**" in text
-    assert "**`slices` LEAKS**: its split is of slices;" in text
-    assert "**The scores are of different tests**" in text
-    assert " → " in text[text.index("## Images (people)") : text.index("## Code")]
+    assert "**LEAKS: `slices` (" in text
+    assert "**Not comparable with `slices`**: `main` (other test subjects" in text
+    assert " → " in text[text.index("## Images (subjects)") : text.index("## Code")]
 
 
 def test_a_review_of_nothing_of_a_stale_workspace_and_of_edited_code(ran, tmp_path):
@@ -145,22 +142,44 @@ def test_a_review_of_nothing_of_a_stale_workspace_and_of_edited_code(ran, tmp_pa
     assert said.startswith("No conclusion. The results of workspace are not of its parameters and")
     assert "code: evaluate ran with others." in said
     clone.run("dvc", "repro")
-    assert "As good as main" in clone.run("alzmri", "review", "main").stdout
+    assert "every prediction is the same class" in clone.run("alzmri", "review", "main").stdout
     text = _markdown(clone.root, "review-main-workspace")
     assert "| `evaluate` | `src/alzmri/evaluation` |" in text
 
 
-def test_what_is_missing_is_said_in_one_sentence(ran, tmp_path):
+def test_what_is_missing_is_said_in_one_sentence_and_four_small_files_are_enough(ran, tmp_path):
     clone = ran.copy(tmp_path / "alzmri")
     shutil.rmtree(clone.root / "reports", ignore_errors=True)
+    clone.run("dvc", "remote", "add", "--default", "shared", str(tmp_path / "store"))
+    clone.run("dvc", "push")
     shutil.rmtree(clone.root / ".dvc/cache")
     for words, message in (
-        (("review", "nowhere"), "nowhere: no such branch, tag, commit or experiment"),
-        (("review", "main"), "dvc fetch --all-commits plots/history.csv"),
+        (("review", "nowhere"), "nowhere: no such experiment, branch, tag or commit"),
+        (("review", "main"), '`make repro` and `git commit -am "my baseline"` make your own run'),
         (("review", "main~1"), "main~1 has no dvc.lock: run `dvc repro` there"),
-        (("compare", "sweep"), "dvc exp remove sweep-lr0.05-seed0"),
+        (("compare", "sweep"), "dvc exp remove sweep-lr0.05"),
     ):
         done = clone.run("alzmri", *words, code=2)
         assert message in done.stderr
+        assert "fetch" not in done.stderr
         assert done.stderr.count("\n") == 1
     assert not (clone.root / "reports").exists()
+
+    workflow = YAML(typ="safe").load((clone.root / ".github/workflows/review.yml").read_text())
+    files = workflow["jobs"]["review"]["env"]["FILES"].split()
+    clone.run("dvc", "fetch", *files)
+    assert "Nothing changed." in clone.run("alzmri", "review", "main").stdout
+    fetched = [path for path in (clone.root / ".dvc/cache").rglob("*") if path.is_file()]
+    assert len(fetched) == len(files) + 1  # and the listing of data/prepared
+
+
+def test_experiments_are_found_from_a_later_commit(ran, tmp_path):
+    clone = ran.copy(tmp_path / "alzmri")
+    clone.run("git", "commit", "--quiet", "--allow-empty", "--message", "later")
+    assert "no experiment started from this commit" in clone.run("alzmri", "compare", code=2).stderr
+    content = clone.json("alzmri", "compare", "sweep", "main~1", "--json")
+    assert [sorted(one["runs"]) for one in content["experiments"]] in (
+        [["main~1"], ["sweep-lr0.05"]],
+        [["sweep-lr0.05"], ["main~1"]],
+    )
+    assert content["baseline"] == "main~1"

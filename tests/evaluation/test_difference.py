@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alzmri.evaluation.intervals import Classified, bootstrap, difference, mean_macro_f1, quantiles
-from alzmri.evaluation.metrics import macro_f1
+from alzmri.models.scores import macro_f1
 
 CLASSES = 4
 

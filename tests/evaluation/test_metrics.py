@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.evaluation import metrics
 from alzmri.evaluation.intervals import bootstrap, of_new_people
 

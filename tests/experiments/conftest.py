@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alzmri import params
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.evaluation import report
 from alzmri.experiments.reports.revisions import Run
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.errors import LeakError
 from alzmri.experiments.crossvalidation import Predictions
 
@@ -33,7 +33,7 @@ def test_pooled_scores_are_those_of_all_people_at_once():
     assert few[1] - few[0] > high - low
 
 
-def test_a_person_in_two_folds_is_a_leak():
+def test_a_subject_in_two_folds_is_a_leak():
     rng = np.random.default_rng(0)
-    with pytest.raises(LeakError, match="2 people are tested in several folds"):
+    with pytest.raises(LeakError, match="2 subjects are tested in several folds"):
         Predictions.pooled([_fold(range(8), rng), _fold(range(6, 14), rng)])

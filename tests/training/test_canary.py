@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared, Row
 from alzmri.data.splits import assign
 from alzmri.evaluation.metrics import scores

@@ -37,11 +37,12 @@ def store(tmp_path):
 
 @pytest.fixture
 def quick(make_params):
-    def make(model="lenet", **train):
+    def make(model="lenet", compute=None, **train):
         return make_params(
             train={"lr": 0.02, "epochs": 4, "batch_size": 16, "checkpoint_every": 1, **train},
             model={"name": model},
             data={"image_size": 32},
+            compute={"train_on": "here", "portable": True, "threads": 2, **(compute or {})},
         )
 
     return make
@@ -211,13 +212,16 @@ def test_an_address_that_nothing_opens_is_named():
 def test_the_fingerprint_is_of_what_shapes_the_weights(prepared, quick):
     own = fingerprint(quick(), prepared, CPU)
     assert own == fingerprint(quick(checkpoint_every=7, keep_last=True), prepared, CPU)
+    assert own == fingerprint(quick(compute={"train_on": "sagemaker"}), prepared, CPU)
     others = {
+        fingerprint(quick(compute={"portable": False}), prepared, CPU),
+        fingerprint(quick(compute={"threads": 3}), prepared, CPU),
         fingerprint(quick(lr=0.03), prepared, CPU),
         fingerprint(quick("alexnet"), prepared, CPU),
         fingerprint(quick(), prepared, torch.device("cuda")),
         own,
     }
-    assert len(others) == 4
+    assert len(others) == 6
 
 
 def test_the_header_can_be_read_without_torch(store, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def written(prepared, make_params, tmp_path, monkeypatch):
         )
         monkeypatch.chdir(tmp_path)
         store = Checkpoints(str(tmp_path / "checkpoints"), "test")
-        with results.reporting(2) as (on_step, on_epoch):
+        with results.reporting(params.train, prepared) as (on_step, on_epoch):
             done = train(prepared, params, torch.device("cpu"), store, on_step, on_epoch)
         results.write(done, prepared, params, "0123456789abcdef")
         store.clear()
@@ -53,9 +54,11 @@ def test_history_and_metrics_tell_the_same_story(written):
         history = list(csv.DictReader(handle))
     metrics = json.loads((folder / "metrics/train.json").read_text())
     assert list(metrics) == ["best_epoch", "val_loss", "val_accuracy", "val_macro_f1"]
+    assert all(value == round(value, 6) for value in metrics.values())
     training = saved.load(folder / "models")[1].training
     assert len(history) == training["epochs"] == 2
     assert training["best_epoch"] == metrics["best_epoch"]
+    assert (training["device"], training["precision"]) == ("cpu", "fp32")
     best = history[metrics["best_epoch"] - 1]
     assert float(best["val_loss"]) == pytest.approx(metrics["val_loss"], rel=1e-5)
     assert float(best["lr"]) == 1e-4
@@ -87,5 +90,50 @@ def test_each_epoch_is_one_line_in_a_log(written, capsys):
     shown = capsys.readouterr()
     lines = shown.out.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("epoch 1/2  lr 0.0001  train loss ")
+    assert re.fullmatch(
+        r"epoch 1/2  lr 0\.0001  train loss [\d.]+  val loss [\d.]+  accuracy [\d.]+"
+        r"  macro F1 [\d.]+  \d+ images/s(  00:\d\d left)?  best",
+        lines[0],
+    )
+    assert " left" not in lines[1]
     assert shown.err == ""
+
+
+def test_each_epoch_can_be_seen_at_once_and_a_resumed_run_shows_those_before(
+    prepared, make_params, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    params = make_params(
+        train={"epochs": 3, "batch_size": 16}, model={"name": "lenet"}, data={"image_size": 32}
+    )
+    seen = []
+
+    def run(end):
+        with results.reporting(params.train, prepared) as (_, on_epoch):
+
+            def watch(run, new):
+                on_epoch(run, new)
+                with results.HISTORY.open() as handle:
+                    history = [int(line["epoch"]) for line in csv.DictReader(handle)]
+                best = json.loads(results.SCORES.read_text())["best_epoch"]
+                seen.append((new, history, best == run.best.epoch))
+                if end == len(seen):
+                    store.wait()
+                    raise KeyboardInterrupt
+
+            store = Checkpoints(str(tmp_path / "checkpoints"), "test")
+            return train(prepared, params, torch.device("cpu"), store, lambda *_: None, watch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(end=2)
+    for path in (results.HISTORY, results.SCORES):
+        path.unlink()  # as DVC does before it runs the stage again
+    run(end=0)
+    new, histories, right = zip(*seen, strict=True)
+    assert all(right)
+    resumed = new.index(False)
+    assert resumed == 2
+    assert histories[:2] == ([1], [1, 2])
+    assert histories[resumed] == [1]  # the last checkpoint is of its end
+    assert histories[-1] == [1, 2, 3]
+    assert f"resuming in epoch {len(histories[resumed]) + 1}" in capsys.readouterr().out

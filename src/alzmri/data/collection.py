@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from alzmri.classes import CLASSES, FOLDERS, class_of_folder
 from alzmri.data import images
-from alzmri.data.classes import CLASSES, FOLDERS, class_of_folder
 from alzmri.errors import UserError
 from alzmri.files import write_csv
 from alzmri.terminal import Update

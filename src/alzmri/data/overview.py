@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alzmri.data.classes import numbered
-from alzmri.data.prepared import Row
+from alzmri.data.prepared import PARTS, Row, numbered
 from alzmri.data.similarity import FLOOR, Forest
-from alzmri.data.splits import PARTS
 from alzmri.data.subjects import Gap
 from alzmri.figure import drawing
 from alzmri.files import write_csv

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
+from alzmri.classes import MERGES, merged
 from alzmri.data import collection, images, similarity, splits, subjects
 from alzmri.data.canary import shuffled
-from alzmri.data.classes import MERGES, merged
 from alzmri.data.collection import Collection
-from alzmri.data.prepared import Row, relevant, write_manifest
+from alzmri.data.prepared import PARTS, Row, relevant, write_manifest
 from alzmri.data.similarity import Forest
 from alzmri.data.subjects import People
 from alzmri.files import write_json
@@ -114,6 +114,7 @@ def summary(packed: Packed, merge: str) -> dict[str, Any]:
     """The content of ``data/prepared/summary.json``."""
     rows, rejected, gap = packed.rows, packed.collection.rejected, packed.people.gap
     return {
+        "classes": merged(merge),
         "images": len(rows),
         "subjects": len({row.subject for row in rows}),
         "people": {
@@ -134,7 +135,7 @@ def summary(packed: Packed, merge: str) -> dict[str, Any]:
                 }
                 for label in merged(merge)
             }
-            for part in splits.PARTS
+            for part in PARTS
         },
         "leak": {"test_images_with_training_twin": packed.twins},
     }

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.data.classes import merged
 from alzmri.errors import UserError
 from alzmri.files import write_csv
 from alzmri.params import Params
 
 PREPARED = Path("data/prepared")
+
+PARTS = ("train", "val", "test")
+"""What ``split`` says in the manifest."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Prepared:
         """
         try:
             made_from = json.loads((directory / "params.json").read_bytes())
+            classes = tuple(json.loads((directory / "summary.json").read_bytes())["classes"])
             images = np.load(directory / "images.npy", mmap_mode="r")
             with (directory / "manifest.csv").open(newline="", encoding="utf-8") as handle:
                 lines = csv.reader(handle)
@@ -72,14 +76,13 @@ class Prepared:
                 rows = tuple(Row(int(index), *rest) for index, *rest in lines)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} not found: run `dvc repro prepare` first") from None
-        except (ValueError, TypeError, StopIteration, EOFError) as error:
+        except (ValueError, TypeError, KeyError, StopIteration, EOFError) as error:
             raise _damaged(directory, str(error) or "empty manifest.csv") from None
         if made_from != relevant(params):
             raise UserError(
                 f"{directory} was made with other values of data or split than params.yaml has:"
                 " run `dvc repro prepare`"
             )
-        classes = merged(params.data.merge)
         if (
             images.dtype != np.uint8
             or images.ndim != 3
@@ -105,12 +108,17 @@ class Prepared:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over pixels, labels, people and split."""
-        digest = hashlib.sha256(repr(self.images.shape).encode())
+        """SHA-256 over pixels, classes, labels, people and split."""
+        digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
         digest.update(np.ascontiguousarray(self.images).data)
         for row in self.rows:
             digest.update(repr(astuple(row)).encode())
         return digest.hexdigest()
+
+
+def numbered(classes: Sequence[str]) -> tuple[str, ...]:
+    """Labels such as ``0 Non Demented``, for renderers that sort by letter (Vega, W&B)."""
+    return tuple(f"{index} {name}" for index, name in enumerate(classes))
 
 
 def _damaged(directory: Path, reason: str) -> UserError:

@@ -8,10 +8,9 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from alzmri.data.prepared import PARTS
 from alzmri.errors import UserError
 from alzmri.params import Split
-
-PARTS = ("train", "val", "test")
 
 
 def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:

@@ -7,10 +7,9 @@ from the run; it carries no date, so that the same run writes the same card.
 from pathlib import Path
 from typing import Any
 
-from alzmri.data.prepared import Prepared
-from alzmri.data.splits import PARTS
+from alzmri.data.prepared import PARTS, Prepared
+from alzmri.evaluation.markdown import interval, table
 from alzmri.files import write_bytes
-from alzmri.markdown import interval, table
 from alzmri.models.saved import Card
 
 FEW_PEOPLE = 10

@@ -9,18 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
-    f1_score,
     log_loss,
     precision_recall_fscore_support,
     recall_score,
     roc_auc_score,
 )
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from alzmri.models.scores import Floats as Floats
+from alzmri.models.scores import Ints as Ints
+from alzmri.models.scores import macro_f1
 
 CALIBRATION_BINS = 15
 """Of equal width over the confidence; the number of Guo et al. (2017)."""
@@ -52,12 +51,6 @@ def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[s
             for index, name in enumerate(classes)
         },
     }
-
-
-def macro_f1(truth: Ints, predicted: Ints) -> float:
-    """The mean F1 of the classes that occur in ``truth``; 0 to 1."""
-    present = np.unique(truth)
-    return float(f1_score(truth, predicted, labels=present, average="macro", zero_division=0))
 
 
 def macro_auc(truth: Ints, probabilities: Floats) -> float | None:

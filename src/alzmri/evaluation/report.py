@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from alzmri.data.classes import numbered
-from alzmri.data.prepared import Prepared, Row
+from alzmri.data.prepared import Prepared, Row, numbered
 from alzmri.evaluation import figures
 from alzmri.evaluation.intervals import bootstrap
 from alzmri.evaluation.metrics import (
@@ -18,12 +17,12 @@ from alzmri.evaluation.metrics import (
     by_distance,
     by_subject,
     confidence_scores,
-    macro_f1,
     scores,
 )
 from alzmri.files import write_csv
 from alzmri.models.device import choose
 from alzmri.models.forward import predict, probabilities
+from alzmri.models.scores import macro_f1
 from alzmri.params import Evaluate, Params, Split
 
 
@@ -36,7 +35,7 @@ class Predictions:
         images: uint8 ``[n, side, side]``.
         truth: class indices, int64 ``[n]``.
         logits: float64 ``[n, classes]``.
-        temperature: fitted on validation, see :mod:`alzmri.evaluation.calibration`.
+        temperature: fitted on validation, see :mod:`alzmri.training.calibration`.
         calibrated: whether the probabilities are those at this temperature.
         classes: names in severity order.
     """

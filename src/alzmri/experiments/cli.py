@@ -215,8 +215,17 @@ def review(
     document.say(write(base, head), as_json=as_json)
 
 
-def results(as_json: AsJson = False) -> None:
+def results(
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Say also whether it is the committed run.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show the numbers of the run in this workspace, and where its plots are."""
+    from alzmri import terminal
+    from alzmri.experiments.baseline import verdict
     from alzmri.experiments.results import show
 
     show(as_json=as_json)
+    if baseline:
+        terminal.say(verdict())

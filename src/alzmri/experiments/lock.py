@@ -1,6 +1,6 @@
 """What ``dvc.lock`` of a commit says: what its stages ran on, and what they wrote."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,24 +42,18 @@ class Lock:
         return {"cmd": known["cmd"], **sources} if known else {}
 
     def stale(self, settings: Mapping[str, Any]) -> list[str]:
-        """The stages behind the scores that ran with other values than ``settings``.
-
-        Args:
-            settings: keys of params.yaml with a dot, and their values.
-        """
+        """The stages behind the scores that ran with other values than ``settings``, by key."""
         return [
             name
-            for name, stage in self.stages.items()
-            if not name.startswith(BESIDE)
-            and any(settings.get(key) != value for key, value in used(stage))
+            for name in self.stages
+            if not name.startswith(BESIDE) and not self.parameters(name).items() <= settings.items()
         ]
 
-
-def used(stage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The parameters that a stage of a dvc.lock ran with: keys with a dot, and their values."""
-    for file in stage.get("params", {}).values():
-        for name, value in file.items():
-            if isinstance(value, Mapping):
-                yield from ((f"{name}.{key}", of_key) for key, of_key in value.items())
-            else:
-                yield name, value
+    def parameters(self, stage: str) -> dict[str, Any]:
+        """What ``stage`` ran with: keys of params.yaml with a dot, and their values."""
+        used: dict[str, Any] = {}
+        for file in self.stages.get(stage, {}).get("params", {}).values():
+            for name, value in file.items():
+                section = isinstance(value, Mapping)
+                used |= {f"{name}.{key}": value[key] for key in value} if section else {name: value}
+        return used

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from alzmri import terminal
+from alzmri import registry, terminal
 from alzmri.errors import UserError
 from alzmri.experiments.metrics import METRICS, number, score
 
@@ -38,6 +38,7 @@ def show(root: Path = Path(), *, as_json: bool = False) -> None:
             "best_epoch": train["best_epoch"],
             "calibration": test["calibration"],
             "stages_off": test["stages_off"],
+            "version": registry.version(root / "models"),
         }
     except (KeyError, TypeError):
         raise UserError("the results are of another version: run `dvc repro`") from None
@@ -66,8 +67,11 @@ def _show(content: dict[str, Any]) -> None:
         f"mistakes: {neighbouring} slices in a neighbouring stage, {sum(further)} further off\n"
         f"{content['images']} images of {content['subjects']} subjects; best epoch"
         f" {content['best_epoch']}; {content['test_subjects']} test subjects,"
-        f" {content['test_subjects_in_training']} of them seen in training\n{_NEXT}"
+        f" {content['test_subjects_in_training']} of them seen in training"
     )
+    if content["version"]:
+        terminal.out.print(f"registered as {content['version']}")
+    terminal.out.print(_NEXT)
 
 
 def _read(path: Path) -> Any:

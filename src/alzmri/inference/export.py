@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from alzmri.data.prepared import Prepared
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.evaluation.metrics import macro_f1
 from alzmri.files import replacing
 from alzmri.inference import NOTICE
 from alzmri.inference.engine import INPUT, METADATA, OUTPUTS, Engine
@@ -25,6 +24,7 @@ from alzmri.inference.preprocessing import Preprocessing
 from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD, probabilities
 from alzmri.models.saved import Card
+from alzmri.models.scores import macro_f1
 from alzmri.ood.detector import digest
 from alzmri.ood.features import WithFeatures, run
 

@@ -32,13 +32,15 @@ def choose() -> torch.device:
 def bfloat16(precision: str, device: torch.device) -> bool:
     """Whether ``train.precision`` means bfloat16 products on ``device``.
 
-    ``auto`` takes them where they are several times faster: GPUs that have them, CPUs with AMX.
+    ``auto`` takes them where they are several times faster: GPUs that have them, CPUs with AMX,
+    unless ``compute.portable`` keeps the CPU to instructions that all have.
     """
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    capped = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return bool(torch.cpu.get_capabilities().get("amx_bf16")) and not capped
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -38,8 +38,8 @@ class Card:
         temperature: by which to divide the logits for calibrated probabilities.
         versions: of what computed the weights.
         run: the fingerprint of the training run, its id on W&B; empty in older models.
-        training: how many epochs it took, which was the best, how many weights there are; empty in
-            older models.
+        training: epochs in all, the best epoch, the number of weights, the device (``cpu`` or
+            ``cuda``) and the precision (``fp32`` or ``bf16``); empty in older models.
     """
 
     architecture: dict[str, Any]

@@ -131,7 +131,7 @@ def fetch(name: Name = None) -> None:
     job = describe(service, name or latest(service))
     scores = bring(service, job, params.load())
     _say(
-        f"{job.name}: best epoch {scores['best_epoch']} of {scores['epochs']}, validation macro F1"
+        f"{job.name}: best epoch {scores['best_epoch']}, validation macro F1"
         f" {scores['val_macro_f1']:.4f}"
     )
     _say(f"score it with `dvc repro`, keep it with `dvc exp save --name {job.name}`")

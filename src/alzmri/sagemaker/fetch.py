@@ -39,7 +39,7 @@ def fetch(service: Service, job: Job, params: Params) -> Mapping[str, Any]:
 
 
 def bring(service: Service, job: Job, params: Params) -> Mapping[str, Any]:
-    """Bring the outputs of ``job`` into the working tree; the scores.
+    """Bring the outputs of ``job`` into the working tree; its scores and number of epochs.
 
     Raises:
         UserError: when the job is not done, its archive is not what our container writes, or it
@@ -64,11 +64,12 @@ def bring(service: Service, job: Job, params: Params) -> Mapping[str, Any]:
         if differences:
             lines = [f"  {difference}" for difference in differences]
             raise UserError("\n".join([f"{job.name} trained with something else:", *lines]))
-        scores: Mapping[str, Any] = json.loads(outputs["metrics/train.json"].read_bytes())
+        scores = json.loads(outputs["metrics/train.json"].read_bytes())
+        epochs = card["training"]["epochs"]
         for name, path in outputs.items():
             with replacing(Path(name)) as draft:
                 shutil.move(path, draft)
-    return scores
+    return {**scores, "epochs": epochs}
 
 
 def unpack(archive: Path, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:

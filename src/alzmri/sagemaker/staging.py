@@ -12,7 +12,7 @@ from alzmri.errors import UserError
 from alzmri.params import Params
 from alzmri.sagemaker import faults
 
-_READ_IN_TRAINING = ("images.npy", "manifest.csv", "params.json")
+_READ_IN_TRAINING = ("images.npy", "manifest.csv", "params.json", "summary.json")
 
 
 def prepared_files(params: Params) -> dict[str, Path]:

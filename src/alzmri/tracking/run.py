@@ -15,7 +15,7 @@ from urllib.request import getproxies
 import wandb
 from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
 
-from alzmri.data.classes import numbered
+from alzmri.data.prepared import numbered
 from alzmri.errors import UserError
 from alzmri.store import settings as store
 from alzmri.tracking import transactions

@@ -40,8 +40,8 @@ It costs training a little more than it takes: cores that share a step wait for 
 HEADER = 256
 """Bytes before the state: a line of JSON, filled up with blanks."""
 
-_CODE = ("training", "models", "data/augment.py", "data/prepared.py", "evaluation/calibration.py")
-"""What shapes the weights: after a change here a run starts from zero."""
+CODE = ("training", "models", "data/prepared.py")
+"""What shapes the weights: after a change here a run starts from zero, by another name."""
 
 State = dict[str, Any]
 
@@ -50,19 +50,19 @@ def fingerprint(params: Params, prepared: Prepared, device: torch.device) -> str
     """What identifies a run, 16 hexadecimal digits: parameters, data, code, device, precision.
 
     Runs alike in all of them end with the same weights on the same machine, so that one may go on
-    where the other stopped. How often to checkpoint and what to keep does not matter.
+    where the other stopped. How often to checkpoint, what to keep and who computes does not matter.
     """
     matters = params.model_dump(
         mode="json",
-        include={"data", "split", "augment", "model", "train"},
-        exclude={"train": {"checkpoint_every", "keep_last"}},
+        include={"data", "split", "augment", "model", "train", "compute"},
+        exclude={"train": {"checkpoint_every", "keep_last"}, "compute": {"train_on"}},
     )
     digest = hashlib.sha256()
     machine = (torch.__version__, device.type, bfloat16(params.train.precision, device))
     for part in (matters, prepared.digest, *machine, FORMAT):
         digest.update(json.dumps(part, sort_keys=True).encode())
     package = Path(alzmri.__file__).parent
-    for name in _CODE:
+    for name in CODE:
         path = package / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())

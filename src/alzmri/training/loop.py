@@ -15,14 +15,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from alzmri import terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
-from alzmri.evaluation.calibration import fit_temperature
-from alzmri.evaluation.metrics import Floats, Ints, macro_f1
 from alzmri.models import build
 from alzmri.models.device import autocast, generator
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
+from alzmri.models.scores import Floats, Ints, macro_f1
 from alzmri.params import Params, Train
 from alzmri.training.batches import Batches
 from alzmri.training.batchnorm import normalising
+from alzmri.training.calibration import fit_temperature
 from alzmri.training.checkpoints import Checkpoints, State
 from alzmri.training.graphs import Replayed
 from alzmri.training.linear import complete, rows, split_layers
@@ -64,7 +64,7 @@ class Run:
         steps: done in it.
         slices: of it so far, of all processes.
         history: the epochs that are done.
-        temperature: calibrates ``best_weights``, see :mod:`alzmri.evaluation.calibration`.
+        temperature: calibrates ``best_weights``, see :mod:`alzmri.training.calibration`.
         last: its :meth:`state` in the end, if ``train.keep_last``.
     """
 
@@ -172,8 +172,8 @@ class Run:
             if part.shape != whole.shape and number in state["state"]:
                 yield state["state"][number], whole.detach()
 
-    def close_epoch(self, settings: Train, steps: int, truth: Ints, logits: Floats) -> bool:
-        """Enter the epoch's scores and begin the next one; whether it is the best so far.
+    def close_epoch(self, settings: Train, steps: int, truth: Ints, logits: Floats) -> None:
+        """Enter the epoch's scores and begin the next one.
 
         Raises:
             UserError: when the loss is no longer a finite number.
@@ -187,14 +187,13 @@ class Run:
                 f" train.lr ({settings.lr}) or train.momentum, or use train.warmup"
             )
         self.history.append(latest)
-        if improved := latest.better_than(self.best):
+        if latest.better_than(self.best):
             self.best = latest
             self.best_weights = _copied(self.scored.state_dict())
             self.temperature = fit_temperature(truth, logits)
         self.epoch += 1
         self.steps = self.slices = 0
         self.loss.zero_()
-        return improved
 
     @property
     def scored(self) -> nn.Module:
@@ -208,7 +207,7 @@ def train(
     device: torch.device,
     checkpoints: Checkpoints,
     on_step: Callable[[int, int], None],
-    on_epoch: Callable[[Epoch, bool], None],
+    on_epoch: Callable[[Run, bool], None],
     processes: Processes = ALONE,
 ) -> Run:
     """Train on the ``train`` part, choose the epoch on the ``val`` part.
@@ -219,7 +218,8 @@ def train(
         device: where to compute.
         checkpoints: where the run goes on if it was interrupted, to the same bit.
         on_step: called after each step with the number done and the number in all.
-        on_epoch: called after each epoch with its scores, and whether it is the best so far.
+        on_epoch: called with the run and True after each epoch; with the run and False when it
+            resumes.
         processes: that train together; only the first of them uses ``checkpoints``.
 
     Raises:
@@ -232,6 +232,7 @@ def train(
         run.restore(state)
         if processes.first:
             terminal.say(f"resuming in epoch {run.epoch} after step {run.steps}")
+            on_epoch(run, False)
         else:
             run.loss.zero_()  # the first has the sum
     batches = Batches(prepared, params, device, processes)
@@ -262,8 +263,8 @@ def train(
             recalibrate(run.scored, prepared, device, processes)
             mine = processes.share(validation)
             logits = processes.gather(predict(run.scored, prepared.images, mine, device))
-            improved = run.close_epoch(settings, len(batches), truth, logits)
-            on_epoch(run.history[-1], improved)
+            run.close_epoch(settings, len(batches), truth, logits)
+            on_epoch(run, True)
             save((run.epoch - 1) * len(batches), due=processes.of_first(checkpoints.affordable))
     checkpoints.wait()
     if settings.keep_last:

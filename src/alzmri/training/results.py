@@ -2,9 +2,11 @@
 
 import io
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +18,62 @@ from alzmri import terminal
 from alzmri.data.prepared import Prepared
 from alzmri.files import write_bytes, write_csv, write_json
 from alzmri.models import saved
+from alzmri.models.device import bfloat16
 from alzmri.models.forward import MEAN, STD
-from alzmri.params import Params
+from alzmri.params import Params, Train
 from alzmri.tracking import Follower
 from alzmri.training.loop import Epoch, Run
 
-OnEpoch = Callable[[Epoch, bool], None]
+HISTORY = Path("plots/history.csv")
+SCORES = Path("metrics/train.json")
+
+OnEpoch = Callable[[Run, bool], None]
 
 
 @contextmanager
 def reporting(
-    epochs: int, tracked: Follower | None = None
+    train: Train, prepared: Prepared, tracked: Follower | None = None
 ) -> Iterator[tuple[terminal.Update, OnEpoch]]:
-    """Yield the two callbacks of ``loop.train``: a live bar of steps, one line per epoch."""
-    with terminal.progress("training", in_log=False) as on_step:
+    """Yield the two callbacks of ``loop.train``: a live bar of steps, and what follows an epoch.
 
-        def on_epoch(epoch: Epoch, improved: bool) -> None:
+    After each epoch, and when a run resumes, ``plots/history.csv`` and ``metrics/train.json`` are
+    written with all epochs so far: ``dvc plots show`` and ``dvc exp show`` follow a training. The
+    line of an epoch has the training slices per second, validation included, and the time left.
+    """
+    slices = len(prepared.indices("train"))
+    steps = -(-slices // train.batch_size)
+    began = last = time.monotonic()
+    first = before = 0.0  # how many epochs were done then
+
+    def on_epoch(run: Run, new: bool) -> None:
+        nonlocal began, first, last, before
+        if run.history:
+            write_history(HISTORY, run.history)
+            write_scores(SCORES, run)
+        now, done = time.monotonic(), run.epoch - 1 + run.steps / steps
+        if not new:
+            began, first = now, done
+        else:
+            epoch = run.history[-1]
+            pace = f"{(done - before) * slices / (now - last):.0f} images/s"
+            if left := round((now - began) / (done - first) * (train.epochs - done)):
+                pace += f"  {str(timedelta(seconds=left)).removeprefix('0:')} left"
             terminal.say(
-                f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  lr {epoch.lr:.2g}"
+                f"epoch {epoch.epoch:>{len(str(train.epochs))}}/{train.epochs}  lr {epoch.lr:.2g}"
                 f"  train loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}"
-                f"  accuracy {epoch.val_accuracy:.4f}  macro F1 {epoch.val_macro_f1:.4f}"
-                + ("  best" if improved else "")
+                f"  accuracy {epoch.val_accuracy:.3f}  macro F1 {epoch.val_macro_f1:.3f}"
+                f"  {pace}" + ("  best" if epoch == run.best else "")
             )
             if tracked:
                 tracked.epoch(asdict(epoch))
+        last, before = now, done
 
+    with terminal.progress("training", in_log=False) as on_step:
         yield on_step, on_epoch
 
 
 def write(run: Run, prepared: Prepared, params: Params, name: str) -> None:
-    """Write ``models/``, ``plots/history.csv`` and ``metrics/train.json`` of a finished run.
+    """Write ``models/`` of a finished run.
 
     Args:
         run: that is finished.
@@ -53,7 +81,6 @@ def write(run: Run, prepared: Prepared, params: Params, name: str) -> None:
         params: what it was trained with.
         name: its fingerprint.
     """
-    write_history(Path("plots/history.csv"), run.history)
     saved.save(saved.MODELS, run.best_weights, card(run, prepared, params, name))
     state: dict[str, Any] = {}  # written all the same: DVC has no optional outputs
     if run.last:
@@ -62,10 +89,14 @@ def write(run: Run, prepared: Prepared, params: Params, name: str) -> None:
     last = io.BytesIO()
     torch.save(state, last)
     write_bytes(saved.MODELS / "last.pt", last.getvalue())
+
+
+def write_scores(path: Path, run: Run) -> None:
+    """The scores of the best epoch so far, rounded to six decimals."""
     best = run.best
     assert best is not None
     write_json(
-        Path("metrics/train.json"),
+        path,
         {
             "best_epoch": best.epoch,
             "val_loss": best.val_loss,
@@ -101,6 +132,8 @@ def card(run: Run, prepared: Prepared, params: Params, name: str) -> saved.Card:
             "epochs": len(run.history),
             "best_epoch": run.best.epoch if run.best else None,
             "weights": sum(p.numel() for p in run.model.parameters()),
+            "device": run.loss.device.type,
+            "precision": "bf16" if bfloat16(params.train.precision, run.loss.device) else "fp32",
         },
         versions={
             "alzmri": alzmri.__version__,

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alzmri.data.augment import Augmenter
 from alzmri.data.prepared import Prepared
 from alzmri.params import Augment
+from alzmri.training.augment import Augmenter
 
 
 class HostSlices:

@@ -1,6 +1,8 @@
 """A review says what a change does to parameters, data, code and scores, and whether to merge."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -107,3 +109,12 @@ def test_no_conclusion_from_a_leak_from_other_tests_and_from_stale_results(make_
     assert both.endswith("Both LEAK: this says nothing about new subjects.")
     other = review(make_run("main", 0.5), make_run("new", 0.9, subjects="Q"))[0]
     assert "| validation loss | 0.500 | 0.100 |  |" in other
+
+
+def test_reports_are_quick_because_nothing_heavy_is_imported():
+    code = (
+        "import sys, alzmri.experiments.reports.review;"
+        "print(*{'torch', 'sklearn', 'scipy', 'dvc', 'pandas'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

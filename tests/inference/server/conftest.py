@@ -22,7 +22,7 @@ import requests
 import torch
 from ruamel.yaml import YAML
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared, Row, relevant, write_manifest
 from alzmri.files import write_json
 from alzmri.models import build, saved
@@ -49,7 +49,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with prepared data and a LeNet trained on them, as the stages leave it."""
     root = tmp_path_factory.mktemp("serve")
     yaml = YAML()
-    content = yaml.load((ROOT / "params.yaml").read_text())
+    content = yaml.load((ROOT / "tests/params.yaml").read_text())
     content["data"]["image_size"] = SIDE
     content["model"]["name"] = "lenet"
     with (root / "params.yaml").open("w") as handle:
@@ -70,6 +70,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "images.npy", np.stack(images))
     write_manifest(folder / "manifest.csv", rows)
     write_json(folder / "params.json", relevant(params))
+    write_json(folder / "summary.json", {"classes": CLASSES})
     prepared = Prepared.open(params, folder)
     _train(root / "models", prepared, params.model_dump(mode="json"))
     return root

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 
 STATUS = "document.getElementById('status').textContent"
 COLOURS = """(() => {

@@ -23,7 +23,7 @@ import requests
 from botocore.config import Config
 from PIL import Image
 
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.inference import NOTICE
 from alzmri.inference.predictor import Predictor

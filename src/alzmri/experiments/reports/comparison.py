@@ -9,6 +9,7 @@ import numpy as np
 
 from alzmri import git, terminal
 from alzmri.errors import UserError
+from alzmri.evaluation.markdown import table
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, number
 from alzmri.experiments.reports import charts, document
 from alzmri.experiments.reports.charts import Line
@@ -16,7 +17,6 @@ from alzmri.experiments.reports.document import Page, code, folded, plain
 from alzmri.experiments.reports.groups import Group, Verdict, compare, grouped, varying
 from alzmri.experiments.reports.revisions import REPEATED, Commit, Run
 from alzmri.experiments.runs import Finished
-from alzmri.markdown import table
 
 BASELINE = "baseline"
 """What the committed run that the experiments started from is called."""

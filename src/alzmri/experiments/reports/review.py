@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from alzmri.evaluation.markdown import table
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, number
 from alzmri.experiments.reports import charts, comparison, document
 from alzmri.experiments.reports.charts import Line
 from alzmri.experiments.reports.document import Page, code, plain
 from alzmri.experiments.reports.groups import Group, Verdict, compare
 from alzmri.experiments.reports.revisions import Run, Workspace, named
-from alzmri.markdown import table
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 _ECE_WORSE = 0.01
@@ -40,20 +40,14 @@ def report(before: Run, after: Run) -> tuple[Page, dict[str, Any]]:
     """The page on ``after`` in the place of ``before``, and what it says, for a program to read."""
     base, head = Group(before.name, (before,)), Group(after.name, (after,))
     verdict = compare(head, base)
-    settings, images, stages = (
-        _settings(before, after),
-        _images(before, after),
-        _stages(before, after),
-    )
+    settings, images = _settings(before, after), _images(before, after)
+    stages, conclusion = _stages(before, after), _conclusion(before, after, verdict)
     changed = settings or images or stages or before.evaluation != after.evaluation
-    conclusion = (
-        _conclusion(before, after, verdict)
-        if changed or after.stale
-        else (
-            f"**Nothing changed.** Parameters, data, code of the stages and scores of"
+    if not changed and not after.stale:
+        conclusion = (
+            "**Nothing changed.** Parameters, data, code of the stages and scores of"
             f" {code(after.name)} are those of {code(before.name)}."
         )
-    )
     warnings = [
         *comparison.warnings((base, head), head, {base.name: verdict}),
         *_warnings(before, after),

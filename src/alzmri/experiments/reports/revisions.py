@@ -110,7 +110,7 @@ class Workspace(Run):
         except FileNotFoundError:
             raise UserError(f"{path} not found: run `dvc repro` in the root of a clone") from None
 
-    @property
+    @cached_property
     def stale(self) -> list[str]:
         """The stages behind the scores that ran on other parameters, code or data."""
         from dvc.repo import Repo

@@ -9,11 +9,11 @@ import numpy as np
 
 from alzmri import terminal
 from alzmri.evaluation.intervals import Interval
+from alzmri.evaluation.markdown import interval, table
 from alzmri.experiments.crossvalidation import Predictions
 from alzmri.experiments.studies import page, plans, running
 from alzmri.experiments.studies.plans import TASKS, Study
 from alzmri.figure import SEVERITY, drawing
-from alzmri.markdown import interval, table
 
 NEW_PEOPLE = 20
 """For how many new people the range of the score is told."""

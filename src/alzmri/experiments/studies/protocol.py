@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from alzmri import terminal
+from alzmri.evaluation.markdown import interval, table
 from alzmri.experiments.runs import Finished
 from alzmri.experiments.studies import page, plans, running
 from alzmri.experiments.studies.plans import Study
 from alzmri.figure import SEVERITY, drawing
-from alzmri.markdown import interval, table
 
 
 def protocol(study: Study) -> None:

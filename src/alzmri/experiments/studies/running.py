@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ruamel.yaml import YAML
 
 from alzmri import terminal
-from alzmri.data.classes import merged
+from alzmri.classes import merged
 from alzmri.experiments import runs
 from alzmri.experiments.runner import Runner
 from alzmri.experiments.runs import Experiment, Finished

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from alzmri import terminal
 from alzmri.errors import UserError
+from alzmri.evaluation.markdown import interval, table
 from alzmri.experiments import runs
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
 from alzmri.experiments.reports import comparison, document
@@ -11,7 +12,6 @@ from alzmri.experiments.runner import Runner
 from alzmri.experiments.runs import Finished
 from alzmri.experiments.sweeps.grid import Grid
 from alzmri.experiments.sweeps.search import Search
-from alzmri.markdown import interval, table
 
 
 def sweep(plan: Grid | Search, jobs: int, metric: str) -> None:

@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from alzmri import __version__
+from alzmri import __version__, registry
 from alzmri.inference import NOTICE
 from alzmri.inference.server.answers import (
     About,
@@ -160,6 +160,8 @@ def _about(loaded: Loaded) -> About:
     card = loaded.predictor.card
     path = loaded.folder / "MODEL_CARD.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else "No model card here."
+    if version := registry.version(loaded.folder):
+        text = f"Registered as `{version}`.\n\n{text}"
     # No HTML of the card's own reaches the page.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     return About(

@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score
 
-from alzmri.data import collection, images, origins, similarity, splits, subjects
-from alzmri.data.classes import MERGES, merged
+from alzmri.classes import MERGES, merged
+from alzmri.collections import origins
+from alzmri.data import collection, images, similarity, splits, subjects
 from alzmri.data.collection import Collection
+from alzmri.data.prepared import PARTS
 from alzmri.errors import UserError
 from alzmri.params import Params
 from alzmri.terminal import Update
@@ -247,7 +249,7 @@ def published(slices: Slices) -> Layout | None:
     """
     known = origins.find(slices.found.directory)
     parts = [set(map(origins.part, known.get(item.path, ()))) for item in slices.found.entries]
-    train, val, test = (np.array([name in mine for mine in parts]) for name in splits.PARTS)
+    train, val, test = (np.array([name in mine for mine in parts]) for name in PARTS)
     if not test.any():
         val, test = test, val
     return Layout("published", False, train, val, test) if train.any() and test.any() else None
@@ -263,7 +265,7 @@ def dealt(slices: Slices, params: Params, unit: Literal["subject", "slice"]) -> 
     hashes = [entry.sha256 for entry in slices.found.entries]
     groups = slices.people if unit == "subject" else hashes
     parts = np.array(splits.assign(slices.labels, groups, split))
-    masks = [parts == part for part in splits.PARTS]
+    masks = [parts == part for part in PARTS]
     return Layout(unit, unit == params.split.unit, *masks)
 
 

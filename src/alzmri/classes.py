@@ -40,8 +40,3 @@ def class_of_folder(name: str) -> str | None:
 def merged(merge: str) -> tuple[str, ...]:
     """The class names after ``data.merge``, in severity order."""
     return tuple(dict.fromkeys(MERGES[merge].get(name, name) for name in CLASSES))
-
-
-def numbered(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Labels such as ``0 Non Demented``, for renderers that sort by letter (Vega, W&B)."""
-    return tuple(f"{index} {name}" for index, name in enumerate(classes))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from alzmri.evaluation.calibration import COLDEST, HOTTEST, fit_temperature
 from alzmri.evaluation.metrics import expected_calibration_error
 from alzmri.models.forward import probabilities
+from alzmri.training.calibration import COLDEST, HOTTEST, fit_temperature
 
 
 @pytest.fixture

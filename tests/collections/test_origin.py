@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from alzmri.data import origins
-from alzmri.data.classes import FOLDERS
-from alzmri.data.cli import data_app
-from alzmri.data.importing import import_collection
+from alzmri.classes import FOLDERS
+from alzmri.collections import origins
+from alzmri.collections.cli import data_app
+from alzmri.collections.importing import import_collection
 from alzmri.errors import UserError
 
 Write = Callable[..., Path]
@@ -141,7 +141,7 @@ def test_the_table_is_no_image(
     found = bring(release, "mine", untracked)
     table = "path,subject\n" + "".join(f"{path},S{n}\n" for n, path in enumerate(found))
     (untracked / "data/mine/subjects.csv").write_text(table)
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", untracked)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
     monkeypatch.chdir(untracked)
     checked = CliRunner().invoke(data_app, ["check", "mine"])
     assert checked.exit_code == 0, checked.output

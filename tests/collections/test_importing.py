@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from alzmri.data import sources
-from alzmri.data.classes import CLASSES, FOLDERS
-from alzmri.data.cli import data_app
+from alzmri.classes import CLASSES, FOLDERS
+from alzmri.collections import sources
+from alzmri.collections.cli import data_app
+from alzmri.collections.importing import Report, import_collection, survey
 from alzmri.data.images import Unreadable
-from alzmri.data.importing import Report, import_collection, survey
 from alzmri.errors import EnvironmentFault, UserError
 
 Write = Callable[..., Path]
@@ -459,7 +459,7 @@ def test_git_refuses(release: Path, root: Path, write: Write) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from alzmri.data.importing import import_collection
+from alzmri.collections.importing import import_collection
 import_collection(Path(sys.argv[1]), "mine", force=False, root=Path(sys.argv[2]),
                   progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))
 """
@@ -490,8 +490,7 @@ def test_check_ends_as_prepare_would(
     for stage, folder in enumerate(RELEASED):
         for slice_number in range(2):  # a third person, for a split to have enough
             write(release / "train" / folder / f"third{slice_number}.jpg", 50 + stage, slice_number)
-    repository = Path(__file__).parents[2]
-    shutil.copy(repository / "params.yaml", untracked)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
     monkeypatch.chdir(untracked)
     bring(release, Path())
     fine = CliRunner().invoke(data_app, ["check", "mine"])
@@ -518,7 +517,7 @@ def test_people_that_nothing_tells_are_asked_for(
     for stage, folder in enumerate(RELEASED):
         for number in range(3):
             write(tmp_path / "single" / folder / f"{number}.jpg", 10 * stage + number)
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", untracked)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
     monkeypatch.chdir(untracked)
     brought = CliRunner().invoke(data_app, ["import", str(tmp_path / "single"), "--name", "mine"])
     assert brought.exit_code == 0

@@ -4,6 +4,6 @@ The anatomy of the MNI152 template, with a person's own shape, folding and scann
 atrophy. These are no patients: the separation of the classes is exaggerated.
 """
 
-from alzmri.data.phantom.collection import generate
+from alzmri.phantom.collection import generate
 
 __all__ = ["generate"]

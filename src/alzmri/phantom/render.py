@@ -9,15 +9,15 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.data.phantom.anatomy import FOLD_CENTRE, FOLD_STEP, Lattice, Subject
-from alzmri.data.phantom.exact import (
+from alzmri.phantom.anatomy import FOLD_CENTRE, FOLD_STEP, Lattice, Subject
+from alzmri.phantom.exact import (
     bspline_along,
     bspline_weights,
     central_difference,
     sample,
 )
-from alzmri.data.phantom.mni import ORIGIN, Maps
-from alzmri.data.phantom.rng import ExactRandom
+from alzmri.phantom.mni import ORIGIN, Maps
+from alzmri.phantom.rng import ExactRandom
 
 HEIGHT, WIDTH = 208, 176
 """Size of a slice in pixels of 1 mm, that of the public collection."""

@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from alzmri.data.classes import FOLDERS
-from alzmri.data.phantom.anatomy import draw_subject
-from alzmri.data.phantom.cache import load_maps, prepared_maps
-from alzmri.data.phantom.mni import Maps
-from alzmri.data.phantom.render import render_slice
-from alzmri.data.phantom.rng import ExactRandom
+from alzmri.classes import FOLDERS
 from alzmri.errors import EnvironmentFault
 from alzmri.files import replacing_directory, write_csv
+from alzmri.phantom.anatomy import draw_subject
+from alzmri.phantom.cache import load_maps, prepared_maps
+from alzmri.phantom.mni import Maps
+from alzmri.phantom.render import render_slice
+from alzmri.phantom.rng import ExactRandom
 
 _PREFIXES = ("ND", "VMD", "MD", "MOD")
 """Of subject ids, one per class in severity order."""

@@ -15,15 +15,15 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from alzmri.data.classes import FOLDERS
-from alzmri.data.phantom import generate
-from alzmri.data.phantom.anatomy import draw_subject
-from alzmri.data.phantom.cache import load_maps, prepared_maps
-from alzmri.data.phantom.collection import slice_heights
-from alzmri.data.phantom.mni import Maps, template_files
-from alzmri.data.phantom.render import HEIGHT, WIDTH, render_slice
-from alzmri.data.phantom.rng import ExactRandom
+from alzmri.classes import FOLDERS
 from alzmri.errors import EnvironmentFault
+from alzmri.phantom import generate
+from alzmri.phantom.anatomy import draw_subject
+from alzmri.phantom.cache import load_maps, prepared_maps
+from alzmri.phantom.collection import slice_heights
+from alzmri.phantom.mni import Maps, template_files
+from alzmri.phantom.render import HEIGHT, WIDTH, render_slice
+from alzmri.phantom.rng import ExactRandom
 
 PINNED_PIXELS = "c046cbf615a4783e87a545e27eaef48780c976cac3941abd8e73de33be278174"
 
@@ -205,7 +205,7 @@ def test_interrupted_generation_leaves_nothing_and_keeps_the_old(tmp_path: Path)
 GENERATE_AND_SIGNAL = """
 import os, signal, sys
 from pathlib import Path
-from alzmri.data.phantom import generate
+from alzmri.phantom import generate
 
 def strike(done, total):
     if sys.argv[2] == "SIGINT":

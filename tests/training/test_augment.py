@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from alzmri.data.augment import Augmenter
 from alzmri.params import Augment
+from alzmri.training.augment import Augmenter
 
 
 def _augmenter(seed=0, **changes):

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alzmri.data.phantom import exact, mni
-from alzmri.data.phantom.mni import SHAPE, Maps
+from alzmri.phantom import exact, mni
+from alzmri.phantom.mni import SHAPE, Maps
 
 _CHANNELS = (4, 5)
 _FLOATS = [prod(SHAPE) * channels for channels in _CHANNELS]

@@ -13,14 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from alzmri import terminal
-from alzmri.data.classes import CLASSES
+from alzmri.classes import CLASSES
 from alzmri.errors import UserError
 
 # What these import takes a second; `alzmri --help` must not.
 if TYPE_CHECKING:
-    from alzmri.data.audit import Audit, Leak
+    from alzmri.collections.audit import Audit, Leak
+    from alzmri.collections.importing import Report
     from alzmri.data.collection import Rejected
-    from alzmri.data.importing import Report
 
 data_app = typer.Typer(no_args_is_help=True, help="Bring in collections of MRI slices; check them.")
 
@@ -50,7 +50,7 @@ def import_(
 
         alzmri data import ~/Downloads/train-00000-of-00001.parquet --name falah
     """
-    from alzmri.data.importing import import_collection
+    from alzmri.collections.importing import import_collection
 
     with terminal.progress("judging") as progress:
         report = import_collection(
@@ -79,10 +79,10 @@ def check(
         alzmri data check kaggle
     """
     from alzmri import params
+    from alzmri.classes import MERGES
+    from alzmri.collections.importing import check_name, survey
     from alzmri.data import splits
-    from alzmri.data.classes import MERGES
     from alzmri.data.collection import require
-    from alzmri.data.importing import check_name, survey
 
     check_name(name, ("prepared",))
     given = params.load()
@@ -132,9 +132,9 @@ def audit(
         alzmri data audit kaggle --strict --figure leak.png --pairs 6
     """
     from alzmri import params
-    from alzmri.data import audit as auditing
-    from alzmri.data.audit_figure import draw
-    from alzmri.data.importing import check_name
+    from alzmri.collections import audit as auditing
+    from alzmri.collections.audit_figure import draw
+    from alzmri.collections.importing import check_name
 
     check_name(name, ("prepared",))
     given = params.load()
@@ -169,7 +169,7 @@ def _as_json(name: str, found: "Audit", figure: Path) -> dict[str, Any]:
 
 def _show_audit(name: str, found: "Audit") -> None:
     """Print a column per layout, then what it means in sentences."""
-    from alzmri.data.audit import called, end_of_stack, headline
+    from alzmri.collections.audit import called, end_of_stack, headline
     from alzmri.data.subjects import TWIN
 
     people = len(set(found.slices.people))

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from alzmri.data.phantom.exact import (
+from alzmri.errors import EnvironmentFault
+from alzmri.phantom.exact import (
     Volume,
     blur_fixed,
     box_blur,
     central_difference,
     piecewise_linear,
 )
-from alzmri.errors import EnvironmentFault
 
 _CROP = (slice(22, 175), slice(23, 212), slice(40, 124))
 """Voxels of the published template that are kept: the brain with a margin; z from -32 to 51 mm."""

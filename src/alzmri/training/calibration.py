@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from alzmri.evaluation.metrics import Floats, Ints
+from alzmri.models.scores import Floats, Ints
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Bounds of the temperature: without a mistake in validation the best one would be 0."""

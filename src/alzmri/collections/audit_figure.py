@@ -8,8 +8,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
+from alzmri.collections.audit import Leak, Pair, headline
 from alzmri.data import images
-from alzmri.data.audit import Leak, Pair, headline
 from alzmri.figure import SEVERITY, drawing
 
 _ACROSS = 3

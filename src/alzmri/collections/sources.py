@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from alzmri.classes import class_of_folder
 from alzmri.data import images
-from alzmri.data.classes import class_of_folder
 from alzmri.data.collection import Rejected, place, printable, walk
 from alzmri.errors import EnvironmentFault, UserError
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.data.phantom.exact import bspline_along
-from alzmri.data.phantom.rng import ExactRandom
+from alzmri.phantom.exact import bspline_along
+from alzmri.phantom.rng import ExactRandom
 
 _STAGE_RANGE = (-0.5, 3.5)
 """The classes are at 0, 1, 2, 3; a subject may lie a little beyond, never far."""

@@ -13,10 +13,11 @@ from typing import Literal
 
 import numpy as np
 
-from alzmri.data import collection, images, origins, similarity, sources, subjects
-from alzmri.data.classes import CLASSES, FOLDERS, class_of_folder
+from alzmri.classes import CLASSES, FOLDERS, class_of_folder
+from alzmri.collections import origins, sources
+from alzmri.collections.sources import Member
+from alzmri.data import collection, images, similarity, subjects
 from alzmri.data.collection import Collection, Entry, Rejected
-from alzmri.data.sources import Member
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing_directory, write_csv
 from alzmri.terminal import Update

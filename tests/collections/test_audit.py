@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from alzmri.data import audit, similarity
-from alzmri.data.classes import CLASSES, FOLDERS
-from alzmri.data.cli import data_app
+from alzmri.classes import CLASSES, FOLDERS
+from alzmri.collections import audit
+from alzmri.collections.cli import data_app
+from alzmri.data import similarity
 from alzmri.data.collection import Collection, Entry
 from alzmri.errors import UserError
 
@@ -43,7 +44,7 @@ def publish(untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     The working directory becomes a repository with the committed parameters.
     """
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", untracked)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", untracked)
     monkeypatch.chdir(untracked)
 
     def make(part: Callable[[int, int], str]) -> None:

@@ -1,0 +1,1 @@
+"""`alzmri data`: import, check and audit collections of images."""
