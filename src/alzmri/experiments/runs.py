@@ -204,8 +204,6 @@ def on_this_machine(jobs: int) -> Settings:
 
     The instruction sets of the oldest processor and two threads are for the committed run.
     """
-    if "portable" not in params.Compute.model_fields:  # until the branch `portable` is merged
-        return {}
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     return {"compute.portable": False, "compute.threads": threads}
 
