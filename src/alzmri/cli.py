@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from alzmri import terminal
+from alzmri.clinic.command import dicom
 from alzmri.data.cli import data_app
 from alzmri.doctor import doctor
 from alzmri.experiments.cli import compare, fast, honest, protocol, results, review, sweep
@@ -36,6 +37,7 @@ app.command()(predict)
 app.command()(explain)
 app.command()(export)
 app.command()(serve)
+app.command()(dicom)
 
 
 @app.callback()

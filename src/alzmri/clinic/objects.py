@@ -1,0 +1,231 @@
+"""The two DICOM objects of an answer: a picture (Secondary Capture) and a structured report.
+
+Their UIDs are a function of the images, the model and this program's version: whoever answers the
+same series again makes the same object, and a PACS keeps it once.
+"""
+
+import io
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from highdicom import sr
+from PIL import Image, ImageDraw, ImageFont
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.sr.codedict import codes
+from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.valuerep import validate_value
+
+from alzmri import __version__
+from alzmri.data.images import Pixels
+from alzmri.inference import NOTICE
+from alzmri.inference.explain import grad_cam, overlay
+from alzmri.inference.predictor import Predictor
+from alzmri.inference.report import Report
+
+RESEARCH_ONLY = "Research only, not for diagnosis"
+_SCHEME = "99ALZMRI"
+_IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+_SHARED = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyID", "StudyDate", "StudyTime", "StudyDescription", "ReferringPhysicianName"),
+)
+KEPT = ("SpecificCharacterSet", *_IDENTITY, *_SHARED)
+"""What an answer takes over from the headers of the images."""
+_SIDE, _MARGIN, _LINE = 192, 12, 24
+"""Pixels of the picture: a slice, the space around, a line of text."""
+_WHITE, _GREY, _AMBER = (255, 255, 255), (120, 120, 120), (255, 190, 60)
+
+
+def reference(header: Dataset) -> Dataset:
+    """What of a header (:data:`KEPT`) the answer repeats, in UTF-8, invalid values left empty."""
+    kept = Dataset()
+    kept.SpecificCharacterSet = "ISO_IR 192"
+    for name in _IDENTITY:
+        setattr(kept, name, str(header[name].value))
+    header.decode()
+    for name in _SHARED:
+        vr, value = dictionary_VR(name), ""
+        try:
+            value = str(header.get(name) or "")
+            # A study is found by the patient's ID: that stays as it is.
+            if name != "PatientID":
+                validate_value(vr, value, validation_mode=2)
+        except Exception:  # noqa: BLE001 - a damaged value can make pydicom raise anything
+            value = ""
+        setattr(kept, name, value)
+    return kept
+
+
+def report(
+    headers: Sequence[Dataset], predictor: Predictor, found: Report | None, reason: str
+) -> Dataset:
+    """The structured report (Comprehensive 3D SR, TID 1500) on the series with these ``headers``.
+
+    Args:
+        headers: of all images, by :func:`reference`.
+        predictor: the model.
+        found: what it says of the chosen slices; None when there are none.
+        reason: why there is no class; empty when there is one.
+    """
+    digest = predictor.scope.weights
+    device = sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=_uid("device", digest),
+            name="alzmri",
+            manufacturer_name="alzmri",
+            model_name=_model_name(predictor),
+            serial_number=digest,
+        ),
+    )
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(_uid("tracking", *_key(headers, digest))),
+        algorithm_id=sr.AlgorithmIdentification("alzmri", __version__, [f"weights {digest}"]),
+        finding_sites=[sr.FindingSite(codes.SCT.Brain)],
+        measurements=None if reason or found is None else _probabilities(found),
+        qualitative_evaluations=[
+            sr.QualitativeEvaluation(
+                _code("result", "Result of the model (research only)"),
+                _code("no-class", "No class")
+                if reason or found is None
+                else _code(_index(found), str(found.called(found.subjects[0].probabilities))),
+            )
+        ],
+    )
+    content = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=device),
+        procedure_reported=sr.CodedConcept("24590-2", "LN", "MR Brain"),
+        imaging_measurements=[group],
+    )
+    for text in (f"{RESEARCH_ONLY}. {NOTICE}", reason and f"No class: {reason}."):
+        if text:
+            item = sr.TextContentItem(codes.DCM.Comment, text, sr.RelationshipTypeValues.CONTAINS)
+            content[0].ContentSequence.append(item)
+    return sr.Comprehensive3DSR(
+        evidence=list(headers),
+        content=content[0],
+        series_number=9902,
+        is_complete=True,
+        **_common("report", headers, predictor),
+    )
+
+
+def picture(headers: Sequence[Dataset], predictor: Predictor, found: Report) -> Dataset:
+    """The Secondary Capture: slices, overlays, probabilities, the notice burned in."""
+    pixels = _draw(predictor, found)
+    capture = hd.sc.SCImage.from_ref_dataset(
+        headers[0],
+        pixel_array=pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("R", "A"),
+        series_number=9901,
+        transfer_syntax_uid=ImplicitVRLittleEndian,
+        **_common("picture", headers, predictor),
+    )
+    capture.BurnedInAnnotation = "NO"  # the standard means by it: nothing that names the patient
+    capture.DerivationDescription = f"{RESEARCH_ONLY}. {NOTICE}"
+    return capture
+
+
+def encode(item: Dataset) -> bytes:
+    """``item`` as the content of a DICOM file."""
+    file = io.BytesIO()
+    item.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def _common(kind: str, headers: Sequence[Dataset], predictor: Predictor) -> dict[str, Any]:
+    """What both objects say of themselves: who they are, and by which device they were made."""
+    key = _key(headers, predictor.scope.weights)
+    return {
+        "series_instance_uid": _uid(kind, "series", *key),
+        "sop_instance_uid": _uid(kind, *key),
+        "instance_number": 1,
+        "manufacturer": "alzmri",
+        "manufacturer_model_name": _model_name(predictor),
+        "device_serial_number": predictor.scope.weights,
+        "software_versions": (__version__, *([run] if (run := predictor.card.run) else [])),
+        "series_description": f"alzmri {kind}. {RESEARCH_ONLY}",
+    }
+
+
+def _key(headers: Sequence[Dataset], digest: str) -> list[str]:
+    images = sorted(header.SOPInstanceUID for header in headers)
+    return [__version__, digest, headers[0].StudyInstanceUID, headers[0].SeriesInstanceUID, *images]
+
+
+def _uid(*parts: str) -> str:
+    """A valid UID, always the same for the same ``parts``: a UUID of version 5 under 2.25."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, '/'.join(parts)).int}"
+
+
+def _model_name(predictor: Predictor) -> str:
+    architecture = predictor.card.architecture
+    return f"{architecture['name']} {architecture['image_size']}"
+
+
+def _code(value: str, meaning: str) -> sr.CodedConcept:
+    return sr.CodedConcept(value, _SCHEME, meaning[:64])
+
+
+def _index(found: Report) -> str:
+    chances = found.subjects[0].probabilities
+    return f"class-{0 if chances is None else int(chances.argmax())}"
+
+
+def _probabilities(found: Report) -> list[sr.Measurement]:
+    chances = found.subjects[0].probabilities
+    assert chances is not None
+    return [
+        sr.Measurement(
+            _code(f"probability-{number}", f"Probability of {name}"),
+            round(float(chance), 4),
+            codes.UCUM.NoUnits,
+        )
+        for number, (name, chance) in enumerate(zip(found.predictor.classes, chances, strict=True))
+    ]
+
+
+def _draw(predictor: Predictor, found: Report) -> Pixels:
+    """The picture, uint8 RGB ``[height, width, 3]``."""
+    subject = found.subjects[0]
+    assert subject.probabilities is not None
+    slices = np.stack([item.pixels for item in found.slices])
+    target = int(subject.probabilities.argmax())
+    maps = grad_cam(predictor, slices, np.full(len(slices), target))
+    width = max(4, len(slices)) * (_SIDE + _MARGIN) + _MARGIN
+    lines = len(predictor.classes) + 5
+    canvas = Image.new("RGB", (width, 2 * (_SIDE + _MARGIN) + (lines + 2) * _LINE))
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(15)
+
+    def write(row: float, text: str, colour: tuple[int, int, int] = _WHITE) -> None:
+        draw.text((_MARGIN, row), text, colour, font)
+
+    write(_MARGIN / 2, f"{RESEARCH_ONLY.upper()} · alzmri {__version__}", _AMBER)
+    for number, (pixels, evidence) in enumerate(zip(slices, maps, strict=True)):
+        left = _MARGIN + number * (_SIDE + _MARGIN)
+        plain = overlay(pixels, np.zeros_like(evidence))
+        inside = number in subject.members
+        for row, tile in enumerate((plain, overlay(pixels, evidence) if inside else plain)):
+            place = (left, _LINE + _MARGIN + row * (_SIDE + _MARGIN))
+            canvas.paste(Image.fromarray(tile).resize((_SIDE, _SIDE)), place)
+        draw.text((left, _LINE + _MARGIN), f"{found.slices[number].depth} mm", _GREY, font)
+    top = _LINE + 2 * (_SIDE + _MARGIN) + _MARGIN
+    write(top, f"Probabilities of the model, mean of {len(subject.members)} slices; depth below")
+    top += _LINE
+    for name, chance in zip(predictor.classes, subject.probabilities, strict=True):
+        write(top, f"{name[:28]}")
+        draw.rectangle((260, top + 3, 260 + 300 * float(chance), top + 15), _GREY)
+        draw.text((570, top), f"{float(chance):.3f}", _WHITE, font)
+        top += _LINE
+    write(top, f"Colour: evidence for {predictor.classes[target]} by Grad-CAM, where, not why")
+    write(top + _LINE, f"{_model_name(predictor)}, weights {predictor.scope.weights[:16]}", _GREY)
+    write(top + 2 * _LINE, NOTICE, _AMBER)
+    return np.asarray(canvas)
