@@ -62,15 +62,18 @@ def work(pipe: Connection, model: Path, count: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))  # not the node's own bound
     from alzmri.errors import EnvironmentFault, UserError
-    from alzmri.inference.predictor import Predictor
+    from alzmri.inference.extras import require
 
     try:
+        # All that a series needs is loaded now: before the first one comes, and before the bound.
+        for module in ("captum.attr", "highdicom", "nibabel", "alzmri.clinic.objects"):
+            require(module, "clinic")
+        from alzmri.inference.predictor import Predictor
+
         predictor = Predictor.load(model)
     except (UserError, EnvironmentFault) as error:
         pipe.send(error)
         return
-    from alzmri.clinic import objects  # noqa: F401 - loaded before the first series comes
-
     confine()
     pipe.send(None)
     while True:

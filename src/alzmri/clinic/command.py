@@ -71,31 +71,21 @@ def dicom(
     receiver = _receiver(send_to) if send_to else None
     from alzmri.inference.extras import require
 
-    for module in ("pynetdicom", "highdicom", "prometheus_client", "nibabel", "captum"):
+    for module in ("prometheus_client", "pydicom", "pynetdicom"):
         require(module, "clinic")
     from alzmri.clinic import node
+    from alzmri.clinic.queue import Queue
 
     terminal.say(NOTICE)
     if receiver is None:
         terminal.warn(f"no --send-to: results stay in {queue / 'results'}")
-    settings = node.Settings(
-        _title("--aet", aet),
-        host,
-        port,
+    node.run(
+        node.Listener(_title("--aet", aet), host, port, callers, max_associations, metrics_port),
+        Queue(queue, keep, max_images, int(max_gigabytes * 1e9)),
         receiver,
-        callers,
-        model,
-        slices,
-        queue,
-        keep,
+        node.Worker(model, slices, max_seconds),
         quiet_seconds,
-        max_seconds,
-        max_associations,
-        max_images,
-        int(max_gigabytes * 1e9),
-        metrics_port,
     )
-    node.run(settings)
 
 
 def _title(option: str, text: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import multiprocessing
+import re
 import threading
 import zlib
 from collections import defaultdict
@@ -14,7 +15,7 @@ from pathlib import Path
 import pydicom
 from filelock import FileLock, Timeout
 from prometheus_client import Counter, Gauge, start_http_server
-from pydicom.pixels.decoders import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -32,7 +33,7 @@ MAX_IMAGE = 2**26
 NETWORK_SECONDS = 30
 """An association on which nothing comes for so long ends."""
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_UID_LENGTH = 64
+_UID = re.compile(r"[0-9.]{1,64}")
 
 IMAGES = Counter("alzmri_dicom_images", "Images received, by what became of them.", ["outcome"])
 SERIES = Counter("alzmri_dicom_series", "Series answered, by the answer.", ["answer"])
@@ -41,60 +42,101 @@ BYTES = Gauge("alzmri_dicom_queue_bytes", "Bytes that wait in the queue.")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the options of ``alzmri dicom`` say; see its help."""
+class Listener:
+    """Where the node listens, and to whom; see the help of ``alzmri dicom``."""
 
     aet: str
     host: str
     port: int
-    receiver: Receiver | None
     accept: list[str]
-    model: Path
-    slices: int
-    queue: Path
-    keep: bool
-    quiet_seconds: float
-    max_seconds: float
     max_associations: int
-    max_images: int
-    max_bytes: int
     metrics_port: int
 
 
-def run(settings: Settings) -> None:
+def run(
+    listener: Listener,
+    queue: Queue,
+    receiver: Receiver | None,
+    worker: "Worker",
+    quiet_seconds: float,
+) -> None:
     """Be the node until a signal comes.
 
     Raises:
         UserError: the model cannot be used, or another node has the queue.
         EnvironmentFault: a port is taken.
     """
-    settings.queue.mkdir(mode=0o700, parents=True, exist_ok=True)
+    queue.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        lock = FileLock(settings.queue / "lock").acquire(timeout=0)
+        lock = FileLock(queue.root / "lock").acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"another node uses {settings.queue}: stop it, or give this one its own --queue"
+            f"another node uses {queue.root}: stop it, or give this one its own --queue"
         ) from None
-    with lock, _working(settings) as worker:
-        queue = Queue(settings.queue, settings.max_images, settings.max_bytes)
+    with lock, worker.running():
         queue.open()
         confine()
-        with _listening(settings, queue):
-            _loop(settings, queue, worker)
+        sender = Sender(listener.aet, receiver, queue) if receiver else None
+        with _listening(listener, queue):
+            while True:
+                _step(queue, worker, sender, quiet_seconds)
+
+
+def _step(queue: Queue, worker: "Worker", sender: Sender | None, quiet_seconds: float) -> None:
+    """Complete what is quiet, answer one series, send what waits."""
+    queue.complete(quiet_seconds)
+    ready = queue.ready()
+    if ready:
+        answer = worker.answer(ready[0])
+        queue.finish(ready[0], answer.objects if answer else None)
+        said = "failed" if answer is None else "class" if answer.has_class else "no class"
+        SERIES.labels(said).inc()
+        terminal.say(f"series {ready[0].name.split('-')[1][:12]}: {said}")
+    if sender:
+        sender.send()
+    queue.tidy()
+    BYTES.set(queue.held)
+    for part in ("incoming", "ready", "results", "failed"):
+        QUEUE.labels(part).set(queue.count(part))
+    if not ready:
+        threading.Event().wait(min(1.0, quiet_seconds / 4))
 
 
 class Worker:
     """The process of :func:`answer.work`, started again when it is lost."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, model: Path, slices: int, max_seconds: float) -> None:
+        self._arguments, self._max_seconds = (model, slices), max_seconds
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Have the process, from when it can predict on."""
         self._start()
+        try:
+            yield
+        finally:
+            self._stop()
+
+    def answer(self, series: Path) -> Answer | None:
+        """The answer to ``series``; None when not even its headers can be read."""
+        fault = ""
+        for _ in range(2):
+            try:
+                self._pipe.send((series, fault))
+                if self._pipe.poll(self._max_seconds):
+                    answer: Answer | None = self._pipe.recv()
+                    return answer
+                fault = f"to predict took more than {self._max_seconds:.0f} s"
+            except (EOFError, ConnectionError):
+                fault = "the images ended the process that reads them"
+            self._stop()
+            self._start()
+        return None
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        arguments = (other, self._settings.model, self._settings.slices)
-        self._process = context.Process(target=work, args=arguments, daemon=True)
+        self._process = context.Process(target=work, args=(other, *self._arguments), daemon=True)
         self._process.start()
         other.close()
         try:
@@ -104,45 +146,19 @@ class Worker:
         if fault is not None:
             raise fault
 
-    def answer(self, series: Path) -> Answer | None:
-        """The answer to ``series``; None when even a report that nothing can be read fails."""
-        fault = ""
-        for _ in range(2):
-            self._pipe.send((series, fault))
-            try:
-                if self._pipe.poll(self._settings.max_seconds):
-                    answer: Answer | None = self._pipe.recv()
-                    return answer
-                fault = f"the images took more than {self._settings.max_seconds:.0f} s"
-            except (EOFError, ConnectionError):
-                fault = "the images ended the process that reads them"
-            self.stop()
-            self._start()
-        return None
-
-    def stop(self) -> None:
-        """End the process, whatever it does."""
+    def _stop(self) -> None:
         self._process.kill()
         self._process.join()
         self._pipe.close()
 
 
 @contextmanager
-def _working(settings: Settings) -> Iterator[Worker]:
-    worker = Worker(settings)
-    try:
-        yield worker
-    finally:
-        worker.stop()
-
-
-@contextmanager
-def _listening(settings: Settings, queue: Queue) -> Iterator[None]:
+def _listening(listener: Listener, queue: Queue) -> Iterator[None]:
     """Answer C-ECHO and C-STORE, and serve ``/metrics``, in threads."""
-    entity = AE(settings.aet)
+    entity = AE(listener.aet)
     entity.require_called_aet = True
-    entity.require_calling_aet = settings.accept
-    entity.maximum_associations = settings.max_associations
+    entity.require_calling_aet = listener.accept
+    entity.maximum_associations = listener.max_associations
     entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = NETWORK_SECONDS
     entity.add_supported_context(Verification)
     entity.add_supported_context(MRImageStorage, _readable())
@@ -164,16 +180,15 @@ def _listening(settings: Settings, queue: Queue) -> Iterator[None]:
         (evt.EVT_DATA_RECV, count),
         (evt.EVT_CONN_CLOSE, lambda event: received.pop(event.assoc, None)),
     ]
-    address = (settings.host, settings.port)
+    port = listener.port
     try:
-        port = settings.port
-        entity.start_server(address, block=False, evt_handlers=handlers)
-        if settings.metrics_port:
-            port = settings.metrics_port
+        entity.start_server((listener.host, port), block=False, evt_handlers=handlers)
+        if listener.metrics_port:
+            port = listener.metrics_port
             start_http_server(port, "127.0.0.1")
     except OSError as error:
         raise EnvironmentFault(f"port {port}: {error.strerror}: choose another") from None
-    terminal.say(f"{settings.aet} listens on {settings.host}:{settings.port}")
+    terminal.say(f"{listener.aet} listens on {listener.host}:{listener.port}")
     try:
         yield
     finally:
@@ -205,7 +220,7 @@ def _store(event: evt.Event, queue: Queue) -> int:
         study, series, image = (str(header[name].value) for name in _IDENTITY)
     except Exception:  # noqa: BLE001 - a damaged image can make pydicom raise anything
         return NOT_UNDERSTOOD
-    if not all(_is_uid(uid) for uid in (study, series, image)):
+    if not all(_UID.fullmatch(uid) for uid in (study, series, image)):
         return NOT_UNDERSTOOD
     try:
         return SUCCESS if queue.store(_hash(study, series), _hash(image), content) else FULL
@@ -213,39 +228,6 @@ def _store(event: evt.Event, queue: Queue) -> int:
         return FULL
 
 
-def _is_uid(text: str) -> bool:
-    return 0 < len(text) <= _UID_LENGTH and set(text) <= set("0123456789.")
-
-
 def _hash(*uids: str) -> str:
     """What stands for ``uids`` in file names and in the log."""
     return hashlib.sha256("/".join(uids).encode()).hexdigest()[:32]
-
-
-def _loop(settings: Settings, queue: Queue, worker: Worker) -> None:
-    """Complete, answer and send, for ever."""
-    sender = None
-    if settings.receiver:
-        sender = Sender(settings.aet, settings.receiver, queue, keep=settings.keep)
-    idle = threading.Event()
-    while True:
-        queue.complete(settings.quiet_seconds)
-        ready = queue.ready()
-        if ready:
-            _answer(ready[0], queue, worker, keep=settings.keep)
-        if sender:
-            sender.send()
-        queue.tidy()
-        BYTES.set(queue.held)
-        for part in ("incoming", "ready", "results", "failed"):
-            QUEUE.labels(part).set(queue.count(part))
-        if not ready:
-            idle.wait(min(1.0, settings.quiet_seconds / 4))
-
-
-def _answer(series: Path, queue: Queue, worker: Worker, *, keep: bool) -> None:
-    answer = worker.answer(series)
-    said = "failed" if answer is None else "class" if answer.has_class else "no class"
-    queue.finish(series, answer.objects if answer else None, keep=keep)
-    SERIES.labels(said).inc()
-    terminal.say(f"series {series.name.split('-')[1][:12]}: {said}")

@@ -13,7 +13,7 @@ import highdicom as hd
 import numpy as np
 from highdicom import sr
 from PIL import Image, ImageDraw, ImageFont
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_VR
 from pydicom.sr.codedict import codes
 from pydicom.uid import ImplicitVRLittleEndian
@@ -83,7 +83,9 @@ def report(
         ),
     )
     group = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(_uid("tracking", *_key(headers, digest))),
+        tracking_identifier=sr.TrackingIdentifier(
+            _uid("tracking", *_key(headers, digest)), "the series"
+        ),
         algorithm_id=sr.AlgorithmIdentification("alzmri", __version__, [f"weights {digest}"]),
         finding_sites=[sr.FindingSite(codes.SCT.Brain)],
         measurements=None if reason or found is None else _probabilities(found),
@@ -105,6 +107,8 @@ def report(
         if text:
             item = sr.TextContentItem(codes.DCM.Comment, text, sr.RelationshipTypeValues.CONTAINS)
             content[0].ContentSequence.append(item)
+    # What is continuous, viewers show as running text, without the names of the values.
+    content[0].walk(_separate)
     return sr.Comprehensive3DSR(
         evidence=list(headers),
         content=content[0],
@@ -112,6 +116,11 @@ def report(
         is_complete=True,
         **_common("report", headers, predictor),
     )
+
+
+def _separate(_: Dataset, element: DataElement) -> None:
+    if element.keyword == "ContinuityOfContent":
+        element.value = "SEPARATE"
 
 
 def picture(headers: Sequence[Dataset], predictor: Predictor, found: Report) -> Dataset:
@@ -128,6 +137,7 @@ def picture(headers: Sequence[Dataset], predictor: Predictor, found: Report) -> 
         transfer_syntax_uid=ImplicitVRLittleEndian,
         **_common("picture", headers, predictor),
     )
+    capture.BodyPartExamined, capture.ConversionType = "BRAIN", "WSD"  # made on a workstation
     capture.BurnedInAnnotation = "NO"  # the standard means by it: nothing that names the patient
     capture.DerivationDescription = f"{RESEARCH_ONLY}. {NOTICE}"
     return capture
@@ -150,7 +160,7 @@ def _common(kind: str, headers: Sequence[Dataset], predictor: Predictor) -> dict
         "manufacturer": "alzmri",
         "manufacturer_model_name": _model_name(predictor),
         "device_serial_number": predictor.scope.weights,
-        "software_versions": (__version__, *([run] if (run := predictor.card.run) else [])),
+        "software_versions": [__version__, *([run] if (run := predictor.card.run) else [])],
         "series_description": f"alzmri {kind}. {RESEARCH_ONLY}",
     }
 
@@ -199,9 +209,10 @@ def _draw(predictor: Predictor, found: Report) -> Pixels:
     slices = np.stack([item.pixels for item in found.slices])
     target = int(subject.probabilities.argmax())
     maps = grad_cam(predictor, slices, np.full(len(slices), target))
-    width = max(4, len(slices)) * (_SIDE + _MARGIN) + _MARGIN
-    lines = len(predictor.classes) + 5
-    canvas = Image.new("RGB", (width, 2 * (_SIDE + _MARGIN) + (lines + 2) * _LINE))
+    step, columns = _SIDE + _MARGIN, 6
+    bottom = _LINE + 2 * -(-len(slices) // columns) * step + _MARGIN
+    size = (columns * step + _MARGIN, bottom + (len(predictor.classes) + 4) * _LINE)
+    canvas = Image.new("RGB", size)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(15)
 
@@ -210,22 +221,29 @@ def _draw(predictor: Predictor, found: Report) -> Pixels:
 
     write(_MARGIN / 2, f"{RESEARCH_ONLY.upper()} · alzmri {__version__}", _AMBER)
     for number, (pixels, evidence) in enumerate(zip(slices, maps, strict=True)):
-        left = _MARGIN + number * (_SIDE + _MARGIN)
+        left = _MARGIN + number % columns * step
+        top = _LINE + _MARGIN + 2 * (number // columns) * step
         plain = overlay(pixels, np.zeros_like(evidence))
         inside = number in subject.members
-        for row, tile in enumerate((plain, overlay(pixels, evidence) if inside else plain)):
-            place = (left, _LINE + _MARGIN + row * (_SIDE + _MARGIN))
-            canvas.paste(Image.fromarray(tile).resize((_SIDE, _SIDE)), place)
-        draw.text((left, _LINE + _MARGIN), f"{found.slices[number].depth} mm", _GREY, font)
-    top = _LINE + 2 * (_SIDE + _MARGIN) + _MARGIN
-    write(top, f"Probabilities of the model, mean of {len(subject.members)} slices; depth below")
-    top += _LINE
+        for tile, below in ((plain, 0), (overlay(pixels, evidence) if inside else plain, step)):
+            canvas.paste(Image.fromarray(tile).resize((_SIDE, _SIDE)), (left, top + below))
+        draw.text((left, top), f"{found.slices[number].depth} mm", _GREY, font)
+    write(
+        bottom,
+        "mm below the top of the brain; front down, right is right. Colour (Grad-CAM): where, not"
+        f" why, the model finds evidence for {predictor.classes[target][:28]}",
+    )
+    write(
+        bottom + _LINE,
+        f"Mean over the {len(subject.members)} of {len(slices)} slices that are like those in"
+        " training:",
+    )
+    top = bottom + 2 * _LINE
     for name, chance in zip(predictor.classes, subject.probabilities, strict=True):
-        write(top, f"{name[:28]}")
+        write(top, name[:28])
         draw.rectangle((260, top + 3, 260 + 300 * float(chance), top + 15), _GREY)
         draw.text((570, top), f"{float(chance):.3f}", _WHITE, font)
         top += _LINE
-    write(top, f"Colour: evidence for {predictor.classes[target]} by Grad-CAM, where, not why")
-    write(top + _LINE, f"{_model_name(predictor)}, weights {predictor.scope.weights[:16]}", _GREY)
-    write(top + 2 * _LINE, NOTICE, _AMBER)
+    write(top, f"{_model_name(predictor)}, weights {predictor.scope.weights[:16]}", _GREY)
+    write(top + _LINE, NOTICE, _AMBER)
     return np.asarray(canvas)

@@ -30,12 +30,14 @@ class Queue:
 
     Attributes:
         root: the folder.
+        keep: images and results, once they are answered and sent.
         max_images: of one series.
         max_bytes: of all files that wait.
         held: bytes that wait, as of the last :meth:`tidy` and what was stored since.
     """
 
     root: Path
+    keep: bool
     max_images: int
     max_bytes: int
     held: int = 0
@@ -81,21 +83,23 @@ class Queue:
         """The complete series, the oldest first."""
         return self._in("ready")
 
-    def finish(self, series: Path, objects: dict[str, bytes] | None, *, keep: bool) -> None:
+    def finish(self, series: Path, objects: dict[str, bytes] | None) -> None:
         """Put the answer to ``series`` among the results, then take the series away."""
         for uid, content in (objects or {}).items():
             if not (self.root / "sent" / uid).exists():
                 self._write(self.root / "results" / f"{uid}.dcm", content)
-        self._move(series, "failed" if objects is None else "kept" if keep else "done", series.name)
+        self._move(
+            series, "failed" if objects is None else "kept" if self.keep else "done", series.name
+        )
 
     def results(self) -> list[Path]:
         """The objects to send, the oldest first."""
         return sorted(self._in("results"), key=lambda path: path.stat().st_mtime_ns)
 
-    def mark_sent(self, result: Path, *, keep: bool) -> None:
+    def mark_sent(self, result: Path) -> None:
         """The receiver has ``result``: never send it again."""
         self._write(self.root / "sent" / result.stem, b"")
-        if keep:
+        if self.keep:
             self._move(result, "kept", result.name)
         else:
             result.unlink()
