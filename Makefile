@@ -40,13 +40,14 @@ check: setup ## Lint and check types only
 	@ruff format --check .
 	@mypy
 
-browser: ## Install Chromium where it is missing and may be: the tests open the page in it
-	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+browser: ## Install Chromium, dcmtk and Orthanc where they are missing and may be, for the tests
+	@PATH="$$PATH:/usr/sbin"; for name in chromium chromium-browser google-chrome; do \
+	  which $$name dcm2xml dciodvfy Orthanc >/dev/null 2>&1 && exit 0; done; \
 	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
-	  echo "installing Chromium for the tests of the page"; \
-	  apt-get install --quiet --yes --no-install-recommends chromium >/dev/null; \
+	  echo "installing Chromium, dcmtk and Orthanc for the tests"; \
+	  apt-get install --quiet --yes --no-install-recommends -o DPkg::Lock::Timeout=600 chromium dcmtk dicom3tools orthanc >/dev/null; \
 	else \
-	  echo "warning: without Chromium the tests of the page fail: install it (Debian: apt install chromium)" >&2; \
+	  echo "warning: without them tests fail: install chromium dcmtk dicom3tools orthanc (Debian)" >&2; \
 	fi
 
 bench: $(PEERS) ## Measure every figure of docs/performance.md on a quiet machine (ARGS=--strict, --gpu, --quick)

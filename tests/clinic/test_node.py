@@ -173,7 +173,7 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
     reports = {_source(report): report for report in _reports(receiver)}
     assert reports.keys() == expected.keys()
     for series, reason in expected.items():
-        said = str(reports[series].ContentSequence)
+        said = reports[series].to_json()
         assert "Research only, not for diagnosis" in said
         assert ("No class" in said) == bool(reason)
         assert ("Probability of" in said) == (not reason)
