@@ -65,6 +65,7 @@ def dicom(
 
         alzmri dicom --host 10.0.0.5 --accept PACS --send-to PACS@10.0.0.2:104
     """
+    title = _title("--aet", aet)
     callers = [_title("--accept", name) for name in accept.split(",")] if accept else []
     if not callers and not _is_loopback(host):
         raise UserError(f"--host {host} lets others in: name who may send with --accept AET,…")
@@ -80,7 +81,7 @@ def dicom(
     if receiver is None:
         terminal.warn(f"no --send-to: results stay in {queue / 'results'}")
     node.run(
-        node.Listener(_title("--aet", aet), host, port, callers, max_associations, metrics_port),
+        node.Listener(title, host, port, callers, max_associations, metrics_port),
         Queue(queue, keep, max_images, int(max_gigabytes * 1e9)),
         receiver,
         node.Worker(model, slices, max_seconds),

@@ -32,6 +32,8 @@ MAX_IMAGE = 2**26
 """Bytes of one image, as it comes and as inflated; more ends the association."""
 NETWORK_SECONDS = 30
 """An association on which nothing comes for so long ends."""
+REPORT_SECONDS = 60
+"""For a report that reads headers only, after the prediction has failed."""
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _UID = re.compile(r"[0-9.]{1,64}")
 
@@ -119,19 +121,29 @@ class Worker:
 
     def answer(self, series: Path) -> Answer | None:
         """The answer to ``series``; None when not even its headers can be read."""
-        fault = ""
-        for _ in range(2):
-            try:
-                self._pipe.send((series, fault))
-                if self._pipe.poll(self._max_seconds):
-                    answer: Answer | None = self._pipe.recv()
-                    return answer
-                fault = f"to predict took more than {self._max_seconds:.0f} s"
-            except (EOFError, ConnectionError):
-                fault = "the images ended the process that reads them"
-            self._stop()
-            self._start()
-        return None
+        if not self._process.is_alive():  # not the fault of this series
+            self._restart()
+        answer, fault = self._ask(series, "", self._max_seconds)
+        if fault:
+            self._restart()
+            answer, fault = self._ask(series, fault, REPORT_SECONDS)
+        if fault:
+            self._restart()
+        return answer
+
+    def _ask(self, series: Path, fault: str, seconds: float) -> tuple[Answer | None, str]:
+        """The process's answer; or how this ask ended it or stalled it."""
+        try:
+            self._pipe.send((series, fault))
+            if self._pipe.poll(seconds):
+                return self._pipe.recv(), ""
+        except (EOFError, ConnectionError):
+            return None, "the images ended the process that reads them"
+        return None, f"to predict took more than {seconds:.0f} s"
+
+    def _restart(self) -> None:
+        self._stop()
+        self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
