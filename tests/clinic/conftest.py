@@ -146,16 +146,24 @@ class Node:
         """Start it; return when it answers C-ECHO."""
         command = [str(Path(sys.executable).with_name("alzmri")), "dicom", *self.options]
         command += ["--port", str(self.port), "--metrics-port", str(self.port + 1)]
+        self.log.touch()
+        before = self.log.stat().st_size
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
             )
-        eventually(self.answers, 120)
+            process = self.process
 
-    def answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log.read_text()
-        return self._ask("echoscu") == 0
+        def listens() -> bool:
+            assert process.poll() is None, self.log.read_text()
+            return b"listens on" in self.log.read_bytes()[before:]
+
+        eventually(listens, 120)
+        assert self.answers()
+
+    def answers(self, caller: str = "ECHOSCU") -> bool:
+        """Whether it answers C-ECHO."""
+        return self._ask("echoscu", "-aet", caller) == 0
 
     def send(self, folder: Path, *options: str) -> bool:
         """Send a series by storescu; whether all of it was acknowledged."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from alzmri import terminal
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from alzmri.inference.report import Report
 
 MEMORY = 4 * 2**30
-"""Bytes of address space that a process may take beyond what it has when it is ready."""
+"""Bytes of address space that this process may take beyond what it has when it is ready."""
 NO_T1_ECHO = 30.0
 """Milliseconds: with an echo time from here on an image is not T1-weighted."""
 _BRAIN = ("", "HEAD", "BRAIN", "SKULL", "HEADNECK")
@@ -42,12 +44,12 @@ class Answer:
     has_class: bool
 
 
-def confine() -> None:
-    """Bound this process's memory, and let no library write values of a header to its log."""
+def confine(memory: int) -> None:
+    """Bound what this process may take beyond what it has, bytes; let no library log headers."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    allowed = psutil.Process().memory_info().vms + MEMORY
+    allowed = psutil.Process().memory_info().vms + memory
     resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
 
 
@@ -74,7 +76,7 @@ def work(pipe: Connection, model: Path, count: int) -> None:
     except (UserError, EnvironmentFault) as error:
         pipe.send(error)
         return
-    confine()
+    confine(MEMORY)
     pipe.send(None)
     while True:
         try:
@@ -98,11 +100,12 @@ def _answer(predictor: "Predictor", folder: Path, fault: str, count: int) -> Ans
         found, reason = None, fault or _no_brain_t1(headers[0])
         if not reason:
             found, reason = _predict(predictor, files, count)
-        made = [objects.report(kept, predictor, found, reason)]
-        if found is not None and not reason:
+        made = [objects.report(kept, predictor, found.subjects[0] if found else None, reason)]
+        if found:
             made.append(objects.picture(kept, predictor, found))
         return Answer({item.SOPInstanceUID: objects.encode(item) for item in made}, not reason)
-    except Exception:  # noqa: BLE001 - headers come from outside; the node counts it as failed
+    except Exception as error:  # noqa: BLE001 - headers come from outside
+        terminal.warn(f"no report is possible: {type(error).__name__}")
         return None
 
 
@@ -119,7 +122,7 @@ def _no_brain_t1(header: "Dataset") -> str:
 
 
 def _predict(predictor: "Predictor", files: list[Path], count: int) -> tuple["Report | None", str]:
-    """What `alzmri predict` says of the series, and why that is no class (empty: it is one)."""
+    """What `alzmri predict` says of the series; or None and why there is no class."""
     import numpy as np
 
     from alzmri.data.images import Unreadable
@@ -136,5 +139,5 @@ def _predict(predictor: "Predictor", files: list[Path], count: int) -> tuple["Re
         return None, f"the images cannot be processed ({type(error).__name__})"
     found = Report(predictor, slices, prediction, [])
     if found.subjects[0].probabilities is None:
-        return found, "out of distribution: unlike the slices that the model was trained on"
+        return None, "out of distribution: unlike the slices that the model was trained on"
     return found, ""

@@ -15,8 +15,8 @@ from pathlib import Path
 import pydicom
 from filelock import FileLock, Timeout
 from prometheus_client import Counter, Gauge, start_http_server
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian, MRImageStorage
+from pydicom.pixels import decoders
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -30,6 +30,8 @@ SUCCESS, FULL, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
 """Statuses of a C-STORE."""
 MAX_IMAGE = 2**26
 """Bytes of one image, as it comes and as inflated; more ends the association."""
+MEMORY = 2 * 2**30
+"""Bytes of address space for all images that come at once; a caller's false lengths end there."""
 NETWORK_SECONDS = 30
 """An association on which nothing comes for so long ends."""
 REPORT_SECONDS = 60
@@ -77,7 +79,7 @@ def run(
         ) from None
     with lock, worker.running():
         queue.open()
-        confine()
+        confine(MEMORY)
         sender = Sender(listener.aet, receiver, queue) if receiver else None
         with _listening(listener, queue):
             while True:
@@ -209,14 +211,8 @@ def _listening(listener: Listener, queue: Queue) -> Iterator[None]:
 
 def _readable() -> list[str]:
     """The transfer syntaxes that the volume reader decodes with the packages that are here."""
-    known: list[str] = []
-    for syntax in AllTransferSyntaxes:
-        try:
-            if get_decoder(syntax).is_available:
-                known.append(syntax)
-        except NotImplementedError:
-            continue
-    return known
+    known = (item for item in vars(decoders).values() if isinstance(item, decoders.base.Decoder))
+    return [str(decoder.UID) for decoder in known if decoder.is_available]
 
 
 def _store(event: evt.Event, queue: Queue) -> int:

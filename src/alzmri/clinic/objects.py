@@ -7,6 +7,7 @@ same series again makes the same object, and a PACS keeps it once.
 import io
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import highdicom as hd
@@ -14,6 +15,7 @@ import numpy as np
 from highdicom import sr
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import DataElement, Dataset
+from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR
 from pydicom.sr.codedict import codes
 from pydicom.uid import ImplicitVRLittleEndian
@@ -24,7 +26,7 @@ from alzmri.data.images import Pixels
 from alzmri.inference import NOTICE
 from alzmri.inference.explain import grad_cam, overlay
 from alzmri.inference.predictor import Predictor
-from alzmri.inference.report import Report
+from alzmri.inference.report import Report, Subject
 
 RESEARCH_ONLY = "Research only, not for diagnosis"
 _SCHEME = "99ALZMRI"
@@ -44,74 +46,79 @@ def reference(header: Dataset) -> Dataset:
     """What of a header (:data:`KEPT`) the answer repeats, in UTF-8, invalid values left empty."""
     kept = Dataset()
     kept.SpecificCharacterSet = "ISO_IR 192"
-    for name in _IDENTITY:
-        setattr(kept, name, str(header[name].value))
-    header.decode()
-    for name in _SHARED:
-        vr, value = dictionary_VR(name), ""
-        try:
-            value = str(header.get(name) or "")
-            # A study is found by the patient's ID: that stays as it is.
-            if name != "PatientID":
-                validate_value(vr, value, validation_mode=2)
-        except Exception:  # noqa: BLE001 - a damaged value can make pydicom raise anything
-            value = ""
+    with suppress(Exception):  # an unknown character set
+        header.decode()
+    for name in (*_IDENTITY, *_SHARED):
+        value = str(header.get(name) or "")
+        # A study is found by its UIDs and the patient's ID: those stay as they are.
+        if name in _SHARED and name != "PatientID":
+            try:
+                validate_value(dictionary_VR(name), value, validation_mode=RAISE)
+            except ValueError:
+                value = ""
         setattr(kept, name, value)
     return kept
 
 
 def report(
-    headers: Sequence[Dataset], predictor: Predictor, found: Report | None, reason: str
+    headers: Sequence[Dataset], predictor: Predictor, subject: Subject | None, reason: str
 ) -> Dataset:
     """The structured report (Comprehensive 3D SR, TID 1500) on the series with these ``headers``.
 
     Args:
         headers: of all images, by :func:`reference`.
         predictor: the model.
-        found: what it says of the chosen slices; None when there are none.
+        subject: what it says; None when there is no class.
         reason: why there is no class; empty when there is one.
     """
     digest = predictor.scope.weights
-    device = sr.ObserverContext(
-        observer_type=codes.DCM.Device,
-        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-            uid=_uid("device", digest),
-            name="alzmri",
-            manufacturer_name="alzmri",
-            model_name=_model_name(predictor),
-            serial_number=digest,
-        ),
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=_uid("device", digest),
+        name="alzmri",
+        manufacturer_name="alzmri",
+        model_name=_model_name(predictor),
+        serial_number=digest,
     )
+    result, measured, text = _code("no-class", "No class"), None, f"No class: {reason}."
+    if subject is not None and subject.probabilities is not None:
+        chances, classes = subject.probabilities, predictor.classes
+        best = int(chances.argmax())
+        result = _code(f"class-{best}", classes[best])
+        measured = [
+            sr.Measurement(
+                _code(f"probability-{number}", f"Probability of {name}"),
+                round(float(chance), 4),
+                codes.UCUM.NoUnits,
+            )
+            for number, (name, chance) in enumerate(zip(classes, chances, strict=True))
+        ]
+        text = _mean(subject)
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             _uid("tracking", *_key(headers, digest)), "the series"
         ),
         algorithm_id=sr.AlgorithmIdentification("alzmri", __version__, [f"weights {digest}"]),
         finding_sites=[sr.FindingSite(codes.SCT.Brain)],
-        measurements=None if reason or found is None else _probabilities(found),
+        measurements=measured,
         qualitative_evaluations=[
-            sr.QualitativeEvaluation(
-                _code("result", "Result of the model (research only)"),
-                _code("no-class", "No class")
-                if reason or found is None
-                else _code(_index(found), str(found.called(found.subjects[0].probabilities))),
-            )
+            sr.QualitativeEvaluation(_code("result", "Result of the model (research only)"), result)
         ],
     )
-    content = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=device),
+    (root,) = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(
+            observer_device_context=sr.ObserverContext(codes.DCM.Device, device)
+        ),
         procedure_reported=sr.CodedConcept("24590-2", "LN", "MR Brain"),
         imaging_measurements=[group],
     )
-    for text in (f"{RESEARCH_ONLY}. {NOTICE}", reason and f"No class: {reason}."):
-        if text:
-            item = sr.TextContentItem(codes.DCM.Comment, text, sr.RelationshipTypeValues.CONTAINS)
-            content[0].ContentSequence.append(item)
+    for comment in (f"{RESEARCH_ONLY}. {NOTICE}", text):
+        item = sr.TextContentItem(codes.DCM.Comment, comment, sr.RelationshipTypeValues.CONTAINS)
+        root.ContentSequence.append(item)
     # What is continuous, viewers show as running text, without the names of the values.
-    content[0].walk(_separate)
+    root.walk(_separate)
     return sr.Comprehensive3DSR(
         evidence=list(headers),
-        content=content[0],
+        content=root,
         series_number=9902,
         is_complete=True,
         **_common("report", headers, predictor),
@@ -184,22 +191,9 @@ def _code(value: str, meaning: str) -> sr.CodedConcept:
     return sr.CodedConcept(value, _SCHEME, meaning[:64])
 
 
-def _index(found: Report) -> str:
-    chances = found.subjects[0].probabilities
-    return f"class-{0 if chances is None else int(chances.argmax())}"
-
-
-def _probabilities(found: Report) -> list[sr.Measurement]:
-    chances = found.subjects[0].probabilities
-    assert chances is not None
-    return [
-        sr.Measurement(
-            _code(f"probability-{number}", f"Probability of {name}"),
-            round(float(chance), 4),
-            codes.UCUM.NoUnits,
-        )
-        for number, (name, chance) in enumerate(zip(found.predictor.classes, chances, strict=True))
-    ]
+def _mean(subject: Subject) -> str:
+    used = len(subject.members)
+    return f"Mean over the {used} of {subject.slices} slices that are like those in training."
 
 
 def _draw(predictor: Predictor, found: Report) -> Pixels:
@@ -233,11 +227,7 @@ def _draw(predictor: Predictor, found: Report) -> Pixels:
         "mm below the top of the brain; front down, right is right. Colour (Grad-CAM): where, not"
         f" why, the model finds evidence for {predictor.classes[target][:28]}",
     )
-    write(
-        bottom + _LINE,
-        f"Mean over the {len(subject.members)} of {len(slices)} slices that are like those in"
-        " training:",
-    )
+    write(bottom + _LINE, _mean(subject))
     top = bottom + 2 * _LINE
     for name, chance in zip(predictor.classes, subject.probabilities, strict=True):
         write(top, name[:28])
