@@ -27,8 +27,8 @@ MEMORY = 4 * 2**30
 """Bytes of address space that this process may take beyond what it has when it is ready."""
 NO_T1_ECHO = 30.0
 """Milliseconds: with an echo time from here on an image is not T1-weighted."""
-_BRAIN = ("", "HEAD", "BRAIN", "SKULL", "HEADNECK")
-"""Body parts that a header may name; many name none."""
+_BRAIN = ("HEAD", "BRAIN", "SKULL", "CRANI", "NEURO", "CEREB")
+"""One of these is in the name of the body part, where a header has one."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _answer(predictor: "Predictor", folder: Path, fault: str, count: int) -> Ans
 def _no_brain_t1(header: "Dataset") -> str:
     """Why an image with this header is no T1 of a brain; empty when it may be one."""
     part = str(header.get("BodyPartExamined") or "").strip().upper()
-    if part not in _BRAIN:
+    if part and not any(word in part for word in _BRAIN):
         return f"not a brain: its header says {part[:16]}"
     try:
         echo = float(header.get("EchoTime") or 0)
