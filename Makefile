@@ -40,22 +40,24 @@ check: setup ## Lint and check types only
 	@mypy
 
 # The lists of packages are fetched only where they are missing or too old.
-browser: ## Install Chromium where it is missing and may be: the tests open the page in it
-	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+browser: ## Install Chromium, dcmtk and Orthanc where they are missing and may be, for the tests
+	@PATH="$$PATH:/usr/sbin"; for name in chromium chromium-browser google-chrome; do \
+	  which $$name dcm2xml dciodvfy Orthanc >/dev/null 2>&1 && exit 0; done; \
+	tools="chromium dcmtk dicom3tools orthanc"; \
 	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
-	  echo "installing Chromium for the tests of the page"; \
-	  $(APT) install --no-install-recommends chromium >/dev/null 2>&1 && exit 0; \
+	  echo "installing Chromium, dcmtk and Orthanc for the tests"; \
+	  $(APT) install --no-install-recommends $$tools >/dev/null 2>&1 && exit 0; \
 	  while $(APT) update 2>&1 | grep -q "Could not get lock"; do sleep 3; done; \
-	  $(APT) install --no-install-recommends chromium >/dev/null; \
+	  $(APT) install --no-install-recommends $$tools >/dev/null; \
 	else \
-	  echo "warning: without Chromium the tests of the page fail: install it (Debian: apt install chromium)" >&2; \
+	  echo "warning: without them tests fail: install chromium dcmtk dicom3tools orthanc (Debian)" >&2; \
 	fi
 
 portable: setup ## Compare a tiny run's bytes with those on emulated Intel and AMD processors (qemu-user)
 	@command -v qemu-x86_64 >/dev/null || { \
 	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 	    && echo "installing qemu-user, which emulates other processors" \
-	    && apt-get install --quiet --yes --no-install-recommends qemu-user >/dev/null; \
+	    && $(APT) install --no-install-recommends qemu-user >/dev/null; \
 	} || true
 	@PYTHONPATH="$(CURDIR)/src" python bench/portable.py $(ARGS)
 

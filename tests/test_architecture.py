@@ -43,11 +43,13 @@ MAY_IMPORT = {
         "params",
         "figure",
     },
+    "clinic": {"inference", "data"},
     "store": set(),
     "plots_page": set(),
     "doctor": {"params", "store"},
     "sagemaker": {"data.prepared", "params"},
     "cli": {
+        "clinic",
         "collections",
         "sagemaker",
         "store",

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from alzmri import __version__, repository, terminal
+from alzmri.clinic.command import dicom
 from alzmri.collections.cli import data_app
 from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
 from alzmri.inference.cli import explain, export, predict
@@ -51,6 +52,7 @@ app.command()(predict)
 app.command()(explain)
 app.command()(export)
 app.command()(serve)
+app.command()(dicom)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""A DICOM node beside a PACS: series come by C-STORE, research results go back as DICOM."""
