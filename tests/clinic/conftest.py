@@ -20,11 +20,11 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from alzmri.inference import inputs
-from alzmri.inference.features import WithFeatures, run
 from alzmri.inference.preprocessing import Preprocessing
-from alzmri.inference.scope import Scope, digest
 from alzmri.models import build, saved
 from alzmri.models.forward import MEAN, STD
+from alzmri.ood.detector import Detector, digest
+from alzmri.ood.features import WithFeatures, run
 
 SPACING = np.array([2.0, 2.0, 4.0])
 """Of the voxels of a series: right, front, top, mm."""
@@ -129,7 +129,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.clip(pixels + rng.integers(-12, 13, pixels.shape), 0, 255).astype(np.uint8)
     network.eval()
     _, known = run(WithFeatures(network), pixels, np.arange(len(pixels)), torch.device("cpu"))
-    Scope.fit(known[::2], known[1::2], digest(folder)).save(folder)
+    Detector.fit(known[::2], known[1::2], digest(folder)).save(folder)
     return folder
 
 
