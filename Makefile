@@ -67,8 +67,8 @@ bench: $(PEERS) ## Measure every figure of docs/performance.md on a quiet machin
 bench-serving: setup ## Measure what serving costs over the bare model, on a quiet machine (ARGS=--strict, --quick)
 	@PYTHONPATH="$(CURDIR)/src" python bench/serving.py $(ARGS)
 
-docs: ## Copy the figures of this run into docs/ (commit them together with dvc.lock)
-	@cp plots/confusion.png plots/mistakes.png docs/
+docs: ## Copy what docs/ quote of this run there (commit it together with dvc.lock)
+	@cp plots/confusion.png plots/mistakes.png models/evaluation.json models/ood.json docs/
 
 clean: ## Remove what was computed here (data imported by you, .dvc/cache and .store stay)
 	@rm -rf data/phantom data/prepared models plots .checkpoints
