@@ -50,13 +50,11 @@ BLOCKS = itertools.count(
 def pytest_configure(config: pytest.Config) -> None:
     """One server of forks for all workers; it imports nothing before somebody asks.
 
-    At the end, also one by Ctrl-C, nothing is left of what tests have started: all have its folder
-    in their environment.
+    When this process ends, however, the server ends all that tests have started and that runs.
     """
     if not hasattr(config, "workerinput"):
         server = forks.Forks()
         os.environ[forks.FOLDER] = str(server.folder)
-        config.add_cleanup(lambda: processes.end(forks.FOLDER, str(server.folder)))
         config.add_cleanup(server.close)
 
 

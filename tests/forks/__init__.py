@@ -102,8 +102,9 @@ class Forks:
             (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
             (programs / name).chmod(0o755)
         # `alzmri` looks for programs beside its Python.
+        # Not for `python3`: by another folder's name it would be a Python without the packages.
         for path in Path(sys.executable).parent.iterdir():
-            if path.name not in own:
+            if path.name not in own and not path.name.startswith("python"):
                 (programs / path.name).symlink_to(path)
 
     def start(

@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -96,7 +97,7 @@ class Server:
     """What runs, and who asked for it."""
 
     def __init__(self, folder: Path, prepare: str) -> None:
-        self.prepare = prepare
+        self.folder, self.prepare = folder, prepare
         self.ready = False
         self.selector = selectors.DefaultSelector()
         self.jobs: dict[int, socket.socket] = {}
@@ -113,6 +114,7 @@ class Server:
                 if key.fileobj == 0:
                     for pid in self.jobs:
                         kill_group(pid, signal.SIGKILL)
+                    end_all(self.folder)
                     return None
                 if key.fileobj is self.listener:
                     if order := self.accept():
@@ -189,6 +191,18 @@ class Server:
             else:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
+
+
+def end_all(folder: Path) -> None:
+    """However the tests ended, nothing is left of what they started: it has ``folder`` in its
+    environment. Nor is the folder.
+    """
+    mark = f"ALZMRI_TEST_FORKS={folder}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill_group(pid: int, number: int) -> None:
