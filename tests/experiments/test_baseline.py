@@ -97,13 +97,13 @@ def test_other_bytes_of_the_same_experiment_are_explained(
 
 def test_without_a_committed_run_the_first_one_is_offered_as_the_baseline(run, tmp_path):
     run()
-    with pytest.raises(UserError, match="git commit"):
-        verdict()
-    (tmp_path / "dvc.lock").rename(tmp_path / "aside")
-    subprocess.run(["git", "add", "params.yaml"], check=True)
-    subprocess.run(["git", "commit", "--quiet", "--message", "start"], check=True)
-    (tmp_path / "aside").rename(tmp_path / "dvc.lock")
+    assert "`git add --all && git commit" in verdict()  # not even a commit
+    subprocess.run(["git", "commit", "--quiet", "--allow-empty", "--message", "start"], check=True)
     assert "no run is committed yet" in verdict()
+    run(commit=True)
+    (tmp_path / "dvc.lock").unlink()
+    with pytest.raises(UserError, match="dvc repro"):
+        verdict()
 
 
 def test_a_model_has_the_version_under_which_its_lock_file_is_tagged(run, tmp_path):

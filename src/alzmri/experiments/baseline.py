@@ -11,7 +11,7 @@ from alzmri import git, params
 from alzmri.errors import UserError
 from alzmri.experiments.lock import Lock
 
-_COMMIT = 'git commit -am "my baseline"'
+COMMIT = 'git commit -am "my baseline"'
 _SHOWN = 4
 """So many names in a line; the others are counted."""
 
@@ -23,18 +23,17 @@ def verdict() -> str:
     """What `make repro` says in the end, a few lines; it reads the current directory.
 
     Raises:
-        UserError: when this is no git repository, or ``dvc.lock`` is not here.
+        UserError: when ``dvc.lock`` is not here.
     """
-    commit = git.head()
     committed = git.show("HEAD", "dvc.lock")
     if committed is None:
-        return _advice("no run is committed yet.")
+        return _advice("no run is committed yet.", f"git add --all && {COMMIT}")
     try:
         before, here = Lock.parse(committed), Lock.parse(Path("dvc.lock").read_text("utf-8"))
     except FileNotFoundError:
         raise UserError("dvc.lock not found: run `dvc repro` first") from None
     if before.stages == here.stages:
-        return f"the committed run ({commit[:7]}) was reproduced byte for byte"
+        return f"the committed run ({git.head()[:7]}) was reproduced byte for byte"
     if changed := sorted({*_differing(before, here)}):
         return _advice(f"this is another run than the committed one: {_some(changed)} changed.")
     files = [path for path, md5 in here.outputs.items() if before.outputs.get(path) != md5]
@@ -48,10 +47,10 @@ def verdict() -> str:
     )
 
 
-def _advice(first: str) -> str:
+def _advice(first: str, commit: str = COMMIT) -> str:
     return (
         f"{first}\n"
-        f"commit:  `{_COMMIT}` makes this run your baseline, which `dvc metrics diff`,"
+        f"commit:  `{commit}` makes this run your baseline, which `dvc metrics diff`,"
         " `dvc plots diff` and `alzmri review` compare with"
     )
 

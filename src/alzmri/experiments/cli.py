@@ -227,5 +227,5 @@ def results(
     from alzmri.experiments.results import show
 
     show(as_json=as_json)
-    if baseline:
+    if baseline and not as_json:
         terminal.say(verdict())
