@@ -19,11 +19,11 @@ class Board:
 
     def __init__(self, total: int) -> None:
         self._total = total
+        self._rows: dict[str, tuple[str, str, str]] = {}
+        self._said: dict[str, tuple[str, float]] = {}
         self.live: AbstractContextManager[object] = nullcontext()
         if terminal.out.is_terminal:
             self.live = Live(console=terminal.out, get_renderable=self._table)
-        self._rows: dict[str, tuple[str, str, str]] = {}
-        self._said: dict[str, tuple[str, float]] = {}
 
     def put(self, name: str, status: str, where: str, score: str = "") -> None:
         """Show one of them: its status, how far it is, and its latest score."""

@@ -14,14 +14,11 @@ from alzmri.experiments.runs import Experiment, Finished, Settings
 from alzmri.experiments.sweeps import grid
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
-    from optuna.distributions import BaseDistribution
+    from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 METRIC = "val_macro_f1"
 """What decides; the test part has no say."""
 _RANGE = re.compile(r"([\w.]+)=(log|uniform)\(([^,()]+),([^,()]+)\)")
-_SIGNIFICANT = 4
-"""Digits of a proposal: more make it longer, not better."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,8 @@ class Search:
 
     def known(self, finished: Mapping[str, Finished]) -> Sequence[Experiment]:
         """Those of whose names there is one in ``finished``, with the values that it has."""
-        names = (self._called(number) for number in range(1, self.total + 1))
         return [
-            self._experiment(name, finished[name].settings) for name in names if name in finished
+            self._one(name, finished[name].settings) for name in self._names if name in finished
         ]
 
     def ask(self, baseline: str, results: Mapping[str, Finished | None]) -> Iterator[Experiment]:
@@ -60,42 +56,32 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         finished = runs.finished(baseline)
         study = optuna.create_study(direction="maximize")
-        trials: dict[str, Trial] = {}
-        for number in range(1, self.total + 1):
-            self._tell(study, trials, results)
-            name = self._called(number)
+        trials: dict[str, optuna.Trial] = {}
+        for number, name in enumerate(self._names):
+            for ended in trials.keys() & results.keys():
+                trial, result = trials.pop(ended), results[ended]
+                failed = None if result else optuna.trial.TrialState.FAIL
+                study.tell(trial, result.training[METRIC] if result else None, failed)
             before = finished[name].settings if name in finished else begun(name, baseline)
             if before.keys() >= self.ranges.keys():
                 study.enqueue_trial({key: before[key] for key in self.ranges})
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that what runs counts as bad is new in Optuna
+            with warnings.catch_warnings(action="ignore"):  # what runs counting as bad is new there
                 study.sampler = optuna.samplers.TPESampler(
                     seed=self.seed + number, constant_liar=True
                 )
                 trials[name] = study.ask(dict(self.ranges))
-            yield self._experiment(name, trials[name].params)
+            yield self._one(name, trials[name].params)
 
-    def _called(self, number: int) -> str:
-        return f"{self.name}-t{number:03}"
+    @property
+    def _names(self) -> list[str]:
+        return [f"{self.name}-t{number:03}" for number in range(1, self.total + 1)]
 
-    def _experiment(self, name: str, values: Mapping[str, Any]) -> Experiment:
-        chosen = {key: _rounded(values.get(key)) for key in self.ranges}
+    def _one(self, name: str, values: Mapping[str, Any]) -> Experiment:
+        chosen = {key: values.get(key) for key in self.ranges}
+        for key, value in chosen.items():
+            if isinstance(value, float):
+                chosen[key] = float(f"{value:.4g}")  # more digits make it longer, not better
         return Experiment(name, {**self.fixed, **chosen})
-
-    def _tell(
-        self,
-        study: "Study",
-        trials: "dict[str, Trial]",
-        results: Mapping[str, Finished | None],
-    ) -> None:
-        from optuna.trial import TrialState
-
-        for name in [name for name in trials if name in results]:
-            result, trial = results[name], trials.pop(name)
-            if result is None:
-                study.tell(trial, state=TrialState.FAIL)
-            else:
-                study.tell(trial, result.training[METRIC])
 
 
 def search(words: Sequence[str], name: str | None, base: Settings, total: int, seed: int) -> Search:
@@ -113,53 +99,44 @@ def search(words: Sequence[str], name: str | None, base: Settings, total: int, s
         EnvironmentFault: when Optuna is not installed.
     """
     try:
-        from optuna.distributions import (
-            BaseDistribution,
-            CategoricalDistribution,
-            FloatDistribution,
-            IntDistribution,
-        )
+        from optuna import distributions
     except ImportError:
         raise EnvironmentFault("optuna is not installed: pip install 'alzmri[sweep]'") from None
 
-    drawn = [match for word in words if (match := _RANGE.fullmatch(word))]
     listed = [word for word in words if not _RANGE.fullmatch(word)]
     values, faults = grid.read(listed) if listed else ({}, [])
     ranges: dict[str, BaseDistribution] = {}
+    drawn: IntDistribution | FloatDistribution
+    ends: list[dict[str, object]] = []
     usual = params.load().model_dump()
-    for key, kind, low, high in (match.groups() for match in drawn):
+    for key, kind, low, high in (m.groups() for m in map(_RANGE.fullmatch, words) if m):
         section, _, last = key.partition(".")
-        whole = isinstance(usual.get(section, {}).get(last), int)
         try:
-            if whole:
-                ranges[key] = IntDistribution(int(low), int(high), log=kind == "log")
+            if isinstance(usual.get(section, {}).get(last), int):
+                drawn = distributions.IntDistribution(int(low), int(high), kind == "log")
             else:
-                ranges[key] = FloatDistribution(float(low), float(high), log=kind == "log")
+                drawn = distributions.FloatDistribution(float(low), float(high), kind == "log")
         except ValueError as error:
             faults.append(f"{key}={kind}({low},{high}): {error}")
+        else:
+            ranges[key] = drawn
+            ends += [{key: drawn.low}, {key: drawn.high}]
         if key in values:
             faults.append(f"{key}: given twice")
-    lists = {key: choices for key, choices in values.items() if len(choices) > 1}
-    for key, choices in lists.items():
+    for key, choices in values.items():
+        if len(choices) == 1:
+            continue
         simple = [one for one in choices if isinstance(one, bool | int | float | str)]
         if simple == choices:
-            ranges[key] = CategoricalDistribution(simple)
+            ranges[key] = distributions.CategoricalDistribution(simple)
         else:
             faults.append(f"{key}: Optuna chooses between numbers and words only")
+        ends += [{key: choice} for choice in choices]
     if not ranges and not faults:
         faults.append("nothing to search: write KEY=log(A,B), KEY=uniform(A,B) or KEY=A,B")
     name = name or "-".join(("sweep", *grid.short(list(ranges)).values()))
-    faults += grid.check_name(name)
-    fixed = {key: choices[0] for key, choices in values.items() if key not in lists}
-    extremes = [{key: choice} for key, choices in lists.items() for choice in choices]
-    for key, one in ranges.items():
-        if isinstance(one, IntDistribution | FloatDistribution):
-            extremes += [{key: one.low}, {key: one.high}]
-    fixed = {**base, "track.group": name, **fixed}
-    tried = [Experiment(name, {**fixed, **extreme}) for extreme in extremes]
-    grid.refuse([*faults, *grid.misfits(tried)])
+    single = {key: choices[0] for key, choices in values.items() if len(choices) == 1}
+    fixed = {**base, "track.group": name, **single}
+    extremes = [Experiment(name, {**fixed, **end}) for end in ends]
+    grid.refuse([*faults, *grid.check_name(name), *grid.misfits(extremes)])
     return Search(name, total, seed, ranges, fixed)
-
-
-def _rounded(value: object) -> object:
-    return float(f"{value:.{_SIGNIFICANT}g}") if isinstance(value, float) else value
