@@ -33,7 +33,7 @@ def write(base: str, head: str | None) -> dict[str, Any]:
     before = named(base)[0].loaded()
     after = (named(head)[0] if head else Workspace()).loaded()
     page, content = report(before, after)
-    folder = f"review-{Group(before.name, ()).folder}-{Group(after.name, ()).folder}"
+    folder = document.folder_name(f"review-{before.name}-{after.name}")
     return {**content, "written": page.write(document.REPORTS / folder)}
 
 
