@@ -85,9 +85,13 @@ def make_run() -> Callable[..., Run]:
         classes, rows, scores = _tested(right, settings["train"]["seed"], subjects, merged)
         scores = scores if ece is None else {**scores, "ece": ece}
         counts = {label: {"images": 30, "subjects": 10} for label in classes}
+        prepare = {
+            "cmd": "python src/prepare.py",
+            "outs": [{"path": "data/prepared", "md5": f"{total}.dir"}],
+        }
         lock = {
             "cmd": "python src/train.py",
-            "deps": [{"path": "src/alzmri/training", "md5": code}],
+            "deps": [{"path": "src/alzmri/training", "md5": code}, *prepare["outs"]],
             "params": {
                 "params.yaml": {"train": {**settings["train"], **({"lr": 9} if stale else {})}}
             },
@@ -95,7 +99,7 @@ def make_run() -> Callable[..., Run]:
         header = ("path", "subject", "actual", "predicted", *classes)
         contents = {
             "params.yaml": settings,
-            "dvc.lock": {"stages": {"train": lock}},
+            "dvc.lock": {"stages": {"prepare": prepare, "train": lock}},
             "metrics/train.json": {
                 "best_epoch": 2,
                 "val_macro_f1": right,
@@ -119,8 +123,9 @@ def make_run() -> Callable[..., Run]:
         }
         history = [(epoch, right * epoch / epochs, 1 - right) for epoch in range(1, epochs + 1)]
         files = {path: json.dumps(content) for path, content in contents.items()}
-        # Not in the order of the paths: a report sorts them.
-        files["plots/predictions.csv"] = _csv(header, rows[::-1])
+        # In the order of the paths in no run, and in another one for each: a report sorts them.
+        first = 1 + len(name)
+        files["plots/predictions.csv"] = _csv(header, [*rows[first:], *rows[:first]])
         files["plots/history.csv"] = _csv(("epoch", "val_macro_f1", "val_loss"), history)
         return Recorded(name, "", files)
 

@@ -187,7 +187,8 @@ def compare(
     from alzmri.experiments.reports import comparison, document, revisions
 
     check_metric(metric)
-    folder = document.check_name(name or "-".join(names or ["experiments"]))
+    usual = document.folder_name("-".join(names or ["experiments"]))
+    folder = document.check_name(name or usual)
     content = comparison.write(revisions.chosen(names or []), folder, metric)
     document.say(content, as_json=as_json)
 

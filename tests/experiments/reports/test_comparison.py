@@ -49,6 +49,13 @@ def test_seeds_are_one_line_named_as_the_experiments_are(grid):
     assert low < np.mean(scores) < high
 
 
+def test_runs_are_in_the_order_of_their_seeds_and_drawn_as_far_as_all_of_them_go(make_run):
+    runs = [make_run(f"a-seed{n}", 0.5, train={"seed": n}, epochs=n) for n in (10, 9)]
+    (group,) = grouped(runs)
+    assert [run.name for run in group.runs] == ["a-seed9", "a-seed10"]
+    assert group.history("val_macro_f1").shape == (2, 9)
+
+
 @pytest.mark.parametrize(
     "repeats",
     [
@@ -94,6 +101,7 @@ def test_a_verdict_is_what_the_bootstrap_over_subjects_knows(make_run):
     assert [one.known for one in (better, worse, same, alike)] == [
         *("better", "worse", "the same", "cannot be told apart")
     ]
+    assert compare(good, best).known == "cannot be told apart"  # whichever of them is ahead
     assert re.fullmatch(r"better: \+0\.\d{3} \[\+0\.\d{3}, \+0\.\d{3}\]", better.words)
     assert worse.words.startswith("worse: -0.")
     assert same.words == "the same"
@@ -104,6 +112,17 @@ def test_a_verdict_is_what_the_bootstrap_over_subjects_knows(make_run):
     assert said[1].startswith("**Keep `old`: `new` is worse**, -0.")
     assert "every prediction is the same class" in said[2]
     assert "unless `new` is wanted for another reason: the two cannot be told apart" in said[3]
+
+
+def test_equal_scores_of_other_mistakes_are_not_the_same(make_run):
+    one, other = make_run("one", 0.6), make_run("other", 0.6)
+    predicted = other.predictions.probabilities
+    right = other.predictions.predicted == other.predictions.truth
+    hit, miss = (next(n for n in range(0, len(right), 12) if right[n] == known) for known in (1, 0))
+    predicted[[hit, miss]] = predicted[[miss, hit]]
+    verdict = compare(Group("one", [one]), Group("other", [other]))
+    assert verdict.difference.value == 0
+    assert verdict.known == "cannot be told apart"
 
 
 def test_other_test_subjects_classes_and_labels_are_not_compared(make_run):
@@ -134,7 +153,7 @@ def test_runs_of_one_seed_are_compared_and_those_without_counterpart_left_out(ma
     assert "runs" not in pair.evidence
 
 
-def test_the_conclusion_says_which_to_merge(grid):
+def test_the_conclusion_says_which_to_merge(grid, make_run):
     groups = grouped(grid)
     better = Comparison(groups, groups[0].name, "macro_f1")
     assert better.best.settings["train.lr"] == 0.01
@@ -145,6 +164,8 @@ def test_the_conclusion_says_which_to_merge(grid):
     assert f"`{better.best.name}` scores best: macro F1 0." in said
     assert "over 2 runs, [0." in said
     assert said.endswith("It cannot be told apart from `sweep-lr0.01-momentum0.9`.")
+    close = grouped([make_run("a", 0.95), make_run("b", 0.9, train={"lr": 0.5}), *grid[:1]])
+    assert Comparison(close, None, "macro_f1").conclusion.endswith("told apart from `b`.")
     alike = Comparison(groups[2:], better.ranked[1].name, "macro_f1")
     assert alike.conclusion.startswith("**Keep the baseline")
     assert Comparison(groups, better.best.name, "loss").conclusion.startswith(
@@ -193,12 +214,14 @@ def test_warnings_are_given_where_they_hold_and_nowhere_else(grid, make_run):
     assert shuffled in only
 
 
-def test_two_parameters_make_a_heat_map_and_one_does_not(grid):
+def test_two_parameters_make_a_heat_map_and_one_does_not(grid, make_run):
     both = Comparison(grouped(grid), None, "macro_f1").page("grid")
     assert "## train.lr by train.momentum" in both.text
     one = Comparison(grouped(grid[:4]), None, "macro_f1").page("grid")
     assert "heatmap.png" in both.figures.keys() - one.figures.keys()
     assert "heatmap.png" not in one.text
+    leak = make_run("slices", 0.9, train={"lr": 0.5}, **LEAK)
+    assert "heatmap.png" in Comparison(grouped([*grid, leak]), None, "macro_f1").page("g").figures
 
 
 def test_every_picture_of_the_text_is_there_and_every_row_is_whole(grid, make_run):

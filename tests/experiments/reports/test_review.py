@@ -68,6 +68,7 @@ def test_a_change_of_the_data_is_listed_by_class_and_part(make_run):
     text, content = review(make_run("main", 0.5), make_run("new", 0.5, total=90))
     assert "| `Non Demented` | 120 (40) → 90 (30) | 30 (10) | 30 (10) |" in text
     assert content["images"][0]["train"] == "120 (40) → 90 (30)"
+    assert content["code"] == {}  # what another stage wrote is no source
     assert content["warnings"] == ["30 fewer subjects in the collection: 90 instead of 120."]
     assert not review(make_run("main", 0.5), make_run("new", 0.5, total=130))[1]["warnings"]
     merged = review(make_run("main", 0.5), make_run("new", 0.5, merged=True))[0]

@@ -54,7 +54,7 @@ def write(finished: Sequence[Finished], name: str, metric: str) -> dict[str, Any
     for run in runs:
         if run.stale:
             terminal.warn(f"{run.name} is left out: {', '.join(run.stale)} did not run in it")
-    fresh = [run for run in runs if not run.stale]
+    fresh = [run.loaded() for run in runs if not run.stale]
     if not fresh:
         raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
     comparison = Comparison(*_with_baseline(grouped(fresh)), metric)
@@ -69,9 +69,8 @@ def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
         for group in groups:
             if group.runs[0].identity == committed.identity:
                 return groups, group.name
-        # Read all of it now: without it there is a page all the same.
-        whole = committed.history and committed.evaluation and not committed.stale and not taken
-        if whole and any(compare(group, alone).difference for group in groups):
+        comparable = any(compare(group, alone).difference for group in groups)
+        if comparable and not taken and not committed.loaded().stale:
             return [*groups, alone], BASELINE
     except UserError as error:
         terminal.warn(f"shown without the committed run: {error}")

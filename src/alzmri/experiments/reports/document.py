@@ -94,6 +94,11 @@ def plain(text: str) -> str:
     return text.replace("**", "").replace("`", "")
 
 
+def folder_name(name: str) -> str:
+    """``name``, such as ``origin/main~1``, less the characters that a path should not have."""
+    return re.sub(r"[^\w.-]+", "-", name).lstrip("-.")
+
+
 def check_name(name: str) -> str:
     """``name``, fit for a folder of ``reports``.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from alzmri.evaluation.intervals import Difference, Interval, difference, mean_macro_f1, quantiles
 from alzmri.experiments.crossvalidation import Predictions
+from alzmri.experiments.reports.document import folder_name
 from alzmri.experiments.reports.revisions import Run, counts
 
 
@@ -29,8 +30,8 @@ class Group:
 
     @property
     def folder(self) -> str:
-        """Of its pictures: its name, but for characters that a path should not have."""
-        return re.sub(r"[^\w.-]+", "-", self.name)
+        """Of its pictures."""
+        return folder_name(self.name)
 
     @property
     def settings(self) -> Mapping[str, Any]:

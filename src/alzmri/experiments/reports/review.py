@@ -30,18 +30,19 @@ def write(base: str, head: str | None) -> dict[str, Any]:
     Raises:
         UserError: when there is no such revision, or a file of its results is not there.
     """
-    before, after = named(base)[0], named(head)[0] if head else Workspace()
+    before = named(base)[0].loaded()
+    after = (named(head)[0] if head else Workspace()).loaded()
     page, content = report(before, after)
-    folder = f"review-{Group(before.name, ()).folder}-{Group(after.name, ()).folder}"
+    folder = document.folder_name(f"review-{before.name}-{after.name}")
     return {**content, "written": page.write(document.REPORTS / folder)}
 
 
 def report(before: Run, after: Run) -> tuple[Page, dict[str, Any]]:
     """The page on ``after`` in the place of ``before``, and what it says, for a program to read."""
     base, head = Group(before.name, (before,)), Group(after.name, (after,))
-    verdict = compare(head, base)
     settings, images = _settings(before, after), _images(before, after)
-    stages, conclusion = _stages(before, after), _conclusion(before, after, verdict)
+    verdict, stages = compare(head, base), _stages(before, after)
+    conclusion = _conclusion(before, after, verdict)
     changed = settings or images or stages or before.evaluation != after.evaluation
     if not changed and not after.stale:
         conclusion = (

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from alzmri import git
 from alzmri.errors import UserError
@@ -28,6 +28,15 @@ def counts(key: str) -> bool:
 @dataclass(frozen=True)
 class Run(Finished):
     """An experiment that ran, with its predictions."""
+
+    def loaded(self) -> Self:
+        """Itself, with all that its report needs read.
+
+        Raises:
+            UserError: when something that it wrote is not there.
+        """
+        _ = self.settings, self.lock, self.training, self.evaluation, self.history, self.predictions
+        return self
 
     @cached_property
     def history(self) -> Sequence[Mapping[str, str]]:
