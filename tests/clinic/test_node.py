@@ -147,6 +147,7 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
     options = ["--send-to", f"RECEIVER@127.0.0.1:{port + 2}", "--accept", "STORESCU,ECHOSCU"]
     node = make_node(port, *options, "--quiet-seconds", "5")
     node.start(eventually)
+    assert not node.answers("STRANGER")
     rng = np.random.default_rng()
     folders = sorted((tmp_path / "series").iterdir())
     kills = dict.fromkeys(rng.choice(len(folders), 2, replace=False), True)

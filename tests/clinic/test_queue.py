@@ -52,7 +52,7 @@ def test_a_series_is_complete_when_it_is_quiet_and_what_comes_later_is_another(q
 def test_after_a_kill_half_written_files_go_and_senders_get_their_time_again(queue):
     queue.store("a", "1", b"x")
     old = time.time() - 3600
-    (queue.root / "incoming/a/.2.dcm.tmp").write_bytes(b"half")
+    (queue.root / "results/.1.2.dcm.tmp").write_bytes(b"half")
     (queue.root / "done/7-b").mkdir()
     (queue.root / "done/7-b/1.dcm").write_bytes(b"answered")
     os.utime(queue.root / "incoming/a", (old, old))
