@@ -87,19 +87,41 @@ def free_block() -> Callable[[], int]:
 
 
 @pytest.fixture(scope="session")
-def committed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``committed("params.yaml")``: the file with the values that git has, whatever a user's
-    experiment or account left in it; keys that are new or gone are so here too.
+def original() -> Callable[[str], str]:
+    """``original("README.md")``: the text of a file in the commit that last changed tests/.
+
+    What a user runs, imports or commits changes parameters, metrics and the store's address. Tests
+    start from ours. ALZMRI_TEST_COMMIT names another commit: CI names HEAD.
+    """
+    words = ("git", "log", "-1", "--format=%H", "--", "tests")
+    commit = os.environ.get("ALZMRI_TEST_COMMIT") or _output(*words).strip()
+
+    @cache
+    def read(path: str) -> str:
+        return _output("git", "show", f"{commit}:./{path}")
+
+    return read
+
+
+def _output(*words: str) -> str:
+    done = subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    return done.stdout.decode(errors="surrogateescape")
+
+
+@pytest.fixture(scope="session")
+def committed(
+    original: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """``committed("params.yaml")``: a file with the values of the original one.
+
+    Keys that are new in the workspace, or gone from it, are so here too.
     """
 
     @cache
     def make(name: str) -> Path:
         yaml = YAML()
         content = yaml.load((ROOT / name).read_text())
-        words = ("git", "show", f"HEAD:{name}")
-        shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-        if shown.returncode == 0:
-            _put_back(content, yaml.load(shown.stdout))
+        _put_back(content, yaml.load(original(name)))
         path = tmp_path_factory.mktemp("committed") / name
         with path.open("w") as handle:
             yaml.dump(content, handle)
@@ -219,21 +241,6 @@ def prepared() -> Prepared:
                 path = f"{label}/{subject}_{number}.png"
                 rows.append(Row(len(rows), path, label, subject, part, f"{len(rows):064x}"))
     return Prepared(np.stack(images), tuple(rows), CLASSES)
-
-
-@pytest.fixture(scope="session")
-def at_head() -> Callable[[str], str]:
-    """``at_head("README.md")``: the text of a file as git has it at HEAD.
-
-    Runs and experiments of the user change the files in the workspace, tests do not read those.
-    """
-
-    @cache
-    def read(path: str) -> str:
-        words = ["git", "show", f"HEAD:./{path}"]
-        return subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout.decode()
-
-    return read
 
 
 @pytest.fixture

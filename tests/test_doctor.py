@@ -40,14 +40,14 @@ def git(root: Path, *words: str) -> None:
 def root(
     tmp_path: Path,
     free_block: Callable[[], int],
-    at_head: Callable[[str], str],
+    original: Callable[[str], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A repository, and the current directory: all is well but for the store, which is down."""
     root = tmp_path / "repo"
     (root / ".dvc").mkdir(parents=True)
     for name in ("params.yaml", ".dvc/.gitignore", ".dvc/config", ".dvc/seaweedfs.ini"):
-        (root / name).write_text(at_head(name))
+        (root / name).write_text(original(name))
     (root / ".dvc" / "plots.html").touch()
     (root / ".dvc" / "config.local").write_text(
         "['remote \"store\"']\naccess_key_id = a\nsecret_access_key = b\n"

@@ -48,9 +48,9 @@ def test_the_committed_file_is_the_protocols_baseline(ours):
     assert loaded.split.unit == "subject"
 
 
-def test_every_key_carries_a_comment_in_the_form_that_dvc_writes(at_head):
+def test_every_key_carries_a_comment_in_the_form_that_dvc_writes(original):
     """So that `dvc exp run -S KEY=VALUE` changes the line of that key and no other."""
-    text = at_head("params.yaml")
+    text = original("params.yaml")
     for line in text.splitlines():
         if line.startswith("  ") and not line.startswith("  - "):
             assert "  # " in line, line

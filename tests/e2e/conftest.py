@@ -128,7 +128,9 @@ def _link_or_copy(source: str, target: str) -> object:
 
 @pytest.fixture(scope="session")
 def repro(
-    tmp_path_factory: pytest.TempPathFactory, committed: Callable[[str], Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    committed: Callable[[str], Path],
+    original: Callable[[str], str],
 ) -> Iterator[Clone]:
     """A tiny clone after one `dvc repro`, committed. Tests that change it take a copy.
 
@@ -142,14 +144,14 @@ def repro(
         if not first.root.exists():
             draft = Clone(shared / "draft/alzmri")
             shutil.rmtree(draft.root.parent, ignore_errors=True)
-            _make(draft, committed)
+            _make(draft, committed, original)
             draft.root.parent.rename(first.root.parent)
     clone = first.copy(tmp_path_factory.mktemp("e2e") / "alzmri")
     yield clone
     clone.end()
 
 
-def _make(clone: Clone, committed: Callable[[str], Path]) -> None:
+def _make(clone: Clone, committed: Callable[[str], Path], original: Callable[[str], str]) -> None:
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -158,11 +160,13 @@ def _make(clone: Clone, committed: Callable[[str], Path]) -> None:
         check=True,
     ).stdout.splitlines()
     for name in files:
-        if name != "dvc.lock" and (ROOT / name).exists():
+        # Not the user's own collections.
+        if name != "dvc.lock" and not name.startswith("data/") and (ROOT / name).exists():
             (clone.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, clone.root / name)
     for name in ("params.yaml", "sagemaker.yaml"):
         shutil.copy(committed(name), clone.root / name)
+    (clone.root / ".dvc/config").write_text(original(".dvc/config"))
     _shrink(clone.root / "params.yaml")
     clone.run("git", "init", "--quiet", "--initial-branch", "main")
     clone.run("git", "config", "user.name", "test")

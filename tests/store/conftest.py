@@ -106,7 +106,7 @@ class Repository:
 
 @contextmanager
 def _repositories(
-    folder: Path, free_block: Callable[[], int], at_head: Callable[[str], str]
+    folder: Path, free_block: Callable[[], int], original: Callable[[str], str]
 ) -> Iterator[Callable[[str], Repository]]:
     """Yield a function that makes repositories; at the end their servers are killed."""
     made: list[Repository] = []
@@ -115,7 +115,7 @@ def _repositories(
         repo = Repository(folder / name, free_block())
         (repo.root / ".dvc").mkdir(parents=True)
         for name in (".gitignore", "config", "seaweedfs.ini"):
-            (repo.root / ".dvc" / name).write_text(at_head(f".dvc/{name}"))
+            (repo.root / ".dvc" / name).write_text(original(f".dvc/{name}"))
         (repo.root / ".gitignore").write_text("/.store/\n")
         (repo.root / ".dvc" / "config.local").write_text(
             f"# mine\n['remote \"store\"']\n    endpointurl = http://127.0.0.1:{repo.port}\n"
@@ -144,10 +144,10 @@ def _up(repo: Repository) -> Repository:
 
 @pytest.fixture
 def new_repo(
-    tmp_path: Path, free_block: Callable[[], int], at_head: Callable[[str], str]
+    tmp_path: Path, free_block: Callable[[], int], original: Callable[[str], str]
 ) -> Iterator[Callable[[str], Repository]]:
     """A function that makes a repository with its own ports; its store is down."""
-    with _repositories(tmp_path, free_block, at_head) as make:
+    with _repositories(tmp_path, free_block, original) as make:
         yield make
 
 
@@ -161,8 +161,8 @@ def store_repo(new_repo: Callable[[str], Repository]) -> Repository:
 def shared_store(
     tmp_path_factory: pytest.TempPathFactory,
     free_block: Callable[[], int],
-    at_head: Callable[[str], str],
+    original: Callable[[str], str],
 ) -> Iterator[Repository]:
     """The same, for all tests that leave it as it is; they may clone it and push to it."""
-    with _repositories(tmp_path_factory.mktemp("shared"), free_block, at_head) as make:
+    with _repositories(tmp_path_factory.mktemp("shared"), free_block, original) as make:
         yield _up(make("repo"))
