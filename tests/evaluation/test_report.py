@@ -45,7 +45,7 @@ def test_calibration_divides_the_logits_and_the_scores_are_of_what_params_ask_fo
 ):
     test = make_test(calibrated=calibrated)
     plain, divided = probabilities(test.logits), probabilities(test.logits / TEMPERATURE)
-    found = report.metrics(test, make_params().split, shared=0)
+    found = report.details(test, make_params().split, shared=0)
     calibration = found["calibration"]
     assert (calibration["temperature"], calibration["applied"]) == (TEMPERATURE, calibrated)
     for name, expected in (("before", plain), ("after", divided)):
@@ -59,7 +59,7 @@ def test_calibration_divides_the_logits_and_the_scores_are_of_what_params_ask_fo
 
 
 def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test, make_params):
-    found = report.metrics(make_test(calibrated=False), make_params().split, shared=2)
+    found = report.details(make_test(calibrated=False), make_params().split, shared=2)
     # Every fourth of 32 slices is wrong, but the mean of each of the 16 subjects is right.
     assert found["accuracy"] == 0.75
     assert sum(off["slices"] for off in found["stages_off"].values()) == 32

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from alzmri.inference import features
 from alzmri.inference.predictor import interpret
 from alzmri.models import build
 from alzmri.models.forward import predict
 from alzmri.models.saved import Card
+from alzmri.ood import features
 from alzmri.ood.detector import Detector
 
 CPU = torch.device("cpu")

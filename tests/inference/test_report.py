@@ -26,7 +26,7 @@ def report():
     card = SimpleNamespace(
         architecture={"name": "lenet"}, parameters={"data": {"source": "phantom"}}
     )
-    predictor = SimpleNamespace(classes=CLASSES, card=card, scope=SimpleNamespace(weights="w"))
+    predictor = SimpleNamespace(classes=CLASSES, card=card, detector=SimpleNamespace(weights="w"))
     return Report(predictor, slices, prediction, [("x.txt", "not an image")])
 
 

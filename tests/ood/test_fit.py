@@ -47,7 +47,7 @@ def test_the_threshold_is_of_validation_and_the_alarms_are_of_test(prepared, fit
     assert scope.score(of["val"]).max() == pytest.approx(1, rel=1e-4)
     assert metrics["validation"] == {"false_alarms": 0}
     assert metrics["false_alarms"] == np.mean(scope.score(of["test"]) > 1)
-    assert (metrics["slices"], metrics["people"]) == (16, 4)
+    assert (metrics["slices"], metrics["subjects"]) == (16, 4)
     low, high = metrics["ci95"]["false_alarms"]
     assert low <= metrics["false_alarms"] <= high
 

@@ -263,9 +263,9 @@ def test_other_data_and_other_precision_change_the_fingerprint(prepared, make_pa
         ("training/loop.py", True),
         ("models/alexnet.py", True),
         ("models/forward.py", True),
-        ("data/augment.py", True),
+        ("training/augment.py", True),
         ("data/prepared.py", True),
-        ("evaluation/calibration.py", True),
+        ("training/portable.py", True),
         ("evaluation/figures.py", False),
     ],
 )

@@ -75,13 +75,14 @@ def test_the_card_and_the_scores_are_of_the_run_and_of_its_best_epoch(
     run.history, run.best, run.best_weights = [best, worse], best, run.model.state_dict()
     results.write(run, prepared, params, "name")
     metrics = json.loads((tmp_path / "metrics/train.json").read_text())
-    assert (metrics["best_epoch"], metrics["epochs"]) == (1, 2)
+    assert metrics["best_epoch"] == 1
     assert (metrics["val_loss"], metrics["val_accuracy"], metrics["val_macro_f1"]) == (
         best.val_loss,
         best.val_accuracy,
         best.val_macro_f1,
     )
     _, card = saved.load(tmp_path / "models")
+    assert (card.training["best_epoch"], card.training["epochs"]) == (1, 2)
     assert card.preprocessing["fit"] == "stretch"
     assert card.architecture["dropout"] == params.model.dropout
     assert len(card.training_subjects) == 16
@@ -89,8 +90,8 @@ def test_the_card_and_the_scores_are_of_the_run_and_of_its_best_epoch(
 
 def test_a_run_out_of_patience_says_how_many_epochs_it_had(written):
     run, folder = written(epochs=9, lr=1e-9, patience=1)
-    metrics = json.loads((folder / "metrics/train.json").read_text())
-    assert metrics["epochs"] == len(run.history) == metrics["best_epoch"] + 1 < 9
+    training = saved.load(folder / "models")[1].training
+    assert training["epochs"] == len(run.history) == training["best_epoch"] + 1 < 9
 
 
 def test_the_last_state_is_kept_on_request_and_loads_without_pickle(written):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from alzmri import terminal
+from alzmri import repository, terminal
 from alzmri.errors import UserError
 from alzmri.inference import NOTICE
 
@@ -27,12 +27,17 @@ def dicom(
         str | None,
         typer.Option(metavar="AET,…", help="Callers that may send.", show_default="any here"),
     ] = None,
-    model: Annotated[Path, typer.Option(help="The folder of the trained model.")] = Path("models"),
+    model: Annotated[
+        Path, typer.Option(help="The folder of the trained model.", callback=repository.located)
+    ] = Path("models"),
     slices: Annotated[
         int, typer.Option(min=1, max=40, help="Of a volume: 1 mm apart, mid-ventricle.")
     ] = 6,
     queue: Annotated[
-        Path, typer.Option(help="Folder of what waits. It holds patient data.")
+        Path,
+        typer.Option(
+            help="Folder of what waits. It holds patient data.", callback=repository.located
+        ),
     ] = Path(".dicom"),
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep images and results, in QUEUE/kept.")
