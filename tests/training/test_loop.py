@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from alzmri.evaluation.calibration import fit_temperature
 
 from alzmri.errors import UserError
 from alzmri.models import build
 from alzmri.models.forward import normalise, predict
 from alzmri.training.batches import Batches
+from alzmri.training.calibration import fit_temperature
 from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import (
     Epoch,
@@ -219,7 +219,9 @@ def test_the_best_weights_stay_when_training_goes_on_and_gets_worse(prepared, qu
     best = _vector(run.model)
     for logits, improved in ((good, True), (bad, False)):
         run.slices = 1
-        assert run.close_epoch(settings, 4, truth, logits) == improved
+        epoch = run.epoch
+        run.close_epoch(settings, 4, truth, logits)
+        assert (run.best.epoch == epoch) == improved
         with torch.no_grad():
             for values in run.model.parameters():
                 values.add_(1)
