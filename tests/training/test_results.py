@@ -159,3 +159,18 @@ def test_each_epoch_can_be_seen_at_once_and_a_resumed_run_shows_those_before(
     assert histories[resumed] == [1]  # the last checkpoint is of its end
     assert histories[-1] == [1, 2, 3]
     assert f"resuming in epoch {len(histories[resumed]) + 1}" in capsys.readouterr().out
+
+
+def test_a_run_that_resumes_behind_an_epochs_last_step_has_no_pace_yet(
+    prepared, make_params, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    params = make_params(train={"batch_size": 16}, model={"name": "lenet"})
+    run = Run.start(prepared, params, torch.device("cpu"))
+    run.steps = len(prepared.indices("train")) // 16
+    with results.reporting(params.train, prepared) as (_, on_epoch):
+        on_epoch(run, False)
+        run.best = Epoch(1, 0.1, 1.0, 0.5, 0.9, 0.8)
+        run.history, run.epoch, run.steps = [run.best], 2, 0
+        on_epoch(run, True)
+    assert "images/s" not in capsys.readouterr().out

@@ -55,14 +55,17 @@ def reporting(
             began, first = now, done
         else:
             epoch = run.history[-1]
-            pace = f"{(done - before) * slices / (now - last):.0f} images/s"
-            if left := round((now - began) / (done - first) * (train.epochs - done)):
-                pace += f"  {str(timedelta(seconds=left)).removeprefix('0:')} left"
+            pace = ""
+            if done > first:  # a run that resumes after an epoch's last step has no pace yet
+                left = round((now - began) / (done - first) * (train.epochs - done))
+                pace = f"  {(done - before) * slices / (now - last):.0f} images/s"
+                pace += f"  {str(timedelta(seconds=left)).removeprefix('0:')} left" if left else ""
             terminal.say(
                 f"epoch {epoch.epoch:>{len(str(train.epochs))}}/{train.epochs}  lr {epoch.lr:.2g}"
                 f"  train loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}"
                 f"  accuracy {epoch.val_accuracy:.3f}  macro F1 {epoch.val_macro_f1:.3f}"
-                f"  {pace}" + ("  best" if epoch == run.best else "")
+                + pace
+                + ("  best" if epoch == run.best else "")
             )
             if tracked:
                 tracked.epoch(asdict(epoch))
