@@ -1,7 +1,5 @@
 """Running experiments: each is one ``dvc exp run --temp`` of all stages, several at once."""
 
-import csv
-import fcntl
 import itertools
 import json
 import os
@@ -12,9 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -23,7 +21,8 @@ from alzmri.errors import EnvironmentFault
 from alzmri.experiments import runs
 from alzmri.experiments.board import DONE, FAILED, RUNNING, Board
 from alzmri.experiments.metrics import METRICS
-from alzmri.experiments.runs import Experiment, Finished
+from alzmri.experiments.runs import Experiment, Run
+from alzmri.files import write_json
 
 AGAIN = 3
 """How often an experiment that was killed is started again."""
@@ -33,111 +32,88 @@ STOP_SECONDS = 60
 """How long an experiment may take to save its training after Ctrl-C."""
 _POLL_SECONDS = 0.5
 _FOLDER = Path(".dvc/tmp/sweep")
-"""Each experiment's log, and the record of the process that runs it."""
+"""It holds each experiment's log, and what the experiment was begun with."""
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|index\.lock|FileLocked|lock ref")
 """What DVC and git say when another process is at work in the repository."""
 _EXIT = re.compile(r"exited with (-?\d+)")
 """What DVC says of a stage that failed: -9 or 137 when it was killed."""
+_STAGE = re.compile(r"^Running stage '(\w+)", re.MULTILINE)
+_EPOCH = re.compile(r"^epoch +(\d+/\d+) .* macro F1 ([\d.]+)", re.MULTILINE)
 
 
-class Child:
+@dataclass
+class _Child:
     """One ``dvc exp run --temp``, of this call or left running by one that was killed.
-
-    Whoever runs it holds a lock on its record: this process, and the child, which inherits it.
-    The system releases it with the last of them, whatever ends them.
 
     Attributes:
         tries: how often this call has started it.
         locked_since: when another process's lock first stopped it; 0 when none does.
     """
 
-    def __init__(self, experiment: Experiment, baseline: str) -> None:
-        self.name, self.log = experiment.name, _FOLDER / f"{experiment.name}.log"
-        self.tries, self.locked_since = 0, 0.0
-        self._epochs, self._root = experiment.params.train.epochs, Path.cwd().resolve()
-        self._known: dict[str, Any] = {"baseline": baseline, "settings": dict(experiment.settings)}
-        self._folder: Path | None = None
-        self._process: psutil.Process | None = None
-        _FOLDER.mkdir(parents=True, exist_ok=True)
-        self._record = (_FOLDER / f"{self.name}.json").open("a+", encoding="utf-8")
+    experiment: Experiment
+    process: psutil.Process | None
+    tries: int = 0
+    locked_since: float = 0.0
 
-    def claim(self) -> bool:
-        """Whether nobody runs it; if so, nobody else does before this process lets it go."""
-        with suppress(BlockingIOError):
-            fcntl.flock(self._record, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        if self._process is None:
-            recorded = _recorded(self.name)
-            self._process = _process(recorded, self.name)
-            self._folder = Path(recorded["folder"]) if recorded.get("folder") else None
+    @property
+    def name(self) -> str:
+        return self.experiment.name
+
+    @property
+    def log(self) -> Path:
+        return _FOLDER / f"{self.name}.log"
+
+    @property
+    def said(self) -> str:
+        with suppress(FileNotFoundError):
+            return self.log.read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    @property
+    def runs(self) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return bool(self.process and self.process.status() != psutil.STATUS_ZOMBIE)
         return False
 
-    def start(self) -> None:
-        """Run it; what a killed try left is removed first."""
-        self._clear()
+    def start(self, baseline: str) -> None:
+        settings = dict(self.experiment.settings)
+        write_json(_FOLDER / f"{self.name}.json", {"baseline": baseline, "settings": settings})
         words = ["dvc", "exp", "run", "--temp", "--name", self.name]
-        for key, value in self._known["settings"].items():
+        for key, value in settings.items():
             words += ["-S", f"{key}={value}"]
-        with self.log.open("w") as log, _hearing_interrupts():
-            self._process = psutil.Popen(
+        deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        if deaf:  # as a shell makes what it puts in the background: DVC is to hear Ctrl-C
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with self.log.open("w") as log:
+            self.process = psutil.Popen(
                 [sys.executable, "-m", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=runs.environment(),
+                env={**runs.environment(), "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
-                pass_fds=(self._record.fileno(),),
             )
+        if deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.tries += 1
-        self._note(pid=self._process.pid, folder="")
 
-    @property
-    def ended(self) -> bool:
-        """Whether its process has ended."""
-        if isinstance(self._process, psutil.Popen):
-            return self._process.poll() is not None
-        return self.claim()
-
-    @property
-    def is_starting(self) -> bool:
-        """Whether DVC may be changing the workspace, from which it takes the experiment.
-
-        It moves to a temporary copy for everything else.
-        """
-        if self._process is None or self._folder:
-            return False
-        try:
-            here = Path(self._process.cwd())
-        except (psutil.Error, OSError):
-            return False  # it has ended
-        if here != self._root:
-            self._folder = here
-            self._note(folder=str(here))
-        return self._folder is None
+    def signal(self, number: int) -> None:
+        """Send ``number`` to it and to all that it has started."""
+        with suppress(ProcessLookupError, PermissionError):
+            if self.process:
+                os.killpg(self.process.pid, number)
 
     def progress(self) -> tuple[str, str]:
         """The stage that runs, or the epoch; and the latest validation macro F1."""
-        if self._process is None or self._folder is None:
-            return "starting", ""
-        stage = ""
-        with suppress(psutil.Error):
-            for process in self._process.children(recursive=True):
-                for word in process.cmdline():
-                    if word.startswith("src/") and word.endswith(".py"):
-                        stage = Path(word).stem
-        if stage in ("", "phantom", "prepare"):
-            return stage, ""  # the history is still that of the run before
-        try:
-            with (self._folder / "plots/history.csv").open(newline="") as file:
-                *_, last = csv.DictReader(file)
-            where = f"epoch {last['epoch']}/{self._epochs}" if stage == "train" else stage
-            return where, f"validation macro F1 {float(last['val_macro_f1']):.3f}"
-        except (OSError, ValueError, LookupError):
-            return stage, ""
+        said = self.said
+        *_, stage = ["starting", *_STAGE.findall(said)]
+        *_, (epoch, score) = [("", ""), *_EPOCH.findall(said)]
+        where = f"epoch {epoch}" if epoch and stage == "train" else stage
+        return where, f"validation macro F1 {score}" if score else ""
 
     def why(self) -> tuple[bool, str]:
         """Why it ended without a result: whether it was killed, and in words."""
-        code = self._process.poll() if isinstance(self._process, psutil.Popen) else 0
+        code = self.process.wait() if isinstance(self.process, psutil.Popen) else 0
         if stages := _EXIT.findall(self.said):
             status = int(stages[-1])
             code = 128 - status if 128 < status < 160 else status  # as a shell tells a signal
@@ -145,58 +121,16 @@ class Child:
             return not code, "interrupted" if code else "its result was lost"
         return code < 0, f"killed by signal {-code}" if code < 0 else f"exit status {code}"
 
-    @property
-    def said(self) -> str:
-        """The end of what it has printed."""
-        if not self.log.exists():
-            return ""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
-        lines = (line.rstrip() for line in text.splitlines() if line.strip())
-        return "\n  ".join([line for line, _ in itertools.groupby(lines)][-8:])  # DVC repeats some
-
-    def signal(self, number: int) -> None:
-        """Send ``number`` to it and to all that it has started."""
-        if self._process is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
-
-    def close(self) -> None:
-        """Let it go: it has ended."""
-        self._clear()
-        self._record.close()
-
-    def _note(self, **more: object) -> None:
-        self._known |= more
-        self._record.seek(0)
-        self._record.truncate()
-        json.dump(self._known, self._record)
-        self._record.flush()
-
-    def _clear(self) -> None:
-        """End what a killed DVC left running in its temporary copy, and remove the copy."""
-        folder = self._folder or Path(_recorded(self.name).get("folder") or "/")
-        self._folder = None
-        if self._root / ".dvc/tmp" not in folder.parents or not folder.exists():
-            return
-        left = [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(folder)]
-        for process in left:
-            with suppress(psutil.Error):
-                process.terminate()  # a training saves its work
-        for process in psutil.wait_procs(left, STOP_SECONDS)[1]:
-            with suppress(psutil.Error):
-                process.kill()
-        whole = next(one for one in (folder, *folder.parents) if (one / ".git").exists())
-        if self._root in whole.parents:
-            shutil.rmtree(whole, ignore_errors=True)
-
 
 def begun(name: str, baseline: str) -> dict[str, object]:
     """What the experiment ``name`` from ``baseline`` set when it was last started; empty if never.
 
     It may have a checkpoint: with the same settings it goes on from there.
     """
-    recorded = _recorded(name)
-    return dict(recorded["settings"]) if recorded.get("baseline") == baseline else {}
+    with suppress(OSError, ValueError):
+        recorded = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+        return dict(recorded["settings"]) if recorded["baseline"] == baseline else {}
+    return {}
 
 
 class Runner:
@@ -217,14 +151,15 @@ class Runner:
 
     def __init__(self, jobs: int, total: int, metric: str) -> None:
         git.require_whole()
-        _wait_for_workspace()
+        while _is_one_starting():
+            time.sleep(_POLL_SECONDS)
         self.baseline, self._code = git.head(), _code()
-        self.results: dict[str, Finished | None] = {}
+        self.results: dict[str, Run | None] = {}
         self._jobs, self._metric, self._board = jobs, metric, Board(total)
-        self._children: list[Child] = []
+        self._children: list[_Child] = []
 
-    def run(self, experiments: Iterable[Experiment]) -> list[Finished]:
-        """Run each of ``experiments`` that has not finished; those that have, in their order.
+    def run(self, experiments: Iterable[Experiment]) -> list[Run]:
+        """Run each of ``experiments`` that has not finished; return all that have, in their order.
 
         The next one is asked for when there is room for it, and when DVC is not changing the
         workspace: only then can it be read.
@@ -232,23 +167,25 @@ class Runner:
         Raises:
             KeyboardInterrupt: likewise SystemExit, after what runs has saved its training.
         """
-        waiting: Iterator[Experiment] | None = iter(experiments)
-        before, asked = runs.finished(self.baseline), []
+        waiting, before, asked = iter(experiments), runs.finished(self.baseline), []
         try:
             with self._board.live:
-                while waiting or self._children:
+                while True:
                     for child in list(self._children):
                         self._look_at(child)
-                    if waiting is None or len(self._children) == self._jobs or self._is_starting:
+                    if len(self._children) >= self._jobs or _is_one_starting():
                         time.sleep(_POLL_SECONDS)
-                    elif (experiment := next(waiting, None)) is None:
-                        waiting = None
-                    else:
+                    elif experiment := next(waiting, None):
                         asked.append(experiment.name)
                         if experiment.name in before:
                             self._done(before[experiment.name])
                         else:
-                            self._begin(Child(experiment, self.baseline))
+                            self._begin(experiment)
+                    elif self._children:
+                        time.sleep(_POLL_SECONDS)
+                    else:
+                        _remove_copies()
+                        break
         except BaseException:
             self._stop()
             raise
@@ -263,56 +200,54 @@ class Runner:
                 " The same command runs what is missing"
             )
 
-    @property
-    def _is_starting(self) -> bool:
-        return any(child.is_starting for child in self._children)
-
-    def _begin(self, child: Child) -> None:
+    def _begin(self, experiment: Experiment) -> None:
+        earlier = (one for one, _, words in _at_work() if {"--temp", experiment.name} <= {*words})
+        child = _Child(experiment, next(earlier, None))
         self._children.append(child)
-        if child.claim():
-            self._start(child)
-        else:
+        if child.process:
             terminal.out.print(f"{child.name}: an earlier call left it running", markup=False)
+        else:
+            self._start(child)
 
-    def _start(self, child: Child) -> None:
+    def _start(self, child: _Child) -> None:
         if _code() == self._code:
-            child.start()
+            _remove_copies()
+            child.start(self.baseline)
         else:
             self._fail(child, "code, data or parameters were changed meanwhile: see `git status`")
 
-    def _look_at(self, child: Child) -> None:
-        if not child.ended:
-            if not child.is_starting:
-                child.locked_since = 0.0
-            self._board.put(child.name, RUNNING, *child.progress())
+    def _look_at(self, child: _Child) -> None:
+        if child.runs:
+            where, score = child.progress()
+            child.locked_since *= where == "starting"
+            self._board.put(child.name, RUNNING, where, score)
             return
         if result := runs.finished(self.baseline).get(child.name):
             self._children.remove(child)
-            child.close()
             self._done(result)
             return
-        (killed, why), said = child.why(), child.said
-        if _LOCKED.search(said):
+        again, why = child.why()
+        again = again and child.tries <= AGAIN
+        lines = (line.rstrip() for line in child.said.splitlines() if line.strip())
+        last = "\n  ".join([line for line, _ in itertools.groupby(lines)][-8:])  # DVC repeats some
+        if _LOCKED.search(last):
             child.locked_since = child.locked_since or time.monotonic()
             again = time.monotonic() - child.locked_since < LOCK_SECONDS
             why = "another process holds the lock of DVC or git"
-        else:
-            again = killed and child.tries <= AGAIN
         if not again:
-            terminal.out.print(f"{child.name} failed; its last lines:\n  {said}", markup=False)
+            terminal.out.print(f"{child.name} failed; its last lines:\n  {last}", markup=False)
             self._fail(child, why)
-        elif not self._is_starting:
+        elif not _is_one_starting():
             self._board.put(child.name, RUNNING, f"again: {why}")
             self._start(child)
 
-    def _done(self, result: Finished) -> None:
+    def _done(self, result: Run) -> None:
         self.results[result.name] = result
         score = f"{METRICS[self._metric]} {result.score(self._metric):.3f}"
         self._board.put(result.name, DONE, f"best epoch {result.training['best_epoch']}", score)
 
-    def _fail(self, child: Child, why: str) -> None:
+    def _fail(self, child: _Child, why: str) -> None:
         self._children.remove(child)
-        child.close()
         self.results[child.name] = None
         self._board.put(child.name, FAILED, why)
 
@@ -324,26 +259,13 @@ class Runner:
             for child in self._children:
                 child.signal(signal.SIGINT)
             deadline = time.monotonic() + STOP_SECONDS
-            while time.monotonic() < deadline and not all(one.ended for one in self._children):
+            while time.monotonic() < deadline and any(child.runs for child in self._children):
                 time.sleep(0.1)
         finally:  # also after a second Ctrl-C
             for child in self._children:
-                if not child.ended:
+                if child.runs:
                     child.signal(signal.SIGKILL)
-                child.close()
         terminal.err.print("the same command goes on: what has finished is not run again")
-
-
-@contextmanager
-def _hearing_interrupts() -> Iterator[None]:
-    """Let what is started hear Ctrl-C: a shell makes what it puts in the background deaf to it."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _code() -> str:
@@ -352,30 +274,35 @@ def _code() -> str:
     return git.head() + changes
 
 
-def _recorded(name: str) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        return dict(json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8")))
-    return {}
+def _at_work() -> Iterator[tuple[psutil.Process, Path, list[str]]]:
+    """All processes in the workspace and its temporary copies: each, its folder, its words."""
+    root = Path.cwd().resolve()
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        folder = Path(process.info["cwd"] or "/")
+        if folder.is_relative_to(root):
+            yield process, folder, process.info["cmdline"] or []
 
 
-def _process(recorded: dict[str, Any], name: str) -> psutil.Process | None:
-    """The live process of a record; its number may be another program's by now."""
-    with suppress(psutil.Error, KeyError):
-        process = psutil.Process(recorded["pid"])
-        if name in process.cmdline():
-            return process
-    return None
+def _is_one_starting() -> bool:
+    """Whether a DVC takes an experiment from the workspace, and changes ``params.yaml`` for it.
 
-
-def _wait_for_workspace() -> None:
-    """Return when no experiment of an earlier call is being taken from the workspace.
-
-    DVC changes ``params.yaml`` there for a moment, and puts back what it was.
+    It puts back what it was, and moves to a temporary copy for everything else.
     """
-    for path in _FOLDER.glob("*.json"):
-        with suppress(psutil.Error, OSError):
-            while not (recorded := _recorded(path.stem)).get("folder"):
-                process = _process(recorded, path.stem)
-                if process is None or Path(process.cwd()) != Path.cwd().resolve():
-                    break
-                time.sleep(_POLL_SECONDS)
+    root = Path.cwd().resolve()
+    return any(folder == root and "--temp" in words for _, folder, words in _at_work())
+
+
+def _remove_copies() -> None:
+    """End what a killed DVC left running in its temporary copy, and remove the copy."""
+    for copy in Path(".dvc/tmp/exps/standalone").resolve().glob("tmp*"):
+        inside = [(one, words) for one, folder, words in _at_work() if folder.is_relative_to(copy)]
+        if any("--temp" in words for _, words in inside):
+            continue
+        left = [process for process, _ in inside]
+        for process in left:
+            with suppress(psutil.Error):
+                process.terminate()  # a training saves its work
+        for process in psutil.wait_procs(left, STOP_SECONDS)[1]:
+            with suppress(psutil.Error):
+                process.kill()
+        shutil.rmtree(copy, ignore_errors=True)

@@ -16,12 +16,25 @@ from ruamel.yaml.error import YAMLError
 
 from alzmri import git, params
 from alzmri.errors import UserError
+from alzmri.evaluation.markdown import interval
 from alzmri.experiments import metrics
-from alzmri.experiments.lock import Lock
+from alzmri.experiments.crossvalidation import Predictions
+from alzmri.experiments.lock import BESIDE, Lock
 from alzmri.params import Params
 
 Settings = Mapping[str, object]
 """Keys of ``params.yaml`` with a dot, such as ``train.lr``, and their values."""
+
+REPEATED = ("train.seed", "split.seed", "split.fold")
+"""The keys that repeat an experiment; runs that differ in these alone are one line of a table."""
+
+_WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
+"""Keys that change no score."""
+
+
+def counts(key: str) -> bool:
+    """Whether ``key`` of params.yaml makes another experiment, not a repetition of the same."""
+    return key not in REPEATED and not key.startswith(_WITHOUT_EFFECT)
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Finished:
+class Run:
     """An experiment that ran, by the commit that DVC made of it; or any commit with results."""
 
     name: str
@@ -61,7 +74,7 @@ class Finished:
         return params.parse(self.read("params.yaml"), f"params.yaml of {self.name}")
 
     @cached_property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """Every key of its params.yaml with a dot; unchecked, so that an older schema is read."""
         content = YAML(typ="safe").load(self.read("params.yaml"))
         return {
@@ -74,11 +87,6 @@ class Finished:
     def stale(self) -> list[str]:
         """The stages behind its scores that ran with other parameters than its params.yaml has."""
         return self.lock.stale(self.settings)
-
-    @property
-    def date(self) -> str:
-        """The day on which it ran, such as 2026-11-23."""
-        return git.run("log", "-1", "--format=%cs", self.commit).strip()
 
     @cached_property
     def lock(self) -> Lock:
@@ -105,6 +113,45 @@ class Finished:
         """The content of its ``data/prepared/summary.json``, which DVC's cache has."""
         return dict(json.loads(self.cached("data/prepared/summary.json")))
 
+    @cached_property
+    def history(self) -> list[dict[str, str]]:
+        """The rows of its ``plots/history.csv``, which DVC's cache has."""
+        return list(csv.DictReader(io.StringIO(self.cached("plots/history.csv"))))
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """What it predicted for its test part, slices ordered by path."""
+        table = io.StringIO(self.cached("plots/predictions.csv"))
+        return Predictions.of(list(csv.DictReader(table)))
+
+    @property
+    def repetition(self) -> tuple[Any, ...]:
+        """Its seeds and fold."""
+        return tuple(self.settings.get(key) for key in REPEATED)
+
+    @property
+    def sources(self) -> dict[str, dict[str, str]]:
+        """The digests of the code and data that the stages behind its scores ran on."""
+        stages = [name for name in self.lock.stages if not name.startswith(BESIDE)]
+        return {stage: self.lock.inputs(stage) for stage in stages}
+
+    @property
+    def identity(self) -> str:
+        """Equal for runs that differ in seeds and fold at most."""
+        settings = sorted((key, value) for key, value in self.settings.items() if counts(key))
+        return str((settings, self.sources))
+
+    @property
+    def leaks(self) -> bool:
+        """Whether its test subjects were, or may have been, in training."""
+        split = self.evaluation["split"]
+        return bool(split["unit"] == "slice" or split["shared_subjects"])
+
+    @property
+    def best_epoch(self) -> str:
+        """The best epoch and how many there were, such as ``7 of 10``."""
+        return f"{self.training['best_epoch']} of {len(self.history)}"
+
     def is_of(self, wanted: Params) -> bool:
         """Whether it is what ``wanted`` gives with the code and the data of the workspace.
 
@@ -125,6 +172,12 @@ class Finished:
         test = {} if metric.startswith("val_") else self.evaluation
         return metrics.score(metric, self.training, test)
 
+    def shown(self, metric: str) -> str:
+        """One of ``METRICS`` with its interval over subjects, such as ``0.518 [0.459, 0.575]``."""
+        *part, key = metric.split(".")
+        bounds = (self.evaluation[part[0]] if part else self.evaluation)["ci95"].get(key)
+        return interval(self.score(metric), bounds) if bounds else f"{self.score(metric):.3f}"
+
     def read(self, path: str) -> str:
         """The content of a text file that git has of it.
 
@@ -135,14 +188,6 @@ class Finished:
         if content is None:
             raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
         return content
-
-    def table(self, path: str) -> list[dict[str, str]]:
-        """The rows of a CSV that it wrote and DVC has in its cache.
-
-        Raises:
-            UserError: when it has not.
-        """
-        return list(csv.DictReader(io.StringIO(self.cached(path))))
 
     def cached(self, path: str) -> str:
         """The content of a text file that it wrote and DVC has in its cache.
@@ -193,12 +238,6 @@ def parse_settings(words: Sequence[str]) -> dict[str, object]:
     return settings
 
 
-def remove(names: Sequence[str]) -> None:
-    """Remove experiments of the current commit."""
-    for name in names:
-        git.run("update-ref", "-d", _reference(git.head()) + name)
-
-
 def on_this_machine(jobs: int) -> Settings:
     """How experiments use the machine when ``jobs`` of them run at once: each its share of cores.
 
@@ -216,20 +255,24 @@ def require_source(name: str) -> None:
         )
 
 
-def finished(baseline: str | None = None) -> dict[str, Finished]:
-    """The experiments that started from ``baseline``, by default the current commit, by name."""
-    start = _reference(baseline or git.head())
-    lines = git.lines("for-each-ref", "--format=%(objectname) %(refname)", start)
-    found = (line.split(" ", 1) for line in lines)
-    return {name: Finished(name, sha) for sha, ref in found for name in [ref.removeprefix(start)]}
+def finished(baseline: str = "") -> dict[str, Run]:
+    """The experiments that started from ``baseline``, by default any commit, by name.
 
-
-def _reference(baseline: str) -> str:
-    """Where DVC keeps the experiments of a commit, as its documentation has it."""
-    return f"refs/exps/{baseline[:2]}/{baseline[2:]}/"
+    Of several with one name it has the newest.
+    """
+    found = {}
+    listing = ("for-each-ref", "--sort=creatordate", "--format=%(objectname) %(refname)")
+    for line in git.lines(*listing, "refs/exps"):
+        commit, reference = line.split(" ", 1)
+        # refs/exps/12/34.../NAME, as DVC documents it; what it keeps for itself is named otherwise.
+        match reference.split("/", 4):
+            case [_, _, start, rest, name] if len(start + rest) == len(commit):
+                if baseline in ("", start + rest):
+                    found[name] = Run(name, commit)
+    return found
 
 
 def environment() -> dict[str, str]:
-    """Of DVC's commands: the `python` of its stages is the one of this program."""
+    """The environment of DVC's commands: the `python` of its stages is this program's."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     return {**os.environ, "PATH": path}

@@ -27,7 +27,7 @@ def row():
     # Six subjects of class 0 with a slice each; two of each other class, with ten each.
     stages = np.array([0] * 6 + [1, 1, 2, 2, 3, 3])
     pooled = _predictions(stages, np.array([1] * 6 + [10] * 6))
-    task = honest.Task("4 classes", [pooled, pooled], pooled, pooled, slices_shared=3)
+    task = honest.Task("4 classes", [pooled], pooled, slices_shared=3)
     header, _, cells = (
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in honest._scores([task]).splitlines()

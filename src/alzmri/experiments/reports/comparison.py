@@ -15,8 +15,8 @@ from alzmri.experiments.reports import charts, document
 from alzmri.experiments.reports.charts import Line
 from alzmri.experiments.reports.document import Page, code, folded, plain
 from alzmri.experiments.reports.groups import Group, Verdict, compare, grouped, varying
-from alzmri.experiments.reports.revisions import REPEATED, Commit, Run
-from alzmri.experiments.runs import Finished
+from alzmri.experiments.reports.revisions import Commit
+from alzmri.experiments.runs import REPEATED, Run
 
 BASELINE = "baseline"
 """What the committed run that the experiments started from is called."""
@@ -33,7 +33,7 @@ test subjects within their class. *Best − this* is the difference in macro F1 
 drawn for both, seed by seed: where its interval has zero inside, the two cannot be told apart."""
 
 
-def write(finished: Sequence[Finished], name: str, metric: str) -> dict[str, Any]:
+def write(finished: Sequence[Run], name: str, metric: str) -> dict[str, Any]:
     """Write ``reports/NAME/index.html`` and, with its pictures, ``README.md``.
 
     Runs that differ in seeds or fold only are one line. The committed run is added as the baseline
@@ -50,11 +50,10 @@ def write(finished: Sequence[Finished], name: str, metric: str) -> dict[str, Any
     Raises:
         UserError: when a run's files are not there.
     """
-    runs = [run if isinstance(run, Run) else Run(run.name, run.commit) for run in finished]
-    for run in runs:
+    for run in finished:
         if run.stale:
             terminal.warn(f"{run.name} is left out: {', '.join(run.stale)} did not run in it")
-    fresh = [run.loaded() for run in runs if not run.stale]
+    fresh = [run for run in finished if not run.stale]
     if not fresh:
         raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
     comparison = Comparison(*_with_baseline(grouped(fresh)), metric)
@@ -70,7 +69,8 @@ def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
             if group.runs[0].identity == committed.identity:
                 return groups, group.name
         comparable = any(compare(group, alone).difference for group in groups)
-        if comparable and not taken and not committed.loaded().stale:
+        _ = committed.evaluation, committed.training, committed.history
+        if comparable and not taken and not committed.stale:
             return [*groups, alone], BASELINE
     except UserError as error:
         terminal.warn(f"shown without the committed run: {error}")

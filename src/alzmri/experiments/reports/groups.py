@@ -10,10 +10,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.evaluation.intervals import Difference, Interval, difference, mean_macro_f1, quantiles
+from alzmri.evaluation.intervals import (
+    Classified,
+    Difference,
+    Interval,
+    difference,
+    mean_macro_f1,
+    quantiles,
+)
 from alzmri.experiments.crossvalidation import Predictions
 from alzmri.experiments.reports.document import folder_name
-from alzmri.experiments.reports.revisions import Run, counts
+from alzmri.experiments.runs import Run, counts
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Group:
     @cached_property
     def interval(self) -> Interval:
         """95 % over subjects, of the mean macro F1 of its runs."""
-        tests = [run.classified for run in self.runs]
+        tests = list(map(_classified, self.runs))
         classes = len(self.runs[0].predictions.classes)
         _, samples = mean_macro_f1(tests, classes, self.settings["split.seed"])
         return quantiles(samples)
@@ -71,6 +78,11 @@ class Group:
         scores = [[float(row[column]) for row in run.history] for run in self.runs]
         shortest = min(map(len, scores))
         return np.array([run[:shortest] for run in scores])
+
+
+def _classified(run: Run) -> Classified:
+    test = run.predictions
+    return Classified(test.truth, test.predicted, test.subjects)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -155,7 +167,7 @@ def compare(new: Group, old: Group) -> Verdict:
     for one, other in pairs:
         if reason := _incomparable(one.predictions, other.predictions):
             return Verdict("not comparable", reason)
-    first = [one.classified for one, _ in pairs]
+    first = [_classified(one) for one, _ in pairs]
     # A subject may be called otherwise in the other run; the slices are the same.
     second = [
         ours._replace(predicted=other.predictions.predicted)

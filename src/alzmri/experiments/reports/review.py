@@ -10,7 +10,8 @@ from alzmri.experiments.reports import charts, comparison, document
 from alzmri.experiments.reports.charts import Line
 from alzmri.experiments.reports.document import Page, code, plain
 from alzmri.experiments.reports.groups import Group, Verdict, compare
-from alzmri.experiments.reports.revisions import Run, Workspace, named
+from alzmri.experiments.reports.revisions import Workspace, named
+from alzmri.experiments.runs import Run
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 _ECE_WORSE = 0.01
@@ -30,8 +31,8 @@ def write(base: str, head: str | None) -> dict[str, Any]:
     Raises:
         UserError: when there is no such revision, or a file of its results is not there.
     """
-    before = named(base)[0].loaded()
-    after = (named(head)[0] if head else Workspace()).loaded()
+    before = named(base)[0]
+    after = named(head)[0] if head else Workspace()
     page, content = report(before, after)
     folder = document.folder_name(f"review-{before.name}-{after.name}")
     return {**content, "written": page.write(document.REPORTS / folder)}

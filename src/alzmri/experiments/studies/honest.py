@@ -61,9 +61,9 @@ def honest(study: Study, tasks: Sequence[str], folds: int) -> None:
     results = []
     for task, runs in planned.items():
         *crossed, slices = (finished[experiment.name] for experiment in runs.values())
-        predicted = [Predictions.of(run) for run in crossed]
+        predicted = [run.predictions for run in crossed]
         shared = slices.scores["shared_subjects"]
-        results.append(Task(TASKS[task], predicted, Predictions.of(slices), shared))
+        results.append(Task(TASKS[task], predicted, slices.predictions, shared))
     figure = Path(f"docs/honest-{source}.png")
     draw(figure, source, results)
     scores = _scores(results)

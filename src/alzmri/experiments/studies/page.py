@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from alzmri import git
-from alzmri.experiments.runs import Finished
+from alzmri.experiments.runs import Run
 from alzmri.files import write_bytes
 
 PAGE = Path("docs/results.md")
@@ -33,7 +33,11 @@ def write_section(name: str, content: str, page: Path = PAGE) -> None:
     write_bytes(page, text.encode())
 
 
-def provenance(command: str, runs: Sequence[Finished]) -> str:
+def _date(run: Run) -> str:
+    return git.run("log", "-1", "--format=%cs", run.commit).strip()
+
+
+def provenance(command: str, runs: Sequence[Run]) -> str:
     """Date, code, machine and versions of what ``runs`` measured, in one sentence."""
     # Not HEAD: where the collection is committed, others do not have it.
     commit = git.run("log", "-1", "--format=%h", "--", "src", "params.yaml").strip()
@@ -43,7 +47,7 @@ def provenance(command: str, runs: Sequence[Finished]) -> str:
         for part in ("split", "train")
     )
     return (
-        f"`{command}`, {max(run.date for run in runs)}, code of commit {commit},"
+        f"`{command}`, {max(map(_date, runs))}, code of commit {commit},"
         f" {os.cpu_count()} CPU cores ({platform.machine()}, {gpu}), torch {torch.__version__},"
         f" seed of split {split}, of training {training}."
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from alzmri import terminal
 from alzmri.evaluation.markdown import interval, table
-from alzmri.experiments.runs import Finished
+from alzmri.experiments.runs import Run
 from alzmri.experiments.studies import page, plans, running
 from alzmri.experiments.studies.plans import Study
 from alzmri.figure import SEVERITY, drawing
@@ -34,7 +34,7 @@ def protocol(study: Study) -> None:
     terminal.out.print(f"written: {page.PAGE}, {figure}; the experiments: dvc exp show")
 
 
-def _scores(runs: dict[str, Finished]) -> str:
+def _scores(runs: dict[str, Run]) -> str:
     header = (
         "slice split, LEAKS",
         "accuracy",
@@ -47,7 +47,7 @@ def _scores(runs: dict[str, Finished]) -> str:
     return table(header, (_row(setting, run) for setting, run in runs.items()))
 
 
-def _row(setting: str, run: Finished) -> Sequence[Any]:
+def _row(setting: str, run: Run) -> Sequence[Any]:
     summary, test, used = run.summary, run.evaluation, run.params.train
     tested = sum(count["images"] for count in summary["split"]["test"].values())
     return (
@@ -61,7 +61,7 @@ def _row(setting: str, run: Finished) -> Sequence[Any]:
     )
 
 
-def draw(path: Path, source: str, runs: dict[str, Finished]) -> None:
+def draw(path: Path, source: str, runs: dict[str, Run]) -> None:
     """Validation accuracy and macro F1 by epoch, one colour per setting."""
     with drawing(path, 6.8, 3.0) as figure:
         panels = figure.subplots(1, 2, sharey=True)
@@ -70,7 +70,7 @@ def draw(path: Path, source: str, runs: dict[str, Finished]) -> None:
             for (setting, run), colour in zip(
                 runs.items(), (SEVERITY[1], SEVERITY[3]), strict=True
             ):
-                history = run.table("plots/history.csv")
+                history = run.history
                 epochs = [int(row["epoch"]) for row in history]
                 values = [float(row[column]) for row in history]
                 axes.plot(epochs, values, color=colour, label=setting)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from ruamel.yaml import YAML
 
-from alzmri import terminal
+from alzmri import git, terminal
 from alzmri.classes import merged
 from alzmri.experiments import runs
 from alzmri.experiments.runner import Runner
-from alzmri.experiments.runs import Experiment, Finished
+from alzmri.experiments.runs import Experiment, Run
 from alzmri.models import build
 from alzmri.models.device import autocast, choose
 from alzmri.models.forward import normalise
@@ -25,7 +25,7 @@ _OTHER_SECONDS, _OTHER_BYTES = 40, 1_500_000
 """Of each experiment, besides training: the other stages; pictures and tables."""
 
 
-def run(experiments: Sequence[Experiment], jobs: int, note: str) -> dict[str, Finished]:
+def run(experiments: Sequence[Experiment], jobs: int, note: str) -> dict[str, Run]:
     """Run what is missing of a study's ``experiments``, ``jobs`` at once; all of them by name.
 
     One of such a name with other parameters or code is replaced. ``note`` says what was scaled.
@@ -44,8 +44,9 @@ def run(experiments: Sequence[Experiment], jobs: int, note: str) -> dict[str, Fi
         terminal.say(_cost(missing[0], len(missing), jobs))
     if note:
         terminal.say(note)
-    if replaced:
-        runs.remove(replaced)
+    for name in replaced:
+        start = f"refs/exps/{runner.baseline[:2]}/{runner.baseline[2:]}"
+        git.run("update-ref", "-d", f"{start}/{name}")
     results = runner.run(experiments)
     runner.complain()
     return {result.name: result for result in results}

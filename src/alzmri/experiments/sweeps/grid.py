@@ -9,7 +9,7 @@ from alzmri import params
 from alzmri.errors import UserError
 from alzmri.experiments.runs import (
     Experiment,
-    Finished,
+    Run,
     Settings,
     parse_settings,
     require_source,
@@ -33,7 +33,7 @@ class Grid:
         """How many they are."""
         return len(self.experiments)
 
-    def known(self, finished: Mapping[str, Finished]) -> Sequence[Experiment]:
+    def known(self, finished: Mapping[str, Run]) -> Sequence[Experiment]:
         """Those of whose names there is one in ``finished``."""
         return [experiment for experiment in self.experiments if experiment.name in finished]
 

@@ -10,7 +10,7 @@ from alzmri import params
 from alzmri.errors import EnvironmentFault
 from alzmri.experiments import runs
 from alzmri.experiments.runner import begun
-from alzmri.experiments.runs import Experiment, Finished, Settings
+from alzmri.experiments.runs import Experiment, Run, Settings
 from alzmri.experiments.sweeps import grid
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ class Search:
     ranges: "Mapping[str, BaseDistribution]"
     fixed: Settings
 
-    def known(self, finished: Mapping[str, Finished]) -> Sequence[Experiment]:
+    def known(self, finished: Mapping[str, Run]) -> Sequence[Experiment]:
         """Those of whose names there is one in ``finished``, with the values that it has."""
         return [
             self._one(name, finished[name].settings) for name in self._names if name in finished
         ]
 
-    def ask(self, baseline: str, results: Mapping[str, Finished | None]) -> Iterator[Experiment]:
+    def ask(self, baseline: str, results: Mapping[str, Run | None]) -> Iterator[Experiment]:
         """Each experiment in turn, chosen by the ``results`` that there are by then.
 
         One that has finished, or was begun, from ``baseline`` keeps its values. Each has a seed of

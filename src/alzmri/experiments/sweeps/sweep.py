@@ -9,7 +9,7 @@ from alzmri.experiments import runs
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
 from alzmri.experiments.reports import comparison, document
 from alzmri.experiments.runner import Runner
-from alzmri.experiments.runs import Finished
+from alzmri.experiments.runs import Run
 from alzmri.experiments.sweeps.grid import Grid
 from alzmri.experiments.sweeps.search import Search
 
@@ -43,7 +43,7 @@ def sweep(plan: Grid | Search, jobs: int, metric: str) -> None:
     runner.complain()
 
 
-def _table(best: Sequence[Finished], metric: str) -> str:
+def _table(best: Sequence[Run], metric: str) -> str:
     rows = []
     for run in best:
         score, span = run.score(metric), run.evaluation["ci95"].get(metric)
