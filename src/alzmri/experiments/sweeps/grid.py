@@ -2,27 +2,19 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from alzmri import params
 from alzmri.errors import UserError
-from alzmri.experiments.runs import (
-    Experiment,
-    Run,
-    Settings,
-    parse_settings,
-    require_source,
-)
+from alzmri.experiments.runs import Experiment, Run, Settings, parse_settings, require_source
 from alzmri.params import FaultyParams
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SIGNIFICANT = 12
 """Digits of a number: `range(0.1,0.4,0.1)` is not to contain 0.30000000000000004."""
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """Experiments that belong together; each is named after what sets it apart."""
 
     name: str
@@ -30,15 +22,15 @@ class Grid:
 
     @property
     def total(self) -> int:
-        """How many they are."""
+        """How many experiments there are."""
         return len(self.experiments)
 
     def known(self, finished: Mapping[str, Run]) -> Sequence[Experiment]:
-        """Those of whose names there is one in ``finished``."""
+        """The experiments whose names are in ``finished``."""
         return [experiment for experiment in self.experiments if experiment.name in finished]
 
-    def ask(self, *_: object) -> Iterable[Experiment]:
-        """All of them."""
+    def ask(self, *_: object) -> Sequence[Experiment]:
+        """Return the experiments to run."""
         return self.experiments
 
 
@@ -55,9 +47,10 @@ def grid(words: Sequence[str], name: str | None, base: Settings) -> Grid:
         UserError: with every fault of the words and of the values in one message.
     """
     values, faults = read(words)
+    if not words:
+        faults.append("nothing to run: write KEY=VALUES, such as train.lr=0.0001,0.0005")
     varied = short([key for key, choices in values.items() if len(choices) > 1] or [*values])
     name = name or "-".join(("sweep", *varied.values()))
-    faults += check_name(name)
     experiments = []
     for combination in itertools.product(*values.values()):
         settings = dict(zip(values, combination, strict=True))
@@ -65,21 +58,27 @@ def grid(words: Sequence[str], name: str | None, base: Settings) -> Grid:
         # Where runs are reported to, the sweep is one group.
         everything = {**base, "track.group": name, **settings}
         experiments.append(Experiment("-".join((name, *parts)), everything))
-    refuse([*faults, *misfits(experiments)])
+    refuse(name, faults, experiments)
     return Grid(name, experiments)
 
 
-def refuse(faults: Sequence[str]) -> None:
-    """Raise UserError with all of ``faults`` when there are any."""
-    if faults:
-        raise UserError("\n  ".join((f"this sweep has {len(faults)} fault(s):", *faults)))
-
-
-def check_name(name: str) -> list[str]:
-    """What is wrong with the name of a sweep."""
-    if _NAME.fullmatch(name):
-        return []
-    return [f"--name {name}: up to 64 letters, digits, hyphens and underscores"]
+def refuse(name: str, faults: Sequence[str], experiments: Sequence[Experiment]) -> None:
+    """Raise UserError with ``faults`` and those of the sweep's name and of its parameters."""
+    found = dict.fromkeys(faults)
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
+        found[f"--name {name}: up to 64 letters, digits, hyphens and underscores"] = None
+    source = params.load().data.source
+    for experiment in experiments:
+        try:
+            _ = experiment.params
+        except FaultyParams as error:
+            found.update(dict.fromkeys(error.faults))
+        try:
+            require_source(str(experiment.settings.get("data.source", source)))
+        except UserError as error:
+            found[str(error)] = None
+    if found:
+        raise UserError("\n  ".join((f"this sweep has {len(found)} fault(s):", *found)))
 
 
 def read(words: Sequence[str]) -> tuple[dict[str, list[object]], list[str]]:
@@ -90,48 +89,26 @@ def read(words: Sequence[str]) -> tuple[dict[str, list[object]], list[str]]:
 
     values: dict[str, list[object]] = {}
     faults = []
-    if not words:
-        faults.append("nothing to run: write KEY=VALUES, such as train.lr=0.0001,0.0005")
     for word in words:
         try:
             single = [one for sweep in get_hydra_sweeps({"": [word]}) for one in sweep[""]]
-            settings = [parse_settings([setting]) for setting in single]
+            pairs = [pair for one in single for pair in parse_settings([one]).items()]
         except (HydraException, DvcException, UserError, ValueError) as error:
             reason = str(error).splitlines()[0]
             faults.append(f"{word}: {reason}; write KEY=A,B or KEY=range(START,STOP,STEP)")
             continue
-        if not settings:
+        key = word.partition("=")[0]
+        if not pairs:
             faults.append(f"{word}: no values")
-        for key in dict.fromkeys(key for setting in settings for key in setting):
-            if key in values:
-                faults.append(f"{key}: given twice")
-                continue
-            choices = values[key] = []
-            for setting in settings:
-                value = _rounded(setting[key])
-                if value not in choices:
-                    choices.append(value)
+        elif key in values:
+            faults.append(f"{key}: given twice")
+        else:
+            numbers = (
+                float(f"{value:.{_SIGNIFICANT}g}") if isinstance(value, float) else value
+                for _, value in pairs
+            )
+            values[key] = list({str(value): value for value in numbers}.values())
     return values, faults
-
-
-def _rounded(value: object) -> object:
-    return float(f"{value:.{_SIGNIFICANT}g}") if isinstance(value, float) else value
-
-
-def misfits(experiments: Sequence[Experiment]) -> list[str]:
-    """What is wrong with their parameters, each fault once."""
-    source = params.load().data.source
-    faults: dict[str, None] = {}
-    for experiment in experiments:
-        try:
-            _ = experiment.params
-        except FaultyParams as error:
-            faults.update(dict.fromkeys(error.faults))
-        try:
-            require_source(str(experiment.settings.get("data.source", source)))
-        except UserError as error:
-            faults[str(error)] = None
-    return list(faults)
 
 
 def short(keys: Sequence[str]) -> Mapping[str, str]:

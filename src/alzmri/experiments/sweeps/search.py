@@ -14,7 +14,7 @@ from alzmri.experiments.runs import Experiment, Run, Settings
 from alzmri.experiments.sweeps import grid
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import BaseDistribution
 
 METRIC = "val_macro_f1"
 """What decides; the test part has no say."""
@@ -40,7 +40,7 @@ class Search:
     fixed: Settings
 
     def known(self, finished: Mapping[str, Run]) -> Sequence[Experiment]:
-        """Those of whose names there is one in ``finished``, with the values that it has."""
+        """The experiments whose names are in ``finished``, with the values that each has there."""
         return [
             self._one(name, finished[name].settings) for name in self._names if name in finished
         ]
@@ -103,40 +103,34 @@ def search(words: Sequence[str], name: str | None, base: Settings, total: int, s
     except ImportError:
         raise EnvironmentFault("optuna is not installed: pip install 'alzmri[sweep]'") from None
 
-    listed = [word for word in words if not _RANGE.fullmatch(word)]
-    values, faults = grid.read(listed) if listed else ({}, [])
+    values, faults = grid.read([word for word in words if not _RANGE.fullmatch(word)])
+    fixed = {key: choices[0] for key, choices in values.items() if len(choices) == 1}
+    ends = [{key: choice} for key, choices in values.items() for choice in choices]
     ranges: dict[str, BaseDistribution] = {}
-    drawn: IntDistribution | FloatDistribution
-    ends: list[dict[str, object]] = []
     usual = params.load().model_dump()
     for key, kind, low, high in (m.groups() for m in map(_RANGE.fullmatch, words) if m):
         section, _, last = key.partition(".")
+        whole = isinstance(usual.get(section, {}).get(last), int)
+        number = int if whole else float
         try:
-            if isinstance(usual.get(section, {}).get(last), int):
-                drawn = distributions.IntDistribution(int(low), int(high), kind == "log")
-            else:
-                drawn = distributions.FloatDistribution(float(low), float(high), kind == "log")
+            ends += [{key: number(low)}, {key: number(high)}]
+            ranges[key] = (
+                distributions.IntDistribution(int(low), int(high), kind == "log")
+                if whole
+                else distributions.FloatDistribution(float(low), float(high), kind == "log")
+            )
         except ValueError as error:
             faults.append(f"{key}={kind}({low},{high}): {error}")
-        else:
-            ranges[key] = drawn
-            ends += [{key: drawn.low}, {key: drawn.high}]
         if key in values:
             faults.append(f"{key}: given twice")
-    for key, choices in values.items():
-        if len(choices) == 1:
-            continue
-        simple = [one for one in choices if isinstance(one, bool | int | float | str)]
-        if simple == choices:
-            ranges[key] = distributions.CategoricalDistribution(simple)
-        else:
+    for key in [key for key in values if key not in fixed]:
+        simple = [one for one in values[key] if isinstance(one, bool | int | float | str)]
+        ranges[key] = distributions.CategoricalDistribution(simple or [""])
+        if simple != values[key]:
             faults.append(f"{key}: Optuna chooses between numbers and words only")
-        ends += [{key: choice} for choice in choices]
     if not ranges and not faults:
         faults.append("nothing to search: write KEY=log(A,B), KEY=uniform(A,B) or KEY=A,B")
     name = name or "-".join(("sweep", *grid.short(list(ranges)).values()))
-    single = {key: choices[0] for key, choices in values.items() if len(choices) == 1}
-    fixed = {**base, "track.group": name, **single}
-    extremes = [Experiment(name, {**fixed, **end}) for end in ends]
-    grid.refuse([*faults, *grid.check_name(name), *grid.misfits(extremes)])
+    fixed = {**base, "track.group": name, **fixed}
+    grid.refuse(name, faults, [Experiment(name, {**fixed, **end}) for end in ends])
     return Search(name, total, seed, ranges, fixed)

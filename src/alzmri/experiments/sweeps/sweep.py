@@ -1,15 +1,12 @@
 """`alzmri sweep`: run what is missing of a grid or a search, then compare all of it."""
 
-from collections.abc import Sequence
-
 from alzmri import terminal
 from alzmri.errors import UserError
-from alzmri.evaluation.markdown import interval, table
+from alzmri.evaluation.markdown import table
 from alzmri.experiments import runs
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
 from alzmri.experiments.reports import comparison, document
 from alzmri.experiments.runner import Runner
-from alzmri.experiments.runs import Run
 from alzmri.experiments.sweeps.grid import Grid
 from alzmri.experiments.sweeps.search import Search
 
@@ -35,24 +32,12 @@ def sweep(plan: Grid | Search, jobs: int, metric: str) -> None:
             f" sweep another --name, or remove them:\n  dvc exp remove {' '.join(others)}"
         )
     if results := runner.run(plan.ask(runner.baseline, runner.results)):
-        best = sorted(
-            results, key=lambda run: run.score(metric), reverse=metric not in LESS_IS_BETTER
+        sign = 1 if metric in LESS_IS_BETTER else -1
+        best = sorted(results, key=lambda run: sign * run.score(metric))
+        rows = (
+            (run.name + " LEAKS" * run.leaks, run.shown(metric), run.best_epoch) for run in best
         )
-        terminal.out.print(_table(best, metric), markup=False)
+        header = ("experiment", METRICS[metric], "best epoch")
+        terminal.out.print(table(header, rows), markup=False)
         document.say(comparison.write(best, plan.name, metric))
     runner.complain()
-
-
-def _table(best: Sequence[Run], metric: str) -> str:
-    rows = []
-    for run in best:
-        score, span = run.score(metric), run.evaluation["ci95"].get(metric)
-        settings = run.params
-        rows.append(
-            (
-                run.name + (" LEAKS" if settings.split.unit == "slice" else ""),
-                interval(score, span) if span else f"{score:.3f}",
-                f"{run.training['best_epoch']} of {settings.train.epochs}",
-            )
-        )
-    return table(("experiment", METRICS[metric], "best epoch"), rows)
