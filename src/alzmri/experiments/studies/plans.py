@@ -10,13 +10,8 @@ from typing import NamedTuple
 import torch
 
 from alzmri import params
-from alzmri.experiments.runs import (
-    Experiment,
-    Settings,
-    on_this_machine,
-    parse_settings,
-    require_source,
-)
+from alzmri.experiments import runs
+from alzmri.experiments.runs import Experiment, Settings, parse_settings
 
 TASKS = {"none": "4 classes", "three-class": "3 classes", "binary": "2 classes"}
 """The values of ``data.merge`` and what the tables call them."""
@@ -83,15 +78,15 @@ class Study(NamedTuple):
 
 
 def study(source: str | None, size: str, jobs: int, settings: Sequence[str], command: str) -> Study:
-    """As the command line has it; ``size`` is full, scaled, or auto: full on a GPU.
+    """Read the command line; ``size`` is full, scaled, or auto: full on a GPU.
 
     Raises:
         UserError: when there is no such collection, or a setting is not KEY=VALUE.
     """
     source = source or params.load().data.source
-    require_source(source)
+    runs.require_source(source)
     full = size == "full" or (size == "auto" and torch.cuda.is_available())
-    overrides = {**on_this_machine(jobs), **parse_settings(settings)}
+    overrides = {**runs.on_this_machine(jobs), **parse_settings(settings)}
     return Study(source, FULL if full else SCALED, overrides, jobs, command)
 
 
@@ -113,8 +108,9 @@ def honest(
     settings = {"data.source": source, **_HONEST, **scale.honest, **overrides, "data.merge": task}
     name = f"honest-{source}-{TASKS[task].replace(' ', '')}"
     slices = {**settings, "split.unit": "slice", "split.folds": 0, "split.fold": 0}
-    planned: dict[int | None, Experiment] = {}
-    for fold in range(folds):
-        split = {"split.unit": "subject", "split.folds": folds, "split.fold": fold}
-        planned[fold] = Experiment(f"{name}-fold{fold}", {**settings, **split})
+    crossed = {**settings, "split.unit": "subject", "split.folds": folds}
+    planned: dict[int | None, Experiment] = {
+        fold: Experiment(f"{name}-fold{fold}", {**crossed, "split.fold": fold})
+        for fold in range(folds)
+    }
     return {**planned, None: Experiment(f"{name}-slices", slices)}

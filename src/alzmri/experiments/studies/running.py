@@ -1,12 +1,10 @@
 """A study's experiments: what they will take is said, then those that are missing run."""
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from ruamel.yaml import YAML
 
 from alzmri import git, terminal
@@ -15,18 +13,16 @@ from alzmri.experiments import runs
 from alzmri.experiments.runner import Runner
 from alzmri.experiments.runs import Experiment, Run
 from alzmri.models import build
-from alzmri.models.device import autocast, choose
-from alzmri.models.forward import normalise
 from alzmri.params import Params
 
-_STEPS = 3
-"""Timed, after one that is not."""
+_CORE, _GPU = 6_000, 1_000_000
+"""Images that one of these trains on in a second, divided by the image's size: roughly."""
 _OTHER_SECONDS, _OTHER_BYTES = 40, 1_500_000
-"""Of each experiment, besides training: the other stages; pictures and tables."""
+"""What each experiment takes besides training and model: other stages; pictures and tables."""
 
 
-def run(experiments: Sequence[Experiment], jobs: int, note: str) -> dict[str, Run]:
-    """Run what is missing of a study's ``experiments``, ``jobs`` at once; all of them by name.
+def run(experiments: Sequence[Experiment], jobs: int, note: str) -> list[Run]:
+    """Run what is missing of a study's ``experiments``, ``jobs`` at once; return all, in order.
 
     One of such a name with other parameters or code is replaced. ``note`` says what was scaled.
 
@@ -35,47 +31,37 @@ def run(experiments: Sequence[Experiment], jobs: int, note: str) -> dict[str, Ru
         EnvironmentFault: at the end, when experiments failed.
     """
     runner = Runner(jobs, len(experiments), "macro_f1")
-    wanted = {experiment.name: experiment.params for experiment in experiments}
-    before = {name: one for name, one in runs.finished(runner.baseline).items() if name in wanted}
-    replaced = [name for name, one in before.items() if not one.is_of(wanted[name])]
-    missing = [used for name, used in wanted.items() if name not in before or name in replaced]
+    finished = runs.finished(runner.baseline)
+    missing = []
+    for name, used in [(experiment.name, experiment.params) for experiment in experiments]:
+        if name in finished and not finished[name].is_of(used):
+            start = f"refs/exps/{runner.baseline[:2]}/{runner.baseline[2:]}"
+            git.run("update-ref", "-d", f"{start}/{name}")
+            del finished[name]
+        if name not in finished:
+            missing.append(used)
     terminal.say(f"{len(experiments)} experiments, {len(missing)} of them to run, {jobs} at once")
     if missing:
         terminal.say(_cost(missing[0], len(missing), jobs))
     if note:
         terminal.say(note)
-    for name in replaced:
-        start = f"refs/exps/{runner.baseline[:2]}/{runner.baseline[2:]}"
-        git.run("update-ref", "-d", f"{start}/{name}")
     results = runner.run(experiments)
     runner.complain()
-    return {result.name: result for result in results}
+    return results
 
 
 def _cost(used: Params, count: int, jobs: int) -> str:
-    """What ``count`` experiments like ``used`` take: a few steps of training are timed for it."""
-    device, size = choose(), used.data.image_size
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    """Say what ``count`` experiments like ``used`` take."""
+    size, images = used.data.image_size, _images(used)
     classes = len(merged(used.data.merge))
-    model = build(used.model.name, classes=classes, image_size=size, dropout=0.0).to(device)
-    slices = torch.zeros(used.train.batch_size, size, size, dtype=torch.uint8, device=device)
-    labels = torch.zeros(used.train.batch_size, dtype=torch.int64, device=device)
-    began = 0.0
-    for step in range(_STEPS + 1):
-        with autocast(used.train.precision, device):
-            loss = F.cross_entropy(model(normalise(slices)).float(), labels)
-        loss.backward()
-        loss.item()  # returns when a GPU has done its part
-        began = began if step else time.perf_counter()
-    images = _images(used)
-    epoch = images * used.split.fractions[0] / used.train.batch_size
-    seconds = epoch * used.train.epochs * (time.perf_counter() - began) / _STEPS + _OTHER_SECONDS
+    model = build(used.model.name, classes=classes, image_size=size, dropout=0.0)
+    speed = (_GPU if torch.cuda.is_available() else _CORE * (os.cpu_count() or 1)) / size
+    training = images * used.split.fractions[0] * used.train.epochs / speed
+    hours, minutes = divmod(round(count * (training + _OTHER_SECONDS / jobs) / 60) or 1, 60)
     weights = sum(weight.numel() for weight in model.parameters()) * 4
-    hours, minutes = divmod(round(count * seconds / jobs / 60) or 1, 60)
     return (
-        f"about {f'{hours} h ' * bool(hours)}{minutes} min on this machine, by {_STEPS} steps of"
-        " training; DVC's cache grows by about"
-        f" {(count * (weights + _OTHER_BYTES) + images * size**2) / 1e9:.1f} GB"
+        f"roughly {f'{hours} h ' * bool(hours)}{minutes} min on this machine; DVC's cache grows"
+        f" by about {(count * (weights + _OTHER_BYTES) + images * size**2) / 1e9:.1f} GB"
     )
 
 
@@ -85,6 +71,6 @@ def _images(used: Params) -> int:
     if used.data.source == "phantom":
         return 4 * used.phantom.subjects * used.phantom.slices
     if tracked.exists():
-        (out,) = YAML(typ="safe").load(tracked.read_text(encoding="utf-8"))["outs"]
+        (out,) = YAML(typ="safe").load(tracked)["outs"]
         return int(out.get("nfiles", 0))
     return sum(path.is_file() for path in folder.rglob("*"))
