@@ -130,13 +130,10 @@ def sweep(
 
         alzmri sweep train.lr=0.0001,0.0005 --on sagemaker -j 4
     """
-    from alzmri.experiments import runs
+    from alzmri.experiments import runs, sweeps
     from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.sweeps import search
-    from alzmri.experiments.sweeps.grid import grid
-    from alzmri.experiments.sweeps.sweep import sweep as run
 
-    check_metric(metric := metric or (search.METRIC if trials else "macro_f1"))
+    check_metric(metric := metric or (sweeps.METRIC if trials else "macro_f1"))
     words = [*(values or []), *(settings or [])]
     if seeds is not None:
         words.append(f"train.seed=range({seeds})" if seeds.isdigit() else f"train.seed={seeds}")
@@ -150,10 +147,8 @@ def sweep(
         base["compute.train_on"] = on
     elif jobs > 1:
         base.update(runs.on_this_machine(jobs))
-    if trials:
-        run(search.search(words, name, base, trials, seed), jobs, metric)
-    else:
-        run(grid(words, name, base), jobs, metric)
+    plan = sweeps.search(words, name, base, trials, seed) if trials else None
+    sweeps.sweep(plan or sweeps.grid(words, name, base), jobs, metric)
 
 
 def compare(

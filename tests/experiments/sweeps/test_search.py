@@ -11,7 +11,7 @@ import pytest
 from alzmri import git
 from alzmri.errors import UserError
 from alzmri.experiments import runs
-from alzmri.experiments.sweeps.search import search
+from alzmri.experiments.sweeps import search
 
 ROOT = Path(__file__).parents[3]
 WORDS = ("train.lr=log(1e-4,1e-2)", "train.batch_size=uniform(8,64)", "model.name=alexnet,lenet")

@@ -9,7 +9,7 @@ import numpy as np
 
 from alzmri import git, terminal
 from alzmri.errors import UserError
-from alzmri.evaluation.markdown import table
+from alzmri.evaluation.markdown import records, table
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, number
 from alzmri.experiments.reports import charts, document
 from alzmri.experiments.reports.charts import Line
@@ -85,37 +85,39 @@ def warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict
         new: one of them.
         verdicts: on ``new`` against each of the others, by name.
     """
-    leaking = [(group, group.runs[0].evaluation) for group in groups if group.leaks]
     known = [
         f"{code(group.name)} ({test['split']['shared_subjects']} of {test['subject']['n']})"
-        for group, test in leaking
+        for group in groups
+        if group.leaks
+        for test in [group.runs[0].evaluation]
     ]
     shuffled = [code(group.name) for group in groups if group.settings.get("data.shuffle_labels")]
     apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
-    sentences = (
-        (
-            "**LEAKS: ",
-            known,
-            " of the test subjects were in training too.** No estimate for new subjects, whatever"
-            " the score.",
-        ),
-        ("Labels are shuffled between subjects: ", shuffled, " should score at chance."),
-        (
-            f"**Not comparable with {code(new.name)}**: ",
-            apart,
-            ". Their scores are of another test; no difference is given.",
-        ),
-    )
-    return [f"{start}{', '.join(names)}{end}" for start, names, end in sentences if names]
+    found = []
+    if known:
+        found.append(
+            f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** No estimate"
+            " for new subjects, whatever the score."
+        )
+    if shuffled:
+        names = ", ".join(shuffled)
+        found.append(f"Labels are shuffled between subjects: {names} should score at chance.")
+    if apart:
+        found.append(
+            f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their scores are of"
+            " another test; no difference is given."
+        )
+    return found
 
 
-_RUNS = ("run", *REPEATED, "macro F1", "accuracy", "best epoch")
-
-
-def _row(run: Run) -> tuple[object, ...]:
-    name = code(run.name) + (" **LEAKS**" if run.leaks else "")
-    scores = (run.shown("macro_f1"), run.shown("accuracy"))
-    return name, *run.repetition, *scores, run.best_epoch
+def _alone(run: Run) -> dict[str, object]:
+    return {
+        "run": code(run.name) + " **LEAKS**" * run.leaks,
+        **dict(zip(REPEATED, run.repetition, strict=True)),
+        "macro F1": run.shown("macro_f1"),
+        "accuracy": run.shown("accuracy"),
+        "best epoch": run.best_epoch,
+    }
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,9 @@ class Comparison:
         common = ((code(key), value) for key, value in settings if key not in different)
         page.add(
             f"By {METRICS[self.metric]}",
-            self._ranking(),
+            records(list(map(self._row, self.ranked))),
             _REMARKS,
-            folded(f"The {len(runs)} runs one by one", table(_RUNS, map(_row, runs))),
+            folded(f"The {len(runs)} runs one by one", records(list(map(_alone, runs)))),
             folded("What all of them have in common", table(("parameter", "value"), common)),
         )
         alike = [g for g in self.ranked if g.leaks == self.best.leaks and g.name != BASELINE]
@@ -220,38 +222,24 @@ class Comparison:
         charts.add(page, lines, self.ranked[:_MATRICES])
         return page
 
-    def _ranking(self) -> str:
-        keys = varying(self.groups)
-        # Each score once: what sorts, what the verdicts are about, what chose the epoch.
-        first = list(dict.fromkeys((self.metric, "macro_f1")))
-        last = [] if self.metric == "val_macro_f1" else ["val_macro_f1"]
-        header = (
-            "experiment",
-            *(METRICS[metric] for metric in first),
-            "95 % over subjects",
-            "best − this",
-            *(key.removeprefix("train.") for key in keys),
-            "runs",
-            *(METRICS[metric] for metric in last),
-        )
-        rows = []
-        for group in self.ranked:
-            name, (low, high) = code(group.name), group.interval
-            name += " baseline" if group.name == self.baseline != BASELINE else ""
-            cells: list[Any] = [
-                name + (" **LEAKS**" if group.leaks else ""),
-                *map(group.shown, first),
-            ]
-            if group is self.best:
-                cells[:2] = [f"**{cell}**" for cell in cells[:2]]
-            words = "" if group is self.best else self.verdicts[group.name].words
-            cells += [
-                f"{low:.3f}–{high:.3f}",
-                words,
-                *(group.settings.get(key) for key in keys),
-            ]
-            rows.append((*cells, len(group.runs), *map(group.shown, last)))
-        return table(header, rows)
+    def _row(self, group: Group) -> dict[str, object]:
+        """A row of the ranking.
+
+        Each score is there once: what sorts, what the verdicts are about, what chose the epoch.
+        """
+        bold, against = ("**", "") if group is self.best else ("", self.verdicts[group.name].words)
+        name = code(group.name) + " baseline" * (group.name == self.baseline != BASELINE)
+        low, high = group.interval
+        row: dict[str, object] = {
+            "experiment": bold + name + " **LEAKS**" * group.leaks + bold,
+            METRICS[self.metric]: bold + group.shown(self.metric) + bold,
+        }
+        row.setdefault(METRICS["macro_f1"], group.shown("macro_f1"))
+        row |= {"95 % over subjects": f"{low:.3f}–{high:.3f}", "best − this": against}
+        row |= {k.removeprefix("train."): group.settings.get(k) for k in varying(self.groups)}
+        row["runs"] = len(group.runs)
+        row.setdefault(METRICS["val_macro_f1"], group.shown("val_macro_f1"))
+        return row
 
     @property
     def content(self) -> dict[str, Any]:

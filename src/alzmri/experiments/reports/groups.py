@@ -19,7 +19,6 @@ from alzmri.evaluation.intervals import (
     quantiles,
 )
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.reports.document import folder_name
 from alzmri.experiments.runs import Run, counts
 
 
@@ -34,11 +33,6 @@ class Group:
 
     name: str
     runs: Sequence[Run]
-
-    @property
-    def folder(self) -> str:
-        """Of its pictures."""
-        return folder_name(self.name)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -61,9 +55,8 @@ class Group:
 
     def shown(self, metric: str) -> str:
         """Mean and spread, such as ``0.700 ± 0.010``."""
-        spread = self.spread(metric)
-        known = "" if math.isnan(spread) else f" ± {spread:.3f}"
-        return f"{self.mean(metric):.3f}{known}"
+        spread = f" ± {self.spread(metric):.3f}" if len(self.runs) > 1 else ""
+        return f"{self.mean(metric):.3f}{spread}"
 
     @cached_property
     def interval(self) -> Interval:
@@ -120,6 +113,15 @@ def _described(run: Run, keys: Sequence[str]) -> str:
 
 
 Known = Literal["better", "worse", "the same", "cannot be told apart", "not comparable"]
+_ADVICE: Mapping[Known, str] = {
+    "better": "**Merge {new}: better than {old}**, {evidence}.",
+    "worse": "**Keep {old}: {new} is worse**, {evidence}.",
+    "the same": "**Keep {old}, unless {new} is wanted for another reason: every prediction is the"
+    " same class.**",
+    "cannot be told apart": "**Keep {old}, unless {new} is wanted for another reason: the two"
+    " cannot be told apart**, {evidence}.",
+    "not comparable": "**No conclusion about {old}: not comparable**, {evidence}.",
+}
 
 
 @dataclass(frozen=True)
@@ -145,17 +147,7 @@ class Verdict:
 
     def advice(self, new: str, old: str) -> str:
         """Whether to merge ``new`` where ``old`` is, and why."""
-        another = f"{new} is wanted for another reason"
-        match self.known:
-            case "better":
-                return f"**Merge {new}: better than {old}**, {self.evidence}."
-            case "worse":
-                return f"**Keep {old}: {new} is worse**, {self.evidence}."
-            case "the same":
-                return f"**Keep {old}, unless {another}: every prediction is the same class.**"
-            case "not comparable":
-                return f"**No conclusion about {old}: not comparable**, {self.evidence}."
-        return f"**Keep {old}, unless {another}: the two cannot be told apart**, {self.evidence}."
+        return _ADVICE[self.known].format(new=new, old=old, evidence=self.evidence)
 
 
 def compare(new: Group, old: Group) -> Verdict:
@@ -181,15 +173,14 @@ def compare(new: Group, old: Group) -> Verdict:
         paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
     elif runs > 1:
         paired = f", in {runs} pairs of runs"
-    evidence = (
-        f"{_signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
-        f" {len(subjects)} test subjects{paired}"
-    )
     low, high = found.interval
     known: Known = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
-    if low == high == 0:
-        known = "the same"  # in every resample
-    return Verdict(known, evidence, found)
+    return Verdict(
+        "the same" if low == high == 0 else known,  # in every resample
+        f"{_signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
+        f" {len(subjects)} test subjects{paired}",
+        found,
+    )
 
 
 def _signed(found: Difference) -> str:

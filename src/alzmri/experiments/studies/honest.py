@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alzmri.evaluation.intervals import Interval
-from alzmri.evaluation.markdown import interval, table
+from alzmri.evaluation.markdown import interval, records, table
 from alzmri.experiments.crossvalidation import Predictions
 from alzmri.experiments.studies import page, plans, running
 from alzmri.experiments.studies.plans import TASKS, Study
@@ -106,7 +106,7 @@ def _scores(results: Sequence[Task]) -> str:
             ),
         }
         rows.append(row)
-    return table(list(rows[0]), (row.values() for row in rows))
+    return records(rows)
 
 
 def _interval(scores: Mapping[str, Any], key: str) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alzmri.evaluation.markdown import table
+from alzmri.evaluation.markdown import records
 from alzmri.experiments.runs import Run
 from alzmri.experiments.studies import page, plans, running
 from alzmri.experiments.studies.plans import Study
@@ -17,8 +17,7 @@ def protocol(study: Study) -> None:
     runs = dict(zip(planned, finished, strict=True))
     figure = Path(f"docs/protocol-{source}.png")
     draw(figure, source, runs)
-    rows = [_row(setting, run) for setting, run in runs.items()]
-    scores = table(list(rows[0]), (row.values() for row in rows))
+    scores = records([_row(setting, run) for setting, run in runs.items()])
     page.report(
         f"protocol {source}",
         scores,
