@@ -178,13 +178,14 @@ def compare(
 
         alzmri compare main lusty-gird --json
     """
+    from alzmri.experiments import runs
     from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.reports import comparison, document, revisions
+    from alzmri.experiments.reports import comparison, document
 
     check_metric(metric)
     usual = document.folder_name("-".join(names or ["experiments"]))
     folder = document.check_name(name or usual)
-    content = comparison.write(revisions.chosen(names or []), folder, metric)
+    content = comparison.write(runs.chosen(names or []), folder, metric)
     document.say(content, as_json=as_json)
 
 

@@ -22,6 +22,11 @@ class Lock:
         return cls(YAML(typ="safe").load(text).get("stages") or {})
 
     @property
+    def scored(self) -> list[str]:
+        """The stages that scores depend on."""
+        return [name for name in self.stages if not name.startswith(BESIDE)]
+
+    @property
     def outputs(self) -> dict[str, str]:
         """MD5 of every output file, by path."""
         return {
@@ -40,14 +45,6 @@ class Lock:
         digests = {dep["path"]: dep["md5"] for dep in known.get("deps", ())}
         sources = {path: digest for path, digest in digests.items() if path not in written}
         return {"cmd": known["cmd"], **sources} if known else {}
-
-    def stale(self, settings: Mapping[str, Any]) -> list[str]:
-        """The stages behind the scores that ran with other values than ``settings``, by key."""
-        return [
-            name
-            for name in self.stages
-            if not name.startswith(BESIDE) and not self.parameters(name).items() <= settings.items()
-        ]
 
     def parameters(self, stage: str) -> dict[str, Any]:
         """What ``stage`` ran with: keys of params.yaml with a dot, and their values."""

@@ -15,8 +15,7 @@ from alzmri.experiments.reports import charts, document
 from alzmri.experiments.reports.charts import Line
 from alzmri.experiments.reports.document import Page, code, folded, plain
 from alzmri.experiments.reports.groups import Group, Verdict, compare, grouped, varying
-from alzmri.experiments.reports.revisions import Commit
-from alzmri.experiments.runs import REPEATED, Run
+from alzmri.experiments.runs import REPEATED, Commit, Run
 
 BASELINE = "baseline"
 """What the committed run that the experiments started from is called."""

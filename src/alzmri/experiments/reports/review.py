@@ -10,8 +10,7 @@ from alzmri.experiments.reports import charts, comparison, document
 from alzmri.experiments.reports.charts import Line
 from alzmri.experiments.reports.document import Page, code, plain
 from alzmri.experiments.reports.groups import Group, Verdict, compare
-from alzmri.experiments.reports.revisions import Workspace, named
-from alzmri.experiments.runs import Run
+from alzmri.experiments.runs import Run, Workspace, named
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 _ECE_WORSE = 0.01
