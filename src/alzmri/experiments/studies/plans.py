@@ -4,6 +4,8 @@ Every value that matters is spelt out: a default that changes in params.yaml mus
 the documentation reports.
 """
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -77,7 +79,7 @@ class Study(NamedTuple):
     command: str
 
 
-def study(source: str | None, size: str, jobs: int, settings: Sequence[str], command: str) -> Study:
+def study(source: str | None, size: str, jobs: int, settings: Sequence[str] | None) -> Study:
     """Read the command line; ``size`` is full, scaled, or auto: full on a GPU.
 
     Raises:
@@ -86,7 +88,8 @@ def study(source: str | None, size: str, jobs: int, settings: Sequence[str], com
     source = source or params.load().data.source
     runs.require_source(source)
     full = size == "full" or (size == "auto" and torch.cuda.is_available())
-    overrides = {**runs.on_this_machine(jobs), **parse_settings(settings)}
+    overrides = {**runs.on_this_machine(jobs), **parse_settings(settings or [])}
+    command = shlex.join(["alzmri", *sys.argv[1:]])
     return Study(source, FULL if full else SCALED, overrides, jobs, command)
 
 
