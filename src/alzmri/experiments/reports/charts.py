@@ -119,7 +119,10 @@ def heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Pa
         metric: of :data:`alzmri.experiments.metrics.METRICS`.
         path: of the PNG.
     """
-    ticks = [_ordered([group.settings.get(key) for group in groups]) for key in keys]
+    ticks = [
+        sorted({str(known): known for known in column}.values(), key=_numbers_first)
+        for column in ([group.settings.get(key) for group in groups] for key in keys)
+    ]
     values = np.full((len(ticks[0]), len(ticks[1])), np.nan)
     texts = np.full(values.shape, "", dtype=object)
     for group in groups:
@@ -127,8 +130,8 @@ def heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Pa
         values[row, column] = group.mean(metric)
         texts[row, column] = group.shown(metric).replace(" ±", "\n±")
     less_is_better = metric in LESS_IS_BETTER
-    best = int(np.nanargmin(values) if less_is_better else np.nanargmax(values))
-    row, column = divmod(best, values.shape[1])
+    best = np.nanargmin(values) if less_is_better else np.nanargmax(values)
+    row, column = divmod(int(best), values.shape[1])
     with drawing(path, 1.6 + 0.95 * values.shape[1], 1.3 + 0.62 * values.shape[0]) as figure:
         axes = figure.add_subplot()
         names, labels = (list(map(str, ticks[0])), list(map(str, ticks[1]))), (keys[0], keys[1])
@@ -139,10 +142,5 @@ def heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Pa
         axes.set_title(METRICS[metric], fontsize=9.5)
 
 
-def _ordered(values: Sequence[Any]) -> list[Any]:
-    """Each once, numbers before words."""
-
-    def place(known: object) -> tuple[bool, float, str]:
-        return (False, known, "") if isinstance(known, int | float) else (True, 0, str(known))
-
-    return sorted({str(known): known for known in values}.values(), key=place)
+def _numbers_first(value: object) -> tuple[bool, float, str]:
+    return (False, value, "") if isinstance(value, int | float) else (True, 0, str(value))

@@ -11,7 +11,7 @@ import numpy as np
 from alzmri.evaluation.intervals import Interval
 from alzmri.evaluation.markdown import interval, records, table
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.studies import page, plans, running
+from alzmri.experiments.studies import page, plans
 from alzmri.experiments.studies.plans import TASKS, Study
 from alzmri.figure import SEVERITY, drawing
 
@@ -56,7 +56,7 @@ def honest(study: Study, tasks: Sequence[str], folds: int) -> None:
     """Run what is missing of the plan, write the section of docs/results.md and its figure."""
     source, note = study.source, study.scale.honest_note
     planned = [plans.honest(source, task, folds, study.scale, study.overrides) for task in tasks]
-    runs = running.run([one for plan in planned for one in plan.values()], study.jobs, note)
+    runs = plans.run([one for plan in planned for one in plan.values()], study.jobs, note)
     results = []
     for number, task in enumerate(tasks):
         *crossed, slices = runs[number * (folds + 1) :][: folds + 1]

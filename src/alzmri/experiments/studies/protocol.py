@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alzmri.evaluation.markdown import records
 from alzmri.experiments.runs import Run
-from alzmri.experiments.studies import page, plans, running
+from alzmri.experiments.studies import page, plans
 from alzmri.experiments.studies.plans import Study
 from alzmri.figure import SEVERITY, drawing
 
@@ -13,7 +13,7 @@ def protocol(study: Study) -> None:
     """Run what is missing of the two settings, write the section of docs/results.md."""
     source, note = study.source, study.scale.protocol_note
     planned = plans.protocol(source, study.scale, study.overrides)
-    finished = running.run(list(planned.values()), study.jobs, note)
+    finished = plans.run(list(planned.values()), study.jobs, note)
     runs = dict(zip(planned, finished, strict=True))
     figure = Path(f"docs/protocol-{source}.png")
     draw(figure, source, runs)
