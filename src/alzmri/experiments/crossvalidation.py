@@ -51,7 +51,7 @@ class Predictions:
 
     @classmethod
     def pooled(cls, folds: Sequence["Predictions"]) -> "Predictions":
-        """All folds as one.
+        """Join all folds into one test.
 
         Raises:
             LeakError: when a subject is in two folds: these are no folds of one split.
@@ -77,7 +77,7 @@ class Predictions:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """As ``models/evaluation.json`` has them, without calibration and split."""
+        """The scores that ``models/evaluation.json`` has, without calibration and split."""
         # Not at the top: compare and review read predictions without torch and scikit-learn.
         from alzmri.evaluation import report
 

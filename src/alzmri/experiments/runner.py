@@ -21,7 +21,7 @@ from alzmri.errors import EnvironmentFault
 from alzmri.experiments import runs
 from alzmri.experiments.board import DONE, FAILED, RUNNING, Board
 from alzmri.experiments.metrics import METRICS
-from alzmri.experiments.runs import Experiment, Run
+from alzmri.experiments.runs import Experiment, Run, Settings
 from alzmri.files import write_json
 
 AGAIN = 3
@@ -50,23 +50,16 @@ class _Child:
         locked_since: when another process's lock first stopped it; 0 when none does.
     """
 
-    experiment: Experiment
+    name: str
+    settings: Settings
     process: psutil.Process | None
     tries: int = 0
     locked_since: float = 0.0
 
     @property
-    def name(self) -> str:
-        return self.experiment.name
-
-    @property
-    def log(self) -> Path:
-        return _FOLDER / f"{self.name}.log"
-
-    @property
     def said(self) -> str:
         with suppress(FileNotFoundError):
-            return self.log.read_text(encoding="utf-8", errors="replace")
+            return Path(f"{_FOLDER}/{self.name}.log").read_text("utf-8", errors="replace")
         return ""
 
     @property
@@ -76,15 +69,15 @@ class _Child:
         return False
 
     def start(self, baseline: str) -> None:
-        settings = dict(self.experiment.settings)
-        write_json(_FOLDER / f"{self.name}.json", {"baseline": baseline, "settings": settings})
+        begun = {"baseline": baseline, "settings": self.settings}
+        write_json(_FOLDER / f"{self.name}.json", begun)
         words = ["dvc", "exp", "run", "--temp", "--name", self.name]
-        for key, value in settings.items():
+        for key, value in self.settings.items():
             words += ["-S", f"{key}={value}"]
         deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         if deaf:  # as a shell makes what it puts in the background: DVC is to hear Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        with self.log.open("w") as log:
+        with Path(f"{_FOLDER}/{self.name}.log").open("w") as log:
             self.process = psutil.Popen(
                 [sys.executable, "-m", *words],
                 stdin=subprocess.DEVNULL,
@@ -202,7 +195,7 @@ class Runner:
 
     def _begin(self, experiment: Experiment) -> None:
         earlier = (one for one, _, words in _at_work() if {"--temp", experiment.name} <= {*words})
-        child = _Child(experiment, next(earlier, None))
+        child = _Child(experiment.name, dict(experiment.settings), next(earlier, None))
         self._children.append(child)
         if child.process:
             terminal.out.print(f"{child.name}: an earlier call left it running", markup=False)
@@ -275,7 +268,7 @@ def _code() -> str:
 
 
 def _at_work() -> Iterator[tuple[psutil.Process, Path, list[str]]]:
-    """All processes in the workspace and its temporary copies: each, its folder, its words."""
+    """Yield each process that works in the workspace or a copy of it, its folder, its words."""
     root = Path.cwd().resolve()
     for process in psutil.process_iter(["cmdline", "cwd"]):
         folder = Path(process.info["cwd"] or "/")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,6 @@ from ruamel.yaml.error import YAMLError
 from alzmri import git, params
 from alzmri.errors import UserError
 from alzmri.evaluation.markdown import interval
-from alzmri.experiments import metrics
 from alzmri.experiments.crossvalidation import Predictions
 from alzmri.experiments.lock import BESIDE, Lock
 from alzmri.params import Params
@@ -169,8 +169,10 @@ class Run:
 
     def score(self, metric: str) -> float:
         """One of :data:`alzmri.experiments.metrics.METRICS`; NaN where it is undefined."""
-        test = {} if metric.startswith("val_") else self.evaluation
-        return metrics.score(metric, self.training, test)
+        content: Any = self.training if metric.startswith("val_") else self.evaluation
+        for part in metric.split("."):
+            content = content[part]
+        return math.nan if content is None else float(content)
 
     def shown(self, metric: str) -> str:
         """One of ``METRICS`` with its interval over subjects, such as ``0.518 [0.459, 0.575]``."""

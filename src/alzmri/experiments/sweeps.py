@@ -51,7 +51,7 @@ class Grid(NamedTuple):
 
 
 def grid(words: Sequence[str], name: str | None, base: Settings) -> Grid:
-    """All combinations of the values in ``words``, the last one's values changing fastest.
+    """Combine all values in ``words``; the last word's values change fastest.
 
     Args:
         words: `KEY=VALUES` each, in the syntax of `dvc exp run -S`, which is Hydra's:
@@ -137,7 +137,7 @@ def _short(keys: Sequence[str]) -> Mapping[str, str]:
 
 
 def _part(key: str, value: object) -> str:
-    """Such as ``lr0.0005`` or ``schedule_cosine``: fit for the name of a git reference."""
+    """Name a value for a git reference, such as ``lr0.0005`` or ``schedule_cosine``."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     text = re.sub(r"[^A-Za-z0-9.-]+|\.{2,}", "_", text).strip("_.")
     return f"{key}{text}" if text[:1].isdigit() else f"{key}_{text}"
@@ -207,7 +207,7 @@ class Search:
 
 
 def search(words: Sequence[str], name: str | None, base: Settings, total: int, seed: int) -> Search:
-    """A search over the ranges and lists in ``words``.
+    """Plan a search over the ranges and lists in ``words``.
 
     Args:
         words: `KEY=log(a,b)` or `KEY=uniform(a,b)` to draw from, else as for a

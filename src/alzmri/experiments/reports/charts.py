@@ -23,7 +23,7 @@ from alzmri.figure import SEVERITY, drawing
 
 Role = Literal["best", "new", "baseline", "other"]
 _ORDER: Sequence[Role] = ("other", "baseline", "new", "best")
-"""Of drawing, the last on top."""
+"""The order of drawing: the last is on top."""
 
 _NAMED = 4
 """Grey lines up to this many have their own dashes and names; more are a crowd."""

@@ -146,7 +146,7 @@ class Comparison:
 
     @property
     def best(self) -> Group:
-        """The first of the ranked."""
+        """The group that is ranked first."""
         return self.ranked[0]
 
     @cached_property

@@ -36,7 +36,7 @@ class Group:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Those of its first run: every key of params.yaml with a dot, and the value."""
+        """What its first run set: every key of params.yaml with a dot, and the value."""
         return self.runs[0].settings
 
     @property
@@ -140,7 +140,7 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """Such as ``better: +0.080 [+0.020, +0.140]``."""
+        """The verdict in a cell, such as ``better: +0.080 [+0.020, +0.140]``."""
         if self.difference is None or self.known == "the same":
             return self.known
         return f"{self.known}: {_signed(self.difference)}"

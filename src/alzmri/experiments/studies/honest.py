@@ -38,7 +38,7 @@ class Task:
 
     @cached_property
     def pooled(self) -> Predictions:
-        """All folds; every person is tested once."""
+        """The test of all folds: every person is tested once."""
         return Predictions.pooled(self.folds)
 
     @cached_property
