@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 METRIC = "val_macro_f1"
 """What decides for Optuna; the test part has no say."""
 _RANGE = re.compile(r"([\w.]+)=(log|uniform)\(([^,()]+),([^,()]+)\)")
-_SIGNIFICANT = 12
-"""Digits of a number: `range(0.1,0.4,0.1)` is not to contain 0.30000000000000004."""
 
 
 class Grid(NamedTuple):
@@ -119,12 +117,14 @@ def _read(words: Sequence[str]) -> tuple[dict[str, list[object]], list[str]]:
         elif key in values:
             faults.append(f"{key}: given twice")
         else:
-            numbers = (
-                float(f"{value:.{_SIGNIFICANT}g}") if isinstance(value, float) else value
-                for _, value in pairs
-            )
-            values[key] = list({str(value): value for value in numbers}.values())
+            # `range(0.1,0.4,0.1)` is not to contain 0.30000000000000004.
+            rounded = [_rounded(value, 12) for _, value in pairs]
+            values[key] = list({str(value): value for value in rounded}.values())
     return values, faults
+
+
+def _rounded(value: object, digits: int) -> object:
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def _short(keys: Sequence[str]) -> Mapping[str, str]:
@@ -168,7 +168,7 @@ class Search:
         ]
 
     def ask(self, baseline: str, results: Mapping[str, Run | None]) -> Iterator[Experiment]:
-        """Each experiment in turn, chosen by the ``results`` that there are by then.
+        """Yield each experiment in turn, chosen by the ``results`` that there are by then.
 
         One that has finished, or was begun, from ``baseline`` keeps its values. Each has a seed of
         its own: a search that was ended proposes next what it would have.
@@ -199,10 +199,8 @@ class Search:
         return [f"{self.name}-t{number:03}" for number in range(1, self.total + 1)]
 
     def _one(self, name: str, values: Mapping[str, Any]) -> Experiment:
-        chosen = {key: values.get(key) for key in self.ranges}
-        for key, value in chosen.items():
-            if isinstance(value, float):
-                chosen[key] = float(f"{value:.4g}")  # more digits make it longer, not better
+        # More digits make a number longer, not better.
+        chosen = {key: _rounded(values.get(key), 4) for key in self.ranges}
         return Experiment(name, {**self.fixed, **chosen})
 
 
@@ -210,7 +208,7 @@ def search(words: Sequence[str], name: str | None, base: Settings, total: int, s
     """Plan a search over the ranges and lists in ``words``.
 
     Args:
-        words: `KEY=log(a,b)` or `KEY=uniform(a,b)` to draw from, else as for a
+        words: `KEY=log(a,b)` or `KEY=uniform(a,b)` to draw from, else as for a grid.
         name: of the sweep; by default `sweep-` and what varies.
         base: what all of them set unless ``words`` do.
         total: how many experiments.
@@ -229,18 +227,17 @@ def search(words: Sequence[str], name: str | None, base: Settings, total: int, s
     fixed = {key: choices[0] for key, choices in values.items() if len(choices) == 1}
     ends = [{key: choice} for key, choices in values.items() for choice in choices]
     ranges: dict[str, BaseDistribution] = {}
+    number: Any
+    draw: Any
     usual = params.load().model_dump()
     for key, kind, low, high in (m.groups() for m in map(_RANGE.fullmatch, words) if m):
         section, _, last = key.partition(".")
-        whole = isinstance(usual.get(section, {}).get(last), int)
-        number = int if whole else float
+        number, draw = (float, distributions.FloatDistribution)
+        if isinstance(usual.get(section, {}).get(last), int):
+            number, draw = (int, distributions.IntDistribution)
         try:
             ends += [{key: number(low)}, {key: number(high)}]
-            ranges[key] = (
-                distributions.IntDistribution(int(low), int(high), kind == "log")
-                if whole
-                else distributions.FloatDistribution(float(low), float(high), kind == "log")
-            )
+            ranges[key] = draw(number(low), number(high), kind == "log")
         except ValueError as error:
             faults.append(f"{key}={kind}({low},{high}): {error}")
         if key in values:
