@@ -1,7 +1,6 @@
 """What ``dvc.lock`` of a commit says: what its stages ran on, and what they wrote."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -10,16 +9,11 @@ BESIDE = ("ood", "export@")
 """How the stages are called that no score depends on."""
 
 
-@dataclass(frozen=True)
 class Lock:
-    """The stages of one dvc.lock, by name."""
+    """The stages of one dvc.lock, by name; ``text`` is what the file holds."""
 
-    stages: Mapping[str, Any]
-
-    @classmethod
-    def parse(cls, text: str) -> "Lock":
-        """From the text of the file."""
-        return cls(YAML(typ="safe").load(text).get("stages") or {})
+    def __init__(self, text: str) -> None:
+        self.stages: Mapping[str, Any] = YAML(typ="safe").load(text).get("stages") or {}
 
     @property
     def scored(self) -> list[str]:

@@ -74,6 +74,8 @@ class _Child:
         words = ["dvc", "exp", "run", "--temp", "--name", self.name]
         for key, value in self.settings.items():
             words += ["-S", f"{key}={value}"]
+        # The `python` of the stages is the one of this program.
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         if deaf:  # as a shell makes what it puts in the background: DVC is to hear Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -83,7 +85,7 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**runs.environment(), "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
         if deaf:

@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,12 +91,7 @@ class Run:
     @cached_property
     def lock(self) -> Lock:
         """Its dvc.lock."""
-        return Lock.parse(self.read("dvc.lock"))
-
-    @cached_property
-    def scores(self) -> dict[str, Any]:
-        """The content of its ``metrics/evaluate.json``, which git has."""
-        return dict(json.loads(self.read("metrics/evaluate.json")))
+        return Lock(self.read("dvc.lock"))
 
     @cached_property
     def training(self) -> dict[str, Any]:
@@ -361,9 +355,3 @@ def named(word: str, *, begins: bool = False) -> list[Run]:
         f"{word}: no such experiment, branch, tag or commit; `dvc exp list -A` and `git branch -a`"
         " name them"
     )
-
-
-def environment() -> dict[str, str]:
-    """The environment of DVC's commands: the `python` of its stages is this program's."""
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    return {**os.environ, "PATH": path}

@@ -60,7 +60,10 @@ def honest(study: Study, tasks: Sequence[str], folds: int) -> None:
     results = []
     for number, task in enumerate(tasks):
         *crossed, slices = runs[number * (folds + 1) :][: folds + 1]
-        predicted, shared = [run.predictions for run in crossed], slices.scores["shared_subjects"]
+        predicted, shared = (
+            [run.predictions for run in crossed],
+            slices.evaluation["split"]["shared_subjects"],
+        )
         results.append(Task(TASKS[task], predicted, slices.predictions, shared))
     figure = Path(f"docs/honest-{source}.png")
     draw(figure, source, results)

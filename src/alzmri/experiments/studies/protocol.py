@@ -33,7 +33,7 @@ def protocol(study: Study) -> None:
 
 def _row(setting: str, run: Run) -> dict[str, str]:
     tested = sum(count["images"] for count in run.summary["split"]["test"].values())
-    known, near = run.scores["shared_subjects"], run.summary["leak"]
+    known, near = run.evaluation["split"]["shared_subjects"], run.summary["leak"]
     lr, momentum = run.settings["train.lr"], run.settings["train.momentum"]
     return {
         "slice split, LEAKS": f"{setting}: lr {lr:g}, momentum {momentum:g}",
