@@ -34,7 +34,7 @@ def test_protocol_is_labelled_as_leaking(clone):
     _same_again(clone, command)
     (clone.root / ".dvc/cache").rename(clone.root / "elsewhere")
     lost = clone.run(*command, code=2)
-    assert "plots/history.csv of experiment protocol-phantom-baseline is not" in lost.stderr
+    assert "models/evaluation.json of experiment protocol-phantom-baseline is not" in lost.stderr
     assert "dvc exp remove protocol-phantom-baseline" in lost.stderr
     assert "Traceback" not in lost.stderr
 
