@@ -248,8 +248,9 @@ class Runner:
 
     def _stop(self) -> None:
         """End what runs, as Ctrl-C does, and say how to go on."""
-        if self._children:
-            terminal.err.print(f"stopping {len(self._children)}, which save their training")
+        if not self._children:
+            return
+        terminal.err.print(f"stopping {len(self._children)}, which save their training")
         try:
             for child in self._children:
                 child.signal(signal.SIGINT)
