@@ -9,8 +9,8 @@ def test_honest_says_what_it_takes_and_pools_every_subject_once(clone):
     name = "honest-phantom-2classes-fold0"
     clone.run("dvc", "exp", "save", "--name", name)
     done = clone.run(*command)
-    assert "4 experiments, 4 of them to run, 2 at once\nabout " in done.stdout
-    assert " min on this machine, by 3 steps of training; DVC's cache grows by" in done.stdout
+    assert "4 experiments, 4 of them to run, 2 at once\nroughly " in done.stdout
+    assert " min on this machine; DVC's cache grows by" in done.stdout
     assert "Scaled for a machine without a GPU" in done.stdout
     page = (clone.root / "docs/results.md").read_text()
     section = page[page.index("## phantom: people that the model has never seen") :]
@@ -34,7 +34,7 @@ def test_protocol_is_labelled_as_leaking(clone):
     _same_again(clone, command)
     (clone.root / ".dvc/cache").rename(clone.root / "elsewhere")
     lost = clone.run(*command, code=2)
-    assert "plots/history.csv of experiment protocol-phantom-baseline is not" in lost.stderr
+    assert "models/evaluation.json of experiment protocol-phantom-baseline is not" in lost.stderr
     assert "dvc exp remove protocol-phantom-baseline" in lost.stderr
     assert "Traceback" not in lost.stderr
 

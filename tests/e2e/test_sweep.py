@@ -1,7 +1,6 @@
 """`alzmri sweep`: real experiments of DVC's, real kills."""
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -63,10 +62,11 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
 
     second = clone.start(*KILLED)
     eventually(lambda: all(_stage(clone, name) == "src/train.py" for name in GOOD), 180)
-    one = _record(clone, GOOD[0])
+    one = _dvc(clone, GOOD[0])
+    copy = Path(one.cwd())
     os.killpg(second.pid, signal.SIGKILL)
     second.communicate()
-    psutil.Process(one["pid"]).kill()  # DVC; its training goes on without it
+    one.kill()  # DVC; its training goes on without it
 
     last = clone.run(*KILLED, code=1)
     assert f"{GOOD[1]}: an earlier call left it running" in last.stdout
@@ -81,7 +81,7 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
         assert "resuming in epoch" in log
     assert (clone.root / "reports/k/index.html").stat().st_size
     assert not list((clone.root / ".checkpoints").iterdir())
-    assert not Path(one["folder"]).exists()  # what the killed one left
+    assert not copy.exists()  # what the killed one left
     assert not _running(clone)
 
     other_parameters = clone.run(*KILLED, "-S", "train.batch_size=4", code=2)
@@ -92,14 +92,15 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
     assert f"dvc exp remove {' '.join(GOOD)}" in clone.run(*KILLED, code=2).stderr
 
 
-def _record(clone, name):
-    return json.loads((clone.root / f".dvc/tmp/sweep/{name}.json").read_text() or "{}")
+def _dvc(clone, name):
+    """The process of DVC's that runs an experiment."""
+    return next((one for one in _running(clone) if name in one.cmdline()), None)
 
 
 def _stage(clone, name):
     """The stage that an experiment runs; nothing between stages."""
-    with suppress(psutil.Error, KeyError):
-        for child in psutil.Process(_record(clone, name)["pid"]).children(recursive=True):
+    with suppress(psutil.Error, IndexError, AttributeError):
+        for child in _dvc(clone, name).children(recursive=True):
             return child.cmdline()[1]
     return None
 

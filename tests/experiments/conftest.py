@@ -15,7 +15,7 @@ import pytest
 from alzmri import params
 from alzmri.classes import CLASSES
 from alzmri.evaluation import report
-from alzmri.experiments.reports.revisions import Run
+from alzmri.experiments.runs import Run
 
 SUBJECTS, SLICES = 40, 3
 PARAMETERS = params.load(Path(__file__).parents[2] / "params.yaml").model_dump(mode="json")

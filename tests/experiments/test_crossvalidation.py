@@ -1,7 +1,6 @@
 """Folds are pooled into one test, and only folds of one split can be."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,7 +44,7 @@ def test_predictions_are_read_from_the_table_of_an_experiment():
     table = [
         {**row, "Non": non, "Mild": mild} for row, (non, mild) in zip(rows, chances, strict=True)
     ]
-    found = Predictions.of(SimpleNamespace(table={"plots/predictions.csv": table}.__getitem__))
+    found = Predictions.of(table)
     assert found.classes == ("Non", "Mild")
     assert found.truth.tolist() == [0, 1]  # in the order of the paths
     assert found.predicted.tolist() == [0, 0]

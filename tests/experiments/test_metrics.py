@@ -2,7 +2,7 @@
 
 import math
 
-from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, score
+from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
 
 TRAIN = {"val_macro_f1": 0.1, "val_accuracy": 0.2, "val_loss": 0.3}
 TEST = {
@@ -17,8 +17,11 @@ TEST = {
 }
 
 
-def test_each_metric_is_read_from_its_own_place():
-    found = {key: score(key, TRAIN, TEST) for key in METRICS}
+def test_each_metric_is_read_from_its_own_place(make_run):
+    run = make_run("a", 0.5)
+    run.training.update(TRAIN)
+    run.evaluation.update(TEST)
+    found = {key: run.score(key) for key in METRICS}
     assert math.isnan(found.pop("macro_auc"))
     flat = {**TEST, **TRAIN, "subject.macro_f1": 0.41, "subject.accuracy": 0.51}
     assert found == {key: flat[key] for key in found}

@@ -9,7 +9,7 @@ from alzmri.experiments.results import show
 
 
 @pytest.fixture
-def workspace(tmp_path, make_run):
+def workspace(tmp_path, make_run, monkeypatch):
     """A folder with the results of a run."""
     files = {
         **make_run("here", 0.7).files,
@@ -24,12 +24,13 @@ def workspace(tmp_path, make_run):
     for path, content in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(content)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_the_table_shows_the_scores_and_their_intervals(workspace, make_run, capsys):
     run = make_run("here", 0.7)
-    show(workspace)
+    show()
     shown = capsys.readouterr().out
     for metric, name in (("macro_f1", "macro F1"), ("subject.macro_f1", "subject-level macro F1")):
         value, low, high = run.shown(metric).replace("[", "").replace(",", "").strip("]").split()
@@ -47,7 +48,7 @@ def test_the_table_shows_the_scores_and_their_intervals(workspace, make_run, cap
 
 def test_a_script_reads_the_same(workspace, make_run, capsys):
     run = make_run("here", 0.7)
-    show(workspace, as_json=True)
+    show(as_json=True)
     content = json.loads(capsys.readouterr().out)
     assert content["scores"]["subject.accuracy"] == run.score("subject.accuracy")
     assert content["scores"]["val_loss"] == run.score("val_loss")
@@ -61,7 +62,7 @@ def test_a_leaking_score_is_labelled(workspace, capsys, unit, shared):
     path = workspace / "models/evaluation.json"
     evaluation = json.loads(path.read_text())
     path.write_text(json.dumps(evaluation | {"split": {"unit": unit, "shared_subjects": shared}}))
-    show(workspace)
+    show()
     shown = capsys.readouterr().out
     assert "this split LEAKS" in shown
     assert f"{shared} of them seen in training" in shown
@@ -71,9 +72,10 @@ def test_a_leaking_score_is_labelled(workspace, capsys, unit, shared):
 def test_results_of_another_version_name_the_remedy(workspace, content):
     (workspace / "models/evaluation.json").write_text(content)
     with pytest.raises(UserError, match="dvc repro"):
-        show(workspace)
+        show()
 
 
-def test_without_a_run_it_says_what_to_run(tmp_path):
+def test_without_a_run_it_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="dvc repro"):
-        show(tmp_path)
+        show()

@@ -1,6 +1,6 @@
 """Markdown that the program writes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
@@ -8,6 +8,11 @@ def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     cells = (["–" if cell is None else str(cell) for cell in row] for row in rows)
     lines = [header, ["---"] * len(header), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def records(rows: Sequence[Mapping[str, object]]) -> str:
+    """A table with a row for each of ``rows``, whose keys are the header; one at least."""
+    return table(list(rows[0]), (row.values() for row in rows))
 
 
 def interval(value: float, bounds: Sequence[float]) -> str:

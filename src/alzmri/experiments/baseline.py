@@ -29,7 +29,7 @@ def verdict() -> str:
     if committed is None:
         return _advice("no run is committed yet.", f"git add --all && {COMMIT}")
     try:
-        before, here = Lock.parse(committed), Lock.parse(Path("dvc.lock").read_text("utf-8"))
+        before, here = Lock(committed), Lock(Path("dvc.lock").read_text("utf-8"))
     except FileNotFoundError:
         raise UserError("dvc.lock not found: run `dvc repro` first") from None
     if before.stages == here.stages:

@@ -1,7 +1,5 @@
 """Experiments and their tables: sweep, honest, protocol; compare, review; the results of one."""
 
-import shlex
-import sys
 from typing import Annotated, Literal
 
 import typer
@@ -50,14 +48,12 @@ def honest(
 
         alzmri honest --source kaggle --task binary -S train.epochs=3
     """
-    from alzmri.experiments.studies import plans
-    from alzmri.experiments.studies.honest import honest as run
+    from alzmri.experiments.studies import honest, plans
 
     tasks = task or list(plans.TASKS)
     if unknown := sorted(set(tasks) - set(plans.TASKS)):
         raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(plans.TASKS)}")
-    study = plans.study(source, scale, jobs, settings or [], shlex.join(["alzmri", *sys.argv[1:]]))
-    run(study, tasks, folds)
+    honest.honest(plans.study(source, scale, jobs, settings), tasks, folds)
 
 
 def protocol(
@@ -77,10 +73,9 @@ def protocol(
 
         alzmri protocol --source kaggle --scale full
     """
-    from alzmri.experiments.studies import plans
-    from alzmri.experiments.studies.protocol import protocol as run
+    from alzmri.experiments.studies import plans, protocol
 
-    run(plans.study(source, scale, jobs, settings or [], shlex.join(["alzmri", *sys.argv[1:]])))
+    protocol.protocol(plans.study(source, scale, jobs, settings))
 
 
 def sweep(
@@ -90,7 +85,7 @@ def sweep(
     ] = None,
     jobs: Jobs = 1,
     name: Annotated[
-        str | None, typer.Option(help="Of the sweep.", show_default="sweep- and what varies")
+        str | None, typer.Option(help="Name the sweep.", show_default="sweep- and what varies")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="How many train.seed from 0 on, or a list: 3, or 1,7.")
@@ -102,7 +97,7 @@ def sweep(
         int | None,
         typer.Option(min=1, help="So many experiments that Optuna proposes, in place of all."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of what Optuna draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of Optuna's draws.")] = 0,
     metric: Annotated[
         str | None,
         typer.Option(help="What sorts them.", show_default="macro_f1; val_macro_f1 with --trials"),
@@ -130,13 +125,10 @@ def sweep(
 
         alzmri sweep train.lr=0.0001,0.0005 --on sagemaker -j 4
     """
-    from alzmri.experiments import runs
+    from alzmri.experiments import runs, sweeps
     from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.sweeps import search
-    from alzmri.experiments.sweeps.grid import grid
-    from alzmri.experiments.sweeps.sweep import sweep as run
 
-    check_metric(metric := metric or (search.METRIC if trials else "macro_f1"))
+    check_metric(metric := metric or (sweeps.METRIC if trials else "macro_f1"))
     words = [*(values or []), *(settings or [])]
     if seeds is not None:
         words.append(f"train.seed=range({seeds})" if seeds.isdigit() else f"train.seed={seeds}")
@@ -150,10 +142,8 @@ def sweep(
         base["compute.train_on"] = on
     elif jobs > 1:
         base.update(runs.on_this_machine(jobs))
-    if trials:
-        run(search.search(words, name, base, trials, seed), jobs, metric)
-    else:
-        run(grid(words, name, base), jobs, metric)
+    plan = sweeps.search(words, name, base, trials, seed) if trials else None
+    sweeps.sweep(plan or sweeps.grid(words, name, base), jobs, metric)
 
 
 def compare(
@@ -183,14 +173,13 @@ def compare(
 
         alzmri compare main lusty-gird --json
     """
+    from alzmri.experiments import runs
     from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.reports import comparison, document, revisions
+    from alzmri.experiments.reports import comparison, document
 
     check_metric(metric)
-    usual = document.folder_name("-".join(names or ["experiments"]))
-    folder = document.check_name(name or usual)
-    content = comparison.write(revisions.chosen(names or []), folder, metric)
-    document.say(content, as_json=as_json)
+    folder = document.folder(name, "-".join(names or ["experiments"]))
+    document.say(comparison.write(runs.chosen(names or []), folder, metric), as_json=as_json)
 
 
 def review(

@@ -1,6 +1,6 @@
 """Folds scored as one test: every subject is tested once, by a model that has never seen them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from alzmri.errors import LeakError
 from alzmri.evaluation.intervals import Interval, of_new_people
-from alzmri.experiments.runs import Finished
 
-PREDICTIONS = "plots/predictions.csv"
 _COLUMNS = ("path", "subject", "actual", "predicted")
 """The other columns are one probability per class, in severity order."""
 
@@ -36,9 +34,9 @@ class Predictions:
     paths: tuple[str, ...]
 
     @classmethod
-    def of(cls, experiment: Finished) -> "Predictions":
-        """What ``experiment`` predicted for its test part, in the order of the paths."""
-        rows = sorted(experiment.table(PREDICTIONS), key=lambda row: row["path"])
+    def of(cls, table: Sequence[Mapping[str, str]]) -> "Predictions":
+        """The rows of a ``plots/predictions.csv``, in the order of the paths."""
+        rows = sorted(table, key=lambda row: row["path"])
         # Not data.merge: a commit with an older params.yaml can be read too.
         classes = tuple(name for name in rows[0] if name not in _COLUMNS)
         probabilities = np.array([[float(row[name]) for name in classes] for row in rows])
@@ -53,7 +51,7 @@ class Predictions:
 
     @classmethod
     def pooled(cls, folds: Sequence["Predictions"]) -> "Predictions":
-        """All folds as one.
+        """Join all folds into one test.
 
         Raises:
             LeakError: when a subject is in two folds: these are no folds of one split.
@@ -79,7 +77,7 @@ class Predictions:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """As ``models/evaluation.json`` has them, without calibration and split."""
+        """The scores that ``models/evaluation.json`` has, without calibration and split."""
         # Not at the top: compare and review read predictions without torch and scikit-learn.
         from alzmri.evaluation import report
 

@@ -1,7 +1,6 @@
 """What ``dvc.lock`` of a commit says: what its stages ran on, and what they wrote."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -10,16 +9,16 @@ BESIDE = ("ood", "export@")
 """How the stages are called that no score depends on."""
 
 
-@dataclass(frozen=True)
 class Lock:
-    """The stages of one dvc.lock, by name."""
+    """The stages of one dvc.lock, by name; ``text`` is what the file holds."""
 
-    stages: Mapping[str, Any]
+    def __init__(self, text: str) -> None:
+        self.stages: Mapping[str, Any] = YAML(typ="safe").load(text).get("stages") or {}
 
-    @classmethod
-    def parse(cls, text: str) -> "Lock":
-        """From the text of the file."""
-        return cls(YAML(typ="safe").load(text).get("stages") or {})
+    @property
+    def scored(self) -> list[str]:
+        """The stages that scores depend on."""
+        return [name for name in self.stages if not name.startswith(BESIDE)]
 
     @property
     def outputs(self) -> dict[str, str]:
@@ -40,14 +39,6 @@ class Lock:
         digests = {dep["path"]: dep["md5"] for dep in known.get("deps", ())}
         sources = {path: digest for path, digest in digests.items() if path not in written}
         return {"cmd": known["cmd"], **sources} if known else {}
-
-    def stale(self, settings: Mapping[str, Any]) -> list[str]:
-        """The stages behind the scores that ran with other values than ``settings``, by key."""
-        return [
-            name
-            for name in self.stages
-            if not name.startswith(BESIDE) and not self.parameters(name).items() <= settings.items()
-        ]
 
     def parameters(self, stage: str) -> dict[str, Any]:
         """What ``stage`` ran with: keys of params.yaml with a dot, and their values."""

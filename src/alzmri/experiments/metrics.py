@@ -3,7 +3,6 @@
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from alzmri.errors import UserError
 
@@ -26,31 +25,12 @@ METRICS: Mapping[str, str] = {
 LESS_IS_BETTER = {"loss", "ece", "brier", "val_loss"}
 
 
-def check_metric(key: str) -> str:
-    """``key``.
-
-    Raises:
-        UserError: when it is not one of ``METRICS``.
-    """
+def check_metric(key: str) -> None:
+    """Raise UserError when ``key`` is not one of ``METRICS``."""
     if key not in METRICS:
         near = difflib.get_close_matches(key, METRICS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"--metric {key}: allowed are {', '.join(METRICS)}{hint}")
-    return key
-
-
-def score(key: str, train: Mapping[str, Any], test: Mapping[str, Any]) -> float:
-    """The value of one of ``METRICS``; NaN where it is undefined.
-
-    Args:
-        key: of ``METRICS``.
-        train: the content of ``metrics/train.json``.
-        test: the content of ``models/evaluation.json``.
-    """
-    content: Any = train if key.startswith("val_") else test
-    for part in key.split("."):
-        content = content[part]
-    return math.nan if content is None else float(content)
 
 
 def number(value: float) -> float | None:

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from alzmri import registry, terminal
 from alzmri.errors import UserError
-from alzmri.experiments.metrics import METRICS, number, score
+from alzmri.experiments.metrics import METRICS, number
+from alzmri.experiments.runs import Workspace
 
 _SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "loss", "macro_auc", "subject.macro_f1")
 _NEXT = """\
@@ -17,31 +18,31 @@ next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentu
          alzmri review HEAD says whether that is better; dvc exp show --only-changed lists them"""
 
 
-def show(root: Path = Path(), *, as_json: bool = False) -> None:
+def show(*, as_json: bool = False) -> None:
     """Print the numbers of the workspace, and where its plots are.
 
     Raises:
         UserError: when the pipeline has not run here.
     """
-    paths = ("metrics/train.json", "models/evaluation.json", "data/prepared/summary.json")
-    train, test, prepare = (_read(root / path) for path in paths)
+    run = Workspace()
     try:
+        test, prepare = run.evaluation, run.summary
         content = {
-            "scores": {key: number(score(key, train, test)) for key in METRICS},
+            "scores": {key: number(run.score(key)) for key in METRICS},
             "ci95": test["ci95"]
             | {f"subject.{key}": bounds for key, bounds in test["subject"]["ci95"].items()},
-            "leaks": test["split"]["unit"] == "slice" or test["split"]["shared_subjects"] > 0,
+            "leaks": run.leaks,
             "test_subjects": test["subject"]["n"],
             "test_subjects_in_training": test["split"]["shared_subjects"],
             "images": prepare["images"],
             "subjects": prepare["subjects"],
-            "best_epoch": train["best_epoch"],
+            "best_epoch": run.training["best_epoch"],
             "calibration": test["calibration"],
             "stages_off": test["stages_off"],
-            "version": registry.version(root / "models"),
+            "version": registry.version(Path("models")),
         }
-    except (KeyError, TypeError):
-        raise UserError("the results are of another version: run `dvc repro`") from None
+    except (LookupError, TypeError, ValueError):
+        raise UserError("the results are damaged or of another version: run `dvc repro`") from None
     if as_json:
         terminal.say(json.dumps(content, indent=2))
     else:
@@ -72,14 +73,3 @@ def _show(content: dict[str, Any]) -> None:
     if content["version"]:
         terminal.out.print(f"registered as {content['version']}")
     terminal.out.print(_NEXT)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} not found: run `dvc repro` first, in the root of the repository"
-        ) from None
-    except ValueError:
-        raise UserError(f"{path} is not valid JSON: run `dvc repro` again") from None

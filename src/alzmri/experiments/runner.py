@@ -23,7 +23,7 @@ from alzmri.errors import EnvironmentFault
 from alzmri.experiments import runs
 from alzmri.experiments.board import DONE, FAILED, RUNNING, Board
 from alzmri.experiments.metrics import METRICS
-from alzmri.experiments.runs import Experiment, Finished
+from alzmri.experiments.runs import Experiment, Run
 
 AGAIN = 3
 """How often an experiment that was killed is started again."""
@@ -78,13 +78,15 @@ class Child:
         words = ["dvc", "exp", "run", "--temp", "--name", self.name]
         for key, value in self._known["settings"].items():
             words += ["-S", f"{key}={value}"]
+        # The `python` of the stages is the one of this program.
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         with self.log.open("w") as log, _hearing_interrupts():
             self._process = psutil.Popen(
                 [sys.executable, "-m", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=runs.environment(),
+                env={**os.environ, "PATH": path},
                 start_new_session=True,
                 pass_fds=(self._record.fileno(),),
             )
@@ -219,11 +221,11 @@ class Runner:
         git.require_whole()
         _wait_for_workspace()
         self.baseline, self._code = git.head(), _code()
-        self.results: dict[str, Finished | None] = {}
+        self.results: dict[str, Run | None] = {}
         self._jobs, self._metric, self._board = jobs, metric, Board(total)
         self._children: list[Child] = []
 
-    def run(self, experiments: Iterable[Experiment]) -> list[Finished]:
+    def run(self, experiments: Iterable[Experiment]) -> list[Run]:
         """Run each of ``experiments`` that has not finished; those that have, in their order.
 
         The next one is asked for when there is room for it, and when DVC is not changing the
@@ -305,7 +307,7 @@ class Runner:
             self._board.put(child.name, RUNNING, f"again: {why}")
             self._start(child)
 
-    def _done(self, result: Finished) -> None:
+    def _done(self, result: Run) -> None:
         self.results[result.name] = result
         score = f"{METRICS[self._metric]} {result.score(self._metric):.3f}"
         self._board.put(result.name, DONE, f"best epoch {result.training['best_epoch']}", score)

@@ -68,10 +68,10 @@ def test_the_markdown_shows_its_pictures_and_begins_with_the_conclusion(report):
 
 def test_names_of_branches_and_commits_become_folders():
     assert document.folder_name("sweep-origin/main~1") == "sweep-origin-main-1"
-    assert document.check_name(document.folder_name("../up")) == "up"
+    assert document.folder(None, "../up") == "up"
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", "-flag", ".hidden", "a b"])
+@pytest.mark.parametrize("name", ["../up", "a/b", "-flag", ".hidden", "a b"])
 def test_a_name_that_is_no_folder_is_refused(name):
     with pytest.raises(UserError, match="letters, digits"):
-        document.check_name(name)
+        document.folder(name, "usual")

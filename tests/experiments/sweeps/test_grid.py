@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.experiments.sweeps.grid import grid
+from alzmri.experiments.sweeps import grid
 
 
 def names(*words, name=None):

@@ -11,7 +11,7 @@ import pytest
 from alzmri import git
 from alzmri.errors import UserError
 from alzmri.experiments import runs
-from alzmri.experiments.sweeps.search import search
+from alzmri.experiments.sweeps import search
 
 ROOT = Path(__file__).parents[3]
 WORDS = ("train.lr=log(1e-4,1e-2)", "train.batch_size=uniform(8,64)", "model.name=alexnet,lenet")
@@ -50,7 +50,7 @@ def finish(experiment, score):
     git.run("update-ref", name, commit)
     subprocess.run(("git", "reset", "--quiet"), check=True)
     path.write_text(text)
-    return runs.finished()[experiment.name]
+    return runs.finished(git.head())[experiment.name]
 
 
 def asked(plan, results=None, finish_to=0):
@@ -85,15 +85,15 @@ def test_scores_lead_and_a_search_that_was_ended_goes_on_as_it_would_have():
     late = [experiment.params.train.lr for experiment in whole[12:]]
     assert statistics.median(late) > 2e-3  # high rates scored high; the ranges' middle is 1e-3
     names = [experiment.name for experiment in whole]
-    assert [one.name for one in plan(total=16).known(runs.finished())] == names
-    assert all(
-        runs.finished()[one.name].is_of(one.params) for one in plan(total=16).known(runs.finished())
-    )
+    before = runs.finished(git.head())
+    known = plan(total=16).known(before)
+    assert [one.name for one in known] == names
+    assert all(before[one.name].is_of(one.params) for one in known)
     for experiment in whole[13:]:
         baseline = git.head()
         git.run("update-ref", "-d", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{experiment.name}")
     results = {}
-    done = runs.finished()
+    done = runs.finished(git.head())
     again = []
     for experiment in plan(total=16).ask(git.head(), results):
         again.append(experiment)

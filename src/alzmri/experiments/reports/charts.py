@@ -17,13 +17,13 @@ from matplotlib.ticker import MaxNLocator
 
 from alzmri.evaluation import figures
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
-from alzmri.experiments.reports.document import Page
+from alzmri.experiments.reports.document import Page, folder_name
 from alzmri.experiments.reports.groups import Group
 from alzmri.figure import SEVERITY, drawing
 
 Role = Literal["best", "new", "baseline", "other"]
 _ORDER: Sequence[Role] = ("other", "baseline", "new", "best")
-"""Of drawing, the last on top."""
+"""The order of drawing: the last is on top."""
 
 _NAMED = 4
 """Grey lines up to this many have their own dashes and names; more are a crowd."""
@@ -46,13 +46,13 @@ class Line(NamedTuple):
 def add(page: Page, lines: Sequence[Line], matrices: Sequence[Group]) -> None:
     """Add the curves of ``lines`` and the confusion ``matrices`` to ``page``."""
     pictures = [
-        page.picture(f"{name}.png", f"{METRICS[key]} by epoch", partial(curves, lines, key))
+        page.picture(f"{name}.png", f"{METRICS[key]} by epoch", partial(_curves, lines, key))
         for name, key in (("macro-f1", "val_macro_f1"), ("loss", "val_loss"))
     ]
     page.add("Validation, epoch by epoch", "\n".join(pictures))
     pictures = [
-        page.picture(f"{g.folder}/confusion.png", f"confusion of {g.name}", partial(confusion, g))
-        for g in matrices
+        page.picture(f"{folder_name(name)}/confusion.png", f"confusion of {name}", draw)
+        for name, draw in ((group.name, partial(confusion, group)) for group in matrices)
     ]
     page.add("Confusion on the test subjects", "\n".join(pictures))
 
@@ -67,8 +67,7 @@ def confusion(group: Group, path: Path) -> None:
     figures.confusion(path, truth, predicted, tests[0].classes, title, small=True)
 
 
-def curves(lines: Sequence[Line], column: str, path: Path) -> None:
-    """Draw :func:`plot_curves`."""
+def _curves(lines: Sequence[Line], column: str, path: Path) -> None:
     with drawing(path, 4.3, 3.3) as figure:
         plot_curves(figure, lines, column)
 
@@ -120,7 +119,10 @@ def heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Pa
         metric: of :data:`alzmri.experiments.metrics.METRICS`.
         path: of the PNG.
     """
-    ticks = [_ordered([group.settings.get(key) for group in groups]) for key in keys]
+    ticks = [
+        sorted({str(known): known for known in column}.values(), key=_numbers_first)
+        for column in ([group.settings.get(key) for group in groups] for key in keys)
+    ]
     values = np.full((len(ticks[0]), len(ticks[1])), np.nan)
     texts = np.full(values.shape, "", dtype=object)
     for group in groups:
@@ -128,12 +130,11 @@ def heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Pa
         values[row, column] = group.mean(metric)
         texts[row, column] = group.shown(metric).replace(" ±", "\n±")
     less_is_better = metric in LESS_IS_BETTER
-    best = int(np.nanargmin(values) if less_is_better else np.nanargmax(values))
-    row, column = divmod(best, values.shape[1])
+    best = np.nanargmin(values) if less_is_better else np.nanargmax(values)
+    row, column = divmod(int(best), values.shape[1])
     with drawing(path, 1.6 + 0.95 * values.shape[1], 1.3 + 0.62 * values.shape[0]) as figure:
         axes = figure.add_subplot()
-        names = ([str(value) for value in ticks[0]], [str(value) for value in ticks[1]])
-        labels = (keys[0], keys[1])
+        names, labels = (list(map(str, ticks[0])), list(map(str, ticks[1]))), (keys[0], keys[1])
         figures.matrix(axes, values, texts, names, labels, less_is_better=less_is_better)
         frame = Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, fill=False, lw=2.2)
         frame.set_edgecolor(SEVERITY[2])
@@ -141,10 +142,5 @@ def heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Pa
         axes.set_title(METRICS[metric], fontsize=9.5)
 
 
-def _ordered(values: Sequence[Any]) -> list[Any]:
-    """Each once, numbers before words."""
-
-    def place(known: object) -> tuple[bool, float, str]:
-        return (False, known, "") if isinstance(known, int | float) else (True, 0, str(known))
-
-    return sorted({str(known): known for known in values}.values(), key=place)
+def _numbers_first(value: object) -> tuple[bool, float, str]:
+    return (False, value, "") if isinstance(value, int | float) else (True, 0, str(value))

@@ -9,14 +9,13 @@ import numpy as np
 
 from alzmri import git, terminal
 from alzmri.errors import UserError
-from alzmri.evaluation.markdown import table
+from alzmri.evaluation.markdown import records, table
 from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, number
 from alzmri.experiments.reports import charts, document
 from alzmri.experiments.reports.charts import Line
 from alzmri.experiments.reports.document import Page, code, folded, plain
 from alzmri.experiments.reports.groups import Group, Verdict, compare, grouped, varying
-from alzmri.experiments.reports.revisions import REPEATED, Commit, Run
-from alzmri.experiments.runs import Finished
+from alzmri.experiments.runs import REPEATED, Commit, Run
 
 BASELINE = "baseline"
 """What the committed run that the experiments started from is called."""
@@ -33,7 +32,7 @@ test subjects within their class. *Best − this* is the difference in macro F1 
 drawn for both, seed by seed: where its interval has zero inside, the two cannot be told apart."""
 
 
-def write(finished: Sequence[Finished], name: str, metric: str) -> dict[str, Any]:
+def write(finished: Sequence[Run], name: str, metric: str) -> dict[str, Any]:
     """Write ``reports/NAME/index.html`` and, with its pictures, ``README.md``.
 
     Runs that differ in seeds or fold only are one line. The committed run is added as the baseline
@@ -50,11 +49,10 @@ def write(finished: Sequence[Finished], name: str, metric: str) -> dict[str, Any
     Raises:
         UserError: when a run's files are not there.
     """
-    runs = [run if isinstance(run, Run) else Run(run.name, run.commit) for run in finished]
-    for run in runs:
+    for run in finished:
         if run.stale:
             terminal.warn(f"{run.name} is left out: {', '.join(run.stale)} did not run in it")
-    fresh = [run.loaded() for run in runs if not run.stale]
+    fresh = [run for run in finished if not run.stale]
     if not fresh:
         raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
     comparison = Comparison(*_with_baseline(grouped(fresh)), metric)
@@ -70,7 +68,8 @@ def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
             if group.runs[0].identity == committed.identity:
                 return groups, group.name
         comparable = any(compare(group, alone).difference for group in groups)
-        if comparable and not taken and not committed.loaded().stale:
+        _ = committed.evaluation, committed.training, committed.history
+        if comparable and not taken and not committed.stale:
             return [*groups, alone], BASELINE
     except UserError as error:
         terminal.warn(f"shown without the committed run: {error}")
@@ -85,37 +84,39 @@ def warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict
         new: one of them.
         verdicts: on ``new`` against each of the others, by name.
     """
-    leaking = [(group, group.runs[0].evaluation) for group in groups if group.leaks]
     known = [
         f"{code(group.name)} ({test['split']['shared_subjects']} of {test['subject']['n']})"
-        for group, test in leaking
+        for group in groups
+        if group.leaks
+        for test in [group.runs[0].evaluation]
     ]
     shuffled = [code(group.name) for group in groups if group.settings.get("data.shuffle_labels")]
     apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
-    sentences = (
-        (
-            "**LEAKS: ",
-            known,
-            " of the test subjects were in training too.** No estimate for new subjects, whatever"
-            " the score.",
-        ),
-        ("Labels are shuffled between subjects: ", shuffled, " should score at chance."),
-        (
-            f"**Not comparable with {code(new.name)}**: ",
-            apart,
-            ". Their scores are of another test; no difference is given.",
-        ),
-    )
-    return [f"{start}{', '.join(names)}{end}" for start, names, end in sentences if names]
+    found = []
+    if known:
+        found.append(
+            f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** No estimate"
+            " for new subjects, whatever the score."
+        )
+    if shuffled:
+        names = ", ".join(shuffled)
+        found.append(f"Labels are shuffled between subjects: {names} should score at chance.")
+    if apart:
+        found.append(
+            f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their scores are of"
+            " another test; no difference is given."
+        )
+    return found
 
 
-_RUNS = ("run", *REPEATED, "macro F1", "accuracy", "best epoch")
-
-
-def _row(run: Run) -> tuple[object, ...]:
-    name = code(run.name) + (" **LEAKS**" if run.leaks else "")
-    scores = (run.shown("macro_f1"), run.shown("accuracy"))
-    return name, *run.repetition, *scores, run.best_epoch
+def _alone(run: Run) -> dict[str, object]:
+    return {
+        "run": code(run.name) + " **LEAKS**" * run.leaks,
+        **dict(zip(REPEATED, run.repetition, strict=True)),
+        "macro F1": run.shown("macro_f1"),
+        "accuracy": run.shown("accuracy"),
+        "best epoch": run.best_epoch,
+    }
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Comparison:
 
     @property
     def best(self) -> Group:
-        """The first of the ranked."""
+        """The group that is ranked first."""
         return self.ranked[0]
 
     @cached_property
@@ -204,9 +205,9 @@ class Comparison:
         common = ((code(key), value) for key, value in settings if key not in different)
         page.add(
             f"By {METRICS[self.metric]}",
-            self._ranking(),
+            records(list(map(self._row, self.ranked))),
             _REMARKS,
-            folded(f"The {len(runs)} runs one by one", table(_RUNS, map(_row, runs))),
+            folded(f"The {len(runs)} runs one by one", records(list(map(_alone, runs)))),
             folded("What all of them have in common", table(("parameter", "value"), common)),
         )
         alike = [g for g in self.ranked if g.leaks == self.best.leaks and g.name != BASELINE]
@@ -220,38 +221,24 @@ class Comparison:
         charts.add(page, lines, self.ranked[:_MATRICES])
         return page
 
-    def _ranking(self) -> str:
-        keys = varying(self.groups)
-        # Each score once: what sorts, what the verdicts are about, what chose the epoch.
-        first = list(dict.fromkeys((self.metric, "macro_f1")))
-        last = [] if self.metric == "val_macro_f1" else ["val_macro_f1"]
-        header = (
-            "experiment",
-            *(METRICS[metric] for metric in first),
-            "95 % over subjects",
-            "best − this",
-            *(key.removeprefix("train.") for key in keys),
-            "runs",
-            *(METRICS[metric] for metric in last),
-        )
-        rows = []
-        for group in self.ranked:
-            name, (low, high) = code(group.name), group.interval
-            name += " baseline" if group.name == self.baseline != BASELINE else ""
-            cells: list[Any] = [
-                name + (" **LEAKS**" if group.leaks else ""),
-                *map(group.shown, first),
-            ]
-            if group is self.best:
-                cells[:2] = [f"**{cell}**" for cell in cells[:2]]
-            words = "" if group is self.best else self.verdicts[group.name].words
-            cells += [
-                f"{low:.3f}–{high:.3f}",
-                words,
-                *(group.settings.get(key) for key in keys),
-            ]
-            rows.append((*cells, len(group.runs), *map(group.shown, last)))
-        return table(header, rows)
+    def _row(self, group: Group) -> dict[str, object]:
+        """A row of the ranking.
+
+        Each score is there once: what sorts, what the verdicts are about, what chose the epoch.
+        """
+        bold, against = ("**", "") if group is self.best else ("", self.verdicts[group.name].words)
+        name = code(group.name) + " baseline" * (group.name == self.baseline != BASELINE)
+        low, high = group.interval
+        row: dict[str, object] = {
+            "experiment": bold + name + " **LEAKS**" * group.leaks + bold,
+            METRICS[self.metric]: bold + group.shown(self.metric) + bold,
+        }
+        row.setdefault(METRICS["macro_f1"], group.shown("macro_f1"))
+        row |= {"95 % over subjects": f"{low:.3f}–{high:.3f}", "best − this": against}
+        row |= {k.removeprefix("train."): group.settings.get(k) for k in varying(self.groups)}
+        row["runs"] = len(group.runs)
+        row.setdefault(METRICS["val_macro_f1"], group.shown("val_macro_f1"))
+        return row
 
     @property
     def content(self) -> dict[str, Any]:

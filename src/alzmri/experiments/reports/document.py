@@ -99,15 +99,15 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).lstrip("-.")
 
 
-def check_name(name: str) -> str:
-    """``name``, fit for a folder of ``reports``.
+def folder(name: str | None, usual: str) -> str:
+    """``name``, the user's, for a folder of ``reports``; without, what is made of ``usual``.
 
     Raises:
-        UserError: when it is not.
+        UserError: when the user's is not fit for one.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if name and not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"--name {name}: letters, digits, dots, - and _ only")
-    return name
+    return name or folder_name(usual)
 
 
 def code(name: object) -> str:

@@ -10,10 +10,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.evaluation.intervals import Difference, Interval, difference, mean_macro_f1, quantiles
+from alzmri.evaluation.intervals import (
+    Classified,
+    Difference,
+    Interval,
+    difference,
+    mean_macro_f1,
+    quantiles,
+)
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.reports.document import folder_name
-from alzmri.experiments.reports.revisions import Run, counts
+from alzmri.experiments.runs import Run, counts
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,8 @@ class Group:
     runs: Sequence[Run]
 
     @property
-    def folder(self) -> str:
-        """Of its pictures."""
-        return folder_name(self.name)
-
-    @property
     def settings(self) -> Mapping[str, Any]:
-        """Those of its first run: every key of params.yaml with a dot, and the value."""
+        """What its first run set: every key of params.yaml with a dot, and the value."""
         return self.runs[0].settings
 
     @property
@@ -54,14 +55,13 @@ class Group:
 
     def shown(self, metric: str) -> str:
         """Mean and spread, such as ``0.700 ± 0.010``."""
-        spread = self.spread(metric)
-        known = "" if math.isnan(spread) else f" ± {spread:.3f}"
-        return f"{self.mean(metric):.3f}{known}"
+        spread = f" ± {self.spread(metric):.3f}" if len(self.runs) > 1 else ""
+        return f"{self.mean(metric):.3f}{spread}"
 
     @cached_property
     def interval(self) -> Interval:
         """95 % over subjects, of the mean macro F1 of its runs."""
-        tests = [run.classified for run in self.runs]
+        tests = list(map(_classified, self.runs))
         classes = len(self.runs[0].predictions.classes)
         _, samples = mean_macro_f1(tests, classes, self.settings["split.seed"])
         return quantiles(samples)
@@ -71,6 +71,11 @@ class Group:
         scores = [[float(row[column]) for row in run.history] for run in self.runs]
         shortest = min(map(len, scores))
         return np.array([run[:shortest] for run in scores])
+
+
+def _classified(run: Run) -> Classified:
+    test = run.predictions
+    return Classified(test.truth, test.predicted, test.subjects)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -108,6 +113,15 @@ def _described(run: Run, keys: Sequence[str]) -> str:
 
 
 Known = Literal["better", "worse", "the same", "cannot be told apart", "not comparable"]
+_ADVICE: Mapping[Known, str] = {
+    "better": "**Merge {new}: better than {old}**, {evidence}.",
+    "worse": "**Keep {old}: {new} is worse**, {evidence}.",
+    "the same": "**Keep {old}, unless {new} is wanted for another reason: every prediction is the"
+    " same class.**",
+    "cannot be told apart": "**Keep {old}, unless {new} is wanted for another reason: the two"
+    " cannot be told apart**, {evidence}.",
+    "not comparable": "**No conclusion about {old}: not comparable**, {evidence}.",
+}
 
 
 @dataclass(frozen=True)
@@ -126,24 +140,14 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """Such as ``better: +0.080 [+0.020, +0.140]``."""
+        """The verdict in a cell, such as ``better: +0.080 [+0.020, +0.140]``."""
         if self.difference is None or self.known == "the same":
             return self.known
         return f"{self.known}: {_signed(self.difference)}"
 
     def advice(self, new: str, old: str) -> str:
         """Whether to merge ``new`` where ``old`` is, and why."""
-        another = f"{new} is wanted for another reason"
-        match self.known:
-            case "better":
-                return f"**Merge {new}: better than {old}**, {self.evidence}."
-            case "worse":
-                return f"**Keep {old}: {new} is worse**, {self.evidence}."
-            case "the same":
-                return f"**Keep {old}, unless {another}: every prediction is the same class.**"
-            case "not comparable":
-                return f"**No conclusion about {old}: not comparable**, {self.evidence}."
-        return f"**Keep {old}, unless {another}: the two cannot be told apart**, {self.evidence}."
+        return _ADVICE[self.known].format(new=new, old=old, evidence=self.evidence)
 
 
 def compare(new: Group, old: Group) -> Verdict:
@@ -155,7 +159,7 @@ def compare(new: Group, old: Group) -> Verdict:
     for one, other in pairs:
         if reason := _incomparable(one.predictions, other.predictions):
             return Verdict("not comparable", reason)
-    first = [one.classified for one, _ in pairs]
+    first = [_classified(one) for one, _ in pairs]
     # A subject may be called otherwise in the other run; the slices are the same.
     second = [
         ours._replace(predicted=other.predictions.predicted)
@@ -169,15 +173,14 @@ def compare(new: Group, old: Group) -> Verdict:
         paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
     elif runs > 1:
         paired = f", in {runs} pairs of runs"
-    evidence = (
-        f"{_signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
-        f" {len(subjects)} test subjects{paired}"
-    )
     low, high = found.interval
     known: Known = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
-    if low == high == 0:
-        known = "the same"  # in every resample
-    return Verdict(known, evidence, found)
+    return Verdict(
+        "the same" if low == high == 0 else known,  # in every resample
+        f"{_signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
+        f" {len(subjects)} test subjects{paired}",
+        found,
+    )
 
 
 def _signed(found: Difference) -> str:

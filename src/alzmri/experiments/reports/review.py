@@ -10,7 +10,7 @@ from alzmri.experiments.reports import charts, comparison, document
 from alzmri.experiments.reports.charts import Line
 from alzmri.experiments.reports.document import Page, code, plain
 from alzmri.experiments.reports.groups import Group, Verdict, compare
-from alzmri.experiments.reports.revisions import Run, Workspace, named
+from alzmri.experiments.runs import Run, Workspace, named
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 _ECE_WORSE = 0.01
@@ -30,8 +30,8 @@ def write(base: str, head: str | None) -> dict[str, Any]:
     Raises:
         UserError: when there is no such revision, or a file of its results is not there.
     """
-    before = named(base)[0].loaded()
-    after = (named(head)[0] if head else Workspace()).loaded()
+    before = named(base)[0]
+    after = named(head)[0] if head else Workspace()
     page, content = report(before, after)
     folder = document.folder_name(f"review-{before.name}-{after.name}")
     return {**content, "written": page.write(document.REPORTS / folder)}
@@ -86,8 +86,8 @@ def _conclusion(before: Run, after: Run, verdict: Verdict) -> str:
     base, head = code(before.name), code(after.name)
     if after.stale:
         return (
-            f"**No conclusion.** The results of {head} are not of its parameters and code:"
-            f" {', '.join(after.stale)} ran with others. Run `dvc repro` and commit."
+            f"**No conclusion.** The results of {head} are not of its parameters and code."
+            " Run `dvc repro` and commit."
         )
     if after.leaks and not before.leaks:
         return (
@@ -113,27 +113,26 @@ def _scores(before: Run, after: Run, verdict: Verdict) -> Iterator[tuple[str, ..
 
 def _settings(before: Run, after: Run) -> list[tuple[Any, ...]]:
     """Keys of params.yaml that differ, with both values."""
-    both = [run.settings for run in (before, after)]
-    rows = ((key, *(known.get(key) for known in both)) for key in both[0] | both[1])
-    return [row for row in rows if row[1] != row[2]]
+    old, new = before.settings, after.settings
+    return [(k, old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)]
 
 
 def _images(before: Run, after: Run) -> list[tuple[Any, ...]]:
     """Images (subjects) of each class in each part, if any differ."""
-    splits = [run.summary["split"] for run in (before, after)]
-    if splits[0] == splits[1]:
-        return []
+    old, new = before.summary["split"], after.summary["split"]
+    return [
+        (
+            name,
+            *(_change(old[part].get(name), new[part].get(name)) for part in _PARTS),
+        )
+        for name in old["train"] | new["train"]
+        if old != new
+    ]
 
-    def change(name: str, part: str) -> str:
-        old, new = (_count(split[part].get(name)) for split in splits)
-        return old if old == new else f"{old} → {new}"
 
-    names = splits[0]["train"] | splits[1]["train"]
-    return [(name, *(change(name, part) for part in _PARTS)) for name in names]
-
-
-def _count(known: Mapping[str, int] | None) -> str:
-    return f"{known['images']} ({known['subjects']})" if known else "–"
+def _change(*known: Mapping[str, int] | None) -> str:
+    old, new = (f"{one['images']} ({one['subjects']})" if one else "–" for one in known)
+    return old if old == new else f"{old} → {new}"
 
 
 def _stages(before: Run, after: Run) -> list[tuple[str, str]]:

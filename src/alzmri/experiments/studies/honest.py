@@ -1,22 +1,22 @@
 """The honest number: cross-validation over people, beside the slice split that leaks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from alzmri import terminal
 from alzmri.evaluation.intervals import Interval
-from alzmri.evaluation.markdown import interval, table
+from alzmri.evaluation.markdown import interval, records, table
 from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.studies import page, plans, running
+from alzmri.experiments.studies import page, plans
 from alzmri.experiments.studies.plans import TASKS, Study
 from alzmri.figure import SEVERITY, drawing
 
 NEW_PEOPLE = 20
-"""For how many new people the range of the score is told."""
+"""How many new people the range of scores is given for."""
 NEW_LABEL = f"{NEW_PEOPLE} new people"
 
 
@@ -38,7 +38,7 @@ class Task:
 
     @cached_property
     def pooled(self) -> Predictions:
-        """All folds; every person is tested once."""
+        """The test of all folds: every person is tested once."""
         return Predictions.pooled(self.folds)
 
     @cached_property
@@ -54,23 +54,26 @@ class Task:
 
 def honest(study: Study, tasks: Sequence[str], folds: int) -> None:
     """Run what is missing of the plan, write the section of docs/results.md and its figure."""
-    source, scale, overrides, jobs, command = study
-    planned = {task: plans.honest(source, task, folds, scale, overrides) for task in tasks}
-    everything = [experiment for runs in planned.values() for experiment in runs.values()]
-    finished = running.run(everything, jobs, scale.honest_note)
+    source, note = study.source, study.scale.honest_note
+    planned = [plans.honest(source, task, folds, study.scale, study.overrides) for task in tasks]
+    runs = plans.run([one for plan in planned for one in plan.values()], study.jobs, note)
     results = []
-    for task, runs in planned.items():
-        *crossed, slices = (finished[experiment.name] for experiment in runs.values())
-        predicted = [Predictions.of(run) for run in crossed]
-        shared = slices.scores["shared_subjects"]
-        results.append(Task(TASKS[task], predicted, Predictions.of(slices), shared))
+    for number, task in enumerate(tasks):
+        *crossed, slices = runs[number * (folds + 1) :][: folds + 1]
+        predicted, shared = (
+            [run.predictions for run in crossed],
+            slices.evaluation["split"]["shared_subjects"],
+        )
+        results.append(Task(TASKS[task], predicted, slices.predictions, shared))
     figure = Path(f"docs/honest-{source}.png")
     draw(figure, source, results)
     scores = _scores(results)
-    page.write(
+    page.report(
         f"honest {source}",
+        scores,
+        figure,
         f"## {source}: people that the model has never seen",
-        f"{page.provenance(command, list(finished.values()))} {scale.honest_note}".strip(),
+        page.provenance(study.command, runs, note),
         f"{folds}-fold cross-validation over people: each person is tested once, by a model"
         " that was neither trained nor chosen on them. The epoch is chosen on validation"
         " people of the same fold. Predictions of all folds"
@@ -84,40 +87,33 @@ def honest(study: Study, tasks: Sequence[str], folds: int) -> None:
         _classes(results[0]),
         f"![Macro F1 per person, by task]({figure.name})",
     )
-    terminal.out.print(scores, markup=False)
-    terminal.say(f"written: {page.PAGE}, {figure}; the experiments: dvc exp show")
 
 
 def _scores(results: Sequence[Task]) -> str:
-    header = (
-        "task",
-        "people",
-        "**macro F1 per person**",
-        "accuracy per person",
-        "most frequent class",
-        "macro F1 per slice",
-        NEW_LABEL,
-        "slice split, macro F1 per person: LEAKS",
-    )
     rows = []
     for task in results:
         scores, leak = task.pooled.scores, task.slices.scores["subject"]
         subject, (low, high) = scores["subject"], task.new_people
         classes = dict(zip(task.pooled.subjects, task.pooled.truth.tolist(), strict=True))
         frequent = np.bincount(list(classes.values())).max() / len(classes)
-        rows.append(
-            (
-                task.name,
-                subject["n"],
-                f"**{interval(subject['macro_f1'], subject['ci95']['macro_f1'])}**",
-                interval(subject["accuracy"], subject["ci95"]["accuracy"]),
-                f"{frequent:.3f}",
-                interval(scores["macro_f1"], scores["ci95"]["macro_f1"]),
-                f"{low:.2f} to {high:.2f}",
-                f"{leak['macro_f1']:.3f} ({task.slices_shared} of {leak['n']} people known)",
-            )
-        )
-    return table(header, rows)
+        row = {
+            "task": task.name,
+            "people": subject["n"],
+            "**macro F1 per person**": f"**{_interval(subject, 'macro_f1')}**",
+            "accuracy per person": _interval(subject, "accuracy"),
+            "most frequent class": f"{frequent:.3f}",
+            "macro F1 per slice": _interval(scores, "macro_f1"),
+            NEW_LABEL: f"{low:.2f} to {high:.2f}",
+            "slice split, macro F1 per person: LEAKS": (
+                f"{leak['macro_f1']:.3f} ({task.slices_shared} of {leak['n']} people known)"
+            ),
+        }
+        rows.append(row)
+    return records(rows)
+
+
+def _interval(scores: Mapping[str, Any], key: str) -> str:
+    return interval(scores[key], scores["ci95"][key])
 
 
 def _folds(results: Sequence[Task]) -> str:

@@ -8,16 +8,11 @@ from pathlib import Path
 
 import torch
 
-from alzmri import git
-from alzmri.experiments.runs import Finished
+from alzmri import git, terminal
+from alzmri.experiments.runs import Run
 from alzmri.files import write_bytes
 
 PAGE = Path("docs/results.md")
-
-
-def write(name: str, *paragraphs: str) -> None:
-    """Replace the section ``name`` of docs/results.md by ``paragraphs``."""
-    write_section(name, "\n\n".join(paragraphs))
 
 
 def write_section(name: str, content: str, page: Path = PAGE) -> None:
@@ -33,17 +28,26 @@ def write_section(name: str, content: str, page: Path = PAGE) -> None:
     write_bytes(page, text.encode())
 
 
-def provenance(command: str, runs: Sequence[Finished]) -> str:
-    """Date, code, machine and versions of what ``runs`` measured, in one sentence."""
+def report(name: str, scores: str, figure: Path, *paragraphs: str) -> None:
+    """Write ``paragraphs`` as the section ``name``, print ``scores``, and say what is written."""
+    write_section(name, "\n\n".join(paragraphs))
+    terminal.out.print(scores, markup=False)
+    terminal.say(f"written: {PAGE}, {figure}; the experiments: dvc exp show")
+
+
+def provenance(command: str, runs: Sequence[Run], note: str) -> str:
+    """Date, code, machine and versions of what ``runs`` measured, in one sentence; ``note``."""
     # Not HEAD: where the collection is committed, others do not have it.
     commit = git.run("log", "-1", "--format=%h", "--", "src", "params.yaml").strip()
+    # The day of the newest run, such as 2026-11-23.
+    *_, date = sorted(git.run("show", "-s", "--format=%cs", *(run.commit for run in runs)).split())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     split, training = (
-        ", ".join(map(str, sorted({getattr(run.params, part).seed for run in runs})))
-        for part in ("split", "train")
+        ", ".join(map(str, sorted({run.settings[key] for run in runs})))
+        for key in ("split.seed", "train.seed")
     )
     return (
-        f"`{command}`, {max(run.date for run in runs)}, code of commit {commit},"
+        f"`{command}`, {date}, code of commit {commit},"
         f" {os.cpu_count()} CPU cores ({platform.machine()}, {gpu}), torch {torch.__version__},"
-        f" seed of split {split}, of training {training}."
-    )
+        f" seed of split {split}, of training {training}. {note}"
+    ).strip()

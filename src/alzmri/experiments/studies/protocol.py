@@ -1,88 +1,65 @@
 """The published protocol, reproduced and labelled: it splits slices, not people."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from alzmri import terminal
-from alzmri.evaluation.markdown import interval, table
-from alzmri.experiments.runs import Finished
-from alzmri.experiments.studies import page, plans, running
+from alzmri.evaluation.markdown import records
+from alzmri.experiments.runs import Run
+from alzmri.experiments.studies import page, plans
 from alzmri.experiments.studies.plans import Study
 from alzmri.figure import SEVERITY, drawing
 
 
 def protocol(study: Study) -> None:
     """Run what is missing of the two settings, write the section of docs/results.md."""
-    source, scale, overrides, jobs, command = study
-    planned = plans.protocol(source, scale, overrides)
-    finished = running.run(list(planned.values()), jobs, scale.protocol_note)
-    runs = {setting: finished[experiment.name] for setting, experiment in planned.items()}
+    source, note = study.source, study.scale.protocol_note
+    planned = plans.protocol(source, study.scale, study.overrides)
+    finished = plans.run(list(planned.values()), study.jobs, note)
+    runs = dict(zip(planned, finished, strict=True))
     figure = Path(f"docs/protocol-{source}.png")
     draw(figure, source, runs)
-    scores = _scores(runs)
-    page.write(
+    scores = records([_row(setting, run) for setting, run in runs.items()])
+    page.report(
         f"protocol {source}",
+        scores,
+        figure,
         f"## {source}: the protocol, which LEAKS",
-        f"{page.provenance(command, list(runs.values()))} {scale.protocol_note}".strip(),
+        page.provenance(study.command, finished, note),
         "Slices are split 70/15/15, not people: the test people are in training too, and the"
         " score is mostly recognition of people. For comparison with the literature only.",
         scores,
         f"![Validation scores by epoch: this split leaks]({figure.name})",
     )
-    terminal.out.print(scores, markup=False)
-    terminal.out.print(f"written: {page.PAGE}, {figure}; the experiments: dvc exp show")
 
 
-def _scores(runs: dict[str, Finished]) -> str:
-    header = (
-        "slice split, LEAKS",
-        "accuracy",
-        "macro F1",
-        "loss",
-        "best epoch",
-        "test people also in training",
-        "test slices with a training twin",
-    )
-    return table(header, (_row(setting, run) for setting, run in runs.items()))
+def _row(setting: str, run: Run) -> dict[str, str]:
+    tested = sum(count["images"] for count in run.summary["split"]["test"].values())
+    known, near = run.evaluation["split"]["shared_subjects"], run.summary["leak"]
+    lr, momentum = run.settings["train.lr"], run.settings["train.momentum"]
+    return {
+        "slice split, LEAKS": f"{setting}: lr {lr:g}, momentum {momentum:g}",
+        "accuracy": run.shown("accuracy"),
+        "macro F1": run.shown("macro_f1"),
+        "loss": run.shown("loss"),
+        "best epoch": run.best_epoch,
+        "test people also in training": f"{known} of {run.evaluation['subject']['n']}",
+        "test slices with a training twin": f"{near['test_images_with_training_twin']} of {tested}",
+    }
 
 
-def _row(setting: str, run: Finished) -> Sequence[Any]:
-    summary, test, used = run.summary, run.evaluation, run.params.train
-    tested = sum(count["images"] for count in summary["split"]["test"].values())
-    return (
-        f"{setting}: lr {used.lr:g}, momentum {used.momentum:g}",
-        interval(test["accuracy"], test["ci95"]["accuracy"]),
-        interval(test["macro_f1"], test["ci95"]["macro_f1"]),
-        f"{test['loss']:.3f}",
-        f"{run.training['best_epoch']} of {used.epochs}",
-        f"{run.scores['shared_subjects']} of {test['subject']['n']}",
-        f"{summary['leak']['test_images_with_training_twin']} of {tested}",
-    )
-
-
-def draw(path: Path, source: str, runs: dict[str, Finished]) -> None:
+def draw(path: Path, source: str, runs: dict[str, Run]) -> None:
     """Validation accuracy and macro F1 by epoch, one colour per setting."""
     with drawing(path, 6.8, 3.0) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         names = {"val_accuracy": "accuracy", "val_macro_f1": "macro F1"}
         for axes, (column, name) in zip(panels, names.items(), strict=True):
-            for (setting, run), colour in zip(
-                runs.items(), (SEVERITY[1], SEVERITY[3]), strict=True
-            ):
-                history = run.table("plots/history.csv")
-                epochs = [int(row["epoch"]) for row in history]
-                values = [float(row[column]) for row in history]
-                axes.plot(epochs, values, color=colour, label=setting)
+            for (setting, run), colour in zip(runs.items(), SEVERITY[1::2], strict=True):
+                values = [float(row[column]) for row in run.history]
+                axes.plot(range(1, len(values) + 1), values, color=colour, label=setting)
                 best = run.training["best_epoch"]
                 axes.plot(best, values[best - 1], "o", color=colour)
             axes.set(xlabel="epoch", ylim=(0, 1.02))
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_title(f"validation {name}", fontsize=9)
         panels[1].legend(title="setting", loc="lower right", fontsize=9)
-        figure.suptitle(
-            f"{source}: the protocol splits slices, so these scores LEAK",
-            fontsize=10,
-            x=0.01,
-            ha="left",
-        )
+        title = f"{source}: the protocol splits slices, so these scores LEAK"
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left")

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.experiments.reports.revisions import Commit, chosen, named
+from alzmri.experiments.runs import Commit, chosen, named
 
 
 @pytest.fixture
