@@ -119,6 +119,14 @@ class Run:
         table = io.StringIO(self.cached("plots/predictions.csv"))
         return Predictions.of(list(csv.DictReader(table)))
 
+    def load(self) -> None:
+        """Read all that a report needs.
+
+        Raises:
+            UserError: when something that it wrote is not there.
+        """
+        _ = self.settings, self.training, self.evaluation, self.history, self.predictions
+
     @property
     def repetition(self) -> tuple[Any, ...]:
         """Its seeds and fold."""

@@ -50,7 +50,9 @@ def write(finished: Sequence[Run], name: str, metric: str) -> dict[str, Any]:
         UserError: when a run's files are not there.
     """
     for run in finished:
-        if run.stale:
+        if not run.stale:
+            run.load()
+        else:
             terminal.warn(f"{run.name} is left out: {', '.join(run.stale)} did not run in it")
     fresh = [run for run in finished if not run.stale]
     if not fresh:
@@ -68,7 +70,7 @@ def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
             if group.runs[0].identity == committed.identity:
                 return groups, group.name
         comparable = any(compare(group, alone).difference for group in groups)
-        _ = committed.evaluation, committed.training, committed.history
+        committed.load()
         if comparable and not taken and not committed.stale:
             return [*groups, alone], BASELINE
     except UserError as error:

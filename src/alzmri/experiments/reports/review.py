@@ -86,8 +86,8 @@ def _conclusion(before: Run, after: Run, verdict: Verdict) -> str:
     base, head = code(before.name), code(after.name)
     if after.stale:
         return (
-            f"**No conclusion.** The results of {head} are not of its parameters and code."
-            " Run `dvc repro` and commit."
+            f"**No conclusion.** The results of {head} are not of its parameters and code:"
+            f" {', '.join(after.stale)} ran with others. Run `dvc repro` and commit."
         )
     if after.leaks and not before.leaks:
         return (
