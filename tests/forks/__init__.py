@@ -31,6 +31,11 @@ HERE = Path(__file__).parent
 REAL = {"ALZMRI_TEST_REAL": "1"}
 """In this environment processes start as they do outside tests."""
 FOLDER = "ALZMRI_TEST_FORKS"
+COMPUTING = portable.variables(Compute(train_on="here", portable=True, threads=1))
+"""What stages set before they import torch, which the server has imported when it forks.
+
+One thread: worker processes of pytest with two threads each would wait for each other's cores.
+"""
 ROOM = 4096
 """Bytes of the server's command line, which those of what it forks must fit in."""
 
@@ -47,9 +52,7 @@ def environment() -> dict[str, str]:
         "PATH": os.pathsep.join(folders),
         "PYTHONDONTWRITEBYTECODE": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
-        # As the stages set it before they import torch, which is imported here. One thread: two
-        # worker processes with two threads each would wait for each other's cores.
-        **portable.variables(Compute(train_on="here", portable=True, threads=1)),
+        **COMPUTING,
     }
 
 

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import botocore.session
 from botocore.validate import ParamValidator
 
+from ... import forks
 from .namespaces import Containers, Host, private_mounts
 
 ACCOUNT = "123456789012"
@@ -266,7 +267,7 @@ class Simulator:
             "TMPDIR": "/opt/ml",
             "LANG": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "OMP_NUM_THREADS": "1",
+            **forks.COMPUTING,  # so that a job's bytes can be compared with those of a run here
             "TRAINING_JOB_NAME": job.name,
             "AWS_REGION": REGION,
             "AWS_ACCESS_KEY_ID": "AKIAOFTHEROLE",
