@@ -89,6 +89,11 @@ def test_a_text_that_looks_like_a_number_is_text(ours, written):
     assert params.parse(text, "params.yaml").track.project == written.strip("'")
 
 
+LONG = "12345678901234567890123456"
+"""It makes params.yaml longer: git can take a file for unchanged that changes within the second in
+which it was committed and keeps its size."""
+
+
 def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
     """DVC itself writes the parameters, and leaves them there."""
     stage = (
@@ -96,9 +101,6 @@ def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
     )
     (tmp_path / "stage.py").write_text(stage)
     (tmp_path / "params.yaml").write_text(ours.read_text())
-    # Not of this second: git takes a file for unchanged that changes within the second of a commit
-    # and keeps its size.
-    os.utime(tmp_path / "params.yaml", (0, 0))
     (tmp_path / "dvc.yaml").write_text(
         f"stages:\n  only:\n    cmd: {sys.executable} stage.py\n    params: [track, train]\n"
     )
@@ -113,7 +115,7 @@ def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
 
     start = "git init -q; git config user.name t; git config user.email t@localhost; dvc init -q;"
     assert run(f"{start} git add -A; git commit -qm start").returncode == 0
-    settings = "-S track.group=123 -S track.entity=true -S train.lr=-1"
+    settings = f"-S track.group={LONG} -S track.entity=true -S train.lr=-1"
     refused = run(f"dvc exp run {settings}")
     assert refused.returncode != 0
     assert "params.yaml has 1 fault(s)" in refused.stderr
@@ -122,7 +124,7 @@ def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
     assert run(undo).returncode == 0
     assert run("git status --porcelain").stdout == ""
     taken = run(f"dvc exp run {settings.replace('-1', '0.5')}")
-    assert "group='123'" in taken.stdout
+    assert f"group='{LONG}'" in taken.stdout
     assert "entity='true'" in taken.stdout
 
 

@@ -42,7 +42,9 @@ ROOM = 4096
 
 def environment() -> dict[str, str]:
     """Activated, as the README says, and free of what the tests' own caller has set."""
-    others = ("AWS_", "DVC_", "GIT_", "WANDB_")
+    # The last three are set by scikit-learn, OpenCV and Albumentations when a test imports them.
+    # The server does not have them, and it forks for nobody whose environment is another.
+    others = ("AWS_", "DVC_", "GIT_", "WANDB_", "KMP_", "LD_LIBRARY_PATH", "NO_ALBUMENTATIONS")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(others)}
     folders = [str(Path(sys.executable).parent), os.environ["PATH"]]
     if FOLDER in os.environ:
