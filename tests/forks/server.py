@@ -136,6 +136,7 @@ class Server:
         if not self.ready:
             preload(self.prepare)
             self.ready = True
+        server = os.getpid()
         pid = os.fork()
         if pid:
             for stream in streams:
@@ -147,7 +148,7 @@ class Server:
             return None
         connection.close()
         self.forget()
-        return {**json.loads(said), "streams": streams}
+        return {**json.loads(said), "streams": streams, "server": server}
 
     def forget(self) -> None:
         """In a fork, let go of what is the server's."""
@@ -222,6 +223,8 @@ def become(order: dict) -> str:
     """Make this process the one that was asked for; the script that it runs."""
     os.setsid()
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != order["server"]:
+        os._exit(1)  # the server died before this process could be told of it
     for number, stream in enumerate(order["streams"]):
         os.dup2(stream, number)
         os.close(stream)
