@@ -221,7 +221,7 @@ def search(words: Sequence[str], name: str | None, base: Settings, total: int, s
     try:
         from optuna import distributions
     except ImportError:
-        raise EnvironmentFault("optuna is not installed: pip install 'alzmri[sweep]'") from None
+        raise EnvironmentFault("optuna is not installed: pip install -e '.[sweep]'") from None
 
     values, faults = _read([word for word in words if not _RANGE.fullmatch(word)])
     fixed = {key: choices[0] for key, choices in values.items() if len(choices) == 1}
