@@ -40,8 +40,7 @@ class Clone:
     @property
     def environment(self) -> dict[str, str]:
         """Of what runs in it."""
-        # Real processes: the whole suite has passed with them, on forks only a part of it has.
-        return {**forks.environment(), **forks.REAL, MARK: str(self.root)}
+        return {**forks.environment(), MARK: str(self.root)}
 
     def run(
         self, *words: str, code: int | None = 0, **variables: str

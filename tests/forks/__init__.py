@@ -40,11 +40,24 @@ ROOM = 4096
 """Bytes of the server's command line, which those of what it forks must fit in."""
 
 
+SET_BY_IMPORTS = (
+    "KMP_",
+    "LD_LIBRARY_PATH",
+    "MPL",
+    "NO_ALBUMENTATIONS",
+    "OMP_",
+    "TORCH",
+    "PYTORCH_",
+)
+"""OpenCV, scikit-learn and others set such variables when a test imports them.
+
+The server does not have them, and it forks for nobody whose environment is another.
+"""
+
+
 def environment() -> dict[str, str]:
     """Activated, as the README says, and free of what the tests' own caller has set."""
-    # The last three are set by scikit-learn, OpenCV and Albumentations when a test imports them.
-    # The server does not have them, and it forks for nobody whose environment is another.
-    others = ("AWS_", "DVC_", "GIT_", "WANDB_", "KMP_", "LD_LIBRARY_PATH", "NO_ALBUMENTATIONS")
+    others = ("AWS_", "DVC_", "GIT_", "WANDB_", *SET_BY_IMPORTS)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(others)}
     folders = [str(Path(sys.executable).parent), os.environ["PATH"]]
     if FOLDER in os.environ:
