@@ -265,7 +265,19 @@ def test_identical_copies_are_found_without_an_error(seed: int, number: int) -> 
     assert leak.accuracy == leak.macro_f1 == 1
     assert leak.test_with_twin == number
     assert leak.shared_people == leak.same_person == 0
+    assert not any(pair.same_person for pair in leak.pairs)  # though of the same class
     np.testing.assert_allclose(leak.similarity, 1, atol=1e-5)
+
+
+def test_the_majority_is_of_training_and_its_accuracy_of_test() -> None:
+    slices = fabricated(np.random.default_rng(0).integers(0, 256, (16, 16, 16), np.uint8))
+    common, rare = CLASSES[2], CLASSES[1]
+    labels = (common,) * 6 + (rare,) * 2 + (common,) * 2 + (rare,) * 6
+    slices = audit.Slices(slices.found, labels, slices.people, slices.codes, slices.areas)
+    train = np.arange(16) < 8
+    layout = audit.Layout("published", False, train, np.zeros_like(train), ~train)
+    leak = audit.measure(slices, layout, pairs=1)
+    assert (leak.majority, leak.majority_accuracy) == (common, 0.25)
 
 
 def test_few_slices_prove_no_end() -> None:

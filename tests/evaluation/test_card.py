@@ -1,10 +1,12 @@
 """The card says what a stranger must know, and says the worst first."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from alzmri.classes import CLASSES
 from alzmri.evaluation import card, report
 from alzmri.training import results
 from alzmri.training.loop import Run
@@ -14,7 +16,7 @@ from alzmri.training.loop import Run
 def written(prepared, make_params, tmp_path):
     """``written(split={...})``: the card of an untrained model."""
 
-    def write(shared: int = 0, **sections) -> str:
+    def write(shared: int = 0, prepared=prepared, **sections) -> str:
         params = make_params(model={"name": "lenet"}, **sections)
         run = Run.start(prepared, params, torch.device("cpu"))
         trained = results.card(run, prepared, params, "0123456789abcdef")
@@ -54,3 +56,17 @@ def test_the_same_run_writes_the_same_card(written):
 
 def test_a_real_collection_is_not_called_simulated(written):
     assert "simulated" not in written(data={"source": "kaggle"})
+
+
+def test_a_class_of_ten_subjects_is_not_called_few(written, prepared):
+    """And one of nine is."""
+    rows = list(prepared.rows)
+    for label, subjects in ((CLASSES[0], 10), (CLASSES[1], 9)):
+        mine = [row for row in rows if row.label == label][:subjects]
+        for number, row in enumerate(mine):
+            rows[row.index] = replace(row, split="test", subject=f"{label} {number}")
+        for row in [row for row in rows if row.label == label and row.split == "test"][subjects:]:
+            rows[row.index] = replace(row, split="val")
+    text = written(prepared=replace(prepared, rows=tuple(rows)))
+    assert f"- {CLASSES[0]}: " not in text
+    assert f"- {CLASSES[1]}: 9 test people, so its scores say little." in text
