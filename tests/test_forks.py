@@ -35,8 +35,8 @@ ENDS = {
 }
 WAIT = """
 import os, signal, sys
-print(os.getpid(), flush=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(33))
+print(os.getpid(), flush=True)
 signal.pause()
 """
 
