@@ -1,5 +1,6 @@
 """The processes that train one model together: torch's own distribution, as torchrun starts it."""
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alzmri.errors import EnvironmentFault
-from alzmri.training.linear import SplitLinear
 
 T = TypeVar("T")
 
@@ -88,27 +88,18 @@ class Processes:
 ALONE = Processes()
 
 
-def in_step(model: nn.Module) -> nn.Module:
-    """``model``, whose gradients become, during the backward pass, the sum over all processes."""
-    summed_already = [
-        f"{path}.{name}"
-        for path, module in model.named_modules()
-        if isinstance(module, SplitLinear)
-        for name, _ in module.named_parameters()
-    ]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, summed_already)
-    replica = DistributedDataParallel(
-        model, forward_sync_buffers=False, gradient_as_bucket_view=True
-    )
-    replica.register_comm_hook(None, _sum)
-    return replica
+def in_step(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model``, whose gradients become, during the backward pass, the mean over all processes.
 
-
-def _sum(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """In place of the mean: each process holds its part of a mean already."""
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
-    return summed
+    On GPUs batch normalisation is over the batch of all processes; torch's SyncBatchNorm has no
+    kernels for CPUs, where each process normalises its own share.
+    """
+    if device.type == "cuda":
+        # In a copy of the layers: to validate, each process runs the model by itself.
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model, shared))
+    # Running statistics are not synchronised: validation estimates them anew.
+    return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextmanager

@@ -86,8 +86,8 @@ def write(run: Run, prepared: Prepared, params: Params, name: str) -> None:
     """
     saved.save(saved.MODELS, run.best_weights, card(run, prepared, params, name))
     state: dict[str, Any] = {}  # written all the same: DVC has no optional outputs
-    if run.last:
-        state = {name: run.last[name] for name in ("model", "optimizer")}
+    if params.train.keep_last:
+        state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
         state["epoch"] = run.history[-1].epoch
     last = io.BytesIO()
     torch.save(state, last)
