@@ -266,7 +266,7 @@ def checkpoint_figures(plan: Plan) -> list[Figure]:
     for number in range(plan.rounds + 1):
         alone = training.timed(training.bare_steps(count))
         begin = clock()
-        checkpoints.save(number, run.state())
+        checkpoints.save(run.state())
         stopped = clock() - begin
         beside = stopped + training.timed(training.bare_steps(count))
         begin = clock()

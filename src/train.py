@@ -18,7 +18,8 @@ from alzmri.errors import UserError
 from alzmri.models.device import bfloat16, choose
 from alzmri.tracking import following
 from alzmri.training import results
-from alzmri.training.checkpoints import Checkpoints, alone, default_store, fingerprint
+from alzmri.training.checkpoints import Checkpoints, alone, default_store
+from alzmri.training.fingerprint import fingerprint
 from alzmri.training.loop import train
 from alzmri.training.processes import joined
 

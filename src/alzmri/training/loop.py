@@ -204,9 +204,7 @@ def train(
             if due or wanted:
                 loss = processes.sum(run.loss)
                 if processes.first:
-                    checkpoints.save(
-                        batches.before(run.epoch, run.steps), {**run.state(), "loss": loss}
-                    )
+                    checkpoints.save({**run.state(), "loss": loss})
             if wanted:
                 checkpoints.wait()
                 stop.leave(wanted)
