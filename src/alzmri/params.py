@@ -128,7 +128,7 @@ class Augment(_Section):
 class Model(_Section):
     """The architecture."""
 
-    name: Literal["alexnet", "lenet"]
+    name: Literal["alexnet", "lenet", "resnet18"]
     dropout: Number = Field(ge=0, lt=1)
 
 

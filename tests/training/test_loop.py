@@ -50,7 +50,7 @@ def test_it_learns_what_can_be_learned(prepared, quick):
     assert [epoch for epoch, best in seen if epoch is best][-1] == run.best
 
 
-@pytest.mark.parametrize("model", ["lenet", "alexnet"])
+@pytest.mark.parametrize("model", ["lenet", "alexnet", "resnet18"])
 def test_the_same_seed_gives_the_same_bytes(prepared, quick, model):
     runs = [_train(prepared, quick(model, epochs=2)) for _ in range(2)]
     assert runs[0].history == runs[1].history
@@ -325,11 +325,12 @@ def test_the_order_of_the_slices_differs_between_epochs_and_seeds(prepared, make
     assert first != [image.tobytes() for image in prepared.images[prepared.indices("train")]]
 
 
-def test_recalibration_gives_the_statistics_of_all_training_slices(prepared, monkeypatch):
+@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
+def test_recalibration_gives_the_statistics_of_all_training_slices(prepared, monkeypatch, name):
     """The manifest is sorted by class; batches of one class would miss what lies between them."""
     monkeypatch.setattr("alzmri.training.loop.BATCH_SIZE", 20)
     torch.manual_seed(0)
-    model = build("alexnet", classes=4, image_size=32, dropout=0.5)
+    model = build(name, classes=4, image_size=32, dropout=0.5)
     convolution, normalisation = model.features[0][0], model.features[0][1]
     before = torch.get_rng_state()
     recalibrate(model, prepared, CPU)

@@ -10,11 +10,12 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
-from torch import Tensor, nn
+from torch import Tensor
 
 from alzmri.errors import UserError
 from alzmri.files import write_bytes, write_json
 from alzmri.models import build
+from alzmri.models.network import Network
 
 MODELS = Path("models")
 
@@ -66,7 +67,7 @@ def save(directory: Path, weights: dict[str, Tensor], card: Card) -> None:
     write_json(directory / "model.json", asdict(card))
 
 
-def load(directory: Path = MODELS) -> tuple[nn.Module, Card]:
+def load(directory: Path = MODELS) -> tuple[Network, Card]:
     """The model in ``directory``, on the CPU, and its card.
 
     Raises:
