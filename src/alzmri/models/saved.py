@@ -39,8 +39,9 @@ class Card:
         temperature: by which to divide the logits for calibrated probabilities.
         versions: of what computed the weights.
         run: the fingerprint of the training run, its id on W&B; empty in older models.
-        training: epochs in all, the best epoch, the number of weights, the device (``cpu`` or
-            ``cuda``) and the precision (``fp32`` or ``bf16``); empty in older models.
+        training: epochs in all, the best epoch, the number of weights, the model that it started
+            from (name and SHA-256 of the weights, or None), the device (``cpu`` or ``cuda``) and
+            the precision (``fp32`` or ``bf16``); empty in older models.
     """
 
     architecture: dict[str, Any]
@@ -65,6 +66,12 @@ def save(directory: Path, weights: dict[str, Tensor], card: Card) -> None:
     # Not safetensors' own file writing: on a full disk that is an error of another kind.
     write_bytes(directory / "model.safetensors", serialize(contiguous))
     write_json(directory / "model.json", asdict(card))
+
+
+def digest(directory: Path = MODELS) -> str:
+    """SHA-256 of the weights in ``directory``."""
+    with (directory / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load(directory: Path = MODELS) -> tuple[Network, Card]:

@@ -10,13 +10,18 @@ import alzmri
 from alzmri.data.prepared import Prepared
 from alzmri.models.device import bfloat16
 from alzmri.params import Params
+from alzmri.training.initial import Initial
 
 CODE = ("training", "models", "data/prepared.py")
 """What shapes the weights: after a change here a run starts from zero, by another name."""
 
 
-def fingerprint(params: Params, prepared: Prepared, device: torch.device) -> str:
-    """What identifies a run, 16 hexadecimal digits: parameters, data, code, device, precision.
+def fingerprint(
+    params: Params, prepared: Prepared, device: torch.device, initial: Initial | None = None
+) -> str:
+    """What identifies a run, 16 hexadecimal digits.
+
+    Of parameters, data, code, device, precision, and the weights and classes of ``initial``.
 
     Runs alike in all of them end with the same weights on the same machine, so that one may go on
     where the other stopped. How often to checkpoint, what to keep and who computes does not matter.
@@ -28,7 +33,8 @@ def fingerprint(params: Params, prepared: Prepared, device: torch.device) -> str
     )
     digest = hashlib.sha256()
     machine = (torch.__version__, device.type, bfloat16(params.train.precision, device))
-    for part in (matters, prepared.digest, *machine):
+    start = initial and (initial.digest, initial.card.classes)
+    for part in (matters, prepared.digest, *machine, start):
         digest.update(json.dumps(part, sort_keys=True).encode())
     package = Path(alzmri.__file__).parent
     for name in CODE:

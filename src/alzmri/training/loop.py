@@ -24,6 +24,7 @@ from alzmri.training.batches import Batch, Batches
 from alzmri.training.calibration import fit_temperature
 from alzmri.training.checkpoints import Checkpoints, State
 from alzmri.training.graphs import Replayed
+from alzmri.training.initial import Initial
 from alzmri.training.processes import ALONE, Processes, in_step
 from alzmri.training.schedule import learning_rate
 from alzmri.training.stopping import Stop
@@ -82,9 +83,14 @@ class Run:
 
     @classmethod
     def start(
-        cls, prepared: Prepared, params: Params, device: torch.device, processes: Processes = ALONE
+        cls,
+        prepared: Prepared,
+        params: Params,
+        device: torch.device,
+        processes: Processes = ALONE,
+        initial: Initial | None = None,
     ) -> "Run":
-        """Fresh weights and optimiser, drawn from ``train.seed``."""
+        """The weights of ``initial``, fresh ones from ``train.seed`` for what it does not have."""
         settings = params.train
         torch.manual_seed(settings.seed)
         model = build(
@@ -92,7 +98,10 @@ class Run:
             classes=len(prepared.classes),
             image_size=prepared.images.shape[1],
             dropout=params.model.dropout,
-        ).to(device)
+        )
+        if initial:
+            initial.give_to(model, prepared.classes)
+        model.to(device)
         # Convolutions run faster in this layout, by 15 % on the CPU measured.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         averaged = None
@@ -170,6 +179,7 @@ def train(
     on_step: Callable[[int, int], None],
     on_epoch: Callable[[Run, bool], None],
     processes: Processes = ALONE,
+    initial: Initial | None = None,
 ) -> Run:
     """Train on the ``train`` part, choose the epoch on the ``val`` part.
 
@@ -182,6 +192,7 @@ def train(
         on_epoch: called with the run and True after each epoch; with the run and False when it
             resumes.
         processes: that train together; only the first of them uses ``checkpoints``.
+        initial: the model to start from, see :mod:`alzmri.training.initial`.
 
     Raises:
         UserError: when the loss is no longer a finite number.
@@ -191,7 +202,7 @@ def train(
     batches = Batches(prepared, params, device, processes)
     validation = prepared.indices("val")
     truth = prepared.labels[validation]
-    run = Run.start(prepared, params, device, processes)
+    run = Run.start(prepared, params, device, processes, initial)
     if state := processes.of_first(checkpoints.load() if processes.first else None):
         run.restore(state)
         if processes.first:
