@@ -162,13 +162,10 @@ class Run:
 
     def complete(self, settings: Train) -> bool:
         """Whether there is no epoch left, or ``train.patience`` is at its end."""
-        if (
-            settings.patience
-            and self.best
-            and len(self.history) >= self.best.epoch + settings.patience
-        ):
-            return True
-        return self.epoch > settings.epochs
+        last = settings.epochs
+        if self.best and settings.patience:
+            last = min(last, self.best.epoch + settings.patience)
+        return self.epoch > last
 
 
 def train(

@@ -46,8 +46,7 @@ class Processes:
         """The rows of all processes, in the order from which they took their :meth:`share`."""
         if self.size == 1:
             return mine
-        parts: list[NDArray[np.float64]] = [mine] * self.size
-        dist.all_gather_object(parts, mine)
+        parts = self._held(mine)
         rows = np.empty((sum(map(len, parts)), *mine.shape[1:]))
         for rank, part in enumerate(parts):
             rows[rank :: self.size] = part
@@ -70,11 +69,7 @@ class Processes:
 
     def agree(self, value: object) -> bool:
         """Whether all processes have the same."""
-        if self.size == 1:
-            return True
-        held: list[object] = [None] * self.size
-        dist.all_gather_object(held, value)
-        return all(other == value for other in held)
+        return self.size == 1 or all(other == value for other in self._held(value))
 
     def of_first(self, value: T) -> T:
         """What the first process has."""
@@ -83,6 +78,12 @@ class Processes:
         held = [value]
         dist.broadcast_object_list(held)
         return held[0]
+
+    def _held(self, value: T) -> list[T]:
+        """What all processes have."""
+        held = [value] * self.size
+        dist.all_gather_object(held, value)
+        return held
 
 
 ALONE = Processes()
