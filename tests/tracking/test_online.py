@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -120,9 +121,11 @@ def test_a_resumed_run_is_the_same_one_and_has_no_epoch_twice(runs, follow, caps
 
 
 def test_what_was_kept_offline_is_uploaded_in_order_by_the_line_that_was_said(
-    runs, follow, capsys
+    runs, follow, eventually, capsys
 ):
     follow(1, 2, 3, mode="offline")
+    second = int(time.time())  # folders are in order of the seconds in their names
+    eventually(lambda: time.time() > second + 1)
     follow(1, 2, 3, 4, 5, mode="offline")
     assert runs == {}
     said = capsys.readouterr().out.splitlines()[-1]

@@ -1,7 +1,6 @@
 """One image file: whether it can be used, and its pixels."""
 
 import errno
-import hashlib
 import io
 import os
 import stat
@@ -57,7 +56,7 @@ _FILLING = b"\0" + b"\x5a\xa5\x33" * 32
 _NAMES = {"1": "1-bit", "P": "palette", "PA": "palette", "F": "float", "I": "32-bit"}
 """Of Pillow's modes, where the mode itself says little."""
 
-# What Pillow warns about (large headers, odd EXIF) is judged here, per file, with the path.
+# What Pillow warns about (large headers, odd EXIF) is validated here, per file, with the path.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -75,13 +74,11 @@ class Decoded:
 
     Attributes:
         pixels: uint8 ``[height, width]``, 0 black to 255 white, upright.
-        sha256: hexadecimal digest of the file's bytes.
         converted: what had to be converted, such as ``RGB`` or ``16-bit, rotated``; None if
             the file was 8-bit grayscale and upright.
     """
 
     pixels: Pixels
-    sha256: str
     converted: str | None
 
 
@@ -91,7 +88,7 @@ def decode(path: Path) -> Decoded:
 
 
 def decode_bytes(data: bytes) -> Decoded:
-    """Judge and decode the bytes of one image by what they are, whatever its name says.
+    """Validate and decode the bytes of one image by what they are, whatever its name says.
 
     The rule: what can be shown as one 8-bit grayscale slice without guessing is converted, and
     said to be. Everything else is refused.
@@ -114,7 +111,7 @@ def decode_bytes(data: bytes) -> Decoded:
     low, high = pixels.min(), pixels.max()
     if low == high:
         raise Unreadable(f"blank: every pixel is {low}")
-    return Decoded(pixels, hashlib.sha256(data).hexdigest(), converted)
+    return Decoded(pixels, converted)
 
 
 def read(path: Path) -> bytes:
@@ -223,7 +220,7 @@ def _decode(data: bytes) -> tuple[Pixels, str | None]:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_shape(image.height, image.width)
-            # In compressed data FF is followed by 0: every FF DA is a scan, or in an EXIF thumbnail.
+            # Compressed data have a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
             if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
                 raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG: made to waste time")
             if _has_more_frames(image):
