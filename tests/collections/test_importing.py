@@ -177,11 +177,11 @@ def test_parquet_with_one_large_value_in_many_rows(untracked: Path, tmp_path: Pa
     pq.write_table(pa.table({"image": column.cast(pa.binary()), "label": [0] * 90}), file)
     before = pa.total_allocated_bytes()
     peak = 0
-    with members(file, room=4 << 30) as (rows, _):
+    with sources.members(file, room=4 << 30) as (rows, _):
         peak = pa.total_allocated_bytes() - before
         assert len({id(row.read()) for row in rows}) == 1
     assert peak < 200 << 20
-    with pytest.raises(UserError, match="unpacks to"), members(file, room=1 << 30):
+    with pytest.raises(UserError, match="unpacks to"), sources.members(file, room=1 << 30):
         pass
 
 

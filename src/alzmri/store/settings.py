@@ -154,10 +154,6 @@ def use_team(root: Path, remote: Remote, *, public: bool) -> None:
     a link that stalls, not a transfer: they count while nothing arrives.
     """
     plain = (remote.endpoint or "").startswith("http:")
-    with _edited(root, "local") as content:
-        content["core"].pop("remote", None)
-        own = {"profile": remote.profile, "allow_anonymous_login": False if public else None}
-        _set(content, TEAM, own)
     with _edited(root, "repo") as content:
         content["core"]["remote"] = TEAM
         values = {
@@ -170,13 +166,16 @@ def use_team(root: Path, remote: Remote, *, public: bool) -> None:
             "read_timeout": 15,
         }
         _set(content, TEAM, values)
+    with _edited(root, "local") as content:
+        content["core"].pop("remote", None)
+        own = {"profile": remote.profile, "allow_anonymous_login": False if public else None}
+        _set(content, TEAM, own)
 
 
 def _set(content: dict[str, Any], name: str, values: dict[str, Any]) -> None:
     """Set values of a remote, or drop those that are None."""
     kept = content["remote"].get(name, {}) | values
-    kept = {key: value for key, value in kept.items() if value is not None}
-    content["remote"] = {**content["remote"], name: kept}
+    content["remote"][name] = {key: value for key, value in kept.items() if value is not None}
 
 
 @contextmanager

@@ -29,8 +29,8 @@ EPOCHS = "epochs"
 _ON = ("silent", "disable_git", "disable_code", "x_disable_meta", "x_disable_stats")
 _ON += ("x_disable_machine_info", "sagemaker_disable", "finish_timeout_raises")
 _OFF = ("x_save_requirements", "use_dot_wandb")
-_SETTINGS = {"console": "off", "host": "-", "program": "alzmri", **dict.fromkeys(_OFF, False)}
-_SETTINGS |= dict.fromkeys(_ON, True)
+_SETTINGS: dict[str, Any] = {"console": "off", "host": "-", "program": "alzmri"}
+_SETTINGS |= dict.fromkeys(_ON, True) | dict.fromkeys(_OFF, False)
 
 
 class Run:
