@@ -35,8 +35,7 @@ def main() -> None:
         scores = {name: details[name] for name in report.METRICS}
         write_json(Path("metrics/evaluate.json"), scores, decimals=6)
         card.write(saved.MODELS / "MODEL_CARD.md", trained, prepared, details)
-        if tracked:
-            tracked.evaluation(prepared.classes, after=trained.parameters["train"]["epochs"])
+        tracked.evaluation(prepared.classes, after=trained.parameters["train"]["epochs"])
     terminal.out.print(f"{report.headline(details)} ({note})")
 
 

@@ -1,10 +1,11 @@
-"""Stage prepare: judge, resize, split and pack data/<source> into data/prepared."""
+"""Stage prepare: validate, resize, split and pack data/<source> into data/prepared."""
 
 from pathlib import Path
 
 from alzmri import params, terminal
 from alzmri.classes import merged
 from alzmri.data import overview, subjects
+from alzmri.data.counts import count
 from alzmri.data.packing import pack
 from alzmri.data.prepared import PREPARED
 from alzmri.errors import UserError
@@ -26,8 +27,9 @@ def main() -> None:
     note = f"{settings.data.source}, {settings.split.unit} split"
     if settings.data.shuffle_labels:
         note += ", LABELS SHUFFLED between people"
-    overview.write_table(Path("plots/classes.csv"), packed.rows, classes)
-    overview.draw(Path("plots/classes.png"), packed.rows, classes, note)
+    counts = count(packed.rows, classes)
+    overview.write_table(Path("plots/classes.csv"), counts, classes)
+    overview.draw(Path("plots/classes.png"), counts, classes, note)
     overview.draw_links(
         figure, packed.links, packed.people.names, packed.people.gap, settings.data.source
     )
@@ -36,7 +38,7 @@ def main() -> None:
         f"{len(packed.rows)} images of {len(set(packed.people.names))} people packed,"
         f" {len(packed.collection.rejected)} files rejected (data/prepared/rejected.csv)"
     )
-    for problem in overview.problems(packed.rows, classes):
+    for problem in overview.problems(packed.rows, counts, classes):
         terminal.warn(problem)
 
 

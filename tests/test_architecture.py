@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "alzmri"
 
 # What each part may import besides itself and the plumbing.
-PLUMBING = {"errors", "terminal", "files", "git", "repository"}
+PLUMBING = {"errors", "terminal", "files", "git", "parallel", "repository"}
 MAY_IMPORT = {
     "classes": set(),
     "registry": set(),
@@ -68,6 +68,7 @@ NO_RESULT = {
     "errors": "",
     "terminal": "what is said, not what is written",
     "files": "how files are written, not what is in them",
+    "parallel": "how many threads compute, not what",
     "params": "the schema: the values are dependencies of their own, by key",
     "figure": "how pictures look: no number, no table; `dvc repro -f evaluate` draws them again",
     "tracking": "W&B: reads results",

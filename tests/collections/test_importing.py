@@ -169,6 +169,22 @@ def test_parquet_inside_a_zip(
     assert len(bring(Path(archive), untracked).collection.entries) == 24
 
 
+def test_parquet_with_one_large_value_in_many_rows(untracked: Path, tmp_path: Path) -> None:
+    """20 MiB in the file, 1.8 GB if every row had its own."""
+    value = os.urandom(20 << 20)
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 90, pa.int8()), pa.array([value]))
+    file = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": column.cast(pa.binary()), "label": [0] * 90}), file)
+    before = pa.total_allocated_bytes()
+    peak = 0
+    with sources.members(file, room=4 << 30) as (rows, _):
+        peak = pa.total_allocated_bytes() - before
+        assert len({id(row.read()) for row in rows}) == 1
+    assert peak < 200 << 20
+    with pytest.raises(UserError, match="unpacks to"), sources.members(file, room=1 << 30):
+        pass
+
+
 def test_unusable_parquet(untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.parquet"
     pq.write_table(pa.table({"picture": [b"x"], "label": [0]}), file)

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from PIL import Image
 
 from alzmri.classes import CLASSES
-from alzmri.data.collection import Collection, place, read, require, write_rejected
+from alzmri.data import collection, images
+from alzmri.data.collection import Collection, place, require, write_rejected
 from alzmri.data.images import SYMBOLIC_LINK
 from alzmri.errors import UserError
 
 Write = Callable[..., Path]
 
 
-def ignore(index: int, pixels: NDArray[np.uint8]) -> None:
-    """What tests do with pixels that they do not look at."""
+def read(directory: Path) -> Collection:
+    """Without what tests do not look at."""
+    return collection.read(directory, np.mean, list[object]().append)
 
 
 def reasons(found: Collection) -> dict[str, str]:
@@ -27,7 +29,7 @@ def reasons(found: Collection) -> dict[str, str]:
 def test_faultless(classes: Path) -> None:
     (classes / "subjects.csv").write_text("path,subject\n")
     (classes / "README.md").write_text("about")
-    found = read(classes, consume=ignore)
+    found = read(classes)
     assert found.rejected == ()
     assert [entry.path for entry in found.entries] == sorted(
         path.relative_to(classes).as_posix() for path in classes.rglob("*.jpg")
@@ -60,16 +62,14 @@ def test_every_published_spelling_means_its_stage(ending: str) -> None:
             assert place(f"{folder}/x.jpg") == label
 
 
-def test_pixels_go_to_their_index(classes: Path, write: Write) -> None:
-    write(classes / "MildDemented" / "0.jpg").write_bytes(b"text")
-    seen: dict[int, float] = {}
-    found = read(classes, consume=lambda index, pixels: seen.update({index: pixels.mean()}))
-    assert set(seen) == {entry.index for entry in found.entries} == set(range(17)) - {0}
-    alone: dict[int, float] = {}
-    one = read(
-        classes, consume=lambda index, pixels: alone.update({index: pixels.mean()}), workers=1
-    )
-    assert (one, alone) == (found, seen)
+def test_what_is_kept_is_in_the_order_of_the_entries(classes: Path, write: Write) -> None:
+    (classes / "MildDemented" / "0_1.jpg").write_bytes(b"text")
+    kept: list[float] = []
+    found = collection.read(classes, lambda pixels: float(pixels.mean()), kept.append)
+    paths = [entry.path for entry in found.entries]
+    assert paths == sorted(paths)
+    assert kept == [np.asarray(Image.open(classes / path)).mean() for path in paths]
+    assert len(kept) == 15
 
 
 def test_what_is_rejected_and_why(classes: Path, write: Write, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_what_is_rejected_and_why(classes: Path, write: Write, tmp_path: Path) -
     (classes / "MildDemented" / "empty.png").touch()
     (classes / "MildDemented" / "link.jpg").symlink_to(write(tmp_path / "outside.jpg", 52))
     (classes / "elsewhere").symlink_to(tmp_path, target_is_directory=True)
-    found = read(classes, consume=ignore)
+    found = read(classes)
     assert len(found.entries) == 16
     assert reasons(found) == {
         "MildDemented/empty.png": "empty file",
@@ -101,7 +101,7 @@ def test_strays_are_listed_but_do_not_count(classes: Path, write: Write) -> None
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"\xd0\xcf\x11\xe0 whatever")
     write(classes / "__MACOSX" / "MildDemented" / "._x.jpg", 60)
-    found = read(classes, consume=ignore)
+    found = read(classes)
     assert len(found.rejected) == 6
     assert all(item.stray for item in found.rejected)
     assert found.rejected_fraction == 0
@@ -113,7 +113,7 @@ def test_names_that_are_not_utf8(
 ) -> None:
     misnamed(classes / "MildDemented")
     (classes / "MildDemented" / "b\x1bell.jpg").write_text("text")
-    found = read(classes, consume=ignore)
+    found = read(classes)
     assert reasons(found)["MildDemented/caf\\xe9.jpg"] == "the name is not valid UTF-8"
     assert "MildDemented/b\\x1bell.jpg" in reasons(found)
     write_rejected(tmp_path / "rejected.csv", found.rejected)
@@ -124,7 +124,7 @@ def test_names_that_are_not_utf8(
 def test_duplicates_within_a_class_keep_the_first(classes: Path) -> None:
     original = classes / "MildDemented" / "0_0.jpg"
     (classes / "MildDemented" / "a.jpg").write_bytes(original.read_bytes())
-    found = read(classes, consume=ignore)
+    found = read(classes)
     assert reasons(found) == {"MildDemented/a.jpg": "duplicate of MildDemented/0_0.jpg"}
     assert found.rejected[0].duplicate
     assert found.rejected_fraction == 0
@@ -134,7 +134,7 @@ def test_duplicates_across_classes_are_all_rejected(classes: Path) -> None:
     original = classes / "MildDemented" / "0_0.jpg"
     for path in ("MildDemented/a.jpg", "NonDemented/b.jpg"):
         (classes / path).write_bytes(original.read_bytes())
-    found = read(classes, consume=ignore)
+    found = read(classes)
     assert reasons(found) == {
         path: f"contradictory labels: the same bytes as {twin}"
         for path, twin in {
@@ -149,7 +149,7 @@ def test_duplicates_across_classes_are_all_rejected(classes: Path) -> None:
 def test_require_names_files_reasons_and_missing_classes(classes: Path) -> None:
     for path in (classes / "ModerateDemented").iterdir():
         path.write_text("text")
-    found = read(classes, consume=ignore)
+    found = read(classes)
     with pytest.raises(UserError) as caught:
         require(found, 0.1)
     message = str(caught.value)
@@ -167,7 +167,7 @@ def test_require_allows_as_many_rejected_images_as_it_says(classes: Path) -> Non
     (classes / "NonDemented" / "copy.jpg").write_bytes(
         (classes / "NonDemented" / "0_0.jpg").read_bytes()
     )
-    found = read(classes, consume=ignore)
+    found = read(classes)
     # 16 usable, 4 damaged, and a duplicate by which nothing is lost: 4 of 21.
     assert found.rejected_fraction == 4 / 21
     require(found, 4 / 21)
@@ -177,42 +177,42 @@ def test_require_allows_as_many_rejected_images_as_it_says(classes: Path) -> Non
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no images"):
-        require(read(tmp_path, consume=ignore), 1)
+        require(read(tmp_path), 1)
     with pytest.raises(UserError, match="not a directory"):
-        read(tmp_path / "gone", consume=ignore)
+        read(tmp_path / "gone")
 
 
 def test_volumes_are_counted_and_the_remedy_named(classes: Path) -> None:
     for name in ("a.dcm", "b.NII", "c.nii.gz"):
         (classes / "MildDemented" / name).write_bytes(b"volume")
-    found = read(classes, consume=ignore)
+    found = read(classes)
     assert found.volumes == 3
     require(found, 0)
     for path in classes.rglob("*.jpg"):
         path.unlink()
     with pytest.raises(UserError, match="3 DICOM or NIfTI files: export them as slices first"):
-        require(read(classes, consume=ignore), 1)
+        require(read(classes), 1)
 
 
 def test_an_interruption_stops_soon(tmp_path: Path, write: Write) -> None:
     for number in range(400):
         write(tmp_path / "MildDemented" / f"{number}.jpg", number)
-    seen = []
-
-    def keep(index: int, pixels: NDArray[np.uint8]) -> None:
-        seen.append(index)
+    seen: list[float] = []
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    def keep(pixels: images.Pixels) -> None:
+        seen.append(pixels.mean())
+
     with pytest.raises(KeyboardInterrupt):
-        read(tmp_path, consume=keep, workers=1, progress=interrupt)
+        collection.read(tmp_path, keep, lambda _: None, interrupt)
     assert 0 < len(seen) < 400
 
 
-def test_a_failing_consumer_is_heard(classes: Path) -> None:
-    def fail(index: int, pixels: NDArray[np.uint8]) -> None:
+def test_a_failure_to_keep_is_heard(classes: Path) -> None:
+    def fail(pixels: images.Pixels) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        read(classes, consume=fail)
+        collection.read(classes, fail, lambda _: None)

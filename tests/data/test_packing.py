@@ -12,6 +12,7 @@ import pytest
 
 from alzmri.classes import CLASSES, FOLDERS, merged
 from alzmri.data import images, overview
+from alzmri.data.counts import count
 from alzmri.data.packing import pack, summary
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
@@ -152,12 +153,13 @@ def test_a_class_that_is_missing_somewhere_is_reported(packed, collection):
     for path in (collection / "ModerateDemented").glob("[23]_*"):
         path.unlink()
     result, _ = packed()
-    (problem,) = overview.problems(result.rows, CLASSES)
+    (problem,) = _problems(result, CLASSES)
     assert problem.startswith("Moderate Demented has 2 people and does not occur in val:")
-    assert (
-        overview.problems(packed(data={"merge": "three-class"})[0].rows, merged("three-class"))
-        == []
-    )
+    assert _problems(packed(data={"merge": "three-class"})[0], merged("three-class")) == []
+
+
+def _problems(packed, classes):
+    return overview.problems(packed.rows, count(packed.rows, classes), classes)
 
 
 def test_the_digest_covers_pixels_split_and_the_order_of_the_classes(packed):
@@ -252,6 +254,5 @@ def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path, com
         check=False,
     )
     assert done.returncode == 1
-    # Cut short or refused, as the file's threads come to the limit.
     assert re.fullmatch("error: (No space left on device|File too large).*\n", done.stderr)
     assert list((tmp_path / "out").iterdir()) == []

@@ -1,6 +1,5 @@
 """How alike slices are, and whether the phantom's people are found after every perturbation."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,7 +126,7 @@ def flipped(pixels: Pixels, draw: np.random.Generator) -> Pixels:
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Pixels], list[str]]:
     """16 simulated people, 6 slices each, and who is who."""
     directory: Path = tmp_path_factory.mktemp("phantom") / "phantom"
-    generate(directory, subjects=4, slices=6, seed=1, difficulty=0.1, workers=os.cpu_count())
+    generate(directory, subjects=4, slices=6, seed=1, difficulty=0.1)
     files = sorted(directory.rglob("*.jpg"))
     return [images.decode(file).pixels for file in files], [file.name[:-7] for file in files]
 

@@ -2,12 +2,7 @@
 
 import csv
 import hashlib
-import multiprocessing
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,30 +12,25 @@ from scipy import ndimage
 
 from alzmri.classes import FOLDERS
 from alzmri.errors import EnvironmentFault
-from alzmri.phantom import generate
+from alzmri.phantom import collection, generate
 from alzmri.phantom.anatomy import draw_subject
-from alzmri.phantom.cache import load_maps, prepared_maps
 from alzmri.phantom.collection import slice_heights
-from alzmri.phantom.mni import Maps, template_files
+from alzmri.phantom.mni import Maps, prepare_maps, template_files
 from alzmri.phantom.render import HEIGHT, WIDTH, render_slice
 from alzmri.phantom.rng import ExactRandom
 
 PINNED_PIXELS = "c046cbf615a4783e87a545e27eaef48780c976cac3941abd8e73de33be278174"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty user cache, filled by the first test that needs it, shared by all here."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder
-
-
 @pytest.fixture(scope="module")
-def maps() -> Iterator[Maps]:
-    with prepared_maps() as path:
-        yield load_maps(path)
+def maps() -> Maps:
+    return prepare_maps()
+
+
+@pytest.fixture(autouse=True)
+def prepared_once(monkeypatch: pytest.MonkeyPatch, maps: Maps) -> None:
+    """Preparing them takes seconds."""
+    monkeypatch.setattr(collection, "prepare_maps", lambda: maps)
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -52,8 +42,8 @@ def digests(directory: Path) -> dict[str, str]:
     }
 
 
-def small(directory: Path, *, seed: int = 5, workers: int = 1) -> Path:
-    generate(directory, subjects=2, slices=2, seed=seed, difficulty=0.1, workers=workers)
+def small(directory: Path, *, seed: int = 5, threads: int = 1) -> Path:
+    generate(directory, subjects=2, slices=2, seed=seed, difficulty=0.1, threads=threads)
     return directory
 
 
@@ -62,9 +52,9 @@ def picture(maps: Maps, stage: int, number: int, height: float) -> np.ndarray:
     return render_slice(maps, subject, height, ExactRandom(1, stage, number, 1))
 
 
-def test_same_seed_gives_same_bytes_with_any_number_of_workers(tmp_path: Path) -> None:
-    one = digests(small(tmp_path / "one", workers=1))
-    two = digests(small(tmp_path / "two", workers=2))
+def test_same_seed_gives_same_bytes_with_any_number_of_threads(tmp_path: Path) -> None:
+    one = digests(small(tmp_path / "one", threads=1))
+    two = digests(small(tmp_path / "two", threads=2))
     other = digests(small(tmp_path / "other", seed=6))
 
     assert one == two
@@ -105,7 +95,7 @@ def test_layout_is_class_folders_and_a_sorted_table(tmp_path: Path) -> None:
         slices=3,
         seed=1,
         difficulty=0.1,
-        workers=1,
+        threads=1,
         progress=lambda done, total: calls.append((done, total)),
     )
     written = tmp_path / "deep" / "phantom"
@@ -126,8 +116,8 @@ def test_layout_is_class_folders_and_a_sorted_table(tmp_path: Path) -> None:
 
 
 def test_more_subjects_leave_the_others_as_they_were(tmp_path: Path) -> None:
-    generate(tmp_path / "few", subjects=1, slices=2, seed=1, difficulty=0.1, workers=1)
-    generate(tmp_path / "more", subjects=2, slices=2, seed=1, difficulty=0.1, workers=1)
+    generate(tmp_path / "few", subjects=1, slices=2, seed=1, difficulty=0.1, threads=1)
+    generate(tmp_path / "more", subjects=2, slices=2, seed=1, difficulty=0.1, threads=1)
 
     few, more = digests(tmp_path / "few"), digests(tmp_path / "more")
     del few["subjects.csv"]
@@ -185,75 +175,20 @@ def test_interrupted_generation_leaves_nothing_and_keeps_the_old(tmp_path: Path)
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    target = tmp_path / "phantom"
-    for workers, before in ((2, {}), (1, digests(small(target)))):
+    before = digests(small(tmp_path / "phantom"))
+    for name in ("phantom", "absent"):
         with pytest.raises(KeyboardInterrupt):
             generate(
-                target if before else tmp_path / "absent",
-                subjects=2,
+                tmp_path / name,
+                subjects=8,
                 slices=1,
                 seed=9,
                 difficulty=0.1,
-                workers=workers,
+                threads=2,
                 progress=interrupt,
             )
-        assert not multiprocessing.active_children()
-    assert digests(target) == before
-    assert list(tmp_path.iterdir()) == [target]
-
-
-GENERATE_AND_SIGNAL = """
-import os, signal, sys
-from pathlib import Path
-from alzmri.phantom import generate
-
-def strike(done, total):
-    if sys.argv[2] == "SIGINT":
-        os.killpg(0, signal.SIGINT)
-    else:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-if __name__ == "__main__":
-    generate(Path(sys.argv[1]), subjects=40, slices=8, seed=1, difficulty=0.1, workers=2,
-             progress=strike)
-"""
-
-
-@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
-def test_no_process_outlives_the_signal(tmp_path: Path, maps: Maps, name: str) -> None:
-    """Every worker holds the other end of these pipes: the call returns when the last has ended."""
-    script = tmp_path / "script.py"
-    script.write_text(GENERATE_AND_SIGNAL, encoding="utf-8")
-    target = tmp_path / "phantom"
-    ended = subprocess.run(
-        [sys.executable, script, target, name],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        start_new_session=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-
-    assert ended.returncode == -signal.Signals[name].value
-    assert ended.stderr.count("Traceback") == (1 if name == "SIGINT" else 0), ended.stderr
-    assert not target.exists()
-    small(target)
-    assert sorted(tmp_path.iterdir()) == [target, script]
-
-
-def test_damaged_cache_is_prepared_again(cache: Path, maps: Maps) -> None:
-    (cached,) = cache.rglob("*.maps")
-    whole = cached.read_bytes()
-    # Another file takes the name, so that the maps other tests have in memory stay.
-    damaged = cached.with_suffix(".damaged")
-    damaged.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
-    damaged.replace(cached)
-
-    with prepared_maps() as path:
-        assert path == cached
-        assert path.read_bytes() == whole
-    assert list(cached.parent.iterdir()) == [cached]
+    assert digests(tmp_path / "phantom") == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "phantom"]
 
 
 def test_missing_template_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,15 +196,3 @@ def test_missing_template_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> N
 
     with pytest.raises(EnvironmentFault, match=r"nilearn is not installed.*pip install"):
         template_files()
-
-
-def test_unwritable_cache_only_costs_time(
-    cache: Path, maps: Maps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_the_way = tmp_path / "file"
-    in_the_way.touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(in_the_way))
-
-    with prepared_maps() as path:
-        assert all(np.array_equal(a, b) for a, b in zip(load_maps(path), maps, strict=True))
-    assert not path.exists()

@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from alzmri.store import ports, server
-from alzmri.store.processes import ended
 
 PROJECT = Path(__file__).parents[2]
 STORE = (
@@ -132,7 +131,7 @@ def _repositories(
         for repo in made:
             if running := server.find(repo.root):
                 running.process.kill()  # stopping it gently takes two seconds
-                ended([running.process], 10)
+                psutil.wait_procs([running.process], 10)
                 ports.sweep(running.port)
 
 

@@ -179,7 +179,7 @@ def test_endpoint_that_cannot_be_used_names_its_file(new_repo):
         path.write_text(f"['remote \"store\"']\nendpointurl = {endpoint}\n")
         refused = repo.store("up")
         assert refused.returncode == 2
-        assert f"{path}: endpointurl of remote 'store'" in refused.stderr
+        assert f"{path.parent}: endpointurl of remote 'store'" in refused.stderr
         assert refused.stderr.count("\n") == 1
 
 

@@ -33,33 +33,6 @@ def test_store_that_was_up_stays_up(shared_store):
     assert server.find(shared_store.root) is not None
 
 
-def test_the_last_command_takes_the_store_down(new_repo, eventually):
-    """Neither the one that started it while others run, nor is it left after one was killed."""
-    repo = new_repo("repo")
-    runs = []
-    for name in ("first", "second", "killed"):
-        wait = f"touch {name}; until [ -e {name}.end ]; do sleep 0.05; done"
-        runs.append(repo.start(*repo.command("run", "--", "sh", "-c", wait)))
-        eventually((repo.root / name).exists)
-    first, second, killed = runs
-    killed.kill()
-    (repo.root / "killed.end").touch()
-    (repo.root / "first.end").touch()
-    assert first.wait(30) == 0
-    assert server.find(repo.root) is not None
-    (repo.root / "second.end").touch()
-    assert second.wait(30) == 0
-    assert server.find(repo.root) is None
-
-
-def test_store_that_was_brought_up_meanwhile_stays_up(new_repo):
-    repo = new_repo("repo")
-    done = repo.store("run", "--", *repo.command("up"))
-    assert done.returncode == 0, done.stderr
-    assert "already up" in done.stdout
-    assert server.find(repo.root) is not None
-
-
 def test_unknown_command(new_repo):
     repo = new_repo("repo")
     done = repo.store("run", "--", "no-such-command")

@@ -1,6 +1,8 @@
 """`alzmri store use`: another S3, here a second SeaweedFS server, and the way back."""
 
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -48,7 +50,6 @@ def test_address_is_for_all_and_profile_for_this_machine(new_repo):
     assert "region = eu-central-1" in shared
     assert "research" not in shared
     assert "profile = research" in private
-    assert shared.startswith("# The default remote")
     assert repo.run("dvc", "remote", "default").stdout.strip() == settings.TEAM
     # Once more without them: neither the old profile nor the old region stays.
     assert repo.store("use", "s3://team-bucket/alzmri", "--no-check").returncode == 0
@@ -86,7 +87,7 @@ def test_damaged_configuration_is_left_and_its_keys_are_not_shown(new_repo):
         refused = repo.store("use", "local")
         assert refused.returncode == 2
         assert f"{path} is damaged" in refused.stderr
-        assert "mend or delete it" in refused.stderr
+        assert "correct it, or delete it" in refused.stderr
         assert "SECRET" not in refused.stderr
         assert path.read_bytes() == content
 
@@ -114,3 +115,42 @@ def test_bucket_that_does_not_answer_changes_nothing(new_repo, elsewhere):
         assert refused.stderr.count("\n") == 1
         assert time.monotonic() - start < 10
         assert configuration(repo) == before
+
+
+class Public(BaseHTTPRequestHandler):
+    """A bucket that lists itself to everybody, and to a key that it does not know too."""
+
+    signed: list[bool]
+
+    def do_GET(self) -> None:
+        self.signed.append("Authorization" in self.headers)
+        body = b"<ListBucketResult><Name>open</Name><KeyCount>0</KeyCount></ListBucketResult>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_others_read_a_public_bucket_without_keys(new_repo):
+    handler = type("Handler", (Public,), {"signed": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        repo = new_repo("mine")
+        keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+        words = ("use", "s3://open/data", "--endpoint-url", endpoint, "--public")
+        used = repo.store(*words, **keys)
+        assert used.returncode == 0, used.stderr
+        assert handler.signed == [True, False]  # as this machine pushes, as others pull
+        assert repo.store("status", **keys).returncode == 0
+        shared, private = (text.decode() for text in configuration(repo))
+        assert "allow_anonymous_login = True" in shared
+        assert "allow_anonymous_login = False" in private
+        (repo.root / ".dvc/config.local").unlink()  # another clone
+        no_keys = {"AWS_EC2_METADATA_DISABLED": "true"}
+        assert repo.store("status", **no_keys).returncode == 0
+        assert handler.signed == [True, False, True, False]
+        server.shutdown()

@@ -5,17 +5,14 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from alzmri import tracking
-from alzmri.tracking import transactions
-
-KEY = "0123456789" * 4
-RUN = "0123456789abcdef"
+from .conftest import KEY, RUN
 
 
 class Server(BaseHTTPRequestHandler):
@@ -90,36 +87,30 @@ class Server(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
-    """The runs on a server that the client is to use, and a key for it."""
-    runs = {}
-    handler = type("Handler", (Server,), {"runs": runs})
+def server(root, monkeypatch):
+    """A server that the client is to use, and a key for it."""
+    handler = type("Handler", (Server,), {"runs": {}})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-        for name in ("WANDB_MODE", "WANDB_DIR", "DVC_ROOT", "DVC_EXP_NAME"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.chdir(tmp_path)
-        subprocess.run(("git", "init", "--quiet", "--initial-branch", "main"), check=True)
-        yield runs
+        yield server
         server.shutdown()
 
 
-def _follow(params, epochs):
-    with tracking.following(params, RUN, "0" * 64) as tracked:
-        for epoch in epochs:
-            tracked.epoch({"epoch": epoch, "val_loss": 1 / epoch})
+@pytest.fixture
+def runs(server):
+    """The runs on the server."""
+    return server.RequestHandlerClass.runs
 
 
 def _epochs(runs):
     return [line["epoch"] for line in runs[RUN]["lines"]]
 
 
-def test_a_resumed_run_is_the_same_one_and_has_no_epoch_twice(runs, make_params, capsys):
-    _follow(make_params(), (1, 2, 3))
-    _follow(make_params(), (3, 4, 5))  # killed before the checkpoint of the third
+def test_a_resumed_run_is_the_same_one_and_has_no_epoch_twice(runs, follow, capsys):
+    follow(1, 2, 3)
+    follow(1, 2, 3, 4, 5)  # a training that resumes reports all of its epochs
     assert list(runs) == [RUN]
     assert _epochs(runs) == [1, 2, 3, 4, 5]
     assert [line["_step"] for line in runs[RUN]["lines"]] == [1, 2, 3, 4, 5]
@@ -130,10 +121,12 @@ def test_a_resumed_run_is_the_same_one_and_has_no_epoch_twice(runs, make_params,
 
 
 def test_what_was_kept_offline_is_uploaded_in_order_by_the_line_that_was_said(
-    runs, make_params, capsys
+    runs, follow, eventually, capsys
 ):
-    _follow(make_params(track={"mode": "offline"}), (1, 2, 3))
-    _follow(make_params(track={"mode": "offline"}), (3, 4, 5))
+    follow(1, 2, 3, mode="offline")
+    second = int(time.time())  # folders are in order of the seconds in their names
+    eventually(lambda: time.time() > second + 1)
+    follow(1, 2, 3, 4, 5, mode="offline")
     assert runs == {}
     said = capsys.readouterr().out.splitlines()[-1]
     program, command, pattern = said.partition("to upload it: ")[2].split()
@@ -144,15 +137,33 @@ def test_what_was_kept_offline_is_uploaded_in_order_by_the_line_that_was_said(
     assert _epochs(runs) == [1, 2, 3, 4, 5]
 
 
-def test_a_key_that_is_refused_costs_one_warning(runs, make_params, monkeypatch, capsys):
+def test_a_key_that_is_refused_costs_one_warning(runs, follow, monkeypatch, capsys):
     refused = KEY[::-1]
     monkeypatch.setenv("WANDB_API_KEY", refused)
-    _follow(make_params(), (1, 2))
+    follow(1, 2)
     assert runs == {}
+    said, out = _warning(capsys)
+    assert "W&B: not reached (" in said
+    assert said.endswith(f"; to upload it: wandb sync wandb/offline-run-*-{RUN}")
+    assert out == ""
+    assert refused not in said
+
+
+def test_a_server_that_drops_the_connection_costs_one_warning(
+    server, runs, follow, eventually, capsys
+):
+    def drop():
+        eventually(lambda: RUN in runs)
+        server.RequestHandlerClass.do_POST = lambda self: self.connection.close()
+
+    follow(1, 2, between=drop)
+    said, out = _warning(capsys)
+    assert "W&B: did not take everything within 8 s; to upload it: wandb sync wandb/run-*" in said
+    assert "W&B: main is at http://127.0.0.1:" in out
+
+
+def _warning(capsys):
+    """The only warning, and what else was said; the server complains of closed connections."""
     shown = capsys.readouterr()
     (warning,) = (line for line in shown.err.splitlines() if line.startswith("warning"))
-    assert "W&B: not reached (" in warning
-    assert warning.endswith(f"; to upload it: wandb sync wandb/offline-run-*-{RUN}")
-    assert shown.out == ""
-    assert refused not in shown.err
-    assert transactions.steps(Path("wandb"), RUN) == {1, 2}
+    return warning, shown.out

@@ -201,17 +201,14 @@ def read(directory: Path, params: Params, progress: Update | None = None) -> Sli
     Raises:
         UserError: there is none, ``prepare`` would refuse it, or its ``subjects.csv`` has faults.
     """
-    thumbnails: dict[int, images.Pixels] = {}
-    areas: dict[int, int] = {}
-
-    def keep(index: int, pixels: images.Pixels) -> None:
-        thumbnails[index] = images.thumbnail(pixels)
-        areas[index] = area(pixels)
-
-    found = collection.read(directory, consume=keep, progress=progress)
+    kept: list[tuple[images.Pixels, int]] = []
+    found = collection.read(
+        directory, lambda pixels: (images.thumbnail(pixels), area(pixels)), kept.append, progress
+    )
     collection.require(found, params.data.max_rejected)
+    thumbnails, areas = zip(*kept, strict=True)
     merge = MERGES[params.data.merge]
-    codes = similarity.encode(np.stack([thumbnails[entry.index] for entry in found.entries]))
+    codes = similarity.encode(np.stack(thumbnails))
     paths = [entry.path for entry in found.entries]
     hashes = [entry.sha256 for entry in found.entries]
     people = subjects.find(
@@ -226,7 +223,7 @@ def read(directory: Path, params: Params, progress: Update | None = None) -> Sli
         tuple(merge.get(entry.label, entry.label) for entry in found.entries),
         tuple(people.names),
         codes,
-        np.array([areas[entry.index] for entry in found.entries], np.int64),
+        np.array(areas, np.int64),
     )
 
 

@@ -82,7 +82,7 @@ def survey(
     people_from: Literal["auto", "file", "pixels"] = "auto",
     progress: Update | None = None,
 ) -> Report:
-    """Judge a collection in place; ``people_from`` is ``split.subjects`` of the parameters.
+    """Validate a collection in place; ``people_from`` is ``split.subjects`` of the parameters.
 
     Raises:
         UserError: there is no such directory, or its ``subjects.csv`` is wanted and has faults.
@@ -248,13 +248,9 @@ def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, str], l
 
 def _read(directory: Path, progress: Update | None) -> tuple[Collection, similarity.Thumbnails]:
     """The collection and the thumbnails of its entries."""
-    thumbnails: dict[int, images.Pixels] = {}
-
-    def keep(index: int, pixels: images.Pixels) -> None:
-        thumbnails[index] = images.thumbnail(pixels)
-
-    found = collection.read(directory, consume=keep, progress=progress)
-    return found, np.array([thumbnails[entry.index] for entry in found.entries], np.uint8)
+    thumbnails: list[images.Pixels] = []
+    found = collection.read(directory, images.thumbnail, thumbnails.append, progress)
+    return found, np.array(thumbnails, np.uint8)
 
 
 def _listed(

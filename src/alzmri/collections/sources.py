@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alzmri.classes import class_of_folder
 from alzmri.data import images
@@ -23,6 +23,7 @@ from alzmri.errors import EnvironmentFault, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 MAX_RATIO = 100
 """Unpacked to packed bytes. Images hardly pack at all; above this an archive is a trap."""
@@ -167,29 +168,46 @@ def _with_rows(source: Path, files: list[Member], room: int) -> list[Member]:
 def _rows(source: Path, member: Member, room: int) -> Iterator[Member]:
     """The images of a parquet file: columns ``image`` (bytes, or bytes and path) and ``label``."""
     where = source / member.path
-    table = _read_table(where, member, room)
-    labels, folders = _labels(where, table), _class_folders(table)
-    fields = _fields(where, table)
-    for number, (cell, label) in enumerate(zip(table.column("image"), labels, strict=True)):
-        if isinstance(label, int) and 0 <= label < len(folders):
-            label = folders[label]
-        if class_of_folder(str(label)) is None:
-            raise UserError(f"{where}: row {number} has the label {label!r}, which is no class")
-        given = cell["path"].as_py() if "path" in fields else None
-        name = PurePosixPath(given or "").name or f"{number:06d}"
-        path = f"{member.path}/{label}/{name}"
-        yield Member(path, partial(_read_cell, cell["bytes"] if fields else cell))
+    file = _open_table(where, member, room)
+    folders, fields = _class_folders(file.schema_arrow), _fields(where, file.schema_arrow)
+    # A value takes its place in the file once, however many rows have it; so it does here.
+    distinct: dict[bytes, bytes] = {}
+    number = size = 0
+    for batch in _batches(where, file):
+        # Not every value of every type has a form in Python.
+        with _whole(where, "has labels that cannot be read"):
+            labels = batch.column("label").to_pylist()
+        for cell, label in zip(batch.column("image"), labels, strict=True):
+            if isinstance(label, int) and 0 <= label < len(folders):
+                label = folders[label]
+            if class_of_folder(str(label)) is None:
+                raise UserError(f"{where}: row {number} has the label {label!r}, which is no class")
+            content = (cell["bytes"] if fields else cell).as_py() or b""
+            size += len(content)
+            _check_room(where, size, room)
+            given = cell["path"].as_py() if "path" in fields else None
+            name = PurePosixPath(given or "").name or f"{number:06d}"
+            path = f"{member.path}/{label}/{name}"
+            yield Member(path, partial(_checked, distinct.setdefault(content, content)))
+            number += 1
 
 
-def _labels(where: Path, table: "pa.Table") -> list[Any]:
-    # Not every value of every type has a form in Python.
-    with _whole(where, "has labels that cannot be read"):
-        return list(table.column("label").to_pylist())
+def _batches(where: Path, file: "pq.ParquetFile") -> Iterator["pa.RecordBatch"]:
+    """A few rows at a time: all of them may be many times as large as the file."""
+    batches = file.iter_batches(batch_size=4, columns=["image", "label"])
+    while True:
+        with _whole(where, "is no whole parquet file"):
+            batch = next(batches, None)
+            if batch is None:
+                return
+            # Damage may pass the reader and show only in a value: text that is no UTF-8.
+            batch.validate(full=True)
+        yield batch
 
 
-def _fields(where: Path, table: "pa.Table") -> set[str]:
+def _fields(where: Path, schema: "pa.Schema") -> set[str]:
     """The fields of the column ``image``; none if it is the bytes themselves."""
-    kind = table.schema.field("image").type
+    kind = schema.field("image").type
     fields = [kind.field(index) for index in range(kind.num_fields)]
     types = {field.name: str(field.type) for field in fields}
     twice = len(types) < len(fields)
@@ -200,13 +218,12 @@ def _fields(where: Path, table: "pa.Table") -> set[str]:
     return set(types)
 
 
-def _read_cell(cell: Any) -> bytes:
-    content = cell.as_py() or b""
+def _checked(content: bytes) -> bytes:
     images.check_bytes(len(content))
-    return bytes(content)
+    return content
 
 
-def _read_table(where: Path, member: Member, room: int) -> "pa.Table":
+def _open_table(where: Path, member: Member, room: int) -> "pq.ParquetFile":
     try:
         import pyarrow.parquet as pq
     except ImportError:
@@ -224,16 +241,13 @@ def _read_table(where: Path, member: Member, room: int) -> "pa.Table":
             raise UserError(f"{where} has no column {', '.join(sorted(missing))}")
         if names.count("image") + names.count("label") > 2:
             raise UserError(f"{where} has several columns image or label: keep one of each")
-        table = file.read(columns=["image", "label"])
-        # Damage may pass the reader and show only in a value: text that is no UTF-8.
-        table.validate(full=True)
-        return table
+        return file
 
 
-def _class_folders(table: "pa.Table") -> tuple[str, ...]:
+def _class_folders(schema: "pa.Schema") -> tuple[str, ...]:
     """What the label numbers mean: as the Hugging Face schema says, else as published."""
     try:
-        schema = json.loads((table.schema.metadata or {})[b"huggingface"])
-        return tuple(schema["info"]["features"]["label"]["names"])
+        content = json.loads((schema.metadata or {})[b"huggingface"])
+        return tuple(content["info"]["features"]["label"]["names"])
     except (KeyError, TypeError, ValueError):
         return PUBLISHED_ORDER

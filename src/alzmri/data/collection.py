@@ -1,26 +1,26 @@
-"""A collection: a directory of class folders of images, judged file by file."""
+"""A collection: a directory of class folders of images, validated file by file."""
 
+import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from alzmri.classes import CLASSES, FOLDERS, class_of_folder
 from alzmri.data import images
 from alzmri.errors import UserError
 from alzmri.files import write_csv
+from alzmri.parallel import in_order
 from alzmri.terminal import Update
 
-Consume = Callable[[int, images.Pixels], None]
+T = TypeVar("T")
 
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
 _VOLUMES = (".dcm", ".nii", ".nii.gz")
 EXPORT_SLICES = "export them as slices first (PNG, 8 or 16 bits), one class folder per stage"
 """What to do with volumes."""
-_CHUNK = 16
-"""Files judged between two looks at the clock: few enough to stop soon, many enough to be fast."""
 _SHOWN = 5
 """Rejected files that a message quotes."""
 
@@ -30,14 +30,12 @@ class Entry:
     """A usable image.
 
     Attributes:
-        index: its position in the listing, as given to ``consume``.
         path: relative to the collection, with ``/``.
         label: one of :data:`classes.CLASSES`.
         sha256: hexadecimal digest of the file's bytes.
         converted: see :class:`images.Decoded`.
     """
 
-    index: int
     path: str
     label: str
     sha256: str
@@ -70,13 +68,11 @@ class Collection:
         directory: where.
         entries: the usable images, sorted by path.
         rejected: all others, sorted by path.
-        listed: how many files were judged; ``consume`` was called with indices below this.
     """
 
     directory: Path
     entries: tuple[Entry, ...]
     rejected: tuple[Rejected, ...]
-    listed: int
 
     @property
     def faults(self) -> tuple[Rejected, ...]:
@@ -97,18 +93,15 @@ class Collection:
 
 def read(
     directory: Path,
-    *,
-    consume: Consume,
-    workers: int | None = None,
+    keep: Callable[[images.Pixels], T],
+    append: Callable[[T], object],
     progress: Update | None = None,
 ) -> Collection:
-    """Judge every file below ``directory``; the result does not depend on the order of files.
+    """Validate every file below ``directory``, and append what is kept of each usable image.
 
     The class of an image is that of the nearest folder above it whose name means one, in any
-    spelling, so ``train/Mild_Demented`` and ``test/MildDemented`` are one class.
-    ``consume(index, pixels)`` gets each decoded image (uint8 ``[height, width]``), from
-    ``workers`` threads (default: one per processor) in any order; of duplicates too, which are
-    known only at the end. ``progress(done, total)`` is called from this thread.
+    spelling, so ``train/Mild_Demented`` and ``test/MildDemented`` are one class. Files are listed,
+    hashed, and each content is decoded once, in the order of the first path that has it.
 
     Rejected, with a reason, is what :func:`images.decode` refuses, what lies in no class folder,
     names that are not UTF-8, symbolic links, and exact duplicates: within a class all but the
@@ -117,28 +110,53 @@ def read(
     are images nor are named like one are listed as strays. Other files outside class folders,
     such as ``README.md`` or ``subjects.csv``, are none of our business.
 
+    Args:
+        directory: the collection.
+        keep: makes what is kept of uint8 ``[height, width]``; called from several threads.
+        append: takes that, in the order of the entries.
+        progress: ``progress(done, total)``, in distinct contents.
+
     Raises:
         UserError: when there is no such directory.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory; bring one in with `alzmri data import`")
     paths, rejected = walk(directory)
-    listing = []
+    labels: dict[str, str] = {}
     for path in paths:
         match place(path):
             case str(label):
-                listing.append((path, label))
+                labels[path] = label
             case Rejected() as item:
                 rejected.append(item)
+    contents, unreadable = _contents(directory, labels)
+    rejected += unreadable
+
+    def decode(copies: list[str]) -> tuple[str | None, T] | images.Unreadable:
+        try:
+            decoded = images.decode(directory / copies[0])
+        except images.Unreadable as error:
+            return error
+        return decoded.converted, keep(decoded.pixels)
+
     entries = []
-    for judged in _judge_all(directory, listing, consume, workers, progress):
-        if isinstance(judged, Entry):
-            entries.append(judged)
+    results = in_order(decode, contents.values())
+    for done, (sha256, result) in enumerate(zip(contents, results, strict=True), start=1):
+        copies = contents[sha256]
+        if isinstance(result, images.Unreadable):
+            rejected += [_refused(path, result) for path in copies]
+        elif len({labels[path] for path in copies}) > 1:
+            rejected += _contradictory(copies, labels)
         else:
-            rejected.append(judged)
-    entries, repeated = _without_duplicates(sorted(entries, key=lambda entry: entry.path))
-    rejected = sorted(rejected + repeated, key=lambda item: item.path)
-    return Collection(directory, tuple(entries), tuple(rejected), len(listing))
+            first, converted = copies[0], result[0]
+            entries.append(Entry(first, labels[first], sha256, converted))
+            append(result[1])
+            reason = f"duplicate of {printable(first)}"
+            rejected += [Rejected(printable(path), reason, duplicate=True) for path in copies[1:]]
+        if progress:
+            progress(done, len(contents))
+    rejected.sort(key=lambda item: item.path)
+    return Collection(directory, tuple(entries), tuple(rejected))
 
 
 def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
@@ -244,67 +262,32 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def _judge_all(
-    directory: Path,
-    listing: list[tuple[str, str]],
-    consume: Consume,
-    workers: int | None,
-    progress: Update | None,
-) -> Iterator[Entry | Rejected]:
-    """Judge in threads; an interruption leaves at most one chunk per thread to be finished."""
-
-    def judge_chunk(start: int) -> list[Entry | Rejected]:
-        chunk = listing[start : start + _CHUNK]
-        return [
-            _judge(directory, start + offset, path, label, consume)
-            for offset, (path, label) in enumerate(chunk)
-        ]
-
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
-    try:
-        futures = [pool.submit(judge_chunk, start) for start in range(0, len(listing), _CHUNK)]
-        done = 0
-        for future in as_completed(futures):
-            judged = future.result()
-            yield from judged
-            done += len(judged)
-            if progress:
-                progress(done, len(listing))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _judge(
-    directory: Path, index: int, path: str, label: str, consume: Consume
-) -> Entry | Rejected:
-    try:
-        decoded = images.decode(directory / path)
-    except images.NotAnImage as error:
-        if PurePosixPath(path).suffix.lower() in images.SUFFIXES:
-            return Rejected(printable(path), str(error))
-        return Rejected(printable(path), "no image, nor named like one", stray=True)
-    except images.Unreadable as error:
-        return Rejected(printable(path), str(error))
-    consume(index, decoded.pixels)
-    return Entry(index, path, label, decoded.sha256, decoded.converted)
-
-
-def _without_duplicates(entries: list[Entry]) -> tuple[list[Entry], list[Rejected]]:
-    """One entry per content, and none where the same content has several labels."""
-    same: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        same[entry.sha256].append(entry)
-    kept, rejected = [], []
-    for entry in entries:
-        first, *others = same[entry.sha256]
-        other = next((item for item in others if item.label != first.label), None)
-        if other:
-            twin = other if entry.label == first.label else first
-            reason = f"contradictory labels: the same bytes as {printable(twin.path)}"
-            rejected.append(Rejected(printable(entry.path), reason))
-        elif entry is first:
-            kept.append(entry)
+def _contents(directory: Path, paths: Iterable[str]) -> tuple[dict[str, list[str]], list[Rejected]]:
+    """The paths of each content, by its SHA-256, and what cannot be read. Orders stay."""
+    contents: defaultdict[str, list[str]] = defaultdict(list)
+    unreadable = []
+    for path in paths:
+        try:
+            digest = hashlib.sha256(images.read(directory / path)).hexdigest()
+        except images.Unreadable as error:
+            unreadable.append(_refused(path, error))
         else:
-            reason = f"duplicate of {printable(first.path)}"
-            rejected.append(Rejected(printable(entry.path), reason, duplicate=True))
-    return kept, rejected
+            contents[digest].append(path)
+    return contents, unreadable
+
+
+def _refused(path: str, error: images.Unreadable) -> Rejected:
+    named = PurePosixPath(path).suffix.lower() in images.SUFFIXES
+    if isinstance(error, images.NotAnImage) and not named:
+        return Rejected(printable(path), "no image, nor named like one", stray=True)
+    return Rejected(printable(path), str(error))
+
+
+def _contradictory(copies: list[str], labels: dict[str, str]) -> list[Rejected]:
+    """Each of ``copies`` beside the first one that has another label."""
+    rejected = []
+    for path in copies:
+        other = next(copy for copy in copies if labels[copy] != labels[path])
+        reason = f"contradictory labels: the same bytes as {printable(other)}"
+        rejected.append(Rejected(printable(path), reason))
+    return rejected

@@ -1,16 +1,19 @@
 """What ``prepare`` made of a collection: classes over the parts of the split, and who is who."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from alzmri.data.counts import Count
 from alzmri.data.prepared import PARTS, Row, numbered
 from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.subjects import Gap
 from alzmri.figure import drawing
 from alzmri.files import write_csv
+
+Counts = Mapping[tuple[str, str], Count]
+"""See :func:`alzmri.data.counts.count`."""
 
 PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
 """Of training, validation and test: black figures stay readable on each."""
@@ -20,30 +23,25 @@ _ONE, _TWO, _UNKNOWN = "#0072b2", "#d55e00", "#7f7f7f"
 _BINS = 80
 
 
-def write_table(path: Path, rows: Sequence[Row], classes: tuple[str, ...]) -> None:
+def write_table(path: Path, counts: Counts, classes: tuple[str, ...]) -> None:
     """CSV of ``class,split,images,subjects``, classes numbered so that letters keep the order."""
-    counts = []
-    for label, name in zip(numbered(classes), classes, strict=True):
-        for part in PARTS:
-            mine = [row for row in rows if (row.label, row.split) == (name, part)]
-            counts.append((label, part, len(mine), len({row.subject for row in mine})))
-    write_csv(path, ("class", "split", "images", "subjects"), counts)
+    rows = (
+        (label, part, *counts[name, part])
+        for label, name in zip(numbered(classes), classes, strict=True)
+        for part in PARTS
+    )
+    write_csv(path, ("class", "split", "images", "subjects"), rows)
 
 
-def draw(path: Path, rows: Sequence[Row], classes: tuple[str, ...], note: str) -> None:
-    """Bars of images and of people, per class, stacked by part of the split."""
-    people = {(row.subject, row.label, row.split) for row in rows}
-    counted = {
-        "images": Counter((row.label, row.split) for row in rows),
-        "people": Counter((label, part) for _, label, part in people),
-    }
+def draw(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> None:
+    """Bars of images and of subjects, per class, stacked by part of the split."""
     with drawing(path, 8.0, 2.9) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
-        for axes, (what, counts) in zip((left, right), counted.items(), strict=True):
+        for axes, (what, column) in zip((left, right), (("images", 0), ("people", 1)), strict=True):
             start = [0] * len(classes)
             for part, colour in zip(PARTS, PART_COLOURS, strict=True):
-                widths = [counts[name, part] for name in classes]
+                widths = [counts[name, part][column] for name in classes]
                 bars = axes.barh(range(len(classes)), widths, left=start, color=colour, label=part)
                 axes.bar_label(bars, [str(w or "") for w in widths], label_type="center", size=8)
                 start = [a + b for a, b in zip(start, widths, strict=True)]
@@ -100,15 +98,12 @@ def draw_links(
             )
 
 
-def problems(rows: Sequence[Row], classes: tuple[str, ...]) -> list[str]:
+def problems(rows: Sequence[Row], counts: Counts, classes: tuple[str, ...]) -> list[str]:
     """One sentence for each class that does not occur in every part of the split."""
     found = []
     for name in classes:
-        people = {row.subject for row in rows if row.label == name}
-        missing = [
-            part for part in PARTS if not any((r.label, r.split) == (name, part) for r in rows)
-        ]
-        if missing:
+        if missing := [part for part in PARTS if not counts[name, part].images]:
+            people = {row.subject for row in rows if row.label == name}
             found.append(
                 f"{name} has {len(people)} people and does not occur in {' and '.join(missing)}:"
                 " its scores there say nothing; data.merge joins it with its neighbour"

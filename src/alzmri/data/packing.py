@@ -1,7 +1,5 @@
-"""From a collection of files to ``data/prepared``: judged, resized, assigned, packed."""
+"""From a collection of files to ``data/prepared``: validated, resized, assigned, packed."""
 
-import errno
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from alzmri.classes import MERGES, merged
 from alzmri.data import collection, images, similarity, splits, subjects
 from alzmri.data.canary import shuffled
 from alzmri.data.collection import Collection
+from alzmri.data.counts import count
 from alzmri.data.prepared import PARTS, Row, relevant, write_manifest
 from alzmri.data.similarity import Forest
 from alzmri.data.subjects import People
@@ -77,42 +76,35 @@ def _pack_images(
     source: Path, directory: Path, data: Data, progress: Update
 ) -> tuple[Collection, NDArray[np.uint8]]:
     """Write ``images.npy`` (uint8 ``[n, side, side]``); return the files and their thumbnails."""
-    size = data.image_size**2
-    thumbnails: dict[int, NDArray[np.uint8]] = {}
-    # How many files are images is known only at the end, so each goes to its own place in a
-    # sparse file, from whichever thread decoded it; the good ones are then moved together.
-    unsorted = directory / "images.raw"
-    file = os.open(unsorted, os.O_RDWR | os.O_CREAT, 0o600)
+    side, thumbnails = data.image_size, []
 
-    def keep(position: int, pixels: NDArray[np.uint8]) -> None:
-        fitted = images.fit(pixels, data.image_size, data.fit)
-        if os.pwrite(file, fitted.tobytes(), position * size) < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(unsorted))
-        thumbnails[position] = images.thumbnail(pixels)
+    def keep(pixels: images.Pixels) -> tuple[bytes, images.Pixels]:
+        fitted = images.fit(pixels, side, data.fit)
+        return fitted.tobytes(), images.thumbnail(pixels)
 
-    try:
-        found = collection.read(source, consume=keep, progress=progress)
-        collection.require(found, data.max_rejected)
-        _write_images(directory / "images.npy", file, found, data.image_size)
-    finally:
-        os.close(file)
-        unsorted.unlink()
-    return found, np.stack([thumbnails[entry.index] for entry in found.entries])
-
-
-def _write_images(path: Path, file: int, found: Collection, side: int) -> None:
-    """Copy the images of ``found`` from their places in ``file``, in the order of the manifest."""
     # Written, not mapped: on a full disk a write fails with a message, a mapped page with SIGBUS.
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(found.entries), side, side)}
-    with path.open("wb") as packed:
-        write_array_header_1_0(packed, header)
-        for entry in found.entries:
-            packed.write(os.pread(file, side * side, entry.index * side * side))
+    with (directory / "images.npy").open("wb") as packed:
+
+        def write_header(number: int) -> None:
+            shape = (number, side, side)
+            write_array_header_1_0(packed, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+        def append(kept: tuple[bytes, images.Pixels]) -> None:
+            packed.write(kept[0])
+            thumbnails.append(kept[1])
+
+        write_header(0)  # NumPy leaves room in it for the number, which is known at the end
+        found = collection.read(source, keep, append, progress)
+        collection.require(found, data.max_rejected)
+        packed.seek(0)
+        write_header(len(thumbnails))
+    return found, np.stack(thumbnails)
 
 
 def summary(packed: Packed, merge: str) -> dict[str, Any]:
-    """The content of ``data/prepared/summary.json``."""
+    """The content of ``data/prepared/summary.json``: all counts."""
     rows, rejected, gap = packed.rows, packed.collection.rejected, packed.people.gap
+    counts = count(rows, merged(merge))
     return {
         "classes": merged(merge),
         "images": len(rows),
@@ -126,15 +118,7 @@ def summary(packed: Packed, merge: str) -> dict[str, Any]:
         "duplicates": sum(item.duplicate for item in rejected),
         "converted": sum(entry.converted is not None for entry in packed.collection.entries),
         "split": {
-            part: {
-                label: {
-                    "images": sum(1 for row in rows if (row.split, row.label) == (part, label)),
-                    "subjects": len(
-                        {row.subject for row in rows if (row.split, row.label) == (part, label)}
-                    ),
-                }
-                for label in merged(merge)
-            }
+            part: {label: counts[label, part]._asdict() for label in merged(merge)}
             for part in PARTS
         },
         "leak": {"test_images_with_training_twin": packed.twins},

@@ -78,20 +78,19 @@ def forest(codes: Codes) -> Forest:
     Time grows with the square of the number of slices; memory with the number itself.
     """
     count = len(codes)
-    edges = _Edges.none()
-    found: list[_Edges] = []
+    found: list[Forest] = []
     for rows in _blocks(count):
         for columns in _blocks(count, rows.start):
             alike = _correlations(codes[rows], codes[columns])
             if rows == columns:
                 alike[np.tril_indices(len(alike))] = 0
             first, second = np.nonzero(alike >= FLOOR)
-            found.append(_Edges(first + rows.start, second + columns.start, alike[first, second]))
+            # Rounding may reach above 1.
+            correlations = np.minimum(alike[first, second].astype(np.float64), 1)
+            found.append(Forest(first + rows.start, second + columns.start, correlations))
             if sum(len(some.first) for some in found) > _MAX_EDGES:
-                edges, found = _spanning([edges, *found], count), []
-    edges = _spanning([edges, *found], count)
-    # Rounding may reach above 1.
-    return Forest(edges.first, edges.second, np.minimum(edges.correlations.astype(np.float64), 1))
+                found = [_spanning(found, count)]
+    return _spanning(found, count)
 
 
 def nearest(
@@ -118,32 +117,21 @@ def nearest(
     return indices, np.where(indices < 0, 0.0, np.minimum(best, 1)), counts
 
 
-@dataclass(frozen=True)
-class _Edges:
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    correlations: NDArray[np.float32]
-
-    @classmethod
-    def none(cls) -> "_Edges":
-        return cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-
-
-def _spanning(parts: list[_Edges], count: int) -> _Edges:
+def _spanning(parts: list[Forest], count: int) -> Forest:
     """The maximum spanning forest of the edges of all ``parts``, between ``count`` slices.
 
     An edge that a part of all edges does without, all edges do without: parts may be reduced
     one after the other.
     """
-    first = np.concatenate([part.first for part in parts])
-    second = np.concatenate([part.second for part in parts])
-    correlations = np.concatenate([part.correlations for part in parts])
+    none = np.empty(0, np.int64)
+    first = np.concatenate([none, *(part.first for part in parts)])
+    second = np.concatenate([none, *(part.second for part in parts)])
     # Above 0 for every pair: to SciPy 0 is no edge.
-    distances = 2 - correlations.astype(np.float64)
+    distances = 2 - np.concatenate([none, *(part.correlations for part in parts)])
     graph = coo_array((distances, (first, second)), shape=(count, count)).tocsr()
     kept = minimum_spanning_tree(graph).tocoo()
     rows, columns = (np.asarray(axis, np.int64) for axis in kept.coords)
-    return _Edges(rows, columns, (2 - kept.data).astype(np.float32))
+    return Forest(rows, columns, 2 - kept.data)
 
 
 def _blocks(count: int, start: int = 0) -> Iterator[slice]:

@@ -1,27 +1,17 @@
 """The collection on disk: class folders of JPEG slices, and the table of their subjects."""
 
-import multiprocessing
-import multiprocessing.process
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from functools import cache
-from multiprocessing import resource_tracker
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from alzmri.classes import FOLDERS
-from alzmri.errors import EnvironmentFault
 from alzmri.files import replacing_directory, write_csv
+from alzmri.parallel import in_order
 from alzmri.phantom.anatomy import draw_subject
-from alzmri.phantom.cache import load_maps, prepared_maps
-from alzmri.phantom.mni import Maps
+from alzmri.phantom.mni import Maps, prepare_maps
 from alzmri.phantom.render import render_slice
 from alzmri.phantom.rng import ExactRandom
 
@@ -46,7 +36,6 @@ class _Task(NamedTuple):
     """One subject to draw."""
 
     directory: Path
-    maps_file: Path
     stage: int
     number: int
     slices: int
@@ -69,7 +58,7 @@ def generate(
     slices: int,
     seed: int,
     difficulty: float,
-    workers: int | None = None,
+    threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a simulated collection to ``directory``, the same bytes for a seed everywhere.
@@ -81,23 +70,25 @@ def generate(
     sorted by path. ``difficulty`` is the standard deviation of the people's latent stage around
     their class, in classes; the larger, the more the classes overlap.
 
-    ``directory`` appears, or is replaced, only once everything is written. ``workers`` processes
-    (default: one per processor) share the subjects; the result does not depend on their number.
-    ``progress(done, total)`` is told the count of slices. A missing or foreign template raises
-    :class:`~alzmri.errors.EnvironmentFault`.
+    ``directory`` appears, or is replaced, only once everything is written. ``threads`` (default:
+    one per processor) share the subjects; the result does not depend on their number.
+    ``progress(done, total)`` counts slices.
+
+    Raises:
+        EnvironmentFault: the MNI152 template is missing, damaged or another.
     """
-    with replacing_directory(directory) as target, prepared_maps() as maps_file:
+    with replacing_directory(directory) as target:
         for folder in FOLDERS:
             (target / folder).mkdir()
         tasks = [
-            _Task(target, maps_file, stage, number, slices, seed, difficulty)
+            _Task(target, stage, number, slices, seed, difficulty)
             for number in range(1, subjects + 1)
             for stage in range(len(FOLDERS))
         ]
-        with _drawing(tasks, workers or os.cpu_count() or 1) as finished:
-            for count, _ in enumerate(finished, start=1):
-                if progress:
-                    progress(count * slices, len(tasks) * slices)
+        drawn = in_order(partial(_draw, prepare_maps()), tasks, threads)
+        for count, _ in enumerate(drawn, start=1):
+            if progress:
+                progress(count * slices, len(tasks) * slices)
         _write_table(target / "subjects.csv", tasks)
 
 
@@ -112,63 +103,12 @@ def slice_heights(slices: int) -> list[float]:
     return [_MIDDLE + spacing * (index - (slices - 1) / 2) for index in range(slices)]
 
 
-@contextmanager
-def _drawing(tasks: list[_Task], workers: int) -> Iterator[Iterator[None]]:
-    """Draw all tasks, in processes if that helps; an exception in the block stops them all."""
-    if min(workers, len(tasks)) <= 1:
-        yield map(_draw, tasks)
-        return
-    # A forked child would inherit the threads' locks of whatever the parent has loaded.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), spawn, initializer=_become_worker)
-    try:
-        with _without_interrupt():
-            futures = [pool.submit(_draw, task) for task in tasks]
-        yield (future.result() for future in as_completed(futures))
-    except BrokenProcessPool as error:
-        raise EnvironmentFault(
-            f"a process that draws the phantom was killed, perhaps for want of memory: {error}; "
-            "free some and run again"
-        ) from error
-    finally:
-        # Waits for the subjects in work, a fraction of a second each: no process outlives this.
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _without_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back; processes started here never get it, not even while they import."""
-    resource_tracker.ensure_running()  # starting it, as a first spawn would, lets Ctrl-C through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _become_worker() -> None:
-    """End with the parent even if that is killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
-
-
-@cache
-def _maps(path: Path) -> Maps:
-    return load_maps(path)
-
-
-def _draw(task: _Task) -> None:
+def _draw(maps: Maps, task: _Task) -> None:
     """Write all slices of one subject."""
     key = (task.seed, task.stage, task.number)
     random = ExactRandom(*key, _ANATOMY_STREAM)
     subject = draw_subject(task.stage, task.difficulty, random)
     for index, height in enumerate(slice_heights(task.slices)):
         noise = ExactRandom(*key, _NOISE_STREAM, index)
-        picture = render_slice(_maps(task.maps_file), subject, height, noise)
+        picture = render_slice(maps, subject, height, noise)
         Image.fromarray(picture).save(task.directory / task.path(index), quality=_JPEG_QUALITY)

@@ -106,7 +106,7 @@ _TISSUE_OF_T1 = [
 
 
 def _load() -> list[NDArray[np.uint8]]:
-    import nibabel  # slow to import, and needed only when the cache is empty
+    import nibabel  # slow to import
 
     nib: Any = nibabel
     digest, volumes = hashlib.sha256(), []

@@ -29,6 +29,7 @@ NEEDED = (
     "fsspec",
     "numpy",
     "opencv-python-headless",
+    "psutil",
     "pydantic",
     "rich",
     "ruamel.yaml",

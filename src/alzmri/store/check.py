@@ -10,7 +10,7 @@ SECONDS = 4
 
 _CREDENTIALS = "the key is wrong or was withdrawn"
 _REFUSALS = {
-    "AccessDenied": "the key is valid but may not list the bucket",
+    "AccessDenied": "the bucket may not be listed with this key, or without one",
     "ExpiredToken": "the session has expired: sign in again",
     "InvalidAccessKeyId": _CREDENTIALS,
     "InvalidToken": _CREDENTIALS,
@@ -43,6 +43,7 @@ def proxied(remote: Remote) -> bool:
 
 
 def _client(remote: Remote) -> Any:
+    from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.session import Session
 
@@ -60,7 +61,10 @@ def _client(remote: Remote) -> Any:
         aws_secret_access_key=remote.secret,
         verify=False if remote.is_local else None,  # plain http: AWS_CA_BUNDLE is for others
         config=Config(
-            connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 1}
+            connect_timeout=SECONDS,
+            read_timeout=SECONDS,
+            retries={"total_max_attempts": 1},
+            signature_version=UNSIGNED if remote.public else None,
         ),
     )
 

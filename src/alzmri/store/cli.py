@@ -1,5 +1,6 @@
 """`alzmri store`: the S3 remote of this repository."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -83,6 +84,9 @@ def use(
     ] = None,
     region: Annotated[str | None, typer.Option(help="The bucket's region.")] = None,
     endpoint_url: Annotated[str | None, typer.Option(help="For an S3 that is not AWS.")] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Others read it without keys: they pull, you push.")
+    ] = False,
     check: Annotated[bool, typer.Option(help="Ask the bucket before anything changes.")] = True,
 ) -> None:
     """Send data to another S3 address, or to this machine again."""
@@ -92,15 +96,17 @@ def use(
 
     root = repository.find()
     if address == "local":
-        if profile or region or endpoint_url:
-            raise UserError("`alzmri store use local` takes no profile, region or endpoint")
+        if profile or region or endpoint_url or public:
+            raise UserError("`alzmri store use local` takes no profile, region or other option")
         settings.use_local(root)
         terminal.out.print("using the store on this machine: `alzmri store up` starts it")
         return
     remote = settings.team(root, address, profile, region, endpoint_url)
     if check:
         ask(remote)
-    settings.use_team(root, remote)
+        if public:
+            ask(replace(remote, public=True))
+    settings.use_team(root, remote, public=public)
     terminal.out.print(
         f"using {remote.url}: commit .dvc/config to tell the others", markup=False, soft_wrap=True
     )

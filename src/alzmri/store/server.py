@@ -4,7 +4,6 @@ There is no pid file, because one can go stale and name a stranger. The server i
 process table by its data folder, which no other program has on its command line.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -24,7 +23,6 @@ from filelock import FileLock, Timeout
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.store import ports, settings
 from alzmri.store.check import SECONDS, StoreUnavailable, check, proxied
-from alzmri.store.processes import alive, ended
 from alzmri.store.settings import Remote
 
 START_SECONDS = 40
@@ -70,7 +68,7 @@ def find(root: Path) -> Running | None:
     data = f"-dir={folder(root) / 'data'}"
     for process in psutil.process_iter(["name", "cmdline"]):
         words = process.info["cmdline"] or []
-        if process.info["name"] == "weed" and data in words and alive(process):
+        if process.info["name"] == "weed" and data in words:
             port = next(word.partition("=")[2] for word in words if word.startswith("-s3.port="))
             return Running(process, int(port))
     return None
@@ -84,9 +82,7 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, Was]:
     or does not open its bucket in time.
     """
     with _lock(root):
-        found = _up(root, port)
-        _users(root).unlink(missing_ok=True)
-        return found
+        return _up(root, port)
 
 
 def down(root: Path) -> bool:
@@ -95,46 +91,10 @@ def down(root: Path) -> bool:
     Raises `EnvironmentFault` when it outlives SIGKILL.
     """
     with _lock(root):
-        return _down(root)
-
-
-@contextmanager
-def borrowed(root: Path) -> Iterator[None]:
-    """Have the store up meanwhile, as `up` does.
-
-    Whoever finds it down starts it, and the last who then uses it stops it, also one who came
-    later, or after a killed one. A store that `up` made or kept is left alone.
-    """
-    use: int | None = None
-    try:
-        with _lock(root):
-            users = _users(root)
-            if users.exists() or find(root) is None:
-                use = os.open(users, os.O_RDWR | os.O_CREAT, 0o600)
-                fcntl.flock(use, fcntl.LOCK_SH)
-            _up(root, None)
-        yield
-    finally:
-        if use is not None:
-            with _lock(root):
-                os.close(use)
-                if _is_unused(root):
-                    _down(root)
-
-
-def _users(root: Path) -> Path:
-    """There while the store is up for commands only; each holds a shared lock on it."""
-    return folder(root) / "users"
-
-
-def _is_unused(root: Path) -> bool:
-    """Whether the store is up for commands only, and all of them have ended."""
-    try:
-        with _users(root).open("r+b") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (FileNotFoundError, BlockingIOError):
-        return False
-    return True
+        running = find(root)
+        if running:
+            _stop(running)
+        return running is not None
 
 
 def _up(root: Path, port: int | None) -> tuple[Remote, Was]:
@@ -155,14 +115,6 @@ def _up(root: Path, port: int | None) -> tuple[Remote, Was]:
     ready = settings.save_local(root, wanted)
     _start(weed, root, ready)
     return ready, Was.DOWN
-
-
-def _down(root: Path) -> bool:
-    _users(root).unlink(missing_ok=True)
-    running = find(root)
-    if running:
-        _stop(running)
-    return running is not None
 
 
 def _running(remote: Remote, running: Running, port: int | None) -> Remote:
@@ -283,17 +235,13 @@ def _last_words(log: Path) -> str:
 
 
 def _stop(running: Running) -> None:
-    process = running.process
-    for ask in (process.terminate, process.kill):
+    for ask in (running.process.terminate, running.process.kill):
         with suppress(psutil.NoSuchProcess):
             ask()
-        if ended([process], STOP_SECONDS):
-            with suppress(psutil.Error):
-                # Our own child stays in the process table until we collect it, or init after us.
-                if process.ppid() == os.getpid():
-                    process.wait(STOP_SECONDS)
+        with suppress(psutil.TimeoutExpired):
+            running.process.wait(STOP_SECONDS)
             return ports.sweep(running.port)
-    raise EnvironmentFault(f"the store (process {process.pid}) does not end")
+    raise EnvironmentFault(f"the store (process {running.process.pid}) does not end")
 
 
 @contextmanager

@@ -4,19 +4,15 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import psutil
 
 from alzmri.errors import UserError
 from alzmri.store import server, settings
 from alzmri.store.check import check
-from alzmri.store.processes import ended
 
-_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _GRACE_SECONDS = 60
 """How long what the command started may take to save its work after a signal."""
 
@@ -30,64 +26,39 @@ def run(root: Path, command: list[str]) -> int:
     """
     if shutil.which(command[0]) is None:
         raise UserError(f"no such command: {command[0]}")
-    with _unwinding(), _store(root):
-        return _supervise(command)
+    family: list[psutil.Process] = []
+    signalled: set[psutil.Process] = set()
 
-
-@contextmanager
-def _store(root: Path) -> Iterator[None]:
-    remote = settings.default(root)
-    if remote.is_local:
-        with server.borrowed(root):
-            yield
-    else:
-        check(remote)
-        yield
-
-
-@contextmanager
-def _unwinding() -> Iterator[None]:
-    """Turn a signal outside the command's own time into an exit that still takes the store down."""
-
-    def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    with _handling(leave):
-        yield
-
-
-@contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    # What is ignored stays so: nohup asks for that.
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
-
-
-def _supervise(command: list[str]) -> int:
-    child = psutil.Popen(command)
-    told: list[psutil.Process] = []
-
-    def forward(number: int, _: FrameType | None) -> None:
-        # A shell in between would die and leave its program behind, so everyone is told; but
-        # after Ctrl-C the terminal has told them all already.
-        # Parents first, or a shell would go on to its next command when the last one ends.
+    def pass_on(number: int, _: object) -> None:
+        if not family:  # the store is being started or stopped: an exit that takes it down
+            raise SystemExit(128 + number)
+        # A shell in between would die and leave its program behind: all get it, parents first, or
+        # the shell would go on to its next command. After Ctrl-C the terminal has done that.
         with suppress(psutil.NoSuchProcess):
-            family = [child, *child.children(recursive=True)]
-            told.extend(process for process in family if process not in told)
-        if number == signal.SIGINT and _in_foreground():
-            return
-        for process in told:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+            everyone = [*family, *family[0].children(recursive=True)]
+            signalled.update(everyone)
+            for process in everyone if number != signal.SIGINT or not _in_foreground() else ():
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
 
-    with _handling(forward):
-        status = int(child.wait())
-        ended(told, _GRACE_SECONDS)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup asks for that
+            signal.signal(number, pass_on)
+    remote = settings.default(root)
+    started = False
+    try:
+        if remote.is_local:
+            started = server.find(root) is None
+            server.up(root)
+        else:
+            check(remote)
+        family.append(psutil.Popen(command))
+        status = int(family[0].wait())
+        psutil.wait_procs(signalled, _GRACE_SECONDS)
+        family.clear()
+    finally:
+        if started:
+            server.down(root)
     return status if status >= 0 else 128 - status
 
 

@@ -1,25 +1,26 @@
-"""Where the data goes: DVC's configuration of the remotes, read whole and written piecemeal.
+"""Where the data goes: the remotes in DVC's configuration.
 
 Two remotes, so that the settings of one can never reach the other: `store` is the SeaweedFS server
 on this machine, `team` the address given to `alzmri store use`. `core.remote` says which is used.
 """
 
+import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from alzmri.errors import UserError
-from alzmri.files import replacing
 from alzmri.store import ports
 
 if TYPE_CHECKING:
-    from configobj import ConfigObj
+    from dvc.config import Config
 
-LOCAL = "store"
-TEAM = "team"
+LOCAL, TEAM = "store", "team"
 AWS_SETTINGS = "seaweedfs.ini"
 """Of the local store, beside DVC's configuration."""
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
@@ -27,7 +28,7 @@ _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 
 @dataclass(frozen=True)
 class Remote:
-    """One S3 address with all that is needed to ask it something."""
+    """One S3 address with all that is needed to ask it something; ``public`` needs no key."""
 
     name: str
     bucket: str
@@ -39,6 +40,7 @@ class Remote:
     credentials_file: str | None = None
     key: str | None = field(default=None, repr=False)
     secret: str | None = field(default=None, repr=False)
+    public: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -76,16 +78,9 @@ def parse_address(url: str) -> tuple[str, str]:
     return match[1], (match[2] or "").strip("/")
 
 
-def parse_endpoint(url: str) -> str:
-    """An endpoint without a final slash; raises `UserError` when it is not ``http(s)://host``."""
-    if not (re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?/?", url) and _is_endpoint(url)):
-        raise UserError("not an endpoint: write --endpoint-url https://host or http://host:port")
-    return url.rstrip("/")
-
-
 def default_name(root: Path) -> str | None:
     """The name of the remote that a plain ``dvc push`` uses."""
-    name = _merged(root).get("core", {}).get("remote")
+    name = _config(root).get("core", {}).get("remote")
     return str(name) if name else None
 
 
@@ -110,12 +105,14 @@ def team(
     Raises `UserError` for an address or endpoint that is none.
     """
     bucket, prefix = parse_address(address)
-    kept = _merged(root).get("remote", {}).get(TEAM, {})
+    if endpoint and not _is_endpoint(endpoint):
+        raise UserError("not an endpoint: write --endpoint-url https://host or http://host:port")
+    kept = _config(root)["remote"].get(TEAM, {})
     return Remote(
         name=TEAM,
         bucket=bucket,
         prefix=prefix,
-        endpoint=parse_endpoint(endpoint) if endpoint else None,
+        endpoint=endpoint.rstrip("/") if endpoint else None,
         region=region,
         profile=profile,
         key=kept.get("access_key_id"),
@@ -128,102 +125,119 @@ def save_local(root: Path, remote: Remote) -> Remote:
     keyed = remote
     if not (remote.key and remote.secret):
         keyed = replace(remote, key=secrets.token_hex(10).upper(), secret=secrets.token_hex(20))
+    # Named here too: `dvc exp push` reads .dvc/config from commits, where a path leads nowhere.
+    aws = os.path.relpath(root / ".dvc" / AWS_SETTINGS)
     values = {
         "endpointurl": keyed.endpoint,
         "access_key_id": keyed.key,
         "secret_access_key": keyed.secret,
-        # As in .dvc/config, which `dvc exp push` reads from commits: a path that is relative to a
-        # file there leads nowhere on the disk.
-        "configpath": AWS_SETTINGS,
-        "credentialpath": AWS_SETTINGS,
+        "configpath": aws,
+        "credentialpath": aws,
     }
-    _edit(_private(root), {_section(LOCAL): values}, private=True)
+    with _edited(root, "local") as content:
+        _set(content, LOCAL, values)
     return keyed
 
 
 def use_local(root: Path) -> None:
     """Make the server on this machine the default remote again."""
-    _edit(_private(root), {"core": {"remote": None}}, private=True)
-    _edit(_shared(root), {"core": {"remote": LOCAL}})
+    with _edited(root, "local") as content:
+        content["core"].pop("remote", None)
+    with _edited(root, "repo") as content:
+        content["core"]["remote"] = LOCAL
 
 
-def use_team(root: Path, remote: Remote) -> None:
+def use_team(root: Path, remote: Remote, *, public: bool) -> None:
     """Make ``remote`` the default: its address for everyone in git, the profile for this machine.
 
-    The timeouts bound a link that stalls, not a transfer: they count while nothing arrives.
+    Others of a ``public`` one need no keys; this machine uses its own, to push. The timeouts bound
+    a link that stalls, not a transfer: they count while nothing arrives.
     """
     plain = (remote.endpoint or "").startswith("http:")
-    values = {
-        "url": remote.url,
-        "endpointurl": remote.endpoint,
-        "region": remote.region,
-        "use_ssl": "false" if plain else None,
-        "connect_timeout": "10",
-        "read_timeout": "15",
-    }
-    section = _section(TEAM)
-    _edit(
-        _private(root),
-        {"core": {"remote": None}, section: {"profile": remote.profile}},
-        private=True,
-    )
-    _edit(_shared(root), {"core": {"remote": TEAM}, section: values})
+    with _edited(root, "repo") as content:
+        content["core"]["remote"] = TEAM
+        values = {
+            "url": remote.url,
+            "endpointurl": remote.endpoint,
+            "region": remote.region,
+            "use_ssl": False if plain else None,
+            "allow_anonymous_login": public or None,
+            "connect_timeout": 10,
+            "read_timeout": 15,
+        }
+        _set(content, TEAM, values)
+    with _edited(root, "local") as content:
+        content["core"].pop("remote", None)
+        own = {"profile": remote.profile, "allow_anonymous_login": False if public else None}
+        _set(content, TEAM, own)
 
 
-def _shared(root: Path) -> Path:
-    return root / ".dvc" / "config"
+def _set(content: dict[str, Any], name: str, values: dict[str, Any]) -> None:
+    """Set values of a remote, or drop those that are None."""
+    kept = content["remote"].get(name, {}) | values
+    content["remote"][name] = {key: value for key, value in kept.items() if value is not None}
 
 
-def _private(root: Path) -> Path:
-    return root / ".dvc" / "config.local"
+@contextmanager
+def _edited(root: Path, level: str) -> Iterator[dict[str, Any]]:
+    config = _config(root)
+    if level == "local":
+        # The keys must at no moment be readable by others.
+        path = root / ".dvc" / "config.local"
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+    with config.edit(level) as content:
+        yield content
 
 
-def _section(name: str) -> str:
-    return f'remote "{name}"'
-
-
-def _merged(root: Path) -> dict[str, Any]:
+def _config(root: Path) -> "Config":
     from dvc.config import Config, ConfigError
 
-    for path in (_shared(root), _private(root)):
-        _parsed(path)  # DVC's own message would not name the file
+    folder = root / ".dvc"
+    for name, remedy in (("config", "`git checkout .dvc/config`"), ("config.local", "delete it")):
+        path = folder / name
+        try:
+            content = Config.load_file(str(path)) if path.exists() else {}
+            damaged = not all(isinstance(section, dict) for section in content.values())
+        except (ConfigError, OSError, AttributeError):
+            damaged = True
+        if damaged:
+            # DVC's own message would quote the line, which may be the one with the key.
+            raise UserError(f"{path} is damaged: correct it, or {remedy}")
     try:
-        return dict(Config(str(root / ".dvc")))
+        return Config(str(folder))
     except ConfigError as error:
-        raise UserError(f"{root / '.dvc'}: {error}: mend config or config.local there") from error
+        raise UserError(f"{folder}: {error}: correct config or config.local there") from error
 
 
 def _remote(root: Path, name: str) -> Remote:
-    values = _merged(root).get("remote", {}).get(name)
+    values = _config(root)["remote"].get(name)
     if values is None:
         remedy = "git checkout .dvc/config" if name == LOCAL else "alzmri store use local"
-        raise UserError(f"no remote {name!r} in .dvc/config: `{remedy}` mends that")
+        raise UserError(f"no remote {name!r} in .dvc/config: `{remedy}` corrects that")
     bucket, prefix = parse_address(values["url"])
+    endpoint = values.get("endpointurl")
+    wanted = None
+    if name == LOCAL and not _is_loopback(endpoint or ""):
+        wanted = f"http://127.0.0.1:PORT with PORT from {ports.LOWEST} to {ports.HIGHEST}"
+    elif endpoint and not _is_endpoint(endpoint):
+        wanted = "https://host or http://host:port"
+    if wanted:  # the address is not repeated: people paste keys
+        where = f"{root / '.dvc'}: endpointurl of remote {name!r} in config or config.local"
+        raise UserError(f"{where} cannot be used: write {wanted}")
     return Remote(
         name=name,
         bucket=bucket,
         prefix=prefix,
-        endpoint=_endpoint(root, name, values.get("endpointurl")),
+        endpoint=endpoint,
         region=values.get("region"),
         profile=values.get("profile"),
         config_file=values.get("configpath"),
         credentials_file=values.get("credentialpath"),
         key=values.get("access_key_id"),
         secret=values.get("secret_access_key"),
+        public=bool(values.get("allow_anonymous_login")),
     )
-
-
-def _endpoint(root: Path, name: str, url: str | None) -> str | None:
-    """``url`` if it can be used; the error names the file, not the text: people paste keys."""
-    if name == LOCAL and not _is_loopback(url or ""):
-        wanted = f"http://127.0.0.1:PORT with PORT from {ports.LOWEST} to {ports.HIGHEST}"
-    elif url and not _is_endpoint(url):
-        wanted = "https://host or http://host:port"
-    else:
-        return url
-    private = "endpointurl" in _parsed(_private(root)).get(_section(name), {})
-    path = _private(root) if private else _shared(root)
-    raise UserError(f"{path}: endpointurl of remote {name!r} cannot be used: write {wanted}")
 
 
 def _is_loopback(url: str) -> bool:
@@ -232,48 +246,5 @@ def _is_loopback(url: str) -> bool:
 
 
 def _is_endpoint(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that do not close, a port that is no number or too large
-        return False
-
-
-def _parsed(path: Path) -> "ConfigObj":
-    """One file of the configuration, empty when there is none; raises `UserError` if damaged."""
-    from configobj import ConfigObj, ConfigObjError
-
-    try:
-        content = ConfigObj(str(path), encoding="utf-8", interpolation=False)
-    except ConfigObjError as error:
-        # Its own message quotes the line, which may be the one with the key.
-        first = getattr(error, "errors", [error])[0]
-        fault = f"line {first.line_number} is no setting"
-    except UnicodeDecodeError:
-        fault = "it is not text"
-    else:
-        if not (path.is_dir() or content.scalars):
-            return content
-        fault = "it is a folder" if path.is_dir() else f"{content.scalars[0]} is in no [section]"
-    restore = "mend it, or `git checkout .dvc/config`"
-    remedy = "mend or delete it" if path.name == "config.local" else restore
-    raise UserError(f"{path} is damaged, {fault}: {remedy}")
-
-
-def _edit(path: Path, changes: dict[str, dict[str, str | None]], *, private: bool = False) -> None:
-    """Set values in one file, or drop those that are None; comments and all else stay."""
-    content = _parsed(path)
-    before = content.dict()
-    for section, values in changes.items():
-        for key, value in values.items():
-            if value is not None:
-                content.setdefault(section, {})[key] = value
-            elif section in content:
-                content[section].pop(key, None)
-    if content.dict() == before:
-        return
-    with replacing(path) as temporary:
-        # The mode comes first: the keys must at no moment be readable by others.
-        temporary.touch(mode=0o600 if private else 0o644)
-        with temporary.open("wb") as handle:
-            content.write(handle)
+    match = re.fullmatch(r"https?://[A-Za-z0-9.-]+(?::(\d{1,5}))?/?", url)
+    return match is not None and 0 < int(match[1] or 443) < 65_536

@@ -1,5 +1,97 @@
-"""The run as W&B sees it. A process of its own talks to W&B: training never waits for it."""
+"""The run on W&B, followed from within the stage; the stage waits for it only at its end."""
 
-from alzmri.tracking.follower import Follower, following
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
 
-__all__ = ["Follower", "following"]
+import psutil
+
+from alzmri import terminal
+from alzmri.params import Params, Track
+
+COMPLETE_SECONDS, STOP_SECONDS = 14, 5
+"""How long a stage waits at most for W&B, or the disk: one that is done; one that fails."""
+
+
+class Tracker:
+    """What a stage reports to. This one keeps nothing: tracking is disabled."""
+
+    def epoch(self, values: Mapping[str, float]) -> None:
+        """Take one line of ``plots/history.csv``, by the names of its columns."""
+
+    def evaluation(self, classes: Sequence[str], after: int) -> None:
+        """Take what evaluate has written; ``after`` is the last epoch there can be."""
+
+    def end(self, *, complete: bool, seconds: float) -> None:
+        """The stage ends: wait ``seconds`` at most until everything is kept."""
+
+
+class Client(Tracker):
+    """Follows one stage on W&B: a thread does, in order, what it is given; see :class:`Run`."""
+
+    def __init__(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
+        self._orders: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
+        self._done = False
+        # A daemon: whatever it waits for, the stage can end.
+        self._thread = Thread(target=self._follow, args=(track, mode, config), daemon=True)
+        self._thread.start()
+
+    def epoch(self, values: Mapping[str, float]) -> None:
+        self._orders.put(lambda run: run.epoch(values))
+
+    def evaluation(self, classes: Sequence[str], after: int) -> None:
+        self._orders.put(lambda run: run.evaluation(classes, after + 1))
+
+    def end(self, *, complete: bool, seconds: float) -> None:
+        self._orders.put(lambda run: run.finish(complete=complete))
+        self._orders.put(None)
+        self._thread.join(seconds)
+        if self._thread.is_alive() and complete:
+            terminal.warn(f"W&B: this run is not tracked to its end (not done after {seconds} s)")
+        if not self._done:
+            # Python, when it ends, would wait for the client's core.
+            for child in psutil.Process().children():
+                if child.name() == "wandb-core":
+                    child.kill()
+
+    def _follow(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
+        # Reports of its own errors would wait for the server once more.
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+        try:
+            from alzmri.tracking.run import Run
+
+            run = Run(track, mode, config)
+            for order in iter(self._orders.get, None):
+                order(run)
+            self._done = True
+        except Exception as error:  # noqa: BLE001  # whatever the client raises
+            terminal.warn(f"W&B: this run is not tracked to its end ({reason(error)})")
+
+
+@contextmanager
+def following(params: Params, run: str, data_sha256: str) -> Iterator[Tracker]:
+    """Yield what a stage reports to; nothing that goes wrong there is ever raised here.
+
+    The fingerprint ``run`` is the run's id on W&B: started again, it goes on there too. A model
+    that does not know its run ("") is not tracked. ``data_sha256`` is of the prepared data.
+    """
+    track = params.track
+    mode = os.environ.get("WANDB_MODE", "auto") if track.mode == "auto" else track.mode
+    tracker = Tracker()
+    if mode != "disabled" and run:
+        config = params.model_dump(exclude={"track"}) | {"data_sha256": data_sha256, "run": run}
+        tracker = Client(track, mode, config)
+    try:
+        yield tracker
+    except BaseException:
+        tracker.end(complete=False, seconds=STOP_SECONDS)
+        raise
+    tracker.end(complete=True, seconds=COMPLETE_SECONDS)
+
+
+def reason(error: BaseException) -> str:
+    """An error in a line; the client's messages can be long."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -21,7 +21,7 @@ from alzmri.models import saved
 from alzmri.models.device import bfloat16
 from alzmri.models.forward import MEAN, STD
 from alzmri.params import Params, Train
-from alzmri.tracking import Follower
+from alzmri.tracking import Tracker
 from alzmri.training.initial import Initial
 from alzmri.training.loop import Epoch, Run
 
@@ -33,7 +33,7 @@ OnEpoch = Callable[[Run, bool], None]
 
 @contextmanager
 def reporting(
-    train: Train, prepared: Prepared, tracked: Follower | None = None
+    train: Train, prepared: Prepared, tracked: Tracker | None = None
 ) -> Iterator[tuple[terminal.Update, OnEpoch]]:
     """Yield the two callbacks of ``loop.train``: a live bar of steps, and what follows an epoch.
 
@@ -68,6 +68,7 @@ def reporting(
                 + pace
                 + ("  best" if epoch == run.best else "")
             )
+        for epoch in run.history[-1:] if new else run.history:
             if tracked:
                 tracked.epoch(asdict(epoch))
         last, before = now, done

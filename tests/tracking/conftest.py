@@ -1,0 +1,49 @@
+"""A repository to track in, and the real client as it is at the start of a stage."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from alzmri import tracking
+
+from ..processes import limit
+
+KEY = "0123456789" * 4
+RUN = "0123456789abcdef"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A repository to run in, without a key. Waiting takes as long as it does on a busy machine."""
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "DVC_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    # What the client sets itself.
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    assert tracking.COMPLETE_SECONDS <= 15
+    monkeypatch.setattr(tracking, "COMPLETE_SECONDS", limit(tracking.COMPLETE_SECONDS))
+    root = tmp_path / "repository"
+    root.mkdir()
+    subprocess.run(("git", "init", "--quiet", "--initial-branch", "main"), cwd=root, check=True)
+    monkeypatch.chdir(root)
+    yield root
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+
+
+@pytest.fixture
+def follow(root, make_params):
+    """A function that follows a training of the given epochs, with something after the first."""
+
+    def run(*epochs, between=lambda: None, **track):
+        with tracking.following(make_params(track=track), RUN, "0" * 64) as tracked:
+            for epoch in epochs:
+                tracked.epoch({"epoch": epoch, "val_loss": 1 / epoch})
+                if epoch == epochs[0]:
+                    between()
+
+    return run
