@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from alzmri.inference import inputs
-from alzmri.inference.preprocessing import Preprocessing
+from alzmri.inference.predictor import Preprocessing
 from alzmri.models import build, saved
 from alzmri.models.forward import MEAN, STD
 from alzmri.ood.detector import Detector, digest

@@ -112,7 +112,7 @@ def test_dropped_files_are_judged_and_bad_ones_say_why(page, files, tmp_path, ev
     }
     for kind in ("dragEnter", "dragOver", "drop"):
         page.call("Input.dispatchDragEvent", type=kind, x=300, y=600, data=data)
-    eventually(lambda: page.evaluate(STATUS).startswith("3 of 3 done, 1 not judged"))
+    eventually(lambda: page.evaluate(STATUS).startswith("3 of 3 done, 1 refused"))
     text = dict(
         page.evaluate(
             "[...document.querySelectorAll('#results > li')].map("

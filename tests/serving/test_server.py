@@ -29,7 +29,7 @@ from alzmri.inference import NOTICE
 from alzmri.inference.predictor import Predictor
 
 JPEG = {"Content-Type": "image/jpeg"}
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SOAK = 1500
 """Requests, of which about a third are bad."""
 
@@ -348,7 +348,7 @@ def test_a_long_mixture_of_good_and_bad_loses_nothing_and_keeps_no_memory(server
 
 
 def test_no_model_and_a_taken_port_are_the_users_to_mend(tmp_path, server, workplace):
-    from alzmri.inference.server.run import run
+    from alzmri.serving.run import run
 
     with pytest.raises(UserError, match="no trained model"):
         run("127.0.0.1", 0, tmp_path, 1, 1)
@@ -359,9 +359,9 @@ def test_no_model_and_a_taken_port_are_the_users_to_mend(tmp_path, server, workp
 
 
 def test_without_the_extra_the_command_names_it(monkeypatch):
-    from alzmri.inference.server.command import serve
+    from alzmri.serving.command import serve
 
-    monkeypatch.delitem(sys.modules, "alzmri.inference.server.run", raising=False)
+    monkeypatch.delitem(sys.modules, "alzmri.serving.run", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(EnvironmentFault, match=r"uvicorn is not installed: .*alzmri\[serve\]"):
         serve()
