@@ -24,6 +24,9 @@ MAX_SIDE = 4096
 """Pixels. Far above any MR slice, and small enough that every thread can hold a square of it."""
 MAX_BYTES = 128 * 2**20
 """Of a file: as much as the largest image takes uncompressed, 16 bits and four channels deep."""
+MAX_SCANS = 32
+"""Of a progressive JPEG. Encoders write about ten. A scan of a few bytes is a pass over all pixels:
+thousands in a small file would take a minute."""
 THUMBNAIL_SIDE = 32
 
 _MAX_OUTLINED = 256
@@ -99,20 +102,18 @@ def decode_bytes(data: bytes) -> Decoded:
       scaled by what the file could hold.
     - An EXIF orientation is applied.
     - Refused: what is empty or larger than ``MAX_BYTES``, truncated or damaged, no image, has
-      several frames, fewer than ``MIN_SIDE`` or more than ``MAX_SIDE`` pixels a side (decided by
-      the header, before anything is unpacked), or the same value in every pixel.
+      several frames, fewer than ``MIN_SIDE`` or more than ``MAX_SIDE`` pixels a side, more than
+      ``MAX_SCANS`` scans (decided before anything is unpacked), or one value in every pixel.
 
     Raises:
         NotAnImage: the content is of no known image format.
         Unreadable: any other refusal.
     """
     check_bytes(len(data))
-    pixels, converted = _decode_plain_jpeg(data), None
-    if pixels is None:
-        pixels, converted = _decode_any(data)
-    low, high, _, _ = cv2.minMaxLoc(pixels)
+    pixels, converted = _decode(data)
+    low, high = pixels.min(), pixels.max()
     if low == high:
-        raise Unreadable(f"blank: every pixel is {low:.0f}")
+        raise Unreadable(f"blank: every pixel is {low}")
     return Decoded(pixels, hashlib.sha256(data).hexdigest(), converted)
 
 
@@ -210,39 +211,6 @@ def _area(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _decode_plain_jpeg(data: bytes) -> Pixels | None:
-    """The common case at OpenCV's speed, twice Pillow's; None leaves the judgement to Pillow."""
-    shape = _plain_jpeg_shape(data)
-    if shape is None:
-        return None
-    _check_shape(*shape)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    # Medium gray at the end may stand for missing data: see _misses_data.
-    return None if pixels is None or pixels[-1, -1] == 128 else np.asarray(pixels, np.uint8)
-
-
-def _plain_jpeg_shape(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a baseline 8-bit grayscale JPEG without metadata; None for all else."""
-    if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
-        return None
-    position = 2
-    # Segments are a marker, then a length that counts itself. APP0 is JFIF, DB to FE tables and
-    # comments, C0 and C1 the frame: depth, height, width, components. APP1 may be EXIF.
-    while data[position] == 0xFF and position + 10 < len(data):
-        marker = data[position + 1]
-        if marker in (0xC0, 0xC1):
-            depth, components = data[position + 4], data[position + 9]
-            height = int.from_bytes(data[position + 5 : position + 7])
-            width = int.from_bytes(data[position + 7 : position + 9])
-            return (height, width) if (depth, components) == (8, 1) else None
-        if marker not in (0xE0, 0xC4, 0xDB, 0xDD, 0xFE):
-            return None
-        position += 2 + int.from_bytes(data[position + 2 : position + 4])
-        if position >= len(data):
-            return None
-    return None
-
-
 def _check_shape(height: int, width: int) -> None:
     if max(height, width) > MAX_SIDE:
         raise Unreadable(f"more than {MAX_SIDE} pixels a side: {width}x{height}")
@@ -250,11 +218,14 @@ def _check_shape(height: int, width: int) -> None:
         raise Unreadable(f"smaller than {MIN_SIDE}x{MIN_SIDE} pixels: {width}x{height}")
 
 
-def _decode_any(data: bytes) -> tuple[Pixels, str | None]:
-    """Pixels and what was converted. Pillow, unlike OpenCV, refuses what is cut short."""
+def _decode(data: bytes) -> tuple[Pixels, str | None]:
+    """Pixels and what was converted."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_shape(image.height, image.width)
+            # In compressed data FF is followed by 0: every FF DA is a scan, or in an EXIF thumbnail.
+            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+                raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG: made to waste time")
             if _has_more_frames(image):
                 raise Unreadable("animated or stacked: several frames, one slice is expected")
             if image.format == "JPEG" and _misses_data(image, data):
