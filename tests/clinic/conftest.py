@@ -117,9 +117,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = build(**architecture)
     preprocessing = {"fit": "pad", "channels": 1, "mean": MEAN, "std": STD}
     classes = ["Non Demented", "Very Mild Demented", "Mild Demented", "Moderate Demented"]
-    card = saved.Card(
-        architecture, classes, preprocessing, {"data": {"source": "none"}}, [], "0" * 64, 1.0, {}
-    )
+    parameters = {"data": {"source": "none"}, "split": {"unit": "subject"}}
+    card = saved.Card(architecture, classes, preprocessing, parameters, [], "0" * 64, 1.0, {})
     saved.save(folder, network.state_dict(), card)
     _write_series(folder / "series", _small_head())
     source = inputs.Source("head", "dicom", tuple(folder.glob("series/*.dcm")))
