@@ -223,7 +223,7 @@ def _decode(data: bytes) -> tuple[Pixels, str | None]:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_shape(image.height, image.width)
-            # In compressed data FF is followed by 0: every FF DA is a scan, or in an EXIF thumbnail.
+            # Compressed data have a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
             if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
                 raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG: made to waste time")
             if _has_more_frames(image):

@@ -73,6 +73,8 @@ class Followed:
             x_disable_machine_info=True,
             x_save_requirements=False,
         )
+        # Reports of its own errors would wait for the server once more.
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
         # What tables and artifacts are made of waits for its upload beside the rest, not at home.
         os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb" / "data"))
         wandb.setup(self._settings)
