@@ -1,12 +1,10 @@
-"""Stage export: write the model as models/model.FORMAT; write models/export.FORMAT.json."""
+"""Stage export: write the model as models/model.onnx; write models/export.onnx.json."""
 
 import os
 
 from alzmri.training import portable
 
 os.environ.update(portable.environment())  # before torch and NumPy are imported
-
-import sys
 
 from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
@@ -18,12 +16,11 @@ from alzmri.models import saved
 
 def main() -> None:
     settings = params.load()
-    form = next((item for item in settings.export.formats if [item] == sys.argv[1:]), None)
-    if form is None:
-        raise UserError("name one of export.formats (params.yaml); outside DVC: `alzmri export`")
-    path = saved.MODELS / f"model.{form}"
-    metrics = export.export(saved.MODELS, path, form, Prepared.open(settings))
-    write_json(saved.MODELS / f"export.{form}.json", metrics)
+    if not settings.export.formats:
+        raise UserError("export.formats (params.yaml) is off; outside DVC: `alzmri export`")
+    path = saved.MODELS / "model.onnx"
+    metrics = export.export(saved.MODELS, path, Prepared.open(settings))
+    write_json(saved.MODELS / "export.onnx.json", metrics)
     terminal.out.print(f"{path}: {export.headline(metrics)}")
 
 

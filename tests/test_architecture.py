@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "training": {"models", "data.prepared", "params", "tracking"},
     "evaluation": {"models", "data.prepared", "params", "figure"},
     "ood": {"models", "data.prepared", "params"},
-    "inference": {"ood", "models", "data", "params", "registry"},
+    "inference": {"ood", "models", "data", "params"},
+    "serving": {"inference", "ood", "models", "data", "params", "registry"},
     "experiments": {
         "registry",
         "sagemaker",
@@ -57,6 +58,7 @@ MAY_IMPORT = {
         "experiments",
         "inference",
         "plots_page",
+        "serving",
     },
     "__main__": {"cli"},
     **{name: set() for name in PLUMBING},

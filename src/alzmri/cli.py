@@ -11,8 +11,8 @@ from alzmri.clinic.command import dicom
 from alzmri.collections.cli import data_app
 from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
 from alzmri.inference.cli import explain, export, predict
-from alzmri.inference.server.command import serve
 from alzmri.sagemaker.cli import sagemaker_app
+from alzmri.serving.command import serve
 from alzmri.store.cli import store_app
 
 IN_PLACE = {"predict", "explain", "store"}

@@ -169,7 +169,7 @@ class Evaluate(_Section):
 class Export(_Section):
     """What the model is exported to."""
 
-    formats: list[Literal["onnx", "int8.onnx"]]
+    formats: list[Literal["onnx"]]
 
     @field_validator("formats")
     @classmethod

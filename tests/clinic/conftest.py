@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from alzmri.inference import inputs
-from alzmri.inference.preprocessing import Preprocessing
+from alzmri.inference.predictor import Preprocessing
 from alzmri.models import build, saved
 from alzmri.models.forward import MEAN, STD
 from alzmri.ood.detector import Detector
@@ -117,9 +117,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = build(**architecture)
     preprocessing = {"fit": "pad", "channels": 1, "mean": MEAN, "std": STD}
     classes = ["Non Demented", "Very Mild Demented", "Mild Demented", "Moderate Demented"]
-    card = saved.Card(
-        architecture, classes, preprocessing, {"data": {"source": "none"}}, [], "0" * 64, 1.0, {}
-    )
+    parameters = {"data": {"source": "none"}, "split": {"unit": "subject"}}
+    card = saved.Card(architecture, classes, preprocessing, parameters, [], "0" * 64, 1.0, {})
     saved.save(folder, network.state_dict(), card)
     _write_series(folder / "series", _small_head())
     source = inputs.Source("head", "dicom", tuple(folder.glob("series/*.dcm")))

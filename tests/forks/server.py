@@ -51,7 +51,7 @@ PRELOADED = (
 
 READ_AT_IMPORT = (
     *("OMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "KMP_", "GOMP_", "LD_", "TORCH"),
-    *("PYTORCH_", "CUDA_", "NVIDIA_", "PYTHON", "MPL", "NO_ALBUMENTATIONS", "FSSPEC_"),
+    *("PYTORCH_", "CUDA_", "NVIDIA_", "PYTHON", "MPL", "FSSPEC_"),
     *("HOME", "XDG_", "LANG", "LC_"),
 )
 """What begins so in the environment shapes what is imported: others get a process of their own."""

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alzmri.inference.predictor import Predictor
-from alzmri.inference.preprocessing import Preprocessing
+from alzmri.inference.predictor import Predictor, Preprocessing
 from alzmri.models import build
 from alzmri.ood.detector import Detector
 from alzmri.ood.features import WithFeatures, run

@@ -7,7 +7,7 @@ import pytest
 
 from alzmri.data import images
 from alzmri.errors import UserError
-from alzmri.inference.preprocessing import Preprocessing
+from alzmri.inference.predictor import Preprocessing
 from alzmri.models.forward import MEAN, STD
 from alzmri.models.saved import Card
 

@@ -4,18 +4,15 @@ It is one of its own because what it reads comes from outside: a decoder that cr
 takes all memory ends this process and not the node.
 """
 
-import logging
 import resource
 import signal
-import warnings
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from alzmri import terminal
+from alzmri.inference.confined import confine
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -42,15 +39,6 @@ class Answer:
 
     objects: dict[str, bytes]
     has_class: bool
-
-
-def confine(memory: int) -> None:
-    """Bound what this process may take beyond what it has, bytes; let no library log headers."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    allowed = psutil.Process().memory_info().vms + memory
-    resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
 
 
 def work(pipe: Connection, model: Path, count: int) -> None:

@@ -21,10 +21,11 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from alzmri import terminal
-from alzmri.clinic.answer import Answer, confine, work
+from alzmri.clinic.answer import Answer, work
 from alzmri.clinic.queue import Queue
 from alzmri.clinic.sending import Receiver, Sender
 from alzmri.errors import EnvironmentFault, UserError
+from alzmri.inference.confined import confine
 
 SUCCESS, FULL, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
 """Statuses of a C-STORE."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Paths = Annotated[
     list[str],
     typer.Argument(
-        metavar="PATH...", help="Images, folders, globs, NIfTI files, folders of DICOM series."
+        metavar="PATH...", help="Images, folders, globs, NIfTI and .mgz files, DICOM series."
     ),
 ]
 ModelFolder = Annotated[
@@ -28,7 +28,8 @@ ModelFolder = Annotated[
     typer.Option("--model", help="The folder of the trained model.", callback=repository.located),
 ]
 ByFolder = Annotated[
-    bool, typer.Option("--by-folder", help="The images of a folder are one person's: add the mean.")
+    bool,
+    typer.Option("--by-folder", help="Images of a folder are one subject: add the mean."),
 ]
 SliceCount = Annotated[
     int, typer.Option("--slices", min=1, max=40, help="Of a volume: 1 mm apart, mid-ventricle.")
@@ -50,7 +51,7 @@ def predict(
 
     An image that is unlike the training slices is out of scope and gets no class. A file that
     cannot be used is reported, the rest goes on, and the exit status is 1 (2 if none can). A
-    volume or series is one person; of images nobody knows whose they are, but --by-folder.
+    volume or series is one subject; of images nobody knows whose they are, but --by-folder.
 
     Examples:
 
@@ -62,7 +63,7 @@ def predict(
     """
     if as_json and as_csv:
         raise UserError("--json and --csv exclude each other: choose one")
-    report = _judge(paths, model, slices, by_folder)
+    report = _predict(paths, model, slices, by_folder)
     if as_json:
         print(json.dumps(report.as_json(), indent=2, allow_nan=False))
     elif as_csv:
@@ -88,7 +89,7 @@ def explain(
 ) -> None:
     """Show where the model looks, by Grad-CAM. Research software; no diagnosis.
 
-    Writes for each slice, and for each person's mean, an overlay (PNG) and the raw map (NPY,
+    Writes for each slice, and for each subject's mean, an overlay (PNG) and the raw map (NPY,
     float32), and lists them in index.csv. Exit status as of predict.
 
     Examples:
@@ -97,7 +98,7 @@ def explain(
 
         alzmri explain person.nii.gz --out why --class "Mild Demented"
     """
-    report = _judge(paths, model, slices, by_folder)
+    report = _predict(paths, model, slices, by_folder)
     from alzmri.inference import gallery
 
     classes = report.predictor.classes
@@ -111,14 +112,11 @@ def explain(
 
 
 def export(
-    int8: Annotated[
-        bool, typer.Option("--int8", help="8-bit weights and activations: a quarter of the size.")
-    ] = False,
     model: ModelFolder = Path("models"),
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The file.", show_default="MODEL/model[.int8].onnx", callback=repository.located
+            help="The file.", show_default="MODEL/model.onnx", callback=repository.located
         ),
     ] = None,
 ) -> None:
@@ -130,21 +128,20 @@ def export(
 
         alzmri export
 
-        alzmri export --int8 --out /srv/model.onnx
+        alzmri export --out /srv/model.onnx
     """
     from alzmri import params
     from alzmri.data.prepared import Prepared
     from alzmri.inference import export as exporting
 
-    form: exporting.Format = "int8.onnx" if int8 else "onnx"
     prepared = Prepared.open(params.load())
-    path = out or model / f"model.{form}"
-    metrics = exporting.export(model, path, form, prepared)
+    path = out or model / "model.onnx"
+    metrics = exporting.export(model, path, prepared)
     terminal.out.print(f"{escape(str(path))}: {exporting.headline(metrics)}")
 
 
-def _judge(paths: list[str], model: Path, count: int, by_folder: bool) -> "Report":
-    """Read and judge what ``paths`` mean; say on stderr what cannot be used."""
+def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "Report":
+    """Read and predict what ``paths`` mean; say on stderr what cannot be used."""
     import numpy as np
 
     from alzmri.data.images import Unreadable
@@ -168,7 +165,7 @@ def _judge(paths: list[str], model: Path, count: int, by_folder: bool) -> "Repor
             progress(done, len(sources))
     if not found:
         raise UserError(f"none of the {len(sources)} inputs can be used")
-    with terminal.progress("judging") as progress:
+    with terminal.progress("predicting") as progress:
         prediction = predictor.predict(np.stack([item.pixels for item in found]), progress)
     return Report(predictor, found, prediction, refused)
 

@@ -3,11 +3,9 @@
 import json
 import logging
 import math
-import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +17,7 @@ from alzmri.files import replacing
 from alzmri.inference import NOTICE
 from alzmri.inference.engine import INPUT, METADATA, OUTPUTS, Engine
 from alzmri.inference.extras import require
-from alzmri.inference.predictor import CPU, Predictor, interpret
-from alzmri.inference.preprocessing import Preprocessing
+from alzmri.inference.predictor import CPU, Predictor, Preprocessing, interpret
 from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD, probabilities
 from alzmri.models.saved import Card
@@ -30,12 +27,8 @@ from alzmri.ood.features import WithFeatures, run
 if TYPE_CHECKING:
     import onnx
 
-Format = Literal["onnx", "int8.onnx"]
-"""The file beside the model is ``model.FORMAT``."""
 TOLERANCE = 1e-4
 """Of probabilities, between ONNX Runtime and PyTorch."""
-CALIBRATION_IMAGES = 256
-"""Training slices by which the ranges of int8 activations are chosen."""
 
 
 def write(directory: Path, path: Path) -> float:
@@ -123,11 +116,10 @@ def _difference(
     return float(np.abs(first - second).max())
 
 
-def export(directory: Path, path: Path, form: Format, prepared: Prepared) -> dict[str, Any]:
+def export(directory: Path, path: Path, prepared: Prepared) -> dict[str, Any]:
     """Write the model in ``directory`` to ``path``; return how it does on the test slices.
 
-    Of float weights, the probabilities must be PyTorch's on every test slice. What 8 bits cost is
-    measured, not judged.
+    The probabilities must be PyTorch's on every test slice.
 
     Raises:
         UserError: when there is no usable model, or it was trained on other data.
@@ -139,21 +131,15 @@ def export(directory: Path, path: Path, form: Format, prepared: Prepared) -> dic
             f"{directory}/ was trained on other data or another split than data/prepared: run"
             " `dvc repro train`"
         )
-    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
-        plain = Path(folder, "model.onnx") if form == "int8.onnx" else temporary
-        write(directory, plain)
-        if form == "int8.onnx":
-            training = prepared.indices("train")
-            every = -(-len(training) // CALIBRATION_IMAGES)
-            _quantise(plain, temporary, prepared.images[training[::every]])
+    with replacing(path) as temporary:
+        write(directory, temporary)
         metrics = _compare(predictor, Engine.load(temporary), prepared)
-        if form == "onnx":
-            _check(metrics["largest_difference"])
+        _check(metrics["largest_difference"])
         return {**metrics, "bytes": temporary.stat().st_size}
 
 
 def _compare(predictor: Predictor, engine: Engine, prepared: Prepared) -> dict[str, Any]:
-    """The content of ``models/export.FORMAT.json``: the test slices, by both."""
+    """The content of ``models/export.onnx.json``: the test slices, by both."""
     indices = prepared.indices("test")
     images, truth = prepared.images[indices], prepared.labels[indices]
     expected = predictor.predict(images)
@@ -185,37 +171,3 @@ def headline(metrics: dict[str, Any]) -> str:
         f" from PyTorch's by at most {metrics['largest_difference']:.0e}, macro F1"
         f" {metrics['macro_f1']:.3f} instead of {before:.3f}"
     )
-
-
-def _quantise(source: Path, path: Path, slices: NDArray[np.uint8]) -> None:
-    """Write ``source`` with 8-bit weights and activations to ``path``.
-
-    ``slices``, uint8 ``[n, side, side]``, show the range of every activation; training slices.
-    """
-    quantization = require("onnxruntime.quantization", "export")
-    onnx = require("onnx", "export")
-    simpler = source.with_name("simpler.onnx")
-    quantization.quant_pre_process(source, simpler)
-    quantization.quantize_static(
-        simpler,
-        path,
-        _Slices(slices),
-        quant_format=quantization.QuantFormat.QDQ,
-        per_channel=True,
-    )
-    program = onnx.load_model(path)
-    del program.metadata_props[:]
-    program.metadata_props.extend(onnx.load_model(source).metadata_props)
-    onnx.save_model(program, path)
-
-
-class _Slices:
-    """What the quantiser asks for its next batch."""
-
-    def __init__(self, slices: NDArray[np.uint8]) -> None:
-        self._batches: Iterator[NDArray[np.uint8]] = iter(slices[:, None])
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """One slice; None after the last."""
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}

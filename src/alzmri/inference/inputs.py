@@ -1,4 +1,4 @@
-"""What a person names on the command line: images, folders, globs, volumes, DICOM series."""
+"""What a user names on the command line: images, folders, globs, volumes, DICOM series."""
 
 import glob
 from collections import defaultdict
@@ -11,10 +11,10 @@ from alzmri.data import images
 from alzmri.data.images import Pixels, Unreadable
 from alzmri.errors import UserError
 from alzmri.inference import volumes
-from alzmri.inference.preprocessing import Preprocessing
+from alzmri.inference.predictor import Preprocessing
 
-_NIFTI = (".nii", ".nii.gz")
-_DICOM_MAGIC_AT = 128
+_VOLUME, _DICOM = (".nii", ".nii.gz", ".mgh", ".mgz"), (".dcm", ".ima")
+"""Names that promise a volume or a slice of one: a file that is none is refused, not left out."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Source:
     """
 
     name: str
-    kind: Literal["image", "nifti", "dicom"]
+    kind: Literal["image", "volume", "dicom"]
     files: tuple[Path, ...]
 
 
@@ -52,8 +52,8 @@ class Slice:
 def find(names: Sequence[str]) -> list[Source]:
     """What ``names`` mean: files as they are, folders with all below them, globs.
 
-    In a folder are taken, sorted, what is named like an image or NIfTI, and DICOM files, grouped
-    into series; the rest is none of our business.
+    In a folder are taken, sorted, what is named like an image, and what is a volume or DICOM by its
+    content, slices grouped into series; the rest is none of our business.
 
     Raises:
         UserError: a name means nothing.
@@ -63,7 +63,7 @@ def find(names: Sequence[str]) -> list[Source]:
         matches = [Path(name)] if Path(name).exists() else sorted(map(Path, _glob(name)))
         sources = [source for path in matches for source in _at(path)]
         if not sources:
-            what = "holds no image, NIfTI or DICOM file" if matches else "no such file or folder"
+            what = "holds no image, volume or DICOM file" if matches else "no such file or folder"
             raise UserError(f"{name}: {what}")
         found |= {source.files: source for source in sources}
     return list(found.values())
@@ -75,6 +75,9 @@ def _glob(pattern: str) -> list[str]:
 
 def _at(path: Path) -> list[Source]:
     if not path.is_dir():
+        header = path.with_suffix(".hdr")
+        if path.suffix == ".img" and header.is_file():
+            path = header
         return [Source(str(path), _kind(path) or "image", (path,))]
     files = sorted(
         file
@@ -86,23 +89,13 @@ def _at(path: Path) -> list[Source]:
     return single + _series([file for file, kind in kinds.items() if kind == "dicom"])
 
 
-def _kind(path: Path) -> Literal["image", "nifti", "dicom"] | None:
-    name = path.name.lower()
+def _kind(path: Path) -> Literal["image", "volume", "dicom"] | None:
     if path.suffix.lower() in images.SUFFIXES:
         return "image"
-    if name.endswith(_NIFTI):
-        return "nifti"
-    if name.endswith(".dcm") or (not path.suffix and _looks_like_dicom(path)):
+    kind, name = volumes.kind(path), path.name.lower()
+    if kind == "dicom" or name.endswith(_DICOM):
         return "dicom"
-    return None
-
-
-def _looks_like_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(_DICOM_MAGIC_AT + 4)[_DICOM_MAGIC_AT:] == b"DICM"
-    except OSError:
-        return False
+    return "volume" if kind or name.endswith(_VOLUME) else None
 
 
 def _series(files: Sequence[Path]) -> list[Source]:
@@ -128,10 +121,10 @@ def _series(files: Sequence[Path]) -> list[Source]:
 def read(
     source: Source, preprocessing: Preprocessing, *, count: int, by_folder: bool
 ) -> list[Slice]:
-    """The slices of ``source`` as the model sees them: of a volume ``count``, of one person.
+    """The slices of ``source`` as the model sees them: of a volume ``count``, of one subject.
 
     Args:
-        by_folder: the images of a folder are one person's.
+        by_folder: the images of a folder are one subject's.
 
     Raises:
         Unreadable: with the reason.
@@ -143,8 +136,8 @@ def read(
         return [Slice(source.name, subject, None, preprocessing(pixels))]
     from alzmri.inference import ventricles
 
-    if source.kind == "nifti":
-        volume = volumes.read_nifti(source.files[0])
+    if source.kind == "volume":
+        volume = volumes.read(source.files[0])
     else:
         volume = volumes.read_series(source.files)
     return [

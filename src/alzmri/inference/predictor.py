@@ -6,6 +6,7 @@ HTTP and on any machine, to rounding (GPUs multiply with fewer digits by default
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,12 +15,11 @@ from numpy.typing import NDArray
 from alzmri.data import images
 from alzmri.data.images import Pixels
 from alzmri.errors import UserError
-from alzmri.inference.preprocessing import Preprocessing
 from alzmri.models import saved
-from alzmri.models.forward import probabilities
+from alzmri.models.forward import MEAN, STD, probabilities
 from alzmri.models.saved import Card
 from alzmri.ood import features
-from alzmri.ood.detector import Detector, Features
+from alzmri.ood.detector import FILE, Detector, Features
 from alzmri.terminal import Update
 
 CPU = torch.device("cpu")
@@ -49,6 +49,39 @@ def interpret(
 
 
 @dataclass(frozen=True)
+class Preprocessing:
+    """How a slice becomes what the model sees.
+
+    Attributes:
+        fit: of :func:`alzmri.data.images.fit`.
+        image_size: pixels a side.
+    """
+
+    fit: Literal["pad", "stretch"]
+    image_size: int
+
+    @classmethod
+    def of(cls, card: Card) -> "Preprocessing":
+        """What ``card`` says.
+
+        Raises:
+            UserError: when this version of the program cannot do it.
+        """
+        said = dict(card.preprocessing)
+        fit = said.pop("fit", None)
+        if fit not in ("pad", "stretch") or said != {"channels": 1, "mean": MEAN, "std": STD}:
+            raise UserError(
+                f"the model was trained with another preprocessing ({card.preprocessing}) than this"
+                " version of alzmri has: use the version in its model.json"
+            )
+        return cls(fit, card.architecture["image_size"])
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        """uint8 ``[image_size, image_size]`` of uint8 ``[height, width]``."""
+        return images.fit(pixels, self.image_size, self.fit)
+
+
+@dataclass(frozen=True)
 class Predictor:
     """A model in memory.
 
@@ -73,7 +106,27 @@ class Predictor:
         """
         model, card = saved.load(folder)
         detector = Detector.load(folder, saved.digest(folder))
-        return cls(features.WithFeatures(model), card, detector, Preprocessing.of(card))
+        found = cls(features.WithFeatures(model), card, detector, Preprocessing.of(card))
+        found._try()
+        return found
+
+    def _try(self) -> None:
+        """Refuse files that do not fit together before an image comes."""
+        side = self.preprocessing.image_size
+        blank = np.zeros((1, side, side), np.uint8)
+        logits, activations = features.run(self.model, blank, np.arange(1), CPU)
+        width = len(self.detector.mean)
+        if activations.shape[1] != width:
+            raise UserError(
+                f"{FILE} is of {width} features, the model has {activations.shape[1]}: run"
+                " `dvc repro ood`"
+            )
+        if not (np.isfinite(logits).all() and np.isfinite(activations).all()):
+            raise UserError("the model's outputs are not numbers: run `dvc repro -f train`")
+        try:
+            str(self.card.parameters["data"]["source"] + self.card.parameters["split"]["unit"])
+        except (KeyError, TypeError):
+            raise UserError("model.json does not say data.source and split.unit") from None
 
     @property
     def classes(self) -> list[str]:

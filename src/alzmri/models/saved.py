@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
@@ -15,9 +16,11 @@ from torch import Tensor
 from alzmri.errors import UserError
 from alzmri.files import write_bytes, write_json
 from alzmri.models import build
+from alzmri.models.alexnet import STRIDE_AND_PADDING
 from alzmri.models.network import Network
 
 MODELS = Path("models")
+IMAGE_SIZES = frozenset(STRIDE_AND_PADDING)
 
 
 def subject_digest(subject: str) -> str:
@@ -45,12 +48,12 @@ class Card:
     """
 
     architecture: dict[str, Any]
-    classes: list[str]
+    classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
     preprocessing: dict[str, Any]
     parameters: dict[str, Any]
     training_subjects: list[str]
     data_sha256: str
-    temperature: float
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     versions: dict[str, str]
     run: str = ""
     training: dict[str, Any] = field(default_factory=dict)
@@ -78,20 +81,45 @@ def load(directory: Path = MODELS) -> tuple[Network, Card]:
     """The model in ``directory``, on the CPU, and its card.
 
     Raises:
-        UserError: when there is none, or the two files are not a pair.
+        UserError: when there is none, a value in it is not possible, or the two files are not a
+            pair.
     """
     try:
         card = TypeAdapter(Card).validate_json((directory / "model.json").read_bytes())
+        _check_card(card)  # first: an architecture may ask for any amount of memory
         model = build(**card.architecture)
-        model.load_state_dict(load_file(directory / "model.safetensors"))
+        weights = load_file(directory / "model.safetensors")
+        _check_weights(weights)
+        model.load_state_dict(weights)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"no trained model in {directory}/: run `dvc repro train`, or `dvc pull` to fetch one"
         ) from None
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"model.json: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        else:
+            reason = str(error).splitlines()[0]
         raise UserError(
             f"the model in {directory}/ is damaged ({reason}): run `dvc checkout -f models`"
             " or `dvc repro -f train`"
         ) from None
     return model, card
+
+
+def _check_card(card: Card) -> None:
+    """Refuse (:class:`ValueError`) what no training writes."""
+    classes, outputs = card.classes, card.architecture["classes"]
+    if outputs != len(classes) or len(set(classes)) < len(classes):
+        raise ValueError(f"model.json: {outputs} outputs, for the classes {classes}")
+    if (size := card.architecture["image_size"]) not in IMAGE_SIZES:
+        raise ValueError(f"model.json: image_size {size}")
+
+
+def _check_weights(weights: dict[str, Tensor]) -> None:
+    """Refuse (:class:`ValueError`) weights with which no output is a number."""
+    for name, tensor in weights.items():
+        least = tensor.min() if name.endswith("running_var") else 0
+        if not torch.isfinite(tensor).all() or least < 0:
+            raise ValueError(f"model.safetensors: {name} has impossible values")

@@ -93,6 +93,21 @@ class Detector:
         # Not more than one entry here: safetensors would write them in any order.
         write_bytes(directory / FILE, serialize(tensors, {"weights": self.weights}))
 
+    def _check(self) -> None:
+        """Refuse (:class:`ValueError`) what no fit gives: every image would seem like the others.
+
+        A product with a NaN is a NaN, and no NaN is above a threshold.
+        """
+        leading, width = self.directions.shape
+        if self.mean.shape != (width,) or self.variances.shape != (leading,):
+            raise ValueError("its parts do not fit together")
+        lengths = np.square(self.directions).sum(axis=1)
+        if not (np.isfinite(self.mean).all() and np.allclose(lengths, 1, atol=1e-3)):
+            raise ValueError("its mean or directions have impossible values")
+        spreads = (*self.variances.tolist(), self.residual, self.threshold)
+        if not all(0 < value < np.inf for value in spreads):
+            raise ValueError("its variances or its threshold have impossible values")
+
     @classmethod
     def load(cls, directory: Path, weights: str) -> "Detector":
         """Read it back.
@@ -112,6 +127,7 @@ class Detector:
                     threshold=float(tensors["threshold"]),
                     weights=(file.metadata() or {})["weights"],
                 )
+            found._check()
         except FileNotFoundError:
             if (directory / _EARLIER).exists():
                 raise UserError(

@@ -1,16 +1,10 @@
 """The protocol's augmentation, as a pure function of seed, epoch and sample."""
 
-import os
-
+import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
 
 from alzmri.params import Augment
-
-# Albumentations asks the network for a newer version at import.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-
-import albumentations as A
 
 
 class Augmenter:

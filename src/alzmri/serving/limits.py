@@ -1,12 +1,15 @@
 """What one client may ask of the server, so that no client can stop it for the others."""
 
 import asyncio
+import re
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from alzmri.inference.server.answers import Refusal
+from alzmri.serving.answers import Problem, Refusal, busy
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,11 @@ class Limits:
         requests: that are being answered at a time,
         bytes: and what they may hold together.
         queue: images that wait for the model.
+        volumes: that are read or wait for it.
         seconds: to receive a request, and again to answer it.
+        decoding: seconds to decode an image,
+        reading: and to read a volume and find its slices.
+        ping: seconds in which a model that can be used answers.
         drain: seconds to finish what has begun when told to stop.
     """
 
@@ -28,25 +35,80 @@ class Limits:
     requests: int = 128
     bytes: int = 512 * 2**20
     queue: int = 256
+    volumes: int = 4
     seconds: float = 30
+    decoding: float = 5
+    reading: float = 20
+    ping: float = 1.5
     drain: int = 8
 
 
-BUSY = Refusal(503, "the server is busy: try again in a second", retry_after=1)
+HEAD = 2**16
+"""Bytes of a request beside its content: its head, its trailers, the frames of its chunks."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.ASCII)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, which takes heads of any size and refuses in plain text, with neither."""
+
+    _beside = 0
+
+    def on_message_begin(self) -> None:
+        """A new request."""
+        self._beside = 0
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of its content, and what a chunk's frame may take of the bytes received."""
+        self._beside -= len(body) + len(body) // 8
+        super().on_body(body)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request, or of several."""
+        self._beside += len(data)
+        super().data_received(data)
+        if self._beside > HEAD and not self.transport.is_closing():
+            reason = f"a request's headers are limited to {HEAD >> 10} KiB"
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - quotes nothing
+        """What is no HTTP."""
+        self._refuse(HTTPStatus.BAD_REQUEST, "this is no HTTP request")
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            content = Problem(error=reason).model_dump_json().encode()
+            head = (
+                f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + content)
+        self.transport.close()
 
 
 class Bounded:
     """ASGI middleware: a POST is read whole, within bounds, before anything looks at it.
 
-    What only reads (the page, ``/ping``, ``/metrics``) is never refused: a busy server must still
-    say that it lives.
+    What only reads (the page, ``/ping``, ``/metrics``) needs no place among the requests: a busy
+    server must still say that it lives.
+
+    Args:
+        loopback: whether the server is bound to it. A request must then name it as its host, or a
+            web page elsewhere could talk to the server by a name that points at this machine.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, limits: Limits, loopback: bool = False) -> None:
+        self._app, self._limits, self._loopback = app, limits, loopback
         self._requests = self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._loopback:
+            host = Headers(scope=scope).get("host", "")
+            if not _LOOPBACK.fullmatch(host):
+                refusal = Refusal(400, "the request names another host than this machine")
+                await refusal.response()(scope, receive, send)
+                return
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -58,7 +120,7 @@ class Bounded:
             return
         full = self._requests >= self._limits.requests
         if full or self._bytes + length > self._limits.bytes:
-            await BUSY.response()(scope, receive, send)
+            await busy().response()(scope, receive, send)
             return
         self._requests += 1
         self._bytes += length
@@ -94,7 +156,7 @@ class Bounded:
         except TimeoutError:
             if begun:
                 raise
-            raise BUSY from None
+            raise busy() from None
 
     def _too_large(self) -> Refusal:
         mebibytes = self._limits.body >> 20

@@ -2,11 +2,10 @@
 
 import asyncio
 import base64
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,23 @@ from alzmri import params, terminal
 from alzmri.data.images import Unreadable
 from alzmri.data.prepared import Prepared
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.inference import explain, ventricles, volumes
+from alzmri.inference import explain
 from alzmri.inference.engine import Engine
 from alzmri.inference.predictor import Predictor, interpret
-from alzmri.inference.server import exported, reference
-from alzmri.inference.server.answers import (
-    CameTrue,
+from alzmri.serving import exported, reading, reference
+from alzmri.serving.answers import (
     Chosen,
     Explained,
-    Judged,
-    Nearest,
+    Predicted,
     Refusal,
     Slice,
     Slices,
     Volume,
+    busy,
 )
-from alzmri.inference.server.batching import Batcher, Overloaded
-from alzmri.inference.server.limits import BUSY, Limits
-from alzmri.inference.server.telemetry import Metrics
+from alzmri.serving.batching import Batcher
+from alzmri.serving.limits import Limits
+from alzmri.serving.telemetry import Metrics
 
 BATCH = 32
 """Images in one run: larger ones are no faster on a CPU and make the others wait."""
@@ -94,17 +92,18 @@ def load(folder: Path, threads: int) -> Loaded:
         UserError: there is no model, or it is damaged.
     """
     predictor = Predictor.load(folder)
-    engine = exported.load(folder, predictor, threads)
-    narrow = engine if threads == 1 else Engine.load(engine.path, 1)
-    try:
-        prepared = Prepared.open(params.load())
-        if prepared.digest != predictor.card.data_sha256:
-            raise UserError("data/prepared is not what the model was trained on")
-    except UserError as error:
-        return Loaded(folder, predictor, engine, narrow, None, str(error))
-    kept = exported.cache(folder) / "reference.npz"
-    with terminal.progress("comparing with known slices") as update:
-        known = reference.make(prepared, engine, predictor.card.temperature, kept, update)
+    with exported.alone(folder):
+        engine = exported.load(folder, predictor, threads)
+        narrow = engine if threads == 1 else Engine.load(engine.path, 1)
+        try:
+            prepared = Prepared.open(params.load())
+            if prepared.digest != predictor.card.data_sha256:
+                raise UserError("data/prepared is not what the model was trained on")
+        except UserError as error:
+            return Loaded(folder, predictor, engine, narrow, None, str(error))
+        kept = exported.cache(folder) / "reference.npz"
+        with terminal.progress("comparing with known slices") as update:
+            known = reference.make(prepared, engine, predictor.card.temperature, kept, update)
     return Loaded(folder, predictor, engine, narrow, known, None)
 
 
@@ -114,24 +113,44 @@ class Service:
     def __init__(self, loaded: Loaded, limits: Limits, metrics: Metrics, threads: int) -> None:
         self.loaded, self._limits, self._metrics = loaded, limits, metrics
         self._threads = threads
+        self._pending = 0
+        self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._explaining = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        preprocessing = loaded.predictor.preprocessing
+        self._shape = preprocessing.image_size, preprocessing.fit
+        self._images = reading.Reader(threads, limits.queue, limits.decoding)
+        self._volumes = reading.Reader(1, limits.volumes, limits.reading)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start and stop the threads."""
-        batcher: Batcher[bytes, Found | UserError] = Batcher(
-            self._run, threads=self._threads, batch=BATCH, capacity=self._limits.queue
-        )
+        """Start and stop the threads and the processes."""
+        batcher: Batcher[Pixels, Found] = Batcher(self._run, threads=self._threads, batch=BATCH)
         self._metrics.waiting.set_function(lambda: batcher.waiting)
         async with batcher:
             self._batcher = batcher
             yield
         self._explaining.shutdown()
+        self._decoding.shutdown()
+        self._images.close()
+        self._volumes.close()
+
+    async def ping(self) -> None:
+        """Have the model answer.
+
+        Raises:
+            Refusal: it does not, for now.
+        """
+        side, _ = self._shape
+        try:
+            async with asyncio.timeout(self._limits.ping):
+                await self._batcher.submit([np.zeros((side, side), np.uint8)])
+        except TimeoutError:
+            raise busy() from None
 
     async def one(self, content: bytes) -> Slice:
         """The answer to one image file."""
         (found,) = await self._find([content])
-        return Slice(**self._judged(found))
+        return Slice(**self._predicted(found))
 
     async def many(self, contents: Sequence[bytes]) -> Slices:
         """The answer to several image files."""
@@ -140,12 +159,14 @@ class Service:
         found = await self._find(contents)
         inside = [one.probabilities for one in found if one.in_scope]
         mean = self._by_class(np.mean(inside, axis=0)) if inside else None
-        return Slices(images=[Judged(**self._judged(one)) for one in found], mean=mean)
+        return Slices(images=[Predicted(**self._predicted(one)) for one in found], mean=mean)
 
-    async def slices_of(self, content: bytes, name: str) -> Volume:
-        """The slices of a NIfTI volume that the model judges; ``name`` tells the format."""
-        loop = asyncio.get_running_loop()
-        chosen = await loop.run_in_executor(self._explaining, self._choose, content, name)
+    async def slices_of(self, content: bytes) -> Volume:
+        """The slices of a volume that the model was made for."""
+        try:
+            chosen = await self._volumes.run(reading.volume, content, VOLUME_SLICES, *self._shape)
+        except (Unreadable, EnvironmentFault) as error:
+            raise Refusal(400, f"the volume cannot be used: {error}") from None
         return Volume(slices=[Chosen(depth=depth, slice=_png(image)) for depth, image in chosen])
 
     async def explain(self, content: bytes) -> Explained:
@@ -156,21 +177,12 @@ class Service:
         )
         known, classes = self.loaded.reference, self.loaded.predictor.classes
         calibration = nearest = None
-        if known and found.in_scope:
-            observed = known.observed(found.probabilities)
-            calibration = {
-                name: CameTrue(**asdict(value))
-                for name, value in zip(classes, observed, strict=True)
-            }
         if known:
-            neighbours = known.nearest(found.features)
-            nearest = Nearest(
-                classes=[classes[label] for label in neighbours.labels],
-                similarity=neighbours.similarity,
-                people=neighbours.people,
-            )
+            nearest = known.nearest(found.features, classes)
+            if found.in_scope:
+                calibration = known.observed(found.probabilities, classes)
         return Explained(
-            **self._judged(found),
+            **self._predicted(found),
             slice=_png(found.image),
             heat=heat,
             calibration=calibration,
@@ -183,40 +195,44 @@ class Service:
         Raises:
             Refusal: one of them cannot be used, or too many wait.
         """
+        if self._pending + len(contents) > self._limits.queue:
+            raise busy()
+        self._pending += len(contents)
         try:
-            answers = await self._batcher.submit(contents)
-        except Overloaded:
-            raise BUSY from None
-        for number, answer in enumerate(answers, start=1):
-            if isinstance(answer, UserError):
-                which = f"image {number}" if len(contents) > 1 else "the image"
-                reason = str(answer).removeprefix("the image: ")
-                raise Refusal(400, f"{which} cannot be used: {reason}")
-        return [answer for answer in answers if isinstance(answer, Found)]
+            tasks = [asyncio.ensure_future(self._decoded(content)) for content in contents]
+            for number, image in enumerate(
+                await asyncio.gather(*tasks, return_exceptions=True), start=1
+            ):
+                if isinstance(image, Unreadable):
+                    which = f"image {number}" if len(contents) > 1 else "the image"
+                    raise Refusal(400, f"{which} cannot be used: {image}")
+                if isinstance(image, BaseException):
+                    raise image
+            return await self._batcher.submit([task.result() for task in tasks])
+        finally:
+            self._pending -= len(contents)
 
-    def _run(self, contents: Sequence[bytes], threads: int) -> Sequence[Found | UserError]:
-        """One batch, in a thread of the batcher: a file that cannot be used costs only itself."""
+    async def _decoded(self, content: bytes) -> Pixels:
+        """The model's view of an image file, uint8 ``[side, side]``."""
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._decoding, reading.quick_image, content, *self._shape
+        )
+        if found is None:
+            found = await self._images.run(reading.image, content, *self._shape)
+        return found
+
+    def _run(self, images: Sequence[Pixels], threads: int) -> Sequence[Found]:
+        """One batch, in a thread of the batcher."""
         predictor = self.loaded.predictor
-        images: list[Pixels | UserError] = []
-        for content in contents:
-            try:
-                images.append(predictor.prepare(content))
-            except UserError as error:
-                images.append(error)
-        usable = [image for image in images if not isinstance(image, UserError)]
-        if not usable:
-            return [image for image in images if isinstance(image, UserError)]
         engine = self.loaded.narrow if threads == 1 else self.loaded.engine
-        logits, features = engine.run(np.stack(usable))
-        self._metrics.batches.observe(len(usable))
+        logits, features = engine.run(np.stack(images))
+        self._metrics.batches.observe(len(images))
         said = interpret(logits, features, predictor.card, predictor.detector)
-        rows = iter(zip(said.probabilities, said.scope.tolist(), features, strict=True))
-        return [
-            image if isinstance(image, UserError) else Found(image, *next(rows)) for image in images
-        ]
+        rows = zip(images, said.probabilities, said.scope.tolist(), features, strict=True)
+        return [Found(*row) for row in rows]
 
-    def _judged(self, found: Found) -> dict[str, Any]:
-        """The fields of :class:`answers.Judged`; counts the prediction."""
+    def _predicted(self, found: Found) -> dict[str, Any]:
+        """The fields of :class:`answers.Predicted`; counts the prediction."""
         classes = self.loaded.predictor.classes
         predicted = classes[int(found.probabilities.argmax())] if found.in_scope else None
         self._metrics.predictions.labels(predicted or "out of scope").inc()
@@ -237,20 +253,6 @@ class Service:
         except EnvironmentFault:
             return None
         return _png(cv2.cvtColor(explain.overlay(image, evidence[0]), cv2.COLOR_RGB2BGR))
-
-    def _choose(self, content: bytes, name: str) -> list[tuple[int, Pixels]]:
-        suffix = ".nii.gz" if name.lower().endswith(".gz") else ".nii"
-        # The reader of NIfTI wants a file, and goes by the end of its name.
-        with tempfile.NamedTemporaryFile(suffix=suffix) as file:
-            file.write(content)
-            file.flush()
-            try:
-                chosen = ventricles.choose(volumes.read_nifti(Path(file.name)), VOLUME_SLICES)
-            except (Unreadable, EnvironmentFault) as error:
-                reason = str(error).replace(file.name, "the file")
-                raise Refusal(400, f"the volume cannot be used: {reason}") from None
-        preprocessing = self.loaded.predictor.preprocessing
-        return [(found.depth, preprocessing(found.pixels)) for found in chosen]
 
 
 def _png(image: Pixels) -> str:

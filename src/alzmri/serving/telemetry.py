@@ -9,7 +9,7 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -19,6 +19,8 @@ log = logging.getLogger("alzmri.serve")
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64)
+GONE = 499
+"""Instead of a status: the client went away before its request was there. No fault of ours."""
 
 
 class Metrics:
@@ -59,6 +61,7 @@ class Observed:
 
     Args:
         headers: those of a route, names in lower case; an answer's own win.
+        routes: paths that exist: one as it was asked for might hold a name.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class Observed:
         app: ASGIApp,
         metrics: Metrics,
         headers: Callable[[str], Sequence[tuple[bytes, bytes]]],
+        routes: Collection[str],
     ) -> None:
         self._app, self._metrics, self._headers = app, metrics, headers
+        self._routes = routes
         self._start, self._numbers = secrets.token_hex(4), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,24 +81,26 @@ class Observed:
             return
         begin = time.perf_counter()
         identity = f"{self._start}-{next(self._numbers)}"
-        # Until the answer begins; what fails before that is answered as 500 further out.
-        status = 500
+        route = scope["path"] if scope["path"] in self._routes else "other"
+        status = GONE
 
         async def named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = {name for name, _ in message["headers"]}
-                added = (pair for pair in self._headers(_route(scope)) if pair[0] not in own)
+                added = (pair for pair in self._headers(route) if pair[0] not in own)
                 identified = (b"x-request-id", identity.encode())
                 message["headers"] = [*message["headers"], identified, *added]
             await send(message)
 
         try:
             await self._app(scope, receive, named)
+        except Exception:
+            status = 500  # answered further out
+            raise
         finally:
             seconds = time.perf_counter() - begin
-            route = _route(scope)
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(seconds)
             log.info(
@@ -108,11 +115,6 @@ class Observed:
                     }
                 },
             )
-
-
-def _route(scope: Scope) -> str:
-    """The route as it is declared: a path as it was asked for might hold a name."""
-    return getattr(scope.get("route"), "path", "other")
 
 
 class JsonLines(logging.Formatter):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from alzmri.inference.server import reference
-from alzmri.inference.server.reference import NEAREST, WINDOW, Reference
 from alzmri.models.forward import probabilities
+from alzmri.serving import reference
+from alzmri.serving.reference import NEAREST, WINDOW, Reference
 
 TEMPERATURE = 2.0
 
@@ -96,8 +96,8 @@ def known():
 
 
 def test_the_nearest_are_by_angle_nearest_first(known):
-    found = known.nearest(np.array([0, 0, 50, 0], np.float32))
-    assert found.labels == [2] * NEAREST
+    found = known.nearest(np.array([0, 0, 50, 0], np.float32), "abcd")
+    assert found.classes == ["c"] * NEAREST
     assert found.similarity == sorted(found.similarity, reverse=True)
     cosines = known.features[:, 2]
     assert found.similarity == pytest.approx(np.sort(cosines)[::-1][:NEAREST], abs=1e-4)
@@ -107,8 +107,9 @@ def test_the_nearest_are_by_angle_nearest_first(known):
 
 def test_the_interval_is_wilsons_with_subjects_as_trials(known):
     """Slices of one subject are no independent trials: 60 slices of ten are ten."""
-    first, second = known.observed(np.array([0.2, 0.8]))
-    for found in (first, second):
+    observed = known.observed(np.array([0.2, 0.8]), "ab")
+    assert list(observed) == ["a", "b"]
+    for found in observed.values():
         assert (found.slices, found.people, found.share) == (WINDOW, 10, 0.5)
         wilson = binomtest(5, 10).proportion_ci(method="wilson")
         assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
@@ -119,7 +120,11 @@ def test_the_frequency_is_of_the_slices_with_the_most_similar_probability(known)
     sure[known.probabilities[:, 1] == 0.8] = 1
     sure[known.probabilities[:, 1] == 0.2] = 0
     known = Reference(**{**vars(known), "test_labels": sure})
-    assert [found.share for found in known.observed(np.array([0.3, 0.7]))] == [0, 1]
-    assert [found.share for found in known.observed(np.array([0.7, 0.3]))] == [1, 0]
-    for found in known.observed(np.array([0.3, 0.7])):
-        assert 0 <= found.low <= found.share <= found.high <= 1
+
+    def shares(*probabilities):
+        observed = known.observed(np.array(probabilities), "ab").values()
+        assert all(0 <= found.low <= found.share <= found.high <= 1 for found in observed)
+        return [found.share for found in observed]
+
+    assert shares(0.3, 0.7) == [0, 1]
+    assert shares(0.7, 0.3) == [1, 0]

@@ -1,5 +1,6 @@
 """How the server says what it found, and why it refuses: JSON, always with the notice."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -9,16 +10,20 @@ from alzmri.inference import NOTICE
 
 
 class Refusal(Exception):
-    """The request is not answered; ``reason`` is one sentence for the person who sent it."""
+    """The request is not answered; ``reason`` is one sentence for the user who sent it."""
 
-    def __init__(self, status: int, reason: str, retry_after: int | None = None) -> None:
+    def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(reason)
-        self.status, self.reason, self.retry_after = status, reason, retry_after
+        self.status, self.reason, self.headers = status, reason, headers
 
     def response(self) -> Response:
         """What is sent instead of an answer."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return JSONResponse(Problem(error=self.reason).model_dump(), self.status, headers)
+        return JSONResponse(Problem(error=self.reason).model_dump(), self.status, self.headers)
+
+
+def busy() -> Refusal:
+    """Try again soon. Made anew each time: an exception keeps the frames that it passes."""
+    return Refusal(503, "the server is busy: try again in a second", {"Retry-After": "1"})
 
 
 class _Answer(BaseModel):
@@ -31,12 +36,12 @@ class Problem(_Answer):
     error: str = Field(description="One sentence: what is wrong and what to do.")
 
 
-class Judged(BaseModel):
+class Predicted(BaseModel):
     """What the model says of one slice."""
 
     predicted: str | None = Field(description="The most probable class; null when out of scope.")
     probabilities: dict[str, float] = Field(
-        description="By class, least severe first; calibrated on validation people; they sum to 1."
+        description="By class, least severe first; calibrated on the validation part; of sum 1."
     )
     in_scope: bool = Field(
         description="Whether the slice resembles the training data; else its probabilities mean"
@@ -45,17 +50,17 @@ class Judged(BaseModel):
     scope: float = Field(description="How unlike it is; above 1 is out of scope.")
 
 
-class Slice(_Answer, Judged):
+class Slice(_Answer, Predicted):
     """The answer to one slice alone."""
 
 
 class Slices(_Answer):
     """The answer to several slices, in the order sent."""
 
-    images: list[Judged]
+    images: list[Predicted]
     mean: dict[str, float] | None = Field(
-        description="Mean probability of each class over the slices in scope: a person's, if all"
-        " are of one person. Null when none is in scope."
+        description="Mean probability of each class over the slices in scope: a subject's, if all"
+        " are of one subject. Null when none is in scope."
     )
 
 
@@ -72,11 +77,11 @@ class Volume(_Answer):
     slices: list[Chosen]
 
 
-class CameTrue(BaseModel):
+class Frequency(BaseModel):
     """How often test slices with such a probability of a class were in it."""
 
     share: float
-    low: float = Field(description="Of the 95 % interval, with people as trials.")
+    low: float = Field(description="Of the 95 % interval, with subjects as trials.")
     high: float
     slices: int
     people: int
@@ -87,7 +92,7 @@ class Nearest(BaseModel):
 
     classes: list[str] = Field(description="Nearest first.")
     similarity: list[float] = Field(description="Cosine of the features of each, up to 1.")
-    people: int = Field(description="How many people they are of.")
+    people: int = Field(description="How many subjects they are of.")
 
 
 class Explained(Slice):
@@ -97,7 +102,7 @@ class Explained(Slice):
     heat: str | None = Field(
         description="Grad-CAM of the most probable class over the slice: a PNG as a data URL."
     )
-    calibration: dict[str, CameTrue] | None = Field(
+    calibration: dict[str, Frequency] | None = Field(
         description="By class; null without the test data, and out of scope."
     )
     nearest: Nearest | None = Field(description="Null without the training data.")
@@ -111,7 +116,7 @@ class About(_Answer):
     image_size: int
     weights: str = Field(description="SHA-256 of the weights.")
     simulated: bool = Field(description="Trained on simulated slices: useless on real ones.")
-    leaks: bool = Field(description="Split by slices: test people were seen in training.")
+    leaks: bool = Field(description="Split by slices: test subjects were seen in training.")
     reference: str | None = Field(description="Why there is no comparison with known slices.")
     card: str = Field(description="The model card, HTML.")
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from alzmri.inference.server.batching import FEW, Batcher, Overloaded
+from alzmri.serving.batching import FEW, Batcher
 
 UNUSABLE = 255
 
@@ -35,12 +35,12 @@ async def _until(condition):
             await asyncio.sleep(0)
 
 
-def _with(scenario, threads=1, batch=4, capacity=6):
+def _with(scenario, threads=1, batch=4):
     """Run it with a model that is busy with an item of value 1."""
 
     async def main():
         model = Gated()
-        async with Batcher(model, threads=threads, batch=batch, capacity=capacity) as batcher:
+        async with Batcher(model, threads=threads, batch=batch) as batcher:
 
             def submit(*values):
                 return asyncio.create_task(batcher.submit(values))
@@ -83,7 +83,7 @@ def test_few_take_all_threads_and_many_are_shared_out_among_them():
         assert [await task for task in tasks] == [[value] for value in range(10, 10 + many)]
         assert model.batches == [(1, 2), (2, 2), (FEW, 1), (FEW, 1)]
 
-    _with(scenario, threads=2, batch=32, capacity=64)
+    _with(scenario, threads=2, batch=32)
 
 
 def test_a_free_thread_leaves_to_the_others_their_share_of_what_waits():
@@ -104,7 +104,7 @@ def test_a_free_thread_leaves_to_the_others_their_share_of_what_waits():
         model.gate.release(3)
         await asyncio.gather(*tasks)
 
-    _with(scenario, threads=2, batch=32, capacity=64)
+    _with(scenario, threads=2, batch=32)
 
 
 def test_the_next_batch_does_not_wait_for_the_event_loop():
@@ -128,19 +128,7 @@ def test_one_large_request_takes_all_threads():
         await large
         assert model.batches == [(1, 2), (4 * FEW, 2)]
 
-    _with(scenario, threads=2, batch=32, capacity=64)
-
-
-def test_more_than_may_wait_is_refused_at_once():
-    async def scenario(model, batcher, submit):
-        tasks = [submit(2, 3, 4), submit(5, 6, 7)]
-        await _until(lambda: batcher.waiting == 6)
-        with pytest.raises(Overloaded):
-            await batcher.submit([8])
-        model.gate.release(3)
-        assert [await task for task in tasks] == [[2, 3, 4], [5, 6, 7]]
-
-    _with(scenario)
+    _with(scenario, threads=2, batch=32)
 
 
 def test_whoever_gave_up_is_left_out_and_a_failure_stays_with_its_batch():

@@ -1,5 +1,8 @@
-"""The page in a real browser: what a person sees, with keyboard, phone and dark screen."""
+"""The page in a real browser: what a user sees, with keyboard, phone and dark screen."""
 
+import itertools
+
+import cv2
 import numpy as np
 import pytest
 
@@ -27,6 +30,16 @@ COLOURS = """(() => {
 })()"""
 """Of every visible text its contrast as WCAG 2.2 defines it; AA wants 4.5."""
 
+STAGES = """[0, 1, 2, 3].map((stage) => {
+  const node = document.createElement("span");
+  node.className = `stage-${stage}`;
+  document.body.append(node);
+  const colour = getComputedStyle(node).backgroundColor.match(/\\d+/g).map(Number);
+  node.remove();
+  return colour;
+})"""
+"""The colours of the classes, red, green and blue."""
+
 FOCUS = """(() => {
   const node = document.activeElement;
   const shown = node.id === "files" ? document.querySelector(".button") : node;
@@ -43,6 +56,12 @@ def page(browser, server, eventually):
     browser.call("Page.navigate", url=f"{server.url}/")
     eventually(lambda: browser.evaluate("document.getElementById('model')?.textContent"))
     return browser
+
+
+def _lab(colours):
+    """In CIELAB, where a distance of 2 can just be seen."""
+    pixels = np.array([colours], np.float32) / 255
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)[0]
 
 
 def _choose(page, *paths):
@@ -112,7 +131,7 @@ def test_dropped_files_are_judged_and_bad_ones_say_why(page, files, tmp_path, ev
     }
     for kind in ("dragEnter", "dragOver", "drop"):
         page.call("Input.dispatchDragEvent", type=kind, x=300, y=600, data=data)
-    eventually(lambda: page.evaluate(STATUS).startswith("3 of 3 done, 1 not judged"))
+    eventually(lambda: page.evaluate(STATUS).startswith("3 of 3 done, 1 refused"))
     text = dict(
         page.evaluate(
             "[...document.querySelectorAll('#results > li')].map("
@@ -168,6 +187,9 @@ def test_it_can_be_read_wide_and_on_a_phone_light_and_dark(page, files, eventual
     found = page.evaluate(COLOURS)
     assert len(found) > 30
     assert [node for node in found if node["contrast"] < 4.5] == []
+    colours = page.evaluate(STAGES)
+    distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(_lab(colours), 2)]
+    assert min(distances) > 20, colours
     dark = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert (dark == "rgb(18, 22, 26)") == (scheme == "dark")
 

@@ -3,6 +3,8 @@
 The training slices give the nearest examples, the test slices how often a probability came true.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -15,49 +17,16 @@ from alzmri.data.prepared import Prepared
 from alzmri.files import replacing
 from alzmri.inference.engine import Engine
 from alzmri.models.forward import probabilities
+from alzmri.serving.answers import Frequency, Nearest
 from alzmri.terminal import Update
 
 NEAREST = 10
 """Training slices that are shown."""
 WINDOW = 60
-"""Test slices with the most similar probability, by whose classes it is judged."""
+"""Test slices with the most similar probability, whose classes count."""
 _BATCH = 32
 """Slices in one run of the model: ONNX Runtime keeps the memory of the largest."""
 _Z = NormalDist().inv_cdf(0.975)
-
-
-@dataclass(frozen=True)
-class Observed:
-    """How often a probability came true.
-
-    Attributes:
-        share: of ``slices`` test slices that were in the class, 0 to 1.
-        low: of its 95 % interval.
-        high: of its 95 % interval.
-        slices: test slices whose probability was the most similar.
-        people: they are of.
-    """
-
-    share: float
-    low: float
-    high: float
-    slices: int
-    people: int
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest training slices.
-
-    Attributes:
-        labels: class indices, nearest first.
-        similarity: cosine of the angle between the features, -1 to 1, of each.
-        people: they are of.
-    """
-
-    labels: list[int]
-    similarity: list[float]
-    people: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +53,7 @@ class Reference:
     test_labels: NDArray[np.int64]
     test_people: NDArray[np.int64]
 
-    def nearest(self, features: NDArray[np.float32]) -> Neighbours:
+    def nearest(self, features: NDArray[np.float32], classes: Sequence[str]) -> Nearest:
         """The training slices most like one with ``features`` ``[units]``.
 
         By the cosine of what the model sees, as deep k-nearest neighbours (Papernot and McDaniel,
@@ -92,26 +61,30 @@ class Reference:
         """
         similarity = self.features @ (features / np.linalg.norm(features))
         order = np.argsort(-similarity, kind="stable")[:NEAREST]
-        return Neighbours(
-            self.labels[order].tolist(),
-            [round(float(value), 4) for value in similarity[order]],
-            len(np.unique(self.people[order])),
+        return Nearest(
+            classes=[classes[label] for label in self.labels[order]],
+            similarity=[round(float(value), 4) for value in similarity[order]],
+            people=len(np.unique(self.people[order])),
         )
 
-    def observed(self, probabilities: NDArray[np.float64]) -> list[Observed]:
+    def observed(
+        self, probabilities: NDArray[np.float64], classes: Sequence[str]
+    ) -> dict[str, Frequency]:
         """For each class, how often test slices with such a probability were in it.
 
-        The interval is Wilson's (1927) with as many trials as people: slices of one brain are
+        The interval is Wilson's (1927) with as many trials as subjects: slices of one brain are
         not independent, and this takes them for one each, which is wider than the truth.
         """
-        result = []
-        for label, probability in enumerate(probabilities):
+        result = {}
+        for label, (name, probability) in enumerate(zip(classes, probabilities, strict=True)):
             distance = np.abs(self.probabilities[:, label] - probability)
             window = np.argsort(distance, kind="stable")[:WINDOW]
             share = float((self.test_labels[window] == label).mean())
             people = len(np.unique(self.test_people[window]))
             low, high = _wilson(share, people)
-            result.append(Observed(share, low, high, len(window), people))
+            result[name] = Frequency(
+                share=share, low=low, high=high, slices=len(window), people=people
+            )
         return result
 
 
@@ -149,8 +122,8 @@ def make(
         test_labels=prepared.labels[test],
         test_people=people[test],
     )
-    with replacing(kept) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, **vars(reference))
+    with suppress(OSError), replacing(kept) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, **vars(reference))  # in a read-only container the next start computes anew
     return reference
 
 

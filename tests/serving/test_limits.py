@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from alzmri.inference.server.limits import Bounded, Limits
+from alzmri.serving.limits import Bounded, Limits
 
 SCOPE = {"type": "http", "method": "POST", "headers": []}
 

@@ -42,7 +42,7 @@ def serve(
     from alzmri.errors import EnvironmentFault
 
     try:
-        from alzmri.inference.server.run import run
+        from alzmri.serving.run import run
     except ModuleNotFoundError as error:
         raise EnvironmentFault(
             f"{error.name} is not installed: pip install 'alzmri[serve]'"

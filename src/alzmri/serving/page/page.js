@@ -39,7 +39,7 @@ function introduce() {
     ` weights ${about.weights.slice(0, 8)}`;
   if (about.simulated) $("caution").textContent = "Trained on simulated slices: useless on real ones.";
   if (about.leaks) $("leaks").textContent =
-    "These test slices share people with the training slices: the split leaks.";
+    "These test slices share subjects with the training slices: the split leaks.";
   document.body.classList.toggle("unknown", about.reference !== null);
   $("card-text").innerHTML = about.card; // made by the server from Markdown, without its HTML
 }
@@ -57,7 +57,7 @@ function clear() {
 
 function take(files) {
   for (const file of files) {
-    const volume = /\.nii(\.gz)?$/i.test(file.name);
+    const volume = /\.(nii|nii\.gz|mgz|mgh)$/i.test(file.name);
     const item = placeholder(file.name);
     $("results").append(item);
     waiting.push({ file, name: file.name, volume, item, generation });
@@ -110,12 +110,11 @@ function unfold(job, slices) {
   waiting.unshift(...parts);
 }
 
-async function ask(route, field, { file, name }) {
+async function ask(route, field, { file }) {
   try {
     for (let attempt = 1; ; attempt += 1) {
       const form = new FormData();
-      // The name stays here, but for how a volume's tells its format.
-      form.append(field, file, /\.gz$/i.test(name) ? "file.gz" : "file");
+      form.append(field, file, "file"); // its name stays here
       const response = await fetch(route, { method: "POST", body: form });
       if (response.status !== 503 || attempt === ATTEMPTS) return await response.json();
       const seconds = Number(response.headers.get("Retry-After") ?? 1);
@@ -128,7 +127,7 @@ async function ask(route, field, { file, name }) {
 
 function refuse({ name, item }, reason) {
   item.classList.add("failed");
-  item.replaceChildren(element("h2", name), element("p", `Not judged: ${reason}.`));
+  item.replaceChildren(element("h2", name), element("p", `No prediction: ${reason}.`));
 }
 
 function show({ name, item }, answer) {
@@ -187,7 +186,7 @@ function rows(probabilities, calibration) {
         `${decimal(known.share)} [${decimal(known.low)}, ${decimal(known.high)}]`,
         "known",
       );
-      cell.title = `${known.slices} test slices of ${known.people} people`;
+      cell.title = `${known.slices} test slices of ${known.people} subjects`;
       row.append(cell);
     }
     return row;
@@ -203,15 +202,15 @@ function near(place, nearest) {
     .map((name) => [nearest.classes.filter((other) => other === name).length, name])
     .filter(([count]) => count)
     .map(([count, name]) => `${count} ${name}`);
-  const people = nearest.people === 1 ? "one person" : `${nearest.people} people`;
+  const subjects = nearest.people === 1 ? "one subject" : `${nearest.people} subjects`;
   place.querySelector("p").textContent =
-    `The ${stages.length} nearest training slices, of ${people}: ${counts.join(", ")}.`;
+    `The ${stages.length} nearest training slices, of ${subjects}: ${counts.join(", ")}.`;
   place.hidden = false;
 }
 
 function report() {
   const { done, failed, asked } = total;
-  const problems = failed ? `, ${failed} not judged` : "";
+  const problems = failed ? `, ${failed} refused` : "";
   const last = answers.at(-1);
   const newest = done === asked && done === 1 && last
     ? `: ${last.predicted ?? "out of scope"}, ${decimal(highest(last.probabilities)[1])}`

@@ -14,11 +14,11 @@ from fastapi_offline import FastAPIOffline
 from markdown_it import MarkdownIt
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Route
 
 from alzmri import __version__, registry
 from alzmri.inference import NOTICE
-from alzmri.inference.server.answers import (
+from alzmri.serving.answers import (
     About,
     Explained,
     Refusal,
@@ -27,12 +27,11 @@ from alzmri.inference.server.answers import (
     Volume,
     document,
 )
-from alzmri.inference.server.limits import Bounded, Limits
-from alzmri.inference.server.service import Loaded, Service
-from alzmri.inference.server.telemetry import Metrics, Observed
+from alzmri.serving.limits import LOOPBACK, Bounded, Limits
+from alzmri.serving.service import Loaded, Service
+from alzmri.serving.telemetry import Metrics, Observed
 
 PAGE = Path(__file__).parent / "page"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _POLICY = (
     "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline};"
@@ -43,7 +42,7 @@ _POLICY = (
 
 @cache
 def headers(route: str) -> tuple[tuple[bytes, bytes], ...]:
-    """Of every response: an answer is about a person, so no browser and no proxy keeps it."""
+    """Of every response: an answer is about a subject, so no browser and no proxy keeps it."""
     # Swagger UI, which FastAPI starts by a script in its page.
     inline = " 'unsafe-inline'" if route == "/docs" else ""
     named = {
@@ -63,6 +62,8 @@ _BINARY = {
     }
 }
 _REFUSED = document(400, 408, 413, 415, 422, 503)
+_READ = document(400)
+"""Of what only reads: on the loopback, a request that names another host."""
 
 
 def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
@@ -85,12 +86,11 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
     )
     about = _about(loaded)
 
+    routes: set[str] = set()
+
     # What is added last sees a request first.
-    app.add_middleware(Bounded, limits=limits)
-    if host in LOOPBACK:
-        # Or a web page elsewhere could talk to it by a name that it points at this machine.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
-    app.add_middleware(Observed, metrics=metrics, headers=headers)
+    app.add_middleware(Bounded, limits=limits, loopback=host in LOOPBACK)
+    app.add_middleware(Observed, metrics=metrics, headers=headers, routes=routes)
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, reason: Refusal) -> Response:
@@ -104,15 +104,16 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def unknown(_: Request, error: HTTPException) -> Response:
-        return Refusal(error.status_code, str(error.detail)).response()
+        return Refusal(error.status_code, str(error.detail), error.headers).response()
 
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
         return Refusal(500, "the server failed; its log says why").response()
 
-    @app.get("/ping")
+    @app.get("/ping", responses=document(400, 503))
     async def ping() -> dict[str, str]:
-        """Whether the model is loaded and answers: 200, for SageMaker and load balancers."""
+        """For SageMaker and load balancers: 200 when the model has just answered, or else 503."""
+        await service.ping()
         return {"status": "ok", "notice": NOTICE}
 
     @app.post("/invocations", openapi_extra=_BINARY, responses=_REFUSED)
@@ -135,15 +136,15 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
 
     @app.post("/volume", responses=_REFUSED)
     async def volume(volume: Annotated[UploadFile, File()]) -> Volume:
-        """A NIfTI file (.nii, .nii.gz): the slices that the model was made for."""
-        return await service.slices_of(await volume.read(), volume.filename or "")
+        """A volume (.nii, .nii.gz, .mgz): the slices that the model was made for."""
+        return await service.slices_of(await volume.read())
 
-    @app.get("/model")
+    @app.get("/model", responses=_READ)
     async def model() -> About:
         """Which model answers, and its card."""
         return about
 
-    @app.get("/metrics", response_class=Response)
+    @app.get("/metrics", response_class=Response, responses=_READ)
     async def prometheus() -> Response:
         """For Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
@@ -153,13 +154,16 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
         return FileResponse(PAGE / "index.html")
 
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    routes |= {route.path for route in app.routes if isinstance(route, Route)}
     return app
 
 
 def _about(loaded: Loaded) -> About:
     card = loaded.predictor.card
     path = loaded.folder / "MODEL_CARD.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else "No model card here."
+    text = "No model card here."
+    if path.is_file():
+        text = path.read_text(encoding="utf-8", errors="replace")
     if version := registry.version(loaded.folder):
         text = f"Registered as `{version}`.\n\n{text}"
     # No HTML of the card's own reaches the page.

@@ -16,10 +16,6 @@ FEW = 8
 """Items for each thread, below which all threads work on one batch: it is done the sooner."""
 
 
-class Overloaded(Exception):
-    """More items wait already than can be answered soon."""
-
-
 class Batcher(Generic[Item, Answer]):
     """Runs a model in threads of its own.
 
@@ -35,7 +31,6 @@ class Batcher(Generic[Item, Answer]):
         run: the model: items, and the number of threads it may take, to an answer for each item.
         threads: there are, for all batches together.
         batch: items in one run at most; a single larger submission still runs whole.
-        capacity: items that may wait.
     """
 
     def __init__(
@@ -44,10 +39,8 @@ class Batcher(Generic[Item, Answer]):
         *,
         threads: int,
         batch: int,
-        capacity: int,
     ) -> None:
-        self._run, self._threads = run, threads
-        self._batch, self._capacity = batch, capacity
+        self._run, self._threads, self._batch = run, threads, batch
         # Of all that follows: the model's threads change it too.
         self._lock = threading.Lock()
         self._asked: deque[_Asked[Item, Answer]] = deque()
@@ -75,15 +68,9 @@ class Batcher(Generic[Item, Answer]):
         return self._waiting
 
     async def submit(self, items: Sequence[Item]) -> Sequence[Answer]:
-        """What the model says of ``items``.
-
-        Raises:
-            Overloaded: at once, when they would not fit among those that wait.
-        """
+        """What the model says of ``items``."""
         answer: asyncio.Future[Sequence[Answer]] = asyncio.get_running_loop().create_future()
         with self._lock:
-            if self._waiting + len(items) > self._capacity:
-                raise Overloaded
             self._asked.append((items, answer))
             self._waiting += len(items)
             self._start()

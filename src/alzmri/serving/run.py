@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 from alzmri import terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.inference import NOTICE
-from alzmri.inference.server import app, service, telemetry
-from alzmri.inference.server.limits import Limits
+from alzmri.serving import app, service, telemetry
+from alzmri.serving.limits import Limits, Protocol
 
 
 def run(host: str, port: int, folder: Path, threads: int | None, requests: int) -> None:
@@ -33,6 +33,7 @@ def run(host: str, port: int, folder: Path, threads: int | None, requests: int) 
         address = f"http://{name}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
             app.create(loaded, host, limits, threads),
+            http=Protocol,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -128,7 +128,7 @@ class Server:
 
 
 @contextmanager
-def _serving(root: Path, log: Path, *options: str) -> Iterator[Server]:
+def _started(root: Path, log: Path, *options: str) -> Iterator[psutil.Popen]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ALZMRI_")}
     with log.open("w") as output:
         process = psutil.Popen(
@@ -140,11 +140,17 @@ def _serving(root: Path, log: Path, *options: str) -> Iterator[Server]:
             stderr=subprocess.STDOUT,
         )
     try:
-        yield Server(_address(process, log), process, log)
+        yield process
     finally:
         with suppress(psutil.NoSuchProcess):
             process.kill()
         process.wait()
+
+
+@contextmanager
+def _serving(root: Path, log: Path, *options: str) -> Iterator[Server]:
+    with _started(root, log, *options) as process:
+        yield Server(_address(process, log), process, log)
 
 
 def _address(process: psutil.Popen, log: Path) -> str:
@@ -159,8 +165,17 @@ def _address(process: psutil.Popen, log: Path) -> str:
 
 @pytest.fixture(scope="session")
 def server(workplace: Path) -> Iterator[Server]:
-    """A server with the defaults, for every test that leaves it as it is."""
-    with _serving(workplace, workplace / "serve.log") as running:
+    """A server with the defaults, for every test that leaves it as it is.
+
+    Another starts at the same time, with the same empty cache; its log is ``twin.log``.
+    """
+    twin = workplace / "twin.log"
+    with (
+        _started(workplace, twin) as other,
+        _serving(workplace, workplace / "serve.log") as running,
+    ):
+        _address(other, twin)
+        other.kill()
         yield running
 
 

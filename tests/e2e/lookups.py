@@ -1,0 +1,162 @@
+"""Run what a user runs, in a network namespace of its own with a name server that writes down
+what it is asked: python lookups.py CLONE. Prints as JSON the names asked for and what failed.
+
+One process imports torch, and each command is a fork of it.
+"""
+
+import json
+import os
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import requests
+
+ASKED: list[str] = []
+FAILED: list[str] = []
+
+
+def resolve() -> None:
+    """Answer every question with "no such name"."""
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("127.0.0.1", 53))
+
+    def answer() -> None:
+        while True:
+            question, peer = server.recvfrom(512)
+            labels, place = [], 12
+            while length := question[place]:
+                labels.append(question[place + 1 : place + 1 + length].decode())
+                place += 1 + length
+            ASKED.append(".".join(labels))
+            head = question[:2] + b"\x81\x83" + question[4:6] + bytes(6)
+            server.sendto(head + question[12 : place + 5], peer)
+
+    threading.Thread(target=answer, daemon=True).start()
+
+
+def forked(name: str, work: Callable[[], object], log: Path) -> int:
+    """Start ``work`` in a fork that writes to ``log``; its process."""
+    if process := os.fork():
+        return process
+    status = 1
+    try:
+        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(stream, 1)
+        os.dup2(stream, 2)
+        work()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def wait(name: str, process: int, log: Path) -> None:
+    """Wait for its end; note it when it failed."""
+    if os.waitpid(process, 0)[1]:
+        FAILED.append(f"{name}: {log.read_text()[-2000:]}")
+
+
+def stage(*words: str) -> Callable[[], object]:
+    """`python src/STAGE.py …`"""
+
+    def work() -> None:
+        sys.argv = list(words)
+        sys.path.insert(0, "src")
+        runpy.run_path(words[0], run_name="__main__")
+
+    return work
+
+
+def alzmri(*words: str) -> Callable[[], object]:
+    """`alzmri …`"""
+
+    def work() -> None:
+        from alzmri.cli import main
+
+        sys.argv = ["alzmri", *words]
+        main()
+
+    return work
+
+
+def dvc(*words: str) -> Callable[[], object]:
+    """`dvc …`"""
+
+    def work() -> None:
+        from dvc.cli import main
+
+        sys.exit(main(list(words)))
+
+    return work
+
+
+def serve(log: Path, picture: Path) -> None:
+    """`alzmri serve`, asked and stopped."""
+    process = forked("serve", alzmri("serve", "--port", "0", "--threads", "1"), log)
+    while not (found := re.search(r"^serving .* at (\S+) ", log.read_text(), re.MULTILINE)):
+        if os.waitpid(process, os.WNOHANG)[0]:
+            FAILED.append(f"serve: {log.read_text()[-2000:]}")
+            return
+        time.sleep(0.05)
+    kind = {"Content-Type": "image/jpeg"}
+    answers = [
+        requests.post(f"{found[1]}/invocations", picture.read_bytes(), headers=kind, timeout=60),
+        *(requests.get(f"{found[1]}{path}", timeout=60) for path in ("/metrics", "/docs", "/ping")),
+    ]
+    FAILED.extend(answer.text for answer in answers if not answer.ok)
+    os.kill(process, signal.SIGTERM)
+    wait("serve", process, log)
+
+
+def main() -> None:
+    """All of it."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    os.chdir(sys.argv[1])
+    log = Path("lookups.log")
+    log.touch()
+    resolve()
+    import alzmri as package  # before the others, as every program of ours
+
+    assert package
+    import torch
+
+    assert torch
+    picture = next(Path("data/phantom").rglob("*.jpg"))
+    one = str(picture)
+    commands = {
+        **{
+            name: stage(f"src/{name}.py")
+            for name in ("phantom", "prepare", "train", "ood", "evaluate")
+        },
+        "predict": alzmri("predict", one),
+        "explain": alzmri("explain", one, "--out", "why"),
+        "export": alzmri("export"),
+        "results": alzmri("results"),
+        "exp show": dvc("exp", "show", "--csv"),
+        "status": dvc("status"),
+    }
+    for name, work in commands.items():
+        wait(name, forked(name, work, log), log)
+    serve(log, picture)
+    # The control: a name that is asked for is written down.
+    with suppress(OSError):
+        socket.getaddrinfo("control.example", 80)
+    print(json.dumps({"asked": sorted(set(ASKED)), "failed": FAILED}))
+
+
+if __name__ == "__main__":
+    main()
