@@ -1,10 +1,12 @@
-"""`alzmri sagemaker`: the stage train on AWS."""
+"""`alzmri sagemaker`: the stage train on AWS, and its model as an endpoint."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alzmri import terminal
+from alzmri import repository, terminal
+from alzmri.errors import UserError
 
 # The modules behind the commands load boto3 and NumPy: not before a command runs.
 if TYPE_CHECKING:
@@ -12,10 +14,13 @@ if TYPE_CHECKING:
 
 sagemaker_app = typer.Typer(
     no_args_is_help=True,
-    help="Train on AWS SageMaker; sagemaker.yaml says where, docs/sagemaker.md how.",
+    help="Train and serve on AWS SageMaker; sagemaker.yaml says where, docs/sagemaker.md how.",
     epilog="alzmri sagemaker submit --wait && alzmri sagemaker fetch && dvc repro",
 )
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+EndpointName = Annotated[
+    str | None, typer.Option("--name", help="The endpoint is alzmri-NAME; without it, alzmri.")
+]
 Name = Annotated[str | None, typer.Argument(help="The job; without it, our latest.")]
 
 
@@ -47,8 +52,6 @@ def submit(
 
     wanted = settings.load()
     if dry_run:
-        for key in settings.missing(wanted):
-            terminal.warn(f"{key} is not set in {settings.SETTINGS_FILE}: shown as <{key}>")
         wanted = settings.with_placeholders(wanted)
     else:
         settings.require(wanted)
@@ -170,13 +173,97 @@ def list_jobs(
         _say(f"{job['created'][:16].replace('T', ' ')}  {job['state']:<10}  {job['job']}")
 
 
+@sagemaker_app.command()
+def deploy(
+    serverless: Annotated[
+        bool, typer.Option("--serverless", help="Bill by the request, with no instance.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the requests; send and change nothing.")
+    ] = False,
+    version: Annotated[
+        str | None,
+        typer.Option(help="A registered version, such as v0.1.0.", show_default="models/"),
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="The registered version that has this stage, such as prod.")
+    ] = None,
+    name: EndpointName = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Serve a model whose split LEAKS all the same.")
+    ] = False,
+) -> None:
+    """Serve the model as an endpoint, or replace the model of one that is there.
+
+    Examples:
+
+        alzmri sagemaker deploy --serverless --dry-run
+
+        alzmri sagemaker deploy --stage prod
+    """
+    import json
+    from tempfile import TemporaryDirectory
+
+    from alzmri.sagemaker import deploy, settings
+
+    if version and stage:
+        raise UserError("--version and --stage exclude each other: choose one")
+    wanted = settings.load()
+    if dry_run:
+        wanted = settings.with_placeholders(wanted, settings.TO_SERVE)
+    else:
+        settings.require(wanted, settings.TO_SERVE)
+    with TemporaryDirectory(prefix="alzmri-") as temporary:
+        folder = Path("models")
+        if version or stage:
+            folder = Path(temporary) / "models"
+            deploy.registered(version, stage, folder)
+        deployment = deploy.prepare(
+            wanted, folder, _endpoint(name), serverless=serverless, leaking=allow_leak
+        )
+        if dry_run:
+            typer.echo(json.dumps(deployment.requests(), indent=2))
+            return
+        made = deploy.deploy(_service(wanted.region), wanted, deployment)
+    _say(f"endpoint {_endpoint(name)} {'serves' if made else 'serves it already'}")
+    _say(f"ask      alzmri sagemaker invoke IMAGE{f' --name {name}' * bool(name)}")
+
+
+@sagemaker_app.command()
+def invoke(
+    image: Annotated[Path, typer.Argument(help="An image file.", callback=repository.located)],
+    name: EndpointName = None,
+) -> None:
+    """Print what an endpoint says of one slice, as JSON. Research software; no diagnosis."""
+    import json
+
+    from alzmri.sagemaker.deploy import invoke as ask
+
+    typer.echo(json.dumps(ask(_service(), _endpoint(name), image), indent=2))
+
+
+@sagemaker_app.command()
+def undeploy(name: EndpointName = None) -> None:
+    """Remove an endpoint, its configuration and its model; nothing is billed any more."""
+    from alzmri.sagemaker.deploy import undeploy as remove
+
+    remove(_service(), _endpoint(name))
+    _say(f"endpoint {_endpoint(name)} is removed")
+
+
+def _endpoint(label: str | None) -> str:
+    from alzmri.sagemaker.request import named
+
+    return "alzmri" if label is None else named(label)
+
+
 def _service(region: str | None = None) -> "Service":
     from alzmri.sagemaker import settings
     from alzmri.sagemaker.job import Service
 
     if region is None:
         loaded = settings.load()
-        settings.require(loaded, "region")
+        settings.require(loaded, ["region"])
         region = loaded.region
     return Service(region)
 

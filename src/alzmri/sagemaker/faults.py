@@ -1,5 +1,6 @@
 """What AWS's errors mean, in one sentence each with the remedy."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,10 @@ _BY_MESSAGE: list[tuple[str, str]] = [
         r"instance ?type.*(enum|not supported|not available|unsupported|invalid)",
         "there is no such instance type for training in this region: mend instance_type in"
         " sagemaker.yaml (https://aws.amazon.com/sagemaker/ai/pricing lists them)",
+    ),
+    (
+        r"endpoint .*not found",
+        "there is no such endpoint in this account and region: `alzmri sagemaker deploy`",
     ),
     (
         r"\bimage\b|\becr\b|repository",
@@ -138,6 +143,8 @@ def _sentence(response: dict[str, Any]) -> str:
     message = str(response["Error"].get("Message", "")).strip()
     if code in _BY_CODE:
         return _BY_CODE[code]
+    if code == "ModelError":
+        return f"the endpoint refuses: {_of_the_model(response)}"
     if code in _ANOTHER_REGION:
         return BUCKET_REGION.format(bucket="")
     if code == "ResourceLimitExceeded":
@@ -154,6 +161,15 @@ def _sentence(response: dict[str, Any]) -> str:
         if re.search(pattern, message, re.IGNORECASE | re.DOTALL):
             return f"{sentence} (AWS: {message})"
     return f"AWS refuses: {code}: {message}"
+
+
+def _of_the_model(response: dict[str, Any]) -> str:
+    """The server's own words; SageMaker's where it has none."""
+    said = str(response.get("OriginalMessage") or response["Error"].get("Message", ""))
+    try:
+        return str(json.loads(said)["error"])
+    except (ValueError, KeyError, TypeError):
+        return said
 
 
 def remedy(failure: str) -> str:

@@ -1,6 +1,7 @@
 """Jobs, as the service has them."""
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -12,6 +13,7 @@ from alzmri.sagemaker import faults
 from alzmri.sagemaker.request import OURS
 from alzmri.sagemaker.settings import SETTINGS_FILE
 
+POLL_SECONDS = 2
 ENDED = ("Completed", "Failed", "Stopped")
 
 
@@ -41,6 +43,43 @@ class Service:
     def logs(self) -> Any:
         """The client of CloudWatch Logs'."""
         return self._client("logs")
+
+    @cached_property
+    def runtime(self) -> Any:
+        """The client of endpoints'."""
+        return self._client("sagemaker-runtime")
+
+    def wait(
+        self, name: str, on_answer: Callable[[Mapping[str, Any]], None] | None = None, **words: str
+    ) -> Mapping[str, Any]:
+        """Wait with boto3's waiter ``name`` until all is over, well or not; the last answer.
+
+        Args:
+            name: of the waiter, such as ``endpoint_in_service``.
+            on_answer: called with each answer that the waiter gets.
+            words: which resource.
+        """
+        from botocore.exceptions import ClientError, WaiterError
+
+        answer: Mapping[str, Any] = {}
+
+        def note(parsed: Mapping[str, Any], **_: object) -> None:
+            nonlocal answer
+            if "Error" not in parsed:
+                answer = parsed
+                if on_answer:
+                    on_answer(parsed)
+
+        client = self._client("sagemaker")  # of its own: what is registered ends with it
+        client.meta.events.register("after-call.sagemaker", note)
+        config = {"Delay": POLL_SECONDS, "MaxAttempts": sys.maxsize}
+        with faults.explained():
+            try:
+                client.get_waiter(name).wait(WaiterConfig=config, **words)
+            except WaiterError as error:
+                if "Error" in error.last_response:
+                    raise ClientError(error.last_response, name) from error
+        return answer
 
     def _client(self, name: str) -> Any:
         import boto3

@@ -21,7 +21,7 @@ from alzmri.store import settings
 from .namespaces import refused, serve
 from .simulator import ACCOUNT, REGION, Simulator
 
-SERVICES = ("SAGEMAKER", "CLOUDWATCH_LOGS", "SECRETS_MANAGER")
+SERVICES = ("SAGEMAKER", "SAGEMAKER_RUNTIME", "CLOUDWATCH_LOGS", "SECRETS_MANAGER")
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -99,7 +99,7 @@ def _cloud(clone: Any, port: int, folder: Path) -> Iterator[Cloud]:
         aws_secret_access_key=remote.secret,
     )
     simulator = Simulator(folder, s3, clone.environment["PATH"])
-    server = serve(simulator.answer, ("127.0.0.1", 0))
+    server = serve(simulator.answer, ("127.0.0.1", 0), simulator.endpoints.invoke)
     Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     environment = {
@@ -117,10 +117,11 @@ def _cloud(clone: Any, port: int, folder: Path) -> Iterator[Cloud]:
         bucket="alzmri",
         prefix="sm",
         instance_type="ml.c7i.4xlarge",
+        serve_image=f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/alzmri:1",
     )
     # As a job computes, so that its bytes can be compared with those of a run here.
     cloud.edit("params.yaml", compute__portable=False, compute__threads=0)
-    clone.run("git", "commit", "--quiet", "--message", "the whole machine", "params.yaml")
+    clone.commit("the whole machine, an account")
     try:
         yield cloud
     finally:

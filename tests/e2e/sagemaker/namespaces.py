@@ -213,21 +213,32 @@ class Containers:
 def serve(
     answer: Callable[[str, dict[str, Any]], dict[str, Any]],
     address: tuple[str, int],
+    invoke: Callable[[str, str, bytes], tuple[int, str, dict[str, Any]]] | None = None,
     *,
     bind: bool = True,
 ) -> ThreadingHTTPServer:
-    """A server that speaks AWS's JSON protocol; errors are exceptions with code and message."""
+    """A server that speaks AWS's JSON protocol; errors are exceptions with code and message.
+
+    ``invoke`` answers what is sent to an endpoint.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
-            try:
-                status, said = 200, answer(self.headers["X-Amz-Target"].rpartition(".")[2], body)
-            except Exception as error:  # noqa: BLE001
-                code, message = error.args if len(error.args) == 2 else ("Internal", repr(error))
-                status, said = 400, {"__type": code, "message": message}
+            body, kind = self.rfile.read(int(self.headers["Content-Length"])), ""
+            if invoke and self.path.startswith("/endpoints/"):
+                name = self.path.split("/")[2]
+                status, kind, said = invoke(name, self.headers["Content-Type"], body)
+            else:
+                try:
+                    operation = self.headers["X-Amz-Target"].rpartition(".")[2]
+                    status, said = 200, answer(operation, json.loads(body or b"{}"))
+                except Exception as error:  # noqa: BLE001
+                    two = error.args if len(error.args) == 2 else ("Internal", repr(error))
+                    status, said = 400, {"__type": two[0], "message": two[1]}
             content = json.dumps(said).encode()
             self.send_response(status)
+            if kind:
+                self.send_header("x-amzn-ErrorType", kind)
             self.send_header("Content-Type", "application/x-amz-json-1.1")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

@@ -23,6 +23,7 @@ import botocore.session
 from botocore.validate import ParamValidator
 
 from ... import forks
+from .endpoints import Endpoints
 from .namespaces import Containers, Host, private_mounts
 
 ACCOUNT = "123456789012"
@@ -143,15 +144,38 @@ class Simulator:
         self._model = botocore.session.get_session().get_service_model("sagemaker")
         self._events: list[dict[str, Any]] = []
         self._threads: list[threading.Thread] = []
+        self.endpoints = Endpoints(
+            folder / "endpoints",
+            {**forks.environment(), "PATH": path},
+            f"arn:aws:sagemaker:{REGION}:{ACCOUNT}",
+            self._download,
+            self._refuse,
+        )
 
     def answer(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the services answer; raises `Refused`."""
         if operation in self.refusals:
             raise Refused(*self.refusals[operation])
+        if hasattr(self.endpoints, operation):
+            self._check(operation, body)
+            return getattr(self.endpoints, operation)(body)
         return getattr(self, f"_{operation}")(body)
+
+    def _check(self, operation: str, body: dict[str, Any], *more: str) -> None:
+        """Refuse what the service's own model does not allow."""
+        shape = self._model.operation_model(operation).input_shape
+        faults = [*complaints(shape, body), *more]
+        if report := ParamValidator().validate(body, shape).generate_report():
+            faults.append(report)
+        if faults:
+            self._refuse("; ".join(faults))
+
+    def _refuse(self, message: str) -> None:
+        raise Refused("ValidationException", message)
 
     def end(self) -> None:
         """Kill what still runs."""
+        self.endpoints.end()
         for job in self.jobs.values():
             if job.containers:
                 job.containers.kill()
@@ -161,20 +185,11 @@ class Simulator:
     # What boto3 calls, by the names of the services' operations.
 
     def _CreateTrainingJob(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        shape = self._model.operation_model("CreateTrainingJob").input_shape
-        faults = complaints(shape, body)
-        if report := ParamValidator().validate(body, shape).generate_report():
-            faults.append(report)
         limits = body["StoppingCondition"]
-        if body.get("EnableManagedSpotTraining") and (
-            limits.get("MaxWaitTimeInSeconds", 0) < limits["MaxRuntimeInSeconds"]
-        ):
-            faults.append(
-                "Invalid MaxWaitTimeInSeconds. It should be greater than or equal to"
-                " MaxRuntimeInSeconds"
-            )
-        if faults:
-            raise Refused("ValidationException", "; ".join(faults))
+        waits, runs = limits.get("MaxWaitTimeInSeconds", 0), limits["MaxRuntimeInSeconds"]
+        short = body.get("EnableManagedSpotTraining") and waits < runs
+        why = "Invalid MaxWaitTimeInSeconds. It should be greater than or equal to"
+        self._check("CreateTrainingJob", body, *[f"{why} MaxRuntimeInSeconds"] * bool(short))
         if body["TrainingJobName"] in self.jobs:
             raise Refused(
                 "ResourceInUse",
@@ -346,7 +361,8 @@ class Simulator:
             Bucket=bucket, Prefix=prefix
         ):
             for item in page.get("Contents", []):
-                path = folder / item["Key"].removeprefix(prefix).lstrip("/")
+                name = item["Key"].removeprefix(prefix).lstrip("/")
+                path = folder / (name or item["Key"].rpartition("/")[2])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._s3.download_file(bucket, item["Key"], str(path))
 
