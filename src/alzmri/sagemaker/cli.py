@@ -10,7 +10,7 @@ from alzmri.errors import UserError
 
 # The modules behind the commands load boto3 and NumPy: not before a command runs.
 if TYPE_CHECKING:
-    from alzmri.sagemaker.job import Service
+    from alzmri.sagemaker.service import Service
 
 sagemaker_app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +21,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 EndpointName = Annotated[
     str | None, typer.Option("--name", help="The endpoint is alzmri-NAME; without it, alzmri.")
 ]
+LAST_LINES = 10
+"""Of a failed job's log: the cause is there."""
 Name = Annotated[str | None, typer.Argument(help="The job; without it, our latest.")]
 
 
@@ -32,10 +34,12 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     name: Annotated[
         str | None,
-        typer.Option(help="The job is alzmri-NAME; without it, a name that is free."),
+        typer.Option(help="Make a new job alzmri-NAME, whether or not one does the same."),
     ] = None,
 ) -> None:
     """Train with params.yaml and data/prepared as they are here.
+
+    A job that does the same and is under way or complete is named, and none made.
 
     Examples:
 
@@ -46,35 +50,35 @@ def submit(
     import json
 
     from alzmri import params
-    from alzmri.sagemaker import settings
-    from alzmri.sagemaker.job import console
-    from alzmri.sagemaker.submission import gather, send
+    from alzmri.sagemaker import bundle, job, request, settings
+    from alzmri.sagemaker.service import Service
 
     wanted = settings.load()
     if dry_run:
         wanted = settings.with_placeholders(wanted)
     else:
         settings.require(wanted)
-    submission = gather(wanted, params.load(), name)
-    if changes := submission.code.changes:
+    work = request.gather(wanted, params.load())
+    if changes := work.code.changes:
         terminal.warn(
             "the code differs from the commit; it goes as it is here, files unknown to git stay"
             " behind:\n  " + "\n  ".join(changes)
         )
     if dry_run:
-        typer.echo(json.dumps(submission.request, indent=2))
+        bundle.pack(work.code)
+        named = request.named(name) if name else job.named_for(work)
+        typer.echo(json.dumps(request.build(wanted, work, named), indent=2))
         return
 
-    job = submission.name
-    service = _service(wanted.region)
-    send(service, wanted, submission)
-    _say(f"job      {job}")
-    _say(f"console  {console(wanted.region, job)}")
+    service = Service(wanted.region)
+    made = job.submit(service, wanted, work, name)
+    _say(f"job      {made.name}")
+    _say(f"console  {job.console(wanted.region, made.name)}")
     if wait:
-        _follow(service, job)
+        _follow(service, made.name)
     else:
-        _say(f"follow   alzmri sagemaker logs {job} --follow")
-        _say(f"then     alzmri sagemaker fetch {job}")
+        _say(f"follow   alzmri sagemaker logs {made.name} --follow")
+        _say(f"then     alzmri sagemaker fetch {made.name}")
 
 
 @sagemaker_app.command()
@@ -82,22 +86,22 @@ def status(name: Name = None, as_json: AsJson = False) -> None:
     """Say how a job is doing; exit status 1 when it failed or was stopped."""
     import json
 
-    from alzmri.sagemaker.job import console, describe, latest, require_success
-    from alzmri.sagemaker.logs import last_lines
+    from alzmri.sagemaker.job import Log, console, describe, latest
 
     service = _service()
     job = describe(service, name or latest(service))
-    last = last_lines(service, job.name) if job.status == "Failed" else []
+    lines = Log(service, job.name).new_lines() if job.status == "Failed" else ()
+    last = list(lines)[-LAST_LINES:]
     facts = [*job.lines(), ("console", console(service.region, job.name))]
     if as_json:
-        kept = {"state": job.status, **dict(facts), "last_lines": list(last)}
+        kept = {"state": job.status, **dict(facts), "last_lines": last}
         typer.echo(json.dumps(kept, indent=2))
     else:
         for word, value in facts:
             _say(f"{word:<20} {value}")
         for line in last:
             _say(f"  {line}")
-    require_success(job)
+    job.require_success()
 
 
 @sagemaker_app.command()
@@ -108,15 +112,15 @@ def logs(
     ] = False,
 ) -> None:
     """Print what the containers print."""
-    from alzmri.sagemaker.job import latest
-    from alzmri.sagemaker.logs import show
+    from alzmri.sagemaker.job import Log, latest
 
     service = _service()
     job = name or latest(service)
     if follow:
         _follow(service, job)
     else:
-        show(service, job)
+        for line in Log(service, job).new_lines():
+            terminal.say(line)
 
 
 @sagemaker_app.command()
@@ -133,14 +137,15 @@ def stop(name: Name = None) -> None:
 
 @sagemaker_app.command()
 def fetch(name: Name = None) -> None:
-    """Bring a job's model, history and scores here, verified, and commit them to DVC."""
+    """Bring a job's model, history and scores here, and commit them to DVC."""
     from alzmri import params
+    from alzmri.sagemaker import request, settings
     from alzmri.sagemaker.fetch import fetch as bring
     from alzmri.sagemaker.job import describe, latest
 
     service = _service()
     job = describe(service, name or latest(service))
-    scores = bring(service, job, params.load())
+    scores = bring(service, job, request.gather(settings.load(), params.load()))
     _say(
         f"{job.name}: best epoch {scores['best_epoch']}, validation macro F1"
         f" {scores['val_macro_f1']:.4f}"
@@ -156,7 +161,7 @@ def list_jobs(
     """Show our latest jobs."""
     import json
 
-    from alzmri.sagemaker.job import recent
+    from alzmri.sagemaker.job import with_name
 
     jobs = [
         {
@@ -164,7 +169,7 @@ def list_jobs(
             "state": job["TrainingJobStatus"],
             "created": job["CreationTime"].astimezone().isoformat(timespec="minutes"),
         }
-        for job in recent(_service(), count)
+        for job in with_name(_service(), count=count)
     ]
     if as_json:
         typer.echo(json.dumps(jobs, indent=2))
@@ -222,10 +227,15 @@ def deploy(
             wanted, folder, _endpoint(name), serverless=serverless, leaking=allow_leak
         )
         if dry_run:
-            typer.echo(json.dumps(deployment.requests(), indent=2))
+            requests = {
+                "CreateModel": deployment.model,
+                "CreateEndpointConfig": deployment.configuration,
+                "CreateEndpoint": deployment.endpoint,
+            }
+            typer.echo(json.dumps(requests, indent=2))
             return
-        made = deploy.deploy(_service(wanted.region), wanted, deployment)
-    _say(f"endpoint {_endpoint(name)} {'serves' if made else 'serves it already'}")
+        made = deploy.deploy(_service(), wanted, deployment)
+    _say(f"endpoint {deployment.name} {'serves' if made else 'serves it already'}")
     _say(f"ask      alzmri sagemaker invoke IMAGE{f' --name {name}' * bool(name)}")
 
 
@@ -257,32 +267,19 @@ def _endpoint(label: str | None) -> str:
     return "alzmri" if label is None else named(label)
 
 
-def _service(region: str | None = None) -> "Service":
+def _service() -> "Service":
     from alzmri.sagemaker import settings
-    from alzmri.sagemaker.job import Service
+    from alzmri.sagemaker.service import Service
 
-    if region is None:
-        loaded = settings.load()
-        settings.require(loaded, ["region"])
-        region = loaded.region
-    return Service(region)
+    loaded = settings.load()
+    settings.require(loaded, ["region"])
+    return Service(loaded.region)
 
 
 def _follow(service: "Service", name: str) -> None:
-    from alzmri.errors import EnvironmentFault
-    from alzmri.sagemaker.job import require_success
-    from alzmri.sagemaker.logs import follow
+    from alzmri.sagemaker.job import follow
 
-    try:
-        job = follow(service, name)
-    except (KeyboardInterrupt, EnvironmentFault):
-        terminal.err.print(
-            f"the job goes on: `alzmri sagemaker logs {name} --follow`, or `… stop {name}`",
-            markup=False,
-        )
-        raise
-    require_success(job)
-    _say(f"{name} completed in {job.age}: `alzmri sagemaker fetch {name}`")
+    _say(f"{name} completed in {follow(service, name).age}: `alzmri sagemaker fetch {name}`")
 
 
 def _say(line: str) -> None:

@@ -6,8 +6,8 @@ import mimetypes
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +15,9 @@ from typing import Any
 
 from alzmri import registry, terminal
 from alzmri.errors import EnvironmentFault, LeakError, UserError
-from alzmri.sagemaker import faults, staging
-from alzmri.sagemaker.job import Service
+from alzmri.sagemaker import faults, storage
 from alzmri.sagemaker.request import LONGEST
+from alzmri.sagemaker.service import Service
 from alzmri.sagemaker.settings import Settings
 
 NEEDED = ("model.json", "model.safetensors", "ood.safetensors")
@@ -43,13 +43,10 @@ class Deployment:
     endpoint: dict[str, Any]
     address: str
 
-    def requests(self) -> dict[str, dict[str, Any]]:
-        """The requests by their operations."""
-        return {
-            "CreateModel": self.model,
-            "CreateEndpointConfig": self.configuration,
-            "CreateEndpoint": self.endpoint,
-        }
+    @property
+    def name(self) -> str:
+        """Of the endpoint."""
+        return str(self.endpoint["EndpointName"])
 
 
 def registered(version: str | None, stage: str | None, folder: Path) -> None:
@@ -79,18 +76,21 @@ def prepare(
         leaking: whether a model whose test subjects were trained on is wanted all the same.
 
     Raises:
-        UserError: files are missing.
+        UserError: files are missing or damaged.
         LeakError: the model's split leaks, and that is not wanted.
     """
     files = {file: folder / file for file in NEEDED}
     if absent := [str(path) for path in files.values() if not path.is_file()]:
         raise UserError(f"no {', '.join(absent)}: run `dvc repro`, or `dvc pull models`")
-    card = json.loads(files["model.json"].read_bytes())
-    if not leaking:
-        _refuse_leak(folder, card)
+    run, leaks = _about(folder)
+    if leaks and not leaking:
+        raise LeakError(
+            "this model's split LEAKS: its scores come from subjects that it was trained on, and"
+            " say nothing about new ones; train with split.unit=subject, or give --allow-leak"
+        )
 
-    address = f"{settings.root}/models/{staging.digest(files)[:16]}/"
-    tags = {**settings.tags, "alzmri:run": card["run"]}
+    address = f"{settings.root}/models/{_digest(files)[:16]}/"
+    tags = {**settings.tags, "alzmri:run": run}
     common = {"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
     model: dict[str, Any] = {
         "ExecutionRoleArn": settings.role,
@@ -120,16 +120,25 @@ def prepare(
     return Deployment(folder, model, configuration, endpoint, address)
 
 
-def _refuse_leak(folder: Path, card: Mapping[str, Any]) -> None:
-    evaluation = folder / "evaluation.json"
-    shared = 0
-    if evaluation.is_file():
-        shared = json.loads(evaluation.read_bytes())["split"]["shared_subjects"]
-    if card["parameters"]["split"]["unit"] == "slice" or shared:
-        raise LeakError(
-            "this model's split LEAKS: its scores come from subjects that it was trained on, and"
-            " say nothing about new ones; train with split.unit=subject, or give --allow-leak"
-        )
+def _about(folder: Path) -> tuple[str, bool]:
+    """The training run of a model, and whether its split leaks."""
+    try:
+        card = json.loads((folder / "model.json").read_bytes())
+        scores = folder / "evaluation.json"
+        split = json.loads(scores.read_bytes())["split"] if scores.is_file() else {}
+        leaks = card["parameters"]["split"]["unit"] == "slice" or split.get("shared_subjects")
+        return str(card["run"]), bool(leaks)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the model in {folder} is damaged ({error!r}): `dvc checkout`") from None
+
+
+def _digest(files: Mapping[str, Path]) -> str:
+    """SHA-256 over names and contents."""
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        with path.open("rb") as file:
+            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _named(name: str, content: Mapping[str, Any]) -> str:
@@ -148,7 +157,7 @@ def deploy(service: Service, settings: Settings, wanted: Deployment) -> bool:
         EnvironmentFault: the endpoint did not come up; a new one's remains are named, one that
             served before goes on as it was.
     """
-    client, name = service.sagemaker, wanted.endpoint["EndpointName"]
+    client, name = service.client("sagemaker"), wanted.name
     before = _endpoint(service, name)
     if before and before["EndpointStatus"] == "InService":
         if before["EndpointConfigName"] == wanted.endpoint["EndpointConfigName"]:
@@ -158,14 +167,19 @@ def deploy(service: Service, settings: Settings, wanted: Deployment) -> bool:
         raise UserError(
             f"endpoint {name} is {status}: wait, or remove it with `alzmri sagemaker undeploy`"
         )
-    staging.require_bucket(service.s3, settings.bucket, settings.region)
-    with TemporaryDirectory(prefix="alzmri-") as temporary:
-        archive = Path(temporary) / ARCHIVE
-        pack(wanted.folder, archive)
-        staging.upload(service.s3, wanted.address, {ARCHIVE: archive})
+    s3 = service.client("s3")
+    storage.require_bucket(s3, settings.bucket, settings.region)
+    if ARCHIVE not in storage.names(s3, wanted.address):
+        with TemporaryDirectory(prefix="alzmri-") as temporary:
+            archive = Path(temporary) / ARCHIVE
+            pack(wanted.folder, archive)
+            storage.upload(s3, wanted.address, {ARCHIVE: archive})
+    # What is there from a time before is the same, as its name says.
+    with _unless("already existing"):
+        client.create_model(**wanted.model)
+    with _unless("already existing"):
+        client.create_endpoint_config(**wanted.configuration)
     with faults.explained():
-        _once(client.create_model, wanted.model)
-        _once(client.create_endpoint_config, wanted.configuration)
         if before:
             chosen = {key: wanted.endpoint[key] for key in ("EndpointName", "EndpointConfigName")}
             client.update_endpoint(**chosen)
@@ -222,6 +236,8 @@ def _await(service: Service, name: str) -> Mapping[str, Any]:
         if said["EndpointStatus"] != last:
             last = said["EndpointStatus"]
             terminal.say(f"-- {last}")
+        if last in ("OutOfService", "UpdateRollbackFailed"):  # the waiter would wait for ever
+            raise EnvironmentFault(f"endpoint {name} is {last}: `alzmri sagemaker undeploy`")
 
     try:
         with terminal.progress(f"endpoint {name}", in_log=False):
@@ -231,28 +247,24 @@ def _await(service: Service, name: str) -> Mapping[str, Any]:
         raise
 
 
-def _once(create: Callable[..., object], request: Mapping[str, Any]) -> None:
-    """Ask for what may be there from a time before: then it is the same, as its name says."""
-    from botocore.exceptions import ClientError
-
-    try:
-        create(**request)
-    except ClientError as error:
-        if "already existing" not in str(error):
-            raise
-
-
-def _endpoint(service: Service, name: str) -> dict[str, Any] | None:
-    """What the service says of an endpoint; None where there is none."""
+@contextmanager
+def _unless(words: str) -> Iterator[None]:
+    """Turn AWS's errors into ours, but one that says ``words``: that is well."""
     from botocore.exceptions import ClientError
 
     with faults.explained():
         try:
-            said: dict[str, Any] = service.sagemaker.describe_endpoint(EndpointName=name)
+            yield
         except ClientError as error:
-            if "Could not find" in str(error):
-                return None
-            raise
+            if words not in str(error):
+                raise
+
+
+def _endpoint(service: Service, name: str) -> dict[str, Any]:
+    """What the service says of an endpoint; nothing where there is none."""
+    said: dict[str, Any] = {}
+    with _unless("Could not find"):
+        said.update(service.client("sagemaker").describe_endpoint(EndpointName=name))
     return said
 
 
@@ -263,23 +275,24 @@ def undeploy(service: Service, name: str) -> None:
         UserError: there is no such endpoint, or it cannot be removed now.
     """
     found = _endpoint(service, name)
-    if found is None:
+    if not found:
         raise UserError(f"there is no endpoint {name} in {service.region}")
     with faults.explained():
-        service.sagemaker.delete_endpoint(EndpointName=name)
+        service.client("sagemaker").delete_endpoint(EndpointName=name)
     with terminal.progress(f"removing {name}", in_log=False):
-        service.wait("endpoint_deleted", EndpointName=name)
+        service.wait("endpoint_deleted", lambda _: None, EndpointName=name)
     _remove_configuration(service, found["EndpointConfigName"])
 
 
 def _remove_configuration(service: Service, name: str, but: str = "") -> None:
     """Remove a configuration and its models ``but`` one, as far as they are there."""
-    client = service.sagemaker
-    with faults.explained(), suppress(client.exceptions.ClientError):
+    client = service.client("sagemaker")
+    with _unless("Could not find"):
         said = client.describe_endpoint_config(EndpointConfigName=name)
         client.delete_endpoint_config(EndpointConfigName=name)
         for model in {variant["ModelName"] for variant in said["ProductionVariants"]} - {but}:
-            client.delete_model(ModelName=model)
+            with _unless("Could not find"):
+                client.delete_model(ModelName=model)
 
 
 def invoke(service: Service, name: str, image: Path) -> dict[str, Any]:
@@ -289,10 +302,13 @@ def invoke(service: Service, name: str, image: Path) -> dict[str, Any]:
         UserError: no file, no such endpoint, or the model refuses the image, with its reason.
         EnvironmentFault: the endpoint does not answer.
     """
-    content = image.read_bytes()
+    try:
+        content = image.read_bytes()
+    except OSError as error:
+        raise UserError(f"{image}: {error.strerror}: name an image file") from None
     kind = mimetypes.guess_type(image.name)[0] or ""
     with faults.explained():
-        answer = service.runtime.invoke_endpoint(
+        answer = service.client("sagemaker-runtime").invoke_endpoint(
             EndpointName=name,
             ContentType=kind if kind.startswith("image/") else "application/octet-stream",
             Body=content,

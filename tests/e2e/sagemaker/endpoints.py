@@ -26,6 +26,7 @@ class Endpoints:
 
     Attributes:
         there: what was created, by kind and name.
+        broken: why no server starts any more; empty when they do.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Endpoints:
         refuse: Callable[[str], None],
     ) -> None:
         self.there: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}
+        self.broken = ""
         self._folder, self._environment, self._arn = folder, environment, arn
         self._download, self._refuse = download, refuse
         self._servers: dict[str, Server] = {}
@@ -131,6 +133,8 @@ class Endpoints:
         shutil.rmtree(folder, ignore_errors=True)
         server = None
         try:
+            if self.broken:
+                raise ValueError(self.broken)
             self._download(container["ModelDataUrl"], folder / "archive")
             with tarfile.open(folder / "archive" / "model.tar.gz") as archive:
                 archive.extractall(folder / "model", filter="data")
