@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.sagemaker import job, request
+from alzmri.sagemaker import request
 from alzmri.sagemaker.bundle import Code
 from alzmri.sagemaker.request import Work
 from alzmri.sagemaker.settings import Settings
@@ -174,7 +174,7 @@ def test_sagemaker_every_difference_between_a_job_and_what_is_here_is_named(make
 @pytest.mark.parametrize("label", ["", "a", "sweep_lr=0.1", "x" * 100, "-" * 60])
 def test_sagemaker_finds_a_name_that_the_service_takes(monkeypatch, label):
     monkeypatch.setenv("DVC_EXP_NAME", label)
-    name = job.named_for(Work(CODE, "da7a", {}, "image"))
+    name = request.job_name(Work(CODE, "da7a", {}, "image"))
     assert len(name) <= 63 - len("-100")
     assert re.fullmatch(request.NAME, name)
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -62,7 +63,7 @@ def here() -> Code:
     return Code(commit, snapshot, changes, _digest(snapshot, CONTENT), _digest(snapshot, deps))
 
 
-def _digest(snapshot: str, names: "tuple[str, ...] | list[str]") -> str:
+def _digest(snapshot: str, names: Iterable[str]) -> str:
     """Over what git calls the contents of files and folders."""
     ids = git.run("rev-parse", *(f"{snapshot}:./{name}" for name in names))
     return hashlib.sha256(ids.encode()).hexdigest()
@@ -74,19 +75,25 @@ def pack(code: Code) -> bytes:
     Raises:
         UserError: when a file could hold a secret, or all are too large.
     """
+    sizes: dict[str, int] = {}
     with TemporaryDirectory(prefix="alzmri-") as folder:
         path = Path(folder) / "code.tar"
         git.run("archive", f"--output={path}", code.snapshot, "--", *CONTENT)
         with tarfile.open(path) as tar:
-            sizes = {}
             for member in tar:
-                if member.isdir():
-                    continue
-                file = tar.extractfile(member) if member.isfile() else None
-                _refuse_secret(member.name, file.read() if file else b"")
-                sizes[member.name] = member.size
-        _check_size(sizes)
-        return gzip.compress(path.read_bytes(), mtime=0)
+                if not member.isdir():
+                    file = tar.extractfile(member) if member.isfile() else None
+                    _refuse_secret(member.name, file.read() if file else b"")
+                    sizes[member.name] = member.size
+        packed = gzip.compress(path.read_bytes(), mtime=0)
+    if (total := sum(sizes.values())) > LIMIT:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
+        lines = [f"\n  {decimal(sizes[name]):>9}  {name}" for name in largest]
+        raise UserError(
+            f"the code has {decimal(total)}, more than the {decimal(LIMIT)} that a job takes along;"
+            f" data belong under DVC, not git. The largest files:{''.join(lines)}"
+        )
+    return packed
 
 
 def _refuse_secret(name: str, content: bytes) -> None:
@@ -100,20 +107,4 @@ def _refuse_secret(name: str, content: bytes) -> None:
         raise UserError(
             f"{name} contains a key: nothing was sent; take it out, and withdraw the key if it"
             " was ever committed"
-        )
-
-
-def _check_size(sizes: dict[str, int]) -> None:
-    total = sum(sizes.values())
-    if total > LIMIT:
-        largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
-        lines = [f"  {decimal(sizes[name]):>9}  {name}" for name in largest]
-        raise UserError(
-            "\n".join(
-                [
-                    f"the code has {decimal(total)}, more than the {decimal(LIMIT)} that a job"
-                    " takes along; data belong under DVC, not git. The largest files:",
-                    *lines,
-                ]
-            )
         )

@@ -66,7 +66,7 @@ def submit(
         )
     if dry_run:
         bundle.pack(work.code)
-        named = request.named(name) if name else job.named_for(work)
+        named = request.named(name) if name else request.job_name(work)
         typer.echo(json.dumps(request.build(wanted, work, named), indent=2))
         return
 
@@ -161,7 +161,7 @@ def list_jobs(
     """Show our latest jobs."""
     import json
 
-    from alzmri.sagemaker.job import with_name
+    from alzmri.sagemaker.job import listed
 
     jobs = [
         {
@@ -169,7 +169,7 @@ def list_jobs(
             "state": job["TrainingJobStatus"],
             "created": job["CreationTime"].astimezone().isoformat(timespec="minutes"),
         }
-        for job in with_name(_service(), count=count)
+        for job in listed(_service(), count=count)
     ]
     if as_json:
         typer.echo(json.dumps(jobs, indent=2))

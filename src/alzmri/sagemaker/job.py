@@ -1,6 +1,5 @@
 """Jobs: made, followed, listed, as the service has them."""
 
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -16,8 +15,6 @@ from alzmri.sagemaker.service import POLL_SECONDS, Answer, Service
 from alzmri.sagemaker.settings import SETTINGS_FILE, Settings
 
 GROUP = "/aws/sagemaker/TrainingJobs"
-_LABEL = 30
-"""Characters of a job's name that come from the experiment's."""
 _EPOCH = re.compile(r"epoch +(\d+)/(\d+) ")
 
 
@@ -111,34 +108,21 @@ def submit(service: Service, settings: Settings, work: Work, label: str | None =
     Raises:
         UserError: the code may hold a secret, or the account does not allow it.
     """
-    name = request.named(label) if label else named_for(work)
+    name = request.named(label) if label else request.job_name(work)
     if not label:
-        same = with_name(service, name_start(work))
+        same = listed(service, request.job_name_start(work))
         for found in same:
             if found["TrainingJobStatus"] in ("InProgress", "Completed"):
                 return describe(service, found["TrainingJobName"])
         name += f"-{len(same) + 1}" if same else ""
-    wanted = request.build(settings, work, name)
-    code = bundle.pack(work.code)
-    storage.require_bucket(service.client("s3"), settings.bucket, settings.region)
-    places = request.addresses(wanted)
-    storage.upload(service.client("s3"), places["prepared"], request.PREPARED_FILES)
-    storage.upload(service.client("s3"), places["code"], {"code.tar.gz": code})
+    wanted, code = request.build(settings, work, name), bundle.pack(work.code)
+    places, s3 = request.addresses(wanted), service.client("s3")
+    storage.require_bucket(s3, settings.bucket, settings.region)
+    storage.upload(s3, places["prepared"], request.PREPARED_FILES)
+    storage.upload(s3, places["code"], {"code.tar.gz": code})
     with faults.explained():
         service.client("sagemaker").create_training_job(**wanted)
     return describe(service, name)
-
-
-def name_start(work: Work) -> str:
-    """What the names of jobs that do ``work`` begin with."""
-    return f"{OURS}{work.digest[:8]}-"
-
-
-def named_for(work: Work) -> str:
-    """The name of the first of them, which says in which experiment, or of which commit."""
-    label = os.environ.get("DVC_EXP_NAME") or work.code.commit[:7]
-    label = re.sub(r"[^a-zA-Z0-9]+", "-", label)[:_LABEL].strip("-")
-    return name_start(work) + (label or "stage")
 
 
 def describe(service: Service, name: str) -> Job:
@@ -153,18 +137,18 @@ def stop(service: Service, name: str) -> None:
         service.client("sagemaker").stop_training_job(TrainingJobName=name)
 
 
-def with_name(service: Service, start: str = OURS, count: int = 100) -> list[Mapping[str, Any]]:
+def listed(service: Service, start: str = OURS, count: int = 100) -> list[Mapping[str, Any]]:
     """Summaries of the jobs whose names contain ``start``, the newest first."""
     with faults.explained():
-        listed = service.client("sagemaker").list_training_jobs(
+        answer = service.client("sagemaker").list_training_jobs(
             NameContains=start, SortBy="CreationTime", SortOrder="Descending", MaxResults=count
         )
-    return list(listed["TrainingJobSummaries"])
+    return list(answer["TrainingJobSummaries"])
 
 
 def latest(service: Service) -> str:
     """The name of our newest job; `UserError` when there is none."""
-    found = with_name(service, count=1)
+    found = listed(service, count=1)
     if not found:
         raise UserError(
             f"no job named {OURS}… in {service.region}: `alzmri sagemaker submit` makes one, region"

@@ -19,9 +19,14 @@ LONGEST = 63
 """Characters of a name, hyphens too, which the service's pattern does not count."""
 OURS = "alzmri-"
 """What the names of our jobs begin with: by it they are listed."""
+_LABEL = 30
+"""Characters of a job's name that come from the experiment's."""
 SHAPING = ("data", "split", "augment", "model", "train")
 """Sections of params.yaml that a model depends on."""
-_READ_IN_TRAINING = ("images.npy", "manifest.csv", "params.json", "summary.json")
+PREPARED_FILES = {
+    name: PREPARED / name for name in ("images.npy", "manifest.csv", "params.json", "summary.json")
+}
+"""What training reads of data/prepared."""
 
 _IMAGES = "763104351884.dkr.ecr.{region}.amazonaws.com/pytorch:{tag}"
 _GPU_TAG, _CPU_TAG = "2.13-cu133-amzn2023-sagemaker", "2.13-cpu-amzn2023-sagemaker"
@@ -95,9 +100,6 @@ def gather(settings: Settings, params: Params) -> Work:
     )
 
 
-PREPARED_FILES = {name: PREPARED / name for name in _READ_IN_TRAINING}
-
-
 def hyperparameters(params: Params) -> dict[str, str]:
     """What params.yaml says, but for ``compute``: the job is not to ask for another job."""
     return {
@@ -124,6 +126,18 @@ def named(label: str) -> str:
             " last one no hyphen"
         )
     return name
+
+
+def job_name_start(work: Work) -> str:
+    """What the names of the jobs that do ``work`` begin with."""
+    return f"{OURS}{work.digest[:8]}-"
+
+
+def job_name(work: Work) -> str:
+    """The name of the first of them, which says in which experiment, or of which commit."""
+    label = os.environ.get("DVC_EXP_NAME") or work.code.commit[:7]
+    label = re.sub(r"[^a-zA-Z0-9]+", "-", label)[:_LABEL].strip("-")
+    return job_name_start(work) + (label or "stage")
 
 
 def build(settings: Settings, work: Work, name: str) -> dict[str, Any]:
