@@ -161,6 +161,7 @@ def test_sagemaker_every_difference_between_a_job_and_what_is_here_is_named(make
     }
     here = Work(CODE, "da7a", request.hyperparameters(make_params()), "image")
     assert here.differences(there) == []
+    assert len(here.differences({})) == 2, "no job of ours"
     changed = request.hyperparameters(make_params(train={"lr": 0.2}, data={"source": "kaggle"}))
     other = Work(replace(CODE, training="beef"), "0", changed, "image")
     assert [line.partition(",")[0].partition(":")[0] for line in other.differences(there)] == [

@@ -67,15 +67,15 @@ class Work:
 
     def differences(self, job: dict[str, Any]) -> list[str]:
         """What a job, as the service describes it, trained with that is not here."""
-        there, environment = job["HyperParameters"], job["Environment"]
+        there, environment = job.get("HyperParameters", {}), job.get("Environment", {})
         found = [
             f"{key} = {value}, but {self.hyperparameters.get(key)} in params.yaml"
             for key, value in there.items()
             if _shapes(key) and value != self.hyperparameters.get(key)
         ]
-        if environment[container.DATA_VARIABLE] != self.data:
+        if environment.get(container.DATA_VARIABLE) != self.data:
             found.append("data/prepared: `dvc repro prepare` with the data of that time")
-        if environment[container.CODE_VARIABLE] != self.code.training:
+        if environment.get(container.CODE_VARIABLE) != self.code.training:
             found.append("the code: `git checkout` the commit that is among the job's tags")
         return found
 
