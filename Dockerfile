@@ -19,5 +19,8 @@ USER alzmri
 # Inside the container; which of its ports is reached from where, the host decides.
 ENV ALZMRI_SERVE_HOST=0.0.0.0
 EXPOSE 8080
+# `docker run --read-only --tmpfs /tmp` is enough: only what is uploaded is written, there.
+HEALTHCHECK --start-period=60s CMD python -c \
+    "from urllib.request import urlopen; urlopen('http://127.0.0.1:8080/ping', timeout=5)"
 ENTRYPOINT ["alzmri"]
 CMD ["serve"]

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "store": set(),
     "plots_page": set(),
     "doctor": {"params", "store"},
-    "sagemaker": {"data.prepared", "params"},
+    "sagemaker": {"inference", "data.prepared", "params", "registry"},
     "cli": {
         "clinic",
         "collections",

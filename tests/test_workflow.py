@@ -1,8 +1,10 @@
 """The workflows on GitHub type commands that exist, and keep secrets from strangers."""
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,8 @@ def test_code_of_a_pull_request_never_meets_a_token_that_may_write(workflow):
         uses = [step.get("uses", "") for step in job["steps"]]
         for action in filter(None, uses):
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action), f"{name}: {action} is not pinned"
+        if "pull_request" not in workflow["on"]:
+            continue
         runs_its_code = any("checkout" in action for action in uses)
         assert ("write" in job["permissions"].values()) != runs_its_code, name
         if "secrets." in str(job):
@@ -138,3 +142,35 @@ def test_the_comment_shows_the_pictures_by_their_address(review, tmp_path):
         "![b](<https://github.com/o/r/raw/1f/pull-7/a-b/c.png>)",
         "![d](<https://github.com/o/r/raw/1f/pull-7/d.png>)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("known", "conclusion", "agrees"),
+    [
+        ("better", "Merge it", True),
+        ("the same", "Nothing changed.", True),
+        ("cannot be told apart", "Keep it", True),
+        ("worse", "Keep it: worse", False),
+        ("not comparable", "No conclusion about it", False),
+        ("better", "No conclusion. The results are not of its parameters", False),
+    ],
+)
+def test_what_gets_the_stage_prod_is_deployed_once_a_review_agrees(known, conclusion, agrees):
+    workflow = _read("workflows/deploy.yml")
+    assert workflow["on"] == {"push": {"tags": ["alzmri#prod#*"]}}
+    assert (
+        "gto assign alzmri --version v0.1.0 --stage prod" in (ROOT / "docs/registry.md").read_text()
+    )
+    *_, review, deploy = workflow["jobs"]["deploy"]["steps"]
+    assert "alzmri sagemaker deploy $OPTIONS" in deploy["run"]
+    assert 'alzmri review "$before" --json > review.json\n' in review["run"]
+    said = json.dumps({"conclusion": conclusion, "verdict": {"known": known}})
+    done = subprocess.run(
+        [sys.executable, "-c", review["env"]["AGREES"]],
+        input=said,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) == agrees
+    assert (conclusion in done.stderr) != agrees

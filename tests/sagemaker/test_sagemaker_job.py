@@ -7,8 +7,10 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.sagemaker import faults, stage
-from alzmri.sagemaker.job import Job, latest, require_success
+from alzmri.sagemaker import faults, job
+from alzmri.sagemaker.bundle import Code
+from alzmri.sagemaker.job import Job, latest
+from alzmri.sagemaker.request import Work
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -28,24 +30,22 @@ def _job(status="Completed", **described):
 
 
 def test_sagemaker_only_a_completed_job_is_a_success():
-    require_success(_job())
+    _job().require_success()
     with pytest.raises(EnvironmentFault, match="alzmri-a failed: AWS gives no reason"):
-        require_success(_job("Failed"))
+        _job("Failed").require_success()
     transitions = [{"Status": "Training"}, {"Status": "MaxRuntimeExceeded"}]
     with pytest.raises(EnvironmentFault, match=r"was stopped \(MaxRuntimeExceeded\)"):
-        require_success(_job("Stopped", SecondaryStatusTransitions=transitions))
-    assert [_job(status).ended for status in ("InProgress", "Stopping")] == [False, False]
-    assert [_job(status).ended for status in ("Completed", "Failed", "Stopped")] == [True] * 3
+        _job("Stopped", SecondaryStatusTransitions=transitions).require_success()
 
 
 def test_sagemaker_status_says_what_spot_has_saved_and_what_was_interrupted():
-    job = _job(
+    found = _job(
         EnableManagedSpotTraining=True,
         TrainingTimeInSeconds=1000,
         BillableTimeInSeconds=300,
         SecondaryStatusTransitions=[{"Status": "Training"}, {"Status": "Interrupted"}],
     )
-    lines = dict(job.lines())
+    lines = dict(found.lines())
     assert lines["on"].endswith("spot: 300 s billed for 1000 s, 70% saved")
     assert lines["status"] == "Completed (Completed), 0:01:30"
     assert lines["interrupted"].startswith("1 time(s)")
@@ -69,27 +69,55 @@ class _Jobs:
         return {"TrainingJobName": words["TrainingJobName"], "TrainingJobStatus": "InProgress"}
 
 
+def _service(*jobs):
+    listed = _Jobs(*jobs)
+    return SimpleNamespace(client=lambda _: listed, region="eu-central-1")
+
+
+WORK = Work(Code("0" * 40, "0" * 40, [], "c0de", "c0de"), "da7a", {}, "image")
+
+
 @pytest.mark.parametrize(
     ("jobs", "taken"),
     [
-        ([], None),
-        ([("alzmri-x-2", "Failed"), ("alzmri-x", "Stopped")], None),
-        ([("alzmri-x", "Stopping")], None),
         ([("alzmri-x-2", "Failed"), ("alzmri-x", "Completed")], "alzmri-x"),
         ([("alzmri-x-2", "InProgress"), ("alzmri-x", "Completed")], "alzmri-x-2"),
     ],
 )
-def test_sagemaker_stage_takes_a_job_under_way_or_done_and_no_other(jobs, taken):
-    service = SimpleNamespace(sagemaker=_Jobs(*jobs), region="eu-central-1")
-    found = stage._taken(service, "x")
-    assert (found and found.name) == taken
-    assert service.sagemaker.asked[0]["NameContains"] == "alzmri-x"
-    assert service.sagemaker.asked[0]["SortOrder"] == "Descending"
+def test_sagemaker_a_job_under_way_or_done_is_taken(jobs, taken):
+    service = _service(*jobs)
+    assert job.submit(service, None, WORK).name == taken
+    assert service.client("sagemaker").asked[0]["NameContains"] == f"alzmri-{WORK.digest[:8]}-"
+    assert service.client("sagemaker").asked[0]["SortOrder"] == "Descending"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "suffix"),
+    [
+        ([], ""),
+        ([("alzmri-x", "Stopping")], "-2"),
+        ([("alzmri-x-2", "Failed"), ("alzmri-x", "Stopped")], "-3"),
+    ],
+)
+def test_sagemaker_a_job_that_ended_otherwise_is_made_again_under_another_name(
+    monkeypatch, jobs, suffix
+):
+    class Made(Exception):
+        """With its name."""
+
+    def build(settings, work, name):
+        raise Made(name)
+
+    monkeypatch.setenv("DVC_EXP_NAME", "lr_0.1")
+    monkeypatch.setattr(job.request, "build", build)
+    service = _service(*jobs)
+    with pytest.raises(Made, match=f"^alzmri-{WORK.digest[:8]}-lr-0-1{suffix}$"):
+        job.submit(service, None, WORK)
 
 
 def test_sagemaker_without_a_job_says_how_to_make_one():
     with pytest.raises(UserError, match="alzmri sagemaker submit"):
-        latest(SimpleNamespace(sagemaker=_Jobs(), region="eu-central-1"))
+        latest(_service())
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from alzmri.errors import UserError
 from alzmri.sagemaker import request
-from alzmri.sagemaker.bundle import Bundle
+from alzmri.sagemaker.bundle import Code
+from alzmri.sagemaker.request import Work
 from alzmri.sagemaker.settings import Settings
 
-BUNDLE = Bundle(b"", "c0de" * 16, "0123456789abcdef0123456789abcdef01234567", [])
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CODE = Code(COMMIT, COMMIT, [], "a11" * 16, "c0de" * 16)
 
 
 @pytest.fixture
@@ -32,6 +35,11 @@ def make_settings():
             "max_wait_hours": 4.0,
             "wandb_secret": "",
             "tags": {"team": "mri"},
+            "serve_image": "",
+            "serve_instance_type": "ml.c7i.large",
+            "serve_instance_count": 1,
+            "serverless_memory_mb": 3072,
+            "serverless_concurrency": 5,
         }
         return Settings(**{**values, **changes})
 
@@ -44,10 +52,10 @@ def build(make_settings, make_params, monkeypatch):
     for variable in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         monkeypatch.delenv(variable, raising=False)
 
-    def make(bundle=BUNDLE, **changes):
-        settings, params = make_settings(**changes), make_params()
-        places = request.addresses(settings, params, bundle, "da7a" * 16)
-        return request.build(settings, params, bundle, places, "alzmri-job")
+    def make(code=CODE, **changes):
+        settings = make_settings(**changes)
+        sent, image = request.hyperparameters(make_params()), request.image(settings)
+        return request.build(settings, Work(code, "da7a" * 16, sent, image), "alzmri-job")
 
     return make
 
@@ -74,14 +82,16 @@ def test_sagemaker_request_says_on_what_and_for_whom(build):
     assert made["RoleArn"] == "arn:aws:iam::123456789012:role/alzmri"
     assert made["Environment"] == {
         "DVC_EXP_NAME": "alzmri-job",
-        "DVC_EXP_BASELINE_REV": BUNDLE.commit,
+        "DVC_EXP_BASELINE_REV": COMMIT,
+        "ALZMRI_CODE": CODE.training,
+        "ALZMRI_DATA": "da7a" * 16,
         "ALZMRI_WANDB_SECRET": "team/wandb",
     }
     tags = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
-    assert tags == {"team": "mri", "alzmri:commit": BUNDLE.commit}
-    changed = Bundle(b"", BUNDLE.digest, BUNDLE.commit, [" M src/train.py"])
+    assert tags == {"team": "mri", "alzmri:commit": COMMIT}
+    changed = replace(CODE, changes=[" M src/train.py"])
     tags = {tag["Key"]: tag["Value"] for tag in build(changed)["Tags"]}
-    assert tags["alzmri:commit"] == f"{BUNDLE.commit}-changed"
+    assert tags["alzmri:commit"] == f"{COMMIT}-changed"
 
 
 @pytest.mark.parametrize(
@@ -119,34 +129,55 @@ def test_sagemaker_request_trains_there_with_these_parameters(make_params):
 def test_sagemaker_checkpoints_of_other_parameters_lie_elsewhere(
     make_settings, make_params, section, change
 ):
-    def places(settings=None, prepared="da7a" * 16, code="c0de", **sections):
-        bundle = Bundle(b"", code * 16, BUNDLE.commit, [])
-        return request.addresses(
-            settings or make_settings(), make_params(**sections), bundle, prepared
-        )
+    def made(settings=None, prepared="da7a" * 16, code=CODE, **sections):
+        settings = settings or make_settings()
+        sent = request.hyperparameters(make_params(**sections))
+        work = Work(code, prepared, sent, request.image(settings))
+        return request.build(settings, work, "alzmri-job")
 
-    own = places()
-    assert places(track={"mode": "offline"}) == own
-    assert own.code.startswith("s3://ours/team/study/code/")
+    def checkpoints(*words, **changes):
+        return made(*words, **changes)["CheckpointConfig"]["S3Uri"]
+
+    own = checkpoints()
+    assert checkpoints(track={"mode": "offline"}) == own
+    assert checkpoints(code=replace(CODE, digest="beef")) == own
     others = [
-        places(**{section: change}),
-        places(prepared="0" * 64),
-        places(code="beef"),
-        places(make_settings(image="registry/ours:1")),
+        checkpoints(**{section: change}),
+        checkpoints(prepared="0" * 64),
+        checkpoints(code=replace(CODE, training="beef")),
+        checkpoints(make_settings(image="registry/ours:1")),
     ]
-    for other in others:
-        assert other.checkpoints != own.checkpoints
-    for address in vars(own).values():
+    assert own not in others
+    channels = request.addresses(made())
+    assert channels["code"].startswith("s3://ours/team/study/code/")
+    for address in (own, *channels.values()):
         assert address.endswith("/")  # or the service fetches what merely begins alike
+
+
+def test_sagemaker_every_difference_between_a_job_and_what_is_here_is_named(make_params):
+    there = {
+        "HyperParameters": request.hyperparameters(make_params(track={"mode": "offline"})),
+        "Environment": {"ALZMRI_CODE": CODE.training, "ALZMRI_DATA": "da7a"},
+    }
+    here = Work(CODE, "da7a", request.hyperparameters(make_params()), "image")
+    assert here.differences(there) == []
+    assert len(here.differences({})) == 2, "no job of ours"
+    changed = request.hyperparameters(make_params(train={"lr": 0.2}, data={"source": "kaggle"}))
+    other = Work(replace(CODE, training="beef"), "0", changed, "image")
+    assert [line.partition(",")[0].partition(":")[0] for line in other.differences(there)] == [
+        'data.source = "phantom"',
+        "train.lr = 0.0001",
+        "data/prepared",
+        "the code",
+    ]
 
 
 @pytest.mark.parametrize("label", ["", "a", "sweep_lr=0.1", "x" * 100, "-" * 60])
 def test_sagemaker_finds_a_name_that_the_service_takes(monkeypatch, label):
     monkeypatch.setenv("DVC_EXP_NAME", label)
-    name = request.job_name(BUNDLE.commit)
-    assert len(name) <= 63
+    name = request.job_name(Work(CODE, "da7a", {}, "image"))
+    assert len(name) <= 63 - len("-100")
     assert re.fullmatch(request.NAME, name)
-    assert re.search(r"-\d{8}-\d{6}$", name)
 
 
 @pytest.mark.parametrize("label", ["", "a b", "a_b", "-", "a-", "x" * 57])

@@ -1,7 +1,7 @@
-"""The train stage as a SageMaker training job: spot-safe, on one or more instances.
+"""AWS SageMaker: the train stage as a job, on one or more instances; its model as an endpoint.
 
-`settings` reads sagemaker.yaml, `bundle` packs the code, `request` words the job, `staging` uploads
-what it needs, `job` talks to the service, `logs` follows it, `faults` says what AWS means, `fetch`
-brings the model back. `entry`, `container` and `program` run inside the container, before anything
-is installed there.
+`settings` reads sagemaker.yaml, `service` speaks with AWS, `faults` says what AWS means, `bundle`
+packs the code, `request` words the job, `storage` is the bucket. `job` submits, follows and lists;
+`fetch` brings the model back, `stage` does all of that for DVC; `deploy` makes endpoints.
+`container` and `program` run inside the container, before anything is installed there.
 """

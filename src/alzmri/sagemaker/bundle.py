@@ -1,17 +1,19 @@
-"""The code that a job runs: what git tracks of it, as it is in the working tree, and no secret."""
+"""The code that a job runs: git's own archive of what it tracks, as it is here, and no secret."""
 
 import gzip
 import hashlib
-import io
 import os
 import re
-import subprocess
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 from rich.filesize import decimal
+from ruamel.yaml import YAML
 
+from alzmri import git
 from alzmri.errors import UserError
 
 CONTENT = ("src", "requirements.txt")
@@ -28,95 +30,81 @@ _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KE
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """Code packed for a job.
+class Code:
+    """What git tracks, with changes that are not committed.
 
     Attributes:
-        archive: a gzipped tar, the same bytes for the same files.
-        digest: SHA-256 of the archive.
         commit: that the working tree is at.
+        snapshot: a commit with the changes as well; ``commit`` where there are none.
         changes: lines of ``git status`` for what differs from the commit, or is not tracked.
+        digest: of all that a job takes along.
+        training: digest of the code that shapes a model: what the stage train depends on.
     """
 
-    archive: bytes
-    digest: str
     commit: str
+    snapshot: str
     changes: list[str]
+    digest: str
+    training: str
 
 
-def pack(root: Path) -> Bundle:
-    """Pack the code of the repository ``root``.
+def here() -> Code:
+    """The code in the working tree.
 
     Raises:
-        UserError: when a file could hold a secret, is no regular file, or all are too large.
+        UserError: when git cannot say, with git's own words.
     """
-    names = [name for name in _git(root, "ls-files", "-z", "--", *CONTENT).split("\0") if name]
-    contents = {name: _read(root, name) for name in sorted(names)}
-    _check_size(contents)
-    archive = _archive(contents)
-    return Bundle(
-        archive,
-        hashlib.sha256(archive).hexdigest(),
-        _git(root, "rev-parse", "HEAD").strip(),
-        _git(root, "status", "--porcelain", "--", *CONTENT).splitlines(),
-    )
+    commit = git.head()
+    # Makes objects only: the tree, the index and the list of stashes stay as they are.
+    snapshot = git.run("stash", "create").strip() or commit
+    stages = YAML(typ="safe").load(Path("dvc.yaml").read_bytes())["stages"]
+    deps = [name for name in stages["train"]["deps"] if name.startswith("src/")]
+    changes = git.lines("status", "--porcelain", "--", *CONTENT)
+    return Code(commit, snapshot, changes, _digest(snapshot, CONTENT), _digest(snapshot, deps))
 
 
-def _read(root: Path, name: str) -> bytes:
+def _digest(snapshot: str, names: Iterable[str]) -> str:
+    """Over what git calls the contents of files and folders."""
+    ids = git.run("rev-parse", *(f"{snapshot}:./{name}" for name in names))
+    return hashlib.sha256(ids.encode()).hexdigest()
+
+
+def pack(code: Code) -> bytes:
+    """``code`` as a gzipped tar.
+
+    Raises:
+        UserError: when a file could hold a secret, or all are too large.
+    """
+    sizes: dict[str, int] = {}
+    with TemporaryDirectory(prefix="alzmri-") as folder:
+        path = Path(folder) / "code.tar"
+        git.run("archive", f"--output={path}", code.snapshot, "--", *CONTENT)
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if not member.isdir():
+                    file = tar.extractfile(member) if member.isfile() else None
+                    _refuse_secret(member.name, file.read() if file else b"")
+                    sizes[member.name] = member.size
+        packed = gzip.compress(path.read_bytes(), mtime=0)
+    if (total := sum(sizes.values())) > LIMIT:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
+        lines = [f"\n  {decimal(sizes[name]):>9}  {name}" for name in largest]
+        raise UserError(
+            f"the code has {decimal(total)}, more than the {decimal(LIMIT)} that a job takes along;"
+            f" data belong under DVC, not git. The largest files:{''.join(lines)}"
+        )
+    return packed
+
+
+def _refuse_secret(name: str, content: bytes) -> None:
     if any(_SECRET_NAME.fullmatch(part) for part in PurePosixPath(name).parts):
         raise UserError(
             f"{name} is tracked by git, and files of that name hold keys: nothing was sent;"
             f" `git rm --cached {name}`, and withdraw the key if there is one"
         )
-    path = root / name
-    if path.is_symlink() or not path.is_file():
-        raise UserError(
-            f"{name} is tracked by git but is no regular file here: make it one, or"
-            f" `git rm --cached {name}`"
-        )
-    content = path.read_bytes()
     values = (os.environ.get(variable, "").encode() for variable in _SECRET_VARIABLES)
     if _SECRET_CONTENT.search(content) or any(value and value in content for value in values):
         raise UserError(
             f"{name} contains a key: nothing was sent; take it out, and withdraw the key if it"
             " was ever committed"
         )
-    return content
-
-
-def _check_size(contents: dict[str, bytes]) -> None:
-    total = sum(map(len, contents.values()))
-    if total > LIMIT:
-        largest = sorted(contents, key=lambda name: -len(contents[name]))[:5]
-        lines = [f"  {decimal(len(contents[name])):>9}  {name}" for name in largest]
-        raise UserError(
-            "\n".join(
-                [
-                    f"the code has {decimal(total)}, more than the {decimal(LIMIT)} that a job"
-                    " takes along; data belong under DVC, not git. The largest files:",
-                    *lines,
-                ]
-            )
-        )
-
-
-def _archive(contents: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    # No times and no owners: the same files make the same bytes, and are uploaded once.
-    with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as zipped,
-        tarfile.open(fileobj=zipped, mode="w") as tar,
-    ):
-        for name, content in contents.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
-
-
-def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["git failed"])[-1]
-        raise UserError(f"git {words[0]}: {reason}; run in the root of a clone with a commit")
-    return done.stdout

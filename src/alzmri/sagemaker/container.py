@@ -1,6 +1,13 @@
-"""Inside the container: what SageMaker gives becomes the stage train, and its outputs a model."""
+"""What runs inside the container, as its first process: the stage train on what SageMaker gives.
 
-import hashlib
+In: the channels ``code`` (``code.tar.gz``) and ``prepared``, the hyperparameters, the hosts. Out:
+``/opt/ml/model`` with what the stage writes; ``/opt/ml/output/failure`` with the reason when it
+fails; status 0 for success.
+https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html
+
+This module and `program` import the standard library only: nothing else is installed yet.
+"""
+
 import json
 import os
 import re
@@ -12,10 +19,23 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from alzmri.sagemaker.entry import CODE, ML
-from alzmri.sagemaker.program import Failure, Program, reason
+from alzmri.sagemaker.program import UNSAID, Failure, Program, reason
 
-CHECKPOINTS = ML / "checkpoints"
+ML = Path("/opt/ml")
+CODE = ML / "code"
+ENTRY_POINT = [
+    "bash",
+    "-c",
+    f"mkdir -p {CODE} && tar -xzf {ML}/input/data/code/code.tar.gz -C {CODE}"
+    f" && cd {CODE}/src && exec python3 -m alzmri.sagemaker.container",
+]
+FAILURE_LENGTH = 1024
+"""Characters of the failure file that the service shows."""
+
+CODE_VARIABLE, DATA_VARIABLE = "ALZMRI_CODE", "ALZMRI_DATA"
+"""They hold the digests of what the job trains with; `fetch` compares them with what is here."""
+SECRET_VARIABLE = "ALZMRI_WANDB_SECRET"  # noqa: S105  # names the variable that holds a name
+
 OUTPUTS = (
     "models/model.json",
     "models/model.safetensors",
@@ -53,29 +73,53 @@ _ASK = (
 )
 
 
-def train() -> str:
-    """Run the stage, on every host its part; why it failed, empty when it did not.
+def main() -> int:
+    """Train, and hand over what came of it; the container's exit status.
 
     Raises:
         SystemExit: with the signal's status, when told to stop before training was complete.
     """
     program = Program()
+    failure = ML / "output/failure"
     try:
-        hosts, here, interface = _hosts()
-        _write_params()
-        _install(program)
-        environment = _environment(interface, first=here == hosts[0])
-        if len(hosts) > 1:
-            _await_name(hosts[0], program)
-        status = program.run(_command(hosts, here), environment)
-        if status:
-            program.stop_if_told()
-            return reason(program.last_lines, status)
-    except Failure as failure:
-        return str(failure)
+        # Takes the room now: a full disk has none. What is written is true should nobody live to.
+        failure.parent.mkdir(parents=True, exist_ok=True)
+        failure.write_bytes(UNSAID.encode().ljust(FAILURE_LENGTH))
+        train(program)
+    except (Failure, OSError) as error:
+        why = str(error)
+        if isinstance(error, OSError):
+            why = f"{error.strerror or error}" + f": {error.filename}" * bool(error.filename)
+        print(f"failed: {why}", flush=True)
+        with failure.open("r+b") as file:
+            file.write(why.encode()[:FAILURE_LENGTH])
+            file.truncate()
+        return 1
+    failure.unlink()
+    return 0
+
+
+def train(program: Program) -> None:
+    """Run the stage, on every host its part; the first one delivers the model.
+
+    Raises:
+        Failure: with the reason for the job's owner.
+    """
+    os.chdir(CODE)
+    Path("data").mkdir(exist_ok=True)
+    Path("data/prepared").symlink_to(ML / "input/data/prepared")
+    hosts, here, interface = _hosts()
+    _write_params()
+    _install(program)
+    environment = _environment(interface, first=here == hosts[0])
+    if len(hosts) > 1:
+        _await_name(hosts[0], program)
+    if status := program.run(_command(hosts, here), environment):
+        program.stop_if_told()
+        raise Failure(reason(program.last_lines, status))
     if here == hosts[0]:
-        _deliver()
-    return ""
+        for name in OUTPUTS:
+            shutil.move(name, ML / "model" / Path(name).name)
 
 
 def unmet(requirements: str) -> list[str]:
@@ -91,11 +135,6 @@ def _has(name: str, pins: dict[str, str]) -> bool:
         return False
 
 
-def _config(name: str) -> dict[str, str]:
-    content: dict[str, str] = json.loads((ML / f"input/config/{name}.json").read_text())
-    return content
-
-
 def _hosts() -> tuple[list[str], str, str]:
     """All hosts, the first of them first; this one; the interface that they talk by."""
     resources = json.loads((ML / "input/config/resourceconfig.json").read_text())
@@ -107,7 +146,8 @@ def _hosts() -> tuple[list[str], str, str]:
 def _write_params() -> None:
     """Hyperparameters ``section.key`` into params.yaml: JSON is YAML, and no shell sees them."""
     content: dict[str, dict[str, object]] = {}
-    for name, value in _config("hyperparameters").items():
+    given: dict[str, str] = json.loads((ML / "input/config/hyperparameters.json").read_text())
+    for name, value in given.items():
         section, _, key = name.partition(".")
         content.setdefault(section, {})[key] = json.loads(value)
     (CODE / "params.yaml").write_text(json.dumps(content, indent=1))
@@ -134,7 +174,7 @@ def _environment(interface: str, *, first: bool) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
-        "ALZMRI_CHECKPOINTS": str(CHECKPOINTS),
+        "ALZMRI_CHECKPOINTS": str(ML / "checkpoints"),
         "GLOO_SOCKET_IFNAME": interface,
         "NCCL_SOCKET_IFNAME": interface,
         # Else the client replaces the id by which a resumed run is found again.
@@ -145,16 +185,13 @@ def _environment(interface: str, *, first: bool) -> dict[str, str]:
 
 def _wandb_key() -> str | None:
     """The secret named in the request; training goes on without it."""
-    name = os.environ.get("ALZMRI_WANDB_SECRET")
+    name = os.environ.get(SECRET_VARIABLE)
     if not name:
         return None
+    ask = [sys.executable, "-c", _ASK, name]
     try:
         asked = subprocess.run(
-            [sys.executable, "-c", _ASK, name],
-            capture_output=True,
-            text=True,
-            timeout=SECRET_SECONDS,
-            check=True,
+            ask, capture_output=True, text=True, timeout=SECRET_SECONDS, check=True
         )
         return asked.stdout.strip()
     except subprocess.TimeoutExpired:
@@ -205,21 +242,5 @@ def _gpus() -> int:
     return listed.stdout.count("GPU ")
 
 
-def _deliver() -> None:
-    """Move the stage's outputs to where the service takes them from, with their digests."""
-    model = ML / "model"
-    digests = {}
-    for name in OUTPUTS:
-        digests[name] = _sha256(CODE / name)
-        shutil.move(CODE / name, model / Path(name).name)
-    code = {
-        path.relative_to(CODE).as_posix(): _sha256(path)
-        for path in sorted((CODE / "src").rglob("*.py"))
-    }
-    content = {"job": os.environ.get("TRAINING_JOB_NAME", ""), "outputs": digests, "code": code}
-    (model / "fetch.json").write_text(json.dumps(content, indent=1))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+if __name__ == "__main__":
+    sys.exit(main())

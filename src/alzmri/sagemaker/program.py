@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
-from alzmri.sagemaker.entry import CODE, UNSAID
-
 _SIGNALS = {signal.SIGTERM, signal.SIGINT}
+
+UNSAID = (
+    "the container ended without a word, as when memory runs out: lower train.batch_size, or take"
+    " a larger instance_type"
+)
 
 
 class Failure(Exception):
@@ -31,14 +33,12 @@ class Program:
         self._child: subprocess.Popen[str] | None = None
         for number in _SIGNALS:
             signal.signal(number, self._forward)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
-    def run(self, command: Sequence[str], environment: dict[str, str], folder: Path = CODE) -> int:
+    def run(self, command: Sequence[str], environment: dict[str, str]) -> int:
         """Run ``command``, its output printed as it comes; its status, 128 + n after signal n."""
         self.stop_if_told()
         self._child = subprocess.Popen(
             command,
-            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -5,23 +5,28 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+from alzmri.data.prepared import PREPARED, Prepared
 from alzmri.errors import UserError
 from alzmri.params import Params
-from alzmri.sagemaker.bundle import Bundle
+from alzmri.sagemaker import bundle, container
+from alzmri.sagemaker.bundle import Code
 from alzmri.sagemaker.settings import Settings
 
 NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
 LONGEST = 63
-"""Characters of a job's name, hyphens too, which the service's pattern does not count."""
+"""Characters of a name, hyphens too, which the service's pattern does not count."""
 OURS = "alzmri-"
 """What the names of our jobs begin with: by it they are listed."""
-
-CODE, PREPARED = "code", "prepared"
-ENTRY = f"/opt/ml/input/data/{CODE}/entry.py"
-SECRET_VARIABLE = "ALZMRI_WANDB_SECRET"  # noqa: S105  # names the variable that holds a name
+_LABEL = 30
+"""Characters of a job's name that come from the experiment's."""
+SHAPING = ("data", "split", "augment", "model", "train")
+"""Sections of params.yaml that a model depends on."""
+PREPARED_FILES = {
+    name: PREPARED / name for name in ("images.npy", "manifest.csv", "params.json", "summary.json")
+}
+"""What training reads of data/prepared."""
 
 _IMAGES = "763104351884.dkr.ecr.{region}.amazonaws.com/pytorch:{tag}"
 _GPU_TAG, _CPU_TAG = "2.13-cu133-amzn2023-sagemaker", "2.13-cpu-amzn2023-sagemaker"
@@ -38,51 +43,76 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Addresses:
-    """Where a job's parts are in the bucket; by content, so that what is the same is sent once."""
+class Work:
+    """What there is to train: code, data, parameters, and the image that it runs in.
 
-    code: str
-    prepared: str
-    checkpoints: str
-    output: str
-
-
-def job_name(commit: str) -> str:
-    """A name that is free: of the DVC experiment or else the commit, and the time."""
-    label = os.environ.get("DVC_EXP_NAME") or commit[:7]
-    time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    label = re.sub(r"[^a-zA-Z0-9]+", "-", label)[: LONGEST - len(OURS) - len(time) - 1].strip("-")
-    return f"{OURS}{label}-{time}"
-
-
-def named(label: str) -> str:
-    """The name of the job that the user calls ``label``; `UserError` if the service takes none."""
-    name = OURS + label.removeprefix(OURS)
-    if len(name) > LONGEST or not re.fullmatch(NAME, name):
-        raise UserError(
-            f"--name {label}: write letters, digits and hyphens, {LONGEST - len(OURS)} at most, the"
-            " last one no hyphen"
-        )
-    return name
-
-
-def addresses(settings: Settings, params: Params, bundle: Bundle, prepared: str) -> Addresses:
-    """Where everything goes; ``prepared`` is the digest of the data.
-
-    A job with the same code, data, parameters and image finds the checkpoints of one before it
-    that was stopped, ran out of time or failed, and goes on. The trainer's own fingerprint
-    decides whether it may.
+    Attributes:
+        code: as it is here.
+        data: digest of data/prepared.
+        hyperparameters: of the request: JSON by ``section.key``, as the service has strings only.
+        image: the container's address.
     """
-    shaping = params.model_dump(mode="json", include={"data", "split", "augment", "model", "train"})
-    run = json.dumps([bundle.digest, prepared, shaping, image(settings)], sort_keys=True)
-    digest = hashlib.sha256(run.encode()).hexdigest()
-    return Addresses(
-        code=f"{settings.root}/code/{bundle.digest[:16]}/",
-        prepared=f"{settings.root}/data/{prepared[:16]}/",
-        # Without the slash at its end the service would also fetch what merely begins alike.
-        checkpoints=f"{settings.root}/checkpoints/{digest[:16]}/",
-        output=f"{settings.root}/jobs/",
+
+    code: Code
+    data: str
+    hyperparameters: dict[str, str]
+    image: str
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides how training goes: jobs with the same one do the same."""
+        shaping = {key: value for key, value in self.hyperparameters.items() if _shapes(key)}
+        content = json.dumps([self.code.training, self.data, shaping, self.image], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def differences(self, job: dict[str, Any]) -> list[str]:
+        """What a job, as the service describes it, trained with that is not here."""
+        there, environment = job.get("HyperParameters", {}), job.get("Environment", {})
+        found = [
+            f"{key} = {value}, but {self.hyperparameters.get(key)} in params.yaml"
+            for key, value in there.items()
+            if _shapes(key) and value != self.hyperparameters.get(key)
+        ]
+        if environment.get(container.DATA_VARIABLE) != self.data:
+            found.append("data/prepared: `dvc repro prepare` with the data of that time")
+        if environment.get(container.CODE_VARIABLE) != self.code.training:
+            found.append("the code: `git checkout` the commit that is among the job's tags")
+        return found
+
+
+def _shapes(key: str) -> bool:
+    return key.partition(".")[0] in SHAPING
+
+
+def gather(settings: Settings, params: Params) -> Work:
+    """What is here.
+
+    Raises:
+        UserError: when data/prepared is not there, damaged, or made with other parameters, or
+            training starts from another model.
+    """
+    if params.train.init:
+        raise UserError(
+            f"train.init = {params.train.init}: a job on SageMaker cannot start from another model:"
+            " set it to '', or train here"
+        )
+    made_from = params.model_dump(mode="json", include={"data", "split"})
+    data = json.dumps([Prepared.open(params).digest, made_from], sort_keys=True)
+    return Work(
+        bundle.here(),
+        hashlib.sha256(data.encode()).hexdigest(),
+        hyperparameters(params),
+        image(settings),
     )
+
+
+def hyperparameters(params: Params) -> dict[str, str]:
+    """What params.yaml says, but for ``compute``: the job is not to ask for another job."""
+    return {
+        f"{section}.{key}": json.dumps(value)
+        for section, values in params.model_dump(mode="json", exclude={"compute"}).items()
+        for key, value in values.items()
+    }
 
 
 def image(settings: Settings) -> str:
@@ -93,22 +123,36 @@ def image(settings: Settings) -> str:
     return _IMAGES.format(region=settings.region, tag=tag)
 
 
-def hyperparameters(params: Params) -> dict[str, str]:
-    """What params.yaml says as ``section.key``: JSON, as the service has strings only.
+def named(label: str) -> str:
+    """The name of what the user calls ``label``; `UserError` if the service takes none such."""
+    name = OURS + label.removeprefix(OURS)
+    if len(name) > LONGEST or not re.fullmatch(NAME, name):
+        raise UserError(
+            f"--name {label}: write letters, digits and hyphens, {LONGEST - len(OURS)} at most, the"
+            " last one no hyphen"
+        )
+    return name
 
-    But for ``compute``: the job is to train where it is, and not to ask for another.
+
+def job_name_start(work: Work) -> str:
+    """What the names of the jobs that do ``work`` begin with."""
+    return f"{OURS}{work.digest[:8]}-"
+
+
+def job_name(work: Work) -> str:
+    """The name of the first of them, which says in which experiment, or of which commit."""
+    label = os.environ.get("DVC_EXP_NAME") or work.code.commit[:7]
+    label = re.sub(r"[^a-zA-Z0-9]+", "-", label)[:_LABEL].strip("-")
+    return job_name_start(work) + (label or "stage")
+
+
+def build(settings: Settings, work: Work, name: str) -> dict[str, Any]:
+    """The request for the job ``name``, without anything secret.
+
+    A job with the same code, data, parameters and image finds the checkpoints of one before it
+    that was stopped, ran out of time or failed, and goes on. The trainer's own fingerprint
+    decides whether it may.
     """
-    return {
-        f"{section}.{key}": json.dumps(value)
-        for section, values in params.model_dump(mode="json", exclude={"compute"}).items()
-        for key, value in values.items()
-    }
-
-
-def build(
-    settings: Settings, params: Params, bundle: Bundle, places: Addresses, name: str
-) -> dict[str, Any]:
-    """The request for the job ``name``, without anything secret."""
     seconds = round(settings.max_hours * 3600)
     limits = {"MaxRuntimeInSeconds": seconds}
     if settings.spot:
@@ -116,27 +160,34 @@ def build(
     # As DVC names them to a stage that it runs: tracking takes the run's name and group there.
     environment = {
         "DVC_EXP_NAME": os.environ.get("DVC_EXP_NAME") or name,
-        "DVC_EXP_BASELINE_REV": os.environ.get("DVC_EXP_BASELINE_REV") or bundle.commit,
+        "DVC_EXP_BASELINE_REV": os.environ.get("DVC_EXP_BASELINE_REV") or work.code.commit,
+        container.CODE_VARIABLE: work.code.training,
+        container.DATA_VARIABLE: work.data,
     }
     if settings.wandb_secret:
-        environment[SECRET_VARIABLE] = settings.wandb_secret
-    changed = "-changed" if bundle.changes else ""
-    tags = {**settings.tags, "alzmri:commit": f"{bundle.commit}{changed}"}
+        environment[container.SECRET_VARIABLE] = settings.wandb_secret
+    changed = "-changed" if work.code.changes else ""
+    tags = {**settings.tags, "alzmri:commit": f"{work.code.commit}{changed}"}
+    # Without the slash at the end the service would also fetch what merely begins alike.
+    checkpoints = f"{settings.root}/checkpoints/{work.digest[:16]}/"
     return {
         "TrainingJobName": name,
         "RoleArn": settings.role,
         "AlgorithmSpecification": {
-            "TrainingImage": image(settings),
+            "TrainingImage": work.image,
             "TrainingInputMode": "File",
-            "ContainerEntrypoint": ["python3", ENTRY],
+            "ContainerEntrypoint": container.ENTRY_POINT,
             "MetricDefinitions": [
                 {"Name": metric, "Regex": regex} for metric, regex in METRICS.items()
             ],
         },
-        "HyperParameters": hyperparameters(params),
-        "InputDataConfig": [_channel(CODE, places.code), _channel(PREPARED, places.prepared)],
-        "OutputDataConfig": {"S3OutputPath": places.output},
-        "CheckpointConfig": {"S3Uri": places.checkpoints},
+        "HyperParameters": work.hyperparameters,
+        "InputDataConfig": [
+            _channel("code", f"{settings.root}/code/{work.code.digest[:16]}/"),
+            _channel("prepared", f"{settings.root}/data/{work.data[:16]}/"),
+        ],
+        "OutputDataConfig": {"S3OutputPath": f"{settings.root}/jobs/"},
+        "CheckpointConfig": {"S3Uri": checkpoints},
         "ResourceConfig": {
             "InstanceType": settings.instance_type,
             "InstanceCount": settings.instance_count,
@@ -156,3 +207,11 @@ def _channel(name: str, address: str) -> dict[str, Any]:
         "S3DataDistributionType": "FullyReplicated",
     }
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
+
+
+def addresses(request: dict[str, Any]) -> dict[str, str]:
+    """Where the channels of a request lie in the bucket."""
+    return {
+        channel["ChannelName"]: channel["DataSource"]["S3DataSource"]["S3Uri"]
+        for channel in request["InputDataConfig"]
+    }

@@ -2,19 +2,23 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from alzmri import params
+from alzmri import params, terminal
 from alzmri.errors import UserError
 from alzmri.params import Number
 
 SETTINGS_FILE = Path("sagemaker.yaml")
 ROLE_VARIABLE = "ALZMRI_SAGEMAKER_ROLE"
 BUCKET_VARIABLE = "ALZMRI_SAGEMAKER_BUCKET"
+SERVE_IMAGE_VARIABLE = "ALZMRI_SAGEMAKER_SERVE_IMAGE"
+TO_TRAIN = ("region", "role", "bucket")
+TO_SERVE = (*TO_TRAIN, "serve_image")
+"""What belongs to an account; none of them has a default."""
 
 REGION = r"[a-z]{2}(-[a-z]+)+-\d"
 ROLE = r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+"
@@ -62,6 +66,13 @@ class Settings(BaseModel):
         str, _like(r"[\w/+=.@:-]{0,512}", "a secret's name has letters, digits and /_+=.@- only")
     ]
     tags: dict[str, str]
+    serve_image: Annotated[str, _like(r"\S{0,255}", "an image's address has no blanks")]
+    serve_instance_type: Annotated[
+        str, _like(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", "an instance type is written like ml.c7i.large")
+    ]
+    serve_instance_count: int = Field(ge=1, le=100)
+    serverless_memory_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144]
+    serverless_concurrency: int = Field(ge=1, le=200)
 
     @field_validator("max_wait_hours")
     @classmethod
@@ -105,22 +116,24 @@ def load(path: Path = SETTINGS_FILE) -> Settings:
     return params.validated(Settings, content, str(path))
 
 
-def missing(settings: Settings) -> list[str]:
-    """The keys of the account that neither the file nor the environment says."""
-    return [key for key in _HINTS if not getattr(settings, key)]
+def missing(settings: Settings, keys: Sequence[str] = TO_TRAIN) -> list[str]:
+    """Those of ``keys`` that neither the file nor the environment says."""
+    return [key for key in keys if not getattr(settings, key)]
 
 
-def require(settings: Settings, *keys: str) -> None:
-    """Raise `UserError` when any of ``keys``, by default all, is :func:`missing`; with remedies."""
-    lacking = [key for key in missing(settings) if key in (keys or _HINTS)]
-    if lacking:
+def require(settings: Settings, keys: Sequence[str] = TO_TRAIN) -> None:
+    """Raise `UserError`, with the remedies, when any of ``keys`` is :func:`missing`."""
+    if lacking := missing(settings, keys):
         lines = [f"  {key}: {_HINTS[key]}" for key in lacking]
         raise UserError("\n".join([f"{SETTINGS_FILE} and the environment do not say:", *lines]))
 
 
-def with_placeholders(settings: Settings) -> Settings:
+def with_placeholders(settings: Settings, keys: Sequence[str] = TO_TRAIN) -> Settings:
     """``settings`` with ``<role>`` and the like for what is :func:`missing`, to be shown only."""
-    return settings.model_copy(update={key: f"<{key}>" for key in missing(settings)})
+    lacking = missing(settings, keys)
+    for key in lacking:
+        terminal.warn(f"{key} is not set in {SETTINGS_FILE}: shown as <{key}>")
+    return settings.model_copy(update={key: f"<{key}>" for key in lacking})
 
 
 def _region() -> str:
@@ -139,9 +152,11 @@ _ELSEWHERE: dict[str, Callable[[], str]] = {
     "region": _region,
     "role": lambda: os.environ.get(ROLE_VARIABLE, ""),
     "bucket": lambda: os.environ.get(BUCKET_VARIABLE, ""),
+    "serve_image": lambda: os.environ.get(SERVE_IMAGE_VARIABLE, ""),
 }
 _HINTS = {
     "region": "write it there, or export AWS_REGION=eu-central-1, or `aws configure set region`",
     "role": f"write its ARN there, or export {ROLE_VARIABLE}=arn:aws:iam::… (docs/sagemaker.md)",
     "bucket": f"write its name there, or export {BUCKET_VARIABLE}=NAME; it must be in that region",
+    "serve_image": f"write its address there, or export {SERVE_IMAGE_VARIABLE} (docs/serving.md)",
 }

@@ -26,7 +26,13 @@ EPOCHS = "epochs"
 """In the folder of a training that is kept offline: the epochs it has, empty until it is whole."""
 
 # Nothing of the machine or its user but what is logged on purpose, and nothing said by the client.
-_ON = ("silent", "disable_git", "disable_code", "x_disable_meta", "x_disable_stats")
+_ON: tuple[str, ...] = (
+    "silent",
+    "disable_git",
+    "disable_code",
+    "x_disable_meta",
+    "x_disable_stats",
+)
 _ON += ("x_disable_machine_info", "sagemaker_disable", "finish_timeout_raises")
 _OFF = ("x_save_requirements", "use_dot_wandb")
 _SETTINGS: dict[str, Any] = {"console": "off", "host": "-", "program": "alzmri"}

@@ -4,7 +4,6 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -21,7 +20,7 @@ from alzmri.store import settings
 from .namespaces import refused, serve
 from .simulator import ACCOUNT, REGION, Simulator
 
-SERVICES = ("SAGEMAKER", "CLOUDWATCH_LOGS", "SECRETS_MANAGER")
+SERVICES = ("SAGEMAKER", "SAGEMAKER_RUNTIME", "CLOUDWATCH_LOGS", "SECRETS_MANAGER")
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -40,15 +39,18 @@ class Cloud:
 
     def sagemaker(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Type `alzmri sagemaker …`."""
-        return self.clone.run(*self._words(*words), code=code)
+        return self.run("alzmri", "sagemaker", *words, code=code)
+
+    def run(
+        self, *words: str, code: int | None = 0, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command with the account's credentials."""
+        return self.clone.run(*words, code=code, **{**self.environment, **variables})
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
         """Type it, and do not wait."""
-        return self.clone.start(*self._words(*words))
-
-    def _words(self, *words: str) -> list[str]:
-        variables = [f"{key}={value}" for key, value in self.environment.items()]
-        return ["env", *variables, "alzmri", "sagemaker", *words]
+        words = ("alzmri", "sagemaker", *words)
+        return self.clone.start(*words, forked=True, **self.environment)
 
     def edit(self, file: str, **values: Any) -> None:
         """Change values of a YAML file; ``section__key`` is a key in a section."""
@@ -74,6 +76,10 @@ class Cloud:
         for name in OUTPUTS:
             (self.root / name).unlink()
 
+    def restore(self) -> None:
+        """Put what git tracks back."""
+        self.clone.run("git", "checkout", "--quiet", ".")
+
     def objects(self) -> dict[str, bytes]:
         """Everything in the bucket."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket="alzmri")
@@ -85,11 +91,14 @@ class Cloud:
         }
 
 
-@contextmanager
-def _cloud(clone: Any, port: int, folder: Path) -> Iterator[Cloud]:
+@pytest.fixture(scope="session")
+def cloud(repro, free_block, tmp_path_factory) -> Iterator[Cloud]:
+    """One for all tests, which leave it as they found it, but for what is in the bucket."""
     if why := refused():
         pytest.skip(f"the simulated containers need namespaces, which are refused here: {why}")
-    clone.run("alzmri", "store", "up", "--port", str(port))
+    folder = tmp_path_factory.mktemp("sagemaker")
+    clone = repro.copy(folder / "alzmri")
+    clone.run("alzmri", "store", "up", "--port", str(free_block()))
     remote = settings.default(clone.root)
     s3 = boto3.client(
         "s3",
@@ -98,8 +107,8 @@ def _cloud(clone: Any, port: int, folder: Path) -> Iterator[Cloud]:
         aws_access_key_id=remote.key,
         aws_secret_access_key=remote.secret,
     )
-    simulator = Simulator(folder, s3, clone.environment["PATH"])
-    server = serve(simulator.answer, ("127.0.0.1", 0))
+    simulator = Simulator(folder / "service", s3, clone.environment["PATH"])
+    server = serve(simulator.answer, ("127.0.0.1", 0), simulator.endpoints.invoke)
     Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     environment = {
@@ -117,25 +126,16 @@ def _cloud(clone: Any, port: int, folder: Path) -> Iterator[Cloud]:
         bucket="alzmri",
         prefix="sm",
         instance_type="ml.c7i.4xlarge",
+        serve_image=f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/alzmri:1",
     )
     # As a job computes, so that its bytes can be compared with those of a run here.
     cloud.edit("params.yaml", compute__portable=False, compute__threads=0)
-    clone.run("git", "commit", "--quiet", "--message", "the whole machine", "params.yaml")
-    try:
-        yield cloud
-    finally:
-        simulator.end()
-        server.shutdown()
-        server.server_close()
-        clone.run("alzmri", "store", "down", code=None)
-
-
-@pytest.fixture(scope="module")
-def cloud(repro, free_block, tmp_path_factory) -> Iterator[Cloud]:
-    """For the tests of one file, which run in their order."""
-    folder = tmp_path_factory.mktemp("sagemaker")
-    with _cloud(repro.copy(folder / "alzmri"), free_block(), folder / "service") as cloud:
-        yield cloud
+    clone.commit("the whole machine, an account")
+    yield cloud
+    simulator.end()
+    server.shutdown()
+    server.server_close()
+    clone.end()
 
 
 def environments() -> Iterator[dict[str, str]]:

@@ -20,8 +20,7 @@ import psutil
 SCRIPT = Path(__file__).with_name("container.sh")
 OWN = ("unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child")
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNS, _CLONE_NEWNET = 0x20000, 0x40000000
-_MS_REC_PRIVATE = 0x4000 | 0x40000
+_CLONE_NEWNET = 0x40000000
 
 
 def refused() -> str:
@@ -33,12 +32,6 @@ def refused() -> str:
         check=False,
     )
     return probe.stderr.strip()
-
-
-def private_mounts() -> None:
-    """From now on, what this thread and its children mount is theirs and ends with them."""
-    _check(_LIBC.unshare(_CLONE_NEWNS))
-    _check(_LIBC.mount(b"none", b"/", None, _MS_REC_PRIVATE, None))
 
 
 def _check(status: int) -> None:
@@ -61,14 +54,11 @@ class Host:
         """Of its first process, once that has ended."""
         return self.process.poll() if self.process else None
 
-    def lay_out(self, volume: int | None, environment: dict[str, str], names: list[str]) -> None:
-        """An empty /opt/ml, of ``volume`` bytes if that is given, and what the container finds."""
+    def lay_out(self, environment: dict[str, str], names: list[str]) -> None:
+        """An empty /opt/ml, and what the container finds."""
         shutil.rmtree(self.folder, ignore_errors=True)
         for name in ("ml", "opt"):
             (self.folder / name).mkdir(parents=True)
-        if volume:
-            options = f"size={volume}".encode()
-            _check(_LIBC.mount(b"none", bytes(self.ml), b"tmpfs", 0, options))
         for name in ("input/config", "input/data", "model", "output/data"):
             (self.ml / name).mkdir(parents=True)
         lines = [f"10.77.0.{number} {name}\n" for number, name in enumerate(names, start=1)]
@@ -213,21 +203,32 @@ class Containers:
 def serve(
     answer: Callable[[str, dict[str, Any]], dict[str, Any]],
     address: tuple[str, int],
+    invoke: Callable[[str, str, bytes], tuple[int, str, dict[str, Any]]] | None = None,
     *,
     bind: bool = True,
 ) -> ThreadingHTTPServer:
-    """A server that speaks AWS's JSON protocol; errors are exceptions with code and message."""
+    """A server that speaks AWS's JSON protocol; errors are exceptions with code and message.
+
+    ``invoke`` answers what is sent to an endpoint.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
-            try:
-                status, said = 200, answer(self.headers["X-Amz-Target"].rpartition(".")[2], body)
-            except Exception as error:  # noqa: BLE001
-                code, message = error.args if len(error.args) == 2 else ("Internal", repr(error))
-                status, said = 400, {"__type": code, "message": message}
+            body, kind = self.rfile.read(int(self.headers["Content-Length"])), ""
+            if invoke and self.path.startswith("/endpoints/"):
+                name = self.path.split("/")[2]
+                status, kind, said = invoke(name, self.headers["Content-Type"], body)
+            else:
+                try:
+                    operation = self.headers["X-Amz-Target"].rpartition(".")[2]
+                    status, said = 200, answer(operation, json.loads(body or b"{}"))
+                except Exception as error:  # noqa: BLE001
+                    two = error.args if len(error.args) == 2 else ("Internal", repr(error))
+                    status, said = 400, {"__type": two[0], "message": two[1]}
             content = json.dumps(said).encode()
             self.send_response(status)
+            if kind:
+                self.send_header("x-amzn-ErrorType", kind)
             self.send_header("Content-Type", "application/x-amz-json-1.1")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

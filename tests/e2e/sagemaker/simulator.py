@@ -23,11 +23,13 @@ import botocore.session
 from botocore.validate import ParamValidator
 
 from ... import forks
-from .namespaces import Containers, Host, private_mounts
+from .endpoints import Endpoints
+from .namespaces import Containers, Host
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
 GRACE_SECONDS = 120
+HOLD = Path(__file__).with_name("hold")
 GROUP = "/aws/sagemaker/TrainingJobs"
 
 
@@ -87,6 +89,8 @@ class Job:
     created: float = field(default_factory=time.time)
     stop: bool = False
     containers: Containers | None = None
+    held_at: str = ""
+    at_line: "Callable[[Job], object] | None" = None
 
     @property
     def name(self) -> str:
@@ -129,29 +133,51 @@ class Simulator:
     Attributes:
         refusals: by operation, the code and message with which it is answered instead.
         secrets: of Secrets Manager, by name.
-        on_line: called with the job and each line that it prints.
-        volume: bytes of each instance's disk, unbounded when None.
+        holds: for each start of a job's containers to come: a line at which its trainer waits for a
+            signal, by its beginning, and what is called with the job then.
     """
 
     def __init__(self, folder: Path, s3: Any, path: str) -> None:
         self.jobs: dict[str, Job] = {}
         self.refusals: dict[str, tuple[str, str]] = {}
         self.secrets: dict[str, str] = {}
-        self.on_line: Callable[[Job, str], None] = lambda *_: None
-        self.volume: int | None = None
+        self.holds: list[tuple[str, Callable[[Job], object]]] = []
         self._folder, self._s3, self._path = folder, s3, path
         self._model = botocore.session.get_session().get_service_model("sagemaker")
         self._events: list[dict[str, Any]] = []
         self._threads: list[threading.Thread] = []
+        self.endpoints = Endpoints(
+            folder / "endpoints",
+            {**forks.environment(), "PATH": path},
+            f"arn:aws:sagemaker:{REGION}:{ACCOUNT}",
+            self._download,
+            self._refuse,
+        )
 
     def answer(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the services answer; raises `Refused`."""
         if operation in self.refusals:
             raise Refused(*self.refusals[operation])
+        if hasattr(self.endpoints, operation):
+            self._check(operation, body)
+            return getattr(self.endpoints, operation)(body)
         return getattr(self, f"_{operation}")(body)
+
+    def _check(self, operation: str, body: dict[str, Any], *more: str) -> None:
+        """Refuse what the service's own model does not allow."""
+        shape = self._model.operation_model(operation).input_shape
+        faults = [*complaints(shape, body), *more]
+        if report := ParamValidator().validate(body, shape).generate_report():
+            faults.append(report)
+        if faults:
+            self._refuse("; ".join(faults))
+
+    def _refuse(self, message: str) -> None:
+        raise Refused("ValidationException", message)
 
     def end(self) -> None:
         """Kill what still runs."""
+        self.endpoints.end()
         for job in self.jobs.values():
             if job.containers:
                 job.containers.kill()
@@ -161,20 +187,11 @@ class Simulator:
     # What boto3 calls, by the names of the services' operations.
 
     def _CreateTrainingJob(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        shape = self._model.operation_model("CreateTrainingJob").input_shape
-        faults = complaints(shape, body)
-        if report := ParamValidator().validate(body, shape).generate_report():
-            faults.append(report)
         limits = body["StoppingCondition"]
-        if body.get("EnableManagedSpotTraining") and (
-            limits.get("MaxWaitTimeInSeconds", 0) < limits["MaxRuntimeInSeconds"]
-        ):
-            faults.append(
-                "Invalid MaxWaitTimeInSeconds. It should be greater than or equal to"
-                " MaxRuntimeInSeconds"
-            )
-        if faults:
-            raise Refused("ValidationException", "; ".join(faults))
+        waits, runs = limits.get("MaxWaitTimeInSeconds", 0), limits["MaxRuntimeInSeconds"]
+        short = body.get("EnableManagedSpotTraining") and waits < runs
+        why = "Invalid MaxWaitTimeInSeconds. It should be greater than or equal to"
+        self._check("CreateTrainingJob", body, *[f"{why} MaxRuntimeInSeconds"] * bool(short))
         if body["TrainingJobName"] in self.jobs:
             raise Refused(
                 "ResourceInUse",
@@ -222,11 +239,11 @@ class Simulator:
     # What happens to a job.
 
     def _run(self, job: Job) -> None:
-        private_mounts()
         try:
             while True:
                 job.enter("Downloading", "Downloading input data")
-                hosts = self._instances(job)
+                line, job.at_line = self.holds.pop(0) if self.holds else ("", None)
+                hosts = self._instances(job, line)
                 job.enter("Training", "Training image download completed.")
                 ended = self._train(job, hosts)
                 if ended != "interrupt":
@@ -256,7 +273,7 @@ class Simulator:
             job.enter("Completed")
             job.status = "Completed"
 
-    def _instances(self, job: Job) -> list[Host]:
+    def _instances(self, job: Job, hold: str) -> list[Host]:
         """New instances: empty disks, then the channels and the checkpoints."""
         resources = job.request["ResourceConfig"]
         names = [f"algo-{number + 1}" for number in range(resources["InstanceCount"])]
@@ -273,12 +290,14 @@ class Simulator:
             "AWS_ACCESS_KEY_ID": "AKIAOFTHEROLE",
             "AWS_SECRET_ACCESS_KEY": "of the role",
             "AWS_ENDPOINT_URL_SECRETS_MANAGER": Containers.SERVICES,
+            **({"PYTHONPATH": str(HOLD), "HOLD": hold} if hold else {}),
             **job.request.get("Environment", {}),
         }
+        job.held_at = hold
         hosts = []
         for name in names:
             host = Host(self._folder / job.name / name, name, len(hosts) + 1)
-            host.lay_out(self.volume, environment, names)
+            host.lay_out(environment, names)
             for channel in job.request["InputDataConfig"]:
                 source = channel["DataSource"]["S3DataSource"]
                 self._download(source["S3Uri"], host.ml / "input/data" / channel["ChannelName"])
@@ -334,7 +353,9 @@ class Simulator:
         for metric in job.request["AlgorithmSpecification"]["MetricDefinitions"]:
             if found := re.search(metric["Regex"], line):
                 job.metrics[metric["Name"]] = float(found[1])
-        self.on_line(job, line)
+        if job.at_line and line.startswith(job.held_at):
+            at_line, job.at_line = job.at_line, None
+            at_line(job)
 
     # S3, as the service uses it.
 
@@ -346,7 +367,8 @@ class Simulator:
             Bucket=bucket, Prefix=prefix
         ):
             for item in page.get("Contents", []):
-                path = folder / item["Key"].removeprefix(prefix).lstrip("/")
+                name = item["Key"].removeprefix(prefix).lstrip("/")
+                path = folder / (name or item["Key"].rpartition("/")[2])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._s3.download_file(bucket, item["Key"], str(path))
 

@@ -1,55 +1,63 @@
-"""A job from submission to a model that DVC takes for its own, through every interruption."""
+"""Jobs from submission to a model that DVC takes for its own, and all ways in which they end.
+
+The tests share one simulated cloud and its jobs, and run in their order.
+"""
 
 import json
+import signal
 
 import pytest
 
+from ...processes import limit
 from .conftest import SECRET, environments
 
-EPOCHS = 30
-COMPLETE = """
-import sys; sys.path.insert(0, "src")
-from alzmri.training.checkpoints import Checkpoints
-Checkpoints.affordable, Checkpoints.clear = True, Checkpoints.wait
-import train; train.main()
-"""
-"""The stage, with a checkpoint after every epoch, which stay: as if it died while it cleared up."""
+EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
-def interrupted(cloud):
-    """What an undisturbed local run wrote; and what was said about a job interrupted twice."""
-    cloud.edit("params.yaml", train__epochs=EPOCHS)
-    cloud.edit("sagemaker.yaml", wandb_secret="team/wandb")
-    cloud.clone.commit("longer")
-    cloud.clone.run("env", f"ALZMRI_CHECKPOINTS={cloud.root}/.kept", "python", "-c", COMPLETE)
-    local = cloud.digests()
+def local(cloud):
+    """The digests of what the stage train writes here."""
+    cloud.clone.run("python", "src/train.py")
+    return cloud.digests()
+
+
+@pytest.fixture(scope="module")
+def interrupted(cloud, local):
+    """What was said about a job that was interrupted twice, with notice and without; the job."""
     cloud.forget()
+    cloud.edit("sagemaker.yaml", wandb_secret="team/wandb")
     cloud.simulator.secrets["team/wandb"] = SECRET
-    seen = []
+    keys = []
 
-    def disturb(job, line):
-        if line.startswith("epoch") and not seen:
-            seen.append(any(e.get("WANDB_API_KEY") == SECRET for e in environments()))
-            job.containers.interrupt(grace=True)
-        elif line.startswith("resuming") and len(seen) == 1:
-            seen.append(line)
-            job.containers.interrupt(grace=False)
+    def reclaim(job):
+        keys.append([e for e in environments() if e.get("WANDB_API_KEY") == SECRET])
+        job.containers.interrupt(grace=True)
 
-    cloud.simulator.on_line = disturb
+    cloud.simulator.holds = [
+        ("epoch 1/", reclaim),
+        ("resuming in epoch 2", lambda job: job.containers.interrupt(grace=False)),
+    ]
     done = cloud.sagemaker("submit", "--wait")
+    cloud.restore()
+    assert keys[0], "the secret never reached the trainer"
     (job,) = cloud.simulator.jobs.values()
-    assert seen[0], "the secret never reached the trainer"
-    return local, done, job
+    return done, job
+
+
+@pytest.fixture
+def quiet(cloud):
+    """The cloud, with what a test changes of it put back."""
+    yield cloud
+    cloud.simulator.holds = []
+    cloud.restore()
 
 
 def test_sagemaker_a_job_is_followed_to_its_end(interrupted):
-    _, done, job = interrupted
+    done, job = interrupted
     assert f"job      {job.name}" in done.stdout
     assert f"/sagemaker/home?region=us-east-1#/jobs/{job.name}" in done.stdout
     assert done.stdout.count("-- Interrupted") == 2
-    assert done.stdout.count("resuming in epoch") == 2
-    assert f"epoch {EPOCHS}/{EPOCHS}" in done.stdout
+    assert done.stdout.count("resuming in epoch 2") == 2
     assert done.stdout.count(f"epoch {EPOCHS}/{EPOCHS}") == 1
     assert "completed in" in done.stdout
     assert job.metrics["epoch"] == EPOCHS
@@ -62,61 +70,56 @@ def test_sagemaker_a_job_is_followed_to_its_end(interrupted):
     }
 
 
-def test_sagemaker_fetches_the_bytes_of_a_local_run_and_dvc_goes_on_from_them(cloud, interrupted):
-    local, _, job = interrupted
-    assert "validation macro F1" in cloud.sagemaker("fetch").stdout
-    assert cloud.digests() == local
-    repro = cloud.clone.run("dvc", "repro").stdout
-    assert "Stage 'train' didn't change" in repro
-    assert "Running stage 'evaluate'" in repro
-    cloud.clone.run("dvc", "exp", "save", "--name", job.name)
-    refs = cloud.clone.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout
+def test_sagemaker_fetches_the_bytes_of_a_local_run_and_dvc_goes_on_from_them(
+    quiet, interrupted, local
+):
+    _, job = interrupted
+    assert "validation macro F1" in quiet.sagemaker("fetch").stdout
+    assert quiet.digests() == local
+    assert quiet.clone.run("dvc", "status", "train").stdout.startswith("Data and pipelines are up")
+    quiet.clone.run("dvc", "exp", "save", "--name", job.name)
+    refs = quiet.clone.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout
     (experiment,) = (ref for ref in refs.split() if ref.endswith(f"/{job.name}"))
-    saved = cloud.clone.run("git", "show", f"{experiment}:metrics/train.json").stdout
-    assert saved == (cloud.root / "metrics/train.json").read_text()
+    saved = quiet.clone.run("git", "show", f"{experiment}:metrics/train.json").stdout
+    assert saved == (quiet.root / "metrics/train.json").read_text()
 
 
-def test_sagemaker_the_same_again_finds_its_run_complete(cloud, interrupted):
-    local, _, first = interrupted
-    cloud.simulator.on_line = lambda *_: None
-    folder = first.request["CheckpointConfig"]["S3Uri"].removeprefix("s3://alzmri/")
-    for path in (cloud.root / ".kept").rglob("*.checkpoint"):
-        key = folder + str(path.relative_to(cloud.root / ".kept"))
-        cloud.s3.upload_file(str(path), "alzmri", key)
-    done = cloud.sagemaker("submit", "--wait", "--name", "again")
-    assert f"resuming in epoch {EPOCHS + 1}" in done.stdout
-    cloud.forget()
-    cloud.sagemaker("fetch", "alzmri-again")
-    assert cloud.digests() == local
-    requests = [cloud.simulator.jobs[name].request for name in (first.name, "alzmri-again")]
-    assert requests[0]["InputDataConfig"] == requests[1]["InputDataConfig"]
-    assert "exists already" in cloud.sagemaker("submit", "--name", "again", code=2).stderr
-    assert "Completed" in cloud.sagemaker("status").stdout
-    assert first.name in cloud.sagemaker("list").stdout
-    listed = json.loads(cloud.sagemaker("list", "--json").stdout)
-    assert {"job": "alzmri-again", "state": "Completed"}.items() <= listed[0].items()
-
-
-def test_sagemaker_fetch_refuses_a_model_of_something_else(cloud, interrupted):
-    before = cloud.digests()
-    cloud.edit("params.yaml", train__lr=0.0005)
-    with (cloud.root / "src/alzmri/training/schedule.py").open("a") as file:
+def test_sagemaker_the_same_again_is_not_paid_twice(cloud, interrupted):
+    """Not even after a change of code that shapes no model."""
+    _, job = interrupted
+    with (cloud.root / "src/alzmri/figure.py").open("a") as file:
         file.write("# changed\n")
-    refused = cloud.sagemaker("fetch", code=2).stderr
+    done = cloud.sagemaker("submit")
+    assert f"job      {job.name}" in done.stdout
+    assert " M src/alzmri/figure.py" in done.stderr
+    assert list(cloud.simulator.jobs) == [job.name]
+    label = job.name.removeprefix("alzmri-")
+    assert "exists already" in cloud.sagemaker("submit", "--name", label, code=2).stderr
+    cloud.restore()
+    assert "Completed" in cloud.sagemaker("status").stdout
+    assert job.name in cloud.sagemaker("list").stdout
+    listed = json.loads(cloud.sagemaker("list", "--json").stdout)
+    assert {"job": job.name, "state": "Completed"}.items() <= listed[0].items()
+
+
+def test_sagemaker_fetch_refuses_a_model_of_something_else(quiet, interrupted):
+    before = quiet.digests()
+    quiet.edit("params.yaml", train__lr=0.0005)
+    with (quiet.root / "src/alzmri/training/schedule.py").open("a") as file:
+        file.write("# changed\n")
+    refused = quiet.sagemaker("fetch", code=2).stderr
     assert "  train.lr = 0.0001, but 0.0005 in params.yaml" in refused
-    assert "  src/alzmri/training/schedule.py: `git checkout` the commit" in refused
-    assert cloud.digests() == before
-    cloud.edit("params.yaml", split__seed=1)
-    assert "dvc repro prepare" in cloud.sagemaker("fetch", code=2).stderr
-    cloud.clone.run("git", "checkout", "--quiet", "params.yaml", "src")
-    assert cloud.clone.run("dvc", "status", "train").stdout.startswith("Data and pipelines are up")
+    assert "  the code: `git checkout` the commit" in refused
+    assert quiet.digests() == before
+    quiet.edit("params.yaml", split__seed=1)
+    assert "dvc repro prepare" in quiet.sagemaker("fetch", code=2).stderr
 
 
-def test_sagemaker_dry_run_prints_the_request_and_sends_nothing(cloud, interrupted):
+def test_sagemaker_dry_run_prints_the_request_and_sends_nothing(quiet, interrupted):
     """Where nothing says which account; what is missing is marked."""
-    _, _, job = interrupted
-    before = cloud.objects(), len(cloud.simulator.jobs)
-    cloud.edit("sagemaker.yaml", region="", role="", bucket="")
+    _, job = interrupted
+    before = set(quiet.objects()), len(quiet.simulator.jobs)
+    quiet.edit("sagemaker.yaml", region="", role="", bucket="")
     secrets = {"WANDB_API_KEY": "hunter2secret", "AWS_SECRET_ACCESS_KEY": "verysecretkey"}
     heavy = "{'torch', 'boto3', 'scipy', 'sklearn', 'dvc'}"
     code = (
@@ -124,25 +127,101 @@ def test_sagemaker_dry_run_prints_the_request_and_sends_nothing(cloud, interrupt
         "app(['sagemaker', 'submit', '--dry-run'], standalone_mode=False);"
         f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     )
-    variables = [f"{key}={value}" for key, value in secrets.items()]
-    unset = ["-u", "ALZMRI_SAGEMAKER_ROLE", "-u", "ALZMRI_SAGEMAKER_BUCKET"]
-    done = cloud.clone.run(
-        "env", *unset, "AWS_CONFIG_FILE=/dev/null", *variables, "python", "-c", code
-    )
-    cloud.clone.run("git", "checkout", "--quiet", "sagemaker.yaml")
+    done = quiet.clone.run("python", "-c", code, AWS_CONFIG_FILE="/dev/null", **secrets)
     asked = json.loads(done.stdout)
     assert asked["CheckpointConfig"]["S3Uri"].startswith("s3://<bucket>/sm/checkpoints/")
     assert asked["RoleArn"] == "<role>"
     assert asked["HyperParameters"] == job.request["HyperParameters"]
     assert done.stderr.count("is not set in sagemaker.yaml") == 3
     assert not any(value in done.stdout + done.stderr for value in secrets.values())
-    assert before == (cloud.objects(), len(cloud.simulator.jobs))
+    assert before == (set(quiet.objects()), len(quiet.simulator.jobs))
 
 
 def test_sagemaker_no_secret_is_in_a_request_a_bucket_or_a_log(cloud, interrupted):
-    _, done, job = interrupted
+    done, job = interrupted
     assert job.request["Environment"]["ALZMRI_WANDB_SECRET"] == "team/wandb"
     places = [json.dumps(job.description()), job.said, done.stdout, done.stderr]
     for secret in (SECRET, cloud.environment["AWS_SECRET_ACCESS_KEY"]):
         assert not any(secret in place for place in places)
         assert not [key for key, content in cloud.objects().items() if secret.encode() in content]
+
+
+def test_sagemaker_a_stage_takes_a_job_that_is_complete(quiet, interrupted, local):
+    _, job = interrupted
+    quiet.forget()
+    quiet.edit("params.yaml", compute__train_on="sagemaker")
+    assert f"job {job.name}" in quiet.run("python", "src/train.py").stdout
+    assert quiet.digests() == local
+    assert list(quiet.simulator.jobs) == [job.name]
+
+
+def test_sagemaker_a_sweep_trains_there(quiet, interrupted):
+    before = set(quiet.simulator.jobs)
+    words = ("alzmri", "sweep", "train.lr=0.01", "--on", "sagemaker", "-j", "2")
+    assert "written: reports/sweep-lr/index.html" in quiet.run(*words).stdout
+    (made,) = set(quiet.simulator.jobs) - before
+    assert made.endswith("-sweep-lr-lr0-01")
+    quiet.edit("sagemaker.yaml", role="")
+    refused = quiet.run("alzmri", "sweep", "train.lr=0.1", "--on", "sagemaker", code=2)
+    assert "role: write its ARN there" in refused.stderr
+    assert not (quiet.root / ".dvc/tmp/sweep/sweep-lr-lr0.1.log").exists()
+
+
+def test_sagemaker_two_hosts_end_as_two_processes_here(quiet):
+    quiet.edit("params.yaml", train__seed=1)
+    quiet.clone.run("torchrun", "--nproc-per-node", "2", "src/train.py")
+    local = quiet.digests()
+    quiet.edit("sagemaker.yaml", instance_count=2)
+    done = quiet.sagemaker("submit", "--wait", "--name", "two-hosts")
+    assert "(2 processes, 1 threads)" in done.stdout
+    quiet.sagemaker("fetch", "alzmri-two-hosts")
+    assert quiet.digests() == local
+
+
+def test_sagemaker_a_stopped_job_is_taken_up_by_the_next_which_is_killed(quiet):
+    quiet.edit("params.yaml", train__seed=2)
+    quiet.simulator.holds = [
+        ("epoch 1/", lambda _: None),
+        ("resuming in epoch 2", lambda job: job.containers.kill_trainers()),
+    ]
+    waiting = quiet.start("submit", "--wait")
+    quiet.clone.read_until(waiting, "epoch 1/")
+    name = list(quiet.simulator.jobs)[-1]
+    assert f"{name} is InProgress" in quiet.sagemaker("fetch", code=2).stderr
+    waiting.send_signal(signal.SIGINT)
+    left, _ = waiting.communicate(timeout=limit(60))
+    assert waiting.returncode == 130
+    assert "the job goes on" in left
+    assert f"{name} is stopping" in quiet.sagemaker("stop").stdout
+    stopped = quiet.sagemaker("logs", "--follow", code=1).stderr
+    assert f"{name} was stopped (Stopped): its checkpoint is kept" in stopped
+    assert "was stopped" in quiet.sagemaker("fetch", code=1).stderr
+
+    done = quiet.sagemaker("submit", "--wait", code=1)
+    assert f"{name}-2 failed: " in done.stderr
+    assert "as when memory runs out" in done.stderr
+    assert "resuming in epoch 2" in quiet.sagemaker("logs").stdout
+
+
+def test_sagemaker_a_failed_job_says_why(quiet):
+    """In the trainer's own words; a secret that is not there costs a warning only."""
+    quiet.edit("sagemaker.yaml", wandb_secret="nobody/knows")
+    quiet.edit("params.yaml", train__lr=10.0, train__momentum=0.99)
+    done = quiet.sagemaker("submit", "--wait", "--name", "diverges", code=1)
+    why = "AlgorithmError: training diverged in epoch 1"
+    assert f"alzmri-diverges failed: {why}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "warning: no W&B key, the run is not tracked online: secret nobody/knows" in done.stdout
+    status = quiet.sagemaker("status", code=1).stdout
+    assert why in status
+    assert "  failed: training diverged in epoch 1" in status
+    found = json.loads(quiet.sagemaker("status", "--json", code=1).stdout)
+    assert (found["state"], found["job"]) == ("Failed", "alzmri-diverges")
+    assert found["last_lines"][-1].startswith("failed: training diverged in epoch 1")
+
+
+def test_sagemaker_a_bucket_that_is_not_there_costs_nothing(quiet):
+    quiet.edit("sagemaker.yaml", bucket="nobodys")
+    done = quiet.sagemaker("submit", "--name", "homeless", code=2)
+    assert done.stderr.startswith("error: there is no bucket nobodys: make it")
+    assert "alzmri-homeless" not in quiet.simulator.jobs

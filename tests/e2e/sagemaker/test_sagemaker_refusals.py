@@ -8,8 +8,10 @@ import pytest
 
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.params import load
-from alzmri.sagemaker import faults, job, request, settings, staging
-from alzmri.sagemaker.bundle import Bundle
+from alzmri.sagemaker import faults, job, request, settings, storage
+from alzmri.sagemaker.bundle import Code
+from alzmri.sagemaker.request import Work
+from alzmri.sagemaker.service import Service
 
 from .namespaces import serve
 from .simulator import ACCOUNT, REGION, Simulator
@@ -22,7 +24,9 @@ REFUSALS = {
         "AWS does not know the key"
     ),
     "AccessDeniedException: User: arn:aws:iam::123456789012:user/me is not authorized to perform:"
-    " sagemaker:CreateTrainingJob": "you may not do that (User: arn:aws:iam::123456789012:user/me",
+    " sagemaker:CreateTrainingJob": (
+        "docs/sagemaker.md has the least policy (AWS: User: arn:aws:iam::123456789012:user/me is"
+    ),
     "ValidationException: Could not assume role arn:aws:iam::123456789012:role/no. Please ensure"
     " that the role exists and allows principal 'sagemaker.amazonaws.com' to assume the role.": (
         "it must exist in this account and trust sagemaker.amazonaws.com"
@@ -61,13 +65,14 @@ def simulator(tmp_path, monkeypatch):
 def _request(**changes):
     account = {"region": REGION, "role": f"arn:aws:iam::{ACCOUNT}:role/a", "bucket": "ours"}
     wanted = settings.load().model_copy(update=account | changes)
-    code = Bundle(b"", "0" * 64, "0" * 40, [])
-    places = request.addresses(wanted, load(), code, "1" * 64)
-    return request.build(wanted, load(), code, places, "alzmri-one")
+    code = Code("0" * 40, "0" * 40, [], "0" * 64, "0" * 64)
+    work = Work(code, "1" * 64, request.hyperparameters(load()), request.image(wanted))
+    return request.build(wanted, work, "alzmri-one")
 
 
 def _create(**changes):
-    job.create(job.Service(REGION), _request(**changes))
+    with faults.explained():
+        Service(REGION).client("sagemaker").create_training_job(**_request(**changes))
 
 
 @pytest.mark.parametrize(("refusal", "said"), REFUSALS.items())
@@ -80,7 +85,7 @@ def test_sagemaker_refusals_are_one_sentence_with_the_remedy(simulator, refusal,
 def test_sagemaker_too_busy_is_no_fault_of_the_users(simulator):
     simulator.refusals["DescribeTrainingJob"] = ("ThrottlingException", "Rate exceeded")
     with pytest.raises(EnvironmentFault, match="AWS is too busy just now"):
-        job.describe(job.Service(REGION), "alzmri-one")
+        job.describe(Service(REGION), "alzmri-one")
 
 
 def test_sagemaker_refuses_what_its_model_does_not_allow(simulator):
@@ -89,22 +94,22 @@ def test_sagemaker_refuses_what_its_model_does_not_allow(simulator):
     with pytest.raises(UserError, match=r"max_wait_hours .* must be at least max_hours"):
         _create(max_wait_hours=1.0)
     with pytest.raises(UserError, match="there is no such job in this account and region"):
-        job.describe(job.Service(REGION), "alzmri-none")
+        job.describe(Service(REGION), "alzmri-none")
     with pytest.raises(UserError, match="no job named alzmri"):
-        job.latest(job.Service(REGION))
+        job.latest(Service(REGION))
 
 
 def test_sagemaker_without_credentials_or_network_says_so(simulator, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(UserError, match="aws configure --profile NAME"):
-        job.latest(job.Service(REGION))
+        job.latest(Service(REGION))
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(EnvironmentFault, match="AWS does not answer"):
-        job.latest(job.Service(REGION))
+        job.latest(Service(REGION))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(UserError, match="no AWS credentials"):
-        job.latest(job.Service(REGION))
+        job.latest(Service(REGION))
 
 
 def test_sagemaker_a_bucket_in_another_region_is_refused_before_anything_is_sent(
@@ -123,7 +128,7 @@ def test_sagemaker_a_bucket_in_another_region_is_refused_before_anything_is_sent
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
     with pytest.raises(UserError, match="the bucket ours is in another region than the job"):
-        staging.require_bucket(job.Service(REGION).s3, "ours", REGION)
+        storage.require_bucket(Service(REGION).client("s3"), "ours", REGION)
     server.shutdown()
     server.server_close()
 
@@ -155,16 +160,3 @@ def test_sagemaker_the_request_has_what_spot_and_several_hosts_need():
     on_demand = _request(spot=False)
     assert set(on_demand["StoppingCondition"]) == {"MaxRuntimeInSeconds"}
     assert all(isinstance(value, str) for value in asked["HyperParameters"].values())
-
-
-@pytest.mark.parametrize("name", ["", "-", "a_b", "a b", "x" * 60, "$(reboot)"])
-def test_sagemaker_names_that_the_service_refuses_are_refused_here(name):
-    with pytest.raises(UserError, match="--name"):
-        request.named(name)
-
-
-def test_sagemaker_names_are_made_of_the_experiments(monkeypatch):
-    monkeypatch.setenv("DVC_EXP_NAME", "sweep-lr0.0005_momentum0.85-" + "long" * 12)
-    name = request.job_name("0" * 40)
-    assert name.startswith("alzmri-sweep-lr0-0005-momentum0-85-long")
-    assert re.fullmatch(request.NAME, name)

@@ -1,6 +1,8 @@
-"""The container's entry point, as far as it needs no container."""
+"""What runs in the container, as far as it needs no container."""
 
+import errno
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,18 +13,18 @@ from pathlib import Path
 import pytest
 
 from alzmri import params
-from alzmri.sagemaker import container, entry, program, request
+from alzmri.sagemaker import container, program, request
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_sagemaker_entry_starts_where_nothing_is_installed():
-    """Nor do the modules that it hands over to need more than the standard library."""
+def test_sagemaker_container_starts_where_nothing_is_installed():
+    """It needs no more than the standard library."""
     words = [sys.executable, "-S", "-c", "import alzmri.sagemaker.container"]
     subprocess.run(words, cwd=ROOT / "src", check=True)
 
 
-def test_sagemaker_entry_installs_all_that_the_stage_imports():
+def test_sagemaker_container_installs_all_that_the_stage_imports():
     """With that, PyTorch and what they bring it starts, and so does W&B's client."""
     assert "torch" not in _with_requirements(container.NEEDED), "the image's own would be replaced"
     given = _with_requirements({*container.NEEDED, "torch"})
@@ -52,7 +54,7 @@ def _normal(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_sagemaker_entry_writes_the_parameters_that_were_submitted(
+def test_sagemaker_container_writes_the_parameters_that_were_submitted(
     make_params, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(container, "ML", tmp_path)
@@ -68,7 +70,7 @@ def test_sagemaker_entry_writes_the_parameters_that_were_submitted(
 
 
 @pytest.mark.parametrize("here", ["algo-2", "algo-1", "algo-10"])
-def test_sagemaker_entry_orders_hosts_by_their_number(tmp_path, monkeypatch, here):
+def test_sagemaker_container_orders_hosts_by_their_number(tmp_path, monkeypatch, here):
     """By letter algo-10 comes before algo-2; every host must give every other the same rank."""
     monkeypatch.setattr(container, "ML", tmp_path)
     monkeypatch.setattr(container, "_gpus", lambda: 4)
@@ -88,26 +90,26 @@ def test_sagemaker_entry_orders_hosts_by_their_number(tmp_path, monkeypatch, her
     assert command[-1] == "src/train.py"
 
 
-def test_sagemaker_entry_tracks_by_the_first_host_only(monkeypatch):
+def test_sagemaker_container_tracks_by_the_first_host_only(monkeypatch):
     monkeypatch.setattr(container, "_wandb_key", lambda: "key")
     first, other = (container._environment("eth3", first=first) for first in (True, False))
     assert first["WANDB_API_KEY"] == "key"
     assert (other.get("WANDB_API_KEY"), other["WANDB_MODE"]) == (None, "disabled")
     for environment in (first, other):
         assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "eth3"
-        assert environment["ALZMRI_CHECKPOINTS"] == str(container.CHECKPOINTS)
+        assert environment["ALZMRI_CHECKPOINTS"] == "/opt/ml/checkpoints"
     monkeypatch.setattr(container, "_wandb_key", lambda: None)
     assert container._environment("eth3", first=True)["WANDB_MODE"] == "disabled"
 
 
-def test_sagemaker_entry_needs_no_torchrun_for_one_process(monkeypatch):
+def test_sagemaker_container_needs_no_torchrun_for_one_process(monkeypatch):
     monkeypatch.setattr(container, "_gpus", lambda: 0)
     assert container._command(["algo-1"], "algo-1") == [sys.executable, "src/train.py"]
     monkeypatch.setattr(container, "_gpus", lambda: 1)
     assert container._command(["algo-1"], "algo-1") == [sys.executable, "src/train.py"]
 
 
-def test_sagemaker_entry_installs_only_pins_that_are_not_met():
+def test_sagemaker_container_installs_only_pins_that_are_not_met():
     met = f"rich=={metadata.version('rich')}"
     assert container.unmet(f"{met}\nscipy==0.1\npytest==1.0\n") == ["scipy==0.1"]
     assert container.unmet((ROOT / "requirements.txt").read_text()) == []
@@ -127,10 +129,37 @@ def test_sagemaker_entry_installs_only_pins_that_are_not_met():
             1,
             "KeyError: 'y'",
         ),
-        ("error: was mended\nepoch 1/2\nerror: ended it\n", 1, "ended it"),
-        ("epoch 1/2\n", 128 + signal.SIGKILL, entry.UNSAID),
+        ("error: was a warning\nepoch 1/2\nerror: ended it\n", 1, "ended it"),
+        ("epoch 1/2\n", 128 + signal.SIGKILL, program.UNSAID),
         ("", 3, "training ended with status 3"),
     ],
 )
-def test_sagemaker_entry_finds_the_users_own_error(printed, status, expected):
+def test_sagemaker_container_finds_the_users_own_error(printed, status, expected):
     assert program.reason(printed.splitlines(), status) == expected
+
+
+@pytest.fixture
+def handlers():
+    """The container's main replaces those of SIGTERM and SIGINT."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_sagemaker_container_has_room_to_say_that_the_disk_is_full(tmp_path, monkeypatch, handlers):
+    monkeypatch.setattr(container, "ML", tmp_path)
+    failure = tmp_path / "output/failure"
+
+    def train(_):
+        """Whose process could now be killed: then this is what the job's owner reads."""
+        assert len(failure.read_bytes()) == 1024
+        assert failure.read_text().strip() == program.UNSAID
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "models/last.pt")
+
+    monkeypatch.setattr(container, "train", train)
+    assert container.main() == 1
+    assert failure.read_text() == "No space left on device: models/last.pt"
+    monkeypatch.setattr(container, "train", lambda _: None)
+    assert container.main() == 0
+    assert not failure.exists()
