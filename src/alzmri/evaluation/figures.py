@@ -103,8 +103,8 @@ def confusion(
 
 def roc(path: Path, truth: Ints, probabilities: Floats, classes: Sequence[str], note: str) -> None:
     """One curve per class against the rest, with its area."""
-    # Not at the top: compare and review draw without scikit-learn.
-    from sklearn.metrics import roc_auc_score, roc_curve
+    # Not at the top: compare and review draw without torch.
+    from alzmri.evaluation import metrics
 
     with drawing(path, 5.2, 4.6) as figure:
         axes = figure.add_subplot()
@@ -113,8 +113,8 @@ def roc(path: Path, truth: Ints, probabilities: Floats, classes: Sequence[str], 
             positive = truth == index
             if not positive.any() or positive.all():
                 continue
-            false_positive, true_positive, _ = roc_curve(positive, probabilities[:, index])
-            area = roc_auc_score(positive, probabilities[:, index])
+            false_positive, true_positive = metrics.roc(positive, probabilities[:, index])
+            area = np.trapezoid(true_positive, false_positive)
             axes.plot(
                 false_positive, true_positive, color=SEVERITY[index], label=f"{name}  {area:.2f}"
             )
@@ -178,12 +178,17 @@ def mistakes(
     short = [name.removesuffix(" Demented") for name in classes]
     columns = 6
     rows = max(1, -(-len(worst) // columns))
-    with drawing(path, columns * 1.45, rows * 1.78 + 0.5) as figure:
+    height, head, gap = rows * 1.78 + 0.5, 0.72, 0.36  # inches; two lines stand above a slice
+    with drawing(path, columns * 1.45, height) as figure:
+        figure.set_layout_engine("none")  # which would take a second for so many axes
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
         if not len(worst):
             figure.text(0.5, 0.4, "no mistakes", ha="center", color=GREY)
             return
-        grid = figure.subplots(rows, columns, squeeze=False)
+        side = (height - head - (rows - 1) * gap) / rows
+        places = {"left": 0.01, "right": 0.99, "bottom": 0, "top": 1 - head / height}
+        spaces = {"wspace": 0.05, "hspace": gap / side}
+        grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={**places, **spaces})
         for axes in grid.flat:
             axes.axis("off")
         for axes, index in zip(grid.flat, worst, strict=False):
