@@ -26,11 +26,12 @@ EPOCHS = "epochs"
 """In the folder of a training that is kept offline: the epochs it has, empty until it is whole."""
 
 # Nothing of the machine or its user but what is logged on purpose, and nothing said by the client.
-_ON = ("silent", "disable_git", "disable_code", "x_disable_meta", "x_disable_stats")
-_ON += ("x_disable_machine_info", "sagemaker_disable", "finish_timeout_raises")
-_OFF = ("x_save_requirements", "use_dot_wandb")
-_SETTINGS: dict[str, Any] = {"console": "off", "host": "-", "program": "alzmri"}
-_SETTINGS |= dict.fromkeys(_ON, True) | dict.fromkeys(_OFF, False)
+_ON = ("silent", "finish_timeout_raises", "sagemaker_disable", "disable_git", "disable_code")
+_SETTINGS: dict[str, Any] = {
+    **{"console": "off", "host": "-", "program": "alzmri", **dict.fromkeys(_ON, True)},
+    **{f"x_disable_{name}": True for name in ("meta", "stats", "machine_info")},
+    **{"x_save_requirements": False, "use_dot_wandb": False},
+}
 
 
 class Run:
