@@ -21,27 +21,17 @@ from alzmri.tracking import reason
 START_SECONDS, FINISH_SECONDS = 4, 8
 """How long the server has to answer at first, and at the end to take what is left on disk."""
 
-MODEL = ("model.safetensors", "model.json")
 EPOCHS = "epochs"
 """In the folder of a training that is kept offline: the epochs it has, empty until it is whole."""
 
 # Nothing of the machine or its user but what is logged on purpose, and nothing said by the client.
 _ON = ("silent", "finish_timeout_raises", "sagemaker_disable", "disable_git", "disable_code")
-_SETTINGS: dict[str, Any] = {
-    **{"console": "off", "host": "-", "program": "alzmri", **dict.fromkeys(_ON, True)},
-    **{f"x_disable_{name}": True for name in ("meta", "stats", "machine_info")},
-    **{"x_save_requirements": False, "use_dot_wandb": False},
-}
+_ALSO_ON = ("x_disable_meta", "x_disable_stats", "x_disable_machine_info")
+_SETTINGS: dict[str, Any] = dict.fromkeys((*_ON, *_ALSO_ON), True)
 
 
 class Run:
-    """The run on W&B, or on disk.
-
-    Args:
-        track: where to.
-        mode: ``auto``, ``online`` or ``offline``.
-        config: of the run, its id among it as ``run``.
-    """
+    """The run on W&B, or on disk; its id is ``run`` of ``config``."""
 
     def __init__(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
         self._root = Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
@@ -53,6 +43,11 @@ class Run:
             init_timeout=START_SECONDS,
             finish_timeout=FINISH_SECONDS,
             stop_fn=lambda: None,
+            console="off",
+            host="-",
+            program="alzmri",
+            x_save_requirements=False,
+            use_dot_wandb=False,
             **_SETTINGS,
         )
         wandb.setup(settings)
@@ -125,7 +120,7 @@ class Run:
         try:
             remote = store.default(self._root)
             artifact.metadata = {"remote": remote.url, "endpoint": remote.endpoint}
-            for name in MODEL:
+            for name in ("model.safetensors", "model.json"):
                 content = Path("models", name).read_bytes()
                 digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
                 address = f"{remote.url}/files/md5/{digest[:2]}/{digest[2:]}"
