@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ class Run:
         place = Path(os.environ.get("WANDB_DIR") or self._root)
         # What tables and artifacts are made of waits for its upload beside the rest, not at home.
         os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb" / "data"))
+        logging.raiseExceptions = False  # a full disk: the client's own log would say so at length
         settings = wandb.Settings(
             root_dir=str(place),
             init_timeout=START_SECONDS,
@@ -134,9 +136,9 @@ class Run:
         try:
             self._run.finish(exit_code=0 if complete else 1)
         except TimeoutError:
-            late = f"did not take everything within {FINISH_SECONDS} s"
-            terminal.warn(f"W&B: {late}; {self._upload}")
-            return
+            late = f"it did not take everything within {FINISH_SECONDS} s"
+            raise TimeoutError(f"{late}; {self._upload}") from None
+        wandb.teardown()  # only then the file is whole
         if (mark := self._folder / EPOCHS).exists():
             mark.write_text("\n".join(self._logged))
         if complete and self._run.offline and not self._warned:
@@ -160,7 +162,7 @@ def _begin(
         tags=["LEAKS"] if config["split"]["unit"] == "slice" else None,
         config={**config, "git_commit": commit},
         mode=mode,  # type: ignore[arg-type]  # WANDB_MODE may say anything: it is refused here
-        settings=settings,
+        settings=settings.model_copy(),
     )
 
 
