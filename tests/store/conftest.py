@@ -117,7 +117,7 @@ def _repositories(
             (repo.root / ".dvc" / name).write_text(original(f".dvc/{name}"))
         (repo.root / ".gitignore").write_text("/.store/\n")
         (repo.root / ".dvc" / "config.local").write_text(
-            f"# mine\n['remote \"store\"']\n    endpointurl = http://127.0.0.1:{repo.port}\n"
+            f"['remote \"store\"']\n    endpointurl = http://127.0.0.1:{repo.port}\n"
         )
         made.append(repo)
         identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -31,8 +32,10 @@ def root(tmp_path, monkeypatch):
     subprocess.run(("git", "init", "--quiet", "--initial-branch", "main"), cwd=root, check=True)
     monkeypatch.chdir(root)
     yield root
+    monkeypatch.undo()  # tests take it out of there
     if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
+        with suppress(OSError):  # its core was killed
+            sys.modules["wandb"].teardown()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import KEY, RUN
+from .transactions import records, values
 
 
 class Server(BaseHTTPRequestHandler):
@@ -158,8 +159,11 @@ def test_a_server_that_drops_the_connection_costs_one_warning(
 
     follow(1, 2, between=drop)
     said, out = _warning(capsys)
-    assert "W&B: did not take everything within 8 s; to upload it: wandb sync wandb/run-*" in said
+    assert "not take everything within 8 s; to upload it: wandb sync wandb/run-*" in said
     assert "W&B: main is at http://127.0.0.1:" in out
+    (path,) = Path().glob(f"wandb/run-*-{RUN}/*.wandb")
+    kept = [values(r.history.item)["epoch"] for r in records(path) if r.HasField("history")]
+    assert kept == [1, 2]
 
 
 def _warning(capsys):

@@ -209,14 +209,8 @@ def read(directory: Path, params: Params, progress: Update | None = None) -> Sli
     thumbnails, areas = zip(*kept, strict=True)
     merge = MERGES[params.data.merge]
     codes = similarity.encode(np.stack(thumbnails))
-    paths = [entry.path for entry in found.entries]
-    hashes = [entry.sha256 for entry in found.entries]
     people = subjects.find(
-        directory,
-        params.split.subjects,
-        paths,
-        hashes,
-        lambda: similarity.forest(codes),
+        directory, params.split.subjects, found.entries, lambda: similarity.forest(codes)
     )
     return Slices(
         found,

@@ -55,7 +55,7 @@ def import_(
     """
     from alzmri.collections.importing import import_collection
 
-    with terminal.progress("judging") as progress:
+    with terminal.progress("validating") as progress:
         report = import_collection(
             source, name, force=force, root=Path(), max_rejected=max_rejected, progress=progress
         )
@@ -89,7 +89,7 @@ def check(
 
     check_name(name, ("prepared",))
     given = params.load()
-    with terminal.progress("judging") as progress:
+    with terminal.progress("validating") as progress:
         report = survey(Path("data", name), people_from=given.split.subjects, progress=progress)
     _show(report)
     for item in report.collection.rejected:
@@ -145,7 +145,7 @@ def audit(
 
     check_name(name, ("prepared",))
     given = params.load()
-    with terminal.progress("judging") as progress:
+    with terminal.progress("validating") as progress:
         found = auditing.audit(Path("data", name), given, pairs=pairs, progress=progress)
     for unit, refusal in found.refused.items():
         terminal.warn(f"no {unit} split: {refusal}")

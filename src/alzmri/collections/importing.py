@@ -156,14 +156,12 @@ def _report(
     thumbnails: similarity.Thumbnails,
 ) -> Report:
     """What ``found`` holds, with its people if anything tells them."""
-    paths = [entry.path for entry in found.entries]
-    hashes = [entry.sha256 for entry in found.entries]
 
     def links() -> similarity.Forest:
         return similarity.forest(similarity.encode(thumbnails))
 
     try:
-        people = subjects.find(directory, people_from, paths, hashes, links)
+        people = subjects.find(directory, people_from, found.entries, links)
     except subjects.Unclear as error:
         return Report(found, None, error)
     return Report(found, tuple(people.names))

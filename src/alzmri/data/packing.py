@@ -55,7 +55,7 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
 
     codes = similarity.encode(thumbnails)
     links = similarity.forest(codes)
-    people = subjects.find(source, params.split.subjects, paths, hashes, lambda: links)
+    people = subjects.find(source, params.split.subjects, found.entries, lambda: links)
     if params.data.shuffle_labels:
         labels = shuffled(labels, people.names, params.split.seed)
     groups = people.names if params.split.unit == "subject" else hashes

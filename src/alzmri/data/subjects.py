@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from alzmri.data import images
-from alzmri.data.collection import printable
+from alzmri.data.collection import Entry, printable
 from alzmri.data.similarity import FLOOR, Codes, Forest, nearest
 from alzmri.errors import UserError
 
@@ -85,18 +85,18 @@ class People:
 def find(
     directory: Path,
     how: Literal["auto", "file", "pixels"],
-    paths: Sequence[str],
-    sha256s: Sequence[str],
+    entries: Sequence[Entry],
     links: Callable[[], Forest],
 ) -> People:
-    """The subject of each image of the collection in ``directory``.
+    """The subject of each of ``entries``, the images of the collection in ``directory``.
 
     ``how`` is ``split.subjects``: from the table, from the pixels, or the table if there is one.
     ``links`` is asked for only if the pixels are. Raises what :func:`from_file` and
     :func:`from_pixels` raise.
     """
     if how == "pixels" or (how == "auto" and not has_table(directory)):
-        return from_pixels(links(), sha256s)
+        return from_pixels(links(), [entry.sha256 for entry in entries])
+    paths = [entry.path for entry in entries]
     return People(from_file(directory / SUBJECTS_FILE, paths), None)
 
 

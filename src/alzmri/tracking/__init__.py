@@ -1,8 +1,9 @@
 """The run on W&B, followed from within the stage; the stage waits for it only at its end."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -34,7 +35,7 @@ class Client(Tracker):
 
     def __init__(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
         self._orders: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
-        self._done = False
+        self._done = self._given_up = False
         # A daemon: whatever it waits for, the stage can end.
         self._thread = Thread(target=self._follow, args=(track, mode, config), daemon=True)
         self._thread.start()
@@ -49,13 +50,18 @@ class Client(Tracker):
         self._orders.put(lambda run: run.finish(complete=complete))
         self._orders.put(None)
         self._thread.join(seconds)
-        if self._thread.is_alive() and complete:
+        self._given_up = self._thread.is_alive()
+        if self._given_up and complete:
             terminal.warn(f"W&B: this run is not tracked to its end (not done after {seconds} s)")
         if not self._done:
-            # Python, when it ends, would wait for the client's core.
-            for child in psutil.Process().children():
-                if child.name() == "wandb-core":
-                    child.kill()
+            # Python, when it ends, would wait for the client's core, which now writes its file.
+            cores = [core for core in psutil.Process().children() if core.name() == "wandb-core"]
+            for core in cores:
+                core.terminate()
+            for core in psutil.wait_procs(cores, timeout=1)[1]:
+                core.kill()
+            with suppress(Exception, SystemExit):  # so that Python does not try it again
+                sys.modules["wandb"].teardown()
 
     def _follow(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
         # Reports of its own errors would wait for the server once more.
@@ -67,8 +73,9 @@ class Client(Tracker):
             for order in iter(self._orders.get, None):
                 order(run)
             self._done = True
-        except Exception as error:  # noqa: BLE001  # whatever the client raises
-            terminal.warn(f"W&B: this run is not tracked to its end ({reason(error)})")
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the client raises
+            if not self._given_up:
+                terminal.warn(f"W&B: this run is not tracked to its end ({reason(error)})")
 
 
 @contextmanager

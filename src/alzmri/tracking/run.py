@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,43 +22,34 @@ from alzmri.tracking import reason
 START_SECONDS, FINISH_SECONDS = 4, 8
 """How long the server has to answer at first, and at the end to take what is left on disk."""
 
-MODEL = ("model.safetensors", "model.json")
 EPOCHS = "epochs"
 """In the folder of a training that is kept offline: the epochs it has, empty until it is whole."""
 
 # Nothing of the machine or its user but what is logged on purpose, and nothing said by the client.
-_ON: tuple[str, ...] = (
-    "silent",
-    "disable_git",
-    "disable_code",
-    "x_disable_meta",
-    "x_disable_stats",
-)
-_ON += ("x_disable_machine_info", "sagemaker_disable", "finish_timeout_raises")
-_OFF = ("x_save_requirements", "use_dot_wandb")
-_SETTINGS: dict[str, Any] = {"console": "off", "host": "-", "program": "alzmri"}
-_SETTINGS |= dict.fromkeys(_ON, True) | dict.fromkeys(_OFF, False)
+_ON = ("silent", "finish_timeout_raises", "sagemaker_disable", "disable_git", "disable_code")
+_ALSO_ON = ("x_disable_meta", "x_disable_stats", "x_disable_machine_info")
+_SETTINGS: dict[str, Any] = dict.fromkeys((*_ON, *_ALSO_ON), True)
 
 
 class Run:
-    """The run on W&B, or on disk.
-
-    Args:
-        track: where to.
-        mode: ``auto``, ``online`` or ``offline``.
-        config: of the run, its id among it as ``run``.
-    """
+    """The run on W&B, or on disk; its id is ``run`` of ``config``."""
 
     def __init__(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
         self._root = Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
         place = Path(os.environ.get("WANDB_DIR") or self._root)
         # What tables and artifacts are made of waits for its upload beside the rest, not at home.
         os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb" / "data"))
+        logging.raiseExceptions = False  # a full disk: the client's own log would say so at length
         settings = wandb.Settings(
             root_dir=str(place),
             init_timeout=START_SECONDS,
             finish_timeout=FINISH_SECONDS,
             stop_fn=lambda: None,
+            console="off",
+            host="-",
+            program="alzmri",
+            x_save_requirements=False,
+            use_dot_wandb=False,
             **_SETTINGS,
         )
         wandb.setup(settings)
@@ -130,7 +122,7 @@ class Run:
         try:
             remote = store.default(self._root)
             artifact.metadata = {"remote": remote.url, "endpoint": remote.endpoint}
-            for name in MODEL:
+            for name in ("model.safetensors", "model.json"):
                 content = Path("models", name).read_bytes()
                 digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
                 address = f"{remote.url}/files/md5/{digest[:2]}/{digest[2:]}"
@@ -144,9 +136,9 @@ class Run:
         try:
             self._run.finish(exit_code=0 if complete else 1)
         except TimeoutError:
-            late = f"did not take everything within {FINISH_SECONDS} s"
-            terminal.warn(f"W&B: {late}; {self._upload}")
-            return
+            late = f"it did not take everything within {FINISH_SECONDS} s"
+            raise TimeoutError(f"{late}; {self._upload}") from None
+        wandb.teardown()  # only then the file is whole
         if (mark := self._folder / EPOCHS).exists():
             mark.write_text("\n".join(self._logged))
         if complete and self._run.offline and not self._warned:
@@ -170,7 +162,7 @@ def _begin(
         tags=["LEAKS"] if config["split"]["unit"] == "slice" else None,
         config={**config, "git_commit": commit},
         mode=mode,  # type: ignore[arg-type]  # WANDB_MODE may say anything: it is refused here
-        settings=settings,
+        settings=settings.model_copy(),
     )
 
 
