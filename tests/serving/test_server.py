@@ -350,9 +350,7 @@ def _status(connection):
         return int(answer.readline().split()[1])
 
 
-def test_above_capacity_clients_get_503_and_a_stop_loses_nothing(
-    serving, files, eventually
-):
+def test_above_capacity_clients_get_503_and_a_stop_loses_nothing(serving, files, eventually):
     server = serving("--requests", "2")
     content = files[0].read_bytes()
 
