@@ -25,18 +25,6 @@ def alone() -> list[str]:
     return [sys.executable, TRAIN]
 
 
-def distributed(processes: int) -> list[str]:
-    """Several processes of this machine."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*launcher, f"--nproc-per-node={processes}", TRAIN]
-
-
-def can_distribute() -> bool:
-    """Whether the trainer shares its work between processes."""
-    sources = (Path(TRAIN).parent / "alzmri/training").glob("*.py")
-    return any("torch.distributed" in source.read_text() for source in sources)
-
-
 def seconds_to_steps(
     command: Sequence[str], folder: Path, last: int, environment: Mapping[str, str] = os.environ
 ) -> dict[int, float]:

@@ -45,8 +45,6 @@ from alzmri.training.checkpoints import Checkpoints
 
 PROTOCOL_BATCH, PROTOCOL_IMAGES = 128, 4480
 """Of the published protocol; 4480 training slices are 70 % of the public collection."""
-WARM = 5
-"""Steps of a new process until its memory is its own: they take up to half as long again."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +266,7 @@ def checkpoint_figures(plan: Plan) -> list[Figure]:
     for number in range(plan.rounds + 1):
         alone = training.timed(training.bare_steps(count))
         begin = clock()
-        checkpoints.save(number, run.state())
+        checkpoints.save(run.state())
         stopped = clock() - begin
         beside = stopped + training.timed(training.bare_steps(count))
         begin = clock()
@@ -324,45 +322,6 @@ def resume(plan: Plan) -> Iterator[Figure]:
     )
 
 
-def processes(plan: Plan) -> Iterator[Figure]:
-    """One process per core under ``torchrun`` over one process with a thread per core."""
-    if plan.gpu:
-        raise Skip("several processes over one: that is a figure of a CPU")
-    if plan.threads == 1:
-        raise Skip("several processes over one: there is one thread only")
-    if not commands.can_distribute():
-        raise Skip("several processes over one: src/train.py does not share its work yet")
-    place, last = plan.folder / "processes", WARM + 6
-    collection.prepare(plan.folder / "phantom", place, 224, plan.batch, last * plan.batch)
-    collection.write_params(place, 224, plan.batch, "fp32")
-
-    def rate(command: list[str], threads: int) -> float:
-        commands.forget(place)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        shown = commands.seconds_to_steps(command, place, last, environment)
-        seconds = {number: when for number, when in shown.items() if number >= WARM}
-        first, final = min(seconds), max(seconds)
-        return (final - first) * plan.batch / (seconds[final] - seconds[first])
-
-    turns = [
-        (rate(commands.distributed(plan.threads), 1), rate(commands.alone(), plan.threads))
-        for _ in range(plan.rounds)
-    ]
-    commands.forget(place)
-    several, one = (list(values) for values in zip(*turns, strict=True))
-    yield Figure(
-        f"{plan.threads} processes of one thread over one of {plan.threads}, 224 px, fp32",
-        "images/s",
-        {f"{plan.threads} processes": several, "one": one},
-        median_ratio(several, one),
-        0.9,
-    )
-
-
-class Skip(Exception):
-    """Cannot be measured here; the message says what and why."""
-
-
 FIGURES: dict[str, Callable[[Plan], Iterator[Figure]]] = {
     "steps": steps,
     "peers": peers,
@@ -370,7 +329,6 @@ FIGURES: dict[str, Callable[[Plan], Iterator[Figure]]] = {
     "prepare": prepare,
     "checkpoints": checkpoints,
     "resume": resume,
-    "processes": processes,
 }
 
 
@@ -414,7 +372,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     machine = report.machine(options.threads)
-    figures, skipped = [], []
+    figures = []
     batch = 4 if options.quick else PROTOCOL_BATCH
     product = 256 if options.quick else 8192 if options.gpu else 4096
     steps_per_epoch = 3 if options.quick else 32 if options.gpu else 5
@@ -423,18 +381,15 @@ def main() -> None:
         plan = Plan(folder, options.rounds, options.threads, batch, product, fast, options.gpu)
         for name in options.only:
             terminal.say(f"measuring: {name}")
-            try:
-                for figure in FIGURES[name](plan):
-                    figures.append(figure)
-                    terminal.say(f"  {figure.name}: {figure.ratio:.3f} ×")
-            except Skip as reason:
-                skipped.append(str(reason))
-    report.show(figures, skipped)
+            for figure in FIGURES[name](plan):
+                figures.append(figure)
+                terminal.say(f"  {figure.name}: {figure.ratio:.3f} ×")
+    report.show(figures)
     if options.only == list(FIGURES) and not options.quick:
         json = report.PAGE.parent.parent / f"bench/results{'-gpu' * options.gpu}.json"
         command = report.command("make bench", parser, options)
         section = f"bench{' gpu' * options.gpu}"
-        report.write(figures, skipped, machine, command, json, section)
+        report.write(figures, machine, command, json, section)
     report.conclude(figures, options.strict)
 
 

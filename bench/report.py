@@ -78,7 +78,7 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
-def show(figures: Sequence[Figure], skipped: Sequence[str]) -> None:
+def show(figures: Sequence[Figure]) -> None:
     """Print the table: drawn on a terminal, Markdown in a pipe."""
     rows = [figure.cells() for figure in figures]
     if terminal.out.is_terminal:
@@ -88,8 +88,6 @@ def show(figures: Sequence[Figure], skipped: Sequence[str]) -> None:
         terminal.out.print(table, soft_wrap=False)
     else:
         terminal.say(markdown.table(HEADER, rows))
-    for line in skipped:
-        terminal.say(f"not measured: {line}")
 
 
 def conclude(figures: Sequence[Figure], strict: bool) -> None:
@@ -112,7 +110,6 @@ def command(name: str, parser: argparse.ArgumentParser, options: argparse.Namesp
 
 def write(
     figures: Sequence[Figure],
-    skipped: Sequence[str],
     machine: dict[str, Any],
     command: str,
     json: Path,
@@ -125,7 +122,6 @@ def write(
         "command": command,
         "machine": machine,
         "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
-        "skipped": list(skipped),
     }
     write_json(json, content)
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
@@ -135,5 +131,4 @@ def write(
         " seed 0."
     )
     lines = [said, "", markdown.table(HEADER, (figure.cells() for figure in figures))]
-    lines += [f"\nNot measured: {line}." for line in skipped]
     write_section(section, "\n".join(lines), PAGE)

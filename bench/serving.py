@@ -352,11 +352,11 @@ def main() -> None:
         figures += soak(plan, 64)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report.show(figures, [])
+    report.show(figures)
     if not options.quick:
         json = report.PAGE.parent.parent / "bench/results-serving.json"
         command = report.command("make bench-serving", parser, options)
-        report.write(figures, [], machine, command, json, "bench serving")
+        report.write(figures, machine, command, json, "bench serving")
     report.conclude(figures, options.strict)
 
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from alzmri.data.prepared import PREPARED, Prepared
-from alzmri.models.device import autocast, choose
+from alzmri.models.device import choose
 from alzmri.models.forward import normalise
 from alzmri.params import PARAMS_FILE, Params, check, load
 from alzmri.training.batches import Batches
-from alzmri.training.loop import Run, class_weights, train_epoch
+from alzmri.training.loop import Run, step
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +36,6 @@ class Training:
         prepared = Prepared.open(settings, folder / PREPARED)
         self._train = settings.train
         self._batches = Batches(prepared, settings, self.device)
-        self._weights = class_weights(prepared, settings.train).to(self.device)
         self.run = Run.start(prepared, settings, self.device)
         self.run.epoch = 0
         self.images = len(prepared.indices("train"))
@@ -45,19 +44,20 @@ class Training:
             normalise(torch.from_numpy(prepared.images[chosen]).to(self.device)),
             torch.from_numpy(prepared.labels[chosen]).to(self.device),
         )
-        self._autocast = autocast(precision, self.device)
 
-    def epoch(self) -> Iterator[int]:
+    def epoch(self) -> Iterator[None]:
         """The steps of one more epoch."""
         self.run.epoch, self.run.steps = self.run.epoch + 1, 0
-        return train_epoch(self.run, self._batches, self._train, self._weights)
+        self.run.replica.train()
+        for batch in self._batches.epoch(self.run.epoch):
+            yield step(self.run, batch, self._batches, self._train)
 
     def bare_step(self) -> None:
         """The same step without anything around it, on one batch that is in memory."""
         images, labels = self._fixed
-        with self._autocast:
+        with self.run.precision:
             logits = self.run.replica(images)
-        loss = F.cross_entropy(logits.float(), labels, self._weights)
+        loss = F.cross_entropy(logits.float(), labels, self._batches.weights)
         self.run.optimizer.zero_grad()
         loss.backward()
         self.run.optimizer.step()

@@ -17,8 +17,9 @@ from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.models.device import bfloat16, choose
 from alzmri.tracking import following
-from alzmri.training import results
-from alzmri.training.checkpoints import Checkpoints, alone, default_store, fingerprint
+from alzmri.training import initial, results
+from alzmri.training.checkpoints import Checkpoints, alone, default_store
+from alzmri.training.fingerprint import fingerprint
 from alzmri.training.loop import train
 from alzmri.training.processes import joined
 
@@ -32,7 +33,8 @@ def main() -> None:
         return
     prepared = Prepared.open(settings)
     device = choose()
-    name = fingerprint(settings, prepared, device)
+    start = initial.find(settings, prepared)
+    name = fingerprint(settings, prepared, device, start)
     checkpoints = Checkpoints(default_store(), name)
     with joined(device) as processes:
         if not processes.agree(name):
@@ -41,7 +43,7 @@ def main() -> None:
                 " hosts alike, for example with `git pull` and `dvc pull`"
             )
         if not processes.first:
-            train(prepared, settings, device, checkpoints, _silent, _silent, processes)
+            train(prepared, settings, device, checkpoints, _silent, _silent, processes, start)
             return
         several = f"{processes.size} processes, " if processes.size > 1 else ""
         threads = torch.get_num_threads()
@@ -54,6 +56,8 @@ def main() -> None:
             f" in {'bf16' if bfloat16(settings.train.precision, device) else 'fp32'}"
             f" ({several}{threads} threads{idle})"
         )
+        if start:
+            terminal.say(start.describe(prepared.classes))
         if settings.split.unit == "slice":
             terminal.warn("slice split: people are in training and validation alike, scores LEAK")
         with (
@@ -61,8 +65,10 @@ def main() -> None:
             following(settings, name, prepared.digest) as tracked,
             results.reporting(settings.train, prepared, tracked) as (on_step, on_epoch),
         ):
-            run = train(prepared, settings, device, checkpoints, on_step, on_epoch, processes)
-            results.write(run, prepared, settings, name)
+            run = train(
+                prepared, settings, device, checkpoints, on_step, on_epoch, processes, start
+            )
+            results.write(run, prepared, settings, name, start)
             checkpoints.clear()
 
 

@@ -128,7 +128,7 @@ class Augment(_Section):
 class Model(_Section):
     """The architecture."""
 
-    name: Literal["alexnet", "lenet"]
+    name: Literal["alexnet", "lenet", "resnet18"]
     dropout: Number = Field(ge=0, lt=1)
 
 
@@ -146,6 +146,7 @@ class Train(_Section):
     label_smoothing: Number = Field(ge=0, lt=1)
     ema: Number = Field(ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"]
+    init: Text = ""  # experiments from before there was a choice are still read
     seed: Seed
     checkpoint_every: int = Field(ge=0)
     keep_last: bool

@@ -23,7 +23,7 @@ from alzmri.inference import inputs
 from alzmri.inference.predictor import Preprocessing
 from alzmri.models import build, saved
 from alzmri.models.forward import MEAN, STD
-from alzmri.ood.detector import Detector, digest
+from alzmri.ood.detector import Detector
 from alzmri.ood.features import WithFeatures, run
 
 SPACING = np.array([2.0, 2.0, 4.0])
@@ -128,7 +128,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.clip(pixels + rng.integers(-12, 13, pixels.shape), 0, 255).astype(np.uint8)
     network.eval()
     _, known = run(WithFeatures(network), pixels, np.arange(len(pixels)), torch.device("cpu"))
-    Detector.fit(known[::2], known[1::2], digest(folder)).save(folder)
+    Detector.fit(known[::2], known[1::2], saved.digest(folder)).save(folder)
     return folder
 
 

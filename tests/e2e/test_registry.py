@@ -32,6 +32,14 @@ def test_what_the_page_says_is_true(clone, tmp_path, free_block):
     for name in ("model.safetensors", "model.json", "MODEL_CARD.md"):
         assert (got / name).read_bytes() == (clone.root / "models" / name).read_bytes()
 
+    # A training starts from the version, and the next one from that experiment.
+    words = ("-S", "train.init=alzmri@v0.1.0", "-S", "train.epochs=1", "train")
+    said = clone.run("dvc", "exp", "run", "--temp", "--name", "further", *words).stdout
+    assert "starts from alzmri@v0.1.0 (weights " in said
+    params = clone.root / "params.yaml"
+    params.write_text(params.read_text().replace("init: ''", "init: further"))
+    assert "starts from further (weights " in clone.run("python", "src/train.py").stdout
+
     # By a stage, from the first clone's path, without the remote.
     clone.run("alzmri", "store", "down")
     words = ("alzmri", "--stage", "prod", "-o", str(tmp_path / "prod"))

@@ -14,10 +14,11 @@ from alzmri.training.loop import Run
 def written(prepared, make_params, tmp_path):
     """``written(split={...})``: the card of an untrained model."""
 
-    def write(shared: int = 0, **sections) -> str:
+    def write(shared: int = 0, init=None, **sections) -> str:
         params = make_params(model={"name": "lenet"}, **sections)
         run = Run.start(prepared, params, torch.device("cpu"))
         trained = results.card(run, prepared, params, "0123456789abcdef")
+        trained.training["init"] = init
         test = report.predict_test(run.model, 1.5, prepared, params.evaluate)
         metrics = report.details(test, params.split, shared)
         card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics)
@@ -46,6 +47,14 @@ def test_a_leak_and_a_canary_are_named_where_the_numbers_are(written):
     scores = text[text.index("## Scores") :]
     assert "**These scores leak: 3 of 4 test people" in scores[:200]
     assert "labels shuffled between people" in text
+
+
+def test_the_model_that_training_started_from_is_named(written):
+    start = {"name": "alzmri@v0.1.0", "weights": "0123456789abcdef0"}
+    assert "trained from scratch" in written()
+    assert "trained further from `alzmri@v0.1.0` (weights `0123456789abcdef`)" in written(
+        init=start
+    )
 
 
 def test_the_same_run_writes_the_same_card(written):

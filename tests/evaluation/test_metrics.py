@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn import metrics as sklearn
 
 from alzmri.classes import CLASSES
 from alzmri.evaluation import metrics
@@ -54,11 +54,34 @@ def test_auc_is_the_mean_over_all_classes_that_occur():
     truth = np.repeat(np.arange(4), [40, 20, 10, 5])
     probabilities = rng.dirichlet(np.ones(4), len(truth)) + np.eye(4)[truth] * [0.1, 0.3, 0.6, 1]
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    theirs = roc_auc_score(truth, probabilities, multi_class="ovr", average="macro")
+    theirs = sklearn.roc_auc_score(truth, probabilities, multi_class="ovr", average="macro")
     assert metrics.macro_auc(truth, probabilities) == pytest.approx(theirs)
     some = truth != 2
-    each = [roc_auc_score(truth[some] == k, probabilities[some, k]) for k in (0, 1, 3)]
+    each = [sklearn.roc_auc_score(truth[some] == k, probabilities[some, k]) for k in (0, 1, 3)]
     assert metrics.macro_auc(truth[some], probabilities[some]) == pytest.approx(np.mean(each))
+
+
+def test_every_score_is_scikit_learns():
+    """With equal probabilities, and with a class that does not occur."""
+    rng = np.random.default_rng(0)
+    truth = rng.choice([0, 1, 3], 200)
+    probabilities = rng.dirichlet(np.ones(4), len(truth)).round(1) + 0.01
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    predicted, every = probabilities.argmax(axis=1), range(4)
+    scores = metrics.scores(truth, probabilities, CLASSES)
+    assert scores["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, predicted))
+    recall = sklearn.recall_score(truth, predicted, labels=[0, 1, 3], average="macro")
+    assert scores["balanced_accuracy"] == pytest.approx(recall)
+    loss = sklearn.log_loss(truth, probabilities, labels=every)
+    assert scores["loss"] == pytest.approx(loss)
+    theirs = sklearn.precision_recall_fscore_support(
+        truth, predicted, labels=every, zero_division=0
+    )
+    ours = [tuple(values.values()) for values in scores["per_class"].values()]
+    np.testing.assert_allclose(np.transpose(ours), theirs)
+    wrong, right = metrics.roc(truth == 1, probabilities[:, 1])
+    expected = sklearn.roc_curve(truth == 1, probabilities[:, 1], drop_intermediate=False)
+    np.testing.assert_allclose((wrong, right), expected[:2])
 
 
 def test_one_class_alone_has_no_auc():

@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from scipy.stats import spearmanr
 
 from alzmri.inference.explain import grad_cam, overlay
-from alzmri.models import build
+from alzmri.models import ARCHITECTURES, build
+from alzmri.models.forward import normalise
 from alzmri.ood.features import WithFeatures
 
 
@@ -34,6 +36,19 @@ def test_a_map_depends_on_what_the_model_has_learnt(predictor, prepared):
     print(_likeness(maps, randomised), _likeness(maps, other_class))
     assert _likeness(maps, randomised) < 0.5
     assert _likeness(maps, other_class) < 0.9
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_has_features_and_maps(predictor, prepared, name):
+    model = build(name, classes=4, image_size=32, dropout=0.5)
+    other = replace(predictor, model=WithFeatures(model))
+    slices = prepared.images[:3]
+    with torch.inference_mode():
+        logits, features = other.model(torch.from_numpy(slices))
+        torch.testing.assert_close(logits, model(normalise(torch.from_numpy(slices))))
+    assert features.ndim == 2
+    assert features.std() > 0
+    assert grad_cam(other, slices, np.array([0, 1, 2])).shape == slices.shape
 
 
 def test_evidence_lies_where_the_classes_differ(predictor, prepared):

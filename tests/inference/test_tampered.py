@@ -14,7 +14,7 @@ from alzmri.inference.predictor import CPU, Predictor
 from alzmri.models import build, saved
 from alzmri.models.forward import MEAN, STD
 from alzmri.ood import features
-from alzmri.ood.detector import Detector, digest
+from alzmri.ood.detector import Detector
 
 SHAPE = {"name": "lenet", "classes": 4, "image_size": 32, "dropout": 0.5}
 NAN, INF = math.nan, math.inf
@@ -40,7 +40,7 @@ def good(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32), np.uint8)
     network = features.WithFeatures(model)
     _, found = features.run(network, images, np.arange(40), CPU)
-    Detector.fit(found[:30], found[30:], digest(folder)).save(folder)
+    Detector.fit(found[:30], found[30:], saved.digest(folder)).save(folder)
     Predictor.load(folder)
     return folder
 
@@ -68,7 +68,7 @@ CARD = {
     "image huge": {"architecture": {**SHAPE, "image_size": 10**6}},
     "image below 0": {"architecture": {**SHAPE, "image_size": -32}},
     "dropout above 1": {"architecture": {**SHAPE, "dropout": 2}},
-    "architecture unknown": {"architecture": {**SHAPE, "name": "resnet"}},
+    "architecture unknown": {"architecture": {**SHAPE, "name": "vgg"}},
     "architecture with more": {"architecture": {**SHAPE, "depth": 50}},
     "architecture empty": {"architecture": {}},
     "mean another": {"preprocessing": {"fit": "pad", "channels": 1, "mean": 0.4, "std": STD}},
@@ -108,7 +108,7 @@ def _detector(folder, changes):
     for name, change in changes.items():
         found = change(tensors[name]) if callable(change) else np.asarray(change)
         tensors[name] = np.ascontiguousarray(found, tensors[name].dtype)
-    save_file(tensors, path, {"weights": digest(folder)})
+    save_file(tensors, path, {"weights": saved.digest(folder)})
 
 
 def _weights(folder, value):

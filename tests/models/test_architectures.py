@@ -47,10 +47,21 @@ def test_alexnet_is_alexnet():
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 57.0
 
 
+def test_resnet18_is_resnet18():
+    with torch.device("meta"):
+        model = build("resnet18", classes=4, image_size=224, dropout=0.5)
+    kernels = [m.kernel_size[0] for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert {size: kernels.count(size) for size in kernels} == {7: 1, 3: 16, 1: 3}
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 20
+    # Torchvision's 11,689,512 less 996 classes and the first convolution of two colours.
+    assert sum(p.numel() for p in model.parameters()) == 11_689_512 - 996 * 513 - 2 * 64 * 49
+
+
 def test_the_classifiers_are_linear_layers_with_relu_and_the_dropout_that_is_asked_for():
     layers = {
         "alexnet": "Dropout Linear ReLU Dropout Linear ReLU Linear",
         "lenet": "Linear ReLU Dropout Linear ReLU Dropout Linear",
+        "resnet18": "Dropout Linear",
     }
     for name, expected in layers.items():
         with torch.device("meta"):  # without drawing 57 million weights

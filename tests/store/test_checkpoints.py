@@ -26,11 +26,11 @@ def in_s3(store_repo, monkeypatch) -> Callable[[], Checkpoints]:
 def test_the_latest_two_are_kept_and_the_latest_is_loaded(in_s3):
     kept = in_s3()
     for position in (1, 2, 3):
-        kept.save(position, {"position": position, "weights": torch.arange(1000) * position})
+        kept.save({"epoch": 1, "steps": position, "weights": torch.arange(1000) * position})
     kept.wait()
     again = in_s3()
     state = again.load()
-    assert state["position"] == 3
+    assert state["steps"] == 3
     assert torch.equal(state["weights"], torch.arange(1000) * 3)
     assert len(again._paths()) == 2
     again.clear()
@@ -40,20 +40,20 @@ def test_the_latest_two_are_kept_and_the_latest_is_loaded(in_s3):
 def test_what_is_cut_off_in_the_store_is_set_aside(in_s3, capsys):
     kept = in_s3()
     for position in (1, 2):
-        kept.save(position, {"position": position})
+        kept.save({"epoch": 1, "steps": position})
     kept.wait()
     latest = kept._paths()[-1]
     kept._files.pipe_file(latest, kept._files.cat_file(latest)[:-10])
-    assert in_s3().load()["position"] == 1
-    assert "cut off" in capsys.readouterr().err.replace("\n", " ")
+    assert in_s3().load()["steps"] == 1
+    assert "damaged" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_store_that_is_down_for_a_while_costs_a_warning(in_s3, store_repo, capsys):
     kept = in_s3()
-    kept.save(1, {"position": 1})
+    kept.save({"epoch": 1, "steps": 1})
     kept.wait()
     assert store_repo.store("down").returncode == 0
-    kept.save(2, {"position": 2})
+    kept.save({"epoch": 1, "steps": 2})
     kept.wait()
     assert "training goes on" in capsys.readouterr().err.replace("\n", " ")
     with pytest.raises(EnvironmentFault, match=r"s3://alzmri/checkpoints cannot be read.*ALZMRI_"):
@@ -61,6 +61,6 @@ def test_a_store_that_is_down_for_a_while_costs_a_warning(in_s3, store_repo, cap
     kept.clear()
     assert "could not be removed" in capsys.readouterr().err.replace("\n", " ")
     assert store_repo.store("up").returncode == 0
-    kept.save(3, {"position": 3})
+    kept.save({"epoch": 1, "steps": 3})
     kept.wait()
-    assert in_s3().load()["position"] == 3
+    assert in_s3().load()["steps"] == 3

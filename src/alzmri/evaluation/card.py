@@ -33,12 +33,15 @@ def write(path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any]
 
 def _head(trained: Card) -> str:
     architecture = trained.architecture
+    how = "trained from scratch"
+    if start := trained.training.get("init"):
+        how = f"trained further from `{start['name']}` (weights `{start['weights'][:16]}`)"
     return f"""\
 # Model card: {architecture["name"]}, {len(trained.classes)} stages of Alzheimer's disease
 
 **Research software. Not a medical device, not for clinical use, no diagnosis.**
 
-{architecture["name"]} trained from scratch on 2D grayscale brain MRI slices. Input: one slice,
+{architecture["name"]}, {how}, on 2D grayscale brain MRI slices. Input: one slice,
 {architecture["image_size"]}×{architecture["image_size"]} pixels ({trained.preprocessing["fit"]}),
 values scaled to -1 to 1. Output: the probabilities of {", ".join(trained.classes)}.
 Made for one purpose: to study how such classifiers are trained and evaluated."""

@@ -103,8 +103,8 @@ def confusion(
 
 def roc(path: Path, truth: Ints, probabilities: Floats, classes: Sequence[str], note: str) -> None:
     """One curve per class against the rest, with its area."""
-    # Not at the top: compare and review draw without scikit-learn.
-    from sklearn.metrics import roc_auc_score, roc_curve
+    # Not at the top: compare and review draw without torch.
+    from alzmri.evaluation import metrics
 
     with drawing(path, 5.2, 4.6) as figure:
         axes = figure.add_subplot()
@@ -113,8 +113,8 @@ def roc(path: Path, truth: Ints, probabilities: Floats, classes: Sequence[str], 
             positive = truth == index
             if not positive.any() or positive.all():
                 continue
-            false_positive, true_positive, _ = roc_curve(positive, probabilities[:, index])
-            area = roc_auc_score(positive, probabilities[:, index])
+            false_positive, true_positive = metrics.roc(positive, probabilities[:, index])
+            area = np.trapezoid(true_positive, false_positive)
             axes.plot(
                 false_positive, true_positive, color=SEVERITY[index], label=f"{name}  {area:.2f}"
             )

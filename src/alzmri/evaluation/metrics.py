@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alzmri.models.scores import Floats as Floats
 from alzmri.models.scores import Ints as Ints
@@ -20,21 +21,17 @@ CALIBRATION_BINS = 15
 
 def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[str, Any]:
     """The slice-level part of ``models/evaluation.json``."""
-    # scikit-learn takes two seconds to import: what needs none of its scores starts without.
-    from sklearn.metrics import accuracy_score, precision_recall_fscore_support, recall_score
-
+    # Not scikit-learn's, whose import takes longer than to score a small collection.
     predicted = probabilities.argmax(axis=1)
-    every = range(len(classes))
-    present = np.unique(truth)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, predicted, labels=every, zero_division=0
-    )
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, (truth, predicted), 1)
+    hits, support, said = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall = hits / np.maximum(said, 1), hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(support + said, 1)
     return {
-        "accuracy": float(accuracy_score(truth, predicted)),
+        "accuracy": float(np.mean(truth == predicted)),
         "macro_f1": macro_f1(truth, predicted),
-        "balanced_accuracy": float(
-            recall_score(truth, predicted, labels=present, average="macro", zero_division=0)
-        ),
+        "balanced_accuracy": float(recall[support > 0].mean()),
         "macro_auc": macro_auc(truth, probabilities),
         **confidence_scores(truth, probabilities),
         "per_class": {
@@ -51,14 +48,25 @@ def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[s
 
 def macro_auc(truth: Ints, probabilities: Floats) -> float | None:
     """The mean one-versus-rest area under the ROC curve; None when only one class occurs."""
-    from sklearn.metrics import roc_auc_score
-
     present = np.unique(truth)
     if len(present) < 2:
         return None
-    return float(
-        np.mean([roc_auc_score(truth == index, probabilities[:, index]) for index in present])
-    )
+    curves = (roc(truth == index, probabilities[:, index]) for index in present)
+    return float(np.mean([np.trapezoid(*curve[::-1]) for curve in curves]))
+
+
+def roc(positive: NDArray[np.bool_], score: Floats) -> tuple[Floats, Floats]:
+    """The ROC curve: false and true positive rates, from 0 to 1, as the threshold falls.
+
+    Args:
+        positive: ``[n]``, with both values.
+        score: ``[n]``, higher where it says more surely that one is positive.
+    """
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # of equal scores
+    right = np.cumsum(positive[order])[last]
+    wrong = last + 1 - right
+    return np.append(0, wrong) / wrong[-1], np.append(0, right) / right[-1]
 
 
 def reliability(truth: Ints, probabilities: Floats) -> tuple[Floats, Floats, Ints]:
@@ -108,10 +116,9 @@ def by_subject(
 
 def confidence_scores(truth: Ints, probabilities: Floats) -> dict[str, float]:
     """What temperature scaling changes: loss, calibration error, Brier score."""
-    from sklearn.metrics import log_loss
-
+    own = probabilities[np.arange(len(truth)), truth]
     return {
-        "loss": float(log_loss(truth, probabilities, labels=range(probabilities.shape[1]))),
+        "loss": float(-np.log(np.maximum(own, np.finfo(np.float64).eps)).mean()),
         "ece": expected_calibration_error(truth, probabilities),
         "brier": brier(truth, probabilities),
     }

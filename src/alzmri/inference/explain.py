@@ -30,9 +30,8 @@ def grad_cam(predictor: Predictor, slices: Pixels, targets: NDArray[np.int64]) -
     activation: maps of one model and class can be compared and averaged.
     """
     attr = require("captum.attr", "explain")
-    network = predictor.model
-    # The activations before the last pooling: the finest of the last convolutions.
-    cam = attr.LayerGradCam(lambda inputs: network.judge(inputs)[0], network.convolutions[-2])
+    network = predictor.model.network
+    cam = attr.LayerGradCam(network, network.features[network.FINEST])
     maps = []
     for start in range(0, len(slices), BATCH_SIZE):
         chosen = slice(start, start + BATCH_SIZE)

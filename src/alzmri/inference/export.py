@@ -22,7 +22,6 @@ from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD, probabilities
 from alzmri.models.saved import Card
 from alzmri.models.scores import macro_f1
-from alzmri.ood.detector import digest
 from alzmri.ood.features import WithFeatures, run
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def write(directory: Path, path: Path) -> float:
         # Where in whose source tree it was traced: of no use, and other bytes on every machine.
         del node.metadata_props[:]
     entry = program.metadata_props.add()
-    entry.key, entry.value = METADATA, json.dumps(_about(card, digest(directory)))
+    entry.key, entry.value = METADATA, json.dumps(_about(card, saved.digest(directory)))
     noise = np.random.default_rng(0).integers(0, 256, (3, side, side), np.uint8)
     with replacing(path) as temporary:
         onnx.save_model(program, temporary)

@@ -19,7 +19,7 @@ from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD, probabilities
 from alzmri.models.saved import Card
 from alzmri.ood import features
-from alzmri.ood.detector import FILE, Detector, Features, digest
+from alzmri.ood.detector import FILE, Detector, Features
 from alzmri.terminal import Update
 
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ class Predictor:
             UserError: when a file is missing or damaged, or they do not belong together.
         """
         model, card = saved.load(folder)
-        detector = Detector.load(folder, digest(folder))
+        detector = Detector.load(folder, saved.digest(folder))
         found = cls(features.WithFeatures(model), card, detector, Preprocessing.of(card))
         found._try()
         return found

@@ -1,7 +1,8 @@
 """AlexNet with batch normalisation, for grayscale slices of any supported size."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from alzmri.models.network import Network
 
 STRIDE_AND_PADDING = {32: (1, 5), 64: (2, 5), 96: (2, 5), 128: (4, 2), 160: (4, 2), 224: (4, 2)}
 """Of the first convolution, by image size: a stride of 4 would leave small images no detail."""
@@ -16,7 +17,7 @@ def _block(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int
     )
 
 
-class AlexNet(nn.Module):
+class AlexNet(Network):
     """Five blocks of convolution, batch normalisation and ReLU, then three linear layers.
 
     After Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014),
@@ -41,7 +42,7 @@ class AlexNet(nn.Module):
     """
 
     def __init__(self, *, classes: int, image_size: int, dropout: float) -> None:
-        super().__init__()
+        super().__init__(image_size)
         stride, padding = STRIDE_AND_PADDING[image_size]
         self.features = nn.Sequential(
             _block(1, 64, kernel=11, stride=stride, padding=padding),
@@ -65,8 +66,3 @@ class AlexNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(4096, classes),
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[batch, classes]`` of ``images`` ``[batch, 1, side, side]``."""
-        logits: Tensor = self.classifier(torch.flatten(self.features(images), 1))
-        return logits

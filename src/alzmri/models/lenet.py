@@ -1,10 +1,11 @@
 """LeNet-5, the older and far smaller baseline."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from alzmri.models.network import Network
 
 
-class LeNet(nn.Module):
+class LeNet(Network):
     """Two blocks of convolution and pooling, then three linear layers.
 
     After LeCun et al., "Gradient-based learning applied to document recognition" (1998), with
@@ -24,7 +25,7 @@ class LeNet(nn.Module):
     """
 
     def __init__(self, *, classes: int, image_size: int, dropout: float) -> None:
-        super().__init__()
+        super().__init__(image_size)
         self.features = nn.Sequential(
             nn.Conv2d(1, 6, 5),
             nn.ReLU(inplace=True),
@@ -43,8 +44,3 @@ class LeNet(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(84, classes),
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[batch, classes]`` of ``images`` ``[batch, 1, side, side]``."""
-        logits: Tensor = self.classifier(torch.flatten(self.features(images), 1))
-        return logits

@@ -11,12 +11,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
-from torch import Tensor, nn
+from torch import Tensor
 
 from alzmri.errors import UserError
 from alzmri.files import write_bytes, write_json
 from alzmri.models import build
 from alzmri.models.alexnet import STRIDE_AND_PADDING
+from alzmri.models.network import Network
 
 MODELS = Path("models")
 IMAGE_SIZES = frozenset(STRIDE_AND_PADDING)
@@ -41,8 +42,9 @@ class Card:
         temperature: by which to divide the logits for calibrated probabilities.
         versions: of what computed the weights.
         run: the fingerprint of the training run, its id on W&B; empty in older models.
-        training: epochs in all, the best epoch, the number of weights, the device (``cpu`` or
-            ``cuda``) and the precision (``fp32`` or ``bf16``); empty in older models.
+        training: epochs in all, the best epoch, the number of weights, the model that it started
+            from (name and SHA-256 of the weights, or None), the device (``cpu`` or ``cuda``) and
+            the precision (``fp32`` or ``bf16``); empty in older models.
     """
 
     architecture: dict[str, Any]
@@ -69,7 +71,13 @@ def save(directory: Path, weights: dict[str, Tensor], card: Card) -> None:
     write_json(directory / "model.json", asdict(card))
 
 
-def load(directory: Path = MODELS) -> tuple[nn.Module, Card]:
+def digest(directory: Path = MODELS) -> str:
+    """SHA-256 of the weights in ``directory``."""
+    with (directory / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load(directory: Path = MODELS) -> tuple[Network, Card]:
     """The model in ``directory``, on the CPU, and its card.
 
     Raises:

@@ -8,7 +8,6 @@ covariance is that of probabilistic principal components (Tipping and Bishop, 19
 directions have their own variance, all others share one.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,9 +143,3 @@ class Detector:
         if found.weights != weights:
             raise UserError(f"{path} belongs to other weights: run `dvc repro ood`")
         return found
-
-
-def digest(directory: Path) -> str:
-    """SHA-256 of the weights in ``directory``."""
-    with (directory / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

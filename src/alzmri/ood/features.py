@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alzmri.models.forward import BATCH_SIZE, normalise
+from alzmri.models.network import Network
 from alzmri.terminal import Update
 
 MOST_CELLS = 6
@@ -15,28 +16,23 @@ LeNet's would be 53."""
 
 
 class WithFeatures(nn.Module):
-    """A trained AlexNet or LeNet from packed pixels to logits and features.
+    """A trained network from packed pixels to logits and features.
 
     The features are the last feature maps, flattened: where something is matters as much as what.
     (The units of the last hidden layer, which remember only what tells the classes apart, find
     fewer strange pictures.)
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.convolutions: nn.Sequential = model.features  # type: ignore[assignment]
-        self.classifier: nn.Sequential = model.classifier  # type: ignore[assignment]
+        self.network = network
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[n, classes]`` and features ``[n, width]`` of uint8 ``[n, side, side]``."""
-        return self.judge(normalise(images))
-
-    def judge(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of normalised float32 ``[n, 1, side, side]``."""
-        maps = self.convolutions(inputs)
+        maps = self.network.features(normalise(images))
         coarse = F.avg_pool2d(maps, -(-maps.shape[-1] // MOST_CELLS))
-        return self.classifier(torch.flatten(maps, 1)), torch.flatten(coarse, 1)
+        return self.network.classify(maps), torch.flatten(coarse, 1)
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from alzmri.errors import UserError
 from alzmri.models import saved
 from alzmri.models.device import choose
 from alzmri.ood import features
-from alzmri.ood.detector import TRAINING_IMAGES, Detector, digest
+from alzmri.ood.detector import TRAINING_IMAGES, Detector
 
 RESAMPLES = 2000
 
@@ -40,7 +40,7 @@ def fit(directory: Path, prepared: Prepared, seed: int) -> tuple[Detector, dict[
     _, known = features.run(network, prepared.images, training[::every], device)
     _, held_out = features.run(network, prepared.images, validation, device)
     _, unseen = features.run(network, prepared.images, test, device)
-    detector = Detector.fit(known, held_out, digest(directory))
+    detector = Detector.fit(known, held_out, saved.digest(directory))
     flagged = detector.score(unseen) > 1
     subjects = [prepared.rows[index].subject for index in test]
     return detector, {

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alzmri.errors import UserError
 from alzmri.params import Params
 from alzmri.sagemaker import bundle, request, staging
 from alzmri.sagemaker.bundle import Bundle
@@ -39,8 +40,13 @@ def gather(settings: Settings, params: Params, label: str | None) -> Submission:
 
     Raises:
         UserError: when data/prepared is not there or of other parameters, the code may hold a
-            secret, or the service would not take the name.
+            secret, the service would not take the name, or training starts from another model.
     """
+    if params.train.init:
+        raise UserError(
+            f"train.init = {params.train.init}: a job on SageMaker cannot start from another model:"
+            " set it to '', or train here"
+        )
     prepared = staging.prepared_files(params)
     code = bundle.pack(Path())
     places = request.addresses(settings, params, code, staging.digest(prepared))

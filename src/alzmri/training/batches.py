@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alzmri.data.prepared import Prepared
-from alzmri.params import Params
+from alzmri.params import Params, Train
 from alzmri.training.processes import ALONE, Processes
 from alzmri.training.slices import DeviceSlices, HostSlices, sent
 
@@ -28,12 +28,14 @@ class Batch:
     Attributes:
         images: uint8 ``[share, side, side]``.
         labels: their classes, int64 ``[share]``.
-        all_labels: the classes of the whole batch, int64 ``[batch]``.
+        slices: in the whole batch.
+        weight: of all their classes together, in the loss.
     """
 
     images: Tensor
     labels: Tensor
-    all_labels: NDArray[np.int64]
+    slices: int
+    weight: float
 
 
 class Batches:
@@ -41,6 +43,9 @@ class Batches:
 
     Order and augmentation are the same for any number of processes: each takes every so many-th
     slice of each batch.
+
+    Attributes:
+        weights: of the classes in the loss, see :func:`class_weights`.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class Batches:
         self._indices = prepared.indices("train")
         self._size, self._seed = params.train.batch_size, params.train.seed
         self._device, self.processes = device, processes
+        weights = class_weights(prepared, params.train)
+        self.weights, self._weight_of = weights.to(device), weights.tolist()
         self._slices: DeviceSlices | HostSlices
         if device.type == "cuda" and prepared.images.nbytes < torch.cuda.mem_get_info()[0] / 2:
             self._slices = DeviceSlices(prepared, params.augment, self._seed, device)
@@ -65,6 +72,10 @@ class Batches:
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self._size)
+
+    def before(self, epoch: int, steps: int) -> int:
+        """The steps of the run until ``steps`` of ``epoch`` are done."""
+        return (epoch - 1) * len(self) + steps
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` without the first ``first``."""
@@ -97,4 +108,22 @@ class Batches:
         images = self._slices(epoch, np.concatenate(shares)).to(self._device).split(sizes)
         targets = sent(np.concatenate(labels), self._device).split(sizes)
         for mine, target, whole in zip(images, targets, wholes, strict=True):
-            yield Batch(mine, target, self._labels[whole])
+            weight = sum(self._weight_of[label] for label in self._labels[whole])
+            yield Batch(mine, target, len(whole), weight)
+
+
+def class_weights(prepared: Prepared, settings: Train) -> Tensor:
+    """Of the loss, float32 ``[classes]``: all 1, or falling with the frequency of the class.
+
+    ``balanced`` is inversely proportional to it; ``sqrt`` is the square root of that, for when
+    a class is so rare that full balance lets its few people rule the loss. A class without a
+    training slice then has weight 0, or label smoothing would favour it.
+    """
+    labels = prepared.labels[prepared.indices("train")]
+    counts = np.bincount(labels, minlength=len(prepared.classes))
+    if settings.class_weights == "none":
+        return torch.ones(len(counts))
+    weights = len(labels) / np.count_nonzero(counts) / np.maximum(counts, 1)
+    if settings.class_weights == "sqrt":
+        weights = np.sqrt(weights)
+    return torch.tensor(np.where(counts > 0, weights, 0), dtype=torch.float32)

@@ -1,33 +1,27 @@
-"""Training state that outlives the process: written whole, verified, found again by fingerprint."""
+"""Training state that outlives the process: written whole, verified, found by fingerprint."""
 
 import hashlib
 import io
-import json
 import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import fsspec
 import torch
 from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
-from torch.utils.serialization import config
 
-import alzmri
 from alzmri import terminal
-from alzmri.data.prepared import Prepared
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.models.device import bfloat16
-from alzmri.params import Params
+from alzmri.files import write_bytes
 
 STORE_VARIABLE = "ALZMRI_CHECKPOINTS"
 """Names another store, such as ``s3://bucket/prefix``: where training resumes on any machine."""
 
-FORMAT = 2
 KEPT = 2
 """Checkpoints of a run: should the latest be damaged, the one before it is used."""
 
@@ -37,36 +31,7 @@ SHARE = 0.015
 It costs training a little more than it takes: cores that share a step wait for the one that writes.
 """
 
-HEADER = 256
-"""Bytes before the state: a line of JSON, filled up with blanks."""
-
-CODE = ("training", "models", "data/prepared.py")
-"""What shapes the weights: after a change here a run starts from zero, by another name."""
-
 State = dict[str, Any]
-
-
-def fingerprint(params: Params, prepared: Prepared, device: torch.device) -> str:
-    """What identifies a run, 16 hexadecimal digits: parameters, data, code, device, precision.
-
-    Runs alike in all of them end with the same weights on the same machine, so that one may go on
-    where the other stopped. How often to checkpoint, what to keep and who computes does not matter.
-    """
-    matters = params.model_dump(
-        mode="json",
-        include={"data", "split", "augment", "model", "train", "compute"},
-        exclude={"train": {"checkpoint_every", "keep_last"}, "compute": {"train_on"}},
-    )
-    digest = hashlib.sha256()
-    machine = (torch.__version__, device.type, bfloat16(params.train.precision, device))
-    for part in (matters, prepared.digest, *machine, FORMAT):
-        digest.update(json.dumps(part, sort_keys=True).encode())
-    package = Path(alzmri.__file__).parent
-    for name in CODE:
-        path = package / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def default_store() -> str:
@@ -85,8 +50,9 @@ def _local_folder() -> Path:
 class Checkpoints:
     """The checkpoints of one run, in ``store``: a folder, or any address that fsspec opens.
 
-    They are written in the background, one at a time. One that cannot be written costs a warning,
-    not the run.
+    A file is named after the epoch and the steps done in it, and the SHA-256 of its content. They
+    are written in the background, one at a time. One that cannot be written costs a warning, not
+    the run.
     """
 
     def __init__(self, store: str, run: str) -> None:
@@ -96,11 +62,6 @@ class Checkpoints:
         except (ValueError, ImportError) as error:
             raise UserError(f"{STORE_VARIABLE}={store}: {error}") from None
         self._folder = PurePosixPath(folder)
-        self._is_local = isinstance(self._files, LocalFileSystem)
-        # One name, not one for each checkpoint: a draft that a kill leaves behind is overwritten.
-        self._draft = (
-            Path(folder) / ".draft" if self._is_local else _local_folder() / f"{run}.draft"
-        )
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._affordable_from = 0.0
@@ -114,8 +75,7 @@ class Checkpoints:
         try:
             for path in reversed(self._paths()):
                 try:
-                    with self._files.open(path, "rb") as file:
-                        return _read(file, self._run)
+                    return self._read(path)
                 except ValueError as error:
                     terminal.warn(
                         f"checkpoint {path} is {error}: set aside, the one before it is used"
@@ -123,15 +83,15 @@ class Checkpoints:
                     self._files.mv(path, f"{path}.bad")
         except Exception as error:  # whatever the store's client raises
             raise EnvironmentFault(
-                f"the checkpoint store {self._store} cannot be read ({error}): mend it, or unset"
+                f"the checkpoint store {self._store} cannot be read ({error}): repair it, or unset"
                 f" {STORE_VARIABLE} to train from zero with local checkpoints"
             ) from error
         return None
 
-    def save(self, position: int, state: State) -> None:
-        """Write ``state``, which nobody changes any more, as that after step ``position``."""
+    def save(self, state: State) -> None:
+        """Write ``state``, which nobody changes any more."""
         self.wait()
-        self._writing = self._writer.submit(self._write, position, state)
+        self._writing = self._writer.submit(self._write, state)
 
     @property
     def affordable(self) -> bool:
@@ -169,25 +129,37 @@ class Checkpoints:
         self._files.invalidate_cache()
         return sorted(self._files.glob(str(self._folder / "*.checkpoint")))
 
-    def _write(self, position: int, state: State) -> None:
-        path = self._folder / f"{position:012}.checkpoint"
+    def _read(self, path: str) -> State:
+        """The state in ``path``; ValueError says what it is instead."""
+        content = self._files.cat_file(path)
+        if hashlib.sha256(content).hexdigest() != PurePosixPath(path).stem.rpartition("-")[2]:
+            raise ValueError("damaged: its checksum is not the one in its name")
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if saved["run"] != self._run:
+            raise ValueError("of another run")
+        state: State = saved["state"]
+        return state
+
+    def _write(self, state: State) -> None:
         began = time.thread_time()
+        place = f"{state['epoch']:06}-{state['steps']:06}"
         try:
-            self._draft.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with self._draft.open("wb") as file:
-                    _dump(state, self._run, file)
-                if self._is_local:
-                    self._draft.replace(path)
-                else:
-                    self._files.put_file(str(self._draft), str(path))
-            finally:
-                self._draft.unlink(missing_ok=True)
+            buffer = io.BytesIO()
+            torch.save({"run": self._run, "state": state}, buffer)
+            content = buffer.getvalue()
+            path = self._folder / f"{place}-{hashlib.sha256(content).hexdigest()}.checkpoint"
+            if isinstance(self._files, LocalFileSystem):
+                # By one name for all: what a kill leaves of a draft is overwritten.
+                draft = Path(path).with_name("draft")
+                write_bytes(draft, content)
+                draft.replace(path)
+            else:
+                self._files.pipe_file(str(path), content)
             for old in self._paths()[:-KEPT]:
                 self._files.rm_file(old)
         except Exception as error:  # noqa: BLE001
             # Whatever the store's client raises: training is worth more than its safety net.
-            terminal.warn(f"checkpoint {path} could not be written ({error}): training goes on")
+            terminal.warn(f"checkpoint {place} could not be written ({error}): training goes on")
         self._affordable_from = time.monotonic() + (time.thread_time() - began) / SHARE
 
 
@@ -210,69 +182,3 @@ def alone(run: str) -> Iterator[None]:
         # that, and FileLock starts over with a new file.
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-
-
-class _Measured:
-    """Hands on what ``torch.save`` writes, and measures it: the state is never in memory twice."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.length = 0
-        self.sha256 = hashlib.sha256()
-        self.error: OSError | None = None
-
-    def write(self, part: memoryview) -> None:
-        """Hand on ``part``; an error is kept, for torch would make another of it."""
-        if self.error is None:
-            try:
-                self._file.write(part)
-            except OSError as error:
-                self.error = error
-        self.sha256.update(part)
-        self.length += len(part)
-
-    def flush(self) -> None:
-        """Nothing is held back here."""
-
-
-def _dump(state: State, run: str, file: IO[bytes]) -> None:
-    """Write ``state`` to an empty ``file``, down to the disk."""
-    file.write(b" " * HEADER)
-    content = _Measured(file)
-    # The file has a better checksum, of all of it.
-    with config.patch({"save.compute_crc32": False}):  # type: ignore[attr-defined]
-        torch.save(state, content)  # type: ignore[arg-type]  # it needs no more than these two
-    if content.error:
-        raise content.error
-    header = {
-        "format": FORMAT,
-        "run": run,
-        "length": content.length,
-        "sha256": content.sha256.hexdigest(),
-    }
-    file.seek(0)
-    file.write(json.dumps(header).ljust(HEADER - 1).encode() + b"\n")
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _read(file: IO[bytes], run: str) -> State:
-    """The state in ``file``; ValueError says what it is instead."""
-    head = file.read(HEADER)
-    try:
-        header = json.loads(head)
-        expected = (header["format"], header["run"], header["length"], header["sha256"])
-    except (ValueError, KeyError, TypeError):
-        raise ValueError("no checkpoint") from None
-    if expected[0] != FORMAT:
-        raise ValueError(f"of another format ({expected[0]})")
-    if expected[1] != run:
-        raise ValueError("of another run")
-    content = io.BytesIO(file.read())  # torch.load misreads a file that does not start with it
-    length = content.getbuffer().nbytes
-    if expected[2] != length:
-        raise ValueError(f"cut off: {length} of {expected[2]} bytes")
-    if expected[3] != hashlib.sha256(content.getbuffer()).hexdigest():
-        raise ValueError("damaged: its checksum is wrong")
-    state: State = torch.load(content, map_location="cpu", weights_only=True)
-    return state

@@ -1,13 +1,12 @@
 """The training loop."""
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
@@ -18,14 +17,14 @@ from alzmri.errors import UserError
 from alzmri.models import build
 from alzmri.models.device import autocast, generator
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
+from alzmri.models.network import Network
 from alzmri.models.scores import Floats, Ints, macro_f1
 from alzmri.params import Params, Train
-from alzmri.training.batches import Batches
-from alzmri.training.batchnorm import normalising
+from alzmri.training.batches import Batch, Batches
 from alzmri.training.calibration import fit_temperature
 from alzmri.training.checkpoints import Checkpoints, State
 from alzmri.training.graphs import Replayed
-from alzmri.training.linear import complete, rows, split_layers
+from alzmri.training.initial import Initial
 from alzmri.training.processes import ALONE, Processes, in_step
 from alzmri.training.schedule import learning_rate
 from alzmri.training.stopping import Stop
@@ -57,21 +56,22 @@ class Run:
     """A training run between two steps: all that decides how it goes on.
 
     Attributes:
-        replica: what trains the weights of ``model``, in step with the other processes. Its
-            parameters are the model's, in their order; of large layers some rows of them.
+        replica: what trains the parameters of ``model``, in step with the other processes.
+        averaged: the moving average of ``model`` with ``train.ema``.
+        precision: entered for the forward pass.
         loss: summed over the slices of the epoch under way so far, of this process.
         epoch: the one under way, from 1; one more than there are when training is complete.
         steps: done in it.
         slices: of it so far, of all processes.
         history: the epochs that are done.
         temperature: calibrates ``best_weights``, see :mod:`alzmri.training.calibration`.
-        last: its :meth:`state` in the end, if ``train.keep_last``.
     """
 
-    model: nn.Module
+    model: Network
     replica: nn.Module
     averaged: AveragedModel | None
     optimizer: torch.optim.Optimizer
+    precision: torch.autocast
     loss: Tensor
     epoch: int = 1
     steps: int = 0
@@ -80,13 +80,17 @@ class Run:
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     temperature: float = 1.0
-    last: State = field(default_factory=dict)
 
     @classmethod
     def start(
-        cls, prepared: Prepared, params: Params, device: torch.device, processes: Processes = ALONE
+        cls,
+        prepared: Prepared,
+        params: Params,
+        device: torch.device,
+        processes: Processes = ALONE,
+        initial: Initial | None = None,
     ) -> "Run":
-        """Fresh weights and optimiser, drawn from ``train.seed``."""
+        """The weights of ``initial``, fresh ones from ``train.seed`` for what it does not have."""
         settings = params.train
         torch.manual_seed(settings.seed)
         model = build(
@@ -94,53 +98,40 @@ class Run:
             classes=len(prepared.classes),
             image_size=prepared.images.shape[1],
             dropout=params.model.dropout,
-        ).to(device)
+        )
+        if initial:
+            initial.give_to(model, prepared.classes)
+        model.to(device)
         # Convolutions run faster in this layout, by 15 % on the CPU measured.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         averaged = None
+        replica: nn.Module = model
         if settings.ema:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-        replica = normalising(model, device, several=processes.size > 1)
         if processes.size > 1:
-            split_layers(replica, settings.batch_size)
-            replica = in_step(replica)
+            replica = in_step(model, device)
         elif device.type == "cuda":
-            replica = Replayed(replica, min(settings.batch_size, len(prepared.indices("train"))))
+            replica = Replayed(model, min(settings.batch_size, len(prepared.indices("train"))))
         optimizer = torch.optim.SGD(
-            replica.parameters(),
+            model.parameters(),
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        return cls(model, replica, averaged, optimizer, loss=torch.zeros((), device=device))
-
-    def complete(self, model: nn.Module) -> None:
-        """Give ``model`` all rows of the layers that several processes share out; all have to ask.
-
-        Args:
-            model: ``self.model``, or the averaged one.
-        """
-        for part, whole in zip(self.replica.parameters(), model.parameters(), strict=True):
-            if part.shape != whole.shape:
-                complete(whole.detach())
+        precision = autocast(settings.precision, device)
+        return cls(model, replica, averaged, optimizer, precision, torch.zeros((), device=device))
 
     def state(self) -> State:
-        """A copy, for a checkpoint; whole for any number of processes, who all have to ask."""
-        self.complete(self.model)
-        if self.averaged is not None:
-            self.complete(self.averaged.module)
-        optimizer = _copied(self.optimizer.state_dict())
-        for momentum, whole in self._split_momenta(optimizer):
-            mine = momentum["momentum_buffer"]
-            momentum["momentum_buffer"] = torch.empty_like(whole)
-            momentum["momentum_buffer"][rows(len(whole), dist.get_rank())] = mine
-            complete(momentum["momentum_buffer"])
+        """A copy, for a checkpoint."""
+        changing = {
+            "model": self.model.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loss": self.loss,
+        }
         return {
-            "model": _copied(self.model.state_dict()),
-            "averaged": None if self.averaged is None else _copied(self.averaged.state_dict()),
-            "optimizer": optimizer,
-            "loss": self.loss.clone(),
+            **copy.deepcopy(changing),
             "epoch": self.epoch,
             "steps": self.steps,
             "slices": self.slices,
@@ -155,9 +146,6 @@ class Run:
         self.model.load_state_dict(state["model"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
-        for momentum, whole in self._split_momenta(state["optimizer"]):
-            mine = rows(len(whole), dist.get_rank())
-            momentum["momentum_buffer"] = momentum["momentum_buffer"][mine].clone()
         self.optimizer.load_state_dict(state["optimizer"])
         self.loss.copy_(state["loss"])
         self.epoch, self.steps, self.slices = state["epoch"], state["steps"], state["slices"]
@@ -165,40 +153,19 @@ class Run:
         self.best = self.history[state["best"] - 1] if state["best"] else None
         self.best_weights, self.temperature = state["best_weights"], state["temperature"]
 
-    def _split_momenta(self, state: State) -> Iterator[tuple[State, Tensor]]:
-        """Of the layers that are shared out: what the optimiser's ``state`` has; their weights."""
-        pairs = zip(self.replica.parameters(), self.model.parameters(), strict=True)
-        for number, (part, whole) in enumerate(pairs):
-            if part.shape != whole.shape and number in state["state"]:
-                yield state["state"][number], whole.detach()
-
-    def close_epoch(self, settings: Train, steps: int, truth: Ints, logits: Floats) -> None:
-        """Enter the epoch's scores and begin the next one.
-
-        Raises:
-            UserError: when the loss is no longer a finite number.
-        """
-        lr = learning_rate(settings, self.epoch * steps - 1, steps)
-        train_loss = float(self.loss) / self.slices
-        latest = Epoch(self.epoch, lr, train_loss, *validation_scores(truth, logits))
-        if not (math.isfinite(latest.train_loss) and math.isfinite(latest.val_loss)):
-            raise UserError(
-                f"training diverged in epoch {self.epoch} (loss {latest.train_loss}): lower"
-                f" train.lr ({settings.lr}) or train.momentum, or use train.warmup"
-            )
-        self.history.append(latest)
-        if latest.better_than(self.best):
-            self.best = latest
-            self.best_weights = _copied(self.scored.state_dict())
-            self.temperature = fit_temperature(truth, logits)
-        self.epoch += 1
-        self.steps = self.slices = 0
-        self.loss.zero_()
-
     @property
-    def scored(self) -> nn.Module:
+    def scored(self) -> Network:
         """The model that is validated and kept: the averaged one where there is one."""
-        return self.model if self.averaged is None else self.averaged.module
+        scored = self.model if self.averaged is None else self.averaged.module
+        assert isinstance(scored, Network)
+        return scored
+
+    def complete(self, settings: Train) -> bool:
+        """Whether there is no epoch left, or ``train.patience`` is at its end."""
+        last = settings.epochs
+        if self.best and settings.patience:
+            last = min(last, self.best.epoch + settings.patience)
+        return self.epoch > last
 
 
 def train(
@@ -209,6 +176,7 @@ def train(
     on_step: Callable[[int, int], None],
     on_epoch: Callable[[Run, bool], None],
     processes: Processes = ALONE,
+    initial: Initial | None = None,
 ) -> Run:
     """Train on the ``train`` part, choose the epoch on the ``val`` part.
 
@@ -221,13 +189,17 @@ def train(
         on_epoch: called with the run and True after each epoch; with the run and False when it
             resumes.
         processes: that train together; only the first of them uses ``checkpoints``.
+        initial: the model to start from, see :mod:`alzmri.training.initial`.
 
     Raises:
         UserError: when the loss is no longer a finite number.
-        SystemExit, KeyboardInterrupt: when told to stop; the run is saved.
+        SystemExit, KeyboardInterrupt: when asked to stop; the run is saved.
     """
     settings = params.train
-    run = Run.start(prepared, params, device, processes)
+    batches = Batches(prepared, params, device, processes)
+    validation = prepared.indices("val")
+    truth = prepared.labels[validation]
+    run = Run.start(prepared, params, device, processes, initial)
     if state := processes.of_first(checkpoints.load() if processes.first else None):
         run.restore(state)
         if processes.first:
@@ -235,92 +207,91 @@ def train(
             on_epoch(run, False)
         else:
             run.loss.zero_()  # the first has the sum
-    batches = Batches(prepared, params, device, processes)
-    weights = class_weights(prepared, settings).to(device)
-    validation = prepared.indices("val")
-    truth = prepared.labels[validation]
 
     with Stop(insist=processes.size > 1) as stop:
 
-        def save(position: int, *, due: bool) -> None:
+        def save(*, due: bool) -> None:
             """Checkpoint the run where it is due; where a stop is wanted, do so and leave."""
             wanted = processes.largest(stop.wanted)
             if due or wanted:
-                state = {**run.state(), "loss": processes.sum(run.loss)}
+                loss = processes.sum(run.loss)
                 if processes.first:
-                    checkpoints.save(position, state)
+                    checkpoints.save({**run.state(), "loss": loss})
             if wanted:
                 checkpoints.wait()
                 stop.leave(wanted)
 
-        while run.epoch <= settings.epochs and not _out_of_patience(run, settings):
-            for done in train_epoch(run, batches, settings, weights):
+        while not run.complete(settings):
+            run.replica.train()
+            for batch in batches.epoch(run.epoch, first=run.steps):
+                step(run, batch, batches, settings)
+                done = batches.before(run.epoch, run.steps)
                 on_step(done, settings.epochs * len(batches))
-                due = settings.checkpoint_every and done % settings.checkpoint_every == 0
-                save(done, due=bool(due))
-            run.loss = processes.sum(run.loss)
-            run.complete(run.scored)
+                save(due=bool(settings.checkpoint_every and not done % settings.checkpoint_every))
             recalibrate(run.scored, prepared, device, processes)
-            mine = processes.share(validation)
-            logits = processes.gather(predict(run.scored, prepared.images, mine, device))
-            run.close_epoch(settings, len(batches), truth, logits)
+            mine = predict(run.scored, prepared.images, processes.share(validation), device)
+            logits = processes.gather(mine)
+            epoch = Epoch(
+                run.epoch,
+                run.optimizer.param_groups[0]["lr"],
+                float(processes.sum(run.loss)) / run.slices,
+                *validation_scores(truth, logits),
+            )
+            require_finite(epoch, settings)
+            run.history.append(epoch)
+            if epoch.better_than(run.best):
+                run.best, run.temperature = epoch, fit_temperature(truth, logits)
+                run.best_weights = copy.deepcopy(run.scored.state_dict())
+            run.epoch, run.steps, run.slices = run.epoch + 1, 0, 0
+            run.loss.zero_()
             on_epoch(run, True)
-            save((run.epoch - 1) * len(batches), due=processes.of_first(checkpoints.affordable))
+            save(due=processes.of_first(checkpoints.affordable))
     checkpoints.wait()
-    if settings.keep_last:
-        run.last = run.state()
     return run
 
 
-def train_epoch(run: Run, batches: Batches, settings: Train, weights: Tensor) -> Iterator[int]:
-    """The steps of the epoch under way that are left; yields how many the run has done in all."""
-    in_precision = autocast(settings.precision, weights.device)
-    processes, weight_of = batches.processes, weights.tolist()
-    dropout = generator(weights.device)
-    run.replica.train()
-    before = (run.epoch - 1) * len(batches)
-    for batch in batches.epoch(run.epoch, first=run.steps):
-        step = before + run.steps
-        lr = learning_rate(settings, step, len(batches))
-        for group in run.optimizer.param_groups:
-            group["lr"] = lr
-        # Dropout is a function of the place in the run, so that no generator's state need be kept.
-        dropout.manual_seed(_seed(settings.seed, step, processes.rank))
-        with in_precision:
-            logits = run.replica(normalise(batch.images))
-        # This process's part of the mean over the whole batch.
-        loss = F.cross_entropy(
+def step(run: Run, batch: Batch, batches: Batches, settings: Train) -> None:
+    """The next step of the epoch under way: of ``batch``, what this process has."""
+    rank, device = batches.processes.rank, batch.images.device
+    number = batches.before(run.epoch, run.steps)
+    run.optimizer.param_groups[0]["lr"] = learning_rate(settings, number, len(batches))
+    # Dropout is a function of the place in the run, so that no generator's state need be kept.
+    seed = np.random.SeedSequence((settings.seed, number, rank)).generate_state(1)[0]
+    generator(device).manual_seed(int(seed))
+    with run.precision:
+        logits = run.replica(normalise(batch.images))
+    # This process's part of the mean over the whole batch.
+    loss = (
+        F.cross_entropy(
             logits.float(),
             batch.labels,
-            weights,
+            batches.weights,
             reduction="sum",
             label_smoothing=settings.label_smoothing,
-        ) / sum(weight_of[label] for label in batch.all_labels)
-        run.optimizer.zero_grad()
-        loss.backward()
-        run.optimizer.step()
-        if run.averaged is not None:
-            run.averaged.update_parameters(run.model)
-        run.loss.add_(loss.detach(), alpha=len(batch.all_labels))
-        run.slices += len(batch.all_labels)
-        run.steps += 1
-        yield step + 1
-
-
-def _seed(*place: int) -> int:
-    return int(np.random.SeedSequence(place).generate_state(1)[0])
-
-
-def _out_of_patience(run: Run, settings: Train) -> bool:
-    return bool(
-        settings.patience
-        and run.best
-        and run.history[-1].epoch - run.best.epoch >= settings.patience
+        )
+        / batch.weight
     )
+    run.optimizer.zero_grad()
+    (loss * batches.processes.size).backward()  # of which the replica takes the mean
+    run.optimizer.step()
+    if run.averaged is not None:
+        run.averaged.update_parameters(run.model)
+    run.loss.add_(loss.detach(), alpha=batch.slices)
+    run.slices += batch.slices
+    run.steps += 1
+
+
+def require_finite(epoch: Epoch, settings: Train) -> None:
+    """Raise UserError when a loss of ``epoch`` is no longer a finite number."""
+    if not (math.isfinite(epoch.train_loss) and math.isfinite(epoch.val_loss)):
+        raise UserError(
+            f"training diverged in epoch {epoch.epoch} (loss {epoch.train_loss}): lower"
+            f" train.lr ({settings.lr}) or train.momentum, or use train.warmup"
+        )
 
 
 def recalibrate(
-    model: nn.Module, prepared: Prepared, device: torch.device, processes: Processes = ALONE
+    model: Network, prepared: Prepared, device: torch.device, processes: Processes = ALONE
 ) -> None:
     """Re-estimate batch normalisation's running statistics on training slices, as they are now.
 
@@ -340,9 +311,8 @@ def recalibrate(
             yield normalise(torch.from_numpy(prepared.images[chosen[first::batches]]).to(device))
 
     # The layers with such statistics; the dropout after them would use up random numbers.
-    features = model.get_submodule("features")
-    update_bn(inputs(), features)
-    for buffer in features.buffers():
+    update_bn(inputs(), model.features)
+    for buffer in model.features.buffers():
         if buffer.is_floating_point():
             buffer.copy_(processes.sum(buffer * (len(mine) / batches)))
 
@@ -352,31 +322,3 @@ def validation_scores(truth: Ints, logits: Floats) -> tuple[float, float, float]
     loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)).item()
     predicted = logits.argmax(axis=1)
     return loss, float(np.mean(predicted == truth)), macro_f1(truth, predicted)
-
-
-def class_weights(prepared: Prepared, settings: Train) -> Tensor:
-    """Of the loss, float32 ``[classes]``: all 1, or falling with the frequency of the class.
-
-    ``balanced`` is inversely proportional to it; ``sqrt`` is the square root of that, for when
-    a class is so rare that full balance lets its few people rule the loss. A class without a
-    training slice then has weight 0, or label smoothing would favour it.
-    """
-    labels = prepared.labels[prepared.indices("train")]
-    counts = np.bincount(labels, minlength=len(prepared.classes))
-    if settings.class_weights == "none":
-        return torch.ones(len(counts))
-    weights = len(labels) / np.count_nonzero(counts) / np.maximum(counts, 1)
-    if settings.class_weights == "sqrt":
-        weights = np.sqrt(weights)
-    return torch.tensor(np.where(counts > 0, weights, 0), dtype=torch.float32)
-
-
-def _copied(state: Any) -> Any:
-    """A deep copy of a state dictionary, its tensors in the memory layout that they have."""
-    if isinstance(state, Tensor):
-        return state.detach().clone()
-    if isinstance(state, Mapping):
-        return {key: _copied(value) for key, value in state.items()}
-    if isinstance(state, list):
-        return [_copied(value) for value in state]
-    return state

@@ -1,5 +1,6 @@
 """The processes that train one model together: torch's own distribution, as torchrun starts it."""
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alzmri.errors import EnvironmentFault
-from alzmri.training.linear import SplitLinear
 
 T = TypeVar("T")
 
@@ -46,8 +46,7 @@ class Processes:
         """The rows of all processes, in the order from which they took their :meth:`share`."""
         if self.size == 1:
             return mine
-        parts: list[NDArray[np.float64]] = [mine] * self.size
-        dist.all_gather_object(parts, mine)
+        parts = self._held(mine)
         rows = np.empty((sum(map(len, parts)), *mine.shape[1:]))
         for rank, part in enumerate(parts):
             rows[rank :: self.size] = part
@@ -70,11 +69,7 @@ class Processes:
 
     def agree(self, value: object) -> bool:
         """Whether all processes have the same."""
-        if self.size == 1:
-            return True
-        held: list[object] = [None] * self.size
-        dist.all_gather_object(held, value)
-        return all(other == value for other in held)
+        return self.size == 1 or all(other == value for other in self._held(value))
 
     def of_first(self, value: T) -> T:
         """What the first process has."""
@@ -84,31 +79,28 @@ class Processes:
         dist.broadcast_object_list(held)
         return held[0]
 
+    def _held(self, value: T) -> list[T]:
+        """What all processes have."""
+        held = [value] * self.size
+        dist.all_gather_object(held, value)
+        return held
+
 
 ALONE = Processes()
 
 
-def in_step(model: nn.Module) -> nn.Module:
-    """``model``, whose gradients become, during the backward pass, the sum over all processes."""
-    summed_already = [
-        f"{path}.{name}"
-        for path, module in model.named_modules()
-        if isinstance(module, SplitLinear)
-        for name, _ in module.named_parameters()
-    ]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, summed_already)
-    replica = DistributedDataParallel(
-        model, forward_sync_buffers=False, gradient_as_bucket_view=True
-    )
-    replica.register_comm_hook(None, _sum)
-    return replica
+def in_step(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model``, whose gradients become, during the backward pass, the mean over all processes.
 
-
-def _sum(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """In place of the mean: each process holds its part of a mean already."""
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
-    return summed
+    On GPUs batch normalisation is over the batch of all processes; torch's SyncBatchNorm has no
+    kernels for CPUs, where each process normalises its own share.
+    """
+    if device.type == "cuda":
+        # In a copy of the layers: to validate, each process runs the model by itself.
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model, shared))
+    # Running statistics are not synchronised: validation estimates them anew.
+    return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from alzmri.models.device import bfloat16
 from alzmri.models.forward import MEAN, STD
 from alzmri.params import Params, Train
 from alzmri.tracking import Follower
+from alzmri.training.initial import Initial
 from alzmri.training.loop import Epoch, Run
 
 HISTORY = Path("plots/history.csv")
@@ -75,7 +76,9 @@ def reporting(
         yield on_step, on_epoch
 
 
-def write(run: Run, prepared: Prepared, params: Params, name: str) -> None:
+def write(
+    run: Run, prepared: Prepared, params: Params, name: str, initial: Initial | None = None
+) -> None:
     """Write ``models/`` of a finished run.
 
     Args:
@@ -83,11 +86,12 @@ def write(run: Run, prepared: Prepared, params: Params, name: str) -> None:
         prepared: what it was trained on.
         params: what it was trained with.
         name: its fingerprint.
+        initial: the model that it started from.
     """
-    saved.save(saved.MODELS, run.best_weights, card(run, prepared, params, name))
+    saved.save(saved.MODELS, run.best_weights, card(run, prepared, params, name, initial))
     state: dict[str, Any] = {}  # written all the same: DVC has no optional outputs
-    if run.last:
-        state = {name: run.last[name] for name in ("model", "optimizer")}
+    if params.train.keep_last:
+        state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
         state["epoch"] = run.history[-1].epoch
     last = io.BytesIO()
     torch.save(state, last)
@@ -116,8 +120,13 @@ def write_history(path: Path, history: list[Epoch]) -> None:
     write_csv(path, [field.name for field in fields(Epoch)], lines)
 
 
-def card(run: Run, prepared: Prepared, params: Params, name: str) -> saved.Card:
-    """What ``model.json`` says of a run."""
+def card(
+    run: Run, prepared: Prepared, params: Params, name: str, initial: Initial | None = None
+) -> saved.Card:
+    """What ``model.json`` says of a run; its training subjects are also those of ``initial``."""
+    subjects = set(map(saved.subject_digest, prepared.subjects("train")))
+    if initial:
+        subjects |= set(initial.card.training_subjects)
     return saved.Card(
         architecture={
             "name": params.model.name,
@@ -128,13 +137,14 @@ def card(run: Run, prepared: Prepared, params: Params, name: str) -> saved.Card:
         classes=list(prepared.classes),
         preprocessing={"fit": params.data.fit, "channels": 1, "mean": MEAN, "std": STD},
         parameters=params.model_dump(include={"data", "split", "augment", "model", "train"}),
-        training_subjects=sorted(map(saved.subject_digest, prepared.subjects("train"))),
+        training_subjects=sorted(subjects),
         data_sha256=prepared.digest,
         temperature=run.temperature,
         training={
             "epochs": len(run.history),
             "best_epoch": run.best.epoch if run.best else None,
             "weights": sum(p.numel() for p in run.model.parameters()),
+            "init": {"name": initial.name, "weights": initial.digest} if initial else None,
             "device": run.loss.device.type,
             "precision": "bf16" if bfloat16(params.train.precision, run.loss.device) else "fp32",
         },

@@ -51,23 +51,12 @@ class DeviceSlices:
         places = np.flatnonzero(self._applied[chosen])
         if not len(places):
             return images
-        maps = sent(self._maps[chosen[places]], device)
         where = sent(places, device)
         plain = images[where].unsqueeze(1).float()
-        warped = F.grid_sample(plain, self._grid(maps), padding_mode="zeros", align_corners=False)
+        maps = sent(self._maps[chosen[places]], device)
+        grid = F.affine_grid(maps, list(plain.shape), align_corners=False)
+        warped = F.grid_sample(plain, grid, padding_mode="zeros", align_corners=False)
         return images.index_copy_(0, where, warped.round_().to(torch.uint8).squeeze(1))
-
-    def _grid(self, maps: Tensor) -> Tensor:
-        """Where each pixel comes from by the affine ``maps``, ``[n, side, side, 2]``.
-
-        What ``F.affine_grid`` returns, as one sum: its product of small matrices takes longer on
-        a CPU; on a GPU the two have not been compared.
-        """
-        side = self._images.shape[1]
-        centres = (torch.arange(side, device=maps.device) * 2 + 1) / side - 1
-        across = maps[:, :, 0:1] * centres
-        down = maps[:, :, 1:2] * centres + maps[:, :, 2:3]
-        return (down.unsqueeze(3) + across.unsqueeze(2)).permute(0, 2, 3, 1)
 
     def _draw(self, epoch: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Which slices are augmented, and where each pixel comes from, ``[n, 2, 3]``.

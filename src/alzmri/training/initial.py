@@ -1,0 +1,125 @@
+"""The model that a training starts from: ``train.init``."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import Tensor
+
+from alzmri.data.prepared import Prepared
+from alzmri.errors import LeakError, UserError
+from alzmri.models import saved
+from alzmri.models.network import Network
+from alzmri.params import Params
+
+
+@dataclass(frozen=True)
+class Initial:
+    """A model to start from.
+
+    Attributes:
+        name: as ``train.init`` has it.
+        card: its ``model.json``.
+        weights: its parameters and buffers by name, on the CPU.
+        digest: SHA-256 of its ``model.safetensors``.
+    """
+
+    name: str
+    card: saved.Card
+    weights: dict[str, Tensor]
+    digest: str
+
+    def fits(self, classes: Sequence[str]) -> bool:
+        """Whether its last layer is of ``classes``, in this order."""
+        return self.card.classes == list(classes)
+
+    def give_to(self, model: Network, classes: Sequence[str]) -> None:
+        """Set the weights of ``model``; its last layer keeps its own where ``classes`` differ."""
+        given = dict(self.weights)
+        if not self.fits(classes):
+            last = f"classifier.{len(model.classifier) - 1}"
+            del given[f"{last}.weight"], given[f"{last}.bias"]
+        model.load_state_dict(given, strict=False)
+
+    def describe(self, classes: Sequence[str]) -> str:
+        """One line: from which model training on ``classes`` starts, and what of it is new."""
+        line = f"starts from {self.name} (weights {self.digest[:16]})"
+        if not self.fits(classes):
+            line += f"; the last layer is new, for its classes were {', '.join(self.card.classes)}"
+        return line
+
+
+def find(params: Params, prepared: Prepared) -> Initial | None:
+    """The model that ``train.init`` names: in a folder, else in a revision of the repository.
+
+    A revision is an experiment's name, a registered version such as ``alzmri@v0.1.0``, or
+    whatever else git knows. None where ``train.init`` is empty.
+
+    Raises:
+        UserError: when there is no such model, or it has another architecture or input size.
+        LeakError: when it was trained on subjects of the validation or test part.
+    """
+    name = params.train.init
+    if not name:
+        return None
+    # Where an experiment that runs in a temporary copy started from.
+    root = Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
+    folder = (root / Path(name).expanduser()).resolve()
+    if folder in (root / saved.MODELS, saved.MODELS.resolve()):
+        raise UserError(
+            f"train.init = {name}: training replaces that folder; copy it and name the copy, or"
+            " name the experiment that made it"
+        )
+    if folder.is_dir():
+        found = _load(name, folder)
+    else:
+        with TemporaryDirectory() as temporary:
+            _fetch(root, name, Path(temporary))
+            found = _load(name, Path(temporary))
+    _check(found, params, prepared)
+    return found
+
+
+def _load(name: str, folder: Path) -> Initial:
+    if not (folder / "model.json").is_file():
+        raise UserError(f"train.init = {name}: that folder has no model.json")
+    model, card = saved.load(folder)
+    return Initial(name, card, model.state_dict(), saved.digest(folder))
+
+
+def _fetch(root: Path, revision: str, folder: Path) -> None:
+    """Copy the model of ``revision`` from DVC's cache, or else from its remote."""
+    from dvc.api import DVCFileSystem  # takes a second
+    from dvc.exceptions import DvcException
+
+    try:
+        files = DVCFileSystem(str(root), rev=revision)
+        for file in ("model.json", "model.safetensors"):
+            files.get_file(f"{saved.MODELS}/{file}", str(folder / file))
+    except (DvcException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"train.init = {revision}: there is no such folder, and no model in an experiment, a"
+            f" registered version or another revision of that name ({reason}); `dvc exp list` and"
+            " `gto show` list them, `dvc fetch` and `dvc pull` bring files that are not here"
+        ) from None
+
+
+def _check(found: Initial, params: Params, prepared: Prepared) -> None:
+    theirs = (found.card.architecture["name"], found.card.architecture["image_size"])
+    if theirs != (params.model.name, params.data.image_size):
+        raise UserError(
+            f"train.init = {found.name}: that model is {theirs[0]} for {theirs[1]} pixels, this"
+            f" training is of {params.model.name} for {params.data.image_size}: set"
+            f" model.name={theirs[0]} and data.image_size={theirs[1]}, or start from another"
+        )
+    held_out = prepared.subjects("val") | prepared.subjects("test")
+    shared = found.card.shared_subjects(held_out)
+    if shared and params.split.unit == "subject":
+        raise LeakError(
+            f"train.init = {found.name}: {shared} of {len(held_out)} validation and test subjects"
+            " have the names of subjects that this model was trained on: the scores would measure"
+            " recognition of them. Start from a model of the same split, or of other subjects"
+        )
