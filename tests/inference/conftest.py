@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def predictor(prepared, make_params) -> Predictor:
-    """LeNet after twenty epochs of the discs, and what it can judge."""
+    """LeNet after twenty epochs of the discs, and its detector."""
     settings = {"lr": 0.02, "epochs": 20, "batch_size": 16, "precision": "fp32"}
     params = make_params(train=settings, model={"name": "lenet"}, data={"image_size": 32})
     store = Checkpoints("memory://checkpoints", uuid.uuid4().hex)

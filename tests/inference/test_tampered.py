@@ -41,7 +41,7 @@ def good(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32), np.uint8)
     network = features.WithFeatures(model)
     _, found = features.run(network, images, np.arange(40), CPU)
-    Detector.fit(found[:30], found[30:], digest(folder)).save(folder)
+    Detector.fit(found[:30], found[30:], saved.digest(folder)).save(folder)
     Predictor.load(folder)
     return folder
 
@@ -69,7 +69,7 @@ CARD = {
     "image huge": {"architecture": {**SHAPE, "image_size": 10**6}},
     "image below 0": {"architecture": {**SHAPE, "image_size": -32}},
     "dropout above 1": {"architecture": {**SHAPE, "dropout": 2}},
-    "architecture unknown": {"architecture": {**SHAPE, "name": "resnet"}},
+    "architecture unknown": {"architecture": {**SHAPE, "name": "vgg"}},
     "architecture with more": {"architecture": {**SHAPE, "depth": 50}},
     "architecture empty": {"architecture": {}},
     "mean another": {"preprocessing": {"fit": "pad", "channels": 1, "mean": 0.4, "std": STD}},
@@ -109,7 +109,7 @@ def _detector(folder, changes):
     for name, change in changes.items():
         found = change(tensors[name]) if callable(change) else np.asarray(change)
         tensors[name] = np.ascontiguousarray(found, tensors[name].dtype)
-    save_file(tensors, path, {"weights": digest(folder)})
+    save_file(tensors, path, {"weights": saved.digest(folder)})
 
 
 def _weights(folder, value):

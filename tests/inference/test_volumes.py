@@ -150,11 +150,14 @@ def test_what_is_no_volume_of_a_head_is_refused_with_the_reason(head, tmp_path):
     nib.save(head, tmp_path / "whole.nii.gz")
     content = (tmp_path / "whole.nii.gz").read_bytes()
     (tmp_path / "cut.nii.gz").write_bytes(content[: len(content) // 2])
+    nib.save(nib.Nifti2Image(np.ones((60, 9, 9), np.uint8), np.eye(4)), tmp_path / "two.nii")
+    (tmp_path / "stub.nii").write_bytes((tmp_path / "two.nii").read_bytes()[:400])
     (tmp_path / "text.nii").write_text("not a volume")
     (tmp_path / "text.nii.gz").write_bytes(gzip.compress(b"not a volume" * 100))
     cases = {
         "directionless.nii": "which way is up",
         "cut.nii.gz": "damaged",
+        "stub.nii": "cut short",
         "text.nii": "not NIfTI",
         "text.nii.gz": "not NIfTI",
         _saved(tmp_path / "four.nii", np.ones((60, 9, 9, 3), np.uint8)).name: "3 volumes in one",

@@ -118,7 +118,7 @@ def test_chosen_slices_get_the_servers_probabilities(page, server, files, eventu
     assert list(_unexpected(page)) == []
 
 
-def test_dropped_files_are_judged_and_bad_ones_say_why(page, files, tmp_path, eventually):
+def test_dropped_files_are_predicted_and_bad_ones_say_why(page, files, tmp_path, eventually):
     rng = np.random.default_rng(0)
     strange = tmp_path / "strange.pgm"
     strange.write_bytes(b"P5 64 64 255\n" + rng.choice([0, 255], 4096).astype(np.uint8).tobytes())

@@ -264,7 +264,7 @@ def test_heads_are_bounded_and_what_is_no_http_is_refused_in_json(server):
     assert server.post("/invocations", data=body, headers=JPEG).status_code == 400
 
 
-def test_a_wrong_method_is_told_the_right_one(server):
+def test_a_wrong_method_gets_the_right_one_in_allow(server):
     answer = server.get("/invocations")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
     assert answer.json()["notice"] == NOTICE
@@ -350,9 +350,7 @@ def _status(connection):
         return int(answer.readline().split()[1])
 
 
-def test_above_capacity_clients_are_told_to_come_again_and_a_stop_loses_nothing(
-    serving, files, eventually
-):
+def test_above_capacity_clients_get_503_and_a_stop_loses_nothing(serving, files, eventually):
     server = serving("--requests", "2")
     content = files[0].read_bytes()
 
@@ -471,7 +469,7 @@ def test_a_long_mixture_of_good_and_bad_loses_nothing_and_keeps_no_memory(server
     assert memory[2] - memory[1] < 16 << 20, memory
 
 
-def test_no_model_and_a_taken_port_are_the_users_to_mend(tmp_path, server, workplace):
+def test_no_model_and_a_taken_port_are_user_errors(tmp_path, server, workplace):
     from alzmri.serving.run import run
 
     with pytest.raises(UserError, match="no trained model"):
@@ -502,7 +500,7 @@ def test_the_container_starts_what_sagemaker_asks_for_without_a_shell():
         assert name in outputs if name.startswith("models/") else (ROOT / name).exists(), name
 
 
-def test_a_volume_is_taken_apart_into_the_slices_that_the_model_judges(server, head):
+def test_a_volume_is_taken_apart_into_the_slices_that_the_model_knows(server, head):
     answer = server.post("/volume", files={"volume": (head.name, head.read_bytes())})
     slices = answer.json()["slices"]
     depths = [found["depth"] for found in slices]

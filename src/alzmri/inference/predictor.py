@@ -147,7 +147,7 @@ class Predictor:
             raise UserError(f"{name}: {error}") from None
 
     def predict(self, slices: Pixels, progress: Update | None = None) -> Prediction:
-        """Judge uint8 ``[n, side, side]``, as :meth:`prepare` makes them; ``n`` is 1 or more."""
+        """What the model says of uint8 ``[n, side, side]``, as :meth:`prepare` makes them."""
         logits, activations = features.run(
             self.model, slices, np.arange(len(slices)), CPU, progress
         )

@@ -102,6 +102,8 @@ def read_stream(file: BinaryIO, pixels: BinaryIO | None = None) -> Volume:
         what = _kind(start)
         if what in ("nifti", "pair"):
             first = start[344:347] in (b"n+1", b"ni1")
+            if len(start) < (348 if first else START):
+                raise Unreadable("damaged: the file was cut short")
             header = nib.Nifti1Header(start[:348]) if first else nib.Nifti2Header(start)
             affine = _affine(header)
         elif what == "mgh":

@@ -25,7 +25,7 @@ def serve(
         int | None, typer.Option(min=1, help="Of the model.", show_default="one per processor")
     ] = None,
     requests: Annotated[
-        int, typer.Option(min=1, help="Answered at a time; others are told to come again.")
+        int, typer.Option(min=1, help="Maximum concurrent requests; more get HTTP 503.")
     ] = 128,
 ) -> None:
     """Serve the model over HTTP, with a page for the browser. Research software; no diagnosis.

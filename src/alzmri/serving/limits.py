@@ -27,7 +27,7 @@ class Limits:
         decoding: seconds to decode an image,
         reading: and to read a volume and find its slices.
         ping: seconds in which a model that can be used answers.
-        drain: seconds to finish what has begun when told to stop.
+        drain: seconds to finish what has begun, after SIGTERM.
     """
 
     body: int = 32 * 2**20

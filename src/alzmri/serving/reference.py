@@ -1,6 +1,6 @@
 """What the model makes of slices whose class is known, to compare a new slice with.
 
-The training slices give the nearest examples, the test slices how often a probability came true.
+The training slices give the nearest examples, the test slices how often each class was right.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""From the command's options to a server that runs until it is told to stop."""
+"""From the command's options to a server that runs until SIGTERM or Ctrl-C."""
 
 import errno
 import gc
@@ -47,10 +47,10 @@ def run(host: str, port: int, folder: Path, threads: int | None, requests: int) 
             terminal.warn(f"no comparison with known slices: {loaded.absent}")
         terminal.say(f"serving {folder} at {address} (Ctrl-C stops). {NOTICE}")
         _spare_the_garbage_collector()
-        _until_told_to_stop(uvicorn.Server(config), listener)
+        _until_stopped(uvicorn.Server(config), listener)
 
 
-def _until_told_to_stop(server: uvicorn.Server, listener: socket.socket) -> None:
+def _until_stopped(server: uvicorn.Server, listener: socket.socket) -> None:
     """Being stopped is how a server ends well: uvicorn repeats the signal after its own work."""
     try:
         server.run(sockets=[listener])
