@@ -130,6 +130,7 @@ def cloud(repro, free_block, tmp_path_factory) -> Iterator[Cloud]:
     )
     # As a job computes, so that its bytes can be compared with those of a run here.
     cloud.edit("params.yaml", compute__portable=False, compute__threads=0)
+    cloud.edit("params.yaml", train__checkpoint_every=3)  # for interruptions without notice
     clone.commit("the whole machine, an account")
     yield cloud
     simulator.end()

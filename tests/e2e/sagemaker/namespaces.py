@@ -85,7 +85,6 @@ class Containers:
         answer: Callable[[str, dict[str, Any]], dict[str, Any]],
     ) -> None:
         self.interrupted = False
-        self._told = False
         self._hosts, self._command = hosts, command
         self._on_line, self._answer = on_line, answer
         self._threads: list[threading.Thread] = []
@@ -115,28 +114,20 @@ class Containers:
         """Whether any first process still runs."""
         return any(host.status is None for host in self._hosts)
 
-    def interrupt(self, *, grace: bool) -> None:
-        """Reclaim the instances, after SIGTERM and its ``grace`` or at once."""
+    def interrupt(self) -> None:
+        """Reclaim the instances, without the notice that is not promised."""
         self.interrupted = True
-        if grace:
-            self._tell()
-        else:
-            self.kill()
+        self.kill()
 
     def terminate(self, seconds: float) -> None:
         """SIGTERM to each first process, SIGKILL to those that are there ``seconds`` later."""
-        self._tell()
+        for host in self._hosts:
+            if host.status is None:
+                with suppress(ProcessLookupError):
+                    os.kill(host.first, signal.SIGTERM)
         with suppress(TimeoutError):
             _until(lambda: not self.running(), seconds)
         self.kill()
-
-    def _tell(self) -> None:
-        """SIGTERM, once."""
-        for host in self._hosts:
-            if host.status is None and not self._told:
-                with suppress(ProcessLookupError):
-                    os.kill(host.first, signal.SIGTERM)
-        self._told = True
 
     def kill(self) -> None:
         """SIGKILL to each first process, which takes all of its container along."""
