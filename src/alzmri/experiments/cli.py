@@ -38,9 +38,10 @@ def honest(
     Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. How many runs, how long and how
     much disk is said first. What has finished from this commit is not run again.
 
-    \b
     Examples:
+
         alzmri honest
+
         alzmri honest --source kaggle --task binary -S train.epochs=3
     """
     from alzmri.experiments.studies import honest, study
@@ -60,9 +61,10 @@ def protocol(
     Writes the tables of docs/results.md. How long and how much disk is said first. What has
     finished from this commit is not run again.
 
-    \b
     Examples:
+
         alzmri protocol
+
         alzmri protocol --source kaggle --scale full
     """
     from alzmri.experiments.studies import protocol, study
@@ -105,12 +107,16 @@ def sweep(
     With --trials, KEY=log(A,B) and KEY=uniform(A,B) are ranges. Validation macro F1 decides.
     After Ctrl-C the same command goes on: it runs only what is missing.
 
-    \b
     Examples:
+
         alzmri sweep train.lr=0.0001,0.0005 train.momentum=0.85,0.9 -j 2
+
         alzmri sweep train.lr=0.0005,0.001 --seeds 3 -S train.epochs=20 --name rates
+
         alzmri sweep data.merge=none,binary --folds 5
+
         alzmri sweep 'train.lr=log(1e-5,1e-2)' model.dropout=0.3,0.5 --trials 20
+
         alzmri sweep train.lr=0.0001,0.0005 --on sagemaker -j 4
     """
     from alzmri.experiments import runs, sweeps
@@ -154,10 +160,12 @@ def compare(
     Writes reports/NAME/index.html, which needs no network, and README.md with its pictures.
     Runs that differ in seeds or fold only are one line.
 
-    \b
     Examples:
+
         alzmri compare
+
         alzmri compare sweep-lr-momentum --metric val_macro_f1
+
         alzmri compare main lusty-gird --json
     """
     from alzmri.experiments import comparison, document, runs
@@ -179,9 +187,10 @@ def review(
 
     Writes reports/review-BASE-HEAD/README.md, for a comment, and index.html, for a browser.
 
-    \b
     Examples:
+
         alzmri review main
+
         alzmri review main lusty-gird
     """
     from alzmri.experiments import document
