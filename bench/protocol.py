@@ -30,7 +30,7 @@ from training import ROOT
 from alzmri import terminal
 from alzmri.errors import EnvironmentFault
 from alzmri.experiments.runs import Experiment, Settings
-from alzmri.experiments.studies import plans
+from alzmri.experiments.studies import Study, protocol
 from alzmri.files import write_json
 from alzmri.params import PARAMS_FILE, Params
 
@@ -99,7 +99,8 @@ def measure(folder: Path, settings: Params) -> dict[str, float | int | None]:
 
 
 def main() -> None:
-    best = plans.protocol("collection", plans.FULL, {"track.mode": "disabled"})["best"]
+    study = Study("collection", protocol.SCALES["full"], {"track.mode": "disabled"})
+    best = protocol.planned(study)["best"]
     planned = {"recipe": Experiment("recipe", {**best.settings, **RECIPE}), "protocol": best}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", nargs="?", help="a collection in data/; default: simulated")

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from alzmri import terminal
 from alzmri.evaluation import markdown
-from alzmri.experiments.studies.page import write_section
+from alzmri.experiments.studies import write_section
 from alzmri.files import write_json
 
 PAGE = Path(__file__).parent.parent / "docs/performance.md"

@@ -28,16 +28,16 @@ def test_an_experiment_changes_the_numbers_and_the_diffs_show_it(clone, tmp_path
 def test_a_queued_grid_runs_edited_source(clone, eventually):
     source = clone.root / "src/alzmri/training/__init__.py"
     source.write_text(source.read_text() + '\nprint("EDITED SOURCE RAN")\n')
-    grid = ("-S", "train.lr=0.001,0.01", "-S", "train.momentum=0.85,0.9")
+    grid = ("-S", "train.lr=0.001,0.01", "-S", "train.momentum=0.85")
     clone.run("dvc", "exp", "run", "--queue", *grid)
     clone.run("dvc", "queue", "start", "--jobs", "1")
     # Asking DVC all the time would take the processor from what is waited for.
     done = ("git", "for-each-ref", "--format=%(refname)", "refs/exps/??/*/*")
-    eventually(lambda: len(clone.run(*done).stdout.split()) == 4, 240)
-    eventually(lambda: clone.run("dvc", "queue", "status").stdout.count("Success") == 4, 60)
+    eventually(lambda: len(clone.run(*done).stdout.split()) == 2, 240)
+    eventually(lambda: clone.run("dvc", "queue", "status").stdout.count("Success") == 2, 60)
     status = clone.run("dvc", "queue", "status").stdout
     names = re.findall(r"^(\S+).*Success", status, re.MULTILINE)
-    assert len(names) == 4, status
+    assert len(names) == 2, status
     for name in names:
         assert "EDITED SOURCE RAN" in clone.run("dvc", "queue", "logs", name).stdout
     shown = clone.json("dvc", "exp", "show", "--json")
@@ -49,4 +49,4 @@ def test_a_queued_grid_runs_edited_source(clone, eventually):
         for baseline in shown
         for experiment in baseline.get("experiments") or []
     }
-    assert rates == {(0.001, 0.85), (0.001, 0.9), (0.01, 0.85), (0.01, 0.9)}
+    assert rates == {(0.001, 0.85), (0.01, 0.85)}

@@ -15,22 +15,20 @@ import pytest
 from alzmri import params
 from alzmri.classes import CLASSES
 from alzmri.evaluation import report
-from alzmri.experiments.runs import Run
+from alzmri.experiments.runs import FinishedRun
 
 SUBJECTS, SLICES = 40, 3
 PARAMETERS = params.load(Path(__file__).parents[2] / "params.yaml").model_dump(mode="json")
 
 
 @dataclass(frozen=True)
-class Recorded(Run):
+class Recorded(FinishedRun):
     """A run whose files are here, by their paths, instead of in a commit."""
 
     files: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, path: str) -> str:
         return self.files[path]
-
-    cached = read
 
 
 @cache
@@ -54,7 +52,7 @@ def _tested(right: float, seed: int, subjects: str, merged: bool) -> tuple[Any, 
 
 
 @pytest.fixture
-def make_run() -> Callable[..., Run]:
+def make_run() -> Callable[..., FinishedRun]:
     """``make_run(name, right, train={"lr": 0.1})``: ``right`` of the subjects are predicted right.
 
     The same subjects are the easy ones in every run, so that runs differ less than subjects do.
@@ -78,7 +76,7 @@ def make_run() -> Callable[..., Run]:
         ece: float | None = None,
         stale: bool = False,
         **sections: Any,
-    ) -> Run:
+    ) -> FinishedRun:
         settings = {**PARAMETERS}
         for section, values in sections.items():
             settings[section] = settings[section] | values
@@ -127,7 +125,7 @@ def make_run() -> Callable[..., Run]:
         first = 1 + len(name)
         files["plots/predictions.csv"] = _csv(header, [*rows[first:], *rows[:first]])
         files["plots/history.csv"] = _csv(("epoch", "val_macro_f1", "val_loss"), history)
-        return Recorded(name, "", files)
+        return Recorded(name, "", files=files)
 
     return make
 

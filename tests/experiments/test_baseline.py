@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from alzmri import registry
 from alzmri.errors import UserError
-from alzmri.experiments.baseline import PACKAGES, verdict
+from alzmri.experiments.results import PACKAGES, verdict
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.experiments.runs import Commit, chosen, named
+from alzmri.experiments.runs import FinishedRun, chosen, named
 
 
 @pytest.fixture
@@ -63,10 +63,10 @@ def test_experiments_of_this_commit_come_first_then_the_newest_of_any_other(comm
 
 
 def test_a_branch_a_tag_and_a_commit_have_names_too(commits):
-    assert named("main") == [Commit("main", commits[2])]
+    assert named("main") == [FinishedRun("main", commits[2], is_experiment=False)]
     assert chosen(["v1", commits[1][:9]]) == [
-        Commit("v1", commits[0]),
-        Commit(commits[1][:9], commits[1]),
+        FinishedRun("v1", commits[0], is_experiment=False),
+        FinishedRun(commits[1][:9], commits[1], is_experiment=False),
     ]
 
 

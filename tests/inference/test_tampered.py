@@ -13,7 +13,6 @@ from alzmri.errors import UserError
 from alzmri.inference.predictor import CPU, Predictor
 from alzmri.models import build, saved
 from alzmri.models.forward import MEAN, STD
-from alzmri.models.saved import digest
 from alzmri.ood import features
 from alzmri.ood.detector import Detector
 

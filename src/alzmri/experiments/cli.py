@@ -16,10 +16,6 @@ Scaling = Annotated[
     typer.Option("--scale", help="auto: full on a GPU, else scaled to a CPU, and said so."),
 ]
 Jobs = Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at once.")]
-Ranking = Annotated[
-    str,
-    typer.Option("--metric", help="What sorts them, such as val_macro_f1, loss, subject.accuracy."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("-S", "--set-param", help="Change a value, as in dvc exp run.")
@@ -32,7 +28,7 @@ def honest(
         list[str] | None,
         typer.Option(help="none, three-class or binary (data.merge).", show_default="all"),
     ] = None,
-    folds: Annotated[int, typer.Option(min=3, max=100, help="Parts to cut the people into.")] = 5,
+    folds: Annotated[int, typer.Option(min=3, max=100, help="Parts to cut the subjects into.")] = 5,
     scale: Scaling = "auto",
     jobs: Jobs = 1,
     settings: Overrides = None,
@@ -48,19 +44,17 @@ def honest(
 
         alzmri honest --source kaggle --task binary -S train.epochs=3
     """
-    from alzmri.experiments.studies import honest, plans
+    from alzmri.experiments.studies import honest, study
 
-    tasks = task or list(plans.TASKS)
-    if unknown := sorted(set(tasks) - set(plans.TASKS)):
-        raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(plans.TASKS)}")
-    honest.honest(plans.study(source, scale, jobs, settings), tasks, folds)
+    if unknown := sorted({*(task or [])} - {*honest.TASKS}):
+        allowed = ", ".join(honest.TASKS)
+        raise UserError(f"--task {', '.join(unknown)}: allowed are {allowed}")
+    asked = study(source, scale, honest.SCALES, jobs, settings)
+    honest.honest(asked, task or list(honest.TASKS), folds)
 
 
 def protocol(
-    source: Source = None,
-    scale: Scaling = "auto",
-    jobs: Jobs = 1,
-    settings: Overrides = None,
+    source: Source = None, scale: Scaling = "auto", jobs: Jobs = 1, settings: Overrides = None
 ) -> None:
     """Run the published protocol's two settings on the slice split, which LEAKS.
 
@@ -73,9 +67,9 @@ def protocol(
 
         alzmri protocol --source kaggle --scale full
     """
-    from alzmri.experiments.studies import plans, protocol
+    from alzmri.experiments.studies import protocol, study
 
-    protocol.protocol(plans.study(source, scale, jobs, settings))
+    protocol.protocol(study(source, scale, protocol.SCALES, jobs, settings))
 
 
 def sweep(
@@ -104,7 +98,7 @@ def sweep(
     ] = None,
     on: Annotated[
         Literal["here", "sagemaker"],
-        typer.Option("--on", help="Where to train; sagemaker.yaml says how, -j how many."),
+        typer.Option(help="Where to train; sagemaker.yaml says how, -j how many."),
     ] = "here",
     settings: Overrides = None,
 ) -> None:
@@ -126,7 +120,7 @@ def sweep(
         alzmri sweep train.lr=0.0001,0.0005 --on sagemaker -j 4
     """
     from alzmri.experiments import runs, sweeps
-    from alzmri.experiments.metrics import check_metric
+    from alzmri.experiments.scores import check_metric
 
     check_metric(metric := metric or (sweeps.METRIC if trials else "macro_f1"))
     words = [*(values or []), *(settings or [])]
@@ -142,8 +136,7 @@ def sweep(
         base["compute.train_on"] = on
     elif jobs > 1:
         base.update(runs.on_this_machine(jobs))
-    plan = sweeps.search(words, name, base, trials, seed) if trials else None
-    sweeps.sweep(plan or sweeps.grid(words, name, base), jobs, metric)
+    sweeps.sweep(sweeps.plan(words, name, base, trials, seed), jobs, metric)
 
 
 def compare(
@@ -154,7 +147,9 @@ def compare(
             show_default="all experiments of this commit",
         ),
     ] = None,
-    metric: Ranking = "macro_f1",
+    metric: Annotated[
+        str, typer.Option(help="What sorts them, such as val_macro_f1, loss, subject.accuracy.")
+    ] = "macro_f1",
     name: Annotated[
         str | None, typer.Option(help="Of the report: reports/NAME.", show_default="from NAMES")
     ] = None,
@@ -173,9 +168,8 @@ def compare(
 
         alzmri compare main lusty-gird --json
     """
-    from alzmri.experiments import runs
-    from alzmri.experiments.metrics import check_metric
-    from alzmri.experiments.reports import comparison, document
+    from alzmri.experiments import comparison, document, runs
+    from alzmri.experiments.scores import check_metric
 
     check_metric(metric)
     folder = document.folder(name, "-".join(names or ["experiments"]))
@@ -199,8 +193,8 @@ def review(
 
         alzmri review main lusty-gird
     """
-    from alzmri.experiments.reports import document
-    from alzmri.experiments.reports.review import write
+    from alzmri.experiments import document
+    from alzmri.experiments.review import write
 
     document.say(write(base, head), as_json=as_json)
 
@@ -213,8 +207,7 @@ def results(
 ) -> None:
     """Show the numbers of the run in this workspace, and where its plots are."""
     from alzmri import terminal
-    from alzmri.experiments.baseline import verdict
-    from alzmri.experiments.results import show
+    from alzmri.experiments.results import show, verdict
 
     show(as_json=as_json)
     if baseline and not as_json:

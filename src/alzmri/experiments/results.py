@@ -1,21 +1,30 @@
-"""The run in this workspace, as one table."""
+"""The run in this workspace: its numbers, and whether it is the committed one, byte for byte."""
 
 import json
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
-from alzmri import registry, terminal
+from alzmri import git, params, registry, terminal
 from alzmri.errors import UserError
-from alzmri.experiments.metrics import METRICS, number
-from alzmri.experiments.runs import Workspace
+from alzmri.experiments.runs import LockFile, Workspace
+from alzmri.experiments.scores import METRICS, number
+
+PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "albumentations", "matplotlib")
+"""The packages whose version can change a byte."""
 
 _SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "loss", "macro_auc", "subject.macro_f1")
 _NEXT = """\
 plots:   plots/*.png; in a browser with the curves: dvc plots show; the model: models/MODEL_CARD.md
 next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentum=0.85
          alzmri review HEAD says whether that is better; dvc exp show --only-changed lists them"""
+_COMMIT = 'git commit -am "my baseline"'
+_NAMED = 4
+"""So many names in a line; the others are counted."""
 
 
 def show(*, as_json: bool = False) -> None:
@@ -27,17 +36,19 @@ def show(*, as_json: bool = False) -> None:
     run = Workspace()
     try:
         test, prepare = run.evaluation, run.summary
+        subject, calibration = test["subject"], test["calibration"]
+        ci95 = test["ci95"] | {f"subject.{key}": ends for key, ends in subject["ci95"].items()}
+        scores = {key: number(run.score(key)) for key in METRICS}
         content = {
-            "scores": {key: number(run.score(key)) for key in METRICS},
-            "ci95": test["ci95"]
-            | {f"subject.{key}": bounds for key, bounds in test["subject"]["ci95"].items()},
+            "scores": scores,
+            "ci95": ci95,
             "leaks": run.leaks,
-            "test_subjects": test["subject"]["n"],
+            "test_subjects": subject["n"],
             "test_subjects_in_training": test["split"]["shared_subjects"],
             "images": prepare["images"],
             "subjects": prepare["subjects"],
             "best_epoch": run.training["best_epoch"],
-            "calibration": test["calibration"],
+            "calibration": calibration,
             "stages_off": test["stages_off"],
             "version": registry.version(Path("models")),
         }
@@ -45,31 +56,86 @@ def show(*, as_json: bool = False) -> None:
         raise UserError("the results are damaged or of another version: run `dvc repro`") from None
     if as_json:
         terminal.say(json.dumps(content, indent=2))
-    else:
-        _show(content)
-
-
-def _show(content: dict[str, Any]) -> None:
-    table = Table(title="Test set" + (" (this split LEAKS)" if content["leaks"] else ""))
+        return
+    table = Table(title="Test set" + " (this split LEAKS)" * run.leaks)
     table.add_column("score")
     table.add_column("value", justify="right")
     table.add_column("95 % over subjects", justify="right")
     for key in _SHOWN:
-        value, bounds = content["scores"][key], content["ci95"].get(key)
-        shown = f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""
+        value, ends = scores[key], ci95.get(key)
+        shown = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
         table.add_row(METRICS[key], "undefined" if value is None else f"{value:.3f}", shown)
     terminal.out.print(table)
-    calibration = content["calibration"]
     before, after = calibration["before"]["ece"], calibration["after"]["ece"]
-    _right, neighbouring, *further = (off["slices"] for off in content["stages_off"].values())
+    _right, neighbouring, *further = (off["slices"] for off in test["stages_off"].values())
     terminal.out.print(
         f"calibration error {before:.3f}; {after:.3f} at temperature"
         f" {calibration['temperature']:.2f}, fitted on validation\n"
         f"mistakes: {neighbouring} slices in a neighbouring stage, {sum(further)} further off\n"
-        f"{content['images']} images of {content['subjects']} subjects; best epoch"
-        f" {content['best_epoch']}; {content['test_subjects']} test subjects,"
+        f"{prepare['images']} images of {prepare['subjects']} subjects; best epoch"
+        f" {content['best_epoch']}; {subject['n']} test subjects,"
         f" {content['test_subjects_in_training']} of them seen in training"
     )
     if content["version"]:
         terminal.out.print(f"registered as {content['version']}")
     terminal.out.print(_NEXT)
+
+
+def verdict() -> str:
+    """What `make repro` says in the end, a few lines; it reads the current directory.
+
+    Raises:
+        UserError: when ``dvc.lock`` is not here.
+    """
+    advice = (
+        f"\ncommit:  `{_COMMIT}` makes this run your baseline, which `dvc metrics diff`,"
+        " `dvc plots diff` and `alzmri review` compare with"
+    )
+    committed = git.show("HEAD", "dvc.lock")
+    if committed is None:
+        return f"no run is committed yet.{advice.replace('`git', '`git add --all && git', 1)}"
+    try:
+        before, here = LockFile(committed), LockFile(Path("dvc.lock").read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError("dvc.lock not found: run `dvc repro` first") from None
+    if before.stages == here.stages:
+        return f"the committed run ({git.head()[:7]}) was reproduced byte for byte"
+    changed = before.changes(here, parameters=True)
+    if names := {
+        f"the command of {stage}" if name == "cmd" else name
+        for stage, found in changed.items()
+        for name in found
+    }:
+        return (
+            f"this is another run than the committed one: {_some(sorted(names))} changed.{advice}"
+        )
+    files = [path for path, md5 in here.outputs.items() if before.outputs.get(path) != md5]
+    why = "; ".join(_reasons()) or (
+        "no reason is known: `make portable` tests what can be tested here, and a report of this"
+        " processor is welcome"
+    )
+    return (
+        f"the same experiment as the committed one gave other bytes: {_some(files)}.\n"
+        f"why:     {why}.{advice}"
+    )
+
+
+def _reasons() -> Iterator[str]:
+    """What is known to change bytes, and is so here."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        yield f"processors of the kind {platform.machine()} round otherwise than x86-64"
+    model = Path("models/model.json")
+    if model.exists() and json.loads(model.read_bytes())["training"]["device"] != "cpu":
+        yield "a GPU trained, which rounds otherwise than a processor"
+    if not params.load().compute.portable:
+        yield "compute.portable is false, so the bytes are those of this kind of processor"
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)", Path("requirements.txt").read_text(), re.M))
+    for name in PACKAGES:
+        found = metadata.version(name).partition("+")[0]
+        if found != pins[name].partition("+")[0]:
+            yield f"{name} is {found} instead of {pins[name]}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

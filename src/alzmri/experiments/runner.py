@@ -1,7 +1,10 @@
-"""Running experiments: each is one ``dvc exp run --temp`` of all stages, several at once."""
+"""Running experiments: each is one ``dvc exp run --temp`` of all stages, several at once.
+
+What runs an experiment has a mark in its environment. By that it is found and ended, after Ctrl-C
+and by the next call where the sweep was killed; a training saves its work, and goes on from there.
+"""
 
 import csv
-import fcntl
 import itertools
 import json
 import os
@@ -11,94 +14,106 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from threading import Lock
 
 import psutil
+from filelock import FileLock, Timeout
+from rich.live import Live
+from rich.table import Table
 
 from alzmri import git, terminal
-from alzmri.errors import EnvironmentFault
+from alzmri.errors import EnvironmentFault, UserError
 from alzmri.experiments import runs
-from alzmri.experiments.board import DONE, FAILED, RUNNING, Board
-from alzmri.experiments.metrics import METRICS
-from alzmri.experiments.runs import Experiment, Run
+from alzmri.experiments.runs import Experiment, FinishedRun
+from alzmri.experiments.scores import METRICS
+from alzmri.files import write_json
+from alzmri.terminal import SECONDS_BETWEEN_LINES
 
 AGAIN = 3
 """How often an experiment that was killed is started again."""
 LOCK_SECONDS = 180
 """How long an experiment is tried again because another process holds DVC's or git's lock."""
 STOP_SECONDS = 60
-"""How long an experiment may take to save its training after Ctrl-C."""
+"""How long experiments may take to save their training."""
 _POLL_SECONDS = 0.5
 _FOLDER = Path(".dvc/tmp/sweep")
-"""Each experiment's log, and the record of the process that runs it."""
+"""Each experiment's log, and the record of what it set and where DVC runs it."""
+_MARK = "ALZMRI_SWEEP"
+"""In the environment of what runs an experiment: the root of the repository, /, its name."""
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|index\.lock|FileLocked|lock ref")
 """What DVC and git say when another process is at work in the repository."""
+_STAGE = re.compile(r"^Running stage '(\w+)", re.MULTILINE)
 _EXIT = re.compile(r"exited with (-?\d+)")
 """What DVC says of a stage that failed: -9 or 137 when it was killed."""
+RUNNING, FAILED, DONE = "running", "failed", "done"
+_COLOURS = {RUNNING: "cyan", FAILED: "red", DONE: "green"}
 
 
-class Child:
-    """One ``dvc exp run --temp``, of this call or left running by one that was killed.
+class Board:
+    """Where ``total`` experiments are: a live table on a terminal, a line per change in a log."""
 
-    Whoever runs it holds a lock on its record: this process, and the child, which inherits it.
-    The system releases it with the last of them, whatever ends them.
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._rows: dict[str, tuple[str, str, str]] = {}
+        self._said: dict[str, tuple[str, float]] = {}
+        self.live: AbstractContextManager[object] = nullcontext()
+        """The table shows while this is entered."""
+        if terminal.out.is_terminal:
+            self.live = Live(console=terminal.out, get_renderable=self._table)
 
-    Attributes:
-        tries: how often this call has started it.
-        locked_since: when another process's lock first stopped it; 0 when none does.
-    """
+    def put(self, name: str, status: str, where: str, score: str = "") -> None:
+        """Show an experiment: its status, how far it is, and its latest score."""
+        before = self._rows.get(name, ("", "", ""))
+        self._rows[name] = row = (status, where or before[1], score or before[2])
+        last, since = self._said.get(name, ("", 0.0))
+        due = row != before and time.monotonic() - since >= SECONDS_BETWEEN_LINES
+        if not terminal.out.is_terminal and (status != last or due):
+            self._said[name] = status, time.monotonic()
+            terminal.say("  ".join(filter(None, (name, *row))))
+
+    def _table(self) -> Table:
+        rows = dict(self._rows)  # drawn by a thread of its own
+        counts = Counter(status for status, *_ in rows.values())
+        counts["to come"] = self._total - len(rows)
+        parts = ", ".join(f"{counts[n]} {n}" for n in (*_COLOURS, "to come") if counts[n])
+        caption = f"{self._total} experiments: {parts}"
+        table = Table("experiment", "", "where", "score", caption=caption, caption_justify="left")
+        for status, colour in _COLOURS.items():
+            for name, (is_in, *rest) in rows.items():
+                if is_in == status:
+                    table.add_row(name, f"[{colour}]{status}[/]", *rest)
+        return table
+
+
+class _Child:
+    """A ``dvc exp run --temp`` of ``experiment``, which starts with this object."""
 
     def __init__(self, experiment: Experiment, baseline: str) -> None:
-        self.name, self.log = experiment.name, _FOLDER / f"{experiment.name}.log"
-        self.tries, self.locked_since = 0, 0.0
-        self._epochs, self._root = experiment.params.train.epochs, Path.cwd().resolve()
-        self._known: dict[str, Any] = {"baseline": baseline, "settings": dict(experiment.settings)}
-        self._folder: Path | None = None
-        self._process: psutil.Process | None = None
-        _FOLDER.mkdir(parents=True, exist_ok=True)
-        self._record = (_FOLDER / f"{self.name}.json").open("a+", encoding="utf-8")
-
-    def claim(self) -> bool:
-        """Whether nobody runs it; if so, nobody else does before this process lets it go."""
-        with suppress(BlockingIOError):
-            fcntl.flock(self._record, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        if self._process is None:
-            recorded = _recorded(self.name)
-            self._process = _process(recorded, self.name)
-            self._folder = Path(recorded["folder"]) if recorded.get("folder") else None
-        return False
-
-    def start(self) -> None:
-        """Run it; what a killed try left is removed first."""
-        self._clear()
-        words = ["dvc", "exp", "run", "--temp", "--name", self.name]
-        for key, value in self._known["settings"].items():
+        self._name, self._root, self._folder = experiment.name, Path.cwd().resolve(), ""
+        self._log = _FOLDER / f"{self._name}.log"
+        self._record = {"baseline": baseline, "settings": experiment.settings}
+        self._epochs = experiment.params.train.epochs
+        end(self._name)  # what a killed one left
+        self._note()
+        words = ["dvc", "exp", "run", "--temp", "--name", self._name]
+        for key, value in experiment.settings.items():
             words += ["-S", f"{key}={value}"]
         # The `python` of the stages is the one of this program.
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-        with self.log.open("w") as log, _hearing_interrupts():
-            self._process = psutil.Popen(
+        with self._log.open("w") as log:
+            self.process = psutil.Popen(
                 [sys.executable, "-m", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PATH": path},
+                env={**os.environ, "PATH": path, _MARK: f"{self._root}/{self._name}"},
                 start_new_session=True,
-                pass_fds=(self._record.fileno(),),
             )
-        self.tries += 1
-        self._note(pid=self._process.pid, folder="")
-
-    @property
-    def ended(self) -> bool:
-        """Whether its process has ended."""
-        if isinstance(self._process, psutil.Popen):
-            return self._process.poll() is not None
-        return self.claim()
 
     @property
     def is_starting(self) -> bool:
@@ -106,31 +121,19 @@ class Child:
 
         It moves to a temporary copy for everything else.
         """
-        if self._process is None or self._folder:
-            return False
-        try:
-            here = Path(self._process.cwd())
-        except (psutil.Error, OSError):
-            return False  # it has ended
-        if here != self._root:
-            self._folder = here
-            self._note(folder=str(here))
-        return self._folder is None
+        with suppress(psutil.Error, OSError):  # it has ended
+            if self.process.poll() is None and (here := self.process.cwd()) != str(self._root):
+                self._folder = here
+                self._note()
+        return self.process.poll() is None and not self._folder
 
     def progress(self) -> tuple[str, str]:
         """The stage that runs, or the epoch; and the latest validation macro F1."""
-        if self._process is None or self._folder is None:
-            return "starting", ""
-        stage = ""
-        with suppress(psutil.Error):
-            for process in self._process.children(recursive=True):
-                for word in process.cmdline():
-                    if word.startswith("src/") and word.endswith(".py"):
-                        stage = Path(word).stem
-        if stage in ("", "phantom", "prepare"):
+        stage = (_STAGE.findall(self._text) or ["starting"])[-1]
+        if stage in ("starting", "phantom", "prepare"):
             return stage, ""  # the history is still that of the run before
         try:
-            with (self._folder / "plots/history.csv").open(newline="") as file:
+            with Path(self._folder, "plots/history.csv").open(newline="") as file:
                 *_, last = csv.DictReader(file)
             where = f"epoch {last['epoch']}/{self._epochs}" if stage == "train" else stage
             return where, f"validation macro F1 {float(last['val_macro_f1']):.3f}"
@@ -138,58 +141,26 @@ class Child:
             return stage, ""
 
     def why(self) -> tuple[bool, str]:
-        """Why it ended without a result: whether it was killed, and in words."""
-        code = self._process.poll() if isinstance(self._process, psutil.Popen) else 0
-        if stages := _EXIT.findall(self.said):
-            status = int(stages[-1])
-            code = 128 - status if 128 < status < 160 else status  # as a shell tells a signal
-        if code in (0, -signal.SIGINT):
-            return not code, "interrupted" if code else "its result was lost"
-        return code < 0, f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        """Why it ended without a result: whether to start it again, and in words."""
+        code = [self.process.returncode, *map(int, _EXIT.findall(self._text))][-1]
+        if code == 0:
+            return True, "its result was lost"
+        killed = 128 - code if 128 < code < 160 else code  # as a shell tells a signal
+        return killed < 0, f"killed by signal {-killed}" if killed < 0 else f"exit status {code}"
 
     @property
     def said(self) -> str:
         """The end of what it has printed."""
-        if not self.log.exists():
-            return ""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
-        lines = (line.rstrip() for line in text.splitlines() if line.strip())
+        lines = (line.rstrip() for line in self._text.splitlines() if line.strip())
         return "\n  ".join([line for line, _ in itertools.groupby(lines)][-8:])  # DVC repeats some
 
-    def signal(self, number: int) -> None:
-        """Send ``number`` to it and to all that it has started."""
-        if self._process is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
+    @property
+    def _text(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
 
-    def close(self) -> None:
-        """Let it go: it has ended."""
-        self._clear()
-        self._record.close()
-
-    def _note(self, **more: object) -> None:
-        self._known |= more
-        self._record.seek(0)
-        self._record.truncate()
-        json.dump(self._known, self._record)
-        self._record.flush()
-
-    def _clear(self) -> None:
-        """End what a killed DVC left running in its temporary copy, and remove the copy."""
-        folder = self._folder or Path(_recorded(self.name).get("folder") or "/")
-        self._folder = None
-        if self._root / ".dvc/tmp" not in folder.parents or not folder.exists():
-            return
-        left = [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(folder)]
-        for process in left:
-            with suppress(psutil.Error):
-                process.terminate()  # a training saves its work
-        for process in psutil.wait_procs(left, STOP_SECONDS)[1]:
-            with suppress(psutil.Error):
-                process.kill()
-        whole = next(one for one in (folder, *folder.parents) if (one / ".git").exists())
-        if self._root in whole.parents:
-            shutil.rmtree(whole, ignore_errors=True)
+    def _note(self) -> None:
+        record = {**self._record, "folder": self._folder}
+        write_json(_FOLDER / f"{self._name}.json", record)
 
 
 def begun(name: str, baseline: str) -> dict[str, object]:
@@ -197,64 +168,146 @@ def begun(name: str, baseline: str) -> dict[str, object]:
 
     It may have a checkpoint: with the same settings it goes on from there.
     """
-    recorded = _recorded(name)
-    return dict(recorded["settings"]) if recorded.get("baseline") == baseline else {}
+    path = _FOLDER / f"{name}.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return dict(record["settings"]) if record.get("baseline") == baseline else {}
+
+
+def end(name: str = "*") -> bool:
+    """End what runs of the experiment ``name``, or of all; say whether there was anything.
+
+    Trainings save their work. The copy that a killed DVC left is removed.
+    """
+    root, asked, deadline = Path.cwd().resolve(), set(), time.monotonic() + STOP_SECONDS
+
+    def left() -> Iterator[psutil.Process]:
+        for process in psutil.process_iter(["environ"]):
+            place, _, one = (process.info["environ"] or {}).get(_MARK, "").rpartition("/")
+            if place == str(root) and name in ("*", one):
+                yield process
+
+    try:
+        while (processes := list(left())) and time.monotonic() < deadline:
+            for process in processes:
+                if process.pid not in asked:
+                    asked.add(process.pid)
+                    with suppress(psutil.Error):
+                        process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+    finally:  # also after a second Ctrl-C
+        for process in left():
+            with suppress(psutil.Error):
+                process.kill()
+        for path in _FOLDER.glob(f"{name}.json"):
+            folder = Path(json.loads(path.read_text(encoding="utf-8"))["folder"] or "/")
+            if root / ".dvc/tmp" in folder.parents and folder.exists():
+                whole = next(one for one in (folder, *folder.parents) if (one / ".git").exists())
+                if root in whole.parents:
+                    shutil.rmtree(whole, ignore_errors=True)
+    return bool(asked)
 
 
 class Runner:
-    """Runs what is missing of a set of experiments.
-
-    Args:
-        jobs: how many run at once.
-        total: how many there will be.
-        metric: of :data:`alzmri.experiments.metrics.METRICS`, to show.
+    """Runs what is missing of ``total`` experiments, ``jobs`` at once; shows their ``metric``.
 
     Attributes:
         baseline: the commit that they start from.
         results: of what has ended, by name; None for what failed.
 
     Raises:
-        UserError: when git cannot be asked, or in a shallow clone.
+        UserError: in a shallow clone, or when another call is at work in this repository.
     """
 
     def __init__(self, jobs: int, total: int, metric: str) -> None:
         git.require_whole()
-        _wait_for_workspace()
-        self.baseline, self._code = git.head(), _code()
-        self.results: dict[str, Run | None] = {}
+        self.baseline = git.head()
+        self.results: dict[str, FinishedRun | None] = {}
         self._jobs, self._metric, self._board = jobs, metric, Board(total)
-        self._children: list[Child] = []
+        self._workspace, self._stopping = Lock(), False
+        _FOLDER.mkdir(parents=True, exist_ok=True)
+        self._alone = FileLock(_FOLDER / "lock")
+        try:
+            self._alone.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                "another sweep or study runs in this repository: wait for its end, or end it"
+            ) from None
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A shell makes what it puts in the background deaf to Ctrl-C. Experiments inherit
+            # that, but not that a signal is heard and nothing done.
+            signal.signal(signal.SIGINT, lambda *_: None)
+        if end():
+            terminal.say("ended what an earlier call had left running: it goes on from there")
+        self._code = _code()
 
-    def run(self, experiments: Iterable[Experiment]) -> list[Run]:
-        """Run each of ``experiments`` that has not finished; those that have, in their order.
+    def run(self, experiments: Iterable[Experiment]) -> list[FinishedRun]:
+        """Run each of ``experiments`` that has not finished; return those that have, in order.
 
         The next one is asked for when there is room for it, and when DVC is not changing the
-        workspace: only then can it be read.
-
-        Raises:
-            KeyboardInterrupt: likewise SystemExit, after what runs has saved its training.
+        workspace: only then can it be read. Ctrl-C ends what runs first.
         """
-        waiting: Iterator[Experiment] | None = iter(experiments)
-        before, asked = runs.finished(self.baseline), []
-        try:
-            with self._board.live:
-                while waiting or self._children:
-                    for child in list(self._children):
-                        self._look_at(child)
-                    if waiting is None or len(self._children) == self._jobs or self._is_starting:
-                        time.sleep(_POLL_SECONDS)
-                    elif (experiment := next(waiting, None)) is None:
-                        waiting = None
-                    else:
-                        asked.append(experiment.name)
-                        if experiment.name in before:
-                            self._done(before[experiment.name])
-                        else:
-                            self._begin(Child(experiment, self.baseline))
-        except BaseException:
-            self._stop()
-            raise
+        waiting, before, asked = iter(experiments), runs.finished(self.baseline), []
+
+        def work() -> None:
+            while True:
+                with self._workspace:
+                    if self._stopping or (experiment := next(waiting, None)) is None:
+                        return
+                    asked.append(name := experiment.name)
+                self.results[name] = result = before.get(name) or self._run(experiment)
+                if result:
+                    score = f"{METRICS[self._metric]} {result.score(self._metric):.3f}"
+                    epoch = f"best epoch {result.training['best_epoch']}"
+                    self._board.put(name, DONE, epoch, score)
+
+        with self._board.live, ThreadPoolExecutor(self._jobs) as pool:
+            workers = [pool.submit(work) for _ in range(self._jobs)]
+            try:
+                for worker in as_completed(workers):
+                    worker.result()
+            except BaseException:
+                self._stopping = True
+                terminal.err.print("stopping: trainings save their work first")
+                while not all(worker.done() for worker in workers):
+                    end()
+                terminal.err.print("the same command goes on: what has finished is not run again")
+                raise
         return [result for name in asked if (result := self.results[name])]
+
+    def _run(self, experiment: Experiment) -> FinishedRun | None:
+        """Run it, again where that may help."""
+        name, tries, locked_since = experiment.name, 0, 0.0
+        while True:
+            with self._workspace:
+                if self._stopping:
+                    return None
+                if _code() != self._code:
+                    why = "code, data or parameters were changed meanwhile: see `git status`"
+                    break
+                child, tries = _Child(experiment, self.baseline), tries + 1
+                while child.is_starting:
+                    self._board.put(name, RUNNING, "starting")
+                    time.sleep(_POLL_SECONDS)
+            while child.process.poll() is None:
+                locked_since = 0.0
+                self._board.put(name, RUNNING, *child.progress())
+                time.sleep(_POLL_SECONDS)
+            result = runs.finished(self.baseline).get(name)
+            if result or self._stopping:
+                return result
+            said, (killed, why) = child.said, child.why()
+            again = killed and tries <= AGAIN
+            if _LOCKED.search(said):
+                locked_since = locked_since or time.monotonic()
+                again = time.monotonic() - locked_since < LOCK_SECONDS
+                why = "another process holds the lock of DVC or git"
+            if not again:
+                terminal.out.print(f"{name} failed; its last lines:\n  {said}", markup=False)
+                break
+            self._board.put(name, RUNNING, f"again: {why}")
+        end(name)
+        self._board.put(name, FAILED, why)
+        return None
 
     def complain(self) -> None:
         """Raise EnvironmentFault when experiments failed."""
@@ -265,119 +318,7 @@ class Runner:
                 " The same command runs what is missing"
             )
 
-    @property
-    def _is_starting(self) -> bool:
-        return any(child.is_starting for child in self._children)
-
-    def _begin(self, child: Child) -> None:
-        self._children.append(child)
-        if child.claim():
-            self._start(child)
-        else:
-            terminal.out.print(f"{child.name}: an earlier call left it running", markup=False)
-
-    def _start(self, child: Child) -> None:
-        if _code() == self._code:
-            child.start()
-        else:
-            self._fail(child, "code, data or parameters were changed meanwhile: see `git status`")
-
-    def _look_at(self, child: Child) -> None:
-        if not child.ended:
-            if not child.is_starting:
-                child.locked_since = 0.0
-            self._board.put(child.name, RUNNING, *child.progress())
-            return
-        if result := runs.finished(self.baseline).get(child.name):
-            self._children.remove(child)
-            child.close()
-            self._done(result)
-            return
-        (killed, why), said = child.why(), child.said
-        if _LOCKED.search(said):
-            child.locked_since = child.locked_since or time.monotonic()
-            again = time.monotonic() - child.locked_since < LOCK_SECONDS
-            why = "another process holds the lock of DVC or git"
-        else:
-            again = killed and child.tries <= AGAIN
-        if not again:
-            terminal.out.print(f"{child.name} failed; its last lines:\n  {said}", markup=False)
-            self._fail(child, why)
-        elif not self._is_starting:
-            self._board.put(child.name, RUNNING, f"again: {why}")
-            self._start(child)
-
-    def _done(self, result: Run) -> None:
-        self.results[result.name] = result
-        score = f"{METRICS[self._metric]} {result.score(self._metric):.3f}"
-        self._board.put(result.name, DONE, f"best epoch {result.training['best_epoch']}", score)
-
-    def _fail(self, child: Child, why: str) -> None:
-        self._children.remove(child)
-        child.close()
-        self.results[child.name] = None
-        self._board.put(child.name, FAILED, why)
-
-    def _stop(self) -> None:
-        """End what runs, as Ctrl-C does, and say how to go on."""
-        if self._children:
-            terminal.err.print(f"stopping {len(self._children)}, which save their training")
-        try:
-            for child in self._children:
-                child.signal(signal.SIGINT)
-            deadline = time.monotonic() + STOP_SECONDS
-            while time.monotonic() < deadline and not all(one.ended for one in self._children):
-                time.sleep(0.1)
-        finally:  # also after a second Ctrl-C
-            for child in self._children:
-                if not child.ended:
-                    child.signal(signal.SIGKILL)
-                child.close()
-        terminal.err.print("the same command goes on: what has finished is not run again")
-
-
-@contextmanager
-def _hearing_interrupts() -> Iterator[None]:
-    """Let what is started hear Ctrl-C: a shell makes what it puts in the background deaf to it."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
 
 def _code() -> str:
     """What experiments are taken from: the commit, and what the workspace changes of it."""
-    changes = git.run("diff", "HEAD", "--", "src", "data", "dvc.yaml", "params.yaml")
-    return git.head() + changes
-
-
-def _recorded(name: str) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        return dict(json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8")))
-    return {}
-
-
-def _process(recorded: dict[str, Any], name: str) -> psutil.Process | None:
-    """The live process of a record; its number may be another program's by now."""
-    with suppress(psutil.Error, KeyError):
-        process = psutil.Process(recorded["pid"])
-        if name in process.cmdline():
-            return process
-    return None
-
-
-def _wait_for_workspace() -> None:
-    """Return when no experiment of an earlier call is being taken from the workspace.
-
-    DVC changes ``params.yaml`` there for a moment, and puts back what it was.
-    """
-    for path in _FOLDER.glob("*.json"):
-        with suppress(psutil.Error, OSError):
-            while not (recorded := _recorded(path.stem)).get("folder"):
-                process = _process(recorded, path.stem)
-                if process is None or Path(process.cwd()) != Path.cwd().resolve():
-                    break
-                time.sleep(_POLL_SECONDS)
+    return git.head() + git.run("diff", "HEAD", "--", "src", "data", "dvc.yaml", "params.yaml")

@@ -1,4 +1,4 @@
-"""DVC experiments as the program sees them: wanted, and finished."""
+"""Experiments as the program sees them: wanted, and finished."""
 
 import csv
 import io
@@ -17,8 +17,7 @@ from ruamel.yaml.error import YAMLError
 from alzmri import git, params
 from alzmri.errors import UserError
 from alzmri.evaluation.markdown import interval
-from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.lock import BESIDE, Lock
+from alzmri.experiments.scores import SlicePredictions
 from alzmri.params import Params
 
 Settings = Mapping[str, object]
@@ -29,6 +28,8 @@ REPEATED = ("train.seed", "split.seed", "split.fold")
 
 _WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
+_BESIDE = ("ood", "export@")
+"""How the names of the stages begin that no score depends on."""
 
 
 def counts(key: str) -> bool:
@@ -38,49 +39,91 @@ def counts(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One DVC experiment: its name, and what it sets in ``params.yaml``."""
+    """An experiment to run: its name, and what it sets in ``params.yaml``."""
 
     name: str
     settings: Settings
 
     @property
     def params(self) -> Params:
-        """The parameters it runs with.
-
-        Raises:
-            UserError: when params.yaml or the settings do not fit the schema.
-        """
+        """The parameters it runs with; UserError when they do not fit the schema."""
         content = params.load().model_dump()
         for key, value in self.settings.items():
             section, _, name = key.partition(".")
-            if not isinstance(content.get(section), dict) or not name:
-                content[key] = value
-            else:
-                content[section][name] = value
+            known = isinstance(content.get(section), dict) and name
+            (content[section] if known else content)[name if known else key] = value
         return params.check(content, f"params.yaml with the settings of {self.name}")
 
 
+class LockFile:
+    """What a ``dvc.lock`` says of the stages: what they ran on, and what they wrote."""
+
+    def __init__(self, text: str) -> None:
+        self.stages: Mapping[str, Any] = YAML(typ="safe").load(text).get("stages") or {}
+        # The stages that scores depend on; and the MD5 of every output, by path.
+        self.scored = [name for name in self.stages if not name.startswith(_BESIDE)]
+        outputs = (out for stage in self.stages.values() for out in stage.get("outs", ()))
+        self.outputs: Mapping[str, str] = {out["path"]: out["md5"] for out in outputs}
+
+    def inputs(self, stage: str) -> dict[str, str]:
+        """MD5 of the code and data that ``stage`` ran on, by path; its command under ``cmd``.
+
+        Not of what other stages wrote: that differs wherever they do.
+        """
+        known = self.stages.get(stage, {})
+        digests = {dep["path"]: dep["md5"] for dep in known.get("deps", ())}
+        sources = {path: digests[path] for path in digests if path not in self.outputs}
+        return {"cmd": known["cmd"], **sources} if known else {}
+
+    def changes(self, other: "LockFile", *, parameters: bool = False) -> dict[str, list[str]]:
+        """By stage, the names of its ``inputs`` that differ, and of its parameters if asked."""
+        found: dict[str, list[str]] = {}
+        for stage in {**self.stages, **other.stages}:
+            one, two = (
+                {**lock.inputs(stage), **(lock.parameters(stage) if parameters else {})}
+                for lock in (self, other)
+            )
+            names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
+            found |= {stage: names} if names else {}
+        return found
+
+    def parameters(self, stage: str) -> dict[str, Any]:
+        """What ``stage`` ran with: keys of params.yaml with a dot, and their values."""
+        used: dict[str, Any] = {}
+        for file in self.stages.get(stage, {}).get("params", {}).values():
+            for name, value in file.items():
+                section = isinstance(value, Mapping)
+                used |= {f"{name}.{key}": value[key] for key in value} if section else {name: value}
+        return used
+
+
+def _content(path: str) -> cached_property[dict[str, Any]]:
+    """The content of a JSON file of a run."""
+    return cached_property(lambda run: dict(json.loads(run.read(path))))
+
+
 @dataclass(frozen=True)
-class Run:
-    """An experiment that ran, by the commit that DVC made of it; or any commit with results."""
+class FinishedRun:
+    """An experiment that has run, or a commit with results.
+
+    ``training``, ``evaluation`` and ``summary`` are metrics/train.json, models/evaluation.json and
+    data/prepared/summary.json.
+
+    Attributes:
+        name: of the experiment, the branch or the tag.
+        commit: DVC makes one of each experiment.
+        is_experiment: False for a commit of a branch.
+    """
 
     name: str
     commit: str
-
-    @property
-    def params(self) -> Params:
-        """The parameters it ran with."""
-        return params.parse(self.read("params.yaml"), f"params.yaml of {self.name}")
+    is_experiment: bool = True
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Every key of its params.yaml with a dot; unchecked, so that an older schema is read."""
-        content = YAML(typ="safe").load(self.read("params.yaml"))
-        return {
-            f"{section}.{key}": value
-            for section, values in content.items()
-            for key, value in values.items()
-        }
+        content = YAML(typ="safe").load(self.read("params.yaml")).items()
+        return {f"{name}.{key}": value for name, one in content for key, value in one.items()}
 
     @property
     def stale(self) -> list[str]:
@@ -89,43 +132,23 @@ class Run:
         return [stage for stage in lock.scored if not lock.parameters(stage).items() <= known]
 
     @cached_property
-    def lock(self) -> Lock:
+    def lock(self) -> LockFile:
         """Its dvc.lock."""
-        return Lock(self.read("dvc.lock"))
+        return LockFile(self.read("dvc.lock"))
 
-    @cached_property
-    def training(self) -> dict[str, Any]:
-        """The content of its ``metrics/train.json``, which git has."""
-        return dict(json.loads(self.read("metrics/train.json")))
-
-    @cached_property
-    def evaluation(self) -> dict[str, Any]:
-        """The content of its ``models/evaluation.json``, which DVC's cache has."""
-        return dict(json.loads(self.cached("models/evaluation.json")))
-
-    @cached_property
-    def summary(self) -> dict[str, Any]:
-        """The content of its ``data/prepared/summary.json``, which DVC's cache has."""
-        return dict(json.loads(self.cached("data/prepared/summary.json")))
+    training = _content("metrics/train.json")
+    evaluation = _content("models/evaluation.json")
+    summary = _content("data/prepared/summary.json")
 
     @cached_property
     def history(self) -> list[dict[str, str]]:
-        """The rows of its ``plots/history.csv``, which DVC's cache has."""
-        return list(csv.DictReader(io.StringIO(self.cached("plots/history.csv"))))
+        """The rows of its ``plots/history.csv``, one per epoch."""
+        return list(csv.DictReader(io.StringIO(self.read("plots/history.csv"))))
 
     @cached_property
-    def predictions(self) -> Predictions:
+    def predictions(self) -> SlicePredictions:
         """What it predicted for its test part, slices ordered by path."""
-        table = io.StringIO(self.cached("plots/predictions.csv"))
-        return Predictions.of(list(csv.DictReader(table)))
-
-    def load(self) -> None:
-        """Read all that a report needs.
-
-        Raises:
-            UserError: when something that it wrote is not there.
-        """
-        _ = self.settings, self.training, self.evaluation, self.history, self.predictions
+        return SlicePredictions.of(self.read("plots/predictions.csv"))
 
     @property
     def repetition(self) -> tuple[Any, ...]:
@@ -151,26 +174,20 @@ class Run:
 
     @property
     def best_epoch(self) -> str:
-        """The best epoch and how many there were, such as ``7 of 10``."""
+        """Such as ``7 of 10``."""
         return f"{self.training['best_epoch']} of {len(self.history)}"
 
     def is_of(self, wanted: Params) -> bool:
-        """Whether it is what ``wanted`` gives with the code and the data of the workspace.
-
-        Where it was computed and where it is reported to does not count.
-        """
+        """Whether ``wanted`` gives it with the workspace's code and data, computed anywhere."""
         try:
-            mine, other = (
-                one.model_dump(exclude={"compute", "track"}) for one in (self.params, wanted)
-            )
+            mine = params.parse(self.read("params.yaml"), f"params.yaml of {self.name}")
         except UserError:
             return False  # of a schema before this one
-        return mine == other and not git.run(
-            "diff", "--name-only", self.commit, "--", "src", "data", "dvc.yaml"
-        )
+        same = mine.model_copy(update={"compute": wanted.compute, "track": wanted.track}) == wanted
+        return same and not git.run("diff", self.commit, "--", "src", "data", "dvc.yaml")
 
     def score(self, metric: str) -> float:
-        """One of :data:`alzmri.experiments.metrics.METRICS`; NaN where it is undefined."""
+        """One of :data:`alzmri.experiments.scores.METRICS`; NaN where it is undefined."""
         content: Any = self.training if metric.startswith("val_") else self.evaluation
         for part in metric.split("."):
             content = content[part]
@@ -183,61 +200,47 @@ class Run:
         return interval(self.score(metric), bounds) if bounds else f"{self.score(metric):.3f}"
 
     def read(self, path: str) -> str:
-        """The content of a text file that git has of it.
+        """The content of a text file of it: git has that or, where a stage wrote it, DVC's cache.
 
         Raises:
-            UserError: when there is none.
+            UserError: when it has no such file, or the cache has lost it.
         """
         content = git.show(self.commit, path)
+        if content is None and path != "dvc.lock":
+            content = self._cached(path)
         if content is None:
             raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
         return content
 
-    def cached(self, path: str) -> str:
-        """The content of a text file that it wrote and DVC has in its cache.
-
-        Raises:
-            UserError: when it wrote none, or the cache has it no more.
-        """
-        digest = self.lock.outputs.get(path)
-        for folder, listing in self.lock.outputs.items():
-            if digest is None and path.startswith(f"{folder}/"):
-                inside = json.loads(self._object(listing, path))
-                digest = {f"{folder}/{one['relpath']}": one["md5"] for one in inside}.get(path)
-        if digest is None:
-            raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
-        return self._object(digest, path)
-
-    def _not_cached(self, path: str) -> str:
-        """What to say when the cache has ``path`` no more."""
-        return (
-            f"{path} of experiment {self.name} is not in DVC's cache any more:"
-            f" `dvc exp remove {self.name}`, then run this again"
-        )
-
-    def _object(self, digest: str, path: str) -> str:
+    def _cached(self, path: str) -> str | None:
         from dvc.repo import Repo
 
+        cache, known = Repo().cache.local, dict(self.lock.outputs)
+
+        def content(digest: str) -> str:
+            return Path(cache.oid_to_path(digest)).read_text(encoding="utf-8")
+
         try:
-            return Path(Repo().cache.local.oid_to_path(digest)).read_text(encoding="utf-8")
+            for folder in [output for output in known if path.startswith(f"{output}/")]:
+                inside = json.loads(content(known[folder]))
+                known |= {f"{folder}/{one['relpath']}": one["md5"] for one in inside}
+            return content(known[path]) if path in known else None
         except FileNotFoundError:
-            raise UserError(self._not_cached(path)) from None
-
-
-@dataclass(frozen=True)
-class Commit(Run):
-    """A commit of a branch, with the results that belong to it."""
-
-    def _not_cached(self, path: str) -> str:
+            pass
+        if self.is_experiment:
+            raise UserError(
+                f"{path} of experiment {self.name} is not in DVC's cache any more:"
+                f" `dvc exp remove {self.name}`, then run this again"
+            )
         here = "" if self.commit == git.head() else f"`git switch {self.name}`, "
-        return (
+        raise UserError(
             f"{path} of {self.name} was computed elsewhere and is not in DVC's cache here:"
             f' {here}`make repro` and `git commit -am "my baseline"` make your own run the baseline'
         )
 
 
 @dataclass(frozen=True)
-class Workspace(Run):
+class Workspace(FinishedRun):
     """The working tree, with the results of the last `dvc repro`."""
 
     name: str = "workspace"
@@ -250,32 +253,24 @@ class Workspace(Run):
         except FileNotFoundError:
             raise UserError(f"{path} not found: run `dvc repro` in the root of a clone") from None
 
-    cached = read
-
     @cached_property
     def stale(self) -> list[str]:
         """The stages behind the scores that ran on other parameters, code or data."""
         from dvc.repo import Repo
 
-        return [
-            stage
-            for stage, changes in Repo().status().items()
-            for change in changes
-            if not stage.startswith(BESIDE)
-            and (
-                change == "changed command"
+        stale = []
+        for stage, changes in Repo().status().items():
+            for change in changes if not stage.startswith(_BESIDE) else ():
                 # What is only not there, as before `dvc pull`, is no change.
-                or {*change.get("changed deps", {}).values()} - {"deleted"}
-            )
-        ]
+                if change == "changed command" or (
+                    {*change.get("changed deps", {}).values()} - {"deleted"}
+                ):
+                    stale.append(stage)
+        return stale
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, object]:
-    """``KEY=VALUE`` as on DVC's command line, values read as YAML.
-
-    Raises:
-        UserError: when a word is not of that form.
-    """
+    """``KEY=VALUE`` as on DVC's command line, values read as YAML; UserError for anything else."""
     settings: dict[str, object] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -289,10 +284,7 @@ def parse_settings(words: Sequence[str]) -> dict[str, object]:
 
 
 def on_this_machine(jobs: int) -> Settings:
-    """How experiments use the machine when ``jobs`` of them run at once: each its share of cores.
-
-    The instruction sets of the oldest processor and two threads are for the committed run.
-    """
+    """How ``jobs`` experiments at once share the machine, which the committed run does not use."""
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     return {"compute.portable": False, "compute.threads": threads}
 
@@ -305,7 +297,7 @@ def require_source(name: str) -> None:
         )
 
 
-def finished(baseline: str = "") -> dict[str, Run]:
+def finished(baseline: str = "") -> dict[str, FinishedRun]:
     """The experiments that started from ``baseline``, by default any commit, by name.
 
     Of several with one name it has the newest.
@@ -318,19 +310,18 @@ def finished(baseline: str = "") -> dict[str, Run]:
         match reference.split("/", 4):
             case [_, _, start, rest, name] if len(start + rest) == len(commit):
                 if baseline in ("", start + rest):
-                    found[name] = Run(name, commit)
+                    found[name] = FinishedRun(name, commit)
     return found
 
 
-def chosen(words: Sequence[str]) -> list[Run]:
+def chosen(words: Sequence[str]) -> list[FinishedRun]:
     """What :func:`named` finds for each of ``words``, once; without, this commit's experiments.
 
     Raises:
         UserError: when a word names nothing, or there are no experiments.
     """
     found = [run for word in words for run in named(word, begins=True)]
-    if not words:
-        found = list(finished(git.head()).values())
+    found = found if words else list(finished(git.head()).values())
     if not found:
         raise UserError(
             "no experiment started from this commit: `dvc exp run -S train.lr=0.0005` makes one,"
@@ -339,14 +330,11 @@ def chosen(words: Sequence[str]) -> list[Run]:
     return list({run.commit: run for run in found}.values())
 
 
-def named(word: str, *, begins: bool = False) -> list[Run]:
+def named(word: str, *, begins: bool = False) -> list[FinishedRun]:
     """What is called ``word``: an experiment, a branch, a tag or a commit.
 
-    Experiments of this commit come first, then those of any other, of one name the newest.
-
-    Args:
-        word: the name.
-        begins: whether all experiments count whose names begin so.
+    Experiments of this commit come first, then those of any other, of one name the newest. Where
+    ``begins``, all experiments count whose names begin so.
 
     Raises:
         UserError: when there is no such thing.
@@ -358,7 +346,7 @@ def named(word: str, *, begins: bool = False) -> list[Run]:
             return found
     commit = git.lines("rev-parse", "--quiet", "--verify", "--end-of-options", f"{word}^{{commit}}")
     if commit:
-        return [Commit(word, commit[0])]
+        return [FinishedRun(word, commit[0], is_experiment=False)]
     raise UserError(
         f"{word}: no such experiment, branch, tag or commit; `dvc exp list -A` and `git branch -a`"
         " name them"

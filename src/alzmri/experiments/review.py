@@ -5,12 +5,12 @@ from dataclasses import asdict
 from typing import Any
 
 from alzmri.evaluation.markdown import table
-from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS, number
-from alzmri.experiments.reports import charts, comparison, document
-from alzmri.experiments.reports.charts import Line
-from alzmri.experiments.reports.document import Page, code, plain
-from alzmri.experiments.reports.groups import Group, Verdict, compare
-from alzmri.experiments.runs import Run, Workspace, named
+from alzmri.experiments import charts
+from alzmri.experiments.charts import Curve
+from alzmri.experiments.document import Page, code, folder_name
+from alzmri.experiments.groups import Group, Verdict, compare, warnings
+from alzmri.experiments.runs import FinishedRun, Workspace, named
+from alzmri.experiments.scores import LESS_IS_BETTER, METRICS, number
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 _ECE_WORSE = 0.01
@@ -18,46 +18,51 @@ _ECE_WORSE = 0.01
 
 
 def write(base: str, head: str | None) -> dict[str, Any]:
-    """Write ``reports/review-BASE-HEAD/index.html`` and, with its pictures, ``README.md``.
+    """Write the report on ``head`` in the place of ``base``; return what :meth:`Page.write` does.
 
-    Args:
-        base: a branch, tag, commit or experiment: what there is.
-        head: what would replace it; None for the workspace.
-
-    Returns:
-        What :func:`report` says, and the paths ``written``, the HTML first.
+    Each is a branch, tag, commit or experiment; without ``head``, it is the workspace.
 
     Raises:
         UserError: when there is no such revision, or a file of its results is not there.
     """
     before = named(base)[0]
     after = named(head)[0] if head else Workspace()
-    page, content = report(before, after)
-    folder = document.folder_name(f"review-{before.name}-{after.name}")
-    return {**content, "written": page.write(document.REPORTS / folder)}
+    return report(before, after).write(folder_name(f"review-{before.name}-{after.name}"))
 
 
-def report(before: Run, after: Run) -> tuple[Page, dict[str, Any]]:
-    """The page on ``after`` in the place of ``before``, and what it says, for a program to read."""
+def report(before: FinishedRun, after: FinishedRun) -> Page:
+    """The page on ``after`` in the place of ``before``."""
     base, head = Group(before.name, (before,)), Group(after.name, (after,))
-    settings, images = _settings(before, after), _images(before, after)
-    verdict, stages = compare(head, base), _stages(before, after)
+    old, new = before.settings, after.settings
+    settings = [(k, old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)]
+    images, verdict = _images(before, after), compare(head, base)
+    changed = before.lock.changes(after.lock)
+    stages = [(stage, ", ".join(map(code, paths))) for stage, paths in changed.items()]
+    sides = (code(before.name), code(after.name))
     conclusion = _conclusion(before, after, verdict)
-    changed = settings or images or stages or before.evaluation != after.evaluation
-    if not changed and not after.stale:
+    alike = before.evaluation == after.evaluation and not (settings or images or stages)
+    if alike and not after.stale:
         conclusion = (
             "**Nothing changed.** Parameters, data, code of the stages and scores of"
-            f" {code(after.name)} are those of {code(before.name)}."
+            f" {sides[1]} are those of {sides[0]}."
         )
-    warnings = [
-        *comparison.warnings((base, head), head, {base.name: verdict}),
-        *_warnings(before, after),
-    ]
-    page = Page(f"{after.name} against {before.name}", conclusion, warnings)
-    sides = (code(before.name), code(after.name))
+    page = Page(
+        f"{after.name} against {before.name}",
+        conclusion,
+        [*warnings((base, head), head, {base.name: verdict}), *_warnings(before, after)],
+        verdict=asdict(verdict),
+        base=before.name,
+        head=after.name,
+        scores={
+            key: {"base": number(before.score(key)), "head": number(after.score(key))}
+            for key in METRICS
+        },
+        parameters={key: {"base": one, "head": other} for key, one, other in settings},
+        images=[dict(zip(("class", *_PARTS), row, strict=True)) for row in images],
+        code=changed,
+    )
     page.add("Scores", table(("", *sides, "change"), _scores(before, after, verdict)))
-    known = after.summary
-    total = f": {known['images']} images of {known['subjects']} subjects"
+    total = f": {after.summary['images']} images of {after.summary['subjects']} subjects"
     for heading, header, rows, same in (
         ("Parameters", ("parameter", *sides), settings, ""),
         ("Images (subjects)", ("class", *_PARTS.values()), images, total),
@@ -65,24 +70,11 @@ def report(before: Run, after: Run) -> tuple[Page, dict[str, Any]]:
     ):
         shown = ((code(name), *cells) for name, *cells in rows)
         page.add(heading, table(header, shown) if rows else f"The same in both{same}.")
-    charts.add(page, (Line(head, "new"), Line(base, "baseline")), (base, head))
-    return page, {
-        "conclusion": plain(conclusion),
-        "warnings": [plain(warning) for warning in warnings],
-        "verdict": asdict(verdict),
-        "base": before.name,
-        "head": after.name,
-        "scores": {
-            key: {"base": number(before.score(key)), "head": number(after.score(key))}
-            for key in METRICS
-        },
-        "parameters": {key: {"base": old, "head": new} for key, old, new in settings},
-        "images": [dict(zip(("class", *_PARTS), row, strict=True)) for row in images],
-        "code": {stage: plain(paths).split(", ") for stage, paths in stages},
-    }
+    charts.add(page, (Curve(head, "new"), Curve(base, "baseline")), (base, head))
+    return page
 
 
-def _conclusion(before: Run, after: Run, verdict: Verdict) -> str:
+def _conclusion(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> str:
     base, head = code(before.name), code(after.name)
     if after.stale:
         return (
@@ -98,7 +90,7 @@ def _conclusion(before: Run, after: Run, verdict: Verdict) -> str:
     return verdict.advice(head, base) + leak
 
 
-def _scores(before: Run, after: Run, verdict: Verdict) -> Iterator[tuple[str, ...]]:
+def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterator[tuple[str, ...]]:
     for metric, name in METRICS.items():
         old, new = before.score(metric), after.score(metric)
         better = (new < old) if metric in LESS_IS_BETTER else (new > old)
@@ -111,22 +103,14 @@ def _scores(before: Run, after: Run, verdict: Verdict) -> Iterator[tuple[str, ..
     yield "best epoch", before.best_epoch, after.best_epoch, ""
 
 
-def _settings(before: Run, after: Run) -> list[tuple[Any, ...]]:
-    """Keys of params.yaml that differ, with both values."""
-    old, new = before.settings, after.settings
-    return [(k, old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)]
-
-
-def _images(before: Run, after: Run) -> list[tuple[Any, ...]]:
+def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
     """Images (subjects) of each class in each part, if any differ."""
     old, new = before.summary["split"], after.summary["split"]
+    if old == new:
+        return []
     return [
-        (
-            name,
-            *(_change(old[part].get(name), new[part].get(name)) for part in _PARTS),
-        )
+        (name, *(_change(old[part].get(name), new[part].get(name)) for part in _PARTS))
         for name in old["train"] | new["train"]
-        if old != new
     ]
 
 
@@ -135,17 +119,7 @@ def _change(*known: Mapping[str, int] | None) -> str:
     return old if old == new else f"{old} → {new}"
 
 
-def _stages(before: Run, after: Run) -> list[tuple[str, str]]:
-    """The stages that ran on other code or data, and what differs."""
-    rows = []
-    for stage in {**before.lock.stages, **after.lock.stages}:
-        old, new = before.lock.inputs(stage), after.lock.inputs(stage)
-        if paths := [code(path) for path in {**old, **new} if old.get(path) != new.get(path)]:
-            rows.append((stage, ", ".join(paths)))
-    return rows
-
-
-def _warnings(before: Run, after: Run) -> Iterator[str]:
+def _warnings(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
     """What else a reviewer should know, a sentence each."""
     for run in (before, after):
         if near := run.summary["leak"]["test_images_with_training_twin"]:

@@ -8,13 +8,26 @@ import pytest
 from matplotlib.figure import Figure
 
 from alzmri.errors import UserError
-from alzmri.experiments.metrics import check_metric
-from alzmri.experiments.reports import charts
-from alzmri.experiments.reports.charts import Line
-from alzmri.experiments.reports.comparison import BASELINE, Comparison
-from alzmri.experiments.reports.groups import Group, compare, grouped, varying
+from alzmri.experiments import charts
+from alzmri.experiments.charts import Curve
+from alzmri.experiments.comparison import BASELINE, ranked, report
+from alzmri.experiments.groups import Group, compare, grouped, varying
+from alzmri.experiments.scores import check_metric
 
 LEAK = {"split": {"unit": "slice"}, "shared": 38}
+
+
+def _page(groups, baseline=None, metric="macro_f1"):
+    return report(groups, baseline, metric, "title")
+
+
+def _conclusion(page):
+    """As Markdown."""
+    return page.text.splitlines()[2].removeprefix("> ")
+
+
+def _names(page):
+    return [one["name"] for one in page.content["experiments"]]
 
 
 @pytest.fixture
@@ -84,8 +97,8 @@ def test_other_code_or_data_is_another_experiment_and_that_is_said(make_run):
 
     groups = grouped([run(name, seed, code=name) for name in "ab" for seed in (0, 1)])
     assert [group.name for group in groups] == ["a", "b"]
-    (warning,) = Comparison(groups, None, "val_macro_f1").warnings
-    assert "Other code or data than `a` ran in `b`" in warning
+    (warning,) = _page(groups, None, "val_macro_f1").content["warnings"]
+    assert "Other code or data than a ran in b" in warning
     groups = grouped([run("x", seed, code=str(seed // 2)) for seed in range(4)])
     assert [group.name for group in groups] == ["x-seed0", "x-seed2"]
 
@@ -155,78 +168,71 @@ def test_runs_of_one_seed_are_compared_and_those_without_counterpart_left_out(ma
 
 def test_the_conclusion_says_which_to_merge(grid, make_run):
     groups = grouped(grid)
-    better = Comparison(groups, groups[0].name, "macro_f1")
-    assert better.best.settings["train.lr"] == 0.01
-    said = better.conclusion
-    assert said.startswith(
-        f"**Merge `{better.best.name}`: better than the baseline `{groups[0].name}`**, +0."
-    )
-    assert f"`{better.best.name}` scores best: macro F1 0." in said
+    better = _page(groups, groups[0].name)
+    best, second, *_ = _names(better)
+    assert better.content["experiments"][0]["parameters"]["train.lr"] == 0.01
+    said = _conclusion(better)
+    assert said.startswith(f"**Merge `{best}`: better than the baseline `{groups[0].name}`**, +0.")
+    assert f"`{best}` scores best: macro F1 0." in said
     assert "over 2 runs, [0." in said
     assert said.endswith("It cannot be told apart from `sweep-lr0.01-momentum0.9`.")
     close = grouped([make_run("a", 0.95), make_run("b", 0.9, train={"lr": 0.5}), *grid[:1]])
-    assert Comparison(close, None, "macro_f1").conclusion.endswith("told apart from `b`.")
-    alike = Comparison(groups[2:], better.ranked[1].name, "macro_f1")
-    assert alike.conclusion.startswith("**Keep the baseline")
-    assert Comparison(groups, better.best.name, "loss").conclusion.startswith(
-        f"**Keep the baseline `{better.best.name}`.** Nothing scores higher: loss 0."
+    assert _conclusion(_page(close)).endswith("told apart from `b`.")
+    assert _conclusion(_page(groups[2:], second)).startswith("**Keep the baseline")
+    assert _conclusion(_page(groups, best, "loss")).startswith(
+        f"**Keep the baseline `{best}`.** Nothing scores higher: loss 0."
     )
-    assert Comparison(groups, None, "loss").conclusion.startswith("**No baseline.** `sweep-lr0.01")
+    assert _conclusion(_page(groups, None, "loss")).startswith("**No baseline.** `sweep-lr0.01")
 
 
 def test_the_best_comes_first_whichever_way_a_score_runs_and_the_undefined_last(grid, make_run):
     groups = grouped(grid)
     for metric in ("macro_f1", "accuracy", "subject.macro_f1", "loss", "brier", "val_loss"):
-        ranked = Comparison(groups, None, metric).ranked
-        assert [group.settings["train.lr"] for group in ranked] == [0.01, 0.01, 0.001, 0.001], (
-            metric
-        )
+        rates = [group.settings["train.lr"] for group in ranked(groups, metric)]
+        assert rates == [0.01, 0.01, 0.001, 0.001], metric
     undefined = make_run("undefined", 1.0)
     undefined.evaluation["macro_auc"] = None
-    ranked = Comparison([Group("undefined", [undefined]), *groups], None, "macro_auc").ranked
-    assert ranked[-1].name == "undefined"
+    assert ranked([Group("undefined", [undefined]), *groups], "macro_auc")[-1].name == "undefined"
 
 
 def test_what_leaks_is_never_the_best_and_is_labelled_everywhere(grid, make_run):
     leak = make_run("slices", 1.0, train={"lr": 0.01}, subjects="Q", **LEAK)
-    comparison = Comparison(grouped([*grid, leak]), None, "macro_f1")
-    assert comparison.ranked[-1].name == "slices"
-    text = comparison.page("all").text
+    page = _page(grouped([*grid, leak]))
+    assert _names(page)[-1] == "slices"
+    text = page.text
     assert "- **LEAKS: `slices` (38 of 40) of the test subjects were in training too.**" in text
     mentions = [line for line in text.splitlines() if line[:1] in "|-" and "`slices`" in line]
     assert len(mentions) == 4  # a warning, the other warning, the table, the runs one by one
     assert all("LEAK" in line or "Not comparable" in line for line in mentions)
-    alone = Comparison(grouped([leak]), None, "macro_f1")
-    assert alone.conclusion.startswith("**Merge nothing by these scores: every run LEAKS.**")
+    alone = _conclusion(_page(grouped([leak])))
+    assert alone.startswith("**Merge nothing by these scores: every run LEAKS.**")
     known = make_run("known", 1.0, shared=1)
-    assert Comparison(grouped([known]), None, "macro_f1").best.leaks
+    assert _page(grouped([known])).content["experiments"][0]["leaks"]
 
 
 def test_warnings_are_given_where_they_hold_and_nowhere_else(grid, make_run):
     groups = grouped(grid[:4])
-    assert Comparison(groups, None, "macro_f1").warnings == []
+    assert _page(groups).content["warnings"] == []
     more = grouped([*grid, make_run("shuffled", 0.3, data={"shuffle_labels": True})])
-    luck, shuffled = "owes some of it to luck", "`shuffled` should score at chance"
-    assert [luck in w or shuffled in w for w in Comparison(more, None, "macro_f1").warnings] == [
-        *(True, True)
-    ]
-    (only,) = Comparison(more, None, "val_macro_f1").warnings
+    luck, shuffled = "owes some of it to luck", "shuffled should score at chance"
+    found = _page(more).content["warnings"]
+    assert [luck in one or shuffled in one for one in found] == [True, True]
+    (only,) = _page(more, None, "val_macro_f1").content["warnings"]
     assert shuffled in only
 
 
 def test_two_parameters_make_a_heat_map_and_one_does_not(grid, make_run):
-    both = Comparison(grouped(grid), None, "macro_f1").page("grid")
+    both = _page(grouped(grid))
     assert "## train.lr by train.momentum" in both.text
-    one = Comparison(grouped(grid[:4]), None, "macro_f1").page("grid")
+    one = _page(grouped(grid[:4]))
     assert "heatmap.png" in both.figures.keys() - one.figures.keys()
     assert "heatmap.png" not in one.text
     leak = make_run("slices", 0.9, train={"lr": 0.5}, **LEAK)
-    assert "heatmap.png" in Comparison(grouped([*grid, leak]), None, "macro_f1").page("g").figures
+    assert "heatmap.png" in _page(grouped([*grid, leak])).figures
 
 
 def test_every_picture_of_the_text_is_there_and_every_row_is_whole(grid, make_run):
-    comparison = Comparison(grouped(grid), None, "val_macro_f1")
-    page = comparison.page("grid")
+    page = _page(grouped(grid), None, "val_macro_f1")
     assert re.findall(r"\(<(.+?)>\)", page.text) == sorted(page.figures, key=page.text.index)
     table = page.text[page.text.index("| experiment |") :].split("\n\n")[0].splitlines()
     assert len(table) == 2 + 4
@@ -236,21 +242,22 @@ def test_every_picture_of_the_text_is_there_and_every_row_is_whole(grid, make_ru
     assert "| `train.batch_size` |" in page.text
     assert not re.search(r"\| `(train.lr|split.seed|split.fold)` \|", page.text)
     crowd = [make_run(f"m{n}", 0.5, train={"lr": n / 100}) for n in range(1, 16)]
-    crowded = Comparison(grouped(crowd), None, "macro_f1").page("crowd")
+    crowded = _page(grouped(crowd))
     assert sum("confusion" in path for path in crowded.figures) == 12
 
 
 def test_a_program_reads_the_same(grid):
-    comparison = Comparison(grouped(grid), "sweep-lr0.001-momentum0.85", "macro_f1")
-    content = json.loads(json.dumps(comparison.content, allow_nan=False))
-    assert content["conclusion"] == comparison.conclusion.replace("`", "").replace("**", "")
+    groups = grouped(grid)
+    page = _page(groups, "sweep-lr0.001-momentum0.85")
+    content = json.loads(json.dumps(page.content, allow_nan=False))
+    assert content["conclusion"] == _conclusion(page).replace("`", "").replace("**", "")
     best, *_, last = content["experiments"]
     assert best["best_against_this"] is None
     assert best["runs"] == [f"sweep-lr0.01-momentum0.85-seed{seed}" for seed in (0, 1)]
     assert best["parameters"] == {"train.lr": 0.01, "train.momentum": 0.85}
     assert best["scores"]["macro_f1"] > last["scores"]["macro_f1"]
     assert last["best_against_this"]["known"] == "better"
-    assert last["ci95"]["macro_f1"] == comparison.ranked[-1].interval
+    assert last["ci95"]["macro_f1"] == ranked(groups, "macro_f1")[-1].interval
 
 
 def test_an_unknown_metric_is_answered_with_those_there_are():
@@ -259,18 +266,18 @@ def test_an_unknown_metric_is_answered_with_those_there_are():
 
 
 def test_the_legend_names_what_leaks_also_in_a_crowd(make_run):
-    names = [Line(Group(f"g{n}", [make_run(f"g{n}", 0.5)]), "other") for n in range(5)]
-    leak = Line(Group("slices", [make_run("slices", 0.9, **LEAK)]), "other")
+    names = [Curve(Group(f"g{n}", [make_run(f"g{n}", 0.5)]), "other") for n in range(5)]
+    leak = Curve(Group("slices", [make_run("slices", 0.9, **LEAK)]), "other")
     assert _legend([*names, leak]) == ["6 others, 1 of them LEAK"]
     assert _legend([*names[:3], leak]) == ["g0", "g1", "g2", "slices LEAKS"]
-    assert _legend([Line(leak.group, "best")]) == ["slices (best) LEAKS"]
-    best, baseline = Line(names[0].group, "best"), Line(names[1].group, "baseline")
+    assert _legend([Curve(leak.group, "best")]) == ["slices (best) LEAKS"]
+    best, baseline = Curve(names[0].group, "best"), Curve(names[1].group, "baseline")
     assert _legend([best, *names[2:4], baseline]) == ["g0 (best)", "g1 (baseline)", "g2", "g3"]
-    assert _legend([Line(Group(BASELINE, baseline.group.runs), "baseline")]) == [BASELINE]
+    assert _legend([Curve(Group(BASELINE, baseline.group.runs), "baseline")]) == [BASELINE]
 
 
 def _legend(lines):
     figure = Figure(layout="constrained")
-    charts.plot_curves(figure, lines, "val_loss")
+    charts.plot(figure, lines, "val_loss")
     (legend,) = figure.legends
     return [text.get_text() for text in legend.get_texts()]

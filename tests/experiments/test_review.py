@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from alzmri.experiments.reports.review import report
+from alzmri.experiments.review import report
 
 
 def review(before, after):
     """Text and JSON of the review."""
-    page, content = report(before, after)
+    page = report(before, after)
     assert page.text.splitlines()[2].replace("`", "").replace("**", "") == (
-        f"> {content['conclusion']}"
+        f"> {page.content['conclusion']}"
     )
-    return page.text, json.loads(json.dumps(content, allow_nan=False))
+    return page.text, json.loads(json.dumps(page.content, allow_nan=False))
 
 
 def test_a_better_one_is_to_be_merged_and_what_changed_is_listed(make_run):
@@ -114,7 +114,7 @@ def test_no_conclusion_from_a_leak_from_other_tests_and_from_stale_results(make_
 
 def test_reports_are_quick_because_nothing_heavy_is_imported():
     code = (
-        "import sys, alzmri.experiments.reports.review;"
+        "import sys, alzmri.experiments.review;"
         "print(*{'torch', 'sklearn', 'scipy', 'dvc', 'pandas'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,21 +18,17 @@ from alzmri.evaluation.intervals import (
     mean_macro_f1,
     quantiles,
 )
-from alzmri.experiments.crossvalidation import Predictions
-from alzmri.experiments.runs import Run, counts
+from alzmri.experiments.document import code
+from alzmri.experiments.runs import FinishedRun, counts
+from alzmri.experiments.scores import SlicePredictions
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that repeat one experiment with other seeds or folds.
-
-    Attributes:
-        name: what tables, legends and folders call it.
-        runs: one at least, ordered by seeds and fold.
-    """
+    """Runs, one at least, that repeat one experiment with other seeds or folds, in their order."""
 
     name: str
-    runs: Sequence[Run]
+    runs: Sequence[FinishedRun]
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -61,55 +57,46 @@ class Group:
     @cached_property
     def interval(self) -> Interval:
         """95 % over subjects, of the mean macro F1 of its runs."""
-        tests = list(map(_classified, self.runs))
-        classes = len(self.runs[0].predictions.classes)
-        _, samples = mean_macro_f1(tests, classes, self.settings["split.seed"])
-        return quantiles(samples)
+        classes, seed = len(self.runs[0].predictions.classes), self.settings["split.seed"]
+        return quantiles(mean_macro_f1(list(map(_classified, self.runs)), classes, seed)[1])
 
     def history(self, column: str) -> NDArray[np.float64]:
         """``[runs, epochs]`` of a column of plots/history.csv, up to the last epoch of all."""
         scores = [[float(row[column]) for row in run.history] for run in self.runs]
-        shortest = min(map(len, scores))
-        return np.array([run[:shortest] for run in scores])
+        return np.array(list(zip(*scores, strict=False))).T
 
 
-def _classified(run: Run) -> Classified:
+def _classified(run: FinishedRun) -> Classified:
     test = run.predictions
     return Classified(test.truth, test.predicted, test.subjects)
 
 
-def grouped(runs: Sequence[Run]) -> list[Group]:
+def grouped(runs: Sequence[FinishedRun]) -> list[Group]:
     """``runs`` by what they set, but for ``REPEATED``, and by their code and data."""
-    alike: dict[str, list[Run]] = {}
+    alike: dict[str, list[FinishedRun]] = {}
     for run in runs:
         alike.setdefault(run.identity, []).append(run)
     groups = [sorted(group, key=lambda run: run.repetition) for group in alike.values()]
     keys = varying([group[0] for group in groups])
-    names = [_name(group, keys) for group in groups]
+    own, described, names = [group[0].name for group in groups], [], []
+    for group in groups:
+        words = [f"{key.rpartition('.')[2]}{group[0].settings.get(key)}" for key in keys]
+        described.append("-".join(words) or group[0].name)
+        # What is left of the names without seed and fold, if it is the same for all.
+        left = {re.sub(r"-(seed|fold)\d+(?=-|$)", "", run.name) for run in group}
+        repeats = left.pop() if len(left) == 1 else described[-1]
+        names.append(repeats if len(group) > 1 else group[0].name)
     # Two groups with one name would be one line to a reader.
-    for others in ([_described(group[0], keys) for group in groups], [g[0].name for g in groups]):
+    for others in (described, own):
         both = zip(names, others, strict=True)
         names = [name if names.count(name) == 1 else other for name, other in both]
     return list(map(Group, names, groups))
 
 
-def varying(runs: Sequence[Run | Group]) -> list[str]:
+def varying(runs: Sequence[FinishedRun | Group]) -> list[str]:
     """The keys that are not the same in all of ``runs``, but for ``REPEATED``."""
     keys = dict.fromkeys(key for run in runs for key in run.settings if counts(key))
     return [key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1]
-
-
-def _name(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """What is left of the names without seed and fold, if it is the same for all."""
-    if len(runs) == 1:
-        return runs[0].name
-    names = {re.sub(r"-(seed|fold)\d+(?=-|$)", "", run.name) for run in runs}
-    return names.pop() if len(names) == 1 else _described(runs[0], keys)
-
-
-def _described(run: Run, keys: Sequence[str]) -> str:
-    words = [f"{key.rpartition('.')[2]}{run.settings.get(key)}" for key in keys]
-    return "-".join(words) or run.name
 
 
 Known = Literal["better", "worse", "the same", "cannot be told apart", "not comparable"]
@@ -168,11 +155,10 @@ def compare(new: Group, old: Group) -> Verdict:
     classes = len(new.runs[0].predictions.classes)
     found = difference(first, second, classes, new.settings["split.seed"])
     subjects = {subject for test in first for subject in test.subjects}
-    runs, paired = max(len(new.runs), len(old.runs)), ""
+    runs = max(len(new.runs), len(old.runs))
+    paired = f", in {runs} pairs of runs" * (runs > 1)
     if len(pairs) < runs:
         paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
-    elif runs > 1:
-        paired = f", in {runs} pairs of runs"
     low, high = found.interval
     known: Known = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
     return Verdict(
@@ -188,7 +174,7 @@ def _signed(found: Difference) -> str:
     return f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _incomparable(ours: Predictions, theirs: Predictions) -> str:
+def _incomparable(ours: SlicePredictions, theirs: SlicePredictions) -> str:
     """Why two tests are not the same; empty when they are."""
     if ours.classes != theirs.classes:
         return "other classes"
@@ -197,3 +183,26 @@ def _incomparable(ours: Predictions, theirs: Predictions) -> str:
         known = len(subjects & set(ours.subjects))
         return f"other test subjects ({known} of {len(subjects)} in common)"
     return "other labels" if (ours.truth != theirs.truth).any() else ""
+
+
+def warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]) -> list[str]:
+    """What makes the scores of ``groups`` mean less than they seem to, in Markdown.
+
+    ``verdicts`` are on ``new``, one of the groups, against each of the others, by name.
+    """
+    shuffled = [code(group.name) for group in groups if group.settings.get("data.shuffle_labels")]
+    apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
+    known = []
+    for group in (group for group in groups if group.leaks):
+        test = group.runs[0].evaluation
+        shared, subjects = test["split"]["shared_subjects"], test["subject"]["n"]
+        known.append(f"{code(group.name)} ({shared} of {subjects})")
+    found = {
+        f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** No estimate for"
+        " new subjects, whatever the score.": known,
+        f"Labels are shuffled between subjects: {', '.join(shuffled)} should score at"
+        " chance.": shuffled,
+        f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their scores are of another"
+        " test; no difference is given.": apart,
+    }
+    return [warning for warning, names in found.items() if names]

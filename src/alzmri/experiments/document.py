@@ -14,12 +14,10 @@ from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote
 
 import matplotlib.pyplot as plt
 from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
-from markdown_it.token import Token
-from markdown_it.utils import EnvType, OptionsDict
 
 from alzmri import terminal
 from alzmri.errors import UserError
@@ -37,15 +35,23 @@ _DARK: Any = {
 
 
 class Page:
-    """A report in the making.
+    """A report in the making; ``conclusion`` and ``warnings`` are Markdown.
 
     Attributes:
-        text: Markdown.
+        text: Markdown, all of it.
+        content: conclusion, warnings and other ``facts``, for a program to read.
         figures: what draws each picture as a PNG, by its path in the folder of the report.
     """
 
-    def __init__(self, title: str, conclusion: str, warnings: Sequence[str]) -> None:
+    def __init__(
+        self, title: str, conclusion: str, warnings: Sequence[str], **facts: object
+    ) -> None:
         self.title, self.text = title, f"# {title}\n\n> {conclusion}\n"
+        self.content: dict[str, Any] = {
+            "conclusion": plain(conclusion),
+            "warnings": list(map(plain, warnings)),
+            **facts,
+        }
         self.figures: dict[str, Callable[[Path], None]] = {}
         self.add("Warnings", "\n".join(f"- {warning}" for warning in warnings))
 
@@ -59,14 +65,13 @@ class Page:
         self.figures[path] = draw
         return f"![{alt}](<{path}>)"
 
-    def write(self, folder: Path) -> list[str]:
-        """Write index.html, README.md and the pictures into ``folder``; return their paths.
+    def write(self, name: str) -> dict[str, Any]:
+        """Write the folder ``name`` of ``REPORTS`` anew: index.html, README.md, the pictures.
 
-        ``folder`` is replaced as a whole.
+        Returns ``content``, and the paths of all files as ``written``.
         """
+        folder, markdown = REPORTS / name, MarkdownIt("commonmark", {"html": True}).enable("table")
         template = Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-        page = MarkdownIt("commonmark", {"html": True}, renderer_cls=_Renderer).enable("table")
-        anchors = {str(Path(path).parent) for path in self.figures}
         with replacing_directory(folder) as light, TemporaryDirectory() as temporary:
             dark = Path(temporary)
             for path, draw in self.figures.items():
@@ -74,10 +79,33 @@ class Page:
                 with plt.rc_context(_DARK):
                     draw(dark / path)
             (light / "README.md").write_text(self.text, encoding="utf-8")
-            body = page.render(self.text, {"light": light, "dark": dark, "anchors": anchors})
+            body = self._with_pictures(markdown.render(self.text), light, dark)
             html = template.substitute(title=escape(self.title), body=body)
             (light / "index.html").write_text(html, encoding="utf-8")
-        return [str(folder / name) for name in ("index.html", "README.md", *self.figures)]
+        written = [str(folder / path) for path in ("index.html", "README.md", *self.figures)]
+        return {**self.content, "written": written}
+
+    def _with_pictures(self, html: str, light: Path, dark: Path) -> str:
+        """``html`` with its pictures inside; a name that has a picture of its own links to it."""
+
+        def inside(found: re.Match[str]) -> str:
+            path = Path(unquote(found["path"]))
+            bright, dim = (
+                f"data:image/png;base64,{base64.b64encode((paper / path).read_bytes()).decode()}"
+                for paper in (light, dark)
+            )
+            anchor = f' id="{escape(str(path.parent))}"' if path.parent != Path() else ""
+            return (
+                f'<span class="figure"{anchor}><picture>'
+                f'<source media="(prefers-color-scheme: dark)" srcset="{dim}">'
+                f'<img src="{bright}" alt="{found["alt"]}"></picture></span>'
+            )
+
+        for name in {escape(str(Path(path).parent)) for path in self.figures}:
+            html = html.replace(
+                f"<code>{name}</code>", f'<a href="#{name}"><code>{name}</code></a>'
+            )
+        return re.sub(r'<img src="(?P<path>[^"]*)" alt="(?P<alt>[^"]*)" />', inside, html)
 
 
 def say(content: Mapping[str, Any], *, as_json: bool = False) -> None:
@@ -100,11 +128,7 @@ def folder_name(name: str) -> str:
 
 
 def folder(name: str | None, usual: str) -> str:
-    """``name``, the user's, for a folder of ``reports``; without, what is made of ``usual``.
-
-    Raises:
-        UserError: when the user's is not fit for one.
-    """
+    """``name``, the user's, for a folder of ``reports``; without, what is made of ``usual``."""
     if name and not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"--name {name}: letters, digits, dots, - and _ only")
     return name or folder_name(usual)
@@ -118,27 +142,3 @@ def code(name: object) -> str:
 def folded(summary: str, text: str) -> str:
     """``text`` behind ``summary``, opened by a click."""
     return f"<details><summary>{escape(summary)}</summary>\n\n{text}\n\n</details>"
-
-
-class _Renderer(RendererHTML):
-    """Pictures inside the page, the name of their folder their anchor; that name a link to it."""
-
-    def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
-        path = Path(str(tokens[idx].attrs["src"]))
-        alt = escape(self.renderInlineAsText(tokens[idx].children, options, env))
-        anchor = f' id="{escape(str(path.parent))}"' if path.parent != Path() else ""
-        light, dark = (
-            f"data:image/png;base64,{base64.b64encode((env[paper] / path).read_bytes()).decode()}"
-            for paper in ("light", "dark")
-        )
-        return (
-            f'<span class="figure"{anchor}><picture>'
-            f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-            f'<img src="{light}" alt="{alt}"></picture></span>'
-        )
-
-    def code_inline(
-        self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType
-    ) -> str:
-        shown, name = super().code_inline(tokens, idx, options, env), tokens[idx].content
-        return f'<a href="#{escape(name)}">{shown}</a>' if name in env["anchors"] else shown

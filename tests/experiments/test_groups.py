@@ -2,7 +2,7 @@
 
 import pytest
 
-from alzmri.experiments.reports.groups import grouped
+from alzmri.experiments.groups import grouped
 
 
 @pytest.mark.parametrize(

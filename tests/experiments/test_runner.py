@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from alzmri import terminal
-from alzmri.experiments.board import DONE, FAILED, RUNNING, Board
+from alzmri.experiments.runner import DONE, FAILED, RUNNING, Board
 
 
 def _shown(board):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.experiments.reports import document
+from alzmri.experiments import document
 from alzmri.figure import drawing
 
 
@@ -31,7 +31,7 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports") / "report"
     folder.mkdir()
     (folder / "of the report before").touch()
-    written = page.write(folder)
+    written = page.write(str(folder))["written"]
     assert written == [f"{folder}/{name}" for name in ("index.html", "README.md", "x/one.png")]
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "index.html", "x"]
     return page, folder

@@ -16,9 +16,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from alzmri.evaluation import figures
-from alzmri.experiments.metrics import LESS_IS_BETTER, METRICS
-from alzmri.experiments.reports.document import Page, folder_name
-from alzmri.experiments.reports.groups import Group
+from alzmri.experiments.document import Page, folder_name
+from alzmri.experiments.groups import Group
+from alzmri.experiments.scores import LESS_IS_BETTER, METRICS
 from alzmri.figure import SEVERITY, drawing
 
 Role = Literal["best", "new", "baseline", "other"]
@@ -30,8 +30,8 @@ _NAMED = 4
 _DASHES = ("-", "--", ":", "-.")
 
 
-class Line(NamedTuple):
-    """One group in a diagram of curves, and its role in the report."""
+class Curve(NamedTuple):
+    """One group in a diagram by epoch, and its role in the report."""
 
     group: Group
     role: Role
@@ -43,22 +43,21 @@ class Line(NamedTuple):
         return f"{self.group.name}{role}{' LEAKS' if self.group.leaks else ''}"
 
 
-def add(page: Page, lines: Sequence[Line], matrices: Sequence[Group]) -> None:
-    """Add the curves of ``lines`` and the confusion ``matrices`` to ``page``."""
-    pictures = [
-        page.picture(f"{name}.png", f"{METRICS[key]} by epoch", partial(_curves, lines, key))
-        for name, key in (("macro-f1", "val_macro_f1"), ("loss", "val_loss"))
-    ]
-    page.add("Validation, epoch by epoch", "\n".join(pictures))
-    pictures = [
-        page.picture(f"{folder_name(name)}/confusion.png", f"confusion of {name}", draw)
-        for name, draw in ((group.name, partial(confusion, group)) for group in matrices)
-    ]
-    page.add("Confusion on the test subjects", "\n".join(pictures))
+def add(page: Page, curves: Sequence[Curve], matrices: Sequence[Group]) -> None:
+    """Add the ``curves`` and the confusion ``matrices`` to ``page``."""
+    epochs, confusions = [], []
+    for name, key in (("macro-f1", "val_macro_f1"), ("loss", "val_loss")):
+        draw = partial(_epochs, curves, key)
+        epochs.append(page.picture(f"{name}.png", f"{METRICS[key]} by epoch", draw))
+    for group in matrices:
+        path, alt = f"{folder_name(group.name)}/confusion.png", f"confusion of {group.name}"
+        confusions.append(page.picture(path, alt, partial(_confusion, group)))
+    page.add("Validation, epoch by epoch", "\n".join(epochs))
+    page.add("Confusion on the test subjects", "\n".join(confusions))
 
 
-def confusion(group: Group, path: Path) -> None:
-    """Draw the confusion matrix of all runs of ``group`` together."""
+def _confusion(group: Group, path: Path) -> None:
+    """The confusion matrix of all runs of ``group`` together."""
     tests = [run.predictions for run in group.runs]
     truth = np.concatenate([test.truth for test in tests])
     predicted = np.concatenate([test.predicted for test in tests])
@@ -67,37 +66,34 @@ def confusion(group: Group, path: Path) -> None:
     figures.confusion(path, truth, predicted, tests[0].classes, title, small=True)
 
 
-def _curves(lines: Sequence[Line], column: str, path: Path) -> None:
+def _epochs(curves: Sequence[Curve], column: str, path: Path) -> None:
     with drawing(path, 4.3, 3.3) as figure:
-        plot_curves(figure, lines, column)
+        plot(figure, curves, column)
 
 
-def plot_curves(figure: Figure, lines: Sequence[Line], column: str) -> None:
+def plot(figure: Figure, curves: Sequence[Curve], column: str) -> None:
     """The mean over the runs of each group by epoch; around groups with a role, their range.
 
-    Args:
-        figure: an empty one.
-        lines: the highest ranked first; those with a role are drawn over the others.
-        column: of plots/history.csv.
+    The highest ranked of ``curves`` is first; ``column`` is of plots/history.csv.
     """
-    others = [line for line in lines if line.role == "other"]
-    leaking = sum(line.group.leaks for line in others)
+    others = [curve for curve in curves if curve.role == "other"]
+    leaking = sum(curve.group.leaks for curve in others)
     crowd = f"{len(others)} others" + (f", {leaking} of them LEAK" if leaking else "")
     blue = SEVERITY[0 if mpl.rcParams["figure.facecolor"] == "white" else 1]
     axes = figure.add_subplot()
-    lowest_first = [line for role in _ORDER for line in lines[::-1] if line.role == role]
-    for number, line in enumerate(lowest_first):
-        scores = line.group.history(column)
+    lowest_first = [curve for role in _ORDER for curve in curves[::-1] if curve.role == role]
+    for number, curve in enumerate(lowest_first):
+        scores = curve.group.history(column)
         epochs = np.arange(1, scores.shape[1] + 1)
-        style: dict[str, Any] = {"lw": 2.2, "label": line.label, "color": blue}
-        if line.role == "baseline":
+        style: dict[str, Any] = {"lw": 2.2, "label": curve.label, "color": blue}
+        if curve.role == "baseline":
             style["color"] = SEVERITY[3]
-        elif line.role == "other":
+        elif curve.role == "other":
             style |= {"lw": 1.1, "color": "#8a9199", "ls": _DASHES[number % len(_DASHES)]}
             if len(others) > _NAMED:
                 style |= {"ls": "-", "label": None if number else crowd}
         axes.plot(epochs, scores.mean(axis=0), marker="o" if len(epochs) == 1 else None, **style)
-        if line.role != "other" and len(scores) > 1:
+        if curve.role != "other" and len(scores) > 1:
             low, high = scores.min(axis=0), scores.max(axis=0)
             axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, lw=0)
     axes.set_xlabel("epoch", fontsize=9)
@@ -111,34 +107,27 @@ def plot_curves(figure: Figure, lines: Sequence[Line], column: str) -> None:
 
 
 def heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Path) -> None:
-    """Draw a score over two parameters; the best framed, what did not run left empty.
+    """Draw a score of ``groups`` over two parameters, the first in rows; the best is framed.
 
-    Args:
-        groups: one for each cell that ran.
-        keys: the parameter in rows, and the one in columns.
-        metric: of :data:`alzmri.experiments.metrics.METRICS`.
-        path: of the PNG.
+    A cell that did not run stays empty.
     """
-    ticks = [
-        sorted({str(known): known for known in column}.values(), key=_numbers_first)
-        for column in ([group.settings.get(key) for group in groups] for key in keys)
-    ]
-    values = np.full((len(ticks[0]), len(ticks[1])), np.nan)
+    known = [[group.settings.get(key) for group in groups] for key in keys]
+    ticks = [sorted({str(one): one for one in side}.values(), key=_numbers_first) for side in known]
+    values = np.full([len(side) for side in ticks], np.nan)
     texts = np.full(values.shape, "", dtype=object)
-    for group in groups:
-        row, column = (ticks[n].index(group.settings.get(keys[n])) for n in (0, 1))
-        values[row, column] = group.mean(metric)
-        texts[row, column] = group.shown(metric).replace(" ±", "\n±")
+    for group, row, column in zip(groups, *known, strict=True):
+        cell = ticks[0].index(row), ticks[1].index(column)
+        values[cell], texts[cell] = group.mean(metric), group.shown(metric).replace(" ±", "\n±")
     less_is_better = metric in LESS_IS_BETTER
     best = np.nanargmin(values) if less_is_better else np.nanargmax(values)
-    row, column = divmod(int(best), values.shape[1])
+    row, column = np.unravel_index(best, values.shape)
+    names = (list(map(str, ticks[0])), list(map(str, ticks[1])))
     with drawing(path, 1.6 + 0.95 * values.shape[1], 1.3 + 0.62 * values.shape[0]) as figure:
         axes = figure.add_subplot()
-        names, labels = (list(map(str, ticks[0])), list(map(str, ticks[1]))), (keys[0], keys[1])
-        figures.matrix(axes, values, texts, names, labels, less_is_better=less_is_better)
-        frame = Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, fill=False, lw=2.2)
-        frame.set_edgecolor(SEVERITY[2])
-        axes.add_patch(frame)
+        axes_of = (keys[0], keys[1])
+        figures.matrix(axes, values, texts, names, axes_of, less_is_better=less_is_better)
+        frame: Any = {"fill": False, "lw": 2.2, "edgecolor": SEVERITY[2]}
+        axes.add_patch(Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, **frame))
         axes.set_title(METRICS[metric], fontsize=9.5)
 
 

@@ -1,1 +1,0 @@
-"""Pages that set runs side by side: compare, review."""

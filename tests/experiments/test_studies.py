@@ -1,0 +1,183 @@
+"""What is planned fits the schema and means what the tables say; folds are pooled by subject."""
+
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+
+from alzmri.classes import CLASSES
+from alzmri.errors import LeakError, UserError
+from alzmri.evaluation import report
+from alzmri.experiments import runs
+from alzmri.experiments.studies import Study, honest, protocol, write_section
+from alzmri.params import Params
+
+
+def study(module, size="scaled", **overrides):
+    settings = {key.replace("__", "."): value for key, value in overrides.items()}
+    return Study("phantom", module.SCALES[size], settings)
+
+
+@pytest.mark.parametrize("size", ["full", "scaled"])
+def test_folds_differ_in_nothing_but_the_fold(size):
+    cross = honest.planned(study(honest, size), "binary", 5)
+    slices = cross.pop(None)
+    assert list(cross) == [0, 1, 2, 3, 4]
+    parameters = [experiment.params for experiment in cross.values()]
+    for fold, used in enumerate(parameters):
+        assert (used.split.unit, used.split.folds, used.split.fold) == ("subject", 5, fold)
+    alike = {used.model_copy(update={"split": None}).model_dump_json() for used in parameters}
+    assert len(alike) == 1
+    leaking = slices.params
+    assert leaking.split.unit == "slice"
+    assert {leaking.model_copy(update={"split": None}).model_dump_json()} == alike
+
+
+def test_the_protocol_at_full_size_is_the_published_one():
+    for variant, (lr, momentum) in {"baseline": (1e-4, 0.9), "best": (5e-4, 0.85)}.items():
+        used = protocol.planned(study(protocol, "full"))[variant].params
+        assert (used.train.lr, used.train.momentum) == (lr, momentum)
+        assert (used.train.batch_size, used.train.epochs) == (128, 100)
+        assert (used.data.image_size, used.split.unit) == (224, "slice")
+        assert used.split.fractions == [0.70, 0.15, 0.15]
+        assert used.train.weight_decay == 1e-4
+        augment = used.augment
+        assert (augment.p, augment.shift, augment.scale, augment.rotate) == (0.2, 0.05, 0.05, 15)
+
+
+def test_the_cross_validation_at_full_size_is_the_documented_one():
+    used = honest.planned(study(honest, "full"), "none", 5)[0].params
+    train = used.train
+    assert (train.lr, train.momentum, train.schedule) == (0.004, 0.9, "onecycle")
+    assert (train.batch_size, train.epochs, train.class_weights) == (32, 20, "sqrt")
+    assert (used.data.image_size, used.split.folds) == (224, 5)
+
+
+def test_the_task_is_what_the_table_calls_it_whatever_is_set_beside_it():
+    planned = honest.planned(study(honest, data__merge="none"), "binary", 3)
+    assert {experiment.params.data.merge for experiment in planned.values()} == {"binary"}
+
+
+def test_what_is_scaled_is_said():
+    full, scaled = (
+        protocol.planned(study(protocol, size))["best"].params for size in ("full", "scaled")
+    )
+    note = protocol.SCALES["scaled"].note
+    for value in (full, scaled):
+        for number in (value.data.image_size, value.train.batch_size, value.train.epochs):
+            assert str(number) in note
+    assert _other_than_size(full) == _other_than_size(scaled)
+    images = scaled.train.epochs / full.train.epochs
+    steps = images * full.train.batch_size / scaled.train.batch_size
+    assert f"{steps:.1g} of the steps" in note
+    assert f"{images * 100:.0f} % of the images" in note
+
+
+def _other_than_size(used: Params) -> dict[str, object]:
+    content = used.model_dump()
+    for key in ("batch_size", "epochs"):
+        del content["train"][key]
+    del content["data"]["image_size"]
+    return content
+
+
+def test_settings_of_the_user_win_and_are_checked():
+    planned = honest.planned(study(honest, train__epochs=2), "none", 3)
+    assert planned[0].params.train.epochs == 2
+    asked = study(protocol, train__lr=0.5, data__image_size=32)
+    used = protocol.planned(asked)["best"].params
+    assert (used.train.lr, used.data.image_size) == (0.5, 32)
+    wrong = protocol.planned(study(protocol, train__epoch=2))["best"]
+    with pytest.raises(UserError, match=r"train\.epoch: no such key; did you mean train\.epochs"):
+        _ = wrong.params
+
+
+@pytest.mark.parametrize("word", ["train.lr", "=1", "train.lr=["])
+def test_a_setting_that_cannot_be_read_is_named(word):
+    with pytest.raises(UserError, match=re.escape(f"-S {word}: ")):
+        runs.parse_settings([word])
+
+
+def test_a_params_file_with_faults_is_named(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text("train: [")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"params\.yaml is not valid YAML"):
+        _ = protocol.planned(study(protocol))["best"].params
+
+
+@pytest.fixture
+def fold(make_run):
+    """``fold(stages, slices, first)``: a run that tests a subject per stage, with so many slices.
+
+    One slice of three is wrong where ``wrong``, so that the mean over a subject is right.
+    """
+
+    def make(stages, slices, first=0, wrong=False):
+        names = np.repeat([f"P{first + n}" for n in range(len(stages))], slices)
+        truth = np.repeat(stages, slices)
+        guess = np.where(wrong & (np.arange(len(truth)) % 3 == 0), (truth + 1) % 4, truth)
+        probabilities = 0.6 * np.eye(4)[guess] + 0.1
+        text = io.StringIO()
+        csv.writer(text).writerows(
+            [
+                ("path", "subject", "actual", "predicted", *CLASSES),
+                *(
+                    (f"{name}_{n:03}.png", name, CLASSES[a], CLASSES[g], *row)
+                    for n, (name, a, g, row) in enumerate(
+                        zip(names, truth, guess, probabilities, strict=True)
+                    )
+                ),
+            ]
+        )
+        run = make_run(f"fold{first}", 0.5, shared=3)
+        run.files["plots/predictions.csv"] = text.getvalue()
+        run.evaluation.update(report.score(truth, probabilities, names.tolist(), CLASSES, 0))
+        return run
+
+    return make
+
+
+def test_the_most_frequent_class_is_counted_in_subjects(fold):
+    # Six subjects of class 0 with a slice each; two of each other class, with ten each.
+    run = fold([0] * 6 + [1, 1, 2, 2, 3, 3], [1] * 6 + [10] * 6)
+    row = honest.row(honest.TaskResults.of("4 classes", [run], run))
+    assert row["subjects"] == 12
+    assert row["most frequent class"] == "0.500"
+    assert row["subject-level accuracy"].startswith("1.000")
+    assert row["slice split, subject-level macro F1: LEAKS"] == "1.000 (3 of 12 subjects known)"
+
+
+def test_folds_are_one_test_of_all_subjects_scored_by_the_mean_of_their_slices(fold):
+    stages = np.arange(20) % 4
+    folds = [fold(stages, 3), fold(stages, 3, first=20, wrong=True)]
+    task = honest.TaskResults.of("4 classes", folds, folds[0])
+    assert task.scores["subject"]["n"] == 40
+    assert task.scores["accuracy"] == pytest.approx((1 + 2 / 3) / 2)
+    assert task.scores["subject"]["accuracy"] == 1
+    assert task.new == [1, 1]
+    assert task.folds == [1, 1]
+
+
+def test_a_subject_in_two_folds_is_a_leak(fold):
+    folds = [fold([0, 1, 2, 3], 3), fold([0, 1, 2, 3], 3, first=2)]
+    with pytest.raises(LeakError, match="2 subjects are tested in several folds"):
+        honest.TaskResults.of("4 classes", folds, folds[0])
+
+
+def test_a_section_is_added_once_and_replaced_in_its_place(tmp_path):
+    page = tmp_path / "docs/results.md"
+    write_section("honest a", "first", page)
+    assert "first" in page.read_text()
+    page.write_text("# Results\n\nWritten by hand.\n")
+    write_section("honest a", "first", page)
+    write_section("honest b", "other", page)
+    page.write_text(page.read_text() + "\nMore by hand.\n")
+    write_section("honest a", "second \\1 with a backslash", page)
+    text = page.read_text()
+    assert "first" not in text
+    assert text.index("second \\1 with") < text.index("other") < text.index("More by hand")
+    assert text.startswith("# Results\n\nWritten by hand.\n")
+    write_section("honest a", "second \\1 with a backslash", page)
+    assert page.read_text() == text

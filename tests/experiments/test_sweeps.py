@@ -1,0 +1,232 @@
+"""From words to experiments: combinations and names; what Optuna is asked and told; faults.
+
+A search is repeatable, and taken up again where it was left.
+"""
+
+import json
+import shutil
+import statistics
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from alzmri import git
+from alzmri.errors import UserError
+from alzmri.experiments import runs
+from alzmri.experiments.sweeps import plan
+
+ROOT = Path(__file__).parents[2]
+WORDS = (
+    *("train.lr=log(1e-4,1e-2)", "train.batch_size=uniform(8,64)", "model.name=alexnet,lenet"),
+    "split.fractions=[0.7,0.15,0.15],[0.6,0.2,0.2]",
+)
+
+
+@pytest.fixture(autouse=True)
+def repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for words in (
+        "init --quiet",
+        "config user.name test",
+        "config user.email test@localhost",
+        "add --all",
+        "commit --quiet --message start",
+    ):
+        subprocess.run(("git", *words.split()), check=True)
+
+
+def search(*more, total=12, seed=0):
+    return plan([*WORDS, *more], "s", {"compute.train_on": "here"}, total, seed)
+
+
+def finish(experiment, score):
+    """What DVC keeps of an experiment, made by git alone."""
+    baseline = git.head()
+    path = Path("params.yaml")
+    text = path.read_text()
+    path.write_text(json.dumps(experiment.params.model_dump(mode="json")))
+    Path("metrics").mkdir(exist_ok=True)
+    Path("metrics/train.json").write_text(json.dumps({"val_macro_f1": score, "best_epoch": 1}))
+    subprocess.run(("git", "add", "--all"), check=True)
+    tree = git.run("write-tree").strip()
+    commit = git.run("commit-tree", tree, "-p", baseline, "-m", "an experiment").strip()
+    name = f"refs/exps/{baseline[:2]}/{baseline[2:]}/{experiment.name}"
+    git.run("update-ref", name, commit)
+    subprocess.run(("git", "reset", "--quiet"), check=True)
+    path.write_text(text)
+    return runs.finished(git.head())[experiment.name]
+
+
+def asked(sweep, results=None, finish_to=0):
+    """Every experiment of ``sweep``; the first ``finish_to`` score as their rate is high."""
+    found, results = [], {} if results is None else results
+    for number, experiment in enumerate(sweep.ask(git.head(), results)):
+        found.append(experiment)
+        if number < finish_to:
+            results[experiment.name] = finish(experiment, experiment.params.train.lr * 90)
+    return found
+
+
+def names(*words, name=None):
+    return list(plan(words, name, {}).names)
+
+
+def test_all_combinations_named_after_what_varies():
+    words = ["train.lr=1e-4,0.0005", "train.momentum=0.85,0.9", "train.epochs=1"]
+    sweep = plan(words, None, {"track.mode": "offline"})
+    assert sweep.name == "sweep-lr-momentum"
+    assert [name.removeprefix(f"{sweep.name}-") for name in sweep.names] == [
+        "lr0.0001-momentum0.85",
+        "lr0.0001-momentum0.9",
+        "lr0.0005-momentum0.85",
+        "lr0.0005-momentum0.9",
+    ]
+    experiments = asked(sweep)
+    assert {one.params.track.group for one in experiments} == {sweep.name}
+    assert {one.params.track.mode for one in experiments} == {"offline"}
+    used = [experiment.params.train for experiment in experiments]
+    assert [(one.lr, one.momentum, one.epochs) for one in used] == [
+        (lr, momentum, 1) for lr in (0.0001, 0.0005) for momentum in (0.85, 0.9)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("train.seed=range(2)",), ["n-seed0", "n-seed1"]),
+        (("train.lr=range(0.1,0.45,0.1)",), ["n-lr0.1", "n-lr0.2", "n-lr0.3", "n-lr0.4"]),
+        (("train.lr=choice(0.1,1e-5)",), ["n-lr0.1", "n-lr1e-05"]),
+        (("train.lr=0.1,1e-1",), ["n-lr0.1"]),
+        (("model.name=lenet,alexnet",), ["n-name_lenet", "n-name_alexnet"]),
+        (("train.keep_last=true,false",), ["n-keep_last_true", "n-keep_last_false"]),
+        (("split.fractions=[0.7,0.15,0.15],[0.6,0.2,0.2]",), None),
+        (
+            ("train.seed=0,1", "split.seed=4,5"),
+            [f"n-train_seed{a}-split_seed{b}" for a in (0, 1) for b in (4, 5)],
+        ),
+    ],
+)
+def test_names_are_of_git_references_and_tell_experiments_apart(words, expected):
+    found = names(*words, name="n")
+    assert expected in (None, found)
+    assert len(set(found)) == len(found) > (0 if expected == ["n-lr0.1"] else 1)
+    for name in found:
+        subprocess.run(["git", "check-ref-format", f"refs/exps/ab/cd/{name}"], check=True)
+
+
+def test_every_fault_of_a_grid_is_said_at_once():
+    words = ["train.lr=interval(0,1)", "train.epoch=1,2", "train.momentum=2,0.9", "train.lr"]
+    words += ["train.seed=range(0)", "split.seed=1", "split.seed=2", "data.source=a,phantom"]
+    words.append("augment.p=uniform(0,1)")
+    with pytest.raises(UserError) as error:
+        plan(words, "no/slash", {})
+    message = str(error.value)
+    assert "this sweep has 9 fault(s)" in message
+    for fault in (
+        "train.lr=interval(0,1): ",
+        "train.epoch: no such key; did you mean train.epochs?",
+        "train.momentum = 2",
+        "train.lr: ",
+        "train.seed=range(0): no values",
+        "split.seed: given twice",
+        "--name no/slash: ",
+        "data/a not found",
+        "augment.p: uniform(A,B) needs --trials",
+    ):
+        assert f"\n  {fault}" in message
+    with pytest.raises(UserError, match=r"train\.warmup = 12"):
+        plan(["train.warmup=1,12", "train.epochs=5,20"], None, {})
+    with pytest.raises(UserError, match="nothing to run"):
+        plan([], None, {})
+
+
+def test_values_are_within_their_ranges_and_named_by_number():
+    found = asked(search("train.epochs=3"))
+    assert [experiment.name for experiment in found[:2]] == ["s-t001", "s-t002"]
+    assert len(found) == 12
+    used = [experiment.params for experiment in found]
+    assert all(1e-4 <= one.train.lr <= 1e-2 for one in used)
+    assert min(one.train.lr for one in used) < 1e-3 < max(one.train.lr for one in used)
+    assert all(8 <= one.train.batch_size <= 64 for one in used)
+    assert {one.model.name for one in used} == {"alexnet", "lenet"}
+    assert {one.split.fractions[0] for one in used} == {0.6, 0.7}
+    assert {one.train.epochs for one in used} == {3}
+    assert len({one.train.lr for one in used}) == 12
+    assert [one.settings for one in asked(search("train.epochs=3"))] == [
+        one.settings for one in found
+    ]
+    assert asked(search(seed=1))[0].settings != asked(search())[0].settings
+
+
+def test_scores_lead_and_a_search_that_was_ended_goes_on_as_it_would_have():
+    whole = asked(search(total=16), finish_to=16)
+    late = [experiment.params.train.lr for experiment in whole[12:]]
+    assert statistics.median(late) > 2e-3  # high rates scored high; the ranges' middle is 1e-3
+    names = [experiment.name for experiment in whole]
+    before = runs.finished(git.head())
+    known = [search(total=16).choose(name, before[name].settings, {}) for name in names]
+    assert all(before[one.name].is_of(one.params) for one in known)
+    for experiment in whole[13:]:
+        baseline = git.head()
+        git.run("update-ref", "-d", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{experiment.name}")
+    results = {}
+    done = runs.finished(git.head())
+    again = []
+    for experiment in search(total=16).ask(git.head(), results):
+        again.append(experiment)
+        results[experiment.name] = done.get(experiment.name) or finish(
+            experiment, experiment.params.train.lr * 90
+        )
+    assert [one.settings for one in again] == [one.settings for one in whole]
+
+
+def test_one_that_was_begun_keeps_its_values():
+    baseline = git.head()
+    folder = Path(".dvc/tmp/sweep")
+    folder.mkdir(parents=True)
+    settings = {"train.lr": 0.005, "train.batch_size": 9, "model.name": "lenet"}
+    settings["split.fractions"] = [0.6, 0.2, 0.2]
+    record = {"baseline": baseline, "settings": settings, "folder": ""}
+    (folder / "s-t001.json").write_text(json.dumps(record))
+    (folder / "s-t002.json").write_text(json.dumps({**record, "baseline": "another"}))
+    first, second, *_ = asked(search())
+    assert {key: first.settings[key] for key in settings} == settings
+    assert second.settings["train.lr"] != 0.005
+
+
+def test_what_failed_is_told_and_the_search_goes_on():
+    results = {}
+    found = []
+    for experiment in search(total=3).ask(git.head(), results):
+        found.append(experiment)
+        results[experiment.name] = None
+    assert len(found) == 3
+
+
+def test_every_fault_of_a_search_is_said_at_once():
+    with pytest.raises(UserError) as error:
+        plan(
+            [
+                "train.lr=log(0,1)",
+                "train.momentum=uniform(0.5,2)",
+                "train.epochs=uniform(1,x)",
+                "train.epoch=1",
+            ],
+            "no/slash",
+            {},
+            3,
+            0,
+        )
+    message = str(error.value)
+    for fault in (
+        "train.lr: ",
+        "train.momentum = 2",
+        "train.epochs=uniform(1,x): ",
+        "train.epoch: no such key; did you mean train.epochs?",
+        "--name no/slash: ",
+    ):
+        assert fault in message
+    with pytest.raises(UserError, match="nothing to search"):
+        plan(["train.lr=0.1"], None, {}, 3, 0)
