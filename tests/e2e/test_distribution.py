@@ -49,30 +49,30 @@ def _momenta(clone):
     return [values["momentum_buffer"] for values in state.values()]
 
 
-@pytest.mark.parametrize(
-    ("model", "processes", "tolerance"),
-    [
-        # 3 do not divide a batch of 8.
-        ("lenet", 3, 1e-3),
-        # On CPUs each process normalises its own share of a batch.
-        ("alexnet", 2, 3e-2),
-    ],
-)
-def test_several_processes_take_the_steps_that_one_takes(clone, model, processes, tolerance):
-    """Order, augmentation, the batch's mean; and all have the same statistics to validate with."""
+def test_several_processes_take_the_steps_that_one_takes(clone):
+    """Order, augmentation and the batch's mean; 3 do not divide a batch of 8."""
     kept = {"keep_last: false": "keep_last: true", "ema: 0.0": "ema: 0.9"}
-    shape = {"name: lenet": f"name: {model}", "dropout: 0.5": "dropout: 0.0"}
-    _edit(clone, {**shape, **kept, "epochs: 3": "epochs: 2"})
+    _edit(clone, {"dropout: 0.5": "dropout: 0.0", **kept, "epochs: 3": "epochs: 2"})
     clone.run("python", "src/train.py")
     alone, momenta = _losses(clone), _momenta(clone)
-    done = clone.run("torchrun", "--nproc-per-node", str(processes), "src/train.py")
-    assert f" in fp32 ({processes} processes, 1 threads" in done.stdout
+    done = clone.run("torchrun", "--nproc-per-node", "3", "src/train.py")
+    assert " in fp32 (3 processes, 1 threads" in done.stdout
     assert done.stdout.count("epoch 1/2") == 1
-    assert _losses(clone) == pytest.approx(alone, rel=tolerance)
+    assert _losses(clone) == pytest.approx(alone, rel=1e-3)
     for found, expected in zip(_momenta(clone), momenta, strict=True):
         assert found.shape == expected.shape
         # What rounding differs by grows from step to step; rows of another step differ by all.
-        assert model == "alexnet" or (found - expected).norm() < 0.2 * expected.norm()
+        assert (found - expected).norm() < 0.2 * expected.norm()
+
+
+def test_with_batch_normalisation_they_take_almost_the_same_steps(clone):
+    """On CPUs each normalises its own share of a batch; they validate with the same statistics."""
+    shape = {"name: lenet": "name: alexnet", "dropout: 0.5": "dropout: 0.0"}
+    _edit(clone, {**shape, "epochs: 3": "epochs: 1"})
+    clone.run("python", "src/train.py")
+    alone = _losses(clone)
+    clone.run(*_torchrun())
+    assert _losses(clone) == pytest.approx(alone, rel=3e-2)
 
 
 def test_two_hosts_train_as_one(clone, tmp_path):
