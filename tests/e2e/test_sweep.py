@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-EPOCHS = 200
+EPOCHS = 300
 """Long enough to be caught at it."""
 KILLED = ("alzmri", "sweep", f"train.epochs={EPOCHS}", "--seeds", "3", "--name", "k", "-j", "2")
 GOOD, BAD = ["k-seed0", "k-seed1"], "k-seed2"
@@ -54,15 +54,14 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
     eventually(lambda: _trained(clone) == 2, 180)
     one = _dvc(clone, GOOD[0])
     copy = Path(one.cwd())
-    one.kill()  # its training goes on without it, until it is started again
-    eventually(lambda: "resuming in epoch" in _log(clone, GOOD[0]), 180)
-    assert not copy.exists()
+    one.kill()  # its training goes on without it, until the sweep ends that and starts it again
+    eventually(lambda: not copy.exists(), 60)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
 
     second = clone.start(*KILLED)
     clone.read_until(second, "ended what an earlier call had left running")
-    eventually(lambda: all("resuming in epoch" in _log(clone, name) for name in GOOD), 180)
+    eventually(lambda: "resuming in epoch" in _log(clone, GOOD[0]), 180)
     refused = clone.run(*KILLED, code=2)
     assert "another sweep or study runs in this repository" in refused.stderr
     os.killpg(second.pid, signal.SIGINT)  # as a terminal sends it
@@ -82,7 +81,7 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
     assert _names(clone) == GOOD
     for name in GOOD:
         assert re.search(rf"^\| {name} \| 0\.\d+ \[", last.stdout, re.MULTILINE)
-        assert "resuming in epoch" in _log(clone, name)
+    assert "resuming in epoch" in _log(clone, GOOD[0])
     assert (clone.root / "reports/k/index.html").stat().st_size
     assert not list((clone.root / ".checkpoints").iterdir())
     assert not _running(clone)
