@@ -243,9 +243,9 @@ def fabricated(thumbnails: NDArray[np.uint8]) -> audit.Slices:
     """Slices of as many people, classes taking turns."""
     labels = tuple(CLASSES[index % 4] for index in range(len(thumbnails)))
     entries = tuple(
-        Entry(index, f"{index}", label, f"{index:064x}", None) for index, label in enumerate(labels)
+        Entry(f"{index}", label, f"{index:064x}", None) for index, label in enumerate(labels)
     )
-    found = Collection(Path("nowhere"), entries, (), len(entries))
+    found = Collection(Path("nowhere"), entries, ())
     people = tuple(f"S{index}" for index in range(len(thumbnails)))
     return audit.Slices(
         found, labels, people, similarity.encode(thumbnails), np.arange(len(thumbnails))
