@@ -45,6 +45,8 @@ def write(finished: Sequence[FinishedRun], name: str, metric: str) -> dict[str, 
     fresh = [run for run in finished if not run.stale]
     if not fresh:
         raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
+    for run in fresh:
+        run.load()
     return report(*_with_baseline(grouped(fresh)), metric, name).write(name)
 
 
@@ -58,7 +60,7 @@ def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
                 return groups, group.name
         comparable = any(compare(group, alone).difference for group in groups)
         taken = any(group.name == BASELINE for group in groups)
-        _ = committed.training, committed.evaluation, committed.history  # all that a report needs
+        committed.load()
         if comparable and not taken and not committed.stale:
             return [*groups, alone], BASELINE
     except UserError as error:

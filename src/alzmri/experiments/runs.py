@@ -199,6 +199,10 @@ class FinishedRun:
         bounds = (self.evaluation[part[0]] if part else self.evaluation)["ci95"].get(key)
         return interval(self.score(metric), bounds) if bounds else f"{self.score(metric):.3f}"
 
+    def load(self) -> None:
+        """Read all that a report needs; `UserError` when something that it wrote is not there."""
+        _ = self.training, self.evaluation, self.history, self.predictions
+
     def read(self, path: str) -> str:
         """The content of a text file of it: git has that or, where a stage wrote it, DVC's cache.
 
