@@ -32,7 +32,7 @@ protocol: setup ## Run the published protocol's two settings; its slice split LE
 # Files go to the workers in their own order: xdist would leave e2e's, of few tests but long, for
 # last, when one worker of two has nothing else to do.
 test: check browser ## Set up, lint, check types, run every test (ARGS=-k name for some)
-	@OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## Lint and check types only
 	@ruff check .

@@ -58,6 +58,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(server.close)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, for tests wait a quarter of their time; four at most."""
+    return min(len(os.sched_getaffinity(0)) + 1, 4)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts whole pipelines; the longest files come first, so that workers end alike."""
     for item in items:
