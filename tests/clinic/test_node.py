@@ -120,7 +120,7 @@ def test_results_appear_in_orthanc_in_the_same_study(
 
 
 def _make_many(folder: Path, make_series, other_head) -> dict[str, str]:
-    """Eight series, half of them broken, each in its own way; series UID to what must be answered."""
+    """Eight series, half broken, each in its own way; series UID to what must be answered."""
     broken = {
         "not evenly": {},
         "out of distribution": {"voxels": other_head},
