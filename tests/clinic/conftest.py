@@ -32,12 +32,14 @@ NAME = "Müller^Zoë"
 
 
 def _program(tool: str) -> str:
-    """The path of a program; pynetdicom has some of the same names beside Python."""
-    here = str(Path(sys.executable).parent)
-    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != here)
-    found = shutil.which(tool, path=f"{path}:/usr/sbin")
-    assert found, f"no {tool}: run `make browser`, or install dcmtk, dicom3tools and orthanc"
-    return found
+    """The path of a program; pynetdicom has scripts of the same names beside any Python."""
+    for folder in (*os.environ["PATH"].split(os.pathsep), "/usr/sbin"):
+        found = shutil.which(tool, path=folder)
+        if found and not Path(found).read_bytes().startswith(b"#!"):
+            return found
+    raise AssertionError(
+        f"no {tool}: run `make browser`, or install dcmtk, dicom3tools and orthanc"
+    )
 
 
 @pytest.fixture(scope="session")
