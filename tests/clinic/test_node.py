@@ -195,4 +195,5 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
     assert len(left()) > 1
     eventually(lambda: left() == [queue / "lock"], 60)
     node.stop(signal.SIGTERM)
+    assert node.process.returncode == 0
     assert len(receiver.objects) == 8 + 4

@@ -8,7 +8,7 @@ import threading
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def run(
     worker: "Worker",
     quiet_seconds: float,
 ) -> None:
-    """Be the node until a signal comes.
+    """Be the node until a signal comes; SIGTERM is no error.
 
     Raises:
         UserError: the model cannot be used, or another node has the queue.
@@ -82,7 +82,8 @@ def run(
         queue.open()
         confine(MEMORY)
         sender = Sender(listener.aet, receiver, queue) if receiver else None
-        with _listening(listener, queue):
+        # To be stopped by SIGTERM is how a node ends well.
+        with suppress(SystemExit), _listening(listener, queue):
             while True:
                 _step(queue, worker, sender, quiet_seconds)
 
