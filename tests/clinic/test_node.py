@@ -16,6 +16,8 @@ import requests
 from pydicom import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
 
+from alzmri.models import saved
+
 DOCS = (Path(__file__).parents[2] / "docs/clinic.md").read_text()
 TEMPLATE = Path(nilearn.__file__).parent / (
     "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
@@ -120,7 +122,7 @@ def test_results_appear_in_orthanc_in_the_same_study(
 
 
 def _make_many(folder: Path, make_series, other_head) -> dict[str, str]:
-    """Eight series, half broken, each in its own way; series UID to what must be answered."""
+    """Twenty series, a fifth broken, each in its own way; series UID to what must be answered."""
     broken = {
         "not evenly": {},
         "out of distribution": {"voxels": other_head},
@@ -131,16 +133,24 @@ def _make_many(folder: Path, make_series, other_head) -> dict[str, str]:
     for number, (reason, how) in enumerate(broken.items()):
         expected[make_series(folder / f"broken-{number}", **how)] = reason
     (folder / "broken-0/012.dcm").unlink()
-    for number in range(4):
+    for number in range(16):
         syntax = SYNTAXES.get(f"whole-{number:02}", ("", ""))[0]
         expected[make_series(folder / f"whole-{number:02}", syntax=syntax)] = ""
     return expected
 
 
 def test_every_acknowledged_series_is_answered_once_whatever_happens(
-    make_node, make_receiver, make_series, other_head, tmp_path, free_block, eventually, program
+    make_node,
+    make_receiver,
+    make_series,
+    other_head,
+    tmp_path,
+    free_block,
+    eventually,
+    program,
+    model,
 ):
-    """Half are broken, the node is killed twice, and the receiver is down at first."""
+    """A fifth is broken, the node is killed twice, and the receiver is down at first."""
     expected = _make_many(tmp_path / "series", make_series, other_head)
     port = free_block()
     receiver = make_receiver(port + 2)
@@ -166,7 +176,7 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
     eventually(lambda: node.metric("alzmri_dicom_send_failures_total") > 0, 60)
     assert node.metric("alzmri_dicom_send_pause_seconds") >= 2
     receiver.start()
-    eventually(lambda: len(_reports(receiver)) >= 8, 240)
+    eventually(lambda: len(_reports(receiver)) >= 20, 240)
     queue = tmp_path / "queue"
 
     def left() -> list[Path]:
@@ -175,7 +185,7 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
     eventually(lambda: left() == [queue / "lock"])
 
     uids = Counter(item.SOPInstanceUID for item in receiver.objects)
-    assert len(uids) == 8 + 4  # each a report, the whole ones a picture
+    assert len(uids) == 20 + 16  # each a report, the whole ones a picture
     assert set(uids.values()) == {1}
     reports = {_source(report): report for report in _reports(receiver)}
     assert reports.keys() == expected.keys()
@@ -185,6 +195,7 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
         assert ("No class" in said) == bool(reason)
         assert ("Probability of" in said) == (not reason)
         assert reason in said
+        assert saved.digest(model) in said  # of the device that says so
 
     log = node.log.read_text()
     studies = [report.StudyInstanceUID for report in reports.values()]
@@ -196,4 +207,4 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
     eventually(lambda: left() == [queue / "lock"], 60)
     node.stop(signal.SIGTERM)
     assert node.process.returncode == 0
-    assert len(receiver.objects) == 8 + 4
+    assert len(receiver.objects) == 20 + 16
