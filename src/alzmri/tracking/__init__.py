@@ -64,8 +64,6 @@ class Client(Tracker):
                 sys.modules["wandb"].teardown()
 
     def _follow(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
-        # Reports of its own errors would wait for the server once more.
-        os.environ["WANDB_ERROR_REPORTING"] = "false"
         try:
             from alzmri.tracking.run import Run
 
