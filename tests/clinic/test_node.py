@@ -5,7 +5,8 @@ import re
 import signal
 import subprocess
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +16,8 @@ import pytest
 import requests
 from pydicom import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from alzmri.models import saved
 
@@ -29,8 +32,11 @@ SYNTAXES = {
     "whole-00": (RLELossless, "-xr"),
     "whole-01": (JPEGLSLossless, "-xt"),
     "whole-02": ("", "-xd"),
+    "whole-03": ("", "-xs"),
 }
 """Series that are sent in another transfer syntax: pydicom's name, storescu's option."""
+LOSSLESS = "whole-03"
+"""Of them the series that dcmtk encodes as JPEG Lossless, which pydicom cannot."""
 
 
 def _reports(receiver) -> list[Dataset]:
@@ -139,6 +145,18 @@ def _make_many(folder: Path, make_series, other_head) -> dict[str, str]:
     return expected
 
 
+@contextmanager
+def _associations(port: int, count: int) -> Iterator[None]:
+    """Have ``count`` of a node's associations."""
+    caller = AE("ECHOSCU")
+    caller.add_requested_context(Verification)
+    made = [caller.associate("127.0.0.1", port, ae_title="ALZMRI") for _ in range(count)]
+    assert all(one.is_established for one in made)
+    yield
+    for one in made:
+        one.release()
+
+
 def test_every_acknowledged_series_is_answered_once_whatever_happens(
     make_node,
     make_receiver,
@@ -152,12 +170,18 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
 ):
     """A fifth is broken, the node is killed twice, and the receiver is down at first."""
     expected = _make_many(tmp_path / "series", make_series, other_head)
+    for file in (tmp_path / "series" / LOSSLESS).iterdir():
+        subprocess.run([program("dcmcjpeg"), file, file], check=True)
     port = free_block()
     receiver = make_receiver(port + 2)
     options = ["--send-to", f"RECEIVER@127.0.0.1:{port + 2}", "--accept", "STORESCU,ECHOSCU"]
+    options += ["--max-associations", "2"]
     node = make_node(port, *options, "--quiet-seconds", "5")
     node.start(eventually)
     assert not node.answers("STRANGER")
+    with _associations(port, 2):
+        assert not node.answers()
+    eventually(node.answers)
     rng = np.random.default_rng()
     folders = sorted((tmp_path / "series").iterdir())
     kills = dict.fromkeys(rng.choice(len(folders), 2, replace=False), True)

@@ -95,7 +95,7 @@ def report(
         text = _mean(subject)
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
-            _uid("tracking", *_key(headers, digest)), "the series"
+            _uid("tracking", *_key(headers, predictor)), "the series"
         ),
         algorithm_id=sr.AlgorithmIdentification("alzmri", __version__, [f"weights {digest}"]),
         finding_sites=[sr.FindingSite(codes.SCT.Brain)],
@@ -159,7 +159,7 @@ def encode(item: Dataset) -> bytes:
 
 def _common(kind: str, headers: Sequence[Dataset], predictor: Predictor) -> dict[str, Any]:
     """What both objects say of themselves: who they are, and by which device they were made."""
-    key = _key(headers, predictor.detector.weights)
+    key = _key(headers, predictor)
     return {
         "series_instance_uid": _uid(kind, "series", *key),
         "sop_instance_uid": _uid(kind, *key),
@@ -167,14 +167,21 @@ def _common(kind: str, headers: Sequence[Dataset], predictor: Predictor) -> dict
         "manufacturer": "alzmri",
         "manufacturer_model_name": _model_name(predictor),
         "device_serial_number": predictor.detector.weights,
-        "software_versions": [__version__, *([run] if (run := predictor.card.run) else [])],
+        "software_versions": _versions(predictor),
         "series_description": f"alzmri {kind}. {RESEARCH_ONLY}",
     }
 
 
-def _key(headers: Sequence[Dataset], digest: str) -> list[str]:
+def _key(headers: Sequence[Dataset], predictor: Predictor) -> list[str]:
+    """What makes an answer: the model, the programs and the images."""
     images = sorted(header.SOPInstanceUID for header in headers)
-    return [__version__, digest, headers[0].StudyInstanceUID, headers[0].SeriesInstanceUID, *images]
+    series = headers[0].StudyInstanceUID, headers[0].SeriesInstanceUID
+    return [predictor.detector.weights, *_versions(predictor), *series, *images]
+
+
+def _versions(predictor: Predictor) -> list[str]:
+    """The program's version, the id of the training run, the version in the registry."""
+    return [item for item in (__version__, predictor.card.run, predictor.version) if item]
 
 
 def _uid(*parts: str) -> str:

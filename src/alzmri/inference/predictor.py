@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alzmri import registry
 from alzmri.data import images
 from alzmri.data.images import Pixels
 from alzmri.errors import UserError
@@ -90,12 +91,14 @@ class Predictor:
         card: its ``model.json``.
         detector: which images are unlike its training slices.
         preprocessing: what its card says.
+        version: under which it is registered, such as ``alzmri@v0.1.0``; None when it is not.
     """
 
     model: features.WithFeatures
     card: Card
     detector: Detector
     preprocessing: Preprocessing
+    version: str | None = None
 
     @classmethod
     def load(cls, folder: Path = saved.MODELS) -> "Predictor":
@@ -106,7 +109,8 @@ class Predictor:
         """
         model, card = saved.load(folder)
         detector = Detector.load(folder, saved.digest(folder))
-        found = cls(features.WithFeatures(model), card, detector, Preprocessing.of(card))
+        preprocessing, version = Preprocessing.of(card), registry.version(folder)
+        found = cls(features.WithFeatures(model), card, detector, preprocessing, version)
         found._try()
         return found
 

@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from alzmri import __version__, registry
+from alzmri import __version__
 from alzmri.inference import NOTICE
 from alzmri.serving.answers import (
     About,
@@ -164,7 +164,7 @@ def _about(loaded: Loaded) -> About:
     text = "No model card here."
     if path.is_file():
         text = path.read_text(encoding="utf-8", errors="replace")
-    if version := registry.version(loaded.folder):
+    if version := loaded.predictor.version:
         text = f"Registered as `{version}`.\n\n{text}"
     # No HTML of the card's own reaches the page.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
