@@ -138,22 +138,19 @@ def _experiment(clone, *settings):
 
 
 def test_the_protocol_runs_and_is_labelled_as_leaking(clone):
-    """AlexNet at its size on the slice split."""
-    size = ("model.name=alexnet", "data.image_size=224", "train.epochs=1")
-    done = _experiment(clone, *size, "split.unit=slice", "split.seed=3")
+    """AlexNet at its size on the slice split, and on two classes."""
+    size = ("model.name=alexnet", "data.image_size=224", "train.epochs=1", KEEP_LAST)
+    kind = ("split.unit=slice", "split.seed=3", "data.merge=binary")
+    done = _experiment(clone, *size, *kind)
     assert "THIS SPLIT LEAKS" in done.stdout
     assert clone.metrics("evaluate")["shared_subjects"] > 0
-    assert clone.load("models/evaluation.json")["split"]["unit"] == "slice"
+    evaluation = clone.load("models/evaluation.json")
+    assert evaluation["split"]["unit"] == "slice"
+    assert list(evaluation["per_class"]) == ["Non Demented", "Demented"]
+    assert torch.load(clone.root / "models/last.pt", weights_only=True)
     assert "LEAKS" in clone.run("alzmri", "results").stdout
     architecture = clone.load("models/model.json")["architecture"]
     assert (architecture["name"], architecture["image_size"]) == ("alexnet", 224)
-
-
-def test_two_classes_on_alexnet_of_the_smallest_size(clone):
-    _experiment(clone, "model.name=alexnet", "train.epochs=1", "data.merge=binary", KEEP_LAST)
-    assert clone.load("models/model.json")["architecture"]["image_size"] == 32
-    assert list(clone.load("models/evaluation.json")["per_class"]) == ["Non Demented", "Demented"]
-    assert torch.load(clone.root / "models/last.pt", weights_only=True)
 
 
 def test_three_classes_on_a_fold_with_shuffled_labels(clone):
