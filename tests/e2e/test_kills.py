@@ -22,7 +22,7 @@ from .. import forks
 from ..processes import limit
 
 KILLS = {"any time": 13, "checkpoint": 4, "validation": 4, "export": 4}
-EPOCHS, STEPS = 14, 8
+EPOCHS, STEPS = 10, 8
 """Of the run; a checkpoint follows the last step of an epoch, and another its validation."""
 OUTPUTS = ("models/model.safetensors", "models/model.json", "plots/history.csv")
 PREPARE = """
@@ -425,7 +425,7 @@ def test_an_experiment_killed_in_its_temporary_workspace_goes_on(long):
 def test_an_experiment_killed_in_the_queue_and_queued_again_goes_on(long, start, eventually):
     clone, _ = long
     params = clone.root / "params.yaml"  # long enough to be caught at it
-    params.write_text(params.read_text().replace(f"epochs: {EPOCHS}", "epochs: 60"))
+    params.write_text(params.read_text().replace(f"epochs: {EPOCHS}", "epochs: 40"))
     clone.commit("longer still")
     assert start(clone).end()[0] == 0
     whole = _digests(clone)
