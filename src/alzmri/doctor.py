@@ -24,7 +24,7 @@ from alzmri.params import load
 from alzmri.store import check as asking
 from alzmri.store import server, settings
 
-SUPPORTED = ((3, 11), (3, 12))
+OLDEST, NEWEST = (3, 11), (3, 14)
 ENOUGH_BYTES = 5 * 10**9
 TOO_FEW_BYTES = 10**9
 ABANDONED_DAYS = 14  # without a new checkpoint: nobody resumes such a training
@@ -108,10 +108,10 @@ def attempt(subject: str, check: Callable[[], Finding | None]) -> Iterator[Findi
 
 
 def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
-    """The pinned packages exist for two versions of Python."""
+    """The pinned packages exist for these versions of Python."""
     text = ".".join(map(str, version))
-    if version not in SUPPORTED:
-        return fail("python", f"version {text}", "install Python 3.11 or 3.12, then `make setup`")
+    if not OLDEST <= version <= NEWEST:
+        return fail("python", f"version {text}", "install Python 3.11 to 3.14, then `make setup`")
     if find_spec("torch") is None:
         return fail("python", "torch is not installed", "run `make setup`")
     return ok("python", f"{text}, torch {metadata.version('torch')}")
