@@ -25,8 +25,8 @@ def main() -> None:
 
     classes = merged(settings.data.merge)
     note = f"{settings.data.source}, {settings.split.unit} split"
-    if settings.data.shuffle_labels:
-        note += ", LABELS SHUFFLED between people"
+    if settings.data.permute_labels:
+        note += ", LABELS PERMUTED between subjects"
     counts = count(packed.rows, classes)
     overview.write_table(Path("plots/classes.csv"), counts, classes)
     overview.draw(Path("plots/classes.png"), counts, classes, note)

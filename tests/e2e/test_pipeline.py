@@ -156,8 +156,8 @@ def test_two_classes_on_alexnet_of_the_smallest_size(clone):
     assert torch.load(clone.root / "models/last.pt", weights_only=True)
 
 
-def test_three_classes_on_a_fold_with_shuffled_labels(clone):
-    kind = ("data.merge=three-class", "data.fit=stretch", "data.shuffle_labels=true")
+def test_three_classes_on_a_fold_with_permuted_labels(clone):
+    kind = ("data.merge=three-class", "data.fit=stretch", "data.permute_labels=true")
     done = _experiment(clone, *kind, "split.folds=3", "split.fold=2")
     assert "with SHUFFLED LABELS" in done.stdout
     found = list(clone.load("models/evaluation.json")["per_class"])

@@ -43,8 +43,8 @@ def test_it_has_scores_intervals_people_and_limits(written):
     assert "leak" not in text
 
 
-def test_a_leak_and_a_canary_are_named_where_the_numbers_are(written):
-    text = written(shared=3, split={"unit": "slice"}, data={"shuffle_labels": True})
+def test_a_leak_and_a_label_permutation_are_named_where_the_numbers_are(written):
+    text = written(shared=3, split={"unit": "slice"}, data={"permute_labels": True})
     assert "**slices drawn singly: it leaks**" in text
     scores = text[text.index("## Scores") :]
     assert "**These scores leak: 3 of 4 test people" in scores[:200]

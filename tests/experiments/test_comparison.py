@@ -213,7 +213,7 @@ def test_what_leaks_is_never_the_best_and_is_labelled_everywhere(grid, make_run)
 def test_warnings_are_given_where_they_hold_and_nowhere_else(grid, make_run):
     groups = grouped(grid[:4])
     assert _page(groups).content["warnings"] == []
-    more = grouped([*grid, make_run("shuffled", 0.3, data={"shuffle_labels": True})])
+    more = grouped([*grid, make_run("shuffled", 0.3, data={"permute_labels": True})])
     luck, shuffled = "owes some of it to luck", "shuffled should score at chance"
     found = _page(more).content["warnings"]
     assert [luck in one or shuffled in one for one in found] == [True, True]

@@ -83,7 +83,7 @@ def test_a_change_of_the_data_is_listed_by_class_and_part(make_run):
         ({"shared": 1}, "LEAKS: new (1 of 40) of the test subjects"),
         ({"subjects": "Q"}, "Not comparable with new: main (other test subjects (0 of 40 in"),
         ({"near": 3}, "new: 3 test images have a near-duplicate in training."),
-        ({"data": {"shuffle_labels": True}}, "shuffled between subjects: new should score at"),
+        ({"data": {"permute_labels": True}}, "permuted between subjects: new should score at"),
         ({"stale": True}, "The results of new are not of its parameters and code: train ran"),
         ({"ece": 0.9}, "Calibration is worse: error 0.900 instead of"),
         ({"epochs": 2}, "new was at its best in its last epoch, 2 of 2: it might gain"),

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from alzmri.classes import MERGES, merged
 from alzmri.data import collection, images, similarity, splits, subjects
-from alzmri.data.canary import shuffled
 from alzmri.data.collection import Collection
 from alzmri.data.counts import count
+from alzmri.data.label_permutation import permuted
 from alzmri.data.prepared import PARTS, Row, relevant, write_manifest
 from alzmri.data.similarity import Forest
 from alzmri.data.subjects import People
@@ -56,8 +56,8 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     codes = similarity.encode(thumbnails)
     links = similarity.forest(codes)
     people = subjects.find(source, params.split.subjects, found.entries, lambda: links)
-    if params.data.shuffle_labels:
-        labels = shuffled(labels, people.names, params.split.seed)
+    if params.data.permute_labels:
+        labels = permuted(labels, people.names, params.split.seed)
     groups = people.names if params.split.unit == "subject" else hashes
     parts = splits.assign(labels, groups, params.split)
 

@@ -52,7 +52,7 @@ def _data(trained: Card, prepared: Prepared) -> str:
     origin = f"Collection `{data['source']}`"
     if data["source"] == "phantom":
         origin += ", which is **simulated**, its classes further apart than real ones"
-    if data["shuffle_labels"]:
+    if data["permute_labels"]:
         origin += ", **its labels shuffled between people**: nothing but people can be learnt"
     if split["folds"]:
         how = f"fold {split['fold']} of {split['folds']} is the test"

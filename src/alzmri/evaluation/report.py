@@ -146,7 +146,7 @@ def note(test: Predictions, params: Params, shared: int) -> str:
     """One line that goes on every figure: what was tested, and whether it leaks."""
     people = len(set(test.subjects))
     tested = f"{len(test.rows)} test slices of {people} people"
-    if params.data.shuffle_labels:
+    if params.data.permute_labels:
         tested += " with SHUFFLED LABELS"
     if params.split.unit == "subject":
         return f"{tested}, none seen in training"

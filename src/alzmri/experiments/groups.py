@@ -190,7 +190,7 @@ def warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict
 
     ``verdicts`` are on ``new``, one of the groups, against each of the others, by name.
     """
-    shuffled = [code(group.name) for group in groups if group.settings.get("data.shuffle_labels")]
+    permuted = [code(group.name) for group in groups if group.settings.get("data.permute_labels")]
     apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
     known = []
     for group in (group for group in groups if group.leaks):
@@ -200,8 +200,8 @@ def warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict
     found = {
         f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** No estimate for"
         " new subjects, whatever the score.": known,
-        f"Labels are shuffled between subjects: {', '.join(shuffled)} should score at"
-        " chance.": shuffled,
+        f"Labels are permuted between subjects: {', '.join(permuted)} should score at"
+        " chance.": permuted,
         f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their scores are of another"
         " test; no difference is given.": apart,
     }
