@@ -35,7 +35,7 @@ def main() -> None:
     )
 
     terminal.out.print(
-        f"{len(packed.rows)} images of {len(set(packed.people.names))} people packed,"
+        f"{len(packed.rows)} images of {len(set(packed.people.names))} subjects packed,"
         f" {len(packed.collection.rejected)} files rejected (data/prepared/rejected.csv)"
     )
     for problem in overview.problems(packed.rows, counts, classes):

@@ -52,14 +52,14 @@ def main() -> None:
             idle = portable.idle_cores(processes.size * threads)
         terminal.out.print(
             f"{settings.model.name}, {len(prepared.indices('train'))} training slices"
-            f" of {len(prepared.subjects('train'))} people, on {device.type}"
+            f" of {len(prepared.subjects('train'))} subjects, on {device.type}"
             f" in {'bf16' if bfloat16(settings.train.precision, device) else 'fp32'}"
             f" ({several}{threads} threads{idle})"
         )
         if start:
             terminal.say(start.describe(prepared.classes))
         if settings.split.unit == "slice":
-            terminal.warn("slice split: people are in training and validation alike, scores LEAK")
+            terminal.warn("slice split: training and validation share subjects, so scores LEAK")
         with (
             alone(name),
             following(settings, name, prepared.digest) as tracked,
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _silent(*_: object) -> None:
-    """Of several processes only the first one speaks."""
+    """Only the first of several processes prints."""
 
 
 if __name__ == "__main__":

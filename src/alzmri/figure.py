@@ -1,4 +1,4 @@
-"""One look for every figure: the size of a paper's column, colour-blind safe, the same bytes."""
+"""One style for every figure: a paper column wide, colour-blind safe, with the same bytes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

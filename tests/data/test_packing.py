@@ -154,7 +154,7 @@ def test_a_class_that_is_missing_somewhere_is_reported(packed, collection):
         path.unlink()
     result, _ = packed()
     (problem,) = _problems(result, CLASSES)
-    assert problem.startswith("Moderate Demented has 2 people and does not occur in val:")
+    assert problem.startswith("Moderate Demented has 2 subjects and does not occur in val:")
     assert _problems(packed(data={"merge": "three-class"})[0], merged("three-class")) == []
 
 

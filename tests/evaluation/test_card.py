@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from alzmri.classes import CLASSES
 from alzmri.evaluation import card, report
@@ -30,9 +31,16 @@ def written(prepared, make_params, tmp_path):
 
 
 def test_it_has_scores_intervals_people_and_limits(written):
-    text = written()
-    assert text.startswith("# Model card: lenet, 4 stages")
-    assert "not for clinical use" in text.splitlines()[2]
+    _, head, text = written().split("---\n", 2)
+    (model,) = YAML(typ="safe").load(head)["model-index"]
+    (result,) = model["results"]
+    assert [metric["type"] for metric in result["metrics"]] == ["f1", "accuracy"] * 2
+    for metric in result["metrics"]:
+        low, high = metric["ci95"]
+        assert 0 <= low <= high <= 1
+        assert metric["leaks"] is False
+    assert text.startswith("\n# Model card: lenet, 4 stages")
+    assert "not for clinical use" in text.splitlines()[3]
     assert "**simulated**" in text
     assert "| Mild Demented | 16 of 4 | 4 of 1 | 4 of 1 |" in text
     assert "| macro F1 | 0." in text
@@ -45,6 +53,7 @@ def test_it_has_scores_intervals_people_and_limits(written):
 
 def test_a_leak_and_a_label_permutation_are_named_where_the_numbers_are(written):
     text = written(shared=3, split={"unit": "slice"}, data={"permute_labels": True})
+    assert "leaks: true" in text.split("---\n")[1]
     assert "**slices drawn singly: it leaks**" in text
     scores = text[text.index("## Scores") :]
     assert "**These scores leak: 3 of 4 test people" in scores[:200]

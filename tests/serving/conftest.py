@@ -101,6 +101,7 @@ def _train(folder: Path, prepared: Prepared, parameters: dict[str, Any]) -> None
     detector, _ = ood_fit.fit(folder, prepared, seed=0)
     detector.save(folder)
     (folder / "MODEL_CARD.md").write_text(
+        "---\nhead: yaml\n---\n\n"
         "# Model card: discs\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<script>alert(1)</script>\n"
     )
 

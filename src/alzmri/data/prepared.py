@@ -103,12 +103,12 @@ class Prepared:
         return np.array([self.classes.index(row.label) for row in self.rows], dtype=np.int64)
 
     def subjects(self, part: str) -> set[str]:
-        """The people in one part of the split."""
+        """The subjects in one part of the split."""
         return {row.subject for row in self.rows if row.split == part}
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over pixels, classes, labels, people and split."""
+        """SHA-256 over pixels, classes, labels, subjects and split."""
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
         digest.update(np.ascontiguousarray(self.images).data)
         for row in self.rows:

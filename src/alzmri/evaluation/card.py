@@ -21,6 +21,7 @@ _OFF = ("right", "neighbouring stage", "two stages off", "three stages off")
 def write(path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any]) -> None:
     """Write the card of the model that ``metrics`` (``models/evaluation.json``) are about."""
     sections = (
+        _front_matter(trained, metrics),
         _head(trained),
         _data(trained, prepared),
         _scores(metrics),
@@ -29,6 +30,36 @@ def write(path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any]
         _training(trained),
     )
     write_bytes(path, "\n\n".join(sections).encode() + b"\n")
+
+
+def _front_matter(trained: Card, metrics: dict[str, Any]) -> str:
+    """The YAML head that model hubs read: the scores with intervals, and whether they leak."""
+    source, subject = trained.parameters["data"]["source"], metrics["subject"]
+    leaking = metrics["split"]["unit"] == "slice" or metrics["split"]["shared_subjects"] > 0
+    leaks = str(leaking).lower()
+    rows = "\n".join(
+        f"    - {{type: {kind}, name: {name}, value: {of[key]:.3f},"
+        f" ci95: [{of['ci95'][key][0]:.3f}, {of['ci95'][key][1]:.3f}], leaks: {leaks}}}"
+        for kind, key, name, of in (
+            ("f1", "macro_f1", "macro F1 per slice", metrics),
+            ("accuracy", "accuracy", "accuracy per slice", metrics),
+            ("f1", "macro_f1", "macro F1 per subject", subject),
+            ("accuracy", "accuracy", "accuracy per subject", subject),
+        )
+    )
+    return f"""\
+---
+library_name: pytorch
+pipeline_tag: image-classification
+tags: [mri, alzheimers-disease, research-only]
+model-index:
+- name: {trained.architecture["name"]}
+  results:
+  - task: {{type: image-classification}}
+    dataset: {{type: {source}, name: {source}, split: test}}
+    metrics:
+{rows}
+---"""
 
 
 def _head(trained: Card) -> str:

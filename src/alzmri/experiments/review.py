@@ -14,7 +14,7 @@ from alzmri.experiments.scores import LESS_IS_BETTER, METRICS, number
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 _ECE_WORSE = 0.01
-"""A rise in calibration error that is worth a word; below it is rounding to a reader."""
+"""Report a rise in calibration error above this."""
 
 
 def write(base: str, head: str | None) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _change(*known: Mapping[str, int] | None) -> str:
 
 
 def _warnings(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
-    """What else a reviewer should know, a sentence each."""
+    """Further remarks for a reviewer, a sentence each."""
     for run in (before, after):
         if near := run.summary["leak"]["test_images_with_training_twin"]:
             yield f"{code(run.name)}: {near} test images have a near-duplicate in training."

@@ -164,6 +164,8 @@ def _about(loaded: Loaded) -> About:
     text = "No model card here."
     if path.is_file():
         text = path.read_text(encoding="utf-8", errors="replace")
+        if text.startswith("---\n"):  # the YAML head is for programs
+            text = text.partition("\n---\n")[2]
     if version := registry.version(loaded.folder):
         text = f"Registered as `{version}`.\n\n{text}"
     # No HTML of the card's own reaches the page.
