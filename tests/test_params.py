@@ -140,7 +140,7 @@ def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
         ("train.warmup", 10, "below train.epochs"),
         ("data.image_size", 65, "allowed are 32, 64, 96, 128, 160 or 224"),
         ("data.source", "../secret", "data.source"),
-        ("data.source", "prepared", "what the pipeline makes"),
+        ("data.source", "prepared", "an output of the pipeline"),
         ("data.merge", "two", "'binary'"),
         ("split.unit", "person", "'subject' or 'slice'"),
         ("split.fractions", [0.7, 0.2, 0.2], "sum to 1"),
