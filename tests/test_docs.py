@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from alzmri import __version__
+
 ROOT = Path(__file__).parent.parent
 REMEDY = (
     "the commit has another run: run `make docs`, correct README.md and docs/, commit all together"
@@ -78,6 +80,17 @@ def test_the_table_has_every_parameter_with_its_default(original):
         for key, value in values.items()
     }
     assert {key: YAML(typ="safe").load(text) for key, text in table.items()} == expected
+
+
+def test_the_notebook_has_no_outputs_and_ends_at_the_table_of_experiments():
+    cells = json.loads((ROOT / "notebooks/first_experiment.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    assert cells[-1]["source"][0].startswith("!dvc exp show")
+
+
+def test_the_citation_and_the_changelog_name_the_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {__version__} " in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_every_link_in_the_documentation_leads_somewhere():
