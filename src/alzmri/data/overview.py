@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from alzmri.data.counts import Count
-from alzmri.data.prepared import PARTS, Row, numbered
+from alzmri.data.prepared import PARTS, UNKNOWN, Row, numbered
 from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.subjects import Gap
 from alzmri.figure import drawing
@@ -60,7 +60,7 @@ def draw_links(
     """
     if people is None:
         groups = [("in all", _UNKNOWN, links.correlations)]
-        title = f"{note}: no clear gap between one person and two"
+        title = f"{note}: {len(links.first) + 1:,} images, subjects unknown"
     else:
         names = np.array(people)
         same = names[links.first] == names[links.second]
@@ -104,8 +104,9 @@ def problems(rows: Sequence[Row], counts: Counts, classes: tuple[str, ...]) -> l
     for name in classes:
         if missing := [part for part in PARTS if not counts[name, part].images]:
             people = {row.subject for row in rows if row.label == name}
+            whose = f" has {len(people)} people and" * (UNKNOWN not in min(people, default=UNKNOWN))
             found.append(
-                f"{name} has {len(people)} people and does not occur in {' and '.join(missing)}:"
+                f"{name}{whose} does not occur in {' and '.join(missing)}:"
                 " its scores there say nothing; data.merge joins it with its neighbour"
             )
     return found
