@@ -50,9 +50,10 @@ def main() -> None:
         idle = ""
         if settings.compute.threads and device.type == "cpu":
             idle = portable.idle_cores(processes.size * threads)
+        subjects = len(prepared.subjects("train")) if prepared.subjects_known else "unknown"
         terminal.out.print(
             f"{settings.model.name}, {len(prepared.indices('train'))} training slices"
-            f" of {len(prepared.subjects('train'))} subjects, on {device.type}"
+            f" of {subjects} subjects, on {device.type}"
             f" in {'bf16' if bfloat16(settings.train.precision, device) else 'fp32'}"
             f" ({several}{threads} threads{idle})"
         )

@@ -13,6 +13,7 @@ from alzmri.experiments.cli import compare, honest, protocol, results, review, s
 from alzmri.inference.cli import explain, export, predict
 from alzmri.sagemaker.cli import sagemaker_app
 from alzmri.serving.command import serve
+from alzmri.slices import slices
 from alzmri.store.cli import store_app
 
 IN_PLACE = {"predict", "explain", "store"}
@@ -32,13 +33,14 @@ class _Group(TyperGroup):
 
 app = typer.Typer(
     cls=_Group,
-    help="Classify four stages of Alzheimer's disease from brain MRI slices, honestly scored.",
+    help="Classify stages of Alzheimer's disease from brain MRI slices, honestly scored.",
     epilog="Experiments are DVC's: dvc repro, dvc exp run -S train.lr=0.0005, dvc plots diff.",
     no_args_is_help=True,
     rich_markup_mode=None,  # it drops [brackets] in a help text
     context_settings={"max_content_width": 100},
     pretty_exceptions_enable=False,
 )
+data_app.command()(slices)
 app.add_typer(data_app, name="data", cls=_Group)
 app.add_typer(store_app, name="store", cls=_Group)
 app.add_typer(sagemaker_app, name="sagemaker", cls=_Group)

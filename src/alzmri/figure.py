@@ -10,12 +10,20 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from alzmri.files import replacing
 
 SEVERITY = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00")
 """One colour per stage, least to most severe: Okabe and Ito's palette (2008)."""
+
+
+def severity(classes: int) -> list[str]:
+    """A colour for each of ``classes`` (2 or more): those of the stages, or between them."""
+    scale = LinearSegmentedColormap.from_list("severity", SEVERITY)
+    return [to_hex(scale(index / (classes - 1))) for index in range(classes)]
+
 
 _STYLE: Any = {
     "figure.dpi": 150,

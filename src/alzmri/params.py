@@ -89,11 +89,22 @@ class Split(_Section):
     """Which subjects are for training, for choosing the epoch, and for the test."""
 
     unit: Literal["subject", "slice"]
-    subjects: Literal["auto", "file", "pixels"]
+    subjects: Literal["auto", "file", "pixels", "unknown"]
     fractions: list[Fraction] = Field(min_length=3, max_length=3)
     folds: int = Field(ge=0, le=100)
     fold: int = Field(ge=0)
     seed: Seed
+
+    @field_validator("subjects")
+    @classmethod
+    def _known_if_kept_whole(cls, subjects: str, info: ValidationInfo) -> str:
+        if subjects == "unknown" and info.data.get("unit") == "subject":
+            raise ValueError(
+                "a split of subjects must know them; split.unit=slice does not, and LEAKS. Or"
+                " `alzmri data import --subject REGEX` finds them in file names, or a subjects.csv"
+                " (columns path,subject) says whose each image is"
+            )
+        return subjects
 
     @field_validator("fractions")
     @classmethod

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from alzmri.classes import CLASSES, FOLDERS, merged
+from alzmri.classes import CLASSES, FOLDERS
 from alzmri.data import images, overview
 from alzmri.data.counts import count
 from alzmri.data.packing import pack, summary
@@ -73,7 +73,7 @@ def test_a_slice_split_shows_its_twins(packed):
 def test_the_summary_says_how_people_were_found(packed, collection):
     result, _ = packed()
     gap = result.people.gap
-    found = summary(result, "none")["people"]
+    found = summary(result)["people"]
     assert found["from"] == "pixels"
     assert found["gap"] == [round(gap.low, 3), round(gap.high, 3)]
     assert gap.low < found["cut"] < gap.high
@@ -82,7 +82,7 @@ def test_the_summary_says_how_people_were_found(packed, collection):
         for path in sorted(collection.rglob("*.jpg")):
             name = path.relative_to(collection)
             handle.write(f"{name},{str(name).rpartition('_')[0]}\n")
-    assert summary(packed()[0], "none")["people"] == {"from": "file", "cut": None, "gap": None}
+    assert summary(packed()[0])["people"] == {"from": "file", "cut": None, "gap": None}
 
 
 def test_the_figure_of_links_is_the_same_every_time(packed, tmp_path):
@@ -129,7 +129,7 @@ def test_rejected_files_are_listed_and_counted(packed, collection, tmp_path):
     source = collection / "MildDemented" / "0_0.jpg"
     (collection / "MildDemented" / "again.jpg").write_bytes(source.read_bytes())
     result, prepared = packed()
-    counts = summary(result, "none")
+    counts = summary(result)
     assert (counts["images"], counts["rejected"], counts["duplicates"]) == (48, 2, 1)
     assert len(prepared.rows) == 48
     with (tmp_path / "prepared" / "rejected.csv").open() as handle:
@@ -155,7 +155,8 @@ def test_a_class_that_is_missing_somewhere_is_reported(packed, collection):
     result, _ = packed()
     (problem,) = _problems(result, CLASSES)
     assert problem.startswith("Moderate Demented has 2 subjects and does not occur in val:")
-    assert _problems(packed(data={"merge": "three-class"})[0], merged("three-class")) == []
+    three = packed(data={"merge": "three-class"})[0]
+    assert _problems(three, three.classes) == []
 
 
 def _problems(packed, classes):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from alzmri.data.counts import Count
-from alzmri.data.prepared import PARTS, Row, numbered
+from alzmri.data.prepared import PARTS, UNKNOWN, Row, numbered
 from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.subjects import Gap
 from alzmri.figure import drawing
@@ -63,7 +63,7 @@ def draw_links(
     """
     if names is None:
         groups = [("in all", _UNKNOWN, links.correlations)]
-        title = f"{note}: no clear gap between one subject and two"
+        title = f"{note}: {len(links.first) + 1:,} images, subjects unknown"
     else:
         subjects = np.array(names)
         same = subjects[links.first] == subjects[links.second]
@@ -107,9 +107,10 @@ def problems(rows: Sequence[Row], counts: Counts, classes: tuple[str, ...]) -> l
     for name in classes:
         if missing := [part for part in PARTS if not counts[name, part].images]:
             subjects = {row.subject for row in rows if row.label == name}
+            known = UNKNOWN not in min(subjects, default=UNKNOWN)
+            of = f" has {len(subjects)} subjects and" * known
             found.append(
-                f"{name} has {len(subjects)} subjects and does not occur in"
-                f" {' and '.join(missing)}: its scores there say"
-                " nothing; data.merge joins it with its neighbour"
+                f"{name}{of} does not occur in {' and '.join(missing)}:"
+                " its scores there say nothing; data.merge joins it with its neighbour"
             )
     return found

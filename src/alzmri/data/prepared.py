@@ -22,6 +22,10 @@ PARTS = ("train", "val", "test")
 """What ``split`` says in the manifest."""
 
 
+UNKNOWN = "?"
+"""How the subject of an image begins where nobody knows whose it is: it stands for that alone."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of ``manifest.csv``."""
@@ -101,6 +105,11 @@ class Prepared:
     def labels(self) -> NDArray[np.int64]:
         """The class of every row, 0 for the least severe."""
         return np.array([self.classes.index(row.label) for row in self.rows], dtype=np.int64)
+
+    @property
+    def subjects_known(self) -> bool:
+        """False under ``split.subjects: unknown``."""
+        return not self.rows[0].subject.startswith(UNKNOWN)
 
     def subjects(self, part: str) -> set[str]:
         """The subjects in one part of the split."""

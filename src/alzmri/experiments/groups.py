@@ -192,14 +192,19 @@ def warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict
     """
     permuted = [code(group.name) for group in groups if group.settings.get("data.permute_labels")]
     apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
-    known = []
+    known, unknown = [], []
     for group in (group for group in groups if group.leaks):
+        if group.runs[0].subjects_unknown:
+            unknown.append(code(group.name))
+            continue
         test = group.runs[0].evaluation
         shared, subjects = test["split"]["shared_subjects"], test["subject"]["n"]
         known.append(f"{code(group.name)} ({shared} of {subjects})")
     found = {
         f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** No estimate for"
         " new subjects, whatever the score.": known,
+        f"**Subjects unknown, this split LEAKS: {', '.join(unknown)}.** No estimate for new"
+        " subjects, whatever the score.": unknown,
         f"Labels are permuted between subjects: {', '.join(permuted)} should score at"
         " chance.": permuted,
         f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their scores are of another"

@@ -57,10 +57,12 @@ def show(*, as_json: bool = False) -> None:
     if as_json:
         terminal.say(json.dumps(content, indent=2))
         return
-    table = Table(title="Test set" + " (this split LEAKS)" * run.leaks)
+    unknown = run.subjects_unknown
+    leaks = " (subjects unknown, this split LEAKS)" if unknown else " (this split LEAKS)"
+    table = Table(title="Test set" + leaks * run.leaks)
     table.add_column("score")
     table.add_column("value", justify="right")
-    table.add_column("95 % over subjects", justify="right")
+    table.add_column(f"95 % over {'slices' if unknown else 'subjects'}", justify="right")
     for key in _SHOWN:
         value, ends = scores[key], ci95.get(key)
         shown = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
@@ -68,13 +70,18 @@ def show(*, as_json: bool = False) -> None:
     terminal.out.print(table)
     before, after = calibration["before"]["ece"], calibration["after"]["ece"]
     _right, neighbouring, *further = (off["slices"] for off in test["stages_off"].values())
+    whose = f"of {prepare['subjects']} subjects"
+    tested = (
+        f"{subject['n']} test subjects, {content['test_subjects_in_training']} of them seen in"
+        " training"
+    )
+    if unknown:
+        whose, tested = "of unknown subjects", "nothing is known about new subjects"
     terminal.out.print(
         f"calibration error {before:.3f}; {after:.3f} at temperature"
         f" {calibration['temperature']:.2f}, fitted on validation\n"
         f"mistakes: {neighbouring} slices in a neighbouring stage, {sum(further)} further off\n"
-        f"{prepare['images']} images of {prepare['subjects']} subjects; best epoch"
-        f" {content['best_epoch']}; {subject['n']} test subjects,"
-        f" {content['test_subjects_in_training']} of them seen in training"
+        f"{prepare['images']} images {whose}; best epoch {content['best_epoch']}; {tested}"
     )
     if content["version"]:
         terminal.out.print(f"registered as {content['version']}")

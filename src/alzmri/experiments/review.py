@@ -62,7 +62,8 @@ def report(before: FinishedRun, after: FinishedRun) -> Page:
         code=changed,
     )
     page.add("Scores", table(("", *sides, "change"), _scores(before, after, verdict)))
-    total = f": {after.summary['images']} images of {after.summary['subjects']} subjects"
+    whose = "unknown" if after.subjects_unknown else after.summary["subjects"]
+    total = f": {after.summary['images']} images of {whose} subjects"
     for heading, header, rows, same in (
         ("Parameters", ("parameter", *sides), settings, ""),
         ("Images (subjects)", ("class", *_PARTS.values()), images, total),
@@ -83,8 +84,9 @@ def _conclusion(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> st
         )
     if after.leaks and not before.leaks:
         return (
-            f"**Do not merge {head} for its score: it LEAKS.** Its test subjects were in training"
-            f" too, those of {base} were not."
+            f"**Do not merge {head} for its score: it LEAKS.** Its test subjects"
+            f" {'may have been' if after.subjects_unknown else 'were'} in training too, those of"
+            f" {base} were not."
         )
     leak = " **Both LEAK: this says nothing about new subjects.**" if after.leaks else ""
     return verdict.advice(head, base) + leak
@@ -130,7 +132,7 @@ def _warnings(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
                 f" {', '.join(run.stale)} ran with others. `dvc repro` brings them up to date."
             )
     had, has = before.summary["subjects"], after.summary["subjects"]
-    if has < had:
+    if had and has and has < had:
         yield f"{had - has} fewer subjects in the collection: {has} instead of {had}."
     error, more = before.score("ece"), after.score("ece")
     if more - error > _ECE_WORSE:

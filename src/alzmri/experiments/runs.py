@@ -173,6 +173,11 @@ class FinishedRun:
         return bool(split["unit"] == "slice" or split["shared_subjects"])
 
     @property
+    def subjects_unknown(self) -> bool:
+        """Whether nobody knows whose its slices are: ``split.subjects: unknown``."""
+        return self.evaluation["split"]["shared_subjects"] is None
+
+    @property
     def best_epoch(self) -> str:
         """Such as ``7 of 10``."""
         return f"{self.training['best_epoch']} of {len(self.history)}"
