@@ -166,10 +166,14 @@ def _address(process: psutil.Popen, log: Path) -> str:
 
 @pytest.fixture(scope="session")
 def server(workplace: Path) -> Iterator[Server]:
-    """A server with the defaults, for every test that leaves it as it is.
+    """A server with the defaults, for every test that leaves it as it is."""
+    with _serving(workplace, workplace / "serve.log") as running:
+        yield running
 
-    Another starts at the same time, with the same empty cache; its log is ``twin.log``.
-    """
+
+@pytest.fixture(scope="session")
+def twins(workplace: Path) -> Iterator[Server]:
+    """:func:`server`; another starts at the same time, with the same empty cache."""
     twin = workplace / "twin.log"
     with (
         _started(workplace, twin) as other,

@@ -125,7 +125,7 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
         return await service.one(await request.body())
 
     @app.post("/predict", responses=_REFUSED)
-    async def predict(images: Annotated[list[UploadFile], File()]) -> Slices:
+    async def predict(images: Annotated[list[UploadFile], File(min_length=1)]) -> Slices:
         """One or many image files, as a form with a field `images` for each."""
         return await service.many([await image.read() for image in images])
 
