@@ -39,7 +39,7 @@ def test_it_has_scores_intervals_people_and_limits(written):
         low, high = metric["ci95"]
         assert 0 <= low <= high <= 1
         assert metric["leaks"] is False
-    assert text.startswith("\n# Model card: lenet, 4 stages")
+    assert text.startswith("\n# Model card: lenet, 4 classes")
     assert "not for clinical use" in text.splitlines()[3]
     assert "**simulated**" in text
     assert "| Mild Demented | 16 of 4 | 4 of 1 | 4 of 1 |" in text

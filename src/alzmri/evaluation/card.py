@@ -37,14 +37,16 @@ def _front_matter(trained: Card, metrics: dict[str, Any]) -> str:
     source, subject = trained.parameters["data"]["source"], metrics["subject"]
     leaking = metrics["split"]["unit"] == "slice" or metrics["split"]["shared_subjects"] > 0
     leaks = str(leaking).lower()
+    levels = [("slice", metrics)]
+    if subject["n"]:
+        levels.append(("subject", subject))
     rows = "\n".join(
-        f"    - {{type: {kind}, name: {name}, value: {of[key]:.3f},"
+        f"    - {{type: {kind}, name: {name} per {level}, value: {of[key]:.3f},"
         f" ci95: [{of['ci95'][key][0]:.3f}, {of['ci95'][key][1]:.3f}], leaks: {leaks}}}"
-        for kind, key, name, of in (
-            ("f1", "macro_f1", "macro F1 per slice", metrics),
-            ("accuracy", "accuracy", "accuracy per slice", metrics),
-            ("f1", "macro_f1", "macro F1 per subject", subject),
-            ("accuracy", "accuracy", "accuracy per subject", subject),
+        for level, of in levels
+        for kind, key, name in (
+            ("f1", "macro_f1", "macro F1"),
+            ("accuracy", "accuracy", "accuracy"),
         )
     )
     return f"""\
