@@ -114,16 +114,18 @@ def of_folders(naming: Naming, folders: Sequence[str]) -> tuple[str, str | None]
     """The nearest of ``folders``, outermost first, that means a class, and this class.
 
     The class is None for a diagnosis that is none of the classes; the whole is None where no
-    folder means anything.
+    folder means anything. A number means a class only where no other folder does, and no other
+    number: subjects are numbered as well.
     """
     for at in reversed(range(len(folders))):
         word, above = folders[at], folders[at - 1] if at else ""
-        label = naming.class_of(word)
+        label = None if number(word) else naming.class_of(word)
         if label and naming.open and plain(word) in _SHORT and stageless(above):
             label, word = None, above
         if label or stageless(word):
             return word, label
-    return None
+    numbers = [word for word in folders if number(word) and naming.class_of(word)]
+    return (numbers[0], naming.class_of(numbers[0])) if len(numbers) == 1 else None
 
 
 def stageless(word: str) -> bool:

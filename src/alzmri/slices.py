@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alzmri import repository, terminal
-from alzmri.collections.cli import Classes, Force, Name, Subject, announce
+from alzmri.collections.cli import Classes, Force, MaxRejected, Name, Subject, announce
 from alzmri.errors import UserError
 
 # They take seconds to import; `alzmri --help` must not.
@@ -35,6 +35,7 @@ def slices(
     classes: Classes = None,
     subject: Subject = None,
     force: Force = False,
+    max_rejected: MaxRejected = 0.1,
 ) -> None:
     """Make a collection of axial slices around the ventricles of volumes.
 
@@ -56,6 +57,7 @@ def slices(
             root=Path(),
             named_classes=classes,
             subject=subject,
+            max_rejected=max_rejected,
             progress=progress,
             command="slices",
             reader=partial(_read, count),
@@ -78,7 +80,7 @@ def _read(
     from alzmri.inference import inputs
 
     if not source.is_dir():
-        raise UserError(f"{source} is no folder: give one with a folder for each class")
+        raise UserError(f"{source} is no folder: give one with a folder of volumes for each class")
     volumes = [item for item in inputs.find([str(source)]) if item.kind != "image"]
     if not volumes:
         raise UserError(
@@ -91,7 +93,8 @@ def _read(
             for depth, picture in _slices(volume, count):
                 members.append(Member(f"{path}/{Path(path).name}_{depth}mm.png", picture.getvalue))
         except Unreadable as error:
-            rejected.append(Rejected(printable(path), str(error)))
+            file = volume.files[0].relative_to(source).as_posix()
+            rejected.append(Rejected(printable(file), str(error)))
         terminal.say(f"{number} of {len(volumes)}: {path}")
     yield members, rejected
 

@@ -190,7 +190,7 @@ def test_volumes_are_counted_and_the_remedy_named(classes: Path) -> None:
     require(found, 0)
     for path in classes.rglob("*.jpg"):
         path.unlink()
-    with pytest.raises(UserError, match="3 DICOM or NIfTI files: export them as slices first"):
+    with pytest.raises(UserError, match=r"3 volumes \(.*alzmri data slices SOURCE"):
         require(read(classes), 1)
 
 

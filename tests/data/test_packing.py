@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from alzmri.classes import CLASSES, FOLDERS
+from alzmri.classes import FOLDERS
 from alzmri.data import images, overview
 from alzmri.data.counts import count
 from alzmri.data.packing import pack, summary
@@ -121,7 +121,7 @@ def test_merged_classes_share_a_label(packed):
     result, prepared = packed(data={"merge": "binary"})
     assert prepared.classes == ("Non Demented", "Demented")
     assert np.bincount(prepared.labels).tolist() == [12, 36]
-    assert set(summary(result, "binary")["split"]["test"]) == {"Non Demented", "Demented"}
+    assert set(summary(result)["split"]["test"]) == {"Non Demented", "Demented"}
 
 
 def test_rejected_files_are_listed_and_counted(packed, collection, tmp_path):
@@ -153,14 +153,24 @@ def test_a_class_that_is_missing_somewhere_is_reported(packed, collection):
     for path in (collection / "ModerateDemented").glob("[23]_*"):
         path.unlink()
     result, _ = packed()
-    (problem,) = _problems(result, CLASSES)
+    (problem,) = _problems(result)
     assert problem.startswith("Moderate Demented has 2 subjects and does not occur in val:")
-    three = packed(data={"merge": "three-class"})[0]
-    assert _problems(three, three.classes) == []
+    assert _problems(packed(data={"merge": "three-class"})[0]) == []
 
 
-def _problems(packed, classes):
-    return overview.problems(packed.rows, count(packed.rows, classes), classes)
+def _problems(packed):
+    return overview.problems(packed.rows, count(packed.rows, packed.classes), packed.classes)
+
+
+def test_of_unknown_subjects_nothing_is_claimed(packed, collection):
+    (collection / "subjects.csv").write_text("not read")
+    result, prepared = packed(split={"unit": "slice", "subjects": "unknown"})
+    found = summary(result)
+    assert not prepared.subjects_known
+    assert found["subjects"] is None
+    assert found["people"] == {"from": "unknown", "cut": None, "gap": None}
+    assert {part["subjects"] for of in found["split"].values() for part in of.values()} == {0}
+    assert len(prepared.subjects("train")) == len(prepared.indices("train"))
 
 
 def test_the_digest_covers_pixels_split_and_the_order_of_the_classes(packed):

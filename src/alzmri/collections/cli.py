@@ -42,6 +42,9 @@ Subject = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace data/NAME if it exists.")]
+MaxRejected = Annotated[
+    float, typer.Option(min=0, max=1, help="Refuse if more than this fraction is unusable.")
+]
 
 _MIN_PEOPLE = 3
 """Per class, for training, validation and test to have one each."""
@@ -59,9 +62,7 @@ def import_(
     classes: Classes = None,
     subject: Subject = None,
     force: Force = False,
-    max_rejected: Annotated[
-        float, typer.Option(min=0, max=1, help="Refuse if more than this fraction is unusable.")
-    ] = 0.1,
+    max_rejected: MaxRejected = 0.1,
 ) -> None:
     """Copy a collection into data/NAME and track it with DVC.
 

@@ -157,7 +157,8 @@ def import_collection(
         _require_names(f"{command} {_quoted(source)} --name {name}", naming, words, much=much)
         present = {item.label for item in placed}
         names = naming.classes or [known for known in classes.KNOWN if known in present]
-        write_bytes(temporary / CLASSES_FILE, "".join(f"{item}\n" for item in names).encode())
+        if len(names) > 1:  # a single one is refused below, for what it is
+            write_bytes(temporary / CLASSES_FILE, "".join(f"{item}\n" for item in names).encode())
         origin, unread = _copy(placed, temporary)
         found, thumbnails = _read(temporary, progress)
         copies = _copies(temporary, found)
@@ -200,8 +201,7 @@ def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
     """Refuse a source that has no image, but something that can be made into images."""
     called = [item.path.lower() for item in members]
     volumes = sum(path.endswith(collection.VOLUMES) for path in called)
-    if not volumes:  # DICOM files often have no suffix
-        volumes = sum(_is_dicom(item) for item in members if not PurePosixPath(item.path).suffix)
+    volumes = volumes or sum(map(_is_dicom, members))  # their names often say nothing
     if volumes:
         raise UserError(
             f"{source} has no images, but {volumes} volumes (DICOM, NIfTI, FreeSurfer):"
@@ -530,10 +530,10 @@ def _track(name: str, root: Path, *, fresh: bool) -> None:
 
 def _how_to_go_on(name: str, *, fresh: bool, tracked: bool) -> str:
     if fresh:
-        return "nothing was imported: mend that, then import again"
+        return "nothing was imported: correct that, then import again"
     restore = f"; `dvc checkout --force data/{name}.dvc` brings the old images back"
     return (
-        f"data/{name} holds the new images, untracked: mend that, then import again with --force"
+        f"data/{name} holds the new images, untracked: correct that, then import again with --force"
         + (restore if tracked else "")
     )
 

@@ -39,9 +39,9 @@ def by_pattern(pattern: str, paths: Sequence[str]) -> Subjects:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--subject {pattern!r} is no regular expression: {error}") from None
+        raise UserError(f"--subject '{pattern}' is no regular expression: {error}") from None
     if compiled.groups > 1:
-        raise UserError(f"--subject {pattern!r} has {compiled.groups} groups: have one, or none")
+        raise UserError(f"--subject '{pattern}' has {compiled.groups} groups: have one, or none")
 
     def find(path: str) -> str | None:
         match = compiled.search(path)
@@ -50,10 +50,10 @@ def by_pattern(pattern: str, paths: Sequence[str]) -> Subjects:
     names = [find(path) for path in paths]
     if missing := [path for path, name in zip(paths, names, strict=True) if not name]:
         raise UserError(
-            f"--subject {pattern!r} finds nothing in {len(missing)} of {len(paths)} images, such as"
+            f"--subject '{pattern}' finds nothing in {len(missing)} of {len(paths)} images, such as"
             f" {', '.join(missing[:_SHOWN])}: it is searched for in the path in the source"
         )
-    return Subjects([name for name in names if name], f"--subject {pattern!r}", find)
+    return Subjects([name for name in names if name], f"--subject '{pattern}'", find)
 
 
 def recognise(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Subjects | None:

@@ -194,10 +194,14 @@ def arrays(source: Path, members: Sequence[Member]) -> Iterator[Member]:
 
 
 def _load(where: Path, member: Member) -> NDArray[Any]:
+    content = member.read()
+    images.check_start(content, where)
     try:
-        found: NDArray[Any] = np.load(io.BytesIO(member.read()), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # noqa: BLE001 - a damaged header can make it raise anything
         raise UserError(f"{where} cannot be read as a plain NumPy array: {error}") from None
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{where} is an archive of arrays: call it .zip")
     return found
 
 

@@ -89,7 +89,8 @@ def confusion(
     else:
         texts = counts.astype(str).astype(object) + "\n" + texts
         names = [textwrap.fill(name, 10) for name in classes]
-    with drawing(path, *(2.9, 2.8) if small else (5.6, 4.5)) as figure:
+    scale = max(1.0, len(classes) / 5)
+    with drawing(path, *(2.9, 2.8) if small else (5.6 * scale, 4.5 * scale)) as figure:
         axes = figure.add_subplot()
         image = matrix(axes, share, texts, (names, names), ("actual", "predicted"), limits=(0, 1))
         axes.set_aspect("equal")

@@ -1,5 +1,6 @@
 """``alzmri review``: what a change does, and whether to merge it, for a pull request."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -97,6 +98,8 @@ def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterat
         old, new = before.score(metric), after.score(metric)
         better = (new < old) if metric in LESS_IS_BETTER else (new > old)
         change = "same" if new == old else f"{new - old:+.3f} {'better' if better else 'worse'}"
+        if math.isnan(new - old):
+            change = ""
         if metric == "macro_f1":
             change = verdict.words
         elif verdict.difference is None:
