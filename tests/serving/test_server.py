@@ -145,7 +145,7 @@ def _animation():
 
 PART = b'Content-Disposition: form-data; name="images"; filename="a.png"\r\n'
 FORMS = [
-    ("no end", b"--x\r\n" + PART + b"\r\ncontent", 400),
+    ("no end", b"--x\r\n" + PART + b"\r\ncontent", 422),
     ("only an end", b"--x--\r\n", 422),
     ("nothing", b"", 422),
     ("another boundary", b"--y\r\n" + PART + b"\r\ncontent\r\n--y--\r\n", 400),
@@ -161,13 +161,12 @@ FORMS = [
 HOST = b"Host: localhost\r\nConnection: close\r\n"
 POST = b"POST /invocations HTTP/1.1\r\nContent-Type: image/png\r\n" + HOST
 RAW = [
-    ("no host", b"GET /ping HTTP/1.1\r\n", {400}),
+    ("no host", b"GET /ping HTTP/1.1\r\nConnection: close\r\n", {400}),
     ("two hosts", b"GET /ping HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n" + HOST, {400}),
     ("another version", b"GET /ping HTTP/9.9\r\n" + HOST, {400, 505}),
     ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n", {400}),
     ("TLS", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", {400}),
     ("blank path", b"GET  HTTP/1.1\r\n" + HOST, {400}),
-    ("another scheme", b"GET ftp://localhost/ping HTTP/1.1\r\n" + HOST, {400, 404}),
     ("a tunnel", b"CONNECT localhost:22 HTTP/1.1\r\n" + HOST, {400, 404, 405}),
     ("a header of nulls", b"GET /ping HTTP/1.1\r\nX: \0\0\r\n" + HOST, {400}),
     ("a header without a name", b"GET /ping HTTP/1.1\r\n: x\r\n" + HOST, {400}),
@@ -248,7 +247,7 @@ def test_a_page_elsewhere_cannot_reach_a_server_on_the_loopback(server, host):
 
 
 def test_two_servers_that_start_with_an_empty_cache_do_not_disturb_each_other(server, workplace):
-    logs = [(workplace / name).read_text() for name in ("serve.log", "twin.log")]
+    logs = [(workplace / name).read_text() for name in ("twin-1.log", "twin-2.log")]
     assert all(re.search("^serving", log, re.MULTILINE) for log in logs)
     assert sum("exporting the model" in log for log in logs) == 1
 

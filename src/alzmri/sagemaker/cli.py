@@ -50,11 +50,8 @@ def submit(
     """
     from alzmri.sagemaker import aws, bundle, job, request, settings
 
-    wanted = settings.load()
-    if dry_run:
-        wanted = settings.with_placeholders(wanted)
-    else:
-        settings.require(wanted)
+    complete = settings.with_placeholders if dry_run else settings.require
+    wanted = complete(settings.load())
     work = request.gather(wanted, params.load())
     if changes := work.code.changes:
         terminal.warn(
@@ -193,11 +190,8 @@ def deploy(
 
     if version and stage:
         raise UserError("--version and --stage exclude each other: choose one")
-    wanted = settings.load()
-    if dry_run:
-        wanted = settings.with_placeholders(wanted, settings.TO_SERVE)
-    else:
-        settings.require(wanted, settings.TO_SERVE)
+    complete = settings.with_placeholders if dry_run else settings.require
+    wanted = complete(settings.load(), settings.TO_SERVE)
     with TemporaryDirectory(prefix="alzmri-") as temporary:
         folder = Path("models")
         if version or stage:
@@ -207,12 +201,7 @@ def deploy(
             wanted, folder, _endpoint(name), serverless=serverless, leaking=allow_leak
         )
         if dry_run:
-            requests = {
-                "CreateModel": asked.model,
-                "CreateEndpointConfig": asked.configuration,
-                "CreateEndpoint": asked.endpoint,
-            }
-            typer.echo(json.dumps(requests, indent=2))
+            typer.echo(json.dumps(asked, indent=2))
             return
         made = deploy.deploy(_session(), wanted, folder, asked)
     _say(f"endpoint {_endpoint(name)} {'serves' if made else 'serves it already'}")
@@ -248,9 +237,7 @@ def _endpoint(label: str | None) -> str:
 def _session() -> Any:
     from alzmri.sagemaker import aws, settings
 
-    loaded = settings.load()
-    settings.require(loaded, ["region"])
-    return aws.session(loaded.region)
+    return aws.session(settings.require(settings.load(), ["region"]).region)
 
 
 def _session_and_job(name: str | None) -> tuple[Any, str]:

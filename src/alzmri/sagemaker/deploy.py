@@ -8,7 +8,6 @@ import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,18 +24,8 @@ NEEDED = ("model.json", "model.safetensors", "ood.safetensors")
 SHOWN = "MODEL_CARD.md"
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """What the service is asked for, in this order; nothing is sent yet.
-
-    Attributes:
-        model, configuration, endpoint: the requests, with nothing secret in them. Names of the
-            first two are made of their contents: what is the same has the same name.
-    """
-
-    model: dict[str, Any]
-    configuration: dict[str, Any]
-    endpoint: dict[str, Any]
+Requests = dict[str, dict[str, Any]]
+"""By operation, in their order: CreateModel, CreateEndpointConfig, CreateEndpoint."""
 
 
 def registered(version: str | None, stage: str | None, folder: Path) -> None:
@@ -58,8 +47,10 @@ def registered(version: str | None, stage: str | None, folder: Path) -> None:
 
 def prepare(
     settings: Settings, folder: Path, name: str, *, serverless: bool, leaking: bool
-) -> Deployment:
-    """The requests for serving the model in ``folder`` as the endpoint ``name``.
+) -> Requests:
+    """What is asked for to serve the model in ``folder`` as the endpoint ``name``; no secret.
+
+    Names of model and configuration are made of their contents: what is the same has the same.
 
     Args:
         leaking: whether a model whose test subjects were trained on is wanted all the same.
@@ -104,7 +95,11 @@ def prepare(
     configuration: dict[str, Any] = {"ProductionVariants": [variant], **common}
     configuration["EndpointConfigName"] = _named(name, configuration)
     chosen = {"EndpointName": name, "EndpointConfigName": configuration["EndpointConfigName"]}
-    return Deployment(model, configuration, {**chosen, **common})
+    return {
+        "CreateModel": model,
+        "CreateEndpointConfig": configuration,
+        "CreateEndpoint": {**chosen, **common},
+    }
 
 
 def _about(folder: Path) -> tuple[str, bool]:
@@ -128,7 +123,7 @@ def _named(name: str, content: Mapping[str, Any]) -> str:
     return f"{name[: LONGEST - len(digest) - 1]}-{digest}"
 
 
-def deploy(session: Any, settings: Settings, folder: Path, wanted: Deployment) -> bool:
+def deploy(session: Any, settings: Settings, folder: Path, wanted: Requests) -> bool:
     """Make the endpoint for the model in ``folder``; whether there was need to.
 
     Another model that the endpoint serves goes on until this one does, and is then removed.
@@ -139,7 +134,8 @@ def deploy(session: Any, settings: Settings, folder: Path, wanted: Deployment) -
             served before goes on as it was.
     """
     client, s3 = session.client("sagemaker"), session.client("s3")
-    name, configuration = (wanted.endpoint[key] for key in ("EndpointName", "EndpointConfigName"))
+    model, endpoint = wanted["CreateModel"], wanted["CreateEndpoint"]
+    name, configuration = endpoint["EndpointName"], endpoint["EndpointConfigName"]
     before = _endpoint(client, name)
     if before and (status := before["EndpointStatus"]) != "InService":
         raise UserError(
@@ -148,21 +144,21 @@ def deploy(session: Any, settings: Settings, folder: Path, wanted: Deployment) -
     if before.get("EndpointConfigName") == configuration:
         return False
     aws.require_bucket(s3, settings.bucket, settings.region)
-    if aws.lacks(s3, address := wanted.model["PrimaryContainer"]["ModelDataUrl"]):
+    if aws.lacks(s3, address := model["PrimaryContainer"]["ModelDataUrl"]):
         with TemporaryDirectory(prefix="alzmri-") as temporary:
             archive = Path(temporary) / "model.tar.gz"
             pack(folder, archive)
             aws.upload(s3, archive, address)
     # What is there from a time before is the same, as its name says.
     with _unless("already existing"):
-        client.create_model(**wanted.model)
+        client.create_model(**model)
     with _unless("already existing"):
-        client.create_endpoint_config(**wanted.configuration)
+        client.create_endpoint_config(**wanted["CreateEndpointConfig"])
     with aws.explained():
         if before:
             client.update_endpoint(EndpointName=name, EndpointConfigName=configuration)
         else:
-            client.create_endpoint(**wanted.endpoint)
+            client.create_endpoint(**endpoint)
     after = _await(client, name)
     why = after.get("FailureReason", "AWS gives no reason")
     if after["EndpointStatus"] != "InService":
@@ -175,7 +171,7 @@ def deploy(session: Any, settings: Settings, folder: Path, wanted: Deployment) -
             f"endpoint {name} serves the model from before, the new one failed: {why}"
         )
     if before:
-        _remove_configuration(client, before["EndpointConfigName"], wanted.model["ModelName"])
+        _remove_configuration(client, before["EndpointConfigName"], model["ModelName"])
     return True
 
 

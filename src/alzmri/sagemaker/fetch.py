@@ -32,8 +32,7 @@ def train_there(params: Params) -> None:
         UserError: when sagemaker.yaml lacks something.
         EnvironmentFault: when the job failed or was stopped.
     """
-    wanted = settings.load()
-    settings.require(wanted)
+    wanted = settings.require(settings.load())
     session = aws.session(wanted.region)
     work = request.gather(wanted, params)
     name = job.submit(session, wanted, work)

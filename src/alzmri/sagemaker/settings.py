@@ -103,11 +103,12 @@ def _region_of_profile() -> str:
         return ""
 
 
-def require(settings: Settings, keys: Sequence[str] = TO_TRAIN) -> None:
-    """Raise `UserError`, with the remedies, when any of ``keys`` is said nowhere."""
+def require(settings: Settings, keys: Sequence[str] = TO_TRAIN) -> Settings:
+    """``settings``; `UserError`, with the remedies, when any of ``keys`` is said nowhere."""
     if lacking := [key for key in keys if not getattr(settings, key)]:
         lines = [f"  {key}: {_HINTS[key]}" for key in lacking]
         raise UserError("\n".join([f"{SETTINGS_FILE} and the environment do not say:", *lines]))
+    return settings
 
 
 def with_placeholders(settings: Settings, keys: Sequence[str] = TO_TRAIN) -> Settings:
