@@ -17,7 +17,7 @@ from alzmri.training.loop import Run
 def written(prepared, make_params, tmp_path):
     """``written(split={...})``: the card of an untrained model."""
 
-    def write(shared: int = 0, prepared=prepared, init=None, **sections) -> str:
+    def write(shared: int | None = 0, prepared=prepared, init=None, **sections) -> str:
         params = make_params(model={"name": "lenet"}, **sections)
         run = Run.start(prepared, params, torch.device("cpu"))
         trained = results.card(run, prepared, params, "0123456789abcdef")
@@ -58,6 +58,24 @@ def test_a_leak_and_a_label_permutation_are_named_where_the_numbers_are(written)
     scores = text[text.index("## Scores") :]
     assert "**These scores leak: 3 of 4 test people" in scores[:200]
     assert "labels shuffled between people" in text
+
+
+def test_of_unknown_subjects_nothing_is_said_but_that(written, prepared):
+    rows = tuple(replace(row, subject=f"?{row.index:016}") for row in prepared.rows)
+    text = written(
+        shared=None,
+        prepared=replace(prepared, rows=rows),
+        split={"unit": "slice", "subjects": "unknown"},
+    )
+    assert "per subject" not in text.split("---\n")[1]
+    assert "**slices drawn singly, subjects unknown: it leaks**" in text
+    assert "| Mild Demented | 16 of ? | 4 of ? | 4 of ? |" in text
+    assert "**Subjects unknown, this split LEAKS: nothing is known about new people.**" in text
+    assert "per person (n=?)" in text
+    assert "| neighbouring class | " in text
+    assert "test people, so" not in text
+    (score,) = (line for line in text.splitlines() if line.startswith("| macro F1"))
+    assert score.endswith("] | – |")
 
 
 def test_the_model_that_training_started_from_is_named(written):
