@@ -187,21 +187,32 @@ def named(names: Sequence[str], where: str) -> Naming:
 
 
 def option(words: Iterable[str]) -> str:
-    """The option ``--classes`` for a source with ``words``, as far as one can know it."""
+    """The option ``--classes`` for a source with ``words``, and what of it is not known."""
     words = sorted(set(words))
     if all(map(number, words)):
         words.sort(key=float)
         if words == list(map(str, range(len(words)))):
-            return f"--classes '{','.join(f'NAME OF {word}' for word in words)}'"
-        return f"--classes '{','.join(f'{word}=NAME' for word in words)}'"
-    return f"--classes '{','.join(sorted(words, key=_severity))}'"
+            shown = f"--classes '{','.join(f'NAME OF {word}' for word in words)}'"
+        else:
+            shown = f"--classes '{','.join(f'{word}=NAME' for word in words)}'"
+        return f"{shown}\nwhere the numbers have another order: --classes '2=NAME,0=NAME,1=NAME'"
+    words.sort(key=_severity)
+    unknown = [word for word in words if _severity(word)[0] == len(KNOWN) + len(_STAGELESS)]
+    return f"--classes '{','.join(words)}'" + (
+        f"\nwith {' and '.join(unknown)} where they belong, which is not known here"
+        if unknown
+        else ""
+    )
 
 
 def _severity(word: str) -> tuple[int, str]:
-    if stageless(word):
-        return len(KNOWN) + _STAGELESS.index(plain(word)), word
-    name = STAGES.class_of(word)
-    return (KNOWN.index(name) if name else len(KNOWN) + len(_STAGELESS)), word
+    """The place of ``word``, or of the first word in it that has one; else behind all."""
+    for part in (word, *re.findall(r"[^\W_]+", word)):
+        if stageless(part):
+            return len(KNOWN) + _STAGELESS.index(plain(part)), word
+        if name := STAGES.class_of(part):
+            return KNOWN.index(name), word
+    return len(KNOWN) + len(_STAGELESS), word
 
 
 def merged(merge: str, classes: Collection[str]) -> dict[str, str]:

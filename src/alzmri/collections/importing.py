@@ -260,7 +260,6 @@ def _require_names(
         f"the classes {', '.join(sorted(unknown))} are {what}. Nothing was imported; name"
         " the classes from healthy to severe:\n"
         f"  alzmri data {command} {classes.option(chosen.values())}"
-        + ("\nwhere the numbers have another order: --classes '2=NAME,0=NAME,1=NAME'" * numbers)
     )
 
 

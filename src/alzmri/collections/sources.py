@@ -70,7 +70,8 @@ def members(source: Path, *, room: int, naming: Naming = STAGES) -> Iterator[Fou
         with source.open("rb") as file:
             images.check_start(file.read(images.START), source)
         raise UserError(
-            f"{source} is neither a folder nor a whole .zip or .parquet file: download it again"
+            f"{source} is neither a folder nor a whole .zip or .parquet file: download it again, or"
+            " give the folder that it is in"
         )
 
 
