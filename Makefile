@@ -8,6 +8,9 @@ unexport PYTHONPATH PYTHONHOME
 READY := .venv/.ready
 PEERS := .venv/.bench-ready
 PAGE := .dvc/plots.html
+# uv does not read the variables that say where pip looks for packages.
+UV := $(if $(PIP_INDEX_URL)$(PIP_EXTRA_INDEX_URL)$(PIP_FIND_LINKS),,$(shell command -v uv))
+INSTALL := $(if $(UV),uv,python -m) pip install --quiet $(if $(UV),,--disable-pip-version-check --no-compile)
 # Waits while another installation holds dpkg's lock.
 APT := LC_ALL=C apt-get --quiet --yes -o DPkg::Lock::Timeout=600
 
@@ -73,24 +76,26 @@ docs: ## Copy what docs/ quote of this run there (commit it together with dvc.lo
 clean: ## Remove what was computed here (data imported by you, .dvc/cache and .store stay)
 	@rm -rf data/phantom data/prepared models plots .checkpoints
 
+# The pins are complete, so nothing else is resolved; only torch has libraries that differ by machine.
 # pip compiles on one core only. Not all that packages bring is Python that compiles: templates.
 $(READY): requirements.txt pyproject.toml
 	@test -w . || { echo "error: no permission to write in $(CURDIR): clone into a folder of yours" >&2; exit 1; }
-	@for python in $(or $(PYTHON),python3.11 python3.12 python3 python); do \
-	  "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
+	@for python in $(or $(PYTHON),.venv/bin/python python3.14 python3.13 python3.12 python3.11 python3 python); do \
+	  "$$python" -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null \
 	    && { found=$$python; break; }; \
 	done; \
-	test -n "$$found" || { echo "error: $(if $(PYTHON),$(PYTHON) is not Python 3.11 or 3.12,no Python 3.11 or 3.12 found): install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }; \
-	"$$found" -m venv .venv || { echo "error: $$found cannot make a virtual environment: install its venv package (Debian: apt install python3-venv)" >&2; exit 1; }
+	test -n "$$found" || { echo "error: $(if $(PYTHON),$(PYTHON) is not Python 3.11 to 3.14,no Python 3.11 to 3.14 found) with its venv package (Debian: apt install python3-venv): install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13" >&2; exit 1; }; \
+	"$$found" -m venv .venv
 	@echo "installing the pinned packages into .venv (once, one to five minutes)"
-	@python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.txt
-	@python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(INSTALL) --no-deps --requirement requirements.txt
+	@$(INSTALL) --constraint requirements.txt torch
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 $(PEERS): $(READY) bench/requirements.txt
 	@echo "installing what we compare with into .venv (once)"
-	@python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --requirement bench/requirements.txt
+	@$(INSTALL) --constraint requirements.txt --requirement bench/requirements.txt
 	@touch $@
 
 $(PAGE): $(READY) src/alzmri/plots_page.py

@@ -12,14 +12,14 @@ from alzmri.data.prepared import PREPARED, Prepared, write_manifest
 from alzmri.params import PARAMS_FILE
 from alzmri.phantom import generate
 
-PEOPLE, SLICES = 20, 8
-"""Per class, per person: 640 slices, repeated up to the number that is asked for."""
+SUBJECTS, SLICES = 20, 8
+"""Per class, per subject: 640 slices, repeated up to the number that is asked for."""
 VALIDATION = 32
 
 
 def draw(folder: Path) -> None:
     """Simulate the collection, the same bytes everywhere."""
-    generate(folder, subjects=PEOPLE, slices=SLICES, seed=20, difficulty=0.12)
+    generate(folder, subjects=SUBJECTS, slices=SLICES, seed=20, difficulty=0.12)
 
 
 def prepare(source: Path, folder: Path, image_size: int, batch_size: int, images: int) -> None:

@@ -1,4 +1,4 @@
-"""``src/train.py`` as a person runs it, its live bar read from a terminal of our own."""
+"""``src/train.py`` as a user runs it, with its live bar read from our own terminal."""
 
 import os
 import pty
@@ -28,7 +28,7 @@ def alone() -> list[str]:
 def seconds_to_steps(
     command: Sequence[str], folder: Path, last: int, environment: Mapping[str, str] = os.environ
 ) -> dict[int, float]:
-    """Run ``command`` in ``folder`` until it has done ``last`` steps, then tell it to stop.
+    """Run ``command`` in ``folder`` until it has done ``last`` steps, then stop it.
 
     Returns:
         Seconds from the start of the process to when the bar first showed a number of steps. The

@@ -1,4 +1,4 @@
-"""Contenders, each in a process of its own, that train an epoch when they are told to."""
+"""Contenders, each in a process of its own, that train an epoch on command."""
 
 import faulthandler
 import importlib

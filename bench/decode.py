@@ -1,9 +1,9 @@
-"""How fast a collection is judged, relative to a bare OpenCV loop over the same files.
+"""How fast a collection is validated, relative to a bare OpenCV loop over the same files.
 
     python bench/decode.py [FOLDER]
 
 The bare loop does nothing but ``cv2.imread(path, IMREAD_GRAYSCALE)``, with one thread or with one
-per processor. Against it stand reading, hashing, judging and decoding every file (``decode``), and
+per processor. The others are reading, hashing, validating and decoding every file (``decode``), and
 the same with the area resize of ``prepare`` (``decode + fit``), which takes OpenCV about as long as
 decoding: ``imread + fit`` is the bare loop with it. Runs take turns, so that a noisy machine is
 noisy to all; rates are medians.
@@ -37,7 +37,7 @@ def bare_fitted(path: Path) -> None:
     images.fit(pixels, IMAGE_SIZE, "pad")
 
 
-def judged(path: Path) -> None:
+def validated(path: Path) -> None:
     images.decode(path)
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     runs = {
         f"imread, {cores} threads": (bare, cores),
         "imread, 1 thread": (bare, 1),
-        f"decode, {cores} threads": (judged, cores),
+        f"decode, {cores} threads": (validated, cores),
         f"imread + fit {IMAGE_SIZE}, {cores} threads": (bare_fitted, cores),
         f"decode + fit {IMAGE_SIZE}, {cores} threads": (fitted, cores),
     }

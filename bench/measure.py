@@ -235,7 +235,7 @@ def prepare(plan: Plan) -> Iterator[Figure]:
     ]
     bare, bare_fitted, fitted, packed = (list(values) for values in zip(*turns[1:], strict=True))
     yield Figure(
-        "judging, decoding and resizing over a bare loop of imread and resize, 64 px",
+        "validating, decoding and resizing over a bare loop of imread and resize, 64 px",
         "files/s",
         {"decode + fit": fitted, "imread + fit": bare_fitted},
         median_ratio(fitted, bare_fitted),

@@ -6,7 +6,7 @@ SOURCE is a collection in data/, as after ``alzmri data import``; without it the
 one is drawn. Prepares it and trains the fast recipe of docs/training.md, and the better of the
 protocol's two settings. Keeps each run in bench/results-protocol.json. Needs a GPU: on
 two cores the 100 epochs take hours. The score is the validation macro F1 of a split that puts the
-same people on both sides; it says how fast training is, nothing about new people.
+same subjects on both sides; it says how fast training is, nothing about new subjects.
 """
 
 import argparse

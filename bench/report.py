@@ -130,5 +130,6 @@ def write(
         f" {machine['memory_gib']} GiB, {machine['threads']} threads, torch {machine['torch']},"
         " seed 0."
     )
-    lines = [said, "", markdown.table(HEADER, (figure.cells() for figure in figures))]
+    # What was measured in each round is in ``json``.
+    lines = [said, "", markdown.table(HEADER[:-1], (figure.cells()[:-1] for figure in figures))]
     write_section(section, "\n".join(lines), PAGE)

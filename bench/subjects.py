@@ -1,11 +1,11 @@
-"""What it takes to recognise people: time and memory as a collection grows.
+"""The cost of finding subjects: time and memory as a collection grows.
 
     python bench/subjects.py [IMAGES ...]
 
-Synthetic people, as alike as real ones: each is a smooth random head on which 32 slices walk from
+Synthetic subjects, as alike as real ones: each is a smooth random head on which 32 slices walk from
 one random pattern to another. Every size runs in a process of its own, whose peak memory is that of
 Python, the libraries, the thumbnails and the recognition. Time is that of the recognition alone, of
-thumbnails that are there already. Whether the people are found is measured too.
+thumbnails that are there already. Whether the subjects are found is measured too.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from alzmri.data import images, similarity, subjects
 SIZES = (6_000, 25_000, 100_000)
 SLICES = 32
 WALK = 8
-"""Patterns that a person's slices pass through."""
+"""Patterns that a subject's slices pass through."""
 
 
 def synthetic(count: int) -> tuple[similarity.Thumbnails, list[int]]:
-    """uint8 ``[count, side, side]`` and the person on each, in random order."""
+    """uint8 ``[count, side, side]`` and the subject on each, in random order."""
     generator = np.random.default_rng(0)
     side = images.THUMBNAIL_SIDE
     thumbnails = np.empty((count, side, side), np.uint8)
@@ -53,10 +53,10 @@ def measure(count: int) -> tuple[float, float, float]:
     digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
     begin = time.perf_counter()
     links = similarity.forest(similarity.encode(thumbnails))
-    people = subjects.from_pixels(links, digests)
+    found = subjects.from_pixels(links, digests)
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return seconds, peak, float(adjusted_rand_score(truth, people.names))
+    return seconds, peak, float(adjusted_rand_score(truth, found.names))
 
 
 def main() -> None:

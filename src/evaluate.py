@@ -1,6 +1,6 @@
 """Stage evaluate: score the model on the test part; write metrics/evaluate.json, plots, the card.
 
-models/evaluation.json has everything that is known; DVC's tables show the few of METRICS.
+models/evaluation.json has all scores; DVC's tables show those of METRICS.
 """
 
 import os

@@ -8,7 +8,7 @@ from alzmri.phantom import generate
 
 def main() -> None:
     phantom = params.load().phantom
-    with terminal.progress("simulating people") as progress:
+    with terminal.progress("simulating subjects") as progress:
         generate(
             Path("data/phantom"),
             subjects=phantom.subjects,

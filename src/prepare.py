@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from alzmri import params, terminal
-from alzmri.classes import merged
 from alzmri.data import overview, subjects
 from alzmri.data.counts import count
 from alzmri.data.packing import pack
@@ -23,21 +22,26 @@ def main() -> None:
         overview.draw_links(figure, error.links, None, None, settings.data.source)
         raise UserError(f"{source}: {error}. {figure} shows the similarities") from None
 
-    classes = merged(settings.data.merge)
+    classes = packed.classes
     note = f"{settings.data.source}, {settings.split.unit} split"
-    if settings.data.shuffle_labels:
-        note += ", LABELS SHUFFLED between people"
+    if settings.data.permute_labels:
+        note += ", LABELS PERMUTED between subjects"
+    names = packed.people.names if packed.people.known else None
+    if names is None:
+        note += ", subjects unknown: this split LEAKS"
     counts = count(packed.rows, classes)
     overview.write_table(Path("plots/classes.csv"), counts, classes)
     overview.draw(Path("plots/classes.png"), counts, classes, note)
-    overview.draw_links(
-        figure, packed.links, packed.people.names, packed.people.gap, settings.data.source
-    )
+    overview.draw_links(figure, packed.links, names, packed.people.gap, settings.data.source)
 
     terminal.out.print(
-        f"{len(packed.rows)} images of {len(set(packed.people.names))} people packed,"
+        f"{len(packed.rows)} images of {len(set(names)) if names else 'unknown'} subjects packed,"
         f" {len(packed.collection.rejected)} files rejected (data/prepared/rejected.csv)"
     )
+    if names is None:
+        terminal.warn(
+            "subjects unknown, this split LEAKS: its scores say nothing about new subjects"
+        )
     for problem in overview.problems(packed.rows, counts, classes):
         terminal.warn(problem)
 

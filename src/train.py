@@ -27,7 +27,7 @@ from alzmri.training.processes import joined
 def main() -> None:
     settings = params.load()
     if settings.compute.train_on == "sagemaker":
-        from alzmri.sagemaker.stage import train_there
+        from alzmri.sagemaker.fetch import train_there
 
         train_there(settings)
         return
@@ -50,16 +50,17 @@ def main() -> None:
         idle = ""
         if settings.compute.threads and device.type == "cpu":
             idle = portable.idle_cores(processes.size * threads)
+        subjects = len(prepared.subjects("train")) if prepared.subjects_known else "unknown"
         terminal.out.print(
             f"{settings.model.name}, {len(prepared.indices('train'))} training slices"
-            f" of {len(prepared.subjects('train'))} people, on {device.type}"
+            f" of {subjects} subjects, on {device.type}"
             f" in {'bf16' if bfloat16(settings.train.precision, device) else 'fp32'}"
             f" ({several}{threads} threads{idle})"
         )
         if start:
             terminal.say(start.describe(prepared.classes))
         if settings.split.unit == "slice":
-            terminal.warn("slice split: people are in training and validation alike, scores LEAK")
+            terminal.warn("slice split: training and validation share subjects, so scores LEAK")
         with (
             alone(name),
             following(settings, name, prepared.digest) as tracked,
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def _silent(*_: object) -> None:
-    """Of several processes only the first one speaks."""
+    """Only the first of several processes prints."""
 
 
 if __name__ == "__main__":

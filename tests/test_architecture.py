@@ -49,7 +49,9 @@ MAY_IMPORT = {
     "plots_page": set(),
     "doctor": {"params", "store"},
     "sagemaker": {"inference", "data.prepared", "params", "registry"},
+    "slices": {"collections", "inference", "data"},
     "cli": {
+        "slices",
         "clinic",
         "collections",
         "sagemaker",

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from alzmri import __version__
+
 ROOT = Path(__file__).parent.parent
 REMEDY = (
     "the commit has another run: run `make docs`, correct README.md and docs/, commit all together"
@@ -64,13 +66,14 @@ def test_honest_numbers_in_the_readme_are_those_of_the_results(original):
     readme = original("README.md")
     quote = readme[readme.index("> **Read this") : readme.index("<img")]
     claimed = re.findall(r"0\.\d{3}", quote)
-    assert len(claimed) >= 8
+    assert len(claimed) == 8
     results = original("docs/results.md")
     assert [number for number in claimed if number not in results] == []
 
 
-def test_the_readmes_table_has_every_parameter_with_its_default(original):
-    table = dict(re.findall(r"^\| `(\w+\.\w+)` \| (.*?) \|", original("README.md"), re.MULTILINE))
+def test_the_table_has_every_parameter_with_its_default(original):
+    page = original("docs/params.md")
+    table = dict(re.findall(r"^\| `(\w+\.\w+)` \| (.*?) \|", page, re.MULTILINE))
     expected = {
         f"{section}.{key}": value
         for section, values in YAML(typ="safe").load(original("params.yaml")).items()
@@ -79,8 +82,19 @@ def test_the_readmes_table_has_every_parameter_with_its_default(original):
     assert {key: YAML(typ="safe").load(text) for key, text in table.items()} == expected
 
 
+def test_the_notebook_has_no_outputs_and_ends_at_the_table_of_experiments():
+    cells = json.loads((ROOT / "notebooks/first_experiment.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    assert cells[-1]["source"][0].startswith("!dvc exp show")
+
+
+def test_the_citation_and_the_changelog_name_the_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_every_link_in_the_documentation_leads_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "tests/README.md"):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests/README.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links {target}"
 

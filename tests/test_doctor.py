@@ -124,7 +124,7 @@ def test_a_check_that_raises_is_a_finding_and_the_others_run(root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("version", "level"), [((3, 10), Level.FAIL), ((3, 12), Level.OK), ((3, 13), Level.FAIL)]
+    ("version", "level"), [((3, 10), Level.FAIL), ((3, 14), Level.OK), ((3, 15), Level.FAIL)]
 )
 def test_python_version(version, level):
     assert doctor.python_version(version).level is level

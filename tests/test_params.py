@@ -140,7 +140,7 @@ def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
         ("train.warmup", 10, "below train.epochs"),
         ("data.image_size", 65, "allowed are 32, 64, 96, 128, 160 or 224"),
         ("data.source", "../secret", "data.source"),
-        ("data.source", "prepared", "what the pipeline makes"),
+        ("data.source", "prepared", "an output of the pipeline"),
         ("data.merge", "two", "'binary'"),
         ("split.unit", "person", "'subject' or 'slice'"),
         ("split.fractions", [0.7, 0.2, 0.2], "sum to 1"),
@@ -210,10 +210,14 @@ def test_a_fold_is_one_of_the_folds_and_the_warmup_ends_before_training(write):
 def test_all_faults_come_in_one_message(write):
     with pytest.raises(UserError) as caught:
         params.load(
-            write({"train.lr": "x", "train.momentun": 0.9, "data.fit": None, "split.fold": 7})
+            write(
+                {"train.lr": "x", "train.momentun": 0.9, "data.fit": None, "split.fold": 7}
+                | {"data.shuffle_labels": True}
+            )
         )
     message = str(caught.value)
-    assert "4 fault(s)" in message
+    assert "5 fault(s)" in message
+    assert "data.shuffle_labels: is now called data.permute_labels" in message
     assert "train.momentun: no such key; did you mean train.momentum?" in message
     assert "data.fit: missing" in message
     assert "split.fold = 7" in message

@@ -38,7 +38,7 @@ def test_an_error_is_one_message_and_an_exit_code(error, code, shown, capsys):
 
 @pytest.mark.parametrize(
     ("error", "go_on"),
-    [(UserError("lr = -1"), "correct that"), (KeyboardInterrupt(), "type the same command again")],
+    [(UserError("lr = -1"), "correct this"), (KeyboardInterrupt(), "run the same command again")],
 )
 def test_a_stage_in_the_workspace_says_how_to_go_on_and_how_to_undo(
     error, go_on, tmp_path, monkeypatch, capsys

@@ -149,7 +149,7 @@ def test_the_comment_shows_the_pictures_by_their_address(review, tmp_path):
     [
         ("better", "Merge it", True),
         ("the same", "Nothing changed.", True),
-        ("cannot be told apart", "Keep it", True),
+        ("not significantly different", "Keep it", True),
         ("worse", "Keep it: worse", False),
         ("not comparable", "No conclusion about it", False),
         ("better", "No conclusion. The results are not of its parameters", False),

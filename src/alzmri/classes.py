@@ -1,42 +1,231 @@
-"""The four stages in severity order, and how every release in circulation spells them."""
+"""The classes of a collection, least to most severe: the stages of dementia, or its own."""
 
 import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from alzmri.errors import UserError
 
 CLASSES = ("Non Demented", "Very Mild Demented", "Mild Demented", "Moderate Demented")
-"""Names of the classes, least to most severe. This order is the order everywhere."""
+"""Names of the four stages, least to most severe. This order is the order everywhere."""
 
-FOLDERS = tuple(name.replace(" ", "") for name in CLASSES)
-"""The folder of each class in a collection of ours."""
+DEMENTED = "Demented"
+"""The second class of collections that have two only, and what ``data.merge: binary`` makes."""
+
+KNOWN = (*CLASSES, DEMENTED)
+"""Classes that need no ``--classes``, in the order of severity."""
+
+CLASSES_FILE = "classes.txt"
+"""In a collection's folder: its classes, one a line, least to most severe."""
+
+MOST = 10
+"""Classes of a collection. They are numbered from 0, and sorted by that digit in some plots."""
 
 MERGES = {
     "none": {},
     "three-class": dict.fromkeys(CLASSES[2:], "Mild or Moderate Demented"),
-    "binary": dict.fromkeys(CLASSES[1:], "Demented"),
+    "binary": dict.fromkeys(CLASSES[1:], DEMENTED),
 }
 """What ``data.merge`` may be: for each, the new name of the classes that it merges."""
 
-_SPELLINGS = {
-    **{re.sub(r"[^a-z]", "", name.lower()): name for name in CLASSES},
-    "noimpairment": CLASSES[0],
-    "nonimpairment": CLASSES[0],
-    "normal": CLASSES[0],
-    "verymildimpairment": CLASSES[1],
-    "mildimpairment": CLASSES[2],
-    "moderateimpairment": CLASSES[3],
-    "nondementia": CLASSES[0],
-    "nodementia": CLASSES[0],
-    "notdemented": CLASSES[0],
-    "verymilddementia": CLASSES[1],
-    "milddementia": CLASSES[2],
-    "moderatedementia": CLASSES[3],
+_WORDS = {
+    CLASSES[0]: (
+        *("non", "no impairment", "non impairment", "non dementia", "no dementia"),
+        *("not demented", "normal", "healthy", "control", "controls", "normal control"),
+        *("healthy control", "cognitively normal", "cn", "nc", "hc"),
+        *("CDR 0", "CDR 0.0"),
+    ),
+    CLASSES[1]: ("very mild", "very mild impairment", "very mild dementia", "CDR 0.5"),
+    CLASSES[2]: ("mild", "mild impairment", "mild dementia", "CDR 1", "CDR 1.0"),
+    CLASSES[3]: ("moderate", "moderate impairment", "moderate dementia", "CDR 2", "CDR 2.0"),
+    DEMENTED: ("dementia",),
 }
+"""How releases spell the classes, besides their names."""
+
+_NO_STAGE = (
+    *("SCD", "SMC", "EMCI", "MCI", "LMCI", "AD", "Alzheimer", "Alzheimers", "Alzheimers disease"),
+    *("CDR 3", "severe", "severe impairment", "severe dementia", "severe demented"),
+)
+"""Diagnoses that are none of the stages, least to most severe: only their user can place them."""
+
+_SHORT = ("verymild", "mild", "moderate")
+"""Below the folder of another diagnosis they are grades of that."""
+
+_NAME = re.compile(r"(?=.*[^\W\d])[^\W_][\w .+()'-]{0,39}")
+_COLUMNS = ("path", "subject", "actual", "predicted")
+"""Of ``plots/predictions.csv``, which has the classes as further columns."""
 
 
-def class_of_folder(name: str) -> str | None:
-    """The class that a folder name means, whatever its case, spaces, ``_`` or ``-``; else None."""
-    return _SPELLINGS.get(re.sub(r"[^a-z]", "", name.lower()))
+def number(word: str) -> bool:
+    """Whether ``word`` is a number, which says nothing of what it stands for."""
+    return re.fullmatch(r"\s*[+-]?\d+(\.\d+)?\s*", word) is not None
 
 
-def merged(merge: str) -> tuple[str, ...]:
-    """The class names after ``data.merge``, in severity order."""
-    return tuple(dict.fromkeys(MERGES[merge].get(name, name) for name in CLASSES))
+def plain(word: str) -> str:
+    """``word`` without case, spaces and signs, in which spellings differ; a number as it counts."""
+    if number(word):
+        return f"{float(word):g}"
+    return "".join(sign for sign in word.casefold() if sign.isalnum())
+
+
+def folder(name: str) -> str:
+    """The folder of a class in a collection of ours."""
+    return name.replace(" ", "")
+
+
+FOLDERS = tuple(map(folder, CLASSES))
+"""The folders of the four stages."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What the words of a source mean: its folders, its labels, its numbers.
+
+    Attributes:
+        classes: the classes that it must have, least to most severe; empty where nobody said.
+        words: the class of each plain word.
+        open: whether the words are those of the stages, of which digits may be left out.
+    """
+
+    classes: tuple[str, ...]
+    words: Mapping[str, str]
+    open: bool
+
+    def class_of(self, word: str) -> str | None:
+        """The class that ``word`` means, whatever its case, spaces and signs; None if none."""
+        found = self.words.get(plain(word))
+        if found or not self.open:
+            return found
+        return self.words.get(re.sub(r"[^a-z]", "", word.lower()))
+
+    @property
+    def known(self) -> str:
+        """The classes, for a message."""
+        return ", ".join(self.classes or FOLDERS)
+
+
+_SPELLINGS = {plain(word): name for name in KNOWN for word in (name, *_WORDS[name])}
+STAGES = Naming((), _SPELLINGS, open=True)
+"""Where nobody names the classes."""
+_STAGELESS = tuple(map(plain, _NO_STAGE))
+
+
+def of_folders(naming: Naming, folders: Sequence[str]) -> tuple[str, str | None] | None:
+    """The nearest of ``folders``, outermost first, that means a class, and this class.
+
+    The class is None for a diagnosis that is none of the classes; the whole is None where no
+    folder means anything. A number means a class only where no other folder does, and no other
+    number: subjects are numbered as well.
+    """
+    for at in reversed(range(len(folders))):
+        word, above = folders[at], folders[at - 1] if at else ""
+        label = None if number(word) else naming.class_of(word)
+        if label and naming.open and plain(word) in _SHORT and stageless(above):
+            label, word = None, above
+        if label or stageless(word):
+            return word, label
+    numbers = [word for word in folders if number(word) and naming.class_of(word)]
+    return (numbers[0], naming.class_of(numbers[0])) if len(numbers) == 1 else None
+
+
+def stageless(word: str) -> bool:
+    """Whether ``word`` is a diagnosis that is none of the stages, such as MCI."""
+    return plain(word) in _STAGELESS
+
+
+def parse(text: str) -> Naming:
+    """The classes of ``--classes``: ``NAME,NAME,…``, least to most severe.
+
+    A word of the source that is another than the name stands before it: ``LABEL=NAME``. Without
+    such words, the numbers 0, 1, … mean the names in the order in which they are given.
+
+    Raises:
+        UserError: names that cannot be used.
+    """
+    given = [item.rpartition("=")[::2] for item in text.split(",")]
+    labels, names = ([one.strip() for one in column] for column in zip(*given, strict=True))
+    naming = named(names, "--classes")
+    if not any(labels):
+        labels = list(map(str, range(len(names))))
+    extra: dict[str, str] = {}
+    for label, name in zip(labels, names, strict=True):
+        if label and extra.setdefault(plain(label), _meant(naming, name)) != _meant(naming, name):
+            raise UserError(f"--classes: {label} means two classes")
+    return Naming(naming.classes, {**naming.words, **extra}, naming.open)
+
+
+def _meant(naming: Naming, name: str) -> str:
+    return naming.class_of(name) or name
+
+
+def named(names: Sequence[str], where: str) -> Naming:
+    """The naming with the classes ``names``; ``where`` is what messages call their source.
+
+    If all are known, they are the stages, under their names and in their order.
+
+    Raises:
+        UserError: fewer than 2 or more than :data:`MOST`, or a name that cannot be used.
+    """
+    for name in names:
+        if not _NAME.fullmatch(name) or name.lower() in _COLUMNS:
+            raise UserError(
+                f"{where}: {name!r} cannot name a class: use up to 40 letters, digits, spaces and"
+                f" .+-()', with a letter, but not {', '.join(_COLUMNS)}"
+            )
+    known = [STAGES.class_of(name) for name in names]
+    if all(known) and len(set(known)) == len(names):
+        classes = tuple(name for name in KNOWN if name in known)
+        naming = Naming(classes, _SPELLINGS, open=True)
+    else:
+        naming = Naming(tuple(names), {plain(name): name for name in names}, open=False)
+    if not 2 <= len(set(map(plain, naming.classes))) == len(naming.classes) <= MOST:
+        raise UserError(
+            f"{where} must name 2 to {MOST} different classes, from healthy to severe, such as"
+            f" CN,MCI,AD; it names {', '.join(names)}"
+        )
+    return naming
+
+
+def option(words: Iterable[str]) -> str:
+    """The option ``--classes`` for a source with ``words``, and what of it is not known."""
+    words = sorted(set(words))
+    if all(map(number, words)):
+        words.sort(key=float)
+        if words == list(map(str, range(len(words)))):
+            shown = f"--classes '{','.join(f'NAME OF {word}' for word in words)}'"
+        else:
+            shown = f"--classes '{','.join(f'{word}=NAME' for word in words)}'"
+        return f"{shown}\nwhere the numbers have another order: --classes '2=NAME,0=NAME,1=NAME'"
+    words.sort(key=_severity)
+    unknown = [word for word in words if _severity(word)[0] == len(KNOWN) + len(_STAGELESS)]
+    return f"--classes '{','.join(words)}'" + (
+        f"\nwith {' and '.join(unknown)} where they belong, which is not known here"
+        if unknown
+        else ""
+    )
+
+
+def _severity(word: str) -> tuple[int, str]:
+    """The place of ``word``, or of the first word in it that has one; else behind all."""
+    for part in (word, *re.findall(r"[^\W_]+", word)):
+        if stageless(part):
+            return len(KNOWN) + _STAGELESS.index(plain(part)), word
+        if name := STAGES.class_of(part):
+            return KNOWN.index(name), word
+    return len(KNOWN) + len(_STAGELESS), word
+
+
+def merged(merge: str, classes: Collection[str]) -> dict[str, str]:
+    """Each of ``classes`` and its name after ``data.merge``, in severity order.
+
+    Raises:
+        UserError: when it joins none of them.
+    """
+    names = MERGES[merge]
+    after = {name: names.get(name, name) for name in classes}
+    if merge != "none" and not 1 < len(set(after.values())) < len(after):
+        raise UserError(
+            f"data.merge = {merge} joins {' and '.join(names)}, and this collection has the classes"
+            f" {', '.join(classes)}: set data.merge to none"
+        )
+    return after

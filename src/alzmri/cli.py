@@ -13,14 +13,15 @@ from alzmri.experiments.cli import compare, honest, protocol, results, review, s
 from alzmri.inference.cli import explain, export, predict
 from alzmri.sagemaker.cli import sagemaker_app
 from alzmri.serving.command import serve
+from alzmri.slices import slices
 from alzmri.store.cli import store_app
 
 IN_PLACE = {"predict", "explain", "store"}
-"""Commands that stay where the user is: they name the user's files, or run the user's command."""
+"""Commands that run in the user's folder: they name the user's files, or run a command."""
 
 
 class _Group(TyperGroup):
-    """Shows the whole first sentence of each command's help, however narrow the terminal."""
+    """Show the whole first sentence of each command's help, even on a narrow terminal."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
@@ -32,13 +33,14 @@ class _Group(TyperGroup):
 
 app = typer.Typer(
     cls=_Group,
-    help="Classify four stages of Alzheimer's disease from brain MRI slices, honestly scored.",
+    help="Classify stages of Alzheimer's disease from brain MRI slices, honestly scored.",
     epilog="Experiments are DVC's: dvc repro, dvc exp run -S train.lr=0.0005, dvc plots diff.",
     no_args_is_help=True,
-    rich_markup_mode=None,  # it takes [brackets] in a help text for markup, and drops them
+    rich_markup_mode=None,  # it drops [brackets] in a help text
     context_settings={"max_content_width": 100},
     pretty_exceptions_enable=False,
 )
+data_app.command()(slices)
 app.add_typer(data_app, name="data", cls=_Group)
 app.add_typer(store_app, name="store", cls=_Group)
 app.add_typer(sagemaker_app, name="sagemaker", cls=_Group)
@@ -77,14 +79,12 @@ def _options(
 
 @app.command()
 def doctor(
-    before_run: Annotated[
-        bool, typer.Option("--before-run", help="Print problems only: nothing when all is well.")
-    ] = False,
+    before_run: Annotated[bool, typer.Option("--before-run", help="Print problems only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check everything that could stop a run, and name the remedy.
 
-    Exit status 1 if something would stop it.
+    The exit status is 1 if a check fails.
     """
     from alzmri.doctor import Level, examine
 
@@ -110,7 +110,7 @@ def doctor(
 
 @app.command(hidden=True)
 def plots_page() -> None:
-    """Write .dvc/plots.html, with which `dvc plots` makes pages that need no network."""
+    """Write .dvc/plots.html, a template for pages of `dvc plots` that need no network."""
     from alzmri.plots_page import write
 
     write()

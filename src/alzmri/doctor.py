@@ -1,4 +1,4 @@
-"""What could stop a run or an experiment, with the remedy: the checks of `alzmri doctor`."""
+"""The checks of `alzmri doctor`: what could stop a run or an experiment, and the remedy."""
 
 import os
 import re
@@ -24,15 +24,15 @@ from alzmri.params import load
 from alzmri.store import check as asking
 from alzmri.store import server, settings
 
-SUPPORTED = ((3, 11), (3, 12))
+OLDEST, NEWEST = (3, 11), (3, 14)
 ENOUGH_BYTES = 5 * 10**9
 TOO_FEW_BYTES = 10**9
-ABANDONED_DAYS = 14  # without a new checkpoint: nobody resumes such a training
+ABANDONED_DAYS = 14  # without a new checkpoint: the training is abandoned
 _SHOWN = 3
 
 
 class Level(Enum):
-    """How much a finding matters: only FAIL stops a run, or has it do the wrong thing."""
+    """How serious a finding is. Only FAIL stops a run or makes it do the wrong thing."""
 
     OK = "ok"
     WARN = "warn"
@@ -41,7 +41,7 @@ class Level(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report, with the remedy unless all is well or the message names it."""
+    """One line of the report; ``remedy`` is empty if all is well or the message names it."""
 
     level: Level
     subject: str
@@ -58,8 +58,8 @@ def examine(*, before_run: bool = False) -> Iterator[Finding]:
     """Yield the findings for the repository whose root is the current directory.
 
     Args:
-        before_run: a plain `dvc repro` with the local store is about to start. The store may be
-            down then, and what only experiments need is a warning.
+        before_run: `dvc repro` with the local store is about to start. The store may be down, and
+            a missing need of experiments is only a warning.
     """
     yield from attempt("python", python_version)
     yield from attempt("environment", environment)
@@ -92,7 +92,7 @@ def examine(*, before_run: bool = False) -> Iterator[Finding]:
 
 
 def attempt(subject: str, check: Callable[[], Finding | None]) -> Iterator[Finding]:
-    """What ``check`` finds, if anything. Whatever it raises is the finding."""
+    """The finding of ``check``, or its exception as a finding."""
     try:
         finding = check()
     except (UserError, EnvironmentFault) as error:
@@ -108,17 +108,17 @@ def attempt(subject: str, check: Callable[[], Finding | None]) -> Iterator[Findi
 
 
 def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
-    """The pinned packages exist for two versions of Python."""
+    """The pinned packages exist for these versions of Python."""
     text = ".".join(map(str, version))
-    if version not in SUPPORTED:
-        return fail("python", f"version {text}", "install Python 3.11 or 3.12, then `make setup`")
+    if not OLDEST <= version <= NEWEST:
+        return fail("python", f"version {text}", "install Python 3.11 to 3.14, then `make setup`")
     if find_spec("torch") is None:
         return fail("python", "torch is not installed", "run `make setup`")
     return ok("python", f"{text}, torch {metadata.version('torch')}")
 
 
 def environment() -> Finding:
-    """DVC starts stages with a bare `python` and experiments with a bare `dvc`: both from PATH."""
+    """`python` and `dvc` on PATH are this environment's: DVC starts stages with them."""
     programs = Path(sys.executable).parent
     for name in ("python", "dvc"):
         found = shutil.which(name)
@@ -139,7 +139,7 @@ def disk() -> Finding:
 
 
 def writable(folder: Path) -> Finding:
-    """A file can be made in ``folder``: tried, because permissions alone do not show it."""
+    """Try to write a file in ``folder``, because permissions alone do not show it."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return ok("permissions", f"{folder} can be written")
@@ -149,7 +149,7 @@ def writable(folder: Path) -> Finding:
 
 
 def git_repository(root: Path) -> Finding:
-    """Git is there and reads the repository: DVC needs it."""
+    """Git is installed and reads the repository."""
     if shutil.which("git") is None:
         return fail("git", "git is not installed", "install git")
     try:
@@ -191,7 +191,7 @@ def line_endings(root: Path) -> Finding | None:
 
 
 def untracked_source() -> Finding:
-    """An experiment in a folder of its own has what git tracks: a new module is missing there."""
+    """Temporary experiments have only the files that git tracks: a new module is missing."""
     files = git.lines("ls-files", "--others", "--exclude-standard", "--", "src")
     if not files:
         return ok("source", "all of src/ is tracked")
@@ -214,10 +214,10 @@ def parameters(root: Path) -> Finding:
 
 
 def collection(root: Path) -> Finding | None:
-    """data/NAME is there and DVC can read it; None while `parameters` finds no NAME.
+    """data/NAME exists and DVC can read it; None if `parameters` finds no NAME.
 
-    DVC takes the digest of every file before our code runs: it waits for ever on a pipe, and
-    crashes on a link to nothing and on a name that is not UTF-8. Names alone are read here: quick.
+    DVC hashes every file before our code runs: it hangs on a pipe, and crashes on a broken link
+    and on a name that is not UTF-8. This check reads names only, so it is quick.
     """
     try:
         name = load(root / "params.yaml").data.source
@@ -272,7 +272,7 @@ def _stops_dvc(entry: os.DirEntry[str]) -> bool:
         entry.name.encode()
     except UnicodeEncodeError:
         return True
-    # A folder or file says so without being asked; a link has to be followed.
+    # The directory entry knows files and folders; a link has to be followed.
     if entry.is_symlink():
         target = Path(entry.path)
         return not (target.is_file() or target.is_dir())
@@ -280,7 +280,7 @@ def _stops_dvc(entry: os.DirEntry[str]) -> bool:
 
 
 def checkpoints(root: Path) -> Finding:
-    """Trainings that ended early resume from `.checkpoints`; those that nobody resumes stay."""
+    """`.checkpoints` has trainings that ended early; abandoned ones stay until they are removed."""
     folder = root / ".checkpoints"
     newest: defaultdict[str, float] = defaultdict(float)
     size = 0
@@ -302,7 +302,7 @@ def checkpoints(root: Path) -> Finding:
 
 
 def store(root: Path, *, may_be_down: bool) -> Finding:
-    """The bucket answers; a local store that is down only warns: one command starts it."""
+    """The bucket answers. A local store that is down is a warning: one command starts it."""
     data = server.folder(root)
     configured = settings.default(root)
     if configured.is_local and asking.proxied(configured):

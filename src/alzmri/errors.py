@@ -1,17 +1,23 @@
-"""The three ways in which a command ends early. Each message says what, where, and the remedy."""
+"""The errors that a command reports. Each message says what, where, and the remedy.
+
+Exception
+├── UserError           exit status 2
+│   └── LeakError
+└── EnvironmentFault    exit status 1
+"""
 
 
 class UserError(Exception):
-    """A mistake of the user's that the user can mend. Exit status 2."""
+    """A mistake that the user can correct. Exit status 2."""
 
     exit_code = 2
 
 
 class EnvironmentFault(Exception):
-    """The machine, the network or the store is not as needed. Exit status 1."""
+    """The machine, the network or the store does not work. Exit status 1."""
 
     exit_code = 1
 
 
 class LeakError(UserError):
-    """Test subjects were seen in training, and nobody said that the split may leak."""
+    """Test subjects are in training, and ``split.unit`` is not ``slice``."""

@@ -1,4 +1,4 @@
-"""One look for every figure: the size of a paper's column, colour-blind safe, the same bytes."""
+"""One style for every figure: a paper column wide, colour-blind safe, with the same bytes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,24 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from alzmri.files import replacing
 
 SEVERITY = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00")
 """One colour per stage, least to most severe: Okabe and Ito's palette (2008)."""
+
+_WIDER = ("#00274d", *SEVERITY[:2], "#b8bf6a", *SEVERITY[2:], "#7a1f00")
+"""The same with darker ends, for more classes to differ."""
+
+
+def severity(classes: int) -> list[str]:
+    """A colour for each of ``classes`` (2 or more), from blue to red; of 4 it is `SEVERITY`."""
+    colours = SEVERITY if classes <= len(SEVERITY) else _WIDER
+    scale = LinearSegmentedColormap.from_list("severity", colours)
+    return [to_hex(scale(index / (classes - 1))) for index in range(classes)]
+
 
 _STYLE: Any = {
     "figure.dpi": 150,

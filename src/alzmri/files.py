@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old or the new one, never half of one."""
+"""Atomic writes: a kill at any moment leaves the old file or the new one, never half of one."""
 
 import csv
 import json
@@ -53,7 +53,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove whatever is at ``path``: what a user had there may be a file or a link."""
+    """Remove the file, link or folder at ``path``."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     else:
@@ -69,8 +69,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any, *, decimals: int | None = None) -> None:
     """Write ``content`` as indented JSON with a final newline; NaN is refused.
 
-    With ``decimals``, floats are rounded to so many: the last digits of a sum differ between
-    processors, and a file that git or DVC compares must not.
+    ``decimals`` rounds floats: the last digits of a sum differ between processors, but a file
+    that git or DVC compares must not.
     """
     if decimals is not None:
         content = _rounded(content, decimals)

@@ -1,4 +1,4 @@
-"""What git says of the repository around the current directory: the one place that calls it."""
+"""The only place that calls git, for the repository around the current directory."""
 
 import os
 import subprocess
@@ -6,14 +6,14 @@ import subprocess
 from alzmri.errors import UserError
 
 _PLAIN = ("-c", "log.showSignature=false", "-c", "core.quotePath=false")
-"""Settings of the user's that would change what git prints."""
+"""Override the user's settings that would change git's output."""
 
 
 def run(*words: str) -> str:
-    """What ``git WORDS`` prints.
+    """Run ``git WORDS`` and return its output.
 
     Raises:
-        UserError: with git's own words, which hold its remedy, when it fails.
+        UserError: with git's own message, which has its remedy, when it fails.
     """
     done = _git(words)
     if done.returncode:
@@ -24,7 +24,7 @@ def run(*words: str) -> str:
 
 
 def lines(*words: str) -> list[str]:
-    """The lines that ``git WORDS`` prints; none where it fails."""
+    """The lines that ``git WORDS`` prints; an empty list when it fails."""
     done = _git(words)
     return [] if done.returncode else done.stdout.splitlines()
 

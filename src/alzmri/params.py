@@ -26,11 +26,12 @@ from alzmri.classes import MERGES
 from alzmri.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+_RENAMED = {"data.shuffle_labels": "data.permute_labels"}
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def _number(value: object) -> object:
-    """YAML 1.1 readers hand ``1e-4`` over as text; it is a number all the same."""
+    """A number, also where YAML 1.1 reads a text such as ``1e-4``."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -40,7 +41,7 @@ def _number(value: object) -> object:
 
 
 def _text(value: object) -> object:
-    """YAML takes ``123`` and ``true`` for other things; where a text belongs they are text."""
+    """A text, also where YAML reads a number, a date or a boolean such as ``true``."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float | date) else value
@@ -67,32 +68,43 @@ class Phantom(_Section):
 
 
 class Data(_Section):
-    """Which collection, and how a slice becomes a square image."""
+    """The collection, and how its slices become square images."""
 
     source: Name
     image_size: Literal[32, 64, 96, 128, 160, 224]
     fit: Literal["pad", "stretch"]
     merge: Literal["none", "three-class", "binary"]
     max_rejected: Fraction
-    shuffle_labels: bool
+    permute_labels: bool
 
     @field_validator("source")
     @classmethod
     def _not_our_own(cls, source: str) -> str:
         if source == "prepared":
-            raise ValueError("data/prepared is what the pipeline makes of a collection")
+            raise ValueError("data/prepared is an output of the pipeline, not a collection")
         return source
 
 
 class Split(_Section):
-    """Who is trained on, who chooses the epoch, who is tested."""
+    """Which subjects are for training, for choosing the epoch, and for the test."""
 
     unit: Literal["subject", "slice"]
-    subjects: Literal["auto", "file", "pixels"]
+    subjects: Literal["auto", "file", "pixels", "unknown"]
     fractions: list[Fraction] = Field(min_length=3, max_length=3)
     folds: int = Field(ge=0, le=100)
     fold: int = Field(ge=0)
     seed: Seed
+
+    @field_validator("subjects")
+    @classmethod
+    def _known_if_kept_whole(cls, subjects: str, info: ValidationInfo) -> str:
+        if subjects == "unknown" and info.data.get("unit") == "subject":
+            raise ValueError(
+                "a split of subjects must know them; split.unit=slice does not, and LEAKS. Or"
+                " `alzmri data import --subject REGEX` finds them in file names, or a subjects.csv"
+                " (columns path,subject) says whose each image is"
+            )
+        return subjects
 
     @field_validator("fractions")
     @classmethod
@@ -146,7 +158,7 @@ class Train(_Section):
     label_smoothing: Number = Field(ge=0, lt=1)
     ema: Number = Field(ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"]
-    init: Text = ""  # experiments from before there was a choice are still read
+    init: Text = ""  # older experiments do not have this key
     seed: Seed
     checkpoint_every: int = Field(ge=0)
     keep_last: bool
@@ -182,7 +194,7 @@ class Export(_Section):
 class Compute(_Section):
     """Where the stages compute, and how they use the processor.
 
-    Experiments from before there was a choice used all of it.
+    The defaults describe experiments that are older than these parameters.
     """
 
     train_on: Literal["here", "sagemaker"]
@@ -209,14 +221,14 @@ class Params(_Section):
     model: Model
     train: Train
     evaluate: Evaluate
-    # Experiments from before there was a choice are still read.
+    # Older experiments do not have these sections.
     compute: Compute = Compute(train_on="here")
     export: Export = Export(formats=[])
     track: Track = Track(project="alzmri", entity="", group="", mode="auto")
 
 
 class FaultyParams(UserError):
-    """Parameters that do not fit the schema; ``faults`` has a line for each fault."""
+    """Parameters that the schema refuses; ``faults`` has one line per fault."""
 
     def __init__(self, name: str, faults: Sequence[str]) -> None:
         lines = (f"{name} has {len(faults)} fault(s):", *faults)
@@ -240,14 +252,14 @@ def load(path: Path = PARAMS_FILE) -> Params:
 
 
 def parse(text: str | bytes, name: str) -> Params:
-    """:func:`load` for a text in memory; ``name`` is what messages call it."""
+    """:func:`load` for a text in memory; messages call it ``name``."""
     content = read(text, name)
     _restore_texts(content, text)
     return check(content, name)
 
 
 def read(text: str | bytes, name: str) -> Any:
-    """What the YAML ``text`` holds; `UserError` when it is none."""
+    """The content of the YAML ``text``; `UserError` if it is not valid YAML."""
     try:
         return YAML(typ="safe").load(text)
     except (YAMLError, ValueError, IndexError, RecursionError) as error:
@@ -256,7 +268,7 @@ def read(text: str | bytes, name: str) -> Any:
 
 
 def _restore_texts(content: object, text: str | bytes) -> None:
-    """Give ``content`` the texts as they are written: ``1e5``, not the number that YAML reads."""
+    """Put texts into ``content`` as the file has them: ``1e5``, not the number that YAML reads."""
     written = None
     for section, schema in Params.model_fields.items():
         values = content.get(section) if isinstance(content, dict) else None
@@ -269,12 +281,12 @@ def _restore_texts(content: object, text: str | bytes) -> None:
 
 
 def check(content: object, name: str) -> Params:
-    """:func:`load` for values; ``name`` is what messages call them."""
+    """:func:`load` for values; messages call them ``name``."""
     return validated(Params, content, name)
 
 
 def validated(schema: type[Schema], content: object, name: str) -> Schema:
-    """``content`` as ``schema`` has it; `UserError` with every fault at once when it is not."""
+    """``content`` as an instance of ``schema``; `UserError` lists every fault."""
     try:
         return schema.model_validate(content)
     except ValidationError as error:
@@ -288,6 +300,8 @@ def _explain(fault: ErrorDetails, valid: list[str]) -> str:
     location = [str(part) for part in fault["loc"]]
     key = ".".join(location) or "the whole file"
     match fault["type"]:
+        case "extra_forbidden" if key in _RENAMED:
+            return f"{key}: is now called {_RENAMED[key]}"
         case "extra_forbidden":
             near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
             return f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else "")

@@ -1,6 +1,6 @@
-"""Under which version the model of this workspace is registered: GTO keeps that in git tags.
+"""The registered version of the model in this workspace. GTO keeps it in git tags.
 
-No output of the pipeline holds it: a version is given after the run, which stays the same bytes.
+No output of the pipeline has it: it is given after the run and must not change its bytes.
 """
 
 from pathlib import Path
@@ -9,14 +9,14 @@ from alzmri import git
 from alzmri.errors import UserError
 
 NAME = "alzmri"
-"""Of the artifact in ``dvc.yaml``."""
+"""The artifact's name in ``dvc.yaml``."""
 
 
 def version(folder: Path = Path("models")) -> str | None:
-    """The latest version, such as ``alzmri@v0.1.0``, of which ``folder`` holds the model.
+    """The latest version of the model in ``folder``, such as ``alzmri@v0.1.0``.
 
-    That is the one whose ``dvc.lock`` is the one here. None where there is none, where ``folder``
-    is not the workspace's own, or where this is no repository.
+    A version matches if its ``dvc.lock`` is the same as here. None if no version matches, if
+    ``folder`` is not the workspace's own, or outside a repository.
     """
     if folder.resolve() != Path("models").resolve():
         return None

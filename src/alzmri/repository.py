@@ -1,4 +1,4 @@
-"""Where the repository is: our commands work in any of its folders, as git's do."""
+"""Find the repository, so that commands work in each of its folders, like git's."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ def find(start: Path | None = None) -> Path:
 
 
 def enter(context: typer.Context) -> None:
-    """Go to the root, and remember for `located` where the user is. Outside, stay there."""
+    """Change to the root, and keep the user's folder for `located`. Outside: do nothing."""
     context.obj = Path.cwd()
     root = _around(context.obj)
     if root != context.obj:
@@ -32,9 +32,9 @@ def enter(context: typer.Context) -> None:
 def located(
     context: typer.Context, parameter: typer.CallbackParam, value: Path | None
 ) -> Path | None:
-    """A path as it is called in the current directory: the callback of options and arguments.
+    """``value`` relative to the current directory: a callback for options and arguments.
 
-    What the user gave is meant from where the user is, a default from the root.
+    A path that the user gave is relative to the user's folder, a default to the root.
     """
     here = Path.cwd()
     typed_in = context.find_root().obj or here

@@ -1,4 +1,4 @@
-"""How the program speaks to a person: errors, exit codes, progress, colour only on a terminal."""
+"""Terminal output: errors, exit codes, progress; colour only on a terminal."""
 
 import errno
 import io
@@ -17,12 +17,12 @@ from alzmri.errors import EnvironmentFault, UserError
 
 INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 10
-"""Of progress in a log."""
+"""Between two lines of progress in a log."""
 
-UNDO = "to undo, with all that is not committed: `git restore . && dvc checkout`"
+UNDO = "to undo, and lose every edit that is not committed: `git restore . && dvc checkout`"
 
 Update = Callable[[int, int], None]
-"""Called with what is done and what is to do in all."""
+"""Called with the work done and the work in all."""
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -36,7 +36,7 @@ _REMEDIES = {
 
 
 def run(command: Callable[[], object]) -> int:
-    """Run ``command`` and translate how it ended into an exit status.
+    """Run ``command`` and return the exit status.
 
     0 done, 2 a user's mistake, 1 a fault of the environment, 130 interrupted. The traceback of
     a known error shows only with ``--debug`` on the command line or ``ALZMRI_DEBUG`` set.
@@ -50,7 +50,7 @@ def run(command: Callable[[], object]) -> int:
         err.print("[red]error:[/] ", end="")
         err.print(str(error), markup=False)
         if isinstance(error, UserError) and _in_the_workspace():
-            err.print(f"to go on, correct that and run it again; {UNDO}", markup=False)
+            err.print(f"to continue, correct this and run the command again; {UNDO}", markup=False)
         return error.exit_code
     except OSError as error:
         if debug:
@@ -64,7 +64,7 @@ def run(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         err.print("interrupted")
         if _in_the_workspace():
-            err.print(f"to go on, type the same command again; {UNDO}", markup=False)
+            err.print(f"to continue, run the same command again; {UNDO}", markup=False)
         return INTERRUPTED
     return 0
 
@@ -110,8 +110,8 @@ def progress(what: str, *, in_log: bool = True) -> Iterator[Update]:
     """Yield ``update(done, total)``: a live bar on a terminal, a line now and then in a log.
 
     Args:
-        what: is going on, in a word or two.
-        in_log: False where the work itself prints lines often enough.
+        what: the work, in a word or two.
+        in_log: False if the work itself prints lines often enough.
     """
     if sys.stderr.isatty():
         columns = (

@@ -245,7 +245,7 @@ def fabricated(thumbnails: NDArray[np.uint8]) -> audit.Slices:
     entries = tuple(
         Entry(f"{index}", label, f"{index:064x}", None) for index, label in enumerate(labels)
     )
-    found = Collection(Path("nowhere"), entries, ())
+    found = Collection(Path("nowhere"), CLASSES, entries, ())
     people = tuple(f"S{index}" for index in range(len(thumbnails)))
     return audit.Slices(
         found, labels, people, similarity.encode(thumbnails), np.arange(len(thumbnails))

@@ -26,10 +26,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from alzmri.classes import CLASSES, FOLDERS
-from alzmri.collections import sources
+from alzmri.collections import origins, sources
 from alzmri.collections.cli import data_app
 from alzmri.collections.importing import Report, import_collection, survey
-from alzmri.data.images import Unreadable
+from alzmri.data.collection import require
+from alzmri.data.images import Unreadable, decode
 from alzmri.errors import EnvironmentFault, UserError
 
 Write = Callable[..., Path]
@@ -45,7 +46,7 @@ def digests(directory: Path) -> dict[str, str]:
     return {
         path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != "origin.csv"  # see test_origin.py
+        if path.is_file() and path.name not in ("origin.csv", "classes.txt")
     }
 
 
@@ -118,16 +119,24 @@ def test_zip_made_on_windows(release: Path, untracked: Path, tmp_path: Path) -> 
 
 @pytest.fixture
 def parquet(release: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Write the release as a parquet file; ``names`` go into a Hugging Face schema."""
+    """Write the release as a parquet file; ``names`` go into a Hugging Face schema.
+
+    Without, labels are numbers of the same order, or with ``words`` texts.
+    """
 
     def write(
-        path: Path, names: tuple[str, ...] | None = None, paths: bool = False, bare: bool = False
+        path: Path,
+        names: tuple[str, ...] | None = None,
+        paths: bool = False,
+        bare: bool = False,
+        words: bool = False,
     ) -> Path:
         order = names or ("Mild_Demented", "Moderate_Demented", "Non_Demented", *RELEASED[1:2])
         files = sorted(release.rglob("*.jpg"))
         cells = [{"bytes": f.read_bytes(), "path": f.name if paths else None} for f in files]
         column = pa.array([cell["bytes"] for cell in cells]) if bare else pa.array(cells)
-        labels = [order.index(f.parent.name) for f in files]
+        labels: list[Any] = [order.index(f.parent.name) for f in files]
+        labels = list(map(str, labels)) if words else labels
         table = pa.table({"image": column, "label": labels})
         if names:
             features = {"label": {"names": names, "_type": "ClassLabel"}}
@@ -142,8 +151,13 @@ def parquet(release: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"bare": True}, {"names": RELEASED}, {"names": RELEASED[::-1], "paths": True}],
-    ids=["published order", "bytes only", "schema", "schema and paths"],
+    [
+        {"named": "Mild,Moderate,Non,VeryMild"},
+        {"named": "0=Mild,1=Moderate,3=Very Mild,2=Non", "words": True, "bare": True},
+        {"names": RELEASED},
+        {"names": RELEASED[::-1], "paths": True},
+    ],
+    ids=["numbers named", "texts named", "schema", "schema and paths"],
 )
 def test_parquet(
     parquet: Callable[..., Path],
@@ -152,17 +166,32 @@ def test_parquet(
     tmp_path: Path,
     options: dict[str, Any],
 ) -> None:
-    report = bring(parquet(tmp_path / "train.parquet", **options), untracked)
+    given = options.pop("named", None)
+    file = parquet(tmp_path / "train.parquet", **options)
+    report = bring(file, untracked, named_classes=given)
     truth = {digest: path.split("/")[1] for path, digest in digests(release).items()}
     assert len(report.collection.entries) == 24
     for entry in report.collection.entries:
         assert FOLDERS[CLASSES.index(entry.label)] == truth[entry.sha256].replace("_", "")
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_numbers_without_names_are_refused(
+    parquet: Callable[..., Path], untracked: Path, tmp_path: Path, words: bool
+) -> None:
+    file = parquet(tmp_path / "x.parquet", words=words)
+    message = refused(file, untracked)
+    assert "0, 1, 2, 3 are numbers, and nothing says what they mean" in message
+    assert f"alzmri data import {file} --name mine --classes 'NAME OF 0,NAME OF 1," in message
+    assert "3 is none of the classes" in refused(file, untracked, named_classes="a,b,c")
+    unused = "Non,Very Mild,Mild,Moderate,Demented"
+    assert "no usable image of Demented" in refused(file, untracked, named_classes=unused)
+
+
 def test_parquet_inside_a_zip(
     parquet: Callable[..., Path], untracked: Path, tmp_path: Path
 ) -> None:
-    parquet(tmp_path / "inner" / "Data" / "train-00000-of-00001.parquet")
+    parquet(tmp_path / "inner" / "Data" / "train-00000-of-00001.parquet", names=RELEASED)
     (tmp_path / "inner" / "__MACOSX").mkdir()
     (tmp_path / "inner" / "__MACOSX" / "._train-00000-of-00001.parquet").write_bytes(b"x")
     archive = shutil.make_archive(str(tmp_path / "inner"), "zip", tmp_path / "inner")
@@ -191,8 +220,8 @@ def test_unusable_parquet(untracked: Path, tmp_path: Path, monkeypatch: pytest.M
     assert "no column image" in refused(file, untracked)
     pq.write_table(pa.table({"image": [1], "label": [0]}), file)
     assert "of type int64" in refused(file, untracked)
-    pq.write_table(pa.table({"image": [b"x"], "label": [7]}), file)
-    assert "row 0 has the label 7" in refused(file, untracked)
+    pq.write_table(pa.table({"image": [b"x"], "label": pa.array([None], pa.int8())}), file)
+    assert "no label" in refused(file, untracked)
     file.write_bytes(file.read_bytes()[:-9])
     assert "no whole parquet file" in refused(file, untracked)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -220,7 +249,7 @@ def test_parquet_of_other_types(
     untracked: Path, tmp_path: Path, image: pa.Array, message: str
 ) -> None:
     file = tmp_path / "x.parquet"
-    pq.write_table(pa.table({"image": image, "label": [0]}), file)
+    pq.write_table(pa.table({"image": image, "label": ["mild"]}), file)
     assert message in refused(file, untracked)
 
 
@@ -260,6 +289,13 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             file.writestr("MildDemented/x.jpg", content)
     cells = [{"bytes": content, "path": f"{number}.jpg"} for number in range(4)]
     pq.write_table(pa.table({"image": cells, "label": [0, 1, 2, 3]}), folder / "x.parquet")
+    with zipfile.ZipFile(folder / "arrays.zip", "w") as file:
+        for name, array in (("X", np.zeros((2, 16, 16), np.uint8)), ("y", np.arange(2))):
+            np.save(folder / f"{name}.npy", array)
+            file.write(folder / f"{name}.npy", f"{name}.npy")
+            (folder / f"{name}.npy").unlink()
+        file.writestr("labels.csv", "file,label\nx.jpg,mild\n")
+        file.writestr("x.jpg", content)
     return sorted(folder.iterdir())
 
 
@@ -377,10 +413,157 @@ def test_too_many_unusable_images(release: Path, untracked: Path) -> None:
     assert len(bring(release, untracked, max_rejected=0.2).collection.entries) == 24
 
 
-def test_a_class_that_is_missing(release: Path, untracked: Path) -> None:
+def test_fewer_classes(release: Path, untracked: Path) -> None:
     for split in ("train", "test"):
         shutil.rmtree(release / split / "Moderate_Demented")
-    assert "no usable image of Moderate Demented" in refused(release, untracked)
+    all_four = ",".join(CLASSES)
+    assert "of Moderate Demented" in refused(release, untracked, named_classes=all_four)
+    assert bring(release, untracked).collection.classes == CLASSES[:3]
+    mine = untracked / "data" / "mine"
+    assert (mine / "classes.txt").read_text().splitlines() == list(CLASSES[:3])
+    shutil.rmtree(mine / "NonDemented")
+    with pytest.raises(UserError, match="no usable image of Non Demented"):
+        require(survey(mine).collection, 1)
+
+
+def test_two_classes_of_which_one_is_all_stages(
+    tmp_path: Path, untracked: Path, write: Write
+) -> None:
+    for number, name in enumerate(("NonDemented", "Demented")):
+        write(tmp_path / "two" / name / "x.jpg", number)
+    assert bring(tmp_path / "two", untracked).collection.classes == ("Non Demented", "Demented")
+    write(tmp_path / "two" / "mild" / "x.jpg", 7)
+    with pytest.raises(UserError, match="Demented is a class beside stages"):
+        bring(tmp_path / "two", untracked, force=True)
+    shutil.rmtree(tmp_path / "two" / "mild")
+    shutil.rmtree(tmp_path / "two" / "Demented")
+    with pytest.raises(UserError, match="Non Demented is its only class"):
+        bring(tmp_path / "two", untracked, force=True)
+
+
+def test_classes_of_its_own(tmp_path: Path, untracked: Path, write: Write) -> None:
+    """What has no stage is refused with the command; that is kept, also through an import."""
+    source = tmp_path / "adni"
+    for number, name in enumerate(("AD", "CN", "MCI", "EMCI")):
+        for image in range(2):
+            write(source / name / f"{image}.jpg", 10 * number + image)
+    (source / "classes.txt").write_text("AD\nCN\nMCI\nEMCI\n")  # of a release: no order
+    message = refused(source, untracked)
+    assert "AD, EMCI, MCI are no stages of dementia" in message
+    command = f"alzmri data import {source} --name mine --classes 'CN,EMCI,MCI,AD'"
+    assert command in message
+    report = bring(source, untracked, named_classes="CN,EMCI,MCI,AD")
+    mine = untracked / "data" / "mine"
+    assert report.collection.classes == ("CN", "EMCI", "MCI", "AD")
+    assert [report.images_of(name) for name in report.collection.classes] == [2] * 4
+    import_collection(mine, "again", force=False, root=untracked)
+    assert survey(untracked / "data" / "again").collection.classes == report.collection.classes
+    (mine / "classes.txt").write_text("CN\n../x\n")
+    with pytest.raises(UserError, match=r"classes\.txt: '\.\./x' cannot name a class"):
+        survey(mine)
+
+
+def test_a_table_of_labels(tmp_path: Path, untracked: Path, write: Write) -> None:
+    """One-hot as Roboflow writes it, and a column beside a folder of images."""
+    for number in range(4):
+        write(tmp_path / "one" / "train" / f"{number}.jpg", number)
+        write(tmp_path / "two" / "images" / f"scan{number}.jpg", number)
+    marks = "".join(f"{n}.jpg, {int(n < 2)}, {int(n >= 2)}\n" for n in range(4))
+    (tmp_path / "one" / "train" / "_classes.csv").write_text(f"filename, Mild, Non\n{marks}")
+    report = bring(tmp_path / "one", untracked)
+    mild = [entry.path for entry in report.collection.entries if entry.label == "Mild Demented"]
+    assert mild == ["MildDemented/0.jpg", "MildDemented/1.jpg"]
+    rows = "".join(f"scan{n};{(0, 0, 0.5, 1)[n]};p{n % 2}\n" for n in range(4))
+    table = tmp_path / "two" / "labels.csv"
+    table.write_text(f"Image ID;CDR;Subject\n{rows}")
+    report = bring(tmp_path / "two", untracked, force=True)
+    assert report.collection.classes == CLASSES[:3]
+    assert (report.people, report.known_by) == (("p1", "p0", "p1", "p0"), "the table of labels")
+    table.write_text("file,label,group\nscan1,mild,non\n")
+    with pytest.raises(UserError, match=r"which of the columns label, group is the class"):
+        bring(tmp_path / "two", untracked, force=True)
+    table.write_text("file,label\nscan1,mild\nscan1,non\n")
+    with pytest.raises(UserError, match=r"scan1\.jpg is non, and mild in another"):
+        bring(tmp_path / "two", untracked, force=True)
+    table.write_text("file,Mild,Non\nscan1,1,1\n")
+    with pytest.raises(UserError, match="line 2 marks 2 classes"):
+        bring(tmp_path / "two", untracked, force=True)
+
+
+def test_arrays(tmp_path: Path, untracked: Path, draw: Callable[..., Any]) -> None:
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    pixels = np.stack([draw(number) for number in range(8)])
+    np.save(folder / "X_train.npy", pixels[:4, :, :, None])
+    np.save(folder / "y_train.npy", np.array(["CN", "mild", "CN", "mild"]))
+    np.save(folder / "X_test.npy", pixels[4:] / 255)
+    np.save(folder / "y_test.npy", np.array(["CN", "CN", "mild", "mild"]))
+    report = bring(folder, untracked)
+    assert [report.images_of(name) for name in ("Non Demented", "Mild Demented")] == [4, 4]
+    stored = {
+        origin: decode(untracked / "data" / "mine" / path).pixels
+        for path, (origin,) in origins.find(untracked / "data" / "mine").items()
+    }
+    assert np.array_equal(stored["X_train.npy/000002.tif"], pixels[2])
+    scaled = stored["X_test.npy/000001.tif"].astype(float)
+    assert np.corrcoef(scaled.ravel(), pixels[5].ravel())[0, 1] > 0.999
+    np.save(folder / "y_test.npy", np.array([0, 1, 1]))
+    with pytest.raises(UserError, match="not one file of as many labels"):
+        bring(folder, untracked, force=True)
+    np.save(folder / "y_test.npy", np.array([0, 1, 1, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="cannot be read as a plain NumPy array"):
+        bring(folder, untracked, force=True)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4112\n"
+
+
+def test_what_is_not_read_is_named_with_the_way_to_it(tmp_path: Path, untracked: Path) -> None:
+    pointers = tmp_path / "lfs" / "MildDemented"
+    pointers.mkdir(parents=True)
+    for name in ("x.jpg", "y.parquet", "z.zip"):
+        (pointers / name).write_text(POINTER)
+        source = tmp_path / "lfs" if name == "x.jpg" else pointers / name
+        assert "Git LFS pointer" in (message := refused(source, untracked))
+        assert "git lfs pull" in message
+        (pointers / name).unlink()
+    files = tmp_path / "a b"
+    (files / "AD").mkdir(parents=True)
+    (files / "AD" / "T1.mgz").write_bytes(b"volume")
+    command = f"`alzmri data slices '{files}' --name mine`"
+    assert command in refused(files, untracked)
+    (files / "AD" / "T1.mgz").rename(files / "AD" / "train.tfrecords")
+    assert "only TensorFlow reads" in refused(files, untracked)
+    (files / "AD" / "train.tfrecords").unlink()
+    (files / "AD" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    assert command in refused(files, untracked)
+
+
+def test_subjects_are_read_from_names(
+    release: Path, untracked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written down, counted, and compared with the pixels, in which some are one subject."""
+    for path in sorted(release.rglob("*.jpg")):
+        number = sorted(RELEASED).index(path.parent.name) * 2 + int(path.stem[-1])
+        name = (
+            f"OAS1_{number if path.parent.parent.name == 'train' else 50 + number:04}_{path.name}"
+        )
+        path.rename(path.with_name(name))
+    shutil.copy(path.with_name(name), path.with_name(f"OAS1_0099_{path.name}"))
+    report = bring(release, untracked)
+    assert report.known_by == "OASIS IDs such as OAS1_0000"
+    assert len(set(report.people or ())) == 16
+    # The same person's slices, and the same bytes, under two names.
+    assert {("OAS1_0001", "OAS1_0051"), ("OAS1_0007", "OAS1_0099")} <= set(report.near_duplicates)
+    table = (untracked / "data/mine/subjects.csv").read_text()
+    assert len(set(re.findall(r",(OAS1_\d{4})\n", table))) == 16
+    monkeypatch.chdir(untracked)
+    arguments = ["import", str(release), "--name", "mine", "--force"]
+    done = CliRunner().invoke(data_app, [*arguments, "--subject", r"OAS1_(\d)"])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "1 subjects known by --subject 'OAS1_(\\d)': see data/mine/subjects.csv" in said
+    assert "near-duplicate" not in said
 
 
 def test_subjects_come_along(release: Path, untracked: Path) -> None:
@@ -549,7 +732,18 @@ def test_people_that_nothing_tells_are_asked_for(
     assert "do not show who is who" in " ".join(brought.output.split())
     checked = CliRunner().invoke(data_app, ["check", "mine"])
     assert isinstance(checked.exception, UserError)
-    assert "add a subjects.csv" in str(checked.exception)
+    for way in ("--subject REGEX", "a subjects.csv", "split.subjects=unknown"):
+        assert way in str(checked.exception)
+    assert "of its own" not in str(checked.exception)
+    known = Path("params.yaml").read_text()
+    unknown = re.sub("subjects: auto", "subjects: unknown", known)
+    Path("params.yaml").write_text(unknown)
+    refusal = CliRunner().invoke(data_app, ["check", "mine"]).exception
+    assert isinstance(refusal, UserError)
+    assert "split.subjects = 'unknown': a split of subjects must know them" in str(refusal)
+    Path("params.yaml").write_text(unknown.replace("unit: subject", "unit: slice"))
+    assert CliRunner().invoke(data_app, ["check", "mine"]).exit_code == 0
+    Path("params.yaml").write_text(known)
     paths = [path.relative_to("data/mine") for path in Path("data/mine").rglob("*.jpg")]
     rows = "".join(f"{path},{path}\n" for path in paths)
     Path("data/mine/subjects.csv").write_text(f"path,subject\n{rows}")
@@ -573,7 +767,9 @@ def test_volumes_are_warned_of(
     (release / "train" / "Mild_Demented" / "brain.nii.gz").write_bytes(b"volume")
     imported = CliRunner().invoke(data_app, ["import", str(release), "--name", "mine"])
     assert imported.exit_code == 0, imported.output
-    assert "1 DICOM or NIfTI files are not read: export them as slices" in imported.output
+    assert "1 volumes (DICOM, NIfTI, FreeSurfer) are not read: `alzmri data slices" in (
+        " ".join(imported.output.split())
+    )
 
 
 def test_survey_with_a_table_that_is_none(release: Path, untracked: Path) -> None:

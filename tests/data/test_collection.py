@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alzmri.classes import CLASSES
+from alzmri.classes import CLASSES, STAGES
 from alzmri.data import collection, images
 from alzmri.data.collection import Collection, place, require, write_rejected
 from alzmri.data.images import SYMBOLIC_LINK
@@ -52,14 +52,14 @@ def test_faultless(classes: Path) -> None:
     ],
 )
 def test_place(path: str, label: str | None) -> None:
-    assert place(path) == label
+    assert place(path, STAGES) == label
 
 
 @pytest.mark.parametrize("ending", ["Demented", "Impairment", "Dementia"])
 def test_every_published_spelling_means_its_stage(ending: str) -> None:
     for stage, label in zip(("Non", "VeryMild", "Mild", "Moderate"), CLASSES, strict=True):
         for folder in (f"{stage}{ending}", f"{stage}_{ending}".lower()):
-            assert place(f"{folder}/x.jpg") == label
+            assert place(f"{folder}/x.jpg", STAGES) == label
 
 
 def test_what_is_kept_is_in_the_order_of_the_entries(classes: Path, write: Write) -> None:
@@ -190,7 +190,7 @@ def test_volumes_are_counted_and_the_remedy_named(classes: Path) -> None:
     require(found, 0)
     for path in classes.rglob("*.jpg"):
         path.unlink()
-    with pytest.raises(UserError, match="3 DICOM or NIfTI files: export them as slices first"):
+    with pytest.raises(UserError, match=r"3 volumes \(.*alzmri data slices SOURCE"):
         require(read(classes), 1)
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from alzmri.classes import CLASSES, FOLDERS, merged
+from alzmri.classes import FOLDERS
 from alzmri.data import images, overview
 from alzmri.data.counts import count
 from alzmri.data.packing import pack, summary
@@ -73,7 +73,7 @@ def test_a_slice_split_shows_its_twins(packed):
 def test_the_summary_says_how_people_were_found(packed, collection):
     result, _ = packed()
     gap = result.people.gap
-    found = summary(result, "none")["people"]
+    found = summary(result)["people"]
     assert found["from"] == "pixels"
     assert found["gap"] == [round(gap.low, 3), round(gap.high, 3)]
     assert gap.low < found["cut"] < gap.high
@@ -82,7 +82,7 @@ def test_the_summary_says_how_people_were_found(packed, collection):
         for path in sorted(collection.rglob("*.jpg")):
             name = path.relative_to(collection)
             handle.write(f"{name},{str(name).rpartition('_')[0]}\n")
-    assert summary(packed()[0], "none")["people"] == {"from": "file", "cut": None, "gap": None}
+    assert summary(packed()[0])["people"] == {"from": "file", "cut": None, "gap": None}
 
 
 def test_the_figure_of_links_is_the_same_every_time(packed, tmp_path):
@@ -121,7 +121,7 @@ def test_merged_classes_share_a_label(packed):
     result, prepared = packed(data={"merge": "binary"})
     assert prepared.classes == ("Non Demented", "Demented")
     assert np.bincount(prepared.labels).tolist() == [12, 36]
-    assert set(summary(result, "binary")["split"]["test"]) == {"Non Demented", "Demented"}
+    assert set(summary(result)["split"]["test"]) == {"Non Demented", "Demented"}
 
 
 def test_rejected_files_are_listed_and_counted(packed, collection, tmp_path):
@@ -129,7 +129,7 @@ def test_rejected_files_are_listed_and_counted(packed, collection, tmp_path):
     source = collection / "MildDemented" / "0_0.jpg"
     (collection / "MildDemented" / "again.jpg").write_bytes(source.read_bytes())
     result, prepared = packed()
-    counts = summary(result, "none")
+    counts = summary(result)
     assert (counts["images"], counts["rejected"], counts["duplicates"]) == (48, 2, 1)
     assert len(prepared.rows) == 48
     with (tmp_path / "prepared" / "rejected.csv").open() as handle:
@@ -153,13 +153,24 @@ def test_a_class_that_is_missing_somewhere_is_reported(packed, collection):
     for path in (collection / "ModerateDemented").glob("[23]_*"):
         path.unlink()
     result, _ = packed()
-    (problem,) = _problems(result, CLASSES)
-    assert problem.startswith("Moderate Demented has 2 people and does not occur in val:")
-    assert _problems(packed(data={"merge": "three-class"})[0], merged("three-class")) == []
+    (problem,) = _problems(result)
+    assert problem.startswith("Moderate Demented has 2 subjects and does not occur in val:")
+    assert _problems(packed(data={"merge": "three-class"})[0]) == []
 
 
-def _problems(packed, classes):
-    return overview.problems(packed.rows, count(packed.rows, classes), classes)
+def _problems(packed):
+    return overview.problems(packed.rows, count(packed.rows, packed.classes), packed.classes)
+
+
+def test_of_unknown_subjects_nothing_is_claimed(packed, collection):
+    (collection / "subjects.csv").write_text("not read")
+    result, prepared = packed(split={"unit": "slice", "subjects": "unknown"})
+    found = summary(result)
+    assert not prepared.subjects_known
+    assert found["subjects"] is None
+    assert found["people"] == {"from": "unknown", "cut": None, "gap": None}
+    assert {part["subjects"] for of in found["split"].values() for part in of.values()} == {0}
+    assert len(prepared.subjects("train")) == len(prepared.indices("train"))
 
 
 def test_the_digest_covers_pixels_split_and_the_order_of_the_classes(packed):

@@ -14,6 +14,7 @@ from sklearn.datasets import load_sample_images
 from typer.testing import CliRunner
 
 from alzmri.cli import app
+from alzmri.data import images
 from alzmri.data.images import fit
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.inference import NOTICE
@@ -57,9 +58,8 @@ def alzmri(repro, monkeypatch):
 
 def test_preprocessing_is_exactly_that_of_training(repro, manifest, packed, predictor):
     for row in manifest:
-        path = repro.root / "data/phantom" / row["path"]
-        assert np.array_equal(predictor.prepare(path), packed[int(row["index"])])
-        assert np.array_equal(predictor.prepare(path.read_bytes()), packed[int(row["index"])])
+        pixels = images.decode(repro.root / "data/phantom" / row["path"]).pixels
+        assert np.array_equal(predictor.preprocessing(pixels), packed[int(row["index"])])
 
 
 def test_probabilities_are_those_of_the_evaluation_at_the_cards_temperature(

@@ -153,13 +153,43 @@ def test_the_protocol_runs_and_is_labelled_as_leaking(clone):
     assert (architecture["name"], architecture["image_size"]) == ("alexnet", 224)
 
 
-def test_three_classes_on_a_fold_with_shuffled_labels(clone):
-    kind = ("data.merge=three-class", "data.fit=stretch", "data.shuffle_labels=true")
+def test_three_classes_on_a_fold_with_permuted_labels(clone):
+    kind = ("data.merge=three-class", "data.fit=stretch", "data.permute_labels=true")
     done = _experiment(clone, *kind, "split.folds=3", "split.fold=2")
     assert "with SHUFFLED LABELS" in done.stdout
     found = list(clone.load("models/evaluation.json")["per_class"])
     assert found == ["Non Demented", "Very Mild Demented", "Mild or Moderate Demented"]
     assert not torch.load(clone.root / "models/last.pt", weights_only=True)
+
+
+def test_a_collection_with_classes_of_its_own_and_of_unknown_subjects(clone, write, tmp_path):
+    for number in range(30):
+        write(tmp_path / "adni" / ("AD", "CN", "MCI")[number % 3] / f"{number}.jpg", number)
+    source = ("alzmri", "data", "import", str(tmp_path / "adni"), "--name", "adni")
+    assert "--classes 'CN,MCI,AD'" in clone.run(*source, code=2).stderr
+    brought = clone.run(*source, "--classes", "CN,MCI,AD")
+    assert "split.subjects=unknown" in brought.stderr
+    clone.commit("The collection")
+    unknown = ("data.source=adni", "split.unit=slice", "split.subjects=unknown")
+    done = _experiment(clone, *unknown, "split.fractions=[0.5,0.25,0.25]", "train.epochs=1")
+    assert "subjects unknown, THIS SPLIT LEAKS" in done.stdout
+    predictions = (clone.root / "plots/predictions.csv").read_text().splitlines()
+    assert predictions[0] == "path,subject,actual,predicted,CN,MCI,AD"
+    classes = [row.split(",")[0] for row in (clone.root / "plots/classes.csv").open()]
+    assert classes == ["class", *(name for name in ("0 CN", "1 MCI", "2 AD") for _ in range(3))]
+    assert list(clone.load("models/evaluation.json")["per_class"]) == ["CN", "MCI", "AD"]
+    scores = clone.metrics("evaluate")
+    assert {name for name, value in scores.items() if value is None} == {
+        *("subject_macro_f1", "subject_accuracy", "shared_subjects"),
+    }
+    assert "subjects unknown" in " ".join(clone.run("alzmri", "results").stdout.split())
+    assert "subjects unknown: it leaks" in (clone.root / "models/MODEL_CARD.md").read_text()
+    clone.run("alzmri", "review", "HEAD")
+    review = (clone.root / "reports/review-HEAD-workspace/README.md").read_text()
+    assert "Subjects unknown, this split LEAKS" in review
+    image = str(clone.root / "data/adni" / predictions[1].split(",")[0])
+    (slice_,) = clone.json("alzmri", "predict", "--json", image)["slices"]
+    assert set(slice_["probabilities"]) == {"CN", "MCI", "AD"}
 
 
 def test_a_wrong_parameter_stops_before_any_work_and_names_everything(clone):

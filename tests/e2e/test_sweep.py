@@ -60,7 +60,7 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
     first.communicate()
 
     second = clone.start(*KILLED)
-    clone.read_until(second, "ended what an earlier call had left running")
+    clone.read_until(second, "ended the experiments of an earlier call")
     eventually(lambda: "resuming in epoch" in _log(clone, GOOD[0]), 180)
     refused = clone.run(*KILLED, code=2)
     assert "another sweep or study runs in this repository" in refused.stderr

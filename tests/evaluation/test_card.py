@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from alzmri.classes import CLASSES
 from alzmri.evaluation import card, report
@@ -16,7 +17,7 @@ from alzmri.training.loop import Run
 def written(prepared, make_params, tmp_path):
     """``written(split={...})``: the card of an untrained model."""
 
-    def write(shared: int = 0, prepared=prepared, init=None, **sections) -> str:
+    def write(shared: int | None = 0, prepared=prepared, init=None, **sections) -> str:
         params = make_params(model={"name": "lenet"}, **sections)
         run = Run.start(prepared, params, torch.device("cpu"))
         trained = results.card(run, prepared, params, "0123456789abcdef")
@@ -30,9 +31,16 @@ def written(prepared, make_params, tmp_path):
 
 
 def test_it_has_scores_intervals_people_and_limits(written):
-    text = written()
-    assert text.startswith("# Model card: lenet, 4 stages")
-    assert "not for clinical use" in text.splitlines()[2]
+    _, head, text = written().split("---\n", 2)
+    (model,) = YAML(typ="safe").load(head)["model-index"]
+    (result,) = model["results"]
+    assert [metric["type"] for metric in result["metrics"]] == ["f1", "accuracy"] * 2
+    for metric in result["metrics"]:
+        low, high = metric["ci95"]
+        assert 0 <= low <= high <= 1
+        assert metric["leaks"] is False
+    assert text.startswith("\n# Model card: lenet, 4 classes")
+    assert "not for clinical use" in text.splitlines()[3]
     assert "**simulated**" in text
     assert "| Mild Demented | 16 of 4 | 4 of 1 | 4 of 1 |" in text
     assert "| macro F1 | 0." in text
@@ -43,12 +51,31 @@ def test_it_has_scores_intervals_people_and_limits(written):
     assert "leak" not in text
 
 
-def test_a_leak_and_a_canary_are_named_where_the_numbers_are(written):
-    text = written(shared=3, split={"unit": "slice"}, data={"shuffle_labels": True})
+def test_a_leak_and_a_label_permutation_are_named_where_the_numbers_are(written):
+    text = written(shared=3, split={"unit": "slice"}, data={"permute_labels": True})
+    assert "leaks: true" in text.split("---\n")[1]
     assert "**slices drawn singly: it leaks**" in text
     scores = text[text.index("## Scores") :]
     assert "**These scores leak: 3 of 4 test people" in scores[:200]
     assert "labels shuffled between people" in text
+
+
+def test_of_unknown_subjects_nothing_is_said_but_that(written, prepared):
+    rows = tuple(replace(row, subject=f"?{row.index:016}") for row in prepared.rows)
+    text = written(
+        shared=None,
+        prepared=replace(prepared, rows=rows),
+        split={"unit": "slice", "subjects": "unknown"},
+    )
+    assert "per subject" not in text.split("---\n")[1]
+    assert "**slices drawn singly, subjects unknown: it leaks**" in text
+    assert "| Mild Demented | 16 of ? | 4 of ? | 4 of ? |" in text
+    assert "**Subjects unknown, this split LEAKS: nothing is known about new people.**" in text
+    assert "per person (n=?)" in text
+    assert "| neighbouring class | " in text
+    assert "test people, so" not in text
+    (score,) = (line for line in text.splitlines() if line.startswith("| macro F1"))
+    assert score.endswith("] | – |")
 
 
 def test_the_model_that_training_started_from_is_named(written):

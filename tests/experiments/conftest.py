@@ -67,7 +67,7 @@ def make_run() -> Callable[..., FinishedRun]:
         right: float,
         *,
         subjects: str = "P",
-        shared: int = 0,
+        shared: int | None = 0,
         near: int = 0,
         total: int = 120,
         code: str = "c0de",

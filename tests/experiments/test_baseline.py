@@ -66,7 +66,7 @@ def test_what_was_changed_is_named_rather_than_what_came_of_it(run):
     run(commit=True)
     run(weights="w1", portable=False, code="c1")
     said = verdict()
-    assert "another run than the committed one: compute.portable, src/train.py changed" in said
+    assert "this run differs from the committed one: compute.portable, src/train.py changed" in said
     assert "why:" not in said
     assert 'git commit -am "my baseline"' in said
 
@@ -74,9 +74,9 @@ def test_what_was_changed_is_named_rather_than_what_came_of_it(run):
 @pytest.mark.parametrize(
     ("files", "machine", "torch", "reason"),
     [
-        ({}, "x86_64", None, "no reason is known: `make portable`"),
-        ({}, "aarch64", None, "processors of the kind aarch64"),
-        ({"device": "cuda"}, "x86_64", None, "a GPU trained"),
+        ({}, "x86_64", None, "the reason is unknown: `make portable`"),
+        ({}, "aarch64", None, "aarch64 processors"),
+        ({"device": "cuda"}, "x86_64", None, "the training ran on a GPU"),
         ({"portable": False}, "x86_64", None, "compute.portable is false"),
         ({}, "x86_64", "1.0.0", "instead of 1.0.0"),
     ],

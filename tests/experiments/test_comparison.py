@@ -112,9 +112,9 @@ def test_a_verdict_is_what_the_bootstrap_over_subjects_knows(make_run):
         compare(*pair) for pair in ((good, weak), (weak, good), (good, good), (best, good))
     )
     assert [one.known for one in (better, worse, same, alike)] == [
-        *("better", "worse", "the same", "cannot be told apart")
+        *("better", "worse", "the same", "not significantly different")
     ]
-    assert compare(good, best).known == "cannot be told apart"  # whichever of them is ahead
+    assert compare(good, best).known == "not significantly different"  # whichever of them is ahead
     assert re.fullmatch(r"better: \+0\.\d{3} \[\+0\.\d{3}, \+0\.\d{3}\]", better.words)
     assert worse.words.startswith("worse: -0.")
     assert same.words == "the same"
@@ -124,7 +124,7 @@ def test_a_verdict_is_what_the_bootstrap_over_subjects_knows(make_run):
     assert said[0].startswith("**Merge `new`: better than `old`**, +0.")
     assert said[1].startswith("**Keep `old`: `new` is worse**, -0.")
     assert "every prediction is the same class" in said[2]
-    assert "unless `new` is wanted for another reason: the two cannot be told apart" in said[3]
+    assert "wanted for another reason: the two are not significantly different" in said[3]
 
 
 def test_equal_scores_of_other_mistakes_are_not_the_same(make_run):
@@ -135,7 +135,7 @@ def test_equal_scores_of_other_mistakes_are_not_the_same(make_run):
     predicted[[hit, miss]] = predicted[[miss, hit]]
     verdict = compare(Group("one", [one]), Group("other", [other]))
     assert verdict.difference.value == 0
-    assert verdict.known == "cannot be told apart"
+    assert verdict.known == "not significantly different"
 
 
 def test_other_test_subjects_classes_and_labels_are_not_compared(make_run):
@@ -175,9 +175,9 @@ def test_the_conclusion_says_which_to_merge(grid, make_run):
     assert said.startswith(f"**Merge `{best}`: better than the baseline `{groups[0].name}`**, +0.")
     assert f"`{best}` scores best: macro F1 0." in said
     assert "over 2 runs, [0." in said
-    assert said.endswith("It cannot be told apart from `sweep-lr0.01-momentum0.9`.")
+    assert said.endswith("It is not significantly different from `sweep-lr0.01-momentum0.9`.")
     close = grouped([make_run("a", 0.95), make_run("b", 0.9, train={"lr": 0.5}), *grid[:1]])
-    assert _conclusion(_page(close)).endswith("told apart from `b`.")
+    assert _conclusion(_page(close)).endswith("significantly different from `b`.")
     assert _conclusion(_page(groups[2:], second)).startswith("**Keep the baseline")
     assert _conclusion(_page(groups, best, "loss")).startswith(
         f"**Keep the baseline `{best}`.** Nothing scores higher: loss 0."
@@ -213,7 +213,7 @@ def test_what_leaks_is_never_the_best_and_is_labelled_everywhere(grid, make_run)
 def test_warnings_are_given_where_they_hold_and_nowhere_else(grid, make_run):
     groups = grouped(grid[:4])
     assert _page(groups).content["warnings"] == []
-    more = grouped([*grid, make_run("shuffled", 0.3, data={"shuffle_labels": True})])
+    more = grouped([*grid, make_run("shuffled", 0.3, data={"permute_labels": True})])
     luck, shuffled = "owes some of it to luck", "shuffled should score at chance"
     found = _page(more).content["warnings"]
     assert [luck in one or shuffled in one for one in found] == [True, True]

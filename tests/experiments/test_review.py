@@ -49,6 +49,15 @@ def test_a_better_one_is_to_be_merged_and_what_changed_is_listed(make_run):
     )
 
 
+def test_of_unknown_subjects_nothing_is_said_but_that_it_leaks(make_run):
+    slices = make_run("slices", 0.9, shared=None, split={"unit": "slice"})
+    text, content = review(make_run("main", 0.4), slices)
+    assert content["conclusion"].startswith("Do not merge slices for its score: it LEAKS.")
+    assert "Its test subjects may have been in training too" in text
+    assert "- **Subjects unknown, this split LEAKS: `slices`.** No estimate for new" in text
+    assert "360 images of unknown subjects" in text
+
+
 def test_nothing_changed_only_where_parameters_data_code_and_scores_are_the_same(make_run):
     before = make_run("main", 0.5)
     text, content = review(before, make_run("new", 0.5))
@@ -83,7 +92,7 @@ def test_a_change_of_the_data_is_listed_by_class_and_part(make_run):
         ({"shared": 1}, "LEAKS: new (1 of 40) of the test subjects"),
         ({"subjects": "Q"}, "Not comparable with new: main (other test subjects (0 of 40 in"),
         ({"near": 3}, "new: 3 test images have a near-duplicate in training."),
-        ({"data": {"shuffle_labels": True}}, "shuffled between subjects: new should score at"),
+        ({"data": {"permute_labels": True}}, "permuted between subjects: new should score at"),
         ({"stale": True}, "The results of new are not of its parameters and code: train ran"),
         ({"ece": 0.9}, "Calibration is worse: error 0.900 instead of"),
         ({"epochs": 2}, "new was at its best in its last epoch, 2 of 2: it might gain"),

@@ -137,3 +137,13 @@ def test_a_tampered_model_is_refused_in_one_sentence(good, tmp_path, tamper, cha
     with pytest.raises(UserError) as refused:
         Predictor.load(folder)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", WEIGHTS.values(), ids=WEIGHTS)
+def test_tampered_weights_are_refused_before_anything_is_computed_with_them(good, tmp_path, value):
+    """By those too who evaluate a model, or start a training from it."""
+    folder = tmp_path / "models"
+    shutil.copytree(good, folder)
+    _weights(folder, value)
+    with pytest.raises(UserError, match=r"model\.safetensors: .* impossible values"):
+        saved.load(folder)

@@ -23,9 +23,9 @@ def test_a_batch_becomes_logits_at_every_size(name, size):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_docstring_tells_the_shape_of_every_layer(name, size):
+def test_the_docstring_has_the_shape_of_every_layer(name, size):
     model = build(name, classes=4, image_size=size, dropout=0.5)
-    layers = re.findall(r"^    (?:conv|max-pool) .*$", type(model).__doc__, re.MULTILINE)
+    layers = re.findall(r"^ *(?:conv|max-pool) .*$", type(model).__doc__, re.MULTILINE)
     documented = [[int(number) for number in line.split()[-7:]] for line in layers]
     column = 1 + SIZES.index(size)
     features, seen = torch.zeros(1, 1, size, size), []

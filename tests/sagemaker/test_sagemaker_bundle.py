@@ -1,6 +1,5 @@
 """What a job takes along: the code that git tracks, and never a secret."""
 
-import io
 import os
 import subprocess
 import tarfile
@@ -31,21 +30,27 @@ def repository(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def archive(tmp_path_factory):
+    return tmp_path_factory.mktemp("packed") / "code.tar.gz"
+
+
 def _git(folder, *words):
     subprocess.run(["git", *words], cwd=folder, check=True)
 
 
-def _members(packed):
-    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+def _members(code, archive):
+    bundle.pack(code, archive)
+    with tarfile.open(archive) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
 
 
-def test_sagemaker_bundle_is_the_tracked_code_as_it_is_here(repository):
+def test_sagemaker_bundle_is_the_tracked_code_as_it_is_here(repository, archive):
     committed = bundle.here()
     (repository / "src/train.py").write_text("print('changed')\n")
     (repository / "src/notes.txt").write_text("unknown to git")
     code = bundle.here()
-    assert _members(bundle.pack(code)) == {
+    assert _members(code, archive) == {
         "requirements.txt": b"torch==2.13.0\n",
         "src/alzmri/__init__.py": b"",
         "src/train.py": b"print('changed')\n",
@@ -70,38 +75,39 @@ def test_sagemaker_bundle_has_a_digest_of_what_it_holds_and_one_of_what_shapes_a
     assert bundle.here().training != first.training
 
 
-@pytest.mark.parametrize(
-    "name", ["src/.env", "src/secrets.env", "src/.dvc/config.local", "src/deploy.pem", "src/id_rsa"]
-)
-def test_sagemaker_bundle_refuses_files_that_hold_keys_by_their_name(repository, name):
-    (repository / name).parent.mkdir(exist_ok=True)
-    (repository / name).write_text("x")
-    _git(repository, "add", "--force", name)
-    with pytest.raises(UserError, match=f"{name} is tracked by git, and files of that name"):
-        bundle.pack(bundle.here())
+def test_sagemaker_bundle_refuses_files_that_hold_keys_by_their_name(repository, archive):
+    names = ["src/.env", "src/secrets.env", "src/.dvc/config.local", "src/deploy.pem", "src/id_rsa"]
+    for name in names:
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("x")
+        _git(repository, "add", "--force", name)
+        with pytest.raises(UserError, match=f"{name} is tracked by git, and files of that name"):
+            bundle.pack(bundle.here(), archive)
+        _git(repository, "rm", "--quiet", "--force", name)
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["key = 'AKIA" + "ABCDEFGHIJKLMNOP'", "-----BEGIN RSA " + "PRIVATE KEY-----", "hunter2"],
-)
 def test_sagemaker_bundle_refuses_keys_by_their_look_and_those_at_hand(
-    repository, monkeypatch, content
+    repository, archive, monkeypatch
 ):
     monkeypatch.setenv("WANDB_API_KEY", "hunter2")
-    (repository / "src/train.py").write_text(f"# {content}\n")
-    with pytest.raises(UserError, match=r"src/train\.py contains a key") as refused:
-        bundle.pack(bundle.here())
-    assert content not in str(refused.value)
+    keys = ["key = 'AKIA" + "ABCDEFGHIJKLMNOP'", "-----BEGIN RSA " + "PRIVATE KEY-----", "hunter2"]
+    for content in keys:
+        (repository / "src/train.py").write_text(f"# {content}\n")
+        with pytest.raises(UserError, match=r"src/train\.py contains a key") as refused:
+            bundle.pack(bundle.here(), archive)
+        assert content not in str(refused.value)
+    assert not archive.exists()
 
 
-def test_sagemaker_bundle_names_the_largest_files_when_it_is_too_large(repository, monkeypatch):
+def test_sagemaker_bundle_names_the_largest_files_when_it_is_too_large(
+    repository, archive, monkeypatch
+):
     monkeypatch.setattr(bundle, "LIMIT", 1000)
     for number in range(1, 8):
         (repository / f"src/{number}.bin").write_bytes(b"\0" * 100 * number)
     _git(repository, "add", "--all")
     with pytest.raises(UserError) as refused:
-        bundle.pack(bundle.here())
+        bundle.pack(bundle.here(), archive)
     lines = str(refused.value).splitlines()
     assert "2.8 kB, more than the 1.0 kB" in lines[0]
     assert [line.split()[-1] for line in lines[1:]] == [f"src/{n}.bin" for n in (7, 6, 5, 4, 3)]

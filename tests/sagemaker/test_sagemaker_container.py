@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from alzmri import params
-from alzmri.sagemaker import container, program, request
+from alzmri.sagemaker import container, request
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,12 +130,12 @@ def test_sagemaker_container_installs_only_pins_that_are_not_met():
             "KeyError: 'y'",
         ),
         ("error: was a warning\nepoch 1/2\nerror: ended it\n", 1, "ended it"),
-        ("epoch 1/2\n", 128 + signal.SIGKILL, program.UNSAID),
+        ("epoch 1/2\n", 128 + signal.SIGKILL, container.UNSAID),
         ("", 3, "training ended with status 3"),
     ],
 )
 def test_sagemaker_container_finds_the_users_own_error(printed, status, expected):
-    assert program.reason(printed.splitlines(), status) == expected
+    assert container.reason(printed.splitlines(), status) == expected
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_sagemaker_container_has_room_to_say_that_the_disk_is_full(tmp_path, mon
     def train(_):
         """Whose process could now be killed: then this is what the job's owner reads."""
         assert len(failure.read_bytes()) == 1024
-        assert failure.read_text().strip() == program.UNSAID
+        assert failure.read_text().strip() == container.UNSAID
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "models/last.pt")
 
     monkeypatch.setattr(container, "train", train)

@@ -63,16 +63,16 @@ def test_sagemaker_the_same_model_has_the_same_names_and_another_has_others(fold
     ]
     (folder / "ood.safetensors").write_text("another detector")
     others.append(prepare(folder))
-    names = {other.configuration["EndpointConfigName"] for other in (first, *others)}
+    names = {o["CreateEndpoint"]["EndpointConfigName"] for o in (first, *others)}
     assert len(names) == 6
-    assert others[2].model == first.model
-    (variant,) = first.configuration["ProductionVariants"]
+    assert others[2]["CreateModel"] == first["CreateModel"]
+    (variant,) = first["CreateEndpointConfig"]["ProductionVariants"]
     assert variant == {
         "VariantName": "all",
-        "ModelName": first.model["ModelName"],
+        "ModelName": first["CreateModel"]["ModelName"],
         "InstanceType": "ml.c7i.large",
         "InitialInstanceCount": 1,
     }
     # The server asks nobody; AWS cannot cut serverless endpoints off.
-    assert first.model["EnableNetworkIsolation"]
-    assert not others[0].model["EnableNetworkIsolation"]
+    assert first["CreateModel"]["EnableNetworkIsolation"]
+    assert not others[0]["CreateModel"]["EnableNetworkIsolation"]

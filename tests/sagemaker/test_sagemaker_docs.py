@@ -20,9 +20,7 @@ def test_sagemaker_page_names_the_commands_that_there_are():
 
 
 def test_sagemaker_policies_are_whole():
-    (person,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
-    role = (DOCS / "sagemaker-role.json").read_text()
-    trust = (DOCS / "sagemaker-trust.json").read_text()
-    for text in (person, role, trust):
-        assert {s["Effect"] for s in json.loads(text)["Statement"]} == {"Allow"}
-    assert "sagemaker-role.json" in PAGE
+    for who in ("role", "trust", "user"):
+        policy = json.loads((DOCS / f"sagemaker-{who}.json").read_text())
+        assert {statement["Effect"] for statement in policy["Statement"]} == {"Allow"}
+        assert f"](sagemaker-{who}.json)" in PAGE

@@ -4,38 +4,37 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
 
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.sagemaker import faults, job
+from alzmri.sagemaker import job
 from alzmri.sagemaker.bundle import Code
-from alzmri.sagemaker.job import Job, latest
 from alzmri.sagemaker.request import Work
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def _job(status="Completed", **described):
-    return Job(
-        {
-            "TrainingJobName": "alzmri-a",
-            "TrainingJobStatus": status,
-            "SecondaryStatus": status,
-            "CreationTime": START,
-            "TrainingEndTime": START + timedelta(seconds=90),
-            "ResourceConfig": {"InstanceCount": 1, "InstanceType": "ml.g5.xlarge"},
-            **described,
-        }
-    )
+    return {
+        "TrainingJobName": "alzmri-a",
+        "TrainingJobStatus": status,
+        "SecondaryStatus": status,
+        "CreationTime": START,
+        "TrainingEndTime": START + timedelta(seconds=90),
+        "ResourceConfig": {"InstanceCount": 1, "InstanceType": "ml.g5.xlarge"},
+        **described,
+    }
 
 
 def test_sagemaker_only_a_completed_job_is_a_success():
-    _job().require_success()
+    job.require_success(_job())
     with pytest.raises(EnvironmentFault, match="alzmri-a failed: AWS gives no reason"):
-        _job("Failed").require_success()
+        job.require_success(_job("Failed"))
+    why = "CapacityError: Unable to provision requested ML compute capacity."
+    with pytest.raises(EnvironmentFault, match=r"capacity\. \(no such instance is free just now"):
+        job.require_success(_job("Failed", FailureReason=why))
     transitions = [{"Status": "Training"}, {"Status": "MaxRuntimeExceeded"}]
     with pytest.raises(EnvironmentFault, match=r"was stopped \(MaxRuntimeExceeded\)"):
-        _job("Stopped", SecondaryStatusTransitions=transitions).require_success()
+        job.require_success(_job("Stopped", SecondaryStatusTransitions=transitions))
 
 
 def test_sagemaker_status_says_what_spot_has_saved_and_what_was_interrupted():
@@ -45,11 +44,11 @@ def test_sagemaker_status_says_what_spot_has_saved_and_what_was_interrupted():
         BillableTimeInSeconds=300,
         SecondaryStatusTransitions=[{"Status": "Training"}, {"Status": "Interrupted"}],
     )
-    lines = dict(found.lines())
+    lines = dict(job.facts(found))
     assert lines["on"].endswith("spot: 300 s billed for 1000 s, 70% saved")
     assert lines["status"] == "Completed (Completed), 0:01:30"
     assert lines["interrupted"].startswith("1 time(s)")
-    assert dict(_job().lines())["on"].endswith(", on demand")
+    assert dict(job.facts(_job()))["on"].endswith(", on demand")
 
 
 class _Jobs:
@@ -65,13 +64,10 @@ class _Jobs:
         self.asked.append(words)
         return {"TrainingJobSummaries": self.found}
 
-    def describe_training_job(self, **words):
-        return {"TrainingJobName": words["TrainingJobName"], "TrainingJobStatus": "InProgress"}
-
 
 def _service(*jobs):
     listed = _Jobs(*jobs)
-    return SimpleNamespace(client=lambda _: listed, region="eu-central-1")
+    return SimpleNamespace(client=lambda _: listed, region_name="eu-central-1")
 
 
 WORK = Work(Code("0" * 40, "0" * 40, [], "c0de", "c0de"), "da7a", {}, "image")
@@ -86,7 +82,7 @@ WORK = Work(Code("0" * 40, "0" * 40, [], "c0de", "c0de"), "da7a", {}, "image")
 )
 def test_sagemaker_a_job_under_way_or_done_is_taken(jobs, taken):
     service = _service(*jobs)
-    assert job.submit(service, None, WORK).name == taken
+    assert job.submit(service, None, WORK) == taken
     assert service.client("sagemaker").asked[0]["NameContains"] == f"alzmri-{WORK.digest[:8]}-"
     assert service.client("sagemaker").asked[0]["SortOrder"] == "Descending"
 
@@ -117,30 +113,4 @@ def test_sagemaker_a_job_that_ended_otherwise_is_made_again_under_another_name(
 
 def test_sagemaker_without_a_job_says_how_to_make_one():
     with pytest.raises(UserError, match="alzmri sagemaker submit"):
-        latest(_service())
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "kind", "words"),
-    [
-        (500, "InternalServerError", EnvironmentFault, "try again"),
-        (503, "SlowDown", EnvironmentFault, "try again"),
-        (400, "ThrottlingException", EnvironmentFault, "try again"),
-        (403, "AccessDeniedException", UserError, "docs/sagemaker.md"),
-        (400, "ExpiredTokenException", UserError, "sign in again"),
-        (400, "ResourceLimitExceeded", UserError, "Service Quotas"),
-        (400, "ValidationException", UserError, "AWS refuses: ValidationException: why"),
-    ],
-)
-def test_sagemaker_errors_blame_the_right_one_and_name_the_remedy(status, code, kind, words):
-    response = {
-        "Error": {"Code": code, "Message": "why"},
-        "ResponseMetadata": {"HTTPStatusCode": status},
-    }
-    with pytest.raises(kind, match=words), faults.explained():
-        raise ClientError(response, "CreateTrainingJob")
-
-
-def test_sagemaker_that_does_not_answer_is_a_fault_of_the_environment():
-    with pytest.raises(EnvironmentFault, match="does not answer"), faults.explained():
-        raise EndpointConnectionError(endpoint_url="x")
+        job.latest(_service())

@@ -148,7 +148,8 @@ def test_sagemaker_checkpoints_of_other_parameters_lie_elsewhere(
         checkpoints(make_settings(image="registry/ours:1")),
     ]
     assert own not in others
-    channels = request.addresses(made())
+    work = Work(CODE, "da7a" * 16, request.hyperparameters(make_params()), "image")
+    channels = request.channels(make_settings(), work)
     assert channels["code"].startswith("s3://ours/team/study/code/")
     for address in (own, *channels.values()):
         assert address.endswith("/")  # or the service fetches what merely begins alike

@@ -13,7 +13,7 @@ ROLE = "arn:aws:iam::123456789012:role/alzmri"
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """A function that writes the committed file with some values changed, and reads it."""
-    for variable in ("AWS_REGION", settings.ROLE_VARIABLE, settings.BUCKET_VARIABLE):
+    for variable in ("AWS_REGION", *settings.VARIABLES.values()):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
 
@@ -39,8 +39,8 @@ def test_sagemaker_settings_of_the_account_come_from_the_file_or_the_environment
     (tmp_path / "config").write_text("[default]\nregion = eu-west-1\n")
     assert write().region == "eu-west-1"
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    monkeypatch.setenv(settings.ROLE_VARIABLE, ROLE)
-    monkeypatch.setenv(settings.BUCKET_VARIABLE, "ours")
+    monkeypatch.setenv(settings.VARIABLES["role"], ROLE)
+    monkeypatch.setenv(settings.VARIABLES["bucket"], "ours")
     found = write(bucket="mine")
     assert (found.region, found.role, found.bucket) == ("eu-central-1", ROLE, "mine")
     settings.require(found)

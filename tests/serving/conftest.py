@@ -101,6 +101,7 @@ def _train(folder: Path, prepared: Prepared, parameters: dict[str, Any]) -> None
     detector, _ = ood_fit.fit(folder, prepared, seed=0)
     detector.save(folder)
     (folder / "MODEL_CARD.md").write_text(
+        "---\nhead: yaml\n---\n\n"
         "# Model card: discs\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<script>alert(1)</script>\n"
     )
 
@@ -128,13 +129,13 @@ class Server:
 
 
 @contextmanager
-def _started(root: Path, log: Path, *options: str) -> Iterator[psutil.Popen]:
+def _started(root: Path, log: Path, *options: str, cache: str = "cache") -> Iterator[psutil.Popen]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ALZMRI_")}
     with log.open("w") as output:
         process = psutil.Popen(
             [sys.executable, "-c", SERVE, "serve", "--port", "0", "--threads", "1", *options],
             cwd=root,
-            env={**environment, "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"},
+            env={**environment, "XDG_CACHE_HOME": str(root / cache), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -148,8 +149,8 @@ def _started(root: Path, log: Path, *options: str) -> Iterator[psutil.Popen]:
 
 
 @contextmanager
-def _serving(root: Path, log: Path, *options: str) -> Iterator[Server]:
-    with _started(root, log, *options) as process:
+def _serving(root: Path, log: Path, *options: str, cache: str = "cache") -> Iterator[Server]:
+    with _started(root, log, *options, cache=cache) as process:
         yield Server(_address(process, log), process, log)
 
 
@@ -165,16 +166,20 @@ def _address(process: psutil.Popen, log: Path) -> str:
 
 @pytest.fixture(scope="session")
 def server(workplace: Path) -> Iterator[Server]:
-    """A server with the defaults, for every test that leaves it as it is.
+    """A server with the defaults, for every test that leaves it as it is."""
+    with _serving(workplace, workplace / "serve.log") as running:
+        yield running
 
-    Another starts at the same time, with the same empty cache; its log is ``twin.log``.
-    """
-    twin = workplace / "twin.log"
+
+@pytest.fixture(scope="session")
+def twins(workplace: Path) -> Iterator[Server]:
+    """Like :func:`server`; another starts at the same time, with the same empty cache."""
+    logs = [workplace / f"twin-{number}.log" for number in (1, 2)]
     with (
-        _started(workplace, twin) as other,
-        _serving(workplace, workplace / "serve.log") as running,
+        _started(workplace, logs[1], cache="twins") as other,
+        _serving(workplace, logs[0], cache="twins") as running,
     ):
-        _address(other, twin)
+        _address(other, logs[1])
         other.kill()
         yield running
 
@@ -185,7 +190,7 @@ def serving(workplace: Path, server: Server, tmp_path: Path) -> Iterator[Callabl
     running = []
 
     def start(*options: str) -> Server:
-        context = _serving(workplace, tmp_path / f"{len(running)}.log", *options)
+        context = _serving(workplace, tmp_path / f"{len(running)}.log", *options, cache="twins")
         running.append(context)
         return context.__enter__()
 

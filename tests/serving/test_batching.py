@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -40,7 +41,7 @@ def _with(scenario, threads=1, batch=4):
 
     async def main():
         model = Gated()
-        async with Batcher(model, threads=threads, batch=batch) as batcher:
+        with closing(Batcher(model, threads=threads, batch=batch)) as batcher:
 
             def submit(*values):
                 return asyncio.create_task(batcher.submit(values))

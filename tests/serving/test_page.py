@@ -32,7 +32,7 @@ COLOURS = """(() => {
 
 STAGES = """[0, 1, 2, 3].map((stage) => {
   const node = document.createElement("span");
-  node.className = `stage-${stage}`;
+  node.style.background = `var(--stage-${stage})`;
   document.body.append(node);
   const colour = getComputedStyle(node).backgroundColor.match(/\\d+/g).map(Number);
   node.remove();

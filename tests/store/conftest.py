@@ -7,7 +7,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +17,7 @@ import pytest
 
 from alzmri.store import ports, server
 
-PROJECT = Path(__file__).parents[2]
-STORE = (
-    "import sys; from alzmri import terminal; from alzmri.store.cli import store_app;"
-    "sys.exit(terminal.run(store_app))"
-)
+from .. import forks
 
 
 @dataclass(frozen=True)
@@ -35,20 +30,12 @@ class Repository:
     @property
     def environment(self) -> dict[str, str]:
         """No configuration of the person who runs the tests: neither AWS's, DVC's nor git's."""
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "DVC_", "GIT_"))}
-        home = self.root.parent / "home"
-        home.mkdir(exist_ok=True)
-        return clean | {
-            "HOME": str(home),
-            "XDG_CONFIG_HOME": str(home),
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(PROJECT / "src"),
-        }
+        own = {f"AWS_{name}_FILE": os.devnull for name in ("CONFIG", "SHARED_CREDENTIALS")}
+        return {**forks.environment(), **own, "DVC_GLOBAL_CONFIG_DIR": str(self.root.parent)}
 
     def command(self, *words: str) -> list[str]:
         """The words of `alzmri store …`."""
-        return [sys.executable, "-c", STORE, *words]
+        return ["alzmri", "store", *words]
 
     def store(self, *words: str, **extra: str) -> subprocess.CompletedProcess[str]:
         """Run `alzmri store …`; ``extra`` goes into its environment."""
@@ -68,11 +55,11 @@ class Repository:
         )
 
     def start(self, *words: str) -> psutil.Popen:
-        """Start a command here and do not wait for it."""
+        """Start a command here, as a process of its own, and do not wait for it."""
         return psutil.Popen(
             words,
             cwd=self.root,
-            env=self.environment,
+            env=self.environment | forks.REAL,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ _AET_LENGTH = 16
 
 def dicom(
     aet: Annotated[str, typer.Option(help="The node's own AE title.")] = "ALZMRI",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="To listen on.")] = 11112,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 11112,
     host: Annotated[
         str, typer.Option(help="Address to listen on; beyond this machine only with --accept.")
     ] = "127.0.0.1",
@@ -31,38 +31,38 @@ def dicom(
         Path, typer.Option(help="The folder of the trained model.", callback=repository.located)
     ] = Path("models"),
     slices: Annotated[
-        int, typer.Option(min=1, max=40, help="Of a volume: 1 mm apart, mid-ventricle.")
+        int, typer.Option(min=1, max=40, help="Slices of a volume: 1 mm apart, mid-ventricle.")
     ] = 6,
     queue: Annotated[
         Path,
         typer.Option(
-            help="Folder of what waits. It holds patient data.", callback=repository.located
+            help="Folder of waiting series. It holds patient data.", callback=repository.located
         ),
     ] = Path(".dicom"),
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep images and results, in QUEUE/kept.")
     ] = False,
     quiet_seconds: Annotated[
-        float, typer.Option(min=0.1, help="A series is complete when no image came for so long.")
+        float, typer.Option(min=0.1, help="A series is complete after this time without an image.")
     ] = 30,
     max_seconds: Annotated[
-        float, typer.Option(min=1, help="For one prediction; then a report says so.")
+        float, typer.Option(min=1, help="Limit of one prediction; after it, a report says so.")
     ] = 120,
-    max_associations: Annotated[int, typer.Option(min=1, help="At a time.")] = 8,
-    max_images: Annotated[int, typer.Option(min=1, help="In a series; more are refused.")] = 1000,
+    max_associations: Annotated[int, typer.Option(min=1, help="Maximum at once.")] = 8,
+    max_images: Annotated[int, typer.Option(min=1, help="Maximum per series.")] = 1000,
     max_gigabytes: Annotated[
-        float, typer.Option(min=0.001, help="In the queue; more images are refused.")
+        float, typer.Option(min=0.001, help="Maximum size of the queue; more images are refused.")
     ] = 8,
     metrics_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of /metrics on this machine; 0: none.")
+        int, typer.Option(min=0, max=65535, help="Port of /metrics on this machine; 0: none.")
     ] = 11113,
 ) -> None:
     """Answer T1 series from a PACS with DICOM objects. Research software; no diagnosis.
 
     Takes MR images by C-STORE, predicts as `alzmri predict` does, and sends into the same study a
     structured report and a picture with overlays. Patient data stays in the queue folder until its
-    series is answered, and never enters the log. Ends on SIGTERM or Ctrl-C; started again, it goes
-    on where it was.
+    series is answered, and never enters the log. Ends on SIGTERM or Ctrl-C; started again, it
+    continues.
 
     Examples:
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score
 
-from alzmri.classes import MERGES, merged
+from alzmri.classes import merged
 from alzmri.collections import origins
 from alzmri.data import collection, images, similarity, splits, subjects
 from alzmri.data.collection import Collection
@@ -207,14 +207,14 @@ def read(directory: Path, params: Params, progress: Update | None = None) -> Sli
     )
     collection.require(found, params.data.max_rejected)
     thumbnails, areas = zip(*kept, strict=True)
-    merge = MERGES[params.data.merge]
+    called = merged(params.data.merge, found.classes)
     codes = similarity.encode(np.stack(thumbnails))
     people = subjects.find(
         directory, params.split.subjects, found.entries, lambda: similarity.forest(codes)
     )
     return Slices(
         found,
-        tuple(merge.get(entry.label, entry.label) for entry in found.entries),
+        tuple(called[entry.label] for entry in found.entries),
         tuple(people.names),
         codes,
         np.array(areas, np.int64),
@@ -274,10 +274,11 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
     )
     nearest = trained[found]
     truth, said = labels[tested], labels[nearest]
-    present = [name for name in merged(merge) if name in truth]
+    classes = tuple(dict.fromkeys(merged(merge, slices.found.classes).values()))
+    present = [name for name in classes if name in truth]
     # Ties by severity, whatever the order of files.
     counts = Counter(labels[trained].tolist())
-    majority = max(merged(merge), key=lambda name: counts[name])
+    majority = max(classes, key=lambda name: counts[name])
     low, median, high = np.quantile(similarities, (0.05, 0.5, 0.95)).tolist()
 
     def part(mask: Bools) -> Part:

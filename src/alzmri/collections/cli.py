@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from alzmri import repository, terminal
-from alzmri.classes import CLASSES
 from alzmri.errors import UserError
 
 # What these import takes a second; `alzmri --help` must not.
@@ -23,6 +22,29 @@ if TYPE_CHECKING:
     from alzmri.data.collection import Rejected
 
 data_app = typer.Typer(no_args_is_help=True, help="Bring in collections of MRI slices; check them.")
+
+SUBJECTS_FILE = "subjects.csv"
+
+Name = Annotated[str, typer.Option(help="What to call it: becomes data/NAME.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="Its classes from healthy to severe, as NAME,NAME,...; LABEL=NAME where the source"
+        " calls a class otherwise. The numbers 0, 1, ... mean the names in their order.",
+        show_default="the stages of dementia",
+    ),
+]
+Subject = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="What in the path of an image in the source is its subject: the group, or the match.",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace data/NAME if it exists.")]
+MaxRejected = Annotated[
+    float, typer.Option(min=0, max=1, help="Refuse if more than this fraction is unusable.")
+]
 
 _MIN_PEOPLE = 3
 """Per class, for training, validation and test to have one each."""
@@ -36,30 +58,58 @@ def import_(
             help="A folder, a .zip or a .parquet file, as published.", callback=repository.located
         ),
     ],
-    name: Annotated[str, typer.Option(help="What to call it: becomes data/NAME.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace data/NAME if it exists.")] = False,
-    max_rejected: Annotated[
-        float, typer.Option(min=0, max=1, help="Refuse if more than this fraction is unusable.")
-    ] = 0.1,
+    name: Name,
+    classes: Classes = None,
+    subject: Subject = None,
+    force: Force = False,
+    max_rejected: MaxRejected = 0.1,
 ) -> None:
     """Copy a collection into data/NAME and track it with DVC.
 
     Knows the class folders of every release, merges train and test folders, keeps the images'
-    bytes and leaves the source as it is.
+    bytes and leaves the source as it is. Labels are read from folders, from a CSV table, from
+    parquet files or from .npy beside .npy; subjects from OASIS, ADNI and BIDS names, or a folder
+    for each subject.
 
     Examples:
 
         alzmri data import ~/Downloads/archive.zip --name kaggle
 
-        alzmri data import ~/Downloads/train-00000-of-00001.parquet --name falah
+        alzmri data import adni/ --name adni --classes CN,MCI,AD
+
+        alzmri data import slices/ --name mine --subject 'patient(\\d+)'
     """
     from alzmri.collections.importing import import_collection
 
     with terminal.progress("validating") as progress:
         report = import_collection(
-            source, name, force=force, root=Path(), max_rejected=max_rejected, progress=progress
+            source,
+            name,
+            force=force,
+            root=Path(),
+            named_classes=classes,
+            subject=subject,
+            max_rejected=max_rejected,
+            progress=progress,
         )
+    announce(report, name)
+
+
+def announce(report: "Report", name: str) -> None:
+    """Say what an import brought into data/NAME, and how to go on."""
     _show(report)
+    if report.known_by and report.people:
+        _say(
+            f"{len(set(report.people))} subjects known by {report.known_by}: see"
+            f" data/{name}/{SUBJECTS_FILE}"
+        )
+    if report.near_duplicates:
+        shown = ", ".join(" and ".join(pair) for pair in report.near_duplicates[:3])
+        terminal.warn(
+            f"{len(report.near_duplicates)} pairs of subjects have near-duplicate images: {shown}"
+            f"{', ...' * (len(report.near_duplicates) > 3)}. Are they the same subject under two"
+            " names? Then the split would leak"
+        )
     if report.unclear:
         terminal.warn(f"prepare would refuse this: {report.unclear}")
     for reason, paths in _by_reason(report.collection.rejected).items():
@@ -82,7 +132,7 @@ def check(
         alzmri data check kaggle
     """
     from alzmri import params
-    from alzmri.classes import MERGES
+    from alzmri.classes import merged
     from alzmri.collections.importing import check_name, survey
     from alzmri.data import splits
     from alzmri.data.collection import require
@@ -95,13 +145,14 @@ def check(
     for item in report.collection.rejected:
         _say(f"rejected: {item.path}: {item.reason}")
     require(report.collection, given.data.max_rejected, remedy="prepare would refuse it")
-    entries, merge = report.collection.entries, MERGES[given.data.merge]
-    if report.people is None:
+    entries = report.collection.entries
+    called = merged(given.data.merge, report.collection.classes)
+    if report.unclear:
         raise UserError(f"prepare would refuse it: {report.unclear}")
     groups = [entry.sha256 for entry in entries]
-    if given.split.unit == "subject":
+    if given.split.unit == "subject" and report.people:
         groups = list(report.people)
-    splits.assign([merge.get(item.label, item.label) for item in entries], groups, given.split)
+    splits.assign([called[item.label] for item in entries], groups, given.split)
 
 
 @data_app.command()
@@ -233,12 +284,12 @@ def _column(leak: "Leak") -> dict[str, str]:
 
 def _show(report: "Report") -> None:
     """Print the images and people of each class, and what deserves a warning."""
-    from alzmri.data.collection import EXPORT_SLICES
+    from alzmri.data.collection import MAKE_SLICES
 
     table = Table("class")
     table.add_column("images", justify="right")
     table.add_column("people", justify="right")
-    for label in CLASSES:
+    for label in report.collection.classes:
         table.add_row(label, str(report.images_of(label)), _count(report.people_of(label)))
     table.add_section()
     entries = report.collection.entries
@@ -253,14 +304,15 @@ def _show(report: "Report") -> None:
         _say(f"converted to 8-bit grayscale when read: {count} x {conversion}")
     if report.collection.volumes:
         terminal.warn(
-            f"{report.collection.volumes} DICOM or NIfTI files are not read: {EXPORT_SLICES}"
+            f"{report.collection.volumes} volumes (DICOM, NIfTI, FreeSurfer) are not read:"
+            f" {MAKE_SLICES}"
         )
     if report.people_of_several_classes:
         terminal.warn(
             f"{report.people_of_several_classes} people have images in several classes: a person "
             "has one stage; check the class folders and subjects.csv"
         )
-    for label in CLASSES:
+    for label in report.collection.classes:
         people = report.people_of(label)
         if people and people < _MIN_PEOPLE:
             terminal.warn(

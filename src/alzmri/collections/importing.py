@@ -2,24 +2,27 @@
 
 import hashlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 
-from alzmri.classes import CLASSES, FOLDERS, class_of_folder
-from alzmri.collections import origins, sources
-from alzmri.collections.sources import Member
+from alzmri import classes
+from alzmri.classes import CLASSES_FILE, STAGES, Naming
+from alzmri.collections import named, origins, sources
+from alzmri.collections.tables import Member
 from alzmri.data import collection, images, similarity, subjects
 from alzmri.data.collection import Collection, Entry, Rejected
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.files import replacing_directory, write_csv
+from alzmri.files import replacing_directory, write_bytes, write_csv
 from alzmri.terminal import Update
 
 MAX_REJECTED = 0.1
@@ -40,11 +43,16 @@ class Report:
         collection: the images, and what was rejected.
         people: the subject of each of ``collection.entries``; None if nothing tells.
         unclear: why nothing tells; None if something does.
+        known_by: what tells, of an import; None for the pixels.
+        near_duplicates: pairs of subjects, as names or a table tell them, that the pixels hold
+            to be one.
     """
 
     collection: Collection
     people: tuple[str, ...] | None
     unclear: subjects.Unclear | None = None
+    known_by: str | None = None
+    near_duplicates: tuple[tuple[str, str], ...] = ()
 
     def images_of(self, label: str) -> int:
         """How many usable images a class has."""
@@ -70,16 +78,17 @@ class Report:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A member of a source and its path in the new collection."""
+    """A member of a source, its class, and its path in the new collection."""
 
     member: Member
+    label: str
     path: str
 
 
 def survey(
     directory: Path,
     *,
-    people_from: Literal["auto", "file", "pixels"] = "auto",
+    people_from: Literal["auto", "file", "pixels", "unknown"] = "auto",
     progress: Update | None = None,
 ) -> Report:
     """Validate a collection in place; ``people_from`` is ``split.subjects`` of the parameters.
@@ -88,6 +97,8 @@ def survey(
         UserError: there is no such directory, or its ``subjects.csv`` is wanted and has faults.
     """
     found, thumbnails = _read(directory, progress)
+    if people_from == "unknown":
+        return Report(found, None)
     return _report(found, directory, people_from, thumbnails)
 
 
@@ -97,41 +108,65 @@ def import_collection(
     *,
     force: bool,
     root: Path,
+    named_classes: str | None = None,
+    subject: str | None = None,
     max_rejected: float = MAX_REJECTED,
     progress: Update | None = None,
+    command: str = "import",
+    reader: Callable[..., AbstractContextManager[sources.Found]] = sources.members,
 ) -> Report:
     """Copy the usable images of ``source`` to ``root/data/name`` and give them to DVC and git.
 
     ``source`` is a folder, a zip archive or a parquet file in any published layout (see
     :func:`sources.members`); it is only read. Images keep their bytes, go to the folder of their
-    class (:data:`classes.FOLDERS`) and keep their name; where several of a class have the same,
-    the folders above go in front of it (``test-x.jpg``). Rejected files stay behind. A
-    ``subjects.csv`` comes along with its paths rewritten, and ``origin.csv`` says which path each
-    image was published under. ``data/name`` appears whole or not at all; ``force`` lets it
-    replace another.
+    class and keep their name; where several of a class have the same, the folders above go in
+    front of it (``test-x.jpg``). Rejected files stay behind. ``classes.txt`` lists the classes,
+    ``origin.csv`` says which path each image was published under, and ``subjects.csv`` has the
+    subjects that names or a table of the source tell. ``data/name`` appears whole or not at all;
+    ``force`` lets it replace another.
+
+    Args:
+        named_classes: ``--classes``, see :func:`classes.parse`; None for the stages.
+        subject: ``--subject``, see :func:`named.by_pattern`.
+        command: the one of ``alzmri data`` that messages name.
+        reader: what opens ``source``.
 
     Raises:
         UserError: a bad name, a name in use, a source that cannot be used
-            (:func:`collection.require`), no git and DVC repository in ``root``.
+            (:func:`collection.require`) or has classes without a name, no git and DVC repository
+            in ``root``.
         EnvironmentFault: git or DVC failed, or a package for the source is missing.
     """
     check_name(name, _RESERVED)
     target = root / "data" / name
     _check_target(source, name, target, force=force, root=root)
     fresh = not target.exists()
+    naming = classes.parse(named_classes) if named_classes else STAGES
     room = shutil.disk_usage(root).free
     with (
-        sources.members(source, room=room) as (members, rejected),
+        reader(source, room=room, naming=naming) as (members, rejected),
         replacing_directory(target) as temporary,
     ):
-        placed, misplaced = _place(members)
+        if not named_classes:
+            naming = _kept_naming(source, members)
+        placed, misplaced, words = _place(members, naming)
+        if not placed:
+            _require_images(source, name, members)
+        lost = sum(not item.stray for item in misplaced)
+        much = lost > max_rejected * (lost + len(placed))
+        _require_names(f"{command} {_quoted(source)} --name {name}", naming, words, much=much)
+        present = {item.label for item in placed}
+        names = naming.classes or [known for known in classes.KNOWN if known in present]
+        if len(names) > 1:  # a single one is refused below, for what it is
+            write_bytes(temporary / CLASSES_FILE, "".join(f"{item}\n" for item in names).encode())
         origin, unread = _copy(placed, temporary)
         found, thumbnails = _read(temporary, progress)
         copies = _copies(temporary, found)
         for item in found.rejected:
             (temporary / item.path).unlink()
         left = [
-            replace(item, path=collection.printable(origin[item.path])) for item in found.rejected
+            replace(item, path=collection.printable(origin[item.path].path))
+            for item in found.rejected
         ]
         behind = sorted(rejected + misplaced + unread + left, key=lambda item: item.path)
         found = replace(found, directory=source, rejected=tuple(behind))
@@ -139,14 +174,136 @@ def import_collection(
         published = _published(source, members, found.entries, copies, origin)
         write_csv(temporary / origins.ORIGIN_FILE, ("path", "origin"), published)
         found = replace(found, directory=target)
-        listed = _listed(source, members, found.entries, origin)
-        if listed:
-            _write_subjects(temporary / subjects.SUBJECTS_FILE, found.entries, listed)
-            report = Report(found, tuple(listed))
+        whose = _subjects(source, members, found.entries, origin, naming, subject)
+        if whose:
+            _write_subjects(temporary / subjects.SUBJECTS_FILE, found.entries, whose.names)
+            alike = _near_duplicates(whose, found.entries, thumbnails, copies, origin)
+            report = Report(found, tuple(whose.names), None, whose.known_by, alike)
         else:
             report = _report(found, temporary, "pixels", thumbnails)
     _track(name, root, fresh=fresh)
     return report
+
+
+def _kept_naming(source: Path, members: Sequence[Member]) -> Naming:
+    """The classes that ``source`` has if it is a collection of ours, which an import has named.
+
+    Other releases have a ``classes.txt`` whose order means something else.
+    """
+    table = _table(source, members, origins.ORIGIN_FILE)
+    kept = _table(source, members, CLASSES_FILE)
+    if table and kept and table[1] == kept[1]:
+        return collection.parse_classes(kept[2], kept[0])
+    return STAGES
+
+
+def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
+    """Refuse a source that has no image, but something that can be made into images."""
+    called = [item.path.lower() for item in members]
+    volumes = sum(path.endswith(collection.VOLUMES) for path in called)
+    volumes = volumes or sum(map(_is_dicom, members))  # their names often say nothing
+    if volumes:
+        raise UserError(
+            f"{source} has no images, but {volumes} volumes (DICOM, NIfTI, FreeSurfer):"
+            f" `alzmri data slices {_quoted(source)} --name {name}` makes a collection of their"
+            " slices"
+        )
+    if any(".tfrec" in path for path in called):
+        raise UserError(
+            f"{source} has TFRecord files, which only TensorFlow reads: where that is installed,"
+            " write the image of each record with tf.data.TFRecordDataset and tf.io.write_file to"
+            " a folder for its class, and import those folders"
+        )
+
+
+def _is_dicom(member: Member) -> bool:
+    try:
+        return member.read()[128:132] == b"DICM"
+    except images.Unreadable:
+        return False
+
+
+def _quoted(source: Path) -> str:
+    return shlex.quote(str(source))
+
+
+def _require_names(
+    command: str, naming: Naming, words: Mapping[str, str | None], *, much: bool
+) -> None:
+    """Refuse a source with classes that have no known names, and say how to give them.
+
+    ``words`` are the labels and class folders of its images, with their class; ``much`` says that
+    too many images have none.
+
+    Raises:
+        UserError: there are labels that name no class, or folders of diagnoses that are no stage,
+            or too many images are in other folders.
+    """
+    unknown = [word for word, label in words.items() if label is None]
+    stageless = [word for word in unknown if classes.stageless(word)]
+    if not unknown or not (much or stageless) or len(words) > classes.MOST:
+        return
+    if naming.classes:
+        raise UserError(
+            f"{', '.join(unknown)} is none of the classes {', '.join(naming.classes)}: name"
+            " it with --classes, as LABEL=NAME where the two differ. Nothing was imported"
+        )
+    numbers = all(map(classes.number, unknown))
+    what = (
+        "numbers, and nothing says what they mean"
+        if numbers
+        else "no stages of dementia, so their order is for you to say"
+    )
+    # Of several spellings of a class the first will do.
+    chosen = {label or word: word for word, label in reversed(list(words.items()))}
+    raise UserError(
+        f"the classes {', '.join(sorted(unknown))} are {what}. Nothing was imported; name"
+        " the classes from healthy to severe:\n"
+        f"  alzmri data {command} {classes.option(chosen.values())}"
+    )
+
+
+def _subjects(
+    source: Path,
+    members: Sequence[Member],
+    entries: Sequence[Entry],
+    origin: Mapping[str, Member],
+    naming: Naming,
+    pattern: str | None,
+) -> named.Subjects | None:
+    """The subject of each of ``entries``, as the user, a table or the names in the source say."""
+    came = [origin[entry.path] for entry in entries]
+    paths = [collection.printable(item.path) for item in came]
+    if pattern:
+        return named.by_pattern(pattern, paths)
+    if listed := _listed(source, members, came):
+        return named.Subjects(listed, f"the {subjects.SUBJECTS_FILE} of the source")
+    if all(item.subject for item in came):
+        return named.Subjects([item.subject or "" for item in came], "the table of labels")
+    return named.recognise(paths, [entry.label for entry in entries], naming)
+
+
+def _near_duplicates(
+    whose: named.Subjects,
+    entries: Sequence[Entry],
+    thumbnails: similarity.Thumbnails,
+    copies: Mapping[str, str],
+    origin: Mapping[str, Member],
+) -> tuple[tuple[str, str], ...]:
+    """The pairs of subjects that have images as alike as only one subject's are.
+
+    Those of a chain of such pairs stand for all pairs of the chain. ``copies`` are exact.
+    """
+    links = similarity.forest(similarity.encode(thumbnails))
+    close = links.correlations >= subjects.TWIN
+    linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
+    pairs = [(whose.names[one], whose.names[other]) for one, other in linked]
+    if whose.find:
+        of = dict(zip((entry.path for entry in entries), whose.names, strict=True))
+        for copy, used in copies.items():
+            path = collection.printable(origin[copy].path)
+            pairs.append((of[used], whose.find(path) or of[used]))
+    return tuple(sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]}))
 
 
 def _report(
@@ -190,32 +347,57 @@ def _check_target(source: Path, name: str, target: Path, *, force: bool, root: P
         raise UserError(f"data/{name} exists: choose another --name, or replace it with --force")
 
 
-def _place(members: Sequence[Member]) -> tuple[list[_Placed], list[Rejected]]:
-    """Where each image goes, and what is none. Depends on the paths alone, not on their order."""
+def _place(
+    members: Sequence[Member], naming: Naming
+) -> tuple[list[_Placed], list[Rejected], dict[str, str | None]]:
+    """Where each image goes, what is none, and the class of each label or class folder.
+
+    Depends on the paths and labels alone, not on their order.
+    """
     rejected: list[Rejected] = []
-    by_name: defaultdict[str, list[Member]] = defaultdict(list)
+    words: dict[str, str | None] = {}
+    by_name: defaultdict[str, list[tuple[Member, str]]] = defaultdict(list)
     for member in sorted(members, key=lambda item: item.path):
-        match collection.place(member.path):
-            case str(label):
-                folder = FOLDERS[CLASSES.index(label)]
-                name = _short(collection.printable(PurePosixPath(member.path).name))
-                by_name[f"{folder}/{name}"].append(member)
-            case Rejected() as item:
-                rejected.append(item)
+        word, found = _class_of(member, naming)
+        if isinstance(found, Rejected):
+            rejected.append(found)
+        if found is None:
+            continue
+        label = found if isinstance(found, str) else None
+        if word:
+            words[word] = label
+        if label:
+            name = _short(collection.printable(PurePosixPath(member.path).name))
+            by_name[f"{classes.folder(label)}/{name}"].append((member, label))
     taken = {path for path, same in by_name.items() if len(same) == 1}
-    placed = [_Placed(by_name[path][0], path) for path in sorted(taken)]
+    placed = [_Placed(*by_name[path][0], path) for path in sorted(taken)]
     for path in sorted(by_name.keys() - taken):
         folder, name = path.split("/")
-        for member in by_name[path]:
-            above = [part for part in member.path.split("/")[:-1] if not class_of_folder(part)]
+        for member, label in by_name[path]:
+            above = [part for part in member.path.split("/")[:-1] if not naming.class_of(part)]
             wanted = free = f"{folder}/{_short(collection.printable('-'.join([*above, name])))}"
             number = 1
             while free in taken:
                 number += 1
                 free = wanted.replace("/", f"/{number}-")
             taken.add(free)
-            placed.append(_Placed(member, free))
-    return placed, rejected
+            placed.append(_Placed(member, label, free))
+    return placed, rejected, words
+
+
+def _class_of(member: Member, naming: Naming) -> tuple[str | None, str | Rejected | None]:
+    """The label or folder that is to say its class, and what :func:`collection.place` returns."""
+    if member.label is None:
+        found = collection.place(member.path, naming)
+        if found is None or (isinstance(found, Rejected) and found.stray):
+            return None, found
+        folders = PurePosixPath(member.path).parts[:-1]
+        meant = classes.of_folders(naming, folders)
+        return (meant[0] if meant else folders[-1] if folders else None), found
+    label = naming.class_of(member.label)
+    reason = f"unknown label '{member.label}'; known are {naming.known}"
+    refused = Rejected(collection.printable(member.path), reason if member.label else "no label")
+    return member.label or None, label or refused
 
 
 def _short(name: str) -> str:
@@ -228,11 +410,11 @@ def _short(name: str) -> str:
     return name.encode()[: _MAX_NAME - len(end)].decode(errors="ignore") + end
 
 
-def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, str], list[Rejected]]:
-    """Write the members below ``directory``; return each one's path in the source, and failures."""
-    for folder in FOLDERS:
-        (directory / folder).mkdir()
-    origin: dict[str, str] = {}
+def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member], list[Rejected]]:
+    """Write the members below ``directory``; return each one by its new path, and failures."""
+    for label in {item.label for item in placed}:
+        (directory / classes.folder(label)).mkdir()
+    origin: dict[str, Member] = {}
     rejected: list[Rejected] = []
     for item in placed:
         try:
@@ -240,7 +422,7 @@ def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, str], l
         except images.Unreadable as error:
             rejected.append(Rejected(collection.printable(item.member.path), str(error)))
         else:
-            origin[item.path] = item.member.path
+            origin[item.path] = item.member
     return origin, rejected
 
 
@@ -251,15 +433,13 @@ def _read(directory: Path, progress: Update | None) -> tuple[Collection, similar
     return found, np.array(thumbnails, np.uint8)
 
 
-def _listed(
-    source: Path, members: Sequence[Member], entries: Sequence[Entry], origin: dict[str, str]
-) -> list[str]:
-    """The subject of each entry as the source's ``subjects.csv`` says; empty if it has none."""
+def _listed(source: Path, members: Sequence[Member], came: Sequence[Member]) -> list[str]:
+    """The subject of each of ``came`` by the source's ``subjects.csv``; empty if it has none."""
     table = _table(source, members, subjects.SUBJECTS_FILE)
     if table is None:
         return []
     name, above, content = table
-    paths = [origin[entry.path].removeprefix(above) for entry in entries]
+    paths = [item.path.removeprefix(above) for item in came]
     return subjects.parse(content, name, paths)
 
 
@@ -278,7 +458,7 @@ def _published(
     members: Sequence[Member],
     entries: Sequence[Entry],
     copies: dict[str, str],
-    origin: dict[str, str],
+    origin: Mapping[str, Member],
 ) -> list[tuple[str, str]]:
     """Each entry's path and where it was published; several times if several copies were.
 
@@ -289,7 +469,7 @@ def _published(
     known = origins.parse(content, name)
     rows = set()
     for copy, path in {**{entry.path: entry.path for entry in entries}, **copies}.items():
-        here = origin[copy]
+        here = origin[copy].path
         for published in known.get(here.removeprefix(above), [collection.printable(here)]):
             rows.add((path, published))
     return sorted(rows)
@@ -349,10 +529,10 @@ def _track(name: str, root: Path, *, fresh: bool) -> None:
 
 def _how_to_go_on(name: str, *, fresh: bool, tracked: bool) -> str:
     if fresh:
-        return "nothing was imported: mend that, then import again"
+        return "nothing was imported: correct that, then import again"
     restore = f"; `dvc checkout --force data/{name}.dvc` brings the old images back"
     return (
-        f"data/{name} holds the new images, untracked: mend that, then import again with --force"
+        f"data/{name} holds the new images, untracked: correct that, then import again with --force"
         + (restore if tracked else "")
     )
 

@@ -1,4 +1,4 @@
-"""What an import can start from: a folder, a zip archive, parquet tables, or those in one another.
+"""What an import can start from: a folder, a zip archive, parquet files, or those in one another.
 
 Whatever it is, it is seen as a list of members, each with a path and a way to get its bytes.
 Nothing is ever unpacked to a path that an archive chose.
@@ -9,14 +9,15 @@ import io
 import json
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from alzmri.classes import class_of_folder
+from alzmri.classes import STAGES, Naming
+from alzmri.collections import tables
+from alzmri.collections.tables import Member
 from alzmri.data import images
 from alzmri.data.collection import Rejected, place, printable, walk
 from alzmri.errors import EnvironmentFault, UserError
@@ -28,39 +29,32 @@ if TYPE_CHECKING:
 MAX_RATIO = 100
 """Unpacked to packed bytes. Images hardly pack at all; above this an archive is a trap."""
 
-PUBLISHED_ORDER = ("Mild_Demented", "Moderate_Demented", "Non_Demented", "Very_Mild_Demented")
-"""What the label numbers 0 to 3 of the parquet releases mean, where the file does not say."""
+_TABLES = (".parquet", ".npy")
+"""Ends of the names of files that hold many images."""
 
 
-@dataclass(frozen=True)
-class Member:
-    """One file of a source.
-
-    Attributes:
-        path: relative to the source, with ``/``.
-        read: gets its bytes; raises :class:`images.Unreadable` if they cannot be had or used.
-    """
-
-    path: str
-    read: Callable[[], bytes]
+Found = tuple[list[Member], list[Rejected]]
+"""The files of a source, and what is none."""
 
 
 @contextmanager
-def members(source: Path, *, room: int) -> Iterator[tuple[list[Member], list[Rejected]]]:
+def members(source: Path, *, room: int, naming: Naming = STAGES) -> Iterator[Found]:
     """Yield the members of ``source``, sorted by path, and what is none. Nothing is changed.
 
-    Parquet files, alone or inside a folder or archive, are replaced by their rows, as members
-    ``<file>/<class>/<name>``. ``room`` is how many bytes the unpacked source may take.
+    Parquet files and arrays of NumPy, alone or inside a folder or archive, are replaced by their
+    rows, as members ``<file>/<label>/<name>``. What CSV tables say of images in no class folder
+    is their label. ``room`` is how many bytes the unpacked source may take, ``naming`` what its
+    folders mean.
 
     Raises:
         UserError: no such source, an archive that is damaged, encrypted, larger than ``room``
-            or made to harm, a parquet file without the columns.
+            or made to harm, a parquet file without the columns, a table that is ambiguous.
         EnvironmentFault: a parquet file, and pyarrow is not installed.
     """
     if source.is_dir():
         paths, rejected = walk(source)
         files = [Member(path, partial(_read_file, source / path)) for path in paths]
-        yield _with_rows(source, files, room), rejected
+        yield _with_rows(source, files, room, naming), rejected
     elif not source.is_file():
         raise UserError(f"{source} not found: expected is a folder, a .zip or a .parquet file")
     elif zipfile.is_zipfile(source):
@@ -68,12 +62,16 @@ def members(source: Path, *, room: int) -> Iterator[tuple[list[Member], list[Rej
             opened = zipfile.ZipFile(source)
         with opened as archive:
             files, rejected = _zip_members(source, archive, room)
-            yield _with_rows(source, files, room), rejected
-    elif _is_parquet(source.name):
-        yield _with_rows(source.parent, [Member(source.name, source.read_bytes)], room), []
+            yield _with_rows(source, files, room, naming), rejected
+    elif source.name.lower().endswith(".parquet"):
+        alone = [Member(source.name, source.read_bytes)]
+        yield _with_rows(source.parent, alone, room, naming), []
     else:
+        with source.open("rb") as file:
+            images.check_start(file.read(images.START), source)
         raise UserError(
-            f"{source} is neither a folder nor a whole .zip or .parquet file: download it again"
+            f"{source} is neither a folder nor a whole .zip or .parquet file: download it again, or"
+            " give the folder that it is in"
         )
 
 
@@ -131,18 +129,14 @@ def _path(entry: zipfile.ZipInfo) -> str:
 
 def _read_entry(source: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     # The archive checks that no more than this comes out.
-    if not _is_parquet(_path(entry)):
+    if not _path(entry).lower().endswith(_TABLES):
         images.check_bytes(entry.file_size)
     with _whole(source):
         return archive.read(entry)
 
 
 def _read_file(path: Path) -> bytes:
-    return path.read_bytes() if _is_parquet(path.name) else images.read(path)
-
-
-def _is_parquet(path: str) -> bool:
-    return path.lower().endswith(".parquet")
+    return path.read_bytes() if path.name.lower().endswith(_TABLES) else images.read(path)
 
 
 def _check_room(source: Path, size: int, room: int) -> None:
@@ -153,23 +147,27 @@ def _check_room(source: Path, size: int, room: int) -> None:
         )
 
 
-def _with_rows(source: Path, files: list[Member], room: int) -> list[Member]:
-    """``files`` with every parquet file replaced by its rows."""
+def _with_rows(source: Path, files: list[Member], room: int, naming: Naming) -> list[Member]:
+    """``files`` with every table replaced by its rows, and labels from CSV tables."""
     expanded: list[Member] = []
+    stacks: list[Member] = []
     for member in files:
-        stray = isinstance(place(member.path), Rejected)
-        if _is_parquet(member.path) and not stray:
+        stray = isinstance(place(member.path, STAGES), Rejected)
+        if member.path.lower().endswith(".parquet") and not stray:
             expanded += _rows(source, member, room)
+        elif member.path.lower().endswith(".npy") and not stray:
+            stacks.append(member)
         else:
             expanded.append(member)
-    return expanded
+    expanded += tables.arrays(source, stacks)
+    return tables.labelled(source, expanded, naming)
 
 
 def _rows(source: Path, member: Member, room: int) -> Iterator[Member]:
     """The images of a parquet file: columns ``image`` (bytes, or bytes and path) and ``label``."""
     where = source / member.path
     file = _open_table(where, member, room)
-    folders, fields = _class_folders(file.schema_arrow), _fields(where, file.schema_arrow)
+    names, fields = _label_names(file.schema_arrow), _fields(where, file.schema_arrow)
     # A value takes its place in the file once, however many rows have it; so it does here.
     distinct: dict[bytes, bytes] = {}
     number = size = 0
@@ -178,17 +176,17 @@ def _rows(source: Path, member: Member, room: int) -> Iterator[Member]:
         with _whole(where, "has labels that cannot be read"):
             labels = batch.column("label").to_pylist()
         for cell, label in zip(batch.column("image"), labels, strict=True):
-            if isinstance(label, int) and 0 <= label < len(folders):
-                label = folders[label]
-            if class_of_folder(str(label)) is None:
-                raise UserError(f"{where}: row {number} has the label {label!r}, which is no class")
+            if isinstance(label, int) and 0 <= label < len(names):
+                label = names[label]
             content = (cell["bytes"] if fields else cell).as_py() or b""
             size += len(content)
             _check_room(where, size, room)
             given = cell["path"].as_py() if "path" in fields else None
             name = PurePosixPath(given or "").name or f"{number:06d}"
-            path = f"{member.path}/{label}/{name}"
-            yield Member(path, partial(_checked, distinct.setdefault(content, content)))
+            word = tables.word(label)
+            path = f"{member.path}/{word.replace('/', '_') or 'no label'}/{name}"
+            read = partial(_checked, distinct.setdefault(content, content))
+            yield Member(path, read, word)
             number += 1
 
 
@@ -230,8 +228,10 @@ def _open_table(where: Path, member: Member, room: int) -> "pq.ParquetFile":
         raise EnvironmentFault(
             f"{where} needs pyarrow: pip install -r requirements.txt, or pip install pyarrow"
         ) from None
+    content = member.read()
+    images.check_start(content, where)
     with _whole(where, "is no whole parquet file"):
-        file = pq.ParquetFile(io.BytesIO(member.read()))
+        file = pq.ParquetFile(io.BytesIO(content))
         metadata = file.metadata
         groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
         _check_room(where, sum(group.total_byte_size for group in groups), room)
@@ -244,10 +244,10 @@ def _open_table(where: Path, member: Member, room: int) -> "pq.ParquetFile":
         return file
 
 
-def _class_folders(schema: "pa.Schema") -> tuple[str, ...]:
-    """What the label numbers mean: as the Hugging Face schema says, else as published."""
+def _label_names(schema: "pa.Schema") -> tuple[str, ...]:
+    """What the label numbers mean, as the Hugging Face schema says; empty if it does not."""
     try:
         content = json.loads((schema.metadata or {})[b"huggingface"])
-        return tuple(content["info"]["features"]["label"]["names"])
+        return tuple(map(str, content["info"]["features"]["label"]["names"]))
     except (KeyError, TypeError, ValueError):
-        return PUBLISHED_ORDER
+        return ()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from alzmri.classes import CLASSES, FOLDERS, class_of_folder
+from alzmri import classes
+from alzmri.classes import CLASSES_FILE, DEMENTED, STAGES, Naming
 from alzmri.data import images
 from alzmri.errors import UserError
 from alzmri.files import write_csv
@@ -18,8 +19,9 @@ from alzmri.terminal import Update
 T = TypeVar("T")
 
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
-_VOLUMES = (".dcm", ".nii", ".nii.gz")
-EXPORT_SLICES = "export them as slices first (PNG, 8 or 16 bits), one class folder per stage"
+VOLUMES = (".dcm", ".ima", ".mgh", ".mgz", ".nii", ".nii.gz")
+"""Ends of the names of DICOM, FreeSurfer and NIfTI files."""
+MAKE_SLICES = "`alzmri data slices SOURCE --name NAME` makes a collection of their slices"
 """What to do with volumes."""
 _SHOWN = 5
 """Rejected files that a message quotes."""
@@ -31,7 +33,7 @@ class Entry:
 
     Attributes:
         path: relative to the collection, with ``/``.
-        label: one of :data:`classes.CLASSES`.
+        label: one of :attr:`Collection.classes`.
         sha256: hexadecimal digest of the file's bytes.
         converted: see :class:`images.Decoded`.
     """
@@ -66,11 +68,14 @@ class Collection:
 
     Attributes:
         directory: where.
+        classes: names, least to most severe: those of ``classes.txt``, else the stages that any
+            file is in a folder of.
         entries: the usable images, sorted by path.
         rejected: all others, sorted by path.
     """
 
     directory: Path
+    classes: tuple[str, ...]
     entries: tuple[Entry, ...]
     rejected: tuple[Rejected, ...]
 
@@ -81,8 +86,8 @@ class Collection:
 
     @property
     def volumes(self) -> int:
-        """How many files in class folders are DICOM or NIfTI by name: no slices yet."""
-        return sum(item.path.lower().endswith(_VOLUMES) for item in self.rejected)
+        """How many files are DICOM, FreeSurfer or NIfTI by name: no slices yet."""
+        return sum(item.path.lower().endswith(VOLUMES) for item in self.rejected)
 
     @property
     def rejected_fraction(self) -> float:
@@ -100,8 +105,9 @@ def read(
     """Validate every file below ``directory``, and append what is kept of each usable image.
 
     The class of an image is that of the nearest folder above it whose name means one, in any
-    spelling, so ``train/Mild_Demented`` and ``test/MildDemented`` are one class. Files are listed,
-    hashed, and each content is decoded once, in the order of the first path that has it.
+    spelling, so ``train/Mild_Demented`` and ``test/MildDemented`` are one class. A ``classes.txt``
+    names the classes; without it they are stages of dementia. Files are listed, hashed, and each
+    content is decoded once, in the order of the first path that has it.
 
     Rejected, with a reason, is what :func:`images.decode` refuses, what lies in no class folder,
     names that are not UTF-8, symbolic links, and exact duplicates: within a class all but the
@@ -117,14 +123,15 @@ def read(
         progress: ``progress(done, total)``, in distinct contents.
 
     Raises:
-        UserError: when there is no such directory.
+        UserError: when there is no such directory, or its ``classes.txt`` has faults.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory; bring one in with `alzmri data import`")
+    naming = naming_of(directory)
     paths, rejected = walk(directory)
     labels: dict[str, str] = {}
     for path in paths:
-        match place(path):
+        match place(path, naming):
             case str(label):
                 labels[path] = label
             case Rejected() as item:
@@ -156,7 +163,33 @@ def read(
         if progress:
             progress(done, len(contents))
     rejected.sort(key=lambda item: item.path)
-    return Collection(directory, tuple(entries), tuple(rejected))
+    present = set(labels.values())
+    names = naming.classes or tuple(name for name in classes.KNOWN if name in present)
+    return Collection(directory, names, tuple(entries), tuple(rejected))
+
+
+def naming_of(directory: Path) -> Naming:
+    """What folders in the collection in ``directory`` mean: as ``classes.txt`` says, else stages.
+
+    Raises:
+        UserError: ``classes.txt`` cannot be read, or does not name classes.
+    """
+    file = directory / CLASSES_FILE
+    if not os.path.lexists(file):
+        return STAGES
+    try:
+        return parse_classes(images.read(file), str(file))
+    except images.Unreadable as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def parse_classes(table: bytes, name: str) -> Naming:
+    """The naming by the bytes of a ``classes.txt``, which messages call ``name``."""
+    try:
+        lines = table.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text: {error}") from None
+    return classes.named([line.strip() for line in lines if line.strip()], name)
 
 
 def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
@@ -185,19 +218,21 @@ def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
     return sorted(paths), rejected
 
 
-def place(path: str) -> str | Rejected | None:
+def place(path: str, naming: Naming) -> str | Rejected | None:
     """The class that a file's folders mean, or why it has none, or None if it needs none."""
     *folders, name = PurePosixPath(path).parts
     if any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in (*folders, name)):
         return Rejected(printable(path), "left by the system or a program", stray=True)
-    for folder in reversed(folders):
-        label = class_of_folder(folder)
-        if label:
-            return label
+    if name.lower().endswith(VOLUMES):
+        return Rejected(printable(path), "a volume, not a slice", stray=True)
+    found = classes.of_folders(naming, folders)
+    if found and found[1]:
+        return found[1]
     if PurePosixPath(name).suffix.lower() not in images.SUFFIXES:
         return None
-    where = f"unknown class folder '{printable(folders[-1])}'" if folders else "in no class folder"
-    return Rejected(printable(path), f"{where}; known are {', '.join(FOLDERS)}")
+    word = found[0] if found else folders[-1] if folders else None
+    where = "in no class folder" if word is None else f"unknown class folder '{printable(word)}'"
+    return Rejected(printable(path), f"{where}; known are {naming.known}")
 
 
 def require(
@@ -209,18 +244,19 @@ def require(
     """Refuse a collection that cannot be trained on; the message ends with ``remedy``.
 
     Raises:
-        UserError: nothing was found, or only volumes, a class has no usable image, or more than
-            the fraction ``max_rejected`` (0 to 1) of the images was rejected.
+        UserError: nothing was found, or only volumes, a class has no usable image or is alone,
+            "Demented" is a class beside its stages, or more than the fraction ``max_rejected``
+            (0 to 1) of the images was rejected.
     """
     directory, faults = collection.directory, collection.faults
     if collection.volumes and not collection.entries:
         raise UserError(
-            f"{directory} has no usable image, but {collection.volumes} DICOM or NIfTI files: "
-            f"{EXPORT_SLICES}"
+            f"{directory} has no usable image, but {collection.volumes} volumes (DICOM, NIfTI,"
+            f" FreeSurfer): {MAKE_SLICES}"
         )
     if not collection.entries and not faults:
         raise UserError(
-            f"{directory} has no images: expected are class folders ({', '.join(FOLDERS)}) with "
+            f"{directory} has no images: expected are class folders ({STAGES.known}) with "
             "one image per slice; bring a collection in with `alzmri data import`"
         )
     problems = []
@@ -229,9 +265,16 @@ def require(
             f"{len(faults)} of its images ({collection.rejected_fraction:.0%}) were rejected, at "
             f"most {max_rejected:.0%} may be (data.max_rejected, --max-rejected)"
         )
-    missing = [name for name in CLASSES if name not in {item.label for item in collection.entries}]
-    if missing:
+    used = {item.label for item in collection.entries}
+    if missing := [name for name in collection.classes if name not in used]:
         problems.append(f"no usable image of {', '.join(missing)}")
+    elif len(collection.classes) == 1:
+        problems.append(f"{collection.classes[0]} is its only class")
+    elif DEMENTED in used and used & set(classes.CLASSES[1:]):
+        problems.append(
+            f"{DEMENTED} is a class beside stages of dementia: `alzmri data import --classes` with"
+            " names of your own says which is more severe"
+        )
     if not problems:
         return
     lines = [f"{directory} cannot be used: {'; '.join(problems)}"]

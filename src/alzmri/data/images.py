@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
+from alzmri.errors import UserError
+
 Pixels = NDArray[np.uint8]
 
 MIN_SIDE = 16
@@ -52,6 +54,10 @@ SYMBOLIC_LINK = (
 
 _FILLING = b"\0" + b"\x5a\xa5\x33" * 32
 """Arbitrary data for a JPEG that misses some. The zero keeps a final FF from being a marker."""
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+START = len(_POINTER)
+"""Bytes by which :func:`check_start` knows a pointer."""
 
 _NAMES = {"1": "1-bit", "P": "palette", "PA": "palette", "F": "float", "I": "32-bit"}
 """Of Pillow's modes, where the mode itself says little."""
@@ -107,6 +113,8 @@ def decode_bytes(data: bytes) -> Decoded:
         Unreadable: any other refusal.
     """
     check_bytes(len(data))
+    if data.startswith(_POINTER):
+        raise Unreadable("a Git LFS pointer instead of the image: run `git lfs pull` in its clone")
     pixels, converted = _decode(data)
     low, high = pixels.min(), pixels.max()
     if low == high:
@@ -142,6 +150,14 @@ def check_bytes(size: int) -> None:
     """Refuse a file of ``size`` bytes that is empty or too large (:class:`Unreadable`)."""
     if not 0 < size <= MAX_BYTES:
         raise Unreadable(f"larger than {MAX_BYTES >> 20} MiB" if size else "empty file")
+
+
+def check_start(data: bytes, path: Path) -> None:
+    """Refuse (:class:`UserError`) the file at ``path``, beginning with ``data``, if it is none."""
+    if data.startswith(_POINTER):
+        raise UserError(
+            f"{path} is a Git LFS pointer instead of the file: run `git lfs pull` in its clone"
+        )
 
 
 def fit(pixels: Pixels, image_size: int, mode: Literal["pad", "stretch"]) -> Pixels:

@@ -1,4 +1,4 @@
-"""What ``prepare`` made of a collection: classes over the parts of the split, and who is who."""
+"""What ``prepare`` made of a collection: classes over the parts of the split, and subjects."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from alzmri.data.counts import Count
-from alzmri.data.prepared import PARTS, Row, numbered
+from alzmri.data.prepared import PARTS, UNKNOWN, Row, numbered
 from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.subjects import Gap
 from alzmri.figure import drawing
@@ -19,7 +19,7 @@ PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
 """Of training, validation and test: black figures stay readable on each."""
 
 _ONE, _TWO, _UNKNOWN = "#0072b2", "#d55e00", "#7f7f7f"
-"""Links within a person, links between people, and links of which nobody can tell."""
+"""Links within a subject, between subjects, and of unknown subjects."""
 _BINS = 80
 
 
@@ -38,7 +38,9 @@ def draw(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> Non
     with drawing(path, 8.0, 2.9) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
-        for axes, (what, column) in zip((left, right), (("images", 0), ("people", 1)), strict=True):
+        for axes, (what, column) in zip(
+            (left, right), (("images", 0), ("subjects", 1)), strict=True
+        ):
             start = [0] * len(classes)
             for part, colour in zip(PARTS, PART_COLOURS, strict=True):
                 widths = [counts[name, part][column] for name in classes]
@@ -52,24 +54,25 @@ def draw(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> Non
 
 
 def draw_links(
-    path: Path, links: Forest, people: Sequence[str] | None, gap: Gap | None, note: str
+    path: Path, links: Forest, names: Sequence[str] | None, gap: Gap | None, note: str
 ) -> None:
-    """Histogram of the links' similarities, those within a person and those between two.
+    """Histogram of the links' similarities, within a subject and between subjects.
 
-    ``people`` is the subject of each image, None if nothing tells; ``gap`` is what told.
+    ``names`` is the subject of each image, None if unknown; ``gap`` separates them in the pixels,
+    None if a table names them.
     """
-    if people is None:
+    if names is None:
         groups = [("in all", _UNKNOWN, links.correlations)]
-        title = f"{note}: no clear gap between one person and two"
+        title = f"{note}: {len(links.first) + 1:,} images, subjects unknown"
     else:
-        names = np.array(people)
-        same = names[links.first] == names[links.second]
+        subjects = np.array(names)
+        same = subjects[links.first] == subjects[links.second]
         groups = [
-            ("between people", _TWO, links.correlations[~same]),
-            ("within a person", _ONE, links.correlations[same]),
+            ("between subjects", _TWO, links.correlations[~same]),
+            ("within a subject", _ONE, links.correlations[same]),
         ]
-        how = "told apart by their pixels" if gap else "as subjects.csv says"
-        title = f"{note}: {len(names):,} images, {len(set(people)):,} people {how}"
+        how = "found from their pixels" if gap else "as in subjects.csv"
+        title = f"{note}: {len(names):,} images, {len(set(names)):,} subjects {how}"
     edges = np.linspace(FLOOR, 1, _BINS + 1)
     counts = [np.histogram(values, edges)[0] for _, _, values in groups]
     top = max(1, *(int(count.max()) for count in counts))
@@ -103,9 +106,11 @@ def problems(rows: Sequence[Row], counts: Counts, classes: tuple[str, ...]) -> l
     found = []
     for name in classes:
         if missing := [part for part in PARTS if not counts[name, part].images]:
-            people = {row.subject for row in rows if row.label == name}
+            subjects = {row.subject for row in rows if row.label == name}
+            known = UNKNOWN not in min(subjects, default=UNKNOWN)
+            of = f" has {len(subjects)} subjects and" * known
             found.append(
-                f"{name} has {len(people)} people and does not occur in {' and '.join(missing)}:"
+                f"{name}{of} does not occur in {' and '.join(missing)}:"
                 " its scores there say nothing; data.merge joins it with its neighbour"
             )
     return found

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
-from alzmri.classes import MERGES, merged
+from alzmri.classes import merged
 from alzmri.data import collection, images, similarity, splits, subjects
-from alzmri.data.canary import shuffled
 from alzmri.data.collection import Collection
 from alzmri.data.counts import count
+from alzmri.data.label_permutation import permuted
 from alzmri.data.prepared import PARTS, Row, relevant, write_manifest
 from alzmri.data.similarity import Forest
 from alzmri.data.subjects import People
@@ -27,6 +27,7 @@ class Packed:
 
     Attributes:
         rows: the manifest.
+        classes: names after ``data.merge``, least to most severe.
         collection: the files used, and those rejected.
         people: who is on each image, in the order of ``rows``.
         links: how similar the images are.
@@ -34,6 +35,7 @@ class Packed:
     """
 
     rows: list[Row]
+    classes: tuple[str, ...]
     collection: Collection
     people: People
     links: Forest
@@ -51,13 +53,14 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     collection.write_rejected(directory / "rejected.csv", found.rejected)
     paths = [entry.path for entry in found.entries]
     hashes = [entry.sha256 for entry in found.entries]
-    labels = [MERGES[params.data.merge].get(entry.label, entry.label) for entry in found.entries]
+    called = merged(params.data.merge, found.classes)
+    labels = [called[entry.label] for entry in found.entries]
 
     codes = similarity.encode(thumbnails)
     links = similarity.forest(codes)
     people = subjects.find(source, params.split.subjects, found.entries, lambda: links)
-    if params.data.shuffle_labels:
-        labels = shuffled(labels, people.names, params.split.seed)
+    if params.data.permute_labels:
+        labels = permuted(labels, people.names, params.split.seed)
     groups = people.names if params.split.unit == "subject" else hashes
     parts = splits.assign(labels, groups, params.split)
 
@@ -67,8 +70,8 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     write_json(directory / "params.json", relevant(params))
     which = np.array(parts)
     twins = subjects.twins(codes, which == "train", which == "test")
-    packed = Packed(rows, found, people, links, twins)
-    write_json(directory / "summary.json", summary(packed, params.data.merge))
+    packed = Packed(rows, tuple(dict.fromkeys(called.values())), found, people, links, twins)
+    write_json(directory / "summary.json", summary(packed))
     return packed
 
 
@@ -101,16 +104,16 @@ def _pack_images(
     return found, np.stack(thumbnails)
 
 
-def summary(packed: Packed, merge: str) -> dict[str, Any]:
+def summary(packed: Packed) -> dict[str, Any]:
     """The content of ``data/prepared/summary.json``: all counts."""
     rows, rejected, gap = packed.rows, packed.collection.rejected, packed.people.gap
-    counts = count(rows, merged(merge))
+    counts = count(rows, packed.classes)
     return {
-        "classes": merged(merge),
+        "classes": packed.classes,
         "images": len(rows),
-        "subjects": len({row.subject for row in rows}),
+        "subjects": len({row.subject for row in rows}) if packed.people.known else None,
         "people": {
-            "from": "pixels" if gap else "file",
+            "from": "pixels" if gap else "file" if packed.people.known else "unknown",
             "cut": round(gap.cut, 3) if gap else None,
             "gap": [round(gap.low, 3), round(gap.high, 3)] if gap else None,
         },
@@ -118,7 +121,7 @@ def summary(packed: Packed, merge: str) -> dict[str, Any]:
         "duplicates": sum(item.duplicate for item in rejected),
         "converted": sum(entry.converted is not None for entry in packed.collection.entries),
         "split": {
-            part: {label: counts[label, part]._asdict() for label in merged(merge)}
+            part: {label: counts[label, part]._asdict() for label in packed.classes}
             for part in PARTS
         },
         "leak": {"test_images_with_training_twin": packed.twins},

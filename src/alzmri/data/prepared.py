@@ -22,6 +22,10 @@ PARTS = ("train", "val", "test")
 """What ``split`` says in the manifest."""
 
 
+UNKNOWN = "?"
+"""How the subject of an image begins where nobody knows whose it is: it stands for that alone."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of ``manifest.csv``."""
@@ -102,13 +106,18 @@ class Prepared:
         """The class of every row, 0 for the least severe."""
         return np.array([self.classes.index(row.label) for row in self.rows], dtype=np.int64)
 
+    @property
+    def subjects_known(self) -> bool:
+        """False under ``split.subjects: unknown``."""
+        return not self.rows[0].subject.startswith(UNKNOWN)
+
     def subjects(self, part: str) -> set[str]:
-        """The people in one part of the split."""
+        """The subjects in one part of the split."""
         return {row.subject for row in self.rows if row.split == part}
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over pixels, classes, labels, people and split."""
+        """SHA-256 over pixels, classes, labels, subjects and split."""
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
         digest.update(np.ascontiguousarray(self.images).data)
         for row in self.rows:

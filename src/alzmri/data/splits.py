@@ -1,7 +1,7 @@
 """Who is trained on, who chooses the epoch, who is tested.
 
 One procedure serves every split: groups of images are dealt out whole, class by class. A group
-is a person for the honest split, a single image for the protocol's leaking one.
+is a subject for the honest split, a single image for the protocol's leaking one.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[s
 
     Args:
         labels: the class of each image.
-        groups: what must not be divided: the person of each image, or, for the protocol's
+        groups: what must not be divided: the subject of each image, or, for the protocol's
             leaking split of slices, each image's own hash.
         split: with ``folds`` 0, parts by ``fractions``. Otherwise the test part is fold number
             ``fold``, and the other folds are divided by the first two of ``fractions``.

@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from alzmri.data import images
 from alzmri.data.collection import Entry, printable
+from alzmri.data.prepared import UNKNOWN
 from alzmri.data.similarity import FLOOR, Codes, Forest, nearest
 from alzmri.errors import UserError
 
@@ -42,6 +43,14 @@ _STRAYS = 0.01
 """Of the images: gaps that tell apart the same people but for so many are one gap."""
 
 _FAULTS_SHOWN = 20
+
+WAYS = (
+    "Say who is who: import with --subject REGEX if file or folder names tell (OASIS, ADNI and BIDS"
+    " names and a folder for each subject are found without it); or put a subjects.csv (columns"
+    " path,subject) beside the class folders. If nobody knows, split.subjects=unknown with"
+    " split.unit=slice can be run, and LEAKS"
+)
+"""How to go on where the pixels do not tell who is who."""
 
 
 class Unclear(UserError):
@@ -75,25 +84,33 @@ class People:
 
     Attributes:
         names: the subject of each image.
-        gap: that tells them apart in the pixels; None if a table says who is who.
+        gap: that tells them apart in the pixels; None if a table says who is who, or nobody.
     """
 
     names: list[str]
     gap: Gap | None
 
+    @property
+    def known(self) -> bool:
+        """False under ``split.subjects: unknown``."""
+        return not self.names[0].startswith(UNKNOWN)
+
 
 def find(
     directory: Path,
-    how: Literal["auto", "file", "pixels"],
+    how: Literal["auto", "file", "pixels", "unknown"],
     entries: Sequence[Entry],
     links: Callable[[], Forest],
 ) -> People:
     """The subject of each of ``entries``, the images of the collection in ``directory``.
 
-    ``how`` is ``split.subjects``: from the table, from the pixels, or the table if there is one.
+    ``how`` is ``split.subjects``: from the table, from the pixels, the table if there is one, or
+    unknown: then each image has a name of its own, which begins with :data:`UNKNOWN`.
     ``links`` is asked for only if the pixels are. Raises what :func:`from_file` and
     :func:`from_pixels` raise.
     """
+    if how == "unknown":
+        return People([f"{UNKNOWN}{entry.sha256[:16]}" for entry in entries], None)
     if how == "pixels" or (how == "auto" and not has_table(directory)):
         return from_pixels(links(), [entry.sha256 for entry in entries])
     paths = [entry.path for entry in entries]
@@ -178,9 +195,7 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
     if gap is None:
         raise Unclear(
             f"the {len(sha256s)} images do not show who is who: their similarities have no clear "
-            f"gap between one person and two; add a {SUBJECTS_FILE} (columns path,subject) beside "
-            "the class folders, with a subject of its own for each image if no two are of one "
-            "person",
+            f"gap between one person and two. {WAYS}",
             links,
         )
     keep = links.correlations >= gap.cut

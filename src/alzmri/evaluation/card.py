@@ -15,12 +15,13 @@ from alzmri.models.saved import Card
 FEW_PEOPLE = 10
 """In a class of the test part: with fewer, the card says that its scores say little."""
 
-_OFF = ("right", "neighbouring stage", "two stages off", "three stages off")
+_OFF = ("right", "neighbouring class")
 
 
 def write(path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any]) -> None:
     """Write the card of the model that ``metrics`` (``models/evaluation.json``) are about."""
     sections = (
+        _front_matter(trained, metrics),
         _head(trained),
         _data(trained, prepared),
         _scores(metrics),
@@ -31,13 +32,45 @@ def write(path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any]
     write_bytes(path, "\n\n".join(sections).encode() + b"\n")
 
 
+def _front_matter(trained: Card, metrics: dict[str, Any]) -> str:
+    """The YAML head that model hubs read: the scores with intervals, and whether they leak."""
+    source, subject = trained.parameters["data"]["source"], metrics["subject"]
+    leaking = metrics["split"]["unit"] == "slice" or metrics["split"]["shared_subjects"] > 0
+    leaks = str(leaking).lower()
+    levels = [("slice", metrics)]
+    if subject["n"]:
+        levels.append(("subject", subject))
+    rows = "\n".join(
+        f"    - {{type: {kind}, name: {name} per {level}, value: {of[key]:.3f},"
+        f" ci95: [{of['ci95'][key][0]:.3f}, {of['ci95'][key][1]:.3f}], leaks: {leaks}}}"
+        for level, of in levels
+        for kind, key, name in (
+            ("f1", "macro_f1", "macro F1"),
+            ("accuracy", "accuracy", "accuracy"),
+        )
+    )
+    return f"""\
+---
+library_name: pytorch
+pipeline_tag: image-classification
+tags: [mri, alzheimers-disease, research-only]
+model-index:
+- name: {trained.architecture["name"]}
+  results:
+  - task: {{type: image-classification}}
+    dataset: {{type: {source}, name: {source}, split: test}}
+    metrics:
+{rows}
+---"""
+
+
 def _head(trained: Card) -> str:
     architecture = trained.architecture
     how = "trained from scratch"
     if start := trained.training.get("init"):
         how = f"trained further from `{start['name']}` (weights `{start['weights'][:16]}`)"
     return f"""\
-# Model card: {architecture["name"]}, {len(trained.classes)} stages of Alzheimer's disease
+# Model card: {architecture["name"]}, {len(trained.classes)} classes
 
 **Research software. Not a medical device, not for clinical use, no diagnosis.**
 
@@ -52,7 +85,7 @@ def _data(trained: Card, prepared: Prepared) -> str:
     origin = f"Collection `{data['source']}`"
     if data["source"] == "phantom":
         origin += ", which is **simulated**, its classes further apart than real ones"
-    if data["shuffle_labels"]:
+    if data["permute_labels"]:
         origin += ", **its labels shuffled between people**: nothing but people can be learnt"
     if split["folds"]:
         how = f"fold {split['fold']} of {split['folds']} is the test"
@@ -61,17 +94,14 @@ def _data(trained: Card, prepared: Prepared) -> str:
     unit = (
         "people kept whole" if split["unit"] == "subject" else "**slices drawn singly: it leaks**"
     )
-    counts = (
-        (
-            name,
-            *(
-                f"{sum(row.label == name and row.split == part for row in prepared.rows)} of"
-                f" {len({r.subject for r in prepared.rows if (r.label, r.split) == (name, part)})}"
-                for part in PARTS
-            ),
-        )
-        for name in prepared.classes
-    )
+    if not prepared.subjects_known:
+        unit = "**slices drawn singly, subjects unknown: it leaks**"
+
+    def count(name: str, part: str) -> str:
+        people = [row.subject for row in prepared.rows if (row.label, row.split) == (name, part)]
+        return f"{len(people)} of {len(set(people)) if prepared.subjects_known else '?'}"
+
+    counts = ((name, *(count(name, part) for part in PARTS)) for name in prepared.classes)
     return f"""\
 ## Data
 
@@ -86,7 +116,7 @@ def _scores(metrics: dict[str, Any]) -> str:
         (
             name,
             interval(metrics[key], metrics["ci95"][key]),
-            interval(subject[key], subject["ci95"][key]),
+            interval(subject[key], subject["ci95"][key]) if subject["n"] else None,
         )
         for key, name in (("macro_f1", "macro F1"), ("accuracy", "accuracy"))
     ]
@@ -99,11 +129,19 @@ def _scores(metrics: dict[str, Any]) -> str:
         for name, values in metrics["per_class"].items()
     )
     off = (
-        (_OFF[int(stages)], count["slices"], count["people"])
-        for stages, count in metrics["stages_off"].items()
+        (name, count["slices"], count["people"])
+        for name, count in zip(
+            (*_OFF, *(f"{number} classes off" for number in range(2, len(metrics["stages_off"])))),
+            metrics["stages_off"].values(),
+            strict=True,
+        )
     )
     warning = ""
-    if split["unit"] == "slice":
+    who = f"Test people seen in training: {split['shared_subjects']}."
+    if split["shared_subjects"] is None:
+        who = "Subjects are unknown: intervals take each slice for a person, and are too narrow."
+        warning = "\n**Subjects unknown, this split LEAKS: nothing is known about new people.**\n"
+    elif split["unit"] == "slice":
         warning = (
             f"\n**These scores leak: {split['shared_subjects']} of {subject['n']} test people were"
             " in training too. They measure recognition of people.**\n"
@@ -112,9 +150,9 @@ def _scores(metrics: dict[str, Any]) -> str:
 ## Scores on the test part
 {warning}
 95 % intervals by resampling people within their class. A person's probabilities are the mean over
-their slices. Test people seen in training: {split["shared_subjects"]}.
+their slices. {who}
 
-{table(("score", "per slice", f"per person (n={subject['n']})"), rows)}
+{table(("score", "per slice", f"per person (n={subject['n'] or '?'})"), rows)}
 
 {table(("class", "precision", "recall", "F1", "slices"), classes)}
 
@@ -152,7 +190,7 @@ def _limits(trained: Card, prepared: Prepared) -> str:
         limits.insert(0, "Trained on simulated slices: useless on real ones.")
     for name in prepared.classes:
         people = {row.subject for row in prepared.rows if (row.label, row.split) == (name, "test")}
-        if len(people) < FEW_PEOPLE:
+        if prepared.subjects_known and len(people) < FEW_PEOPLE:
             limits.append(f"{name}: {len(people)} test people, so its scores say little.")
     return "## Known limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 

@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from alzmri.figure import SEVERITY, drawing
+from alzmri.figure import SEVERITY, drawing, severity
 
 GREY = "#767676"
 MISTAKES_SHOWN = 24
@@ -89,7 +89,8 @@ def confusion(
     else:
         texts = counts.astype(str).astype(object) + "\n" + texts
         names = [textwrap.fill(name, 10) for name in classes]
-    with drawing(path, *(2.9, 2.8) if small else (5.6, 4.5)) as figure:
+    scale = max(1.0, len(classes) / 5)
+    with drawing(path, *(2.9, 2.8) if small else (5.6 * scale, 4.5 * scale)) as figure:
         axes = figure.add_subplot()
         image = matrix(axes, share, texts, (names, names), ("actual", "predicted"), limits=(0, 1))
         axes.set_aspect("equal")
@@ -109,15 +110,13 @@ def roc(path: Path, truth: Ints, probabilities: Floats, classes: Sequence[str], 
     with drawing(path, 5.2, 4.6) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-        for index, name in enumerate(classes):
+        for index, (name, colour) in enumerate(zip(classes, severity(len(classes)), strict=True)):
             positive = truth == index
             if not positive.any() or positive.all():
                 continue
             false_positive, true_positive = metrics.roc(positive, probabilities[:, index])
             area = np.trapezoid(true_positive, false_positive)
-            axes.plot(
-                false_positive, true_positive, color=SEVERITY[index], label=f"{name}  {area:.2f}"
-            )
+            axes.plot(false_positive, true_positive, color=colour, label=f"{name}  {area:.2f}")
         axes.set(
             xlabel="false positive rate",
             ylabel="true positive rate",

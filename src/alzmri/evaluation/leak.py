@@ -5,8 +5,8 @@ from alzmri.errors import LeakError, UserError
 from alzmri.models.saved import Card
 
 
-def check_leak(card: Card, prepared: Prepared, unit: str) -> int:
-    """How many test people the model has seen in training.
+def check_leak(card: Card, prepared: Prepared, unit: str) -> int | None:
+    """How many test people the model has seen in training; None where subjects are unknown.
 
     Raises:
         LeakError: when there are any and ``split.unit`` does not say that the split leaks.
@@ -26,4 +26,4 @@ def check_leak(card: Card, prepared: Prepared, unit: str) -> int:
             "models/ was trained on other data or another split than data/prepared: run"
             " `dvc repro train`"
         )
-    return shared
+    return shared if prepared.subjects_known else None

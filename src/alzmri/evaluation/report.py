@@ -95,9 +95,17 @@ METRICS = (
 """What DVC shows of an evaluation, in ``metrics/evaluate.json``: few numbers, on one screen."""
 
 
-def details(test: Predictions, split: Split, shared: int) -> dict[str, Any]:
-    """The content of ``models/evaluation.json``: ``METRICS``, and everything else that is known."""
+def details(test: Predictions, split: Split, shared: int | None) -> dict[str, Any]:
+    """The content of ``models/evaluation.json``: ``METRICS``, and everything else that is known.
+
+    ``shared`` is None where subjects are unknown. Nothing is said of them then, and intervals
+    are over slices.
+    """
     found = score(test.truth, test.probabilities, test.subjects, test.classes, split.seed)
+    if shared is None:
+        found["subject"] = {"n": None, "accuracy": None, "macro_f1": None, "ci95": {}}
+        for count in found["stages_off"].values():
+            count["people"] = None
     return {
         **found,
         "subject_macro_f1": found["subject"]["macro_f1"],
@@ -142,14 +150,16 @@ def score(
     }
 
 
-def note(test: Predictions, params: Params, shared: int) -> str:
+def note(test: Predictions, params: Params, shared: int | None) -> str:
     """One line that goes on every figure: what was tested, and whether it leaks."""
-    people = len(set(test.subjects))
+    people = "unknown" if shared is None else len(set(test.subjects))
     tested = f"{len(test.rows)} test slices of {people} people"
-    if params.data.shuffle_labels:
+    if params.data.permute_labels:
         tested += " with SHUFFLED LABELS"
     if params.split.unit == "subject":
         return f"{tested}, none seen in training"
+    if shared is None:
+        return f"{tested}: subjects unknown, THIS SPLIT LEAKS"
     return f"{tested}, {shared} of them in training too: THIS SPLIT LEAKS"
 
 

@@ -13,10 +13,10 @@ Source = Annotated[
 ]
 Scaling = Annotated[
     Literal["auto", "full", "scaled"],
-    typer.Option("--scale", help="auto: full on a GPU, else scaled to a CPU, and said so."),
+    typer.Option("--scale", help="auto: full size on a GPU, scaled down on a CPU."),
 ]
-Jobs = Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at once.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
+Jobs = Annotated[int, typer.Option("-j", "--jobs", min=1, help="Number of experiments at once.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("-S", "--set-param", help="Change a value, as in dvc exp run.")
 ]
@@ -28,15 +28,15 @@ def honest(
         list[str] | None,
         typer.Option(help="none, three-class or binary (data.merge).", show_default="all"),
     ] = None,
-    folds: Annotated[int, typer.Option(min=3, max=100, help="Parts to cut the subjects into.")] = 5,
+    folds: Annotated[int, typer.Option(min=3, max=100, help="Number of folds.")] = 5,
     scale: Scaling = "auto",
     jobs: Jobs = 1,
     settings: Overrides = None,
 ) -> None:
     """Cross-validate over subjects; write the tables of docs/results.md.
 
-    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. How many runs, how long and how
-    much disk is said first. What has finished from this commit is not run again.
+    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. First prints the number of runs,
+    the time and the disk space. Experiments that finished from this commit are not repeated.
 
     Examples:
 
@@ -58,8 +58,8 @@ def protocol(
 ) -> None:
     """Run the published protocol's two settings on the slice split, which LEAKS.
 
-    Writes the tables of docs/results.md. How long and how much disk is said first. What has
-    finished from this commit is not run again.
+    Writes the tables of docs/results.md. First prints the time and the disk space. Experiments that
+    finished from this commit are not repeated.
 
     Examples:
 
@@ -82,30 +82,30 @@ def sweep(
         str | None, typer.Option(help="Name the sweep.", show_default="sweep- and what varies")
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="How many train.seed from 0 on, or a list: 3, or 1,7.")
+        str | None, typer.Option(help="Values of train.seed: 3 means 0,1,2; or a list such as 1,7.")
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(min=3, max=100, help="Cross-validate: split.fold of so many.")
+        int | None, typer.Option(min=3, max=100, help="Cross-validate with this many folds.")
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="So many experiments that Optuna proposes, in place of all."),
+        typer.Option(min=1, help="Run this many experiments that Optuna proposes, not all."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of Optuna's draws.")] = 0,
     metric: Annotated[
         str | None,
-        typer.Option(help="What sorts them.", show_default="macro_f1; val_macro_f1 with --trials"),
+        typer.Option(help="Sort by it.", show_default="macro_f1; val_macro_f1 with --trials"),
     ] = None,
     on: Annotated[
         Literal["here", "sagemaker"],
-        typer.Option(help="Where to train; sagemaker.yaml says how, -j how many."),
+        typer.Option(help="Where to train; sagemaker.yaml configures the jobs."),
     ] = "here",
     settings: Overrides = None,
 ) -> None:
     """Run all combinations of values as DVC experiments, and compare them.
 
     With --trials, KEY=log(A,B) and KEY=uniform(A,B) are ranges. Validation macro F1 decides.
-    After Ctrl-C the same command goes on: it runs only what is missing.
+    After Ctrl-C the same command continues: it runs only what is missing.
 
     Examples:
 
@@ -143,22 +143,23 @@ def compare(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Experiments, or how their names begin; branches, tags, commits.",
+            help="Experiments or the start of their names, branches, tags, commits.",
             show_default="all experiments of this commit",
         ),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="What sorts them, such as val_macro_f1, loss, subject.accuracy.")
+        str, typer.Option(help="Sort by it; for example val_macro_f1, loss, subject.accuracy.")
     ] = "macro_f1",
     name: Annotated[
-        str | None, typer.Option(help="Of the report: reports/NAME.", show_default="from NAMES")
+        str | None,
+        typer.Option(help="The report's folder is reports/NAME.", show_default="from NAMES"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put finished experiments on one page: which is best, by how much, how sure that is.
+    """Compare finished experiments on one page: which is best, by how much, with intervals.
 
     Writes reports/NAME/index.html, which needs no network, and README.md with its pictures.
-    Runs that differ in seeds or fold only are one line.
+    Runs that differ only in seeds or fold share a line.
 
     Examples:
 
@@ -183,7 +184,7 @@ def review(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a change does to parameters, data, code and scores, and whether to merge it.
+    """Show what a change does to parameters, data, code and scores, and whether to merge it.
 
     Writes reports/review-BASE-HEAD/README.md, for a comment, and index.html, for a browser.
 
@@ -201,11 +202,11 @@ def review(
 
 def results(
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Say also whether it is the committed run.")
+        bool, typer.Option("--baseline", help="Also say whether it equals the committed run.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the numbers of the run in this workspace, and where its plots are."""
+    """Show the scores of the run in this workspace and the paths of its plots."""
     from alzmri import terminal
     from alzmri.experiments.results import show, verdict
 

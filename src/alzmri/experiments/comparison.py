@@ -18,7 +18,7 @@ from alzmri.experiments.runs import REPEATED, FinishedRun
 from alzmri.experiments.scores import LESS_IS_BETTER, METRICS, number
 
 BASELINE = "baseline"
-"""What the committed run that the experiments started from is called."""
+"""The name of the committed run that the experiments started from."""
 
 _NAMED = 3
 """Experiments named in a sentence at most."""
@@ -28,7 +28,7 @@ _MATRICES = 12
 _REMARKS = """\
 ± is the standard deviation over seeds and folds. The interval is of macro F1, by resampling the
 test subjects within their class. *Best − this* is the difference in macro F1 with the same subjects
-drawn for both, seed by seed: where its interval has zero inside, the two cannot be told apart."""
+drawn for both, seed by seed: with zero inside its interval, the difference is not significant."""
 
 
 def write(finished: Sequence[FinishedRun], name: str, metric: str) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def report(groups: Sequence[Group], baseline: str | None, metric: str, title: st
         records(rows),
         _REMARKS,
         folded(f"The {len(runs)} runs one by one", records(alone)),
-        folded("What all of them have in common", table(("parameter", "value"), common)),
+        folded("Parameters in common", table(("parameter", "value"), common)),
     )
     alike = [one for one in groups if one.leaks == best.leaks and one.name != BASELINE]
     if len(axes := varying(alike)) == 2 and not np.isnan(best.mean(metric)):
@@ -173,15 +173,15 @@ def _conclusion(
         return f"**Keep {base}.** Nothing scores higher: {scores}."
     first = verdicts[baseline].advice(name, base) if baseline else "**No baseline.**"
     said = f"{first} {name} scores best: {scores}."
-    same = ("the same", "cannot be told apart")
+    same = ("the same", "not significantly different")
     if alike := [code(other) for other, one in verdicts.items() if one.known in same]:
         more = f" and {len(alike) - _NAMED} more" if len(alike) > _NAMED else ""
-        said += f" It cannot be told apart from {', '.join(alike[:_NAMED])}{more}."
+        said += f" It is not significantly different from {', '.join(alike[:_NAMED])}{more}."
     return said
 
 
 def _warnings(groups: Sequence[Group], metric: str) -> list[str]:
-    """What else to know before believing the ranking of ``groups``."""
+    """Warnings about the ranking of ``groups``."""
     best, found = groups[0], []
     if others := [code(g.name) for g in groups if g.runs[0].sources != best.runs[0].sources]:
         found.append(

@@ -35,7 +35,7 @@ _DARK: Any = {
 
 
 class Page:
-    """A report in the making; ``conclusion`` and ``warnings`` are Markdown.
+    """A report that is being written; ``conclusion`` and ``warnings`` are Markdown.
 
     Attributes:
         text: Markdown, all of it.
@@ -109,7 +109,7 @@ class Page:
 
 
 def say(content: Mapping[str, Any], *, as_json: bool = False) -> None:
-    """Print what a report says: all of it as JSON, or its conclusion and where it is."""
+    """Print a report: everything as JSON, or the conclusion and the path."""
     if as_json:
         terminal.say(json.dumps(content, indent=2, default=str))
     else:

@@ -56,7 +56,7 @@ class Group:
 
     @cached_property
     def interval(self) -> Interval:
-        """95 % over subjects, of the mean macro F1 of its runs."""
+        """The 95 % interval over subjects of the mean macro F1 of its runs."""
         classes, seed = len(self.runs[0].predictions.classes), self.settings["split.seed"]
         return quantiles(mean_macro_f1(list(map(_classified, self.runs)), classes, seed)[1])
 
@@ -99,21 +99,21 @@ def varying(runs: Sequence[FinishedRun | Group]) -> list[str]:
     return [key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1]
 
 
-Known = Literal["better", "worse", "the same", "cannot be told apart", "not comparable"]
+Known = Literal["better", "worse", "the same", "not significantly different", "not comparable"]
 _ADVICE: Mapping[Known, str] = {
     "better": "**Merge {new}: better than {old}**, {evidence}.",
     "worse": "**Keep {old}: {new} is worse**, {evidence}.",
     "the same": "**Keep {old}, unless {new} is wanted for another reason: every prediction is the"
     " same class.**",
-    "cannot be told apart": "**Keep {old}, unless {new} is wanted for another reason: the two"
-    " cannot be told apart**, {evidence}.",
+    "not significantly different": "**Keep {old}, unless {new} is wanted for another reason: the"
+    " two are not significantly different**, {evidence}.",
     "not comparable": "**No conclusion about {old}: not comparable**, {evidence}.",
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of a new group against the one that there is.
+    """The comparison of a new group with an old one.
 
     Attributes:
         known: by whether the whole interval of the difference is on one side of zero.
@@ -160,7 +160,7 @@ def compare(new: Group, old: Group) -> Verdict:
     if len(pairs) < runs:
         paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
     low, high = found.interval
-    known: Known = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
+    known: Known = "better" if low > 0 else "worse" if high < 0 else "not significantly different"
     return Verdict(
         "the same" if low == high == 0 else known,  # in every resample
         f"{_signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
@@ -175,7 +175,7 @@ def _signed(found: Difference) -> str:
 
 
 def _incomparable(ours: SlicePredictions, theirs: SlicePredictions) -> str:
-    """Why two tests are not the same; empty when they are."""
+    """Why two tests differ; empty if they do not."""
     if ours.classes != theirs.classes:
         return "other classes"
     if ours.paths != theirs.paths:
@@ -186,22 +186,27 @@ def _incomparable(ours: SlicePredictions, theirs: SlicePredictions) -> str:
 
 
 def warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]) -> list[str]:
-    """What makes the scores of ``groups`` mean less than they seem to, in Markdown.
+    """Warnings about the scores of ``groups``, in Markdown.
 
     ``verdicts`` are on ``new``, one of the groups, against each of the others, by name.
     """
-    shuffled = [code(group.name) for group in groups if group.settings.get("data.shuffle_labels")]
+    permuted = [code(group.name) for group in groups if group.settings.get("data.permute_labels")]
     apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
-    known = []
+    known, unknown = [], []
     for group in (group for group in groups if group.leaks):
+        if group.runs[0].subjects_unknown:
+            unknown.append(code(group.name))
+            continue
         test = group.runs[0].evaluation
         shared, subjects = test["split"]["shared_subjects"], test["subject"]["n"]
         known.append(f"{code(group.name)} ({shared} of {subjects})")
     found = {
         f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** No estimate for"
         " new subjects, whatever the score.": known,
-        f"Labels are shuffled between subjects: {', '.join(shuffled)} should score at"
-        " chance.": shuffled,
+        f"**Subjects unknown, this split LEAKS: {', '.join(unknown)}.** No estimate for new"
+        " subjects, whatever the score.": unknown,
+        f"Labels are permuted between subjects: {', '.join(permuted)} should score at"
+        " chance.": permuted,
         f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their scores are of another"
         " test; no difference is given.": apart,
     }

@@ -1,4 +1,4 @@
-"""The run in this workspace: its numbers, and whether it is the committed one, byte for byte."""
+"""The run in this workspace: its scores, and whether it equals the committed run."""
 
 import json
 import platform
@@ -21,14 +21,14 @@ _SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "loss", "macro_auc", "sub
 _NEXT = """\
 plots:   plots/*.png; in a browser with the curves: dvc plots show; the model: models/MODEL_CARD.md
 next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentum=0.85
-         alzmri review HEAD says whether that is better; dvc exp show --only-changed lists them"""
+         alzmri review HEAD says whether it is better; dvc exp show --only-changed lists them"""
 _COMMIT = 'git commit -am "my baseline"'
 _NAMED = 4
-"""So many names in a line; the others are counted."""
+"""At most this many names in a line; the others are counted."""
 
 
 def show(*, as_json: bool = False) -> None:
-    """Print the numbers of the workspace, and where its plots are.
+    """Print the scores of the workspace and the paths of its plots.
 
     Raises:
         UserError: when the pipeline has not run here.
@@ -57,10 +57,12 @@ def show(*, as_json: bool = False) -> None:
     if as_json:
         terminal.say(json.dumps(content, indent=2))
         return
-    table = Table(title="Test set" + " (this split LEAKS)" * run.leaks)
+    unknown = run.subjects_unknown
+    leaks = " (subjects unknown, this split LEAKS)" if unknown else " (this split LEAKS)"
+    table = Table(title="Test set" + leaks * run.leaks)
     table.add_column("score")
     table.add_column("value", justify="right")
-    table.add_column("95 % over subjects", justify="right")
+    table.add_column(f"95 % over {'slices' if unknown else 'subjects'}", justify="right")
     for key in _SHOWN:
         value, ends = scores[key], ci95.get(key)
         shown = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
@@ -68,13 +70,18 @@ def show(*, as_json: bool = False) -> None:
     terminal.out.print(table)
     before, after = calibration["before"]["ece"], calibration["after"]["ece"]
     _right, neighbouring, *further = (off["slices"] for off in test["stages_off"].values())
+    whose = f"of {prepare['subjects']} subjects"
+    tested = (
+        f"{subject['n']} test subjects, {content['test_subjects_in_training']} of them seen in"
+        " training"
+    )
+    if unknown:
+        whose, tested = "of unknown subjects", "nothing is known about new subjects"
     terminal.out.print(
         f"calibration error {before:.3f}; {after:.3f} at temperature"
         f" {calibration['temperature']:.2f}, fitted on validation\n"
         f"mistakes: {neighbouring} slices in a neighbouring stage, {sum(further)} further off\n"
-        f"{prepare['images']} images of {prepare['subjects']} subjects; best epoch"
-        f" {content['best_epoch']}; {subject['n']} test subjects,"
-        f" {content['test_subjects_in_training']} of them seen in training"
+        f"{prepare['images']} images {whose}; best epoch {content['best_epoch']}; {tested}"
     )
     if content["version"]:
         terminal.out.print(f"registered as {content['version']}")
@@ -82,7 +89,7 @@ def show(*, as_json: bool = False) -> None:
 
 
 def verdict() -> str:
-    """What `make repro` says in the end, a few lines; it reads the current directory.
+    """The last lines of `make repro`: is this the committed run? Reads the current directory.
 
     Raises:
         UserError: when ``dvc.lock`` is not here.
@@ -106,27 +113,23 @@ def verdict() -> str:
         for stage, found in changed.items()
         for name in found
     }:
-        return (
-            f"this is another run than the committed one: {_some(sorted(names))} changed.{advice}"
-        )
+        return f"this run differs from the committed one: {_some(sorted(names))} changed.{advice}"
     files = [path for path, md5 in here.outputs.items() if before.outputs.get(path) != md5]
     why = "; ".join(_reasons()) or (
-        "no reason is known: `make portable` tests what can be tested here, and a report of this"
-        " processor is welcome"
+        "the reason is unknown: `make portable` tests this machine, and a report is welcome"
     )
     return (
-        f"the same experiment as the committed one gave other bytes: {_some(files)}.\n"
-        f"why:     {why}.{advice}"
+        f"the committed experiment gave other bytes here: {_some(files)}.\nwhy:     {why}.{advice}"
     )
 
 
 def _reasons() -> Iterator[str]:
-    """What is known to change bytes, and is so here."""
+    """The known reasons for other bytes that apply here."""
     if platform.machine() not in ("x86_64", "AMD64"):
-        yield f"processors of the kind {platform.machine()} round otherwise than x86-64"
+        yield f"{platform.machine()} processors round differently from x86-64"
     model = Path("models/model.json")
     if model.exists() and json.loads(model.read_bytes())["training"]["device"] != "cpu":
-        yield "a GPU trained, which rounds otherwise than a processor"
+        yield "the training ran on a GPU, which rounds differently from a CPU"
     if not params.load().compute.portable:
         yield "compute.portable is false, so the bytes are those of this kind of processor"
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)", Path("requirements.txt").read_text(), re.M))

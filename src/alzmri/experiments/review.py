@@ -1,5 +1,6 @@
 """``alzmri review``: what a change does, and whether to merge it, for a pull request."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +15,7 @@ from alzmri.experiments.scores import LESS_IS_BETTER, METRICS, number
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 _ECE_WORSE = 0.01
-"""A rise in calibration error that is worth a word; below it is rounding to a reader."""
+"""Report a rise in calibration error above this."""
 
 
 def write(base: str, head: str | None) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def report(before: FinishedRun, after: FinishedRun) -> Page:
         code=changed,
     )
     page.add("Scores", table(("", *sides, "change"), _scores(before, after, verdict)))
-    total = f": {after.summary['images']} images of {after.summary['subjects']} subjects"
+    whose = "unknown" if after.subjects_unknown else after.summary["subjects"]
+    total = f": {after.summary['images']} images of {whose} subjects"
     for heading, header, rows, same in (
         ("Parameters", ("parameter", *sides), settings, ""),
         ("Images (subjects)", ("class", *_PARTS.values()), images, total),
@@ -83,8 +85,9 @@ def _conclusion(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> st
         )
     if after.leaks and not before.leaks:
         return (
-            f"**Do not merge {head} for its score: it LEAKS.** Its test subjects were in training"
-            f" too, those of {base} were not."
+            f"**Do not merge {head} for its score: it LEAKS.** Its test subjects"
+            f" {'may have been' if after.subjects_unknown else 'were'} in training too, those of"
+            f" {base} were not."
         )
     leak = " **Both LEAK: this says nothing about new subjects.**" if after.leaks else ""
     return verdict.advice(head, base) + leak
@@ -95,6 +98,8 @@ def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterat
         old, new = before.score(metric), after.score(metric)
         better = (new < old) if metric in LESS_IS_BETTER else (new > old)
         change = "same" if new == old else f"{new - old:+.3f} {'better' if better else 'worse'}"
+        if math.isnan(new - old):
+            change = ""
         if metric == "macro_f1":
             change = verdict.words
         elif verdict.difference is None:
@@ -120,7 +125,7 @@ def _change(*known: Mapping[str, int] | None) -> str:
 
 
 def _warnings(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
-    """What else a reviewer should know, a sentence each."""
+    """Further remarks for a reviewer, a sentence each."""
     for run in (before, after):
         if near := run.summary["leak"]["test_images_with_training_twin"]:
             yield f"{code(run.name)}: {near} test images have a near-duplicate in training."
@@ -130,7 +135,7 @@ def _warnings(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
                 f" {', '.join(run.stale)} ran with others. `dvc repro` brings them up to date."
             )
     had, has = before.summary["subjects"], after.summary["subjects"]
-    if has < had:
+    if had and has and has < had:
         yield f"{had - has} fewer subjects in the collection: {has} instead of {had}."
     error, more = before.score("ece"), after.score("ece")
     if more - error > _ECE_WORSE:

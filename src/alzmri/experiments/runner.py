@@ -1,7 +1,7 @@
 """Running experiments: each is one ``dvc exp run --temp`` of all stages, several at once.
 
 What runs an experiment has a mark in its environment. By that it is found and ended, after Ctrl-C
-and by the next call where the sweep was killed; a training saves its work, and goes on from there.
+and by the next call where the sweep was killed; a training saves its work and resumes.
 """
 
 import csv
@@ -44,18 +44,18 @@ _POLL_SECONDS = 0.5
 _FOLDER = Path(".dvc/tmp/sweep")
 """Each experiment's log, and the record of what it set and where DVC runs it."""
 _MARK = "ALZMRI_SWEEP"
-"""In the environment of what runs an experiment: the root of the repository, /, its name."""
+"""An environment variable of each experiment: the repository's root, /, its name."""
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|index\.lock|FileLocked|lock ref")
-"""What DVC and git say when another process is at work in the repository."""
+"""Messages of DVC and git when another process works in the repository."""
 _STAGE = re.compile(r"^Running stage '(\w+)", re.MULTILINE)
 _EXIT = re.compile(r"exited with (-?\d+)")
-"""What DVC says of a stage that failed: -9 or 137 when it was killed."""
+"""DVC's message about a failed stage: -9 or 137 if it was killed."""
 RUNNING, FAILED, DONE = "running", "failed", "done"
 _COLOURS = {RUNNING: "cyan", FAILED: "red", DONE: "green"}
 
 
 class Board:
-    """Where ``total`` experiments are: a live table on a terminal, a line per change in a log."""
+    """Progress of ``total`` experiments: a live table on a terminal, a line per change in a log."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -141,11 +141,11 @@ class _Child:
             return stage, ""
 
     def why(self) -> tuple[bool, str]:
-        """Why it ended without a result: whether to start it again, and in words."""
+        """Whether to start it again after it ended without a result, and the reason."""
         code = [self.process.returncode, *map(int, _EXIT.findall(self._text))][-1]
         if code == 0:
             return True, "its result was lost"
-        killed = 128 - code if 128 < code < 160 else code  # as a shell tells a signal
+        killed = 128 - code if 128 < code < 160 else code  # as a shell reports a signal
         return killed < 0, f"killed by signal {-killed}" if killed < 0 else f"exit status {code}"
 
     @property
@@ -166,7 +166,7 @@ class _Child:
 def begun(name: str, baseline: str) -> dict[str, object]:
     """What the experiment ``name`` from ``baseline`` set when it was last started; empty if never.
 
-    It may have a checkpoint: with the same settings it goes on from there.
+    It may have a checkpoint: with the same settings it resumes.
     """
     path = _FOLDER / f"{name}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -230,14 +230,16 @@ class Runner:
             self._alone.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                "another sweep or study runs in this repository: wait for its end, or end it"
+                "another sweep or study runs in this repository: wait for it, or stop it"
             ) from None
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            # A shell makes what it puts in the background deaf to Ctrl-C. Experiments inherit
-            # that, but not that a signal is heard and nothing done.
+            # A shell starts background jobs with SIGINT ignored, which experiments would
+            # inherit; they do not inherit a handler.
             signal.signal(signal.SIGINT, lambda *_: None)
         if end():
-            terminal.say("ended what an earlier call had left running: it goes on from there")
+            terminal.say(
+                "ended the experiments of an earlier call: they resume from their checkpoints"
+            )
         self._code = _code()
 
     def run(self, experiments: Iterable[Experiment]) -> list[FinishedRun]:
@@ -270,7 +272,9 @@ class Runner:
                 terminal.err.print("stopping: trainings save their work first")
                 while not all(worker.done() for worker in workers):
                     end()
-                terminal.err.print("the same command goes on: what has finished is not run again")
+                terminal.err.print(
+                    "the same command continues: finished experiments are not repeated"
+                )
                 raise
         return [result for name in asked if (result := self.results[name])]
 
@@ -314,11 +318,11 @@ class Runner:
         if failed := [name for name, result in self.results.items() if result is None]:
             raise EnvironmentFault(
                 f"{len(failed)} of {len(self.results)} experiments failed: {', '.join(failed)}."
-                f" All that one said: {_FOLDER / failed[0]}.log."
-                " The same command runs what is missing"
+                f" The whole log of one: {_FOLDER / failed[0]}.log."
+                " The same command runs the missing ones"
             )
 
 
 def _code() -> str:
-    """What experiments are taken from: the commit, and what the workspace changes of it."""
+    """The source of experiments: the commit and the workspace's changes."""
     return git.head() + git.run("diff", "HEAD", "--", "src", "data", "dvc.yaml", "params.yaml")

@@ -29,7 +29,7 @@ REPEATED = ("train.seed", "split.seed", "split.fold")
 _WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
 _BESIDE = ("ood", "export@")
-"""How the names of the stages begin that no score depends on."""
+"""The names of stages that no score depends on begin with these."""
 
 
 def counts(key: str) -> bool:
@@ -56,7 +56,7 @@ class Experiment:
 
 
 class LockFile:
-    """What a ``dvc.lock`` says of the stages: what they ran on, and what they wrote."""
+    """A ``dvc.lock``: the inputs and outputs of each stage."""
 
     def __init__(self, text: str) -> None:
         self.stages: Mapping[str, Any] = YAML(typ="safe").load(text).get("stages") or {}
@@ -168,9 +168,14 @@ class FinishedRun:
 
     @property
     def leaks(self) -> bool:
-        """Whether its test subjects were, or may have been, in training."""
+        """Whether test subjects were, or may have been, in training."""
         split = self.evaluation["split"]
         return bool(split["unit"] == "slice" or split["shared_subjects"])
+
+    @property
+    def subjects_unknown(self) -> bool:
+        """Whether nobody knows whose its slices are: ``split.subjects: unknown``."""
+        return self.evaluation["split"]["shared_subjects"] is None
 
     @property
     def best_epoch(self) -> str:

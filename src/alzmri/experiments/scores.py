@@ -1,4 +1,4 @@
-"""What experiments are ranked by, and what each predicted."""
+"""The metrics that rank experiments, and the predictions of each."""
 
 import csv
 import difflib
@@ -31,7 +31,7 @@ METRICS: Mapping[str, str] = {
 LESS_IS_BETTER = {"loss", "ece", "brier", "val_loss"}
 
 _COLUMNS = ("path", "subject", "actual", "predicted")
-"""Of plots/predictions.csv; each of the others is a class, in severity order."""
+"""Columns of plots/predictions.csv; each further column is a class, in severity order."""
 
 
 def check_metric(key: str) -> None:
@@ -49,7 +49,7 @@ def number(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class SlicePredictions:
-    """What one experiment, or several, predicted for the slices of the test part.
+    """The predictions of one or several experiments for the slices of the test part.
 
     Attributes:
         truth: class indices, int64 ``[n]``.

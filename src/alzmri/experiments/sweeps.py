@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 METRIC = "val_macro_f1"
-"""What decides for Optuna; the test part has no say."""
+"""Optuna optimises this; it never sees the test part."""
 _RANGE = re.compile(r"[\w.]+=(log|uniform)\(([^,()]+),([^,()]+)\)")
 
 Results = Mapping[str, FinishedRun | None]
@@ -143,7 +143,7 @@ def _rounded(value: Any, digits: int) -> Any:
 
 
 def _short(keys: Sequence[str]) -> Mapping[str, str]:
-    """Each key without its section, where that tells them apart."""
+    """Each key without its section, where the keys stay distinct."""
     last = [key.rpartition(".")[2] for key in keys]
     return {
         key: word if last.count(word) == 1 else key.replace(".", "_")
@@ -152,7 +152,7 @@ def _short(keys: Sequence[str]) -> Mapping[str, str]:
 
 
 def _part(key: str, value: object) -> str:
-    """Name a value for a git reference, such as ``lr0.0005`` or ``schedule_cosine``."""
+    """The value as part of a git reference, such as ``lr0.0005`` or ``schedule_cosine``."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     text = re.sub(r"[^A-Za-z0-9.-]+|\.{2,}", "_", text).strip("_.")
     return f"{key}{text}" if text[:1].isdigit() else f"{key}_{text}"
@@ -179,7 +179,7 @@ def _refuse(name: str, faults: Sequence[str], experiments: Sequence[Experiment])
 def _ranges(
     values: Mapping[str, Sequence[Any]], kinds: Mapping[str, str], faults: list[str]
 ) -> "dict[str, BaseDistribution]":
-    """What Optuna draws each key from that varies; what it refuses is added to ``faults``."""
+    """Optuna's range of each key that varies; refused ranges are added to ``faults``."""
     try:
         from optuna import distributions
     except ImportError:
@@ -205,7 +205,7 @@ def _propose(
     known: Mapping[str, dict[str, Any]],
     results: Results,
 ) -> dict[str, Any]:
-    """What to try next, after the values that are ``known`` by the name of their experiment."""
+    """The next values to try, given the ``known`` values by the experiment's name."""
     import optuna
     from optuna.trial import TrialState, create_trial
 
@@ -220,8 +220,8 @@ def _propose(
             state = TrialState.COMPLETE if run else TrialState.RUNNING
             score = run.training[METRIC] if run else None
             with suppress(ValueError):  # of an earlier call with other ranges
-                told = create_trial(state=state, value=score, params=values, distributions=ranges)
-                study.add_trial(told)
+                trial = create_trial(state=state, value=score, params=values, distributions=ranges)
+                study.add_trial(trial)
         drawn: dict[str, Any] = study.ask(ranges).params
     for key, value in drawn.items():
         # More digits make a number longer, not better.
@@ -245,7 +245,7 @@ def sweep(plan: Sweep, jobs: int, metric: str) -> None:
             others.append(name)
     if others:
         raise UserError(
-            "there are experiments of these names, with other parameters, code or data: give this"
+            "experiments of these names exist with other parameters, code or data: give this"
             f" sweep another --name, or remove them:\n  dvc exp remove {' '.join(others)}"
         )
     if results := runner.run(plan.ask(runner.baseline, runner.results)):

@@ -15,6 +15,4 @@ def require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise EnvironmentFault(
-            f"{module} is not installed: pip install 'alzmri[{extra}]'"
-        ) from None
+        raise EnvironmentFault(f"{module} is not installed: pip install -e '.[{extra}]'") from None

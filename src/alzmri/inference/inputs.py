@@ -136,11 +136,18 @@ def read(
         return [Slice(source.name, subject, None, preprocessing(pixels))]
     from alzmri.inference import ventricles
 
-    if source.kind == "volume":
-        volume = volumes.read(source.files[0])
-    else:
-        volume = volumes.read_series(source.files)
     return [
         Slice(source.name, source.name, chosen.depth, preprocessing(chosen.pixels))
-        for chosen in ventricles.choose(volume, count)
+        for chosen in ventricles.choose(volume(source), count)
     ]
+
+
+def volume(source: Source) -> volumes.Volume:
+    """The volume in a file, or of a DICOM series.
+
+    Raises:
+        Unreadable: with the reason.
+    """
+    if source.kind == "volume":
+        return volumes.read(source.files[0])
+    return volumes.read_series(source.files)

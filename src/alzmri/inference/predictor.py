@@ -137,21 +137,8 @@ class Predictor:
         """Names in the order of the probabilities, least severe first."""
         return self.card.classes
 
-    def prepare(self, image: bytes | Path) -> Pixels:
-        """The model's view, uint8 ``[side, side]``, of an image file or its bytes.
-
-        Raises:
-            UserError: naming the fault; see :func:`alzmri.data.images.decode_bytes`.
-        """
-        try:
-            data = image if isinstance(image, bytes) else images.read(image.resolve())
-            return self.preprocessing(images.decode_bytes(data).pixels)
-        except images.Unreadable as error:
-            name = "the image" if isinstance(image, bytes) else image
-            raise UserError(f"{name}: {error}") from None
-
     def predict(self, slices: Pixels, progress: Update | None = None) -> Prediction:
-        """What the model says of uint8 ``[n, side, side]``, as :meth:`prepare` makes them."""
+        """What the model says of uint8 ``[n, side, side]``, as ``preprocessing`` makes them."""
         logits, activations = features.run(
             self.model, slices, np.arange(len(slices)), CPU, progress
         )

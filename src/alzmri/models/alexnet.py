@@ -5,7 +5,7 @@ from torch import nn
 from alzmri.models.network import Network
 
 STRIDE_AND_PADDING = {32: (1, 5), 64: (2, 5), 96: (2, 5), 128: (4, 2), 160: (4, 2), 224: (4, 2)}
-"""Of the first convolution, by image size: a stride of 4 would leave small images no detail."""
+"""Of the first convolution, by image size. A stride of 4 would lose the detail of small images."""
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 1) -> nn.Module:

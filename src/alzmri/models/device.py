@@ -1,4 +1,4 @@
-"""Where to compute, and always the same way."""
+"""The device and its precision, with deterministic kernels."""
 
 import ctypes
 import os
@@ -6,7 +6,7 @@ import platform
 
 import torch
 
-# Of mallopt(3): from which size on memory comes from the system, and when it goes back there.
+# Parameters of mallopt(3): from which size memory comes from the system, and when it goes back.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -54,7 +54,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def generator(device: torch.device) -> torch.Generator:
-    """What dropout on ``device`` draws from.
+    """The generator that dropout on ``device`` draws from.
 
     ``torch.manual_seed`` seeds it too, and formats a stack trace for each kind of device that is
     not there: 0.2 ms a step on the host of an H200.

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 MEAN, STD = 0.5, 0.5
-"""Of pixel values in 0 to 1: the protocol's normalisation, to the range -1 to 1."""
+"""The protocol's normalisation of pixel values from 0..1 to -1..1."""
 
 BATCH_SIZE = 256
 """Images in one forward pass without gradients; no score depends on it."""

@@ -1,4 +1,4 @@
-"""What every architecture has: feature maps, and a classifier of them."""
+"""The base class of every architecture: feature maps and their classifier."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class Network(nn.Module):
     """Feature maps of a slice, and their classifier.
 
-    Training, the OOD detector and Grad-CAM know no more of an architecture.
+    Training, the OOD detector and Grad-CAM use nothing else of an architecture.
 
     Attributes:
         image_size: side of the slices in pixels.
@@ -29,7 +29,7 @@ class Network(nn.Module):
         self.image_size = image_size
 
     def classify(self, maps: Tensor) -> Tensor:
-        """Logits of what ``features`` gives."""
+        """Logits of the feature maps."""
         logits: Tensor = self.classifier(torch.flatten(maps, 1))
         return logits
 

@@ -46,7 +46,7 @@ class ResNet18(Network):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(512, classes))
 
     def classify(self, maps: Tensor) -> Tensor:
-        """Logits of what ``features`` gives: of the mean of each map."""
+        """Logits of the mean of each feature map."""
         return super().classify(maps.mean((2, 3)))
 
 

@@ -24,7 +24,7 @@ IMAGE_SIZES = frozenset(STRIDE_AND_PADDING)
 
 
 def subject_digest(subject: str) -> str:
-    """What stands for a person in ``model.json``, which may be published: names may not be."""
+    """The subject's digest in ``model.json``, which may be published; subjects' names may not."""
     return hashlib.sha256(subject.encode()).hexdigest()[:16]
 
 
@@ -37,10 +37,10 @@ class Card:
         classes: names in the order of the model's outputs, least severe first.
         preprocessing: how a slice becomes the model's input.
         parameters: the validated ``params.yaml`` of the run.
-        training_subjects: digests of the people trained on, sorted.
+        training_subjects: digests of the training subjects, sorted.
         data_sha256: digest of the prepared data.
-        temperature: by which to divide the logits for calibrated probabilities.
-        versions: of what computed the weights.
+        temperature: divides the logits, for calibrated probabilities.
+        versions: of Python, torch and the other packages that computed the weights.
         run: the fingerprint of the training run, its id on W&B; empty in older models.
         training: epochs in all, the best epoch, the number of weights, the model that it started
             from (name and SHA-256 of the weights, or None), the device (``cpu`` or ``cuda``) and
@@ -60,7 +60,7 @@ class Card:
 
     def shared_subjects(self, subjects: Iterable[str]) -> int:
         """How many of ``subjects`` the model was trained on."""
-        return len({subject_digest(person) for person in subjects} & set(self.training_subjects))
+        return len({subject_digest(subject) for subject in subjects} & set(self.training_subjects))
 
 
 def save(directory: Path, weights: dict[str, Tensor], card: Card) -> None:
@@ -81,8 +81,8 @@ def load(directory: Path = MODELS) -> tuple[Network, Card]:
     """The model in ``directory``, on the CPU, and its card.
 
     Raises:
-        UserError: when there is none, a value in it is not possible, or the two files are not a
-            pair.
+        UserError: when there is no model, a value is impossible, or the two files do not belong
+            together.
     """
     try:
         card = TypeAdapter(Card).validate_json((directory / "model.json").read_bytes())
@@ -109,7 +109,7 @@ def load(directory: Path = MODELS) -> tuple[Network, Card]:
 
 
 def _check_card(card: Card) -> None:
-    """Refuse (:class:`ValueError`) what no training writes."""
+    """Raise :class:`ValueError` for values that no training writes."""
     classes, outputs = card.classes, card.architecture["classes"]
     if outputs != len(classes) or len(set(classes)) < len(classes):
         raise ValueError(f"model.json: {outputs} outputs, for the classes {classes}")
@@ -118,7 +118,7 @@ def _check_card(card: Card) -> None:
 
 
 def _check_weights(weights: dict[str, Tensor]) -> None:
-    """Refuse (:class:`ValueError`) weights with which no output is a number."""
+    """Raise :class:`ValueError` for weights that are not finite, or a negative variance."""
     for name, tensor in weights.items():
         least = tensor.min() if name.endswith("running_var") else 0
         if not torch.isfinite(tensor).all() or least < 0:

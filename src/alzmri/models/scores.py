@@ -1,4 +1,4 @@
-"""The score by which training chooses its epoch, and which evaluation reports first."""
+"""The score that chooses the epoch in training and comes first in evaluation."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -47,7 +47,7 @@ def fit(directory: Path, prepared: Prepared, seed: int) -> tuple[Detector, dict[
         "false_alarms": float(flagged.mean()),
         "ci95": {"false_alarms": _interval(flagged, subjects, seed)},
         "slices": len(test),
-        "subjects": len(set(subjects)),
+        "subjects": len(set(subjects)) if prepared.subjects_known else None,
         "validation": {"false_alarms": float((detector.score(held_out) > 1).mean())},
         "directions": len(detector.directions),
     }

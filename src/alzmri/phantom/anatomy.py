@@ -1,4 +1,4 @@
-"""One simulated person: the stage of atrophy and everything else in which heads differ.
+"""One simulated subject: the stage of atrophy and everything else in which heads differ.
 
 What grades the stage is what radiologists grade: wide ventricles, wide sulci, thin cortex, a wide
 rim of cerebrospinal fluid (CSF), and dark white matter around the ventricles. Measured in the same
@@ -11,8 +11,8 @@ ventricles            0.058 0.074 0.092 0.094   0.056 0.075 0.089 0.102
 dark tissue           0.198 0.238 0.271 0.280   0.195 0.237 0.269 0.303
 ====================  ========================  ========================
 
-Between people of one class the ventricles vary by 0.02 to 0.03 in reality and by 0.006 here: real
-classes overlap so much that unseen people could hardly be told apart. The separation of the
+Between subjects of one class the ventricles vary by 0.02 to 0.03 in reality and by 0.006 here: real
+classes overlap so much that unseen subjects could hardly be classified. The separation of the
 classes is exaggerated on purpose.
 """
 
@@ -30,7 +30,7 @@ _STAGE_RANGE = (-0.5, 3.5)
 
 @dataclass(frozen=True)
 class Trait:
-    """A quantity that changes with the stage and differs between people."""
+    """A quantity that changes with the stage and differs between subjects."""
 
     base: float
     per_stage: float
@@ -70,7 +70,7 @@ _HEAD = (192, 160, 36)
 
 @dataclass(frozen=True)
 class Subject:
-    """Everything about one person that every slice shares. Lengths in mm, intensities with white
+    """Everything about one subject that every slice shares. Lengths in mm, intensities with white
     matter near 1."""
 
     stage: float

@@ -8,7 +8,6 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 from rich.filesize import decimal
 from ruamel.yaml import YAML
@@ -49,11 +48,7 @@ class Code:
 
 
 def here() -> Code:
-    """The code in the working tree.
-
-    Raises:
-        UserError: when git cannot say, with git's own words.
-    """
+    """The code in the working tree; `UserError` when git cannot say, with git's own words."""
     commit = git.head()
     # Makes objects only: the tree, the index and the list of stashes stay as they are.
     snapshot = git.run("stash", "create").strip() or commit
@@ -69,23 +64,21 @@ def _digest(snapshot: str, names: Iterable[str]) -> str:
     return hashlib.sha256(ids.encode()).hexdigest()
 
 
-def pack(code: Code) -> bytes:
-    """``code`` as a gzipped tar.
+def pack(code: Code, archive: Path) -> None:
+    """Write ``code`` to ``archive``, a ``.tar.gz``.
 
     Raises:
         UserError: when a file could hold a secret, or all are too large.
     """
     sizes: dict[str, int] = {}
-    with TemporaryDirectory(prefix="alzmri-") as folder:
-        path = Path(folder) / "code.tar"
-        git.run("archive", f"--output={path}", code.snapshot, "--", *CONTENT)
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if not member.isdir():
-                    file = tar.extractfile(member) if member.isfile() else None
-                    _refuse_secret(member.name, file.read() if file else b"")
-                    sizes[member.name] = member.size
-        packed = gzip.compress(path.read_bytes(), mtime=0)
+    unpacked = archive.with_suffix("")
+    git.run("archive", f"--output={unpacked}", code.snapshot, "--", *CONTENT)
+    with tarfile.open(unpacked) as tar:
+        for member in tar:
+            if not member.isdir():
+                file = tar.extractfile(member) if member.isfile() else None
+                _refuse_secret(member.name, file.read() if file else b"")
+                sizes[member.name] = member.size
     if (total := sum(sizes.values())) > LIMIT:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
         lines = [f"\n  {decimal(sizes[name]):>9}  {name}" for name in largest]
@@ -93,18 +86,18 @@ def pack(code: Code) -> bytes:
             f"the code has {decimal(total)}, more than the {decimal(LIMIT)} that a job takes along;"
             f" data belong under DVC, not git. The largest files:{''.join(lines)}"
         )
-    return packed
+    archive.write_bytes(gzip.compress(unpacked.read_bytes()))
 
 
 def _refuse_secret(name: str, content: bytes) -> None:
-    if any(_SECRET_NAME.fullmatch(part) for part in PurePosixPath(name).parts):
-        raise UserError(
-            f"{name} is tracked by git, and files of that name hold keys: nothing was sent;"
-            f" `git rm --cached {name}`, and withdraw the key if there is one"
-        )
     values = (os.environ.get(variable, "").encode() for variable in _SECRET_VARIABLES)
-    if _SECRET_CONTENT.search(content) or any(value and value in content for value in values):
-        raise UserError(
-            f"{name} contains a key: nothing was sent; take it out, and withdraw the key if it"
-            " was ever committed"
-        )
+    if any(_SECRET_NAME.fullmatch(part) for part in PurePosixPath(name).parts):
+        why = "is tracked by git, and files of that name hold keys"
+    elif _SECRET_CONTENT.search(content) or any(value and value in content for value in values):
+        why = "contains a key"
+    else:
+        return
+    raise UserError(
+        f"{name} {why}: nothing was sent; take it out of git (`git rm --cached {name}`), and"
+        " withdraw the key if it was ever committed"
+    )

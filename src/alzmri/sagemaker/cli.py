@@ -1,16 +1,16 @@
 """`alzmri sagemaker`: the stage train on AWS, and its model as an endpoint."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 
-from alzmri import repository, terminal
+from alzmri import params, repository, terminal
 from alzmri.errors import UserError
 
 # The modules behind the commands load boto3 and NumPy: not before a command runs.
-if TYPE_CHECKING:
-    from alzmri.sagemaker.service import Service
 
 sagemaker_app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +18,9 @@ sagemaker_app = typer.Typer(
     epilog="alzmri sagemaker submit --wait && alzmri sagemaker fetch && dvc repro",
 )
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what is asked for; send and change nothing.")
+]
 EndpointName = Annotated[
     str | None, typer.Option("--name", help="The endpoint is alzmri-NAME; without it, alzmri.")
 ]
@@ -28,9 +31,7 @@ Name = Annotated[str | None, typer.Argument(help="The job; without it, our lates
 
 @sagemaker_app.command()
 def submit(
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the request; send and change nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     name: Annotated[
         str | None,
@@ -47,17 +48,10 @@ def submit(
 
         alzmri sagemaker submit --wait
     """
-    import json
+    from alzmri.sagemaker import aws, bundle, job, request, settings
 
-    from alzmri import params
-    from alzmri.sagemaker import bundle, job, request, settings
-    from alzmri.sagemaker.service import Service
-
-    wanted = settings.load()
-    if dry_run:
-        wanted = settings.with_placeholders(wanted)
-    else:
-        settings.require(wanted)
+    complete = settings.with_placeholders if dry_run else settings.require
+    wanted = complete(settings.load())
     work = request.gather(wanted, params.load())
     if changes := work.code.changes:
         terminal.warn(
@@ -65,43 +59,40 @@ def submit(
             " behind:\n  " + "\n  ".join(changes)
         )
     if dry_run:
-        bundle.pack(work.code)
+        with TemporaryDirectory(prefix="alzmri-") as temporary:
+            bundle.pack(work.code, Path(temporary) / "code.tar.gz")
         named = request.named(name) if name else request.job_name(work)
         typer.echo(json.dumps(request.build(wanted, work, named), indent=2))
         return
-
-    service = Service(wanted.region)
-    made = job.submit(service, wanted, work, name)
-    _say(f"job      {made.name}")
-    _say(f"console  {job.console(wanted.region, made.name)}")
+    session = aws.session(wanted.region)
+    made = job.submit(session, wanted, work, name)
+    _say(f"job      {made}")
+    _say(f"console  {job.console(wanted.region, made)}")
     if wait:
-        _follow(service, made.name)
+        _follow(session, made)
     else:
-        _say(f"follow   alzmri sagemaker logs {made.name} --follow")
-        _say(f"then     alzmri sagemaker fetch {made.name}")
+        _say(f"follow   alzmri sagemaker logs {made} --follow")
+        _say(f"then     alzmri sagemaker fetch {made}")
 
 
 @sagemaker_app.command()
 def status(name: Name = None, as_json: AsJson = False) -> None:
     """Say how a job is doing; exit status 1 when it failed or was stopped."""
-    import json
+    from alzmri.sagemaker import job
 
-    from alzmri.sagemaker.job import Log, console, describe, latest
-
-    service = _service()
-    job = describe(service, name or latest(service))
-    lines = Log(service, job.name).new_lines() if job.status == "Failed" else ()
-    last = list(lines)[-LAST_LINES:]
-    facts = [*job.lines(), ("console", console(service.region, job.name))]
+    session, name = _session_and_job(name)
+    found = job.describe(session, name)
+    state = found["TrainingJobStatus"]
+    last = list(job.Log(session, name).new_lines())[-LAST_LINES:] if state == "Failed" else []
+    facts = dict(job.facts(found)) | {"console": job.console(session.region_name, name)}
     if as_json:
-        kept = {"state": job.status, **dict(facts), "last_lines": last}
-        typer.echo(json.dumps(kept, indent=2))
+        typer.echo(json.dumps({"state": state, **facts, "last_lines": last}, indent=2))
     else:
-        for word, value in facts:
+        for word, value in facts.items():
             _say(f"{word:<20} {value}")
         for line in last:
             _say(f"  {line}")
-    job.require_success()
+    job.require_success(found)
 
 
 @sagemaker_app.command()
@@ -112,45 +103,38 @@ def logs(
     ] = False,
 ) -> None:
     """Print what the containers print."""
-    from alzmri.sagemaker.job import Log, latest
+    from alzmri.sagemaker import job
 
-    service = _service()
-    job = name or latest(service)
+    session, name = _session_and_job(name)
     if follow:
-        _follow(service, job)
-    else:
-        for line in Log(service, job).new_lines():
-            terminal.say(line)
+        _follow(session, name)
+        return
+    for line in job.Log(session, name).new_lines():
+        terminal.say(line)
 
 
 @sagemaker_app.command()
 def stop(name: Name = None) -> None:
     """Have a job save its checkpoint and end; the same submitted again goes on from there."""
-    from alzmri.sagemaker.job import latest
-    from alzmri.sagemaker.job import stop as ask
+    from alzmri.sagemaker import job
 
-    service = _service()
-    job = name or latest(service)
-    ask(service, job)
-    _say(f"{job} is stopping: it saves its checkpoint first")
+    session, name = _session_and_job(name)
+    job.stop(session, name)
+    _say(f"{name} is stopping: it saves its checkpoint first")
 
 
 @sagemaker_app.command()
 def fetch(name: Name = None) -> None:
     """Bring a job's model, history and scores here, and commit them to DVC."""
-    from alzmri import params
-    from alzmri.sagemaker import request, settings
+    from alzmri.sagemaker import job, request, settings
     from alzmri.sagemaker.fetch import fetch as bring
-    from alzmri.sagemaker.job import describe, latest
 
-    service = _service()
-    job = describe(service, name or latest(service))
-    scores = bring(service, job, request.gather(settings.load(), params.load()))
-    _say(
-        f"{job.name}: best epoch {scores['best_epoch']}, validation macro F1"
-        f" {scores['val_macro_f1']:.4f}"
-    )
-    _say(f"score it with `dvc repro`, keep it with `dvc exp save --name {job.name}`")
+    session, name = _session_and_job(name)
+    work = request.gather(settings.load(), params.load())
+    scores = bring(session, job.describe(session, name), work)
+    f1 = f"{scores['val_macro_f1']:.4f}"
+    _say(f"{name}: best epoch {scores['best_epoch']}, validation macro F1 {f1}")
+    _say(f"score it with `dvc repro`, keep it with `dvc exp save --name {name}`")
 
 
 @sagemaker_app.command("list")
@@ -159,23 +143,21 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """Show our latest jobs."""
-    import json
-
-    from alzmri.sagemaker.job import listed
+    from alzmri.sagemaker import job
 
     jobs = [
         {
-            "job": job["TrainingJobName"],
-            "state": job["TrainingJobStatus"],
-            "created": job["CreationTime"].astimezone().isoformat(timespec="minutes"),
+            "job": found["TrainingJobName"],
+            "state": found["TrainingJobStatus"],
+            "created": found["CreationTime"].astimezone().isoformat(timespec="minutes"),
         }
-        for job in listed(_service(), count=count)
+        for found in job.listed(_session(), count=count)
     ]
     if as_json:
         typer.echo(json.dumps(jobs, indent=2))
         return
-    for job in jobs:
-        _say(f"{job['created'][:16].replace('T', ' ')}  {job['state']:<10}  {job['job']}")
+    for found in jobs:
+        _say(f"{found['created'][:16].replace('T', ' ')}  {found['state']:<10}  {found['job']}")
 
 
 @sagemaker_app.command()
@@ -183,9 +165,7 @@ def deploy(
     serverless: Annotated[
         bool, typer.Option("--serverless", help="Bill by the request, with no instance.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the requests; send and change nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     version: Annotated[
         str | None,
         typer.Option(help="A registered version, such as v0.1.0.", show_default="models/"),
@@ -206,36 +186,25 @@ def deploy(
 
         alzmri sagemaker deploy --stage prod
     """
-    import json
-    from tempfile import TemporaryDirectory
-
     from alzmri.sagemaker import deploy, settings
 
     if version and stage:
         raise UserError("--version and --stage exclude each other: choose one")
-    wanted = settings.load()
-    if dry_run:
-        wanted = settings.with_placeholders(wanted, settings.TO_SERVE)
-    else:
-        settings.require(wanted, settings.TO_SERVE)
+    complete = settings.with_placeholders if dry_run else settings.require
+    wanted = complete(settings.load(), settings.TO_SERVE)
     with TemporaryDirectory(prefix="alzmri-") as temporary:
         folder = Path("models")
         if version or stage:
             folder = Path(temporary) / "models"
             deploy.registered(version, stage, folder)
-        deployment = deploy.prepare(
+        asked = deploy.prepare(
             wanted, folder, _endpoint(name), serverless=serverless, leaking=allow_leak
         )
         if dry_run:
-            requests = {
-                "CreateModel": deployment.model,
-                "CreateEndpointConfig": deployment.configuration,
-                "CreateEndpoint": deployment.endpoint,
-            }
-            typer.echo(json.dumps(requests, indent=2))
+            typer.echo(json.dumps(asked, indent=2))
             return
-        made = deploy.deploy(_service(), wanted, deployment)
-    _say(f"endpoint {deployment.name} {'serves' if made else 'serves it already'}")
+        made = deploy.deploy(_session(), wanted, folder, asked)
+    _say(f"endpoint {_endpoint(name)} {'serves' if made else 'serves it already'}")
     _say(f"ask      alzmri sagemaker invoke IMAGE{f' --name {name}' * bool(name)}")
 
 
@@ -245,19 +214,17 @@ def invoke(
     name: EndpointName = None,
 ) -> None:
     """Print what an endpoint says of one slice, as JSON. Research software; no diagnosis."""
-    import json
+    from alzmri.sagemaker import deploy
 
-    from alzmri.sagemaker.deploy import invoke as ask
-
-    typer.echo(json.dumps(ask(_service(), _endpoint(name), image), indent=2))
+    typer.echo(json.dumps(deploy.invoke(_session(), _endpoint(name), image), indent=2))
 
 
 @sagemaker_app.command()
 def undeploy(name: EndpointName = None) -> None:
     """Remove an endpoint, its configuration and its model; nothing is billed any more."""
-    from alzmri.sagemaker.deploy import undeploy as remove
+    from alzmri.sagemaker import deploy
 
-    remove(_service(), _endpoint(name))
+    deploy.undeploy(_session(), _endpoint(name))
     _say(f"endpoint {_endpoint(name)} is removed")
 
 
@@ -267,19 +234,25 @@ def _endpoint(label: str | None) -> str:
     return "alzmri" if label is None else named(label)
 
 
-def _service() -> "Service":
-    from alzmri.sagemaker import settings
-    from alzmri.sagemaker.service import Service
+def _session() -> Any:
+    from alzmri.sagemaker import aws, settings
 
-    loaded = settings.load()
-    settings.require(loaded, ["region"])
-    return Service(loaded.region)
+    return aws.session(settings.require(settings.load(), ["region"]).region)
 
 
-def _follow(service: "Service", name: str) -> None:
-    from alzmri.sagemaker.job import follow
+def _session_and_job(name: str | None) -> tuple[Any, str]:
+    """The session, and the job that is meant."""
+    from alzmri.sagemaker.job import latest
 
-    _say(f"{name} completed in {follow(service, name).age}: `alzmri sagemaker fetch {name}`")
+    session = _session()
+    return session, name or latest(session)
+
+
+def _follow(session: Any, name: str) -> None:
+    from alzmri.sagemaker import job
+
+    took = job.age(job.follow(session, name))
+    _say(f"{name} completed in {took}: `alzmri sagemaker fetch {name}`")
 
 
 def _say(line: str) -> None:

@@ -5,21 +5,23 @@ In: the channels ``code`` (``code.tar.gz``) and ``prepared``, the hyperparameter
 fails; status 0 for success.
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html
 
-This module and `program` import the standard library only: nothing else is installed yet.
+This module imports the standard library only: nothing else is installed yet.
 """
 
+import collections
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-
-from alzmri.sagemaker.program import UNSAID, Failure, Program, reason
+from types import FrameType
 
 ML = Path("/opt/ml")
 CODE = ML / "code"
@@ -31,6 +33,10 @@ ENTRY_POINT = [
 ]
 FAILURE_LENGTH = 1024
 """Characters of the failure file that the service shows."""
+UNSAID = (
+    "the container ended without a word, as when memory runs out: lower train.batch_size, or take"
+    " a larger instance_type"
+)
 
 CODE_VARIABLE, DATA_VARIABLE = "ALZMRI_CODE", "ALZMRI_DATA"
 """They hold the digests of what the job trains with; `fetch` compares them with what is here."""
@@ -64,13 +70,58 @@ PORT = 29500
 RESOLVE_SECONDS = 120
 """A host's name is known some time after the host is."""
 
-SECRET_SECONDS = 60
 
-_ASK = (
-    "import os, sys; from botocore.session import Session;"
-    "client = Session().create_client('secretsmanager', region_name=os.environ['AWS_REGION']);"
-    "print(client.get_secret_value(SecretId=sys.argv[1])['SecretString'])"
-)
+class Failure(Exception):
+    """The job cannot go on; the message is what its owner reads."""
+
+
+class Program:
+    """The one child process of the moment; signals to the container are forwarded to it.
+
+    Attributes:
+        told: the signal that asked the container to stop, 0 while there is none.
+        last_lines: of what was printed.
+    """
+
+    def __init__(self) -> None:
+        self.told = 0
+        self.last_lines: collections.deque[str] = collections.deque(maxlen=200)
+        self._child: subprocess.Popen[str] | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._forward)
+
+    def run(self, command: Sequence[str], environment: dict[str, str]) -> int:
+        """Run ``command``, its output printed as it comes; its status, 128 + n after signal n."""
+        self.stop_if_told()
+        self._child = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        if self.told:  # it came before there was someone to forward it to
+            self._child.send_signal(self.told)
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            print(line, end="", flush=True)
+            self.last_lines.append(line.rstrip("\n"))
+        status = self._child.wait()
+        return status if status >= 0 else 128 - status
+
+    def stop_if_told(self) -> None:
+        """Leave before the next step begins."""
+        if self.told:
+            sys.exit(128 + self.told)
+
+    def _forward(self, number: int, _: FrameType | None) -> None:
+        if self.told:
+            return  # a second one would end the trainer before it has saved
+        self.told = number
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(number)
 
 
 def main() -> int:
@@ -122,19 +173,6 @@ def train(program: Program) -> None:
             shutil.move(name, ML / "model" / Path(name).name)
 
 
-def unmet(requirements: str) -> list[str]:
-    """The pins among ``requirements`` that training needs and this Python does not have."""
-    pins = dict(re.findall(r"^([\w.-]+)==(\S+)", requirements, re.MULTILINE))
-    return [f"{name}=={pins[name]}" for name in NEEDED if name in pins and not _has(name, pins)]
-
-
-def _has(name: str, pins: dict[str, str]) -> bool:
-    try:
-        return metadata.version(name) == pins[name]
-    except metadata.PackageNotFoundError:
-        return False
-
-
 def _hosts() -> tuple[list[str], str, str]:
     """All hosts, the first of them first; this one; the interface that they talk by."""
     resources = json.loads((ML / "input/config/resourceconfig.json").read_text())
@@ -160,11 +198,18 @@ def _install(program: Program) -> None:
     print(f"installing {len(wanted)} pinned packages", flush=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     # As constraints, so that what they bring has our pins too.
-    command = [*pip, "--constraint", "requirements.txt", *wanted]
-    if program.run(command, dict(os.environ)):
+    if program.run([*pip, "--constraint", "requirements.txt", *wanted], dict(os.environ)):
         program.stop_if_told()
         last = program.last_lines[-1] if program.last_lines else "pip said nothing"
         raise Failure(f"packages could not be installed: {last}. In a VPC the job needs a NAT")
+
+
+def unmet(requirements: str) -> list[str]:
+    """The pins among ``requirements`` that training needs and this Python does not have."""
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)", requirements, re.MULTILINE))
+    found = {item.name.lower(): item.version for item in metadata.distributions()}
+    wanted = [name for name in NEEDED if name in pins and found.get(name) != pins[name]]
+    return [f"{name}=={pins[name]}" for name in wanted]
 
 
 def _environment(interface: str, *, first: bool) -> dict[str, str]:
@@ -188,18 +233,18 @@ def _wandb_key() -> str | None:
     name = os.environ.get(SECRET_VARIABLE)
     if not name:
         return None
-    ask = [sys.executable, "-c", _ASK, name]
     try:
-        asked = subprocess.run(
-            ask, capture_output=True, text=True, timeout=SECRET_SECONDS, check=True
-        )
-        return asked.stdout.strip()
-    except subprocess.TimeoutExpired:
-        why = f"no answer in {SECRET_SECONDS} seconds"
-    except subprocess.CalledProcessError as error:
-        why = (error.stderr.strip().splitlines() or ["no answer"])[-1]
-    print(f"warning: no W&B key, the run is not tracked online: secret {name}: {why}", flush=True)
-    return None
+        from botocore.config import Config
+        from botocore.session import Session
+
+        limits = Config(connect_timeout=10, read_timeout=10, retries={"total_max_attempts": 2})
+        region = os.environ["AWS_REGION"]
+        client = Session().create_client("secretsmanager", region_name=region, config=limits)
+        return str(client.get_secret_value(SecretId=name)["SecretString"]).strip()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the training
+        warning = "warning: no W&B key, the run is not tracked online"
+        print(f"{warning}: secret {name}: {error}", flush=True)
+        return None
 
 
 def _await_name(host: str, program: Program) -> None:
@@ -234,12 +279,22 @@ def _command(hosts: list[str], here: str) -> list[str]:
 
 def _gpus() -> int:
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False
-        )
-    except OSError:
+        return subprocess.check_output(["nvidia-smi", "--list-gpus"], text=True).count("GPU ")
+    except (OSError, subprocess.CalledProcessError):
         return 0
-    return listed.stdout.count("GPU ")
+
+
+def reason(lines: Sequence[str], status: int) -> str:
+    """Why a program failed: its own last error message, else its exception, else its status."""
+    text = "\n".join(lines)
+    if messages := re.findall(r"^error: (.*(?:\n  .*)*)", text, re.MULTILINE):
+        return str(messages[-1])
+    if "SIGKILL" in text or status == 128 + signal.SIGKILL:
+        return UNSAID
+    # The first: torchrun adds its own.
+    if exception := re.search(r"^Traceback(?:.*\n)(?:(?:\s.*)?\n)*(\S.*)", text, re.MULTILINE):
+        return exception[1]
+    return "\n".join([f"training ended with status {status}", *list(lines)[-5:]])
 
 
 if __name__ == "__main__":

@@ -7,46 +7,25 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from alzmri import registry, terminal
 from alzmri.errors import EnvironmentFault, LeakError, UserError
-from alzmri.sagemaker import faults, storage
-from alzmri.sagemaker.request import LONGEST
-from alzmri.sagemaker.service import Service
+from alzmri.sagemaker import aws
+from alzmri.sagemaker.aws import Answer
+from alzmri.sagemaker.request import LONGEST, tags
 from alzmri.sagemaker.settings import Settings
 
 NEEDED = ("model.json", "model.safetensors", "ood.safetensors")
 """Files of a model's folder without which the server does not start."""
 SHOWN = "MODEL_CARD.md"
-ARCHIVE = "model.tar.gz"
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """What the service is asked for, in this order; nothing is sent yet.
-
-    Attributes:
-        folder: of the model.
-        model, configuration, endpoint: the requests, with nothing secret in them. Their names are
-            made of their contents: what is the same has the same name.
-        address: of the folder in the bucket where the archive goes.
-    """
-
-    folder: Path
-    model: dict[str, Any]
-    configuration: dict[str, Any]
-    endpoint: dict[str, Any]
-    address: str
-
-    @property
-    def name(self) -> str:
-        """Of the endpoint."""
-        return str(self.endpoint["EndpointName"])
+Requests = dict[str, dict[str, Any]]
+"""By operation, in their order: CreateModel, CreateEndpointConfig, CreateEndpoint."""
 
 
 def registered(version: str | None, stage: str | None, folder: Path) -> None:
@@ -57,9 +36,8 @@ def registered(version: str | None, stage: str | None, folder: Path) -> None:
     """
     chosen = ["--rev", version] if version else ["--stage", str(stage)]
     words = [sys.executable, "-m", "dvc", "artifacts", "get", ".", registry.NAME, *chosen]
-    done = subprocess.run(
-        [*words, "--out", str(folder), "--quiet"], capture_output=True, text=True, check=False
-    )
+    words += ["--out", str(folder), "--quiet"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["dvc failed"])[0].removeprefix("ERROR: ")
         raise UserError(
@@ -69,8 +47,10 @@ def registered(version: str | None, stage: str | None, folder: Path) -> None:
 
 def prepare(
     settings: Settings, folder: Path, name: str, *, serverless: bool, leaking: bool
-) -> Deployment:
-    """The requests for serving the model in ``folder`` as the endpoint ``name``.
+) -> Requests:
+    """What is asked for to serve the model in ``folder`` as the endpoint ``name``; no secret.
+
+    Names of model and configuration are made of their contents: what is the same has the same.
 
     Args:
         leaking: whether a model whose test subjects were trained on is wanted all the same.
@@ -79,8 +59,8 @@ def prepare(
         UserError: files are missing or damaged.
         LeakError: the model's split leaks, and that is not wanted.
     """
-    files = {file: folder / file for file in NEEDED}
-    if absent := [str(path) for path in files.values() if not path.is_file()]:
+    files = [folder / file for file in NEEDED]
+    if absent := [str(path) for path in files if not path.is_file()]:
         raise UserError(f"no {', '.join(absent)}: run `dvc repro`, or `dvc pull models`")
     run, leaks = _about(folder)
     if leaks and not leaking:
@@ -89,21 +69,20 @@ def prepare(
             " say nothing about new ones; train with split.unit=subject, or give --allow-leak"
         )
 
-    address = f"{settings.root}/models/{_digest(files)[:16]}/"
-    tags = {**settings.tags, "alzmri:run": run}
-    common = {"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+    contents = _digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
+    common = {"Tags": tags(settings, "alzmri:run", run)}
     model: dict[str, Any] = {
         "ExecutionRoleArn": settings.role,
         "PrimaryContainer": {
             "Image": settings.serve_image,
-            "ModelDataUrl": address + ARCHIVE,
+            "ModelDataUrl": f"{settings.root}/models/{contents[:16]}/model.tar.gz",
             "Environment": {"ALZMRI_SERVE_MODEL": "/opt/ml/model"},
         },
         # The server asks nobody. Serverless endpoints cannot be cut off.
         "EnableNetworkIsolation": not serverless,
         **common,
     }
-    model = {"ModelName": _named(name, model), **model}
+    model["ModelName"] = _named(name, model)
     variant: dict[str, Any] = {"VariantName": "all", "ModelName": model["ModelName"]}
     if serverless:
         variant["ServerlessConfig"] = {
@@ -114,10 +93,13 @@ def prepare(
         variant["InstanceType"] = settings.serve_instance_type
         variant["InitialInstanceCount"] = settings.serve_instance_count
     configuration: dict[str, Any] = {"ProductionVariants": [variant], **common}
-    configuration = {"EndpointConfigName": _named(name, configuration), **configuration}
-    chosen = {"EndpointConfigName": configuration["EndpointConfigName"]}
-    endpoint = {"EndpointName": name, **chosen, **common}
-    return Deployment(folder, model, configuration, endpoint, address)
+    configuration["EndpointConfigName"] = _named(name, configuration)
+    chosen = {"EndpointName": name, "EndpointConfigName": configuration["EndpointConfigName"]}
+    return {
+        "CreateModel": model,
+        "CreateEndpointConfig": configuration,
+        "CreateEndpoint": {**chosen, **common},
+    }
 
 
 def _about(folder: Path) -> tuple[str, bool]:
@@ -132,72 +114,64 @@ def _about(folder: Path) -> tuple[str, bool]:
         raise UserError(f"the model in {folder} is damaged ({error!r}): `dvc checkout`") from None
 
 
-def _digest(files: Mapping[str, Path]) -> str:
-    """SHA-256 over names and contents."""
-    digest = hashlib.sha256()
-    for name, path in files.items():
-        with path.open("rb") as file:
-            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _named(name: str, content: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps([name, content], sort_keys=True).encode()).hexdigest()[:12]
+    digest = _digest([name, content])[:12]
     return f"{name[: LONGEST - len(digest) - 1]}-{digest}"
 
 
-def deploy(service: Service, settings: Settings, wanted: Deployment) -> bool:
-    """Make the endpoint, or have the one of that name serve this; whether there was need to.
+def deploy(session: Any, settings: Settings, folder: Path, wanted: Requests) -> bool:
+    """Make the endpoint for the model in ``folder``; whether there was need to.
 
-    An endpoint that serves goes on until the new model does. What the last one served is removed
-    once it has been replaced.
+    Another model that the endpoint serves goes on until this one does, and is then removed.
 
     Raises:
         UserError: the endpoint cannot be changed now, or the account does not allow it.
         EnvironmentFault: the endpoint did not come up; a new one's remains are named, one that
             served before goes on as it was.
     """
-    client, name = service.client("sagemaker"), wanted.name
-    before = _endpoint(service, name)
-    if before and before["EndpointStatus"] == "InService":
-        if before["EndpointConfigName"] == wanted.endpoint["EndpointConfigName"]:
-            return False
-    elif before:
-        status = before["EndpointStatus"]
+    client, s3 = session.client("sagemaker"), session.client("s3")
+    model, endpoint = wanted["CreateModel"], wanted["CreateEndpoint"]
+    name, configuration = endpoint["EndpointName"], endpoint["EndpointConfigName"]
+    before = _endpoint(client, name)
+    if before and (status := before["EndpointStatus"]) != "InService":
         raise UserError(
             f"endpoint {name} is {status}: wait, or remove it with `alzmri sagemaker undeploy`"
         )
-    s3 = service.client("s3")
-    storage.require_bucket(s3, settings.bucket, settings.region)
-    if ARCHIVE not in storage.names(s3, wanted.address):
+    if before.get("EndpointConfigName") == configuration:
+        return False
+    aws.require_bucket(s3, settings.bucket, settings.region)
+    if aws.lacks(s3, address := model["PrimaryContainer"]["ModelDataUrl"]):
         with TemporaryDirectory(prefix="alzmri-") as temporary:
-            archive = Path(temporary) / ARCHIVE
-            pack(wanted.folder, archive)
-            storage.upload(s3, wanted.address, {ARCHIVE: archive})
+            archive = Path(temporary) / "model.tar.gz"
+            pack(folder, archive)
+            aws.upload(s3, archive, address)
     # What is there from a time before is the same, as its name says.
     with _unless("already existing"):
-        client.create_model(**wanted.model)
+        client.create_model(**model)
     with _unless("already existing"):
-        client.create_endpoint_config(**wanted.configuration)
-    with faults.explained():
+        client.create_endpoint_config(**wanted["CreateEndpointConfig"])
+    with aws.explained():
         if before:
-            chosen = {key: wanted.endpoint[key] for key in ("EndpointName", "EndpointConfigName")}
-            client.update_endpoint(**chosen)
+            client.update_endpoint(EndpointName=name, EndpointConfigName=configuration)
         else:
-            client.create_endpoint(**wanted.endpoint)
-    after = _await(service, name)
+            client.create_endpoint(**endpoint)
+    after = _await(client, name)
+    why = after.get("FailureReason", "AWS gives no reason")
     if after["EndpointStatus"] != "InService":
         raise EnvironmentFault(
-            f"endpoint {name} failed: {after.get('FailureReason', 'AWS gives no reason')}; its log"
-            f" is /aws/sagemaker/Endpoints/{name}, `alzmri sagemaker undeploy` removes what is left"
+            f"endpoint {name} failed: {why}; its log is /aws/sagemaker/Endpoints/{name}, `alzmri"
+            " sagemaker undeploy` removes what is left"
         )
-    if after["EndpointConfigName"] != wanted.endpoint["EndpointConfigName"]:
+    if after["EndpointConfigName"] != configuration:
         raise EnvironmentFault(
-            f"endpoint {name} serves the model from before, the new one failed:"
-            f" {after.get('FailureReason', 'AWS gives no reason')}"
+            f"endpoint {name} serves the model from before, the new one failed: {why}"
         )
     if before:
-        _remove_configuration(service, before["EndpointConfigName"], wanted.model["ModelName"])
+        _remove_configuration(client, before["EndpointConfigName"], model["ModelName"])
     return True
 
 
@@ -216,32 +190,25 @@ def pack(folder: Path, archive: Path) -> None:
     with tarfile.open(archive, "w:gz") as tar:
         for path in (*(folder / name for name in (*NEEDED, SHOWN)), graph):
             if path.is_file():
-                tar.add(path, path.name, filter=_plain)
+                # Readable for the server's user, whoever owns it here.
+                tar.add(path, path.name, filter=lambda member: member.replace(mode=0o644))
 
 
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Readable for the server's user, with nothing of this machine's."""
-    member.mode, member.mtime = 0o644, 0
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member
-
-
-def _await(service: Service, name: str) -> Mapping[str, Any]:
+def _await(client: Any, name: str) -> Answer:
     """Wait until the endpoint serves or has failed, and say each new status."""
     last = ""
 
-    def say(said: Mapping[str, Any]) -> None:
+    def say(found: Answer) -> None:
         nonlocal last
-        if said["EndpointStatus"] != last:
-            last = said["EndpointStatus"]
+        if found["EndpointStatus"] != last:
+            last = found["EndpointStatus"]
             terminal.say(f"-- {last}")
         if last in ("OutOfService", "UpdateRollbackFailed"):  # the waiter would wait for ever
             raise EnvironmentFault(f"endpoint {name} is {last}: `alzmri sagemaker undeploy`")
 
     try:
         with terminal.progress(f"endpoint {name}", in_log=False):
-            return service.wait("endpoint_in_service", say, EndpointName=name)
+            return aws.wait(client, "endpoint_in_service", say, EndpointName=name)
     except KeyboardInterrupt:
         terminal.err.print("AWS goes on: `alzmri sagemaker undeploy` removes it", markup=False)
         raise
@@ -252,7 +219,7 @@ def _unless(words: str) -> Iterator[None]:
     """Turn AWS's errors into ours, but one that says ``words``: that is well."""
     from botocore.exceptions import ClientError
 
-    with faults.explained():
+    with aws.explained():
         try:
             yield
         except ClientError as error:
@@ -260,58 +227,67 @@ def _unless(words: str) -> Iterator[None]:
                 raise
 
 
-def _endpoint(service: Service, name: str) -> dict[str, Any]:
+def _endpoint(client: Any, name: str) -> dict[str, Any]:
     """What the service says of an endpoint; nothing where there is none."""
-    said: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     with _unless("Could not find"):
-        said.update(service.client("sagemaker").describe_endpoint(EndpointName=name))
-    return said
+        found.update(client.describe_endpoint(EndpointName=name))
+    return found
 
 
-def undeploy(service: Service, name: str) -> None:
+def undeploy(session: Any, name: str) -> None:
     """Remove an endpoint, with its configuration and model; the archive stays in the bucket.
 
     Raises:
         UserError: there is no such endpoint, or it cannot be removed now.
     """
-    found = _endpoint(service, name)
+    client = session.client("sagemaker")
+    found = _endpoint(client, name)
     if not found:
-        raise UserError(f"there is no endpoint {name} in {service.region}")
-    with faults.explained():
-        service.client("sagemaker").delete_endpoint(EndpointName=name)
+        raise UserError(f"there is no endpoint {name} in {session.region_name}")
+    with aws.explained():
+        client.delete_endpoint(EndpointName=name)
     with terminal.progress(f"removing {name}", in_log=False):
-        service.wait("endpoint_deleted", lambda _: None, EndpointName=name)
-    _remove_configuration(service, found["EndpointConfigName"])
+        aws.wait(client, "endpoint_deleted", lambda _: None, EndpointName=name)
+    _remove_configuration(client, found["EndpointConfigName"])
 
 
-def _remove_configuration(service: Service, name: str, but: str = "") -> None:
+def _remove_configuration(client: Any, name: str, but: str = "") -> None:
     """Remove a configuration and its models ``but`` one, as far as they are there."""
-    client = service.client("sagemaker")
     with _unless("Could not find"):
-        said = client.describe_endpoint_config(EndpointConfigName=name)
+        found = client.describe_endpoint_config(EndpointConfigName=name)
         client.delete_endpoint_config(EndpointConfigName=name)
-        for model in {variant["ModelName"] for variant in said["ProductionVariants"]} - {but}:
+        for model in {variant["ModelName"] for variant in found["ProductionVariants"]} - {but}:
             with _unless("Could not find"):
                 client.delete_model(ModelName=model)
 
 
-def invoke(service: Service, name: str, image: Path) -> dict[str, Any]:
+def invoke(session: Any, name: str, image: Path) -> dict[str, Any]:
     """What the endpoint says of one image file.
 
     Raises:
         UserError: no file, no such endpoint, or the model refuses the image, with its reason.
         EnvironmentFault: the endpoint does not answer.
     """
+    from botocore.exceptions import ClientError
+
     try:
         content = image.read_bytes()
     except OSError as error:
         raise UserError(f"{image}: {error.strerror}: name an image file") from None
     kind = mimetypes.guess_type(image.name)[0] or ""
-    with faults.explained():
-        answer = service.client("sagemaker-runtime").invoke_endpoint(
-            EndpointName=name,
-            ContentType=kind if kind.startswith("image/") else "application/octet-stream",
-            Body=content,
-        )
-        said: dict[str, Any] = json.load(answer["Body"])
-    return said
+    kind = kind if kind.startswith("image/") else "application/octet-stream"
+    with aws.explained():
+        try:
+            answer = session.client("sagemaker-runtime").invoke_endpoint(
+                EndpointName=name, ContentType=kind, Body=content
+            )
+        except ClientError as error:
+            if error.response["Error"].get("Code") != "ModelError":
+                raise
+            said = str(error.response.get("OriginalMessage") or error)
+            with suppress(ValueError, KeyError, TypeError):  # the server's own words
+                said = str(json.loads(said)["error"])
+            raise UserError(f"the endpoint refuses: {said}") from None
+        found: dict[str, Any] = json.load(answer["Body"])
+    return found

@@ -12,22 +12,41 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from alzmri import terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing
-from alzmri.sagemaker import storage
+from alzmri.params import Params
+from alzmri.sagemaker import aws, job, request, settings
+from alzmri.sagemaker.aws import Answer
 from alzmri.sagemaker.container import OUTPUTS
-from alzmri.sagemaker.job import Job
 from alzmri.sagemaker.request import Work
-from alzmri.sagemaker.service import Service
 
 
-def fetch(service: Service, job: Job, work: Work) -> Mapping[str, Any]:
+def train_there(params: Params) -> None:
+    """The stage train as a job: what ``compute.train_on: sagemaker`` does.
+
+    A job of the same code, data and parameters that is under way or complete is taken, not made
+    again: killed and started again, the stage goes on following. Stopped, it leaves the job.
+
+    Raises:
+        UserError: when sagemaker.yaml lacks something.
+        EnvironmentFault: when the job failed or was stopped.
+    """
+    wanted = settings.require(settings.load())
+    session = aws.session(wanted.region)
+    work = request.gather(wanted, params)
+    name = job.submit(session, wanted, work)
+    terminal.say(f"job {name}: {job.console(wanted.region, name)}")
+    bring(session, job.follow(session, name), work)
+
+
+def fetch(session: Any, found: Answer, work: Work) -> Mapping[str, Any]:
     """:func:`bring`, and have DVC record it as made of what is here; the scores.
 
     Raises:
         EnvironmentFault: also when DVC fails.
     """
-    scores = bring(service, job, work)
+    scores = bring(session, found, work)
     words = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", "train"]
     if subprocess.run(words, check=False).returncode:
         raise EnvironmentFault(
@@ -37,25 +56,26 @@ def fetch(service: Service, job: Job, work: Work) -> Mapping[str, Any]:
     return scores
 
 
-def bring(service: Service, job: Job, work: Work) -> Mapping[str, Any]:
-    """Bring the outputs of ``job`` into the working tree; its scores.
+def bring(session: Any, found: Answer, work: Work) -> Mapping[str, Any]:
+    """Bring the outputs of the job ``found`` into the working tree; its scores.
 
     Raises:
         UserError: when the job is not done, its archive is damaged, or it trained with other data,
             parameters or code than ``work``, which is here. Nothing is changed then.
         EnvironmentFault: when the job failed.
     """
-    if job.status != "Completed":
-        job.require_success()
-        raise UserError(f"{job.name} is {job.status}: `alzmri sagemaker logs {job.name} --follow`")
-    if differences := work.differences(dict(job.description)):
+    name, status = found["TrainingJobName"], found["TrainingJobStatus"]
+    job.require_success(found)
+    if status != "Completed":
+        raise UserError(f"{name} is {status}: `alzmri sagemaker logs {name} --follow`")
+    if differences := work.differences(dict(found)):
         lines = [f"  {difference}" for difference in differences]
-        raise UserError("\n".join([f"{job.name} trained with something else:", *lines]))
+        raise UserError("\n".join([f"{name} trained with something else:", *lines]))
     temporary = Path(".dvc/tmp")
     temporary.mkdir(exist_ok=True)
-    with TemporaryDirectory(prefix="sagemaker-", dir=temporary) as name:
-        folder = Path(name)
-        storage.download(service.client("s3"), job.artifact, folder / "model.tar.gz")
+    with TemporaryDirectory(prefix="sagemaker-", dir=temporary) as place:
+        folder = Path(place)
+        aws.download(session.client("s3"), job.artifact(found), folder / "model.tar.gz")
         for output, path in unpack(folder / "model.tar.gz", folder).items():
             with replacing(Path(output)) as draft:
                 shutil.move(path, draft)

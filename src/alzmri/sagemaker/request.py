@@ -23,9 +23,9 @@ _LABEL = 30
 """Characters of a job's name that come from the experiment's."""
 SHAPING = ("data", "split", "augment", "model", "train")
 """Sections of params.yaml that a model depends on."""
-PREPARED_FILES = {
-    name: PREPARED / name for name in ("images.npy", "manifest.csv", "params.json", "summary.json")
-}
+PREPARED_FILES = [
+    PREPARED / name for name in ("images.npy", "manifest.csv", "params.json", "summary.json")
+]
 """What training reads of data/prepared."""
 
 _IMAGES = "763104351884.dkr.ecr.{region}.amazonaws.com/pytorch:{tag}"
@@ -61,17 +61,16 @@ class Work:
     @property
     def digest(self) -> str:
         """Of all that decides how training goes: jobs with the same one do the same."""
-        shaping = {key: value for key, value in self.hyperparameters.items() if _shapes(key)}
-        content = json.dumps([self.code.training, self.data, shaping, self.image], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        content = [self.code.training, self.data, _shaping(self.hyperparameters), self.image]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def differences(self, job: dict[str, Any]) -> list[str]:
         """What a job, as the service describes it, trained with that is not here."""
-        there, environment = job.get("HyperParameters", {}), job.get("Environment", {})
+        environment, here = job.get("Environment", {}), self.hyperparameters
         found = [
-            f"{key} = {value}, but {self.hyperparameters.get(key)} in params.yaml"
-            for key, value in there.items()
-            if _shapes(key) and value != self.hyperparameters.get(key)
+            f"{key} = {value}, but {here.get(key)} in params.yaml"
+            for key, value in _shaping(job.get("HyperParameters", {})).items()
+            if value != here.get(key)
         ]
         if environment.get(container.DATA_VARIABLE) != self.data:
             found.append("data/prepared: `dvc repro prepare` with the data of that time")
@@ -80,8 +79,8 @@ class Work:
         return found
 
 
-def _shapes(key: str) -> bool:
-    return key.partition(".")[0] in SHAPING
+def _shaping(hyperparameters: dict[str, str]) -> dict[str, str]:
+    return {k: value for k, value in hyperparameters.items() if k.partition(".")[0] in SHAPING}
 
 
 def gather(settings: Settings, params: Params) -> Work:
@@ -98,12 +97,8 @@ def gather(settings: Settings, params: Params) -> Work:
         )
     made_from = params.model_dump(mode="json", include={"data", "split"})
     data = json.dumps([Prepared.open(params).digest, made_from], sort_keys=True)
-    return Work(
-        bundle.here(),
-        hashlib.sha256(data.encode()).hexdigest(),
-        hyperparameters(params),
-        image(settings),
-    )
+    digest = hashlib.sha256(data.encode()).hexdigest()
+    return Work(bundle.here(), digest, hyperparameters(params), image(settings))
 
 
 def hyperparameters(params: Params) -> dict[str, str]:
@@ -116,11 +111,10 @@ def hyperparameters(params: Params) -> dict[str, str]:
 
 
 def image(settings: Settings) -> str:
-    """The container: the user's, or AWS's with our version of PyTorch, for GPU or CPU."""
-    if settings.image:
-        return settings.image
-    tag = _GPU_TAG if settings.has_gpu else _CPU_TAG
-    return _IMAGES.format(region=settings.region, tag=tag)
+    """The container: the user's, or AWS's with our version of PyTorch, for NVIDIA GPUs or CPU."""
+    has_gpu = re.match(r"ml\.(g|p)\d", settings.instance_type)
+    aws = _IMAGES.format(region=settings.region, tag=_GPU_TAG if has_gpu else _CPU_TAG)
+    return settings.image or aws
 
 
 def named(label: str) -> str:
@@ -146,6 +140,15 @@ def job_name(work: Work) -> str:
     return job_name_start(work) + (label or "stage")
 
 
+def channels(settings: Settings, work: Work) -> dict[str, str]:
+    """Where in the bucket the job finds what it takes, addressed by its content."""
+    # Without the slash at the end the service would also fetch what merely begins alike.
+    return {
+        "code": f"{settings.root}/code/{work.code.digest[:16]}/",
+        "prepared": f"{settings.root}/data/{work.data[:16]}/",
+    }
+
+
 def build(settings: Settings, work: Work, name: str) -> dict[str, Any]:
     """The request for the job ``name``, without anything secret.
 
@@ -153,8 +156,7 @@ def build(settings: Settings, work: Work, name: str) -> dict[str, Any]:
     that was stopped, ran out of time or failed, and goes on. The trainer's own fingerprint
     decides whether it may.
     """
-    seconds = round(settings.max_hours * 3600)
-    limits = {"MaxRuntimeInSeconds": seconds}
+    limits = {"MaxRuntimeInSeconds": round(settings.max_hours * 3600)}
     if settings.spot:
         limits["MaxWaitTimeInSeconds"] = round(settings.max_wait_hours * 3600)
     # As DVC names them to a stage that it runs: tracking takes the run's name and group there.
@@ -167,9 +169,6 @@ def build(settings: Settings, work: Work, name: str) -> dict[str, Any]:
     if settings.wandb_secret:
         environment[container.SECRET_VARIABLE] = settings.wandb_secret
     changed = "-changed" if work.code.changes else ""
-    tags = {**settings.tags, "alzmri:commit": f"{work.code.commit}{changed}"}
-    # Without the slash at the end the service would also fetch what merely begins alike.
-    checkpoints = f"{settings.root}/checkpoints/{work.digest[:16]}/"
     return {
         "TrainingJobName": name,
         "RoleArn": settings.role,
@@ -177,17 +176,24 @@ def build(settings: Settings, work: Work, name: str) -> dict[str, Any]:
             "TrainingImage": work.image,
             "TrainingInputMode": "File",
             "ContainerEntrypoint": container.ENTRY_POINT,
-            "MetricDefinitions": [
-                {"Name": metric, "Regex": regex} for metric, regex in METRICS.items()
-            ],
+            "MetricDefinitions": [{"Name": key, "Regex": regex} for key, regex in METRICS.items()],
         },
         "HyperParameters": work.hyperparameters,
         "InputDataConfig": [
-            _channel("code", f"{settings.root}/code/{work.code.digest[:16]}/"),
-            _channel("prepared", f"{settings.root}/data/{work.data[:16]}/"),
+            {
+                "ChannelName": channel,
+                "DataSource": {
+                    "S3DataSource": {
+                        "S3DataType": "S3Prefix",
+                        "S3Uri": address,
+                        "S3DataDistributionType": "FullyReplicated",
+                    }
+                },
+            }
+            for channel, address in channels(settings, work).items()
         ],
         "OutputDataConfig": {"S3OutputPath": f"{settings.root}/jobs/"},
-        "CheckpointConfig": {"S3Uri": checkpoints},
+        "CheckpointConfig": {"S3Uri": f"{settings.root}/checkpoints/{work.digest[:16]}/"},
         "ResourceConfig": {
             "InstanceType": settings.instance_type,
             "InstanceCount": settings.instance_count,
@@ -196,22 +202,10 @@ def build(settings: Settings, work: Work, name: str) -> dict[str, Any]:
         "StoppingCondition": limits,
         "EnableManagedSpotTraining": settings.spot,
         "Environment": environment,
-        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+        "Tags": tags(settings, "alzmri:commit", f"{work.code.commit}{changed}"),
     }
 
 
-def _channel(name: str, address: str) -> dict[str, Any]:
-    source = {
-        "S3DataType": "S3Prefix",
-        "S3Uri": address,
-        "S3DataDistributionType": "FullyReplicated",
-    }
-    return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
-
-
-def addresses(request: dict[str, Any]) -> dict[str, str]:
-    """Where the channels of a request lie in the bucket."""
-    return {
-        channel["ChannelName"]: channel["DataSource"]["S3DataSource"]["S3Uri"]
-        for channel in request["InputDataConfig"]
-    }
+def tags(settings: Settings, key: str, value: str) -> list[dict[str, str]]:
+    """The user's, and one of ours, as the service has them."""
+    return [{"Key": k, "Value": v} for k, v in {**settings.tags, key: value}.items()]

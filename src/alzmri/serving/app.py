@@ -125,7 +125,7 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
         return await service.one(await request.body())
 
     @app.post("/predict", responses=_REFUSED)
-    async def predict(images: Annotated[list[UploadFile], File()]) -> Slices:
+    async def predict(images: Annotated[list[UploadFile], File(min_length=1)]) -> Slices:
         """One or many image files, as a form with a field `images` for each."""
         return await service.many([await image.read() for image in images])
 
@@ -164,6 +164,8 @@ def _about(loaded: Loaded) -> About:
     text = "No model card here."
     if path.is_file():
         text = path.read_text(encoding="utf-8", errors="replace")
+        if text.startswith("---\n"):  # the YAML head is for programs
+            text = text.partition("\n---\n")[2]
     if version := loaded.predictor.version:
         text = f"Registered as `{version}`.\n\n{text}"
     # No HTML of the card's own reaches the page.

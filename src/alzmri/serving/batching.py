@@ -5,7 +5,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -48,15 +47,8 @@ class Batcher(Generic[Item, Answer]):
         self._free = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
 
-    async def __aenter__(self) -> "Batcher[Item, Answer]":
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Finish what runs; what waits gets no answer."""
         with self._lock:
             self._asked.clear()
             self._waiting = 0

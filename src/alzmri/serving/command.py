@@ -45,6 +45,6 @@ def serve(
         from alzmri.serving.run import run
     except ModuleNotFoundError as error:
         raise EnvironmentFault(
-            f"{error.name} is not installed: pip install 'alzmri[serve]'"
+            f"{error.name} is not installed: pip install -e '.[serve]'"
         ) from None
     run(host, port, model, threads, requests)

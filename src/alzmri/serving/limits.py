@@ -77,7 +77,8 @@ class Protocol(HttpToolsProtocol):
         self._refuse(HTTPStatus.BAD_REQUEST, "this is no HTTP request")
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
             content = Problem(error=reason).model_dump_json().encode()
             head = (
                 f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
@@ -104,8 +105,8 @@ class Bounded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._loopback:
-            host = Headers(scope=scope).get("host", "")
-            if not _LOOPBACK.fullmatch(host):
+            hosts = Headers(scope=scope).getlist("host")
+            if len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0]):
                 refusal = Refusal(400, "the request names another host than this machine")
                 await refusal.response()(scope, receive, send)
                 return

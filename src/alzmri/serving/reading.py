@@ -67,6 +67,8 @@ class Reader:
         context.set_forkserver_preload([__name__])
         self._pool = ProcessPool(processes, initializer=confine, initargs=[MEMORY], context=context)
         self._calls, self._waiting, self._seconds = 0, waiting, seconds
+        # Now, or the first file would wait for all that they import.
+        self._pool.schedule(str)
 
     async def run(self, work: Callable[..., R], *arguments: Any) -> R:
         """``work(*arguments)`` in a process.

@@ -125,10 +125,10 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Start and stop the threads and the processes."""
         batcher: Batcher[Pixels, Found] = Batcher(self._run, threads=self._threads, batch=BATCH)
+        self._batcher = batcher
         self._metrics.waiting.set_function(lambda: batcher.waiting)
-        async with batcher:
-            self._batcher = batcher
-            yield
+        yield
+        batcher.close()
         self._explaining.shutdown()
         self._decoding.shutdown()
         self._images.close()

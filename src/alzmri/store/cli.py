@@ -36,8 +36,8 @@ def up(
         raise UserError(
             f"this repository uses {remote.url}: run `alzmri store use local` to go back first"
         )
-    remote, was = server.up(root, port)
-    terminal.out.print(f"store {was.value}: {remote.url} at {remote.endpoint}", soft_wrap=True)
+    remote, done = server.up(root, port)
+    terminal.out.print(f"store {done}: {remote.url} at {remote.endpoint}", soft_wrap=True)
 
 
 @store_app.command()
@@ -56,24 +56,17 @@ def status(
     """Say whether the remote answers; exit status 1 when it does not."""
     import json
 
+    from alzmri.errors import EnvironmentFault
     from alzmri.store import status as state
-    from alzmri.store.check import StoreUnavailable
 
-    root = repository.find()
-    found = state.describe(root)
-    if not as_json:
+    found = state.describe(repository.find())
+    if as_json:
+        terminal.say(json.dumps(found, indent=2))
+    else:
         for line in state.lines(found):
             terminal.out.print(line, markup=False)
-    try:
-        state.require_answer(root)
-    except StoreUnavailable as error:
-        if as_json:
-            terminal.say(json.dumps(found | {"answers": False, "error": str(error)}, indent=2))
-        raise
-    if as_json:
-        terminal.say(json.dumps(found | {"answers": True}, indent=2))
-    else:
-        terminal.out.print(f"health    the bucket {found['bucket']} answers", markup=False)
+    if not found["answers"]:
+        raise EnvironmentFault(found["error"])
 
 
 @store_app.command()

@@ -12,10 +12,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
-from enum import Enum
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 from filelock import FileLock, Timeout
@@ -42,16 +41,7 @@ _OPTIONS = [
 ]
 
 
-class Was(Enum):
-    """What `up` found."""
-
-    DOWN = "started"
-    UP = "already up"
-    ELSEWHERE = "already up, started from another checkout"
-
-
-@dataclass(frozen=True)
-class Running:
+class Running(NamedTuple):
     """A server of this repository, alive."""
 
     process: psutil.Process
@@ -74,15 +64,30 @@ def find(root: Path) -> Running | None:
     return None
 
 
-def up(root: Path, port: int | None = None) -> tuple[Remote, Was]:
-    """Have the local store answer, starting it if need be; it stays up.
+def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
+    """Have the local store answer, starting it if need be, and say which; it stays up.
 
     Raises `UserError` when it already runs on another port than the one asked for, and
     `EnvironmentFault` when a port is taken, a proxy is in between, or the server is missing, ends,
     or does not open its bucket in time.
     """
     with _lock(root):
-        return _up(root, port)
+        remote = settings.local(root)
+        if running := find(root):
+            return _running(remote, running, port), "already up"
+        wanted = remote.at_port(port or remote.port)
+        if _answers(wanted):
+            # A clone that was given this config.local shares the server; the keys prove it.
+            return settings.save_local(root, wanted), "already up, started from another checkout"
+        if proxied(wanted):
+            raise EnvironmentFault(
+                "HTTP_PROXY sends even 127.0.0.1 to a proxy: run `export NO_PROXY=127.0.0.1`"
+            )
+        weed = _weed()
+        ports.require_free(wanted.port)
+        ready = settings.save_local(root, wanted)
+        _start(weed, root, ready)
+        return ready, "started"
 
 
 def down(root: Path) -> bool:
@@ -95,26 +100,6 @@ def down(root: Path) -> bool:
         if running:
             _stop(running)
         return running is not None
-
-
-def _up(root: Path, port: int | None) -> tuple[Remote, Was]:
-    remote = settings.local(root)
-    running = find(root)
-    if running:
-        return _running(remote, running, port), Was.UP
-    wanted = remote.at_port(port or remote.port)
-    if _answers(wanted):
-        # A clone that was given this config.local shares the server; the keys prove it.
-        return settings.save_local(root, wanted), Was.ELSEWHERE
-    if proxied(wanted):
-        raise EnvironmentFault(
-            "HTTP_PROXY sends even 127.0.0.1 to a proxy: run `export NO_PROXY=127.0.0.1`"
-        )
-    weed = _weed()
-    ports.require_free(wanted.port)
-    ready = settings.save_local(root, wanted)
-    _start(weed, root, ready)
-    return ready, Was.DOWN
 
 
 def _running(remote: Remote, running: Running, port: int | None) -> Remote:

@@ -78,15 +78,9 @@ def parse_address(url: str) -> tuple[str, str]:
     return match[1], (match[2] or "").strip("/")
 
 
-def default_name(root: Path) -> str | None:
-    """The name of the remote that a plain ``dvc push`` uses."""
-    name = _config(root).get("core", {}).get("remote")
-    return str(name) if name else None
-
-
 def default(root: Path) -> Remote:
     """The remote that a plain ``dvc push`` uses; raises `UserError` when there is none on S3."""
-    name = default_name(root)
+    name = _config(root).get("core", {}).get("remote")
     if not name:
         raise UserError("no default remote in .dvc/config: `alzmri store use local` sets one")
     return _remote(root, name)

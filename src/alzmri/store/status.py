@@ -12,28 +12,34 @@ from alzmri.store.check import StoreUnavailable, check
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """The remote, and what is known of the local server without asking it.
+    """``remote``, ``url``, ``bucket``, ``endpoint``, ``answers``, and ``error`` when it does not.
 
-    ``remote``, ``url``, ``bucket``, ``endpoint``; of the local store ``process`` (None while it is
-    down), ``folder``, ``bytes`` on disk, ``free_bytes``, ``filer_port`` too.
+    Of the local store ``process`` (None while it is down), ``folder``, ``bytes`` on disk,
+    ``free_bytes``, ``filer_port`` too.
     """
     remote = settings.default(root)
-    found = {
+    found: dict[str, Any] = {
         "remote": remote.name,
         "url": remote.url,
         "bucket": remote.bucket,
         "endpoint": remote.endpoint,
     }
-    if not remote.is_local:
-        return found
-    running = server.find(root)
-    return found | {
-        "process": running.process.pid if running else None,
-        "folder": str(server.folder(root)),
-        "bytes": _size(server.folder(root)),
-        "free_bytes": shutil.disk_usage(root).free,
-        "filer_port": ports.of("filer", running.port) if running else None,
-    }
+    remedy = ""
+    if remote.is_local:
+        running = server.find(root)
+        found |= {
+            "process": running.process.pid if running else None,
+            "folder": str(server.folder(root)),
+            "bytes": _size(server.folder(root)),
+            "free_bytes": shutil.disk_usage(root).free,
+            "filer_port": ports.of("filer", running.port) if running else None,
+        }
+        remedy = "" if running else ": run `alzmri store up`"
+    try:
+        check(remote)
+    except StoreUnavailable as error:
+        return found | {"answers": False, "error": f"{error}{remedy}"}
+    return found | {"answers": True}
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
@@ -41,27 +47,18 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"remote    {found['remote']}: {found['url']}"
     if found["endpoint"]:
         yield f"endpoint  {found['endpoint']}"
-    if "folder" not in found:
-        return
-    process = found["process"]
-    yield f"server    {f'process {process}' if process else 'not running here'}"
-    size, free = decimal(found["bytes"]), decimal(found["free_bytes"])
-    yield f"disk      {size} in {found['folder']}, {free} free"
-    if process:
-        yield (
-            f"note      port {found['filer_port']} (the filer) asks for no key: other users of"
-            " this machine can read the data there; nobody outside can"
-        )
-
-
-def require_answer(root: Path) -> None:
-    """Raise `StoreUnavailable`, with the remedy, when the remote does not answer."""
-    remote = settings.default(root)
-    try:
-        check(remote)
-    except StoreUnavailable as error:
-        remedy = ": run `alzmri store up`" if remote.is_local and not server.find(root) else ""
-        raise StoreUnavailable(f"{error}{remedy}") from error
+    if "folder" in found:
+        process = found["process"]
+        yield f"server    {f'process {process}' if process else 'not running here'}"
+        size, free = decimal(found["bytes"]), decimal(found["free_bytes"])
+        yield f"disk      {size} in {found['folder']}, {free} free"
+        if process:
+            yield (
+                f"note      port {found['filer_port']} (the filer) asks for no key: other users of"
+                " this machine can read the data there; nobody outside can"
+            )
+    if found["answers"]:
+        yield f"health    the bucket {found['bucket']} answers"
 
 
 def _size(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""The run on W&B, followed from within the stage; the stage waits for it only at its end."""
+"""Report a stage to W&B. The stage waits for W&B only at its end."""
 
 import os
 import sys
@@ -14,29 +14,29 @@ from alzmri import terminal
 from alzmri.params import Params, Track
 
 COMPLETE_SECONDS, STOP_SECONDS = 14, 5
-"""How long a stage waits at most for W&B, or the disk: one that is done; one that fails."""
+"""The longest wait for W&B at the end of a stage that is complete, and of one that failed."""
 
 
 class Tracker:
-    """What a stage reports to. This one keeps nothing: tracking is disabled."""
+    """A stage reports to a tracker. This one does nothing: tracking is disabled."""
 
     def epoch(self, values: Mapping[str, float]) -> None:
-        """Take one line of ``plots/history.csv``, by the names of its columns."""
+        """Report one row of ``plots/history.csv``, by column name."""
 
     def evaluation(self, classes: Sequence[str], after: int) -> None:
-        """Take what evaluate has written; ``after`` is the last epoch there can be."""
+        """Report the outputs of evaluate; ``after`` is the last possible epoch."""
 
     def end(self, *, complete: bool, seconds: float) -> None:
-        """The stage ends: wait ``seconds`` at most until everything is kept."""
+        """End: wait at most ``seconds`` until everything is saved."""
 
 
 class Client(Tracker):
-    """Follows one stage on W&B: a thread does, in order, what it is given; see :class:`Run`."""
+    """Report one stage to W&B: a thread executes the orders one by one; see :class:`Run`."""
 
     def __init__(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
         self._orders: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
         self._done = self._given_up = False
-        # A daemon: whatever it waits for, the stage can end.
+        # A daemon thread, so that the stage can end while it waits.
         self._thread = Thread(target=self._follow, args=(track, mode, config), daemon=True)
         self._thread.start()
 
@@ -54,7 +54,7 @@ class Client(Tracker):
         if self._given_up and complete:
             terminal.warn(f"W&B: this run is not tracked to its end (not done after {seconds} s)")
         if not self._done:
-            # Python, when it ends, would wait for the client's core, which now writes its file.
+            # Python's exit would wait for the client's core, which saves its file when terminated.
             cores = [core for core in psutil.Process().children() if core.name() == "wandb-core"]
             for core in cores:
                 core.terminate()
@@ -78,10 +78,13 @@ class Client(Tracker):
 
 @contextmanager
 def following(params: Params, run: str, data_sha256: str) -> Iterator[Tracker]:
-    """Yield what a stage reports to; nothing that goes wrong there is ever raised here.
+    """Yield the tracker of a stage. Its failures are warnings, never exceptions.
 
-    The fingerprint ``run`` is the run's id on W&B: started again, it goes on there too. A model
-    that does not know its run ("") is not tracked. ``data_sha256`` is of the prepared data.
+    Args:
+        params: all parameters; they become the run's config.
+        run: the fingerprint, and the run's id on W&B, so that a training that resumes continues
+            its run. "" is not tracked: an older model without a fingerprint.
+        data_sha256: digest of the prepared data.
     """
     track = params.track
     mode = os.environ.get("WANDB_MODE", "auto") if track.mode == "auto" else track.mode
@@ -98,5 +101,5 @@ def following(params: Params, run: str, data_sha256: str) -> Iterator[Tracker]:
 
 
 def reason(error: BaseException) -> str:
-    """An error in a line; the client's messages can be long."""
+    """The error as one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

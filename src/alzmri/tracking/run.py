@@ -1,4 +1,4 @@
-"""One run on W&B, or on disk. Imported, and used, on the thread of a `Client` only."""
+"""One run on W&B, or on disk. Only the thread of a `Client` imports and uses this module."""
 
 import csv
 import hashlib
@@ -20,26 +20,26 @@ from alzmri.store import settings as store
 from alzmri.tracking import reason
 
 START_SECONDS, FINISH_SECONDS = 4, 8
-"""How long the server has to answer at first, and at the end to take what is left on disk."""
+"""Limits for the server's first answer, and for the upload of the rest at the end."""
 
 EPOCHS = "epochs"
-"""In the folder of a training that is kept offline: the epochs it has, empty until it is whole."""
+"""A file in the folder of an offline training: its epochs; empty until the folder is complete."""
 
-# Nothing of the machine or its user but what is logged on purpose, and nothing said by the client.
+# Send nothing about the machine or its user except what we log, and print nothing by the client.
 _ON = ("silent", "finish_timeout_raises", "sagemaker_disable", "disable_git", "disable_code")
 _ALSO_ON = ("x_disable_meta", "x_disable_stats", "x_disable_machine_info")
 _SETTINGS: dict[str, Any] = dict.fromkeys((*_ON, *_ALSO_ON), True)
 
 
 class Run:
-    """The run on W&B, or on disk; its id is ``run`` of ``config``."""
+    """The run on W&B or on disk; its id is ``config["run"]``."""
 
     def __init__(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
         self._root = Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
         place = Path(os.environ.get("WANDB_DIR") or self._root)
-        # What tables and artifacts are made of waits for its upload beside the rest, not at home.
+        # Files of tables and artifacts wait for the upload here, not in the home directory.
         os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb" / "data"))
-        logging.raiseExceptions = False  # a full disk: the client's own log would say so at length
+        logging.raiseExceptions = False  # else a full disk prints many tracebacks
         settings = wandb.Settings(
             root_dir=str(place),
             init_timeout=START_SECONDS,
@@ -62,7 +62,7 @@ class Run:
             if mode == "offline":
                 raise
             failure = f"not reached ({reason(error)})"
-            wandb.teardown()  # the id is in use there
+            wandb.teardown()  # the client still uses the id
             self._run = _begin(track, "offline", config, settings)
         self._folder = Path(self._run.dir).parent
         place = self._folder.parent
@@ -78,7 +78,7 @@ class Run:
         self._logged: list[str] = []
 
     def epoch(self, values: Mapping[str, float]) -> None:
-        """Log a line of the history, unless it is there already; its step is the epoch."""
+        """Log a row of the history unless the run has it; the step is the epoch."""
         if self._kept is None:
             self._kept = self._kept_offline() if self._run.offline else set()
         step = int(values["epoch"])
@@ -88,10 +88,10 @@ class Run:
             self._logged.append(str(step))
 
     def _kept_offline(self) -> set[str]:
-        """The epochs that are on disk in other parts of this run.
+        """The epochs in other folders of this run.
 
-        A part that was killed lost what was not on disk yet. It is removed: a training that
-        resumes reports all of its epochs.
+        The folder of a killed training is incomplete and is removed: a training that resumes
+        reports all of its epochs.
         """
         kept: set[str] = set()
         for mark in self._folder.parent.glob(f"offline-run-*-{self._run.id}*/{EPOCHS}"):
@@ -102,7 +102,7 @@ class Run:
         return kept
 
     def evaluation(self, classes: Sequence[str], step: int) -> None:
-        """Log what evaluate wrote into the current directory."""
+        """Log the outputs of evaluate in the current directory."""
         labels = numbered(classes)
         rows = list(csv.DictReader(Path("plots/confusion.csv").read_text("utf-8").splitlines()))
         truth, said = ([labels.index(row[key]) for row in rows] for key in ("actual", "predicted"))
@@ -113,10 +113,10 @@ class Run:
             "confusion": wandb.Image("plots/confusion.png"),
             "mistakes": wandb.Image("plots/mistakes.png"),
         }
-        # W&B takes only what comes after the last step it has, and knows that; a file does not.
+        # Online, W&B knows the last step and takes only later ones; a file does not.
         self._run.log(media, step=step if self._run.offline else None)
         self._run.summary.update(_flat(json.loads(Path("models/evaluation.json").read_bytes())))
-        # The model is an artifact that only says where in the DVC remote it belongs.
+        # The model's artifact only refers to the DVC remote.
         about = "In the DVC remote once it is pushed there: `dvc push`, `dvc pull models`"
         artifact = wandb.Artifact(f"model-{self._run.id}", type="model", description=about)
         try:
@@ -128,17 +128,17 @@ class Run:
                 address = f"{remote.url}/files/md5/{digest[:2]}/{digest[2:]}"
                 artifact.add_reference(address, name=name, checksum=False)
         except (UserError, wandb.Error):
-            return  # no S3 remote; or no boto3, which the client wants even if it asks nobody
+            return  # no S3 remote, or no boto3, which the client needs even without a request
         self._run.log_artifact(artifact)
 
     def finish(self, *, complete: bool) -> None:
-        """Wait until W&B, or the disk, has all."""
+        """Wait until W&B or the disk has everything."""
         try:
             self._run.finish(exit_code=0 if complete else 1)
         except TimeoutError:
             late = f"it did not take everything within {FINISH_SECONDS} s"
             raise TimeoutError(f"{late}; {self._upload}") from None
-        wandb.teardown()  # only then the file is whole
+        wandb.teardown()  # only this completes the file
         if (mark := self._folder / EPOCHS).exists():
             mark.write_text("\n".join(self._logged))
         if complete and self._run.offline and not self._warned:
@@ -149,7 +149,7 @@ def _begin(
     track: Track, mode: str, config: Mapping[str, Any], settings: wandb.Settings
 ) -> wandb.Run:
     commit = "".join(git.lines("rev-parse", "HEAD"))
-    # What DVC calls the experiment; else the branch, as in the first column of its table.
+    # The experiment's name; without one the branch, as in the first column of `dvc exp show`.
     name = os.environ.get("DVC_EXP_NAME") or "".join(git.lines("branch", "--show-current"))
     return wandb.init(
         project=track.project,

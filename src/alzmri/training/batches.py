@@ -116,7 +116,7 @@ def class_weights(prepared: Prepared, settings: Train) -> Tensor:
     """Of the loss, float32 ``[classes]``: all 1, or falling with the frequency of the class.
 
     ``balanced`` is inversely proportional to it; ``sqrt`` is the square root of that, for when
-    a class is so rare that full balance lets its few people rule the loss. A class without a
+    a class is so rare that full balance lets its few subjects dominate the loss. A class without a
     training slice then has weight 0, or label smoothing would favour it.
     """
     labels = prepared.labels[prepared.indices("train")]

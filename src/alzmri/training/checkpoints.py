@@ -89,7 +89,7 @@ class Checkpoints:
         return None
 
     def save(self, state: State) -> None:
-        """Write ``state``, which nobody changes any more."""
+        """Write ``state``, which the caller does not change any more."""
         self.wait()
         self._writing = self._writer.submit(self._write, state)
 

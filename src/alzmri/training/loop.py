@@ -255,7 +255,7 @@ def step(run: Run, batch: Batch, batches: Batches, settings: Train) -> None:
     rank, device = batches.processes.rank, batch.images.device
     number = batches.before(run.epoch, run.steps)
     run.optimizer.param_groups[0]["lr"] = learning_rate(settings, number, len(batches))
-    # Dropout is a function of the place in the run, so that no generator's state need be kept.
+    # Dropout is a function of the position in the run: RNG state is not saved.
     seed = np.random.SeedSequence((settings.seed, number, rank)).generate_state(1)[0]
     generator(device).manual_seed(int(seed))
     with run.precision:

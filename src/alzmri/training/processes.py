@@ -25,9 +25,9 @@ PATIENCE = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, number ``rank`` of ``size``; alone unless told otherwise.
+    """This process, number ``rank`` of ``size``; by default the only one.
 
-    What a method says of several is, for a process alone, what goes in.
+    With one process, every method returns its argument.
     """
 
     rank: int = 0

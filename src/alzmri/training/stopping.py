@@ -1,4 +1,4 @@
-"""Being told to stop: training finishes the step, saves, and leaves as the signal would have it."""
+"""Stop signals: training finishes the step, saves, and exits with the signal's status."""
 
 import signal
 import sys

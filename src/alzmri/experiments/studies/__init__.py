@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from alzmri import git, params, terminal
-from alzmri.classes import merged
+from alzmri.classes import CLASSES
 from alzmri.experiments import runs
 from alzmri.experiments.runner import Runner
 from alzmri.experiments.runs import Experiment, FinishedRun, Settings, parse_settings
@@ -27,7 +27,7 @@ from alzmri.params import Params
 PAGE = Path("docs/results.md")
 
 COMMON = """\
-data.fit=pad data.shuffle_labels=false split.subjects=auto split.seed=0 augment.p=0.2
+data.fit=pad data.permute_labels=false split.subjects=auto split.seed=0 augment.p=0.2
 augment.shift=0.05 augment.scale=0.05 augment.rotate=15 model.name=alexnet model.dropout=0.5
 train.weight_decay=0.0001 train.warmup=0 train.label_smoothing=0.0 train.ema=0.0
 train.precision=auto train.patience=0 train.seed=0 train.init='' evaluate.temperature=false """
@@ -121,8 +121,8 @@ def _cost(used: Params, count: int, jobs: int) -> str:
         images = sum(map(int, re.findall(r"nfiles: (\d+)", tracked.read_text())))
     else:
         images = sum(path.is_file() for path in Path("data", source).rglob("*"))
-    classes = len(merged(used.data.merge))
-    model = build(used.model.name, classes=classes, image_size=size, dropout=0.0)
+    # As many classes as most collections have: the last layer is a small part of the weights.
+    model = build(used.model.name, classes=len(CLASSES), image_size=size, dropout=0.0)
     weights = sum(weight.numel() for weight in model.parameters()) * 4
     speed = (_GPU if torch.cuda.is_available() else _CORE * (os.cpu_count() or 1)) / size
     training = images * used.split.fractions[0] * used.train.epochs / speed

@@ -66,7 +66,9 @@ def _row(name: str, run: FinishedRun) -> dict[str, str]:
         "macro F1": run.shown("macro_f1"),
         "loss": run.shown("loss"),
         "best epoch": run.best_epoch,
-        "test subjects also in training": f"{known} of {run.evaluation['subject']['n']}",
+        "test subjects also in training": "subjects unknown"
+        if run.subjects_unknown
+        else f"{known} of {run.evaluation['subject']['n']}",
         "test slices with a near-duplicate in training": f"{near} of {tested}",
     }
 

@@ -170,7 +170,7 @@ function rows(probabilities, calibration) {
     row.classList.toggle("most", value === most);
     const drawn = document.createElement("td");
     const track = element("div", "", "track");
-    const fill = element("div", "", `fill ${colour(stage)}`);
+    const fill = painted(element("div", "", "fill"), stage);
     fill.style.width = `${100 * value}%`;
     track.append(fill);
     drawn.append(track);
@@ -196,7 +196,7 @@ function rows(probabilities, calibration) {
 function near(place, nearest) {
   const stages = nearest.classes.map((name) => about.classes.indexOf(name));
   place.querySelector(".dots").replaceChildren(
-    ...stages.map((stage) => element("span", "", colour(stage))),
+    ...stages.map((stage) => painted(element("span", ""), stage)),
   );
   const counts = about.classes
     .map((name) => [nearest.classes.filter((other) => other === name).length, name])
@@ -230,10 +230,13 @@ function report() {
   $("mean").querySelector("tbody").replaceChildren(...rows(mean));
 }
 
-function colour(stage) {
-  // With fewer classes than stages, the last is still the most severe.
-  const last = about.classes.length - 1;
-  return `stage-${Math.round((stage * 3) / last)}`;
+function painted(node, stage) {
+  // The colours of the four stages are a scale: fewer or more classes divide it evenly.
+  const place = (stage * 3) / (about.classes.length - 1);
+  const below = Math.floor(place);
+  const above = `var(--stage-${Math.ceil(place)}) ${100 * (place - below)}%`;
+  node.style.background = `color-mix(in srgb, ${above}, var(--stage-${below}))`;
+  return node;
 }
 
 function highest(probabilities) {

@@ -1,4 +1,4 @@
-"""The canary: a model that only recognises people must look bad on new people, and only there."""
+"""Label permutation test: a model that only recognises subjects fails on new ones."""
 
 from dataclasses import replace
 
@@ -18,23 +18,23 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def shuffled() -> Prepared:
-    """60 people, 8 slices each: a pattern of their own, and a class drawn by lot."""
+def permuted() -> Prepared:
+    """60 subjects, 8 slices each: every subject has its own pattern and a random class."""
     rng = np.random.default_rng(0)
     images, rows = [], []
-    for person, label in enumerate(rng.permutation(np.repeat(CLASSES, 15))):
+    for subject, label in enumerate(rng.permutation(np.repeat(CLASSES, 15))):
         pattern = np.kron(rng.integers(0, 200, (8, 8)), np.ones((4, 4)))
         for number in range(8):
             images.append((pattern + rng.integers(0, 50, pattern.shape)).astype(np.uint8))
             rows.append(
-                Row(len(rows), f"{person}/{number}", label, f"P{person}", "", f"{len(rows)}")
+                Row(len(rows), f"{subject}/{number}", label, f"P{subject}", "", f"{len(rows)}")
             )
     return Prepared(np.stack(images), tuple(rows), CLASSES)
 
 
 @pytest.mark.parametrize(("unit", "recognised"), [("subject", False), ("slice", True)])
-def test_labels_shuffled_per_person_score_at_chance_on_new_people(
-    shuffled, make_params, by_chance, tmp_path, unit, recognised
+def test_permuted_labels_score_at_chance_on_new_subjects(
+    permuted, make_params, by_chance, tmp_path, unit, recognised
 ):
     params = make_params(
         split={"unit": unit},
@@ -42,10 +42,10 @@ def test_labels_shuffled_per_person_score_at_chance_on_new_people(
         model={"name": "lenet"},
         train={"lr": 0.02, "epochs": 30, "batch_size": 16},
     )
-    groups = [row.subject if unit == "subject" else row.sha256 for row in shuffled.rows]
-    parts = assign([row.label for row in shuffled.rows], groups, params.split)
-    rows = tuple(replace(row, split=part) for row, part in zip(shuffled.rows, parts, strict=True))
-    prepared = replace(shuffled, rows=rows)
+    groups = [row.subject if unit == "subject" else row.sha256 for row in permuted.rows]
+    parts = assign([row.label for row in permuted.rows], groups, params.split)
+    rows = tuple(replace(row, split=part) for row, part in zip(permuted.rows, parts, strict=True))
+    prepared = replace(permuted, rows=rows)
     store = Checkpoints(str(tmp_path), "test")
     run = train(prepared, params, CPU, store, lambda *_: None, lambda *_: None)
     run.scored.load_state_dict(run.best_weights)
