@@ -158,11 +158,11 @@ def protocol(plan: Plan) -> Iterator[Figure]:
 def processes(plan: Plan) -> Iterator[Figure]:
     """Two processes on the one card, if NCCL allows that."""
     place = plan.place(224)
-    launcher = f"timeout 90 {sys.executable} -m torch.distributed.run --standalone"
-    # torchrun would have the second one take a card of its own.
-    worker = ("--nproc-per-node=2", "--no-python", "sh", "-c", f"LOCAL_RANK=0 {shlex.join(TRAIN)}")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    # It would have the second one take a card of its own.
+    worker = ("--no-python", "sh", "-c", f"LOCAL_RANK=0 {shlex.join(TRAIN)}")
     try:
-        two = training.run((*launcher.split(), *worker), place)
+        two = training.run(("timeout", "90", *torchrun, *worker), place)
     except EnvironmentFault as error:
         reasons = [line for line in str(error).splitlines() if "NCCL" in line or "GPU" in line]
         reason = (reasons or str(error).splitlines())[-1].strip()
