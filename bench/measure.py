@@ -1,50 +1,51 @@
-"""Every figure of docs/performance.md, as ratios from one run: ``make bench``.
+"""Every figure of docs/performance.md but those of serving, as ratios from one run: ``make bench``.
 
     python bench/measure.py [--gpu] [--strict] [--quick] [--rounds N] [--only NAME ...]
 
 What is compared takes turns (A B A B), after a first turn that does not count. Data are simulated
-slices. Writes bench/results.json (``--gpu``: bench/results-gpu.json) and docs/performance.md, but
-not with ``--only`` or ``--quick``.
+slices. Writes bench/results.json (``--gpu``: bench/results-gpu.json) figure by figure, and
+docs/performance.md, but not with ``--only`` or ``--quick``. ``--gpu`` ends after 560 s with what it
+has by then.
 """
 
 import argparse
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import collection
-import commands
-import decode
+import cv2
+import numpy as np
 import report
 import torch
-from contest import Contender, contest
-from flops import flops_per_slice
-from peers import Setting
+import training
 from report import Figure
-from training import Training, params
+from training import TRAIN, Training, params
 
 from alzmri import terminal
-from alzmri.classes import CLASSES
 from alzmri.data import images
 from alzmri.data.packing import pack
+from alzmri.data.prepared import PREPARED, Prepared
 from alzmri.errors import EnvironmentFault
 from alzmri.models.device import bfloat16
 from alzmri.training.checkpoints import Checkpoints
 
-PROTOCOL_BATCH, PROTOCOL_IMAGES = 128, 4480
-"""Of the published protocol; 4480 training slices are 70 % of the public collection."""
+PROTOCOL_BATCH, PROTOCOL_IMAGES, PROTOCOL_VALIDATION = 128, 4480, 960
+"""Of the published protocol: 70 % and 15 % of the public collection's 6400 slices."""
+GPU_SECONDS = 560
+"""All that ``--gpu`` takes: a GPU may be lent for ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class Plan:
     """What is measured with.
 
     Attributes:
+        folder: holds ``phantom`` and a place to train in for each size.
         rounds: turns of each side that count.
         batch: images in a step.
-        product: side of the square matrices whose product says what the machine can do.
-        fast_bfloat16: whether ``precision: auto`` means it on this machine.
+        precisions: fp32, and bf16 where ``precision: auto`` means it on this machine.
         gpu: whether that is what is measured.
     """
 
@@ -63,306 +64,238 @@ class Plan:
     rounds: int
     threads: int
     batch: int
-    product: int
-    fast_bfloat16: bool
+    precisions: Sequence[str]
     gpu: bool
 
     def place(self, image_size: int) -> Path:
         return self.folder / str(image_size)
 
-    @property
-    def precisions(self) -> list[str]:
-        return ["fp32", "bf16"] if self.fast_bfloat16 else ["fp32"]
+
+def compared(
+    name: str, unit: str, sides: dict[str, list[float]], target: float | None = None
+) -> Figure:
+    """The medians of two ``sides``, the first over the second."""
+    first, second = map(statistics.median, sides.values())
+    return Figure(name, unit, sides, first / second, target)
 
 
-def median_ratio(first: list[float], second: list[float]) -> float:
-    return statistics.median(first) / statistics.median(second)
+@contextmanager
+def process() -> Iterator[Callable[..., Any]]:
+    """Yield what calls a function, always in the same process of its own.
 
-
-def alternating(
-    training: Training, steps: int, at_once: int, product: Callable[[], object]
-) -> tuple[float, float, float]:
-    """Seconds that ``steps`` bare steps take, an epoch of as many, and as many ``product``.
-
-    They take turns after ``at_once`` of each: a machine that others share changes its speed while
-    an epoch runs. A GPU has to be waited for after each turn, which costs an epoch some of what the
-    next step's start hides behind it.
+    Allocator and kernels are chosen for a whole process.
     """
-    alone = in_epoch = products = 0.0
-    epoch = training.epoch()
-    for done in range(0, steps, at_once):
-        alone += training.timed(training.bare_steps(at_once))
-        last = done + at_once >= steps
-        in_epoch += training.timed(epoch if last else islice(epoch, at_once))
-        products += training.timed(product() for _ in range(at_once))
-    return alone, in_epoch, products
-
-
-def step_figures(plan: Plan, image_size: int, precision: str) -> list[Figure]:
-    """End to end over the bare step; at 224 pixels also the bare step over the matrix product."""
-    torch.set_num_threads(plan.threads)
-    training = Training(plan.place(image_size), image_size, plan.batch, precision)
-    steps = training.images // plan.batch
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    factors = torch.randn(2, plan.product, plan.product, device=training.device, dtype=dtype)
-
-    def product() -> torch.Tensor:
-        return factors[0] @ factors[1]
-
-    whole: list[float] = []
-    bare: list[float] = []
-    peak: list[float] = []
-    # Twice as often as the rest, which takes longer.
-    for number in range(2 * plan.rounds + 1):
-        at_once = steps if plan.gpu else 1
-        alone, in_epoch, products = alternating(training, steps, at_once, product)
-        turn = (
-            steps * plan.batch / alone,
-            steps * plan.batch / in_epoch,
-            steps * 2 * plan.product**3 / products / 1e9,
-        )
-        if number:
-            for values, value in zip((bare, whole, peak), turn, strict=True):
-                values.append(value)
-    where = f"{image_size} px, {precision}"
-    target = 0.97
-    figures = [
-        Figure(
-            f"training end to end over the bare step, {where}",
-            "images/s",
-            {"end to end": whole, "bare": bare},
-            median_ratio(whole, bare),
-            target,
-        )
-    ]
-    if image_size == 224:
-        flops = flops_per_slice("alexnet", len(CLASSES), image_size) / 1e9
-        used = [rate * flops for rate in bare]
-        figures.append(
-            Figure(
-                f"bare step over matrix product, {where}",
-                "GFLOP/s",
-                {"bare step": used, f"product of {plan.product}²": peak},
-                median_ratio(used, peak),
-                0.84 if precision == "fp32" and not plan.gpu else None,
-            )
-        )
-    return figures
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
 
 
 def steps(plan: Plan) -> Iterator[Figure]:
+    """End to end over the bare step."""
     for image_size in (224, 64):
         for precision in plan.precisions:
-            yield from in_process(step_figures, plan, image_size, precision)
+            with process() as call:
+                yield call(step_figure, plan, image_size, precision)
 
 
-def _ours(plan: Plan) -> Setting:
-    return Setting(plan.place(224), 224, plan.batch, plan.threads)
-
-
-def _tutorial_workers(plan: Plan) -> int:
-    # Tutorials say 4 to 10; DataLoader itself warns of more than there are processors.
-    return min(4, plan.threads)
-
-
-def peers(plan: Plan) -> Iterator[Figure]:
-    """Ours over each of the others, as their tutorials set them up."""
-    base = _ours(plan)
-    theirs = replace(base, workers=_tutorial_workers(plan))
-    plain = [
-        ("ours", base),
-        *((name, theirs) for name in ("pytorch", "lightning", "monai", "keras")),
-    ]
-    default = [("ours", replace(base, precision="auto"))] if plan.fast_bfloat16 else []
-    yield from _over_each(plan, [*plain, *default], "as in their tutorials", 1.15)
-
-
-def careful_peers(plan: Plan) -> Iterator[Figure]:
-    """Ours over each of the others that can be, set up with care."""
-    base = _ours(plan)
-    # Loading has the processors to itself only where a GPU trains.
-    few, many = (_tutorial_workers(plan), plan.threads) if plan.gpu else (0, 1)
-    careful = replace(base, careful=True, workers=few)
-    tuned = [("ours", base)]
-    for name in ("pytorch", "lightning", "monai"):
-        tuned += [(name, careful), (name, replace(careful, workers=many))]
-    yield from _over_each(plan, tuned, "set up with care", 1.0)
-
-
-def _over_each(
-    plan: Plan, entries: list[tuple[str, Setting]], how: str, target: float
-) -> Iterator[Figure]:
-    ours, *others = contest(entries, plan.rounds)
-    theirs = [other for other in others if other.name != "ours"]
-    theirs.sort(key=lambda other: -statistics.median(other.rates))
-    for other in theirs:
-        yield _over(
-            ours, other, f"ours over {other.name}, {how}", target if other is theirs[0] else None
-        )
-    for default in others:
-        if default.name == "ours":
-            name = f"ours as it is by default (bf16) over {theirs[0].name}, {how}"
-            yield _over(default, theirs[0], name, None)
-
-
-def _over(ours: Contender, other: Contender, name: str, target: float | None) -> Figure:
-    return Figure(
-        f"{name} ({other.setting.workers} loading processes)",
-        "images/s",
-        {"ours": ours.rates, other.name: other.rates},
-        median_ratio(ours.rates, other.rates),
-        target,
-    )
-
-
-def prepare(plan: Plan) -> Iterator[Figure]:
-    """``prepare`` and its decoding over the bare loops of bench/decode.py, all on every core."""
-    source, settings = plan.folder / "phantom", params(64, plan.batch, "fp32")
-    files = sorted(path for path in source.rglob("*") if path.suffix in images.SUFFIXES)
-
-    def packing() -> float:
-        with tempfile.TemporaryDirectory(dir=plan.folder) as target:
-            begin = time.perf_counter()
-            pack(source, Path(target), settings, lambda *_: None)
-            return len(files) / (time.perf_counter() - begin)
-
-    def loop(work: Callable[[Path], None]) -> float:
-        return decode.rate(work, files, plan.threads)
-
-    turns = [
-        (loop(decode.bare), loop(decode.bare_fitted), loop(decode.fitted), packing())
-        for _ in range(plan.rounds + 1)
-    ]
-    bare, bare_fitted, fitted, packed = (list(values) for values in zip(*turns[1:], strict=True))
-    yield Figure(
-        "validating, decoding and resizing over a bare loop of imread and resize, 64 px",
-        "files/s",
-        {"decode + fit": fitted, "imread + fit": bare_fitted},
-        median_ratio(fitted, bare_fitted),
-    )
-    yield Figure(
-        "all of prepare over a bare loop of imread, 64 px",
-        "files/s",
-        {"prepare": packed, "imread": bare},
-        median_ratio(packed, bare),
-    )
-
-
-def checkpoint_figures(plan: Plan) -> list[Figure]:
-    """Steps with a checkpoint written meanwhile, and without, over the protocol's epoch."""
-    torch.set_num_threads(plan.threads)
-    precision = plan.precisions[-1]
-    training = Training(plan.place(224), 224, plan.batch, precision)
-    checkpoints = Checkpoints(str(plan.folder / "checkpoints"), "bench")
-    run, clock = training.run, time.perf_counter
-    run.best_weights = run.state()["model"]  # as from the first validation on
-    # Enough to go on for as long as the writing.
-    count = 512 if plan.gpu else 4 if precision == "fp32" else 10
-
-    without: list[float] = []
-    with_one: list[float] = []
-    blocked: list[float] = []
-    rests: list[float] = []
-    for number in range(plan.rounds + 1):
-        alone = training.timed(training.bare_steps(count))
-        begin = clock()
-        checkpoints.save(run.state())
-        stopped = clock() - begin
-        beside = stopped + training.timed(training.bare_steps(count))
-        begin = clock()
-        checkpoints.wait()
-        rests.append(checkpoints.rest)
-        if number:
-            without.append(alone)
-            with_one.append(beside + clock() - begin)
-            blocked.append(stopped)
-    epoch = PROTOCOL_IMAGES / PROTOCOL_BATCH * statistics.median(without) / count
-    cost = statistics.median(a - b for a, b in zip(with_one, without, strict=True))
-    # Shorter epochs than this go without one.
-    between = max(epoch, statistics.median(rests))
-    said = f"of the {between:.0f} s between two (the protocol's epoch: {epoch:.0f} s), {precision}"
-    return [
-        Figure(
-            f"a checkpoint's cost as a ratio {said}",
-            f"s for {count} steps",
-            {"with a checkpoint": with_one, "without": without},
-            max(cost, 0.0) / between,
-            0.02,
-            at_most=True,
-        ),
-        Figure(
-            f"training blocked by a checkpoint as a ratio {said}",
-            "s",
-            {"blocked": blocked},
-            statistics.median(blocked) / between,
-        ),
-    ]
+def step_figure(plan: Plan, image_size: int, precision: str) -> Figure:
+    place = plan.place(image_size)
+    ours = Training(place, image_size, plan.batch, precision, plan.threads)
+    count = ours.images // plan.batch
+    # Twice as often as the rest, which takes longer.
+    turns = [ours.alternating(count) for _ in range(2 * plan.rounds + 1)][1:]
+    bare, whole = ([ours.images / seconds for seconds in side] for side in zip(*turns, strict=True))
+    name = f"training end to end over the bare step, {image_size} px, {precision}"
+    return compared(name, "images/s", {"end to end": whole, "bare": bare}, 0.97)
 
 
 def checkpoints(plan: Plan) -> Iterator[Figure]:
-    yield from in_process(checkpoint_figures, plan)
+    """What a checkpoint costs, of the time between two."""
+    with process() as call:
+        yield call(checkpoint_figure, plan)
+
+
+def checkpoint_figure(plan: Plan) -> Figure:
+    precision = plan.precisions[-1]
+    ours = Training(plan.place(224), 224, plan.batch, precision, plan.threads)
+    kept = Checkpoints(str(plan.folder / "checkpoints"), "bench")
+    ours.run.best_weights = ours.run.state()["model"]  # as from the first validation on
+    # Enough to go on for as long as the writing.
+    count = 512 if plan.gpu else 4 if precision == "fp32" else 10
+    turns: list[tuple[float, float, float]] = []
+    for _ in range(plan.rounds + 1):
+        without = ours.timed(ours.bare_steps(count))
+        begin = time.perf_counter()
+        kept.save(ours.run.state())
+        ours.timed(ours.bare_steps(count))
+        kept.wait()
+        turns.append((time.perf_counter() - begin, without, kept.rest))
+    beside, alone, rests = (list(side) for side in zip(*turns[1:], strict=True))
+    epoch = PROTOCOL_IMAGES / PROTOCOL_BATCH * statistics.median(alone) / count
+    # Shorter epochs than this go without one.
+    between = max(epoch, statistics.median(rests))
+    cost = statistics.median(a - b for a, b in zip(beside, alone, strict=True))
+    return Figure(
+        f"a checkpoint's cost as a ratio of the {between:.0f} s between two (the protocol's epoch:"
+        f" {epoch:.0f} s), {precision}",
+        f"s for {count} steps",
+        {"with a checkpoint": beside, "without": alone},
+        max(cost, 0.0) / between,
+        0.02,
+        at_most=True,
+    )
+
+
+def protocol(plan: Plan) -> Iterator[Figure]:
+    """``python src/train.py`` for the protocol's 100 epochs, start and validation included."""
+    place, settings = plan.folder / "protocol", params(224, PROTOCOL_BATCH, "auto")
+    phantom = plan.folder / "phantom"
+    training.prepare(phantom, place, settings, PROTOCOL_IMAGES, PROTOCOL_VALIDATION)
+    seconds = training.run(TRAIN, place)
+    name = f"the protocol's 100 epochs, 224 px, {plan.precisions[-1]}"
+    yield Figure(name, "s", {"training": [seconds]}, seconds, 60, at_most=True, scale="s")
+
+
+def processes(plan: Plan) -> Iterator[Figure]:
+    """Two processes on the one card, if NCCL allows that."""
+    place = plan.place(224)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    # It would have the second one take a card of its own.
+    worker = ("--no-python", "sh", "-c", f"LOCAL_RANK=0 {shlex.join(TRAIN)}")
+    try:
+        two = training.run(("timeout", "90", *torchrun, *worker), place)
+    except EnvironmentFault as error:
+        reasons = [line for line in str(error).splitlines() if "NCCL" in line or "GPU" in line]
+        reason = (reasons or str(error).splitlines())[-1].strip()
+        terminal.say(f"  two processes do not train on the one card: {reason}")
+        return
+    sides = {"one process": [training.run(TRAIN, place)], "two": [two]}
+    yield compared("two processes on the one card by NCCL over one, 224 px, fp32", "s", sides)
+
+
+def tutorial(plan: Plan) -> Iterator[Figure]:
+    """Ours over Lightning as its tutorials set it up."""
+    # They say 4 to 10; DataLoader itself warns of more than there are processors.
+    yield race(plan, [min(4, plan.threads)], "as in its tutorials", 1.15)
+
+
+def careful(plan: Plan) -> Iterator[Figure]:
+    """Ours over Lightning set up with care."""
+    # Loading has the processors to itself only where a GPU trains.
+    workers = [min(4, plan.threads), plan.threads] if plan.gpu else [0, 1]
+    yield race(plan, workers, "set up with care", 1.0, careful=True)
+
+
+def race(
+    plan: Plan, workers: Sequence[int], how: str, target: float, *, careful: bool = False
+) -> Figure:
+    """Of ``workers`` the number that is fastest in the turn that does not count goes on."""
+    import peer  # and Lightning, which takes seconds
+
+    files = plan.folder / "files"
+    if not files.exists():
+        settings = params(224, plan.batch, "fp32")
+        peer.write_files(Prepared.open(settings, plan.place(224) / PREPARED), files)
+    settings = {n: peer.Setting(files, plan.batch, plan.threads, n, careful) for n in workers}
+    with ExitStack() as stack:
+        ours = stack.enter_context(process())
+        theirs = {number: stack.enter_context(process()) for number in workers}
+        ours(our_rate, plan)
+        uncounted = {number: theirs[number](peer.rate, settings[number]) for number in workers}
+        best = max(workers, key=uncounted.__getitem__)
+        sides: dict[str, list[float]] = {"ours": [], "lightning": []}
+        for _ in range(plan.rounds):
+            sides["ours"].append(ours(our_rate, plan))
+            sides["lightning"].append(theirs[best](peer.rate, settings[best]))
+    name = f"ours over lightning, {how} ({best} loading processes)"
+    return compared(name, "images/s", sides, target)
+
+
+def our_rate(plan: Plan) -> float:
+    """Images per second of an epoch from the end of its first step, see ``peer.rate``."""
+    ours = _made(plan)
+    epoch = ours.epoch()
+    next(epoch)
+    return (ours.images - plan.batch) / ours.timed(epoch)
+
+
+@cache
+def _made(plan: Plan) -> Training:
+    return Training(plan.place(224), 224, plan.batch, "fp32", plan.threads)
+
+
+def prepare(plan: Plan) -> Iterator[Figure]:
+    """All of ``prepare`` over a bare loop that reads and resizes the same files on every core."""
+    source, settings = plan.folder / "phantom", params(64, plan.batch, "fp32")
+    files = sorted(path for path in source.rglob("*") if path.suffix in images.SUFFIXES)
+
+    def read(first: int) -> None:
+        for path in files[first :: plan.threads]:
+            pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            images.fit(np.asarray(pixels, np.uint8), 64, "pad")
+
+    sides: dict[str, list[float]] = {"prepare": [], "imread and resize": []}
+    for _ in range(plan.rounds + 1):
+        with tempfile.TemporaryDirectory(dir=plan.folder) as target:
+            begin = time.perf_counter()
+            pack(source, Path(target), settings, lambda *_: None)
+            sides["prepare"].append(len(files) / (time.perf_counter() - begin))
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(plan.threads) as pool:
+            list(pool.map(read, range(plan.threads)))
+        sides["imread and resize"].append(len(files) / (time.perf_counter() - begin))
+    counted = {side: rates[1:] for side, rates in sides.items()}
+    yield compared("prepare over a bare loop of imread and resize, 64 px", "files/s", counted)
 
 
 def resume(plan: Plan) -> Iterator[Figure]:
     """From the start of ``python src/train.py`` to its first step, resumed and fresh."""
     place = plan.place(224)
-    collection.write_params(place, 224, plan.batch, "fp32")
-    fresh: list[float] = []
-    resumed: list[float] = []
+    sides: dict[str, list[float]] = {"resumed": [], "fresh": []}
     for _ in range(plan.rounds):
-        commands.forget(place)
-        for seconds in (fresh, resumed):
-            seconds.append(min(commands.seconds_to_steps(commands.alone(), place, 1).values()))
-    commands.forget(place)
-    yield Figure(
-        "start to first step: resumed over fresh, 224 px, fp32",
-        "s",
-        {"resumed": resumed, "fresh": fresh},
-        median_ratio(resumed, fresh),
-    )
+        shutil.rmtree(place / ".checkpoints", ignore_errors=True)
+        for side in ("fresh", "resumed"):  # the second goes on from what the first has saved
+            sides[side].append(training.seconds_to_first_step(place))
+    yield compared("start to first step: resumed over fresh, 224 px, fp32", "s", sides)
 
 
+# In the order of their worth, should time run out.
 FIGURES: dict[str, Callable[[Plan], Iterator[Figure]]] = {
     "steps": steps,
-    "peers": peers,
-    "careful": careful_peers,
-    "prepare": prepare,
     "checkpoints": checkpoints,
+    "protocol": protocol,
+    "tutorial": tutorial,
+    "careful": careful,
+    "processes": processes,
+    "prepare": prepare,
     "resume": resume,
 }
+ON_GPUS = ("protocol", "processes")
+"""On a CPU the one takes hours, the other has no target."""
 
 
-def in_process(function: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:
-    """Call it in a process of its own: allocator and kernels are chosen for a whole process."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-@contextmanager
-def workplace(images: int, batch: int) -> Iterator[Path]:
-    """A temporary folder with the data."""
-    folder = Path(tempfile.mkdtemp(prefix="alzmri-bench-"))
-    try:
+def figures(names: Sequence[str], options: argparse.Namespace) -> Iterator[Figure]:
+    """Those of ``names``, measured in a temporary folder."""
+    batch = 4 if options.quick else PROTOCOL_BATCH
+    count = batch * (3 if options.quick else 32 if options.gpu else 5)
+    fast = bfloat16("auto", torch.device("cuda" if options.gpu else "cpu"))
+    precisions = ("fp32", "bf16") if fast else ("fp32",)
+    with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as name:
+        folder = Path(name)
+        plan = Plan(folder, options.rounds, options.threads, batch, precisions, options.gpu)
         terminal.say("drawing and packing slices")
-        collection.draw(folder / "phantom")
-        for image_size, count in ((224, images), (64, 4 * images)):
-            place = folder / str(image_size)
-            collection.prepare(folder / "phantom", place, image_size, batch, count)
-        collection.write_files(folder / "224", 224, batch)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        training.draw(folder / "phantom")
+        for image_size, number in ((224, count), (64, 4 * count)):
+            settings = params(image_size, batch, "fp32")
+            training.prepare(folder / "phantom", plan.place(image_size), settings, number)
+        for name in names:
+            terminal.say(f"measuring: {name}")
+            yield from FIGURES[name](plan)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = report.arguments(__doc__, rounds=2)
     parser.add_argument("--gpu", action="store_true", help="measure on the GPU (needs one)")
-    parser.add_argument("--strict", action="store_true", help="exit 1 when a target is not met")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: see that it works")
-    parser.add_argument("--rounds", type=int, default=2, help="counted turns of each")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", nargs="+", choices=FIGURES, default=list(FIGURES))
+    parser.add_argument("--only", nargs="+", choices=FIGURES)
     options = parser.parse_args()
     if options.gpu and not torch.cuda.is_available():
         raise EnvironmentFault("--gpu: torch sees no GPU here; without it the CPU is measured")
@@ -370,27 +303,10 @@ def main() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # What a shell may have set for other work would be measured too.
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    machine = report.machine(options.threads)
-    figures = []
-    batch = 4 if options.quick else PROTOCOL_BATCH
-    product = 256 if options.quick else 8192 if options.gpu else 4096
-    steps_per_epoch = 3 if options.quick else 32 if options.gpu else 5
-    with workplace(steps_per_epoch * batch, batch) as folder:
-        fast = bfloat16("auto", torch.device("cuda" if options.gpu else "cpu"))
-        plan = Plan(folder, options.rounds, options.threads, batch, product, fast, options.gpu)
-        for name in options.only:
-            terminal.say(f"measuring: {name}")
-            for figure in FIGURES[name](plan):
-                figures.append(figure)
-                terminal.say(f"  {figure.name}: {figure.ratio:.3f} ×")
-    report.show(figures)
-    if options.only == list(FIGURES) and not options.quick:
-        json = report.PAGE.parent.parent / f"bench/results{'-gpu' * options.gpu}.json"
-        command = report.command("make bench", parser, options)
-        section = f"bench{' gpu' * options.gpu}"
-        report.write(figures, machine, command, json, section)
-    report.conclude(figures, options.strict)
+    names = options.only or [name for name in FIGURES if options.gpu or name not in ON_GPUS]
+    kept = None if options.only or options.quick else f"results{'-gpu' * options.gpu}"
+    seconds = GPU_SECONDS if options.gpu else 0
+    report.record(figures(names, options), "make bench", kept, options, seconds)
 
 
 if __name__ == "__main__":

@@ -9,22 +9,19 @@ must have the same SHA-256. qemu emulates no AVX-512: a machine that has it must
 
 import argparse
 import hashlib
-import os
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from training import ROOT, run
 
 from alzmri import params, terminal
 from alzmri.errors import EnvironmentFault
 
-ROOT = Path(__file__).parent.parent
 PROCESSORS = ("Haswell", "EPYC-Milan")
 WRITTEN = ("models", "metrics", "plots")
 TINY: dict[str, dict[str, object]] = {
@@ -35,6 +32,11 @@ TINY: dict[str, dict[str, object]] = {
     "track": {"mode": "disabled"},
 }
 """AlexNet, two steps: emulated, a step takes some hundred times as long."""
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",  # it is the processor's bytes that are compared
+    "OMP_WAIT_POLICY": "passive",  # emulated threads that spin take the time from each other
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 
 def main() -> None:
@@ -66,7 +68,7 @@ def _prepare(folder: Path) -> None:
     text = params.check(content, "bench/portable.py").model_dump_json(indent=1)
     (folder / params.PARAMS_FILE).write_text(text)  # JSON is YAML
     for stage in ("phantom", "prepare"):
-        _run([sys.executable, f"src/{stage}.py"], folder)
+        run([sys.executable, f"src/{stage}.py"], folder, **ENVIRONMENT)
 
 
 def _computed(start: Path, processor: str | None) -> dict[str, str]:
@@ -74,34 +76,19 @@ def _computed(start: Path, processor: str | None) -> dict[str, str]:
     folder = start.with_name(processor or "here")
     shutil.copytree(start, folder)
     emulator = ["qemu-x86_64", "-cpu", processor] if processor else []
-    began = time.monotonic()
+    seconds = 0.0
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
     for stage in stages.values():
         if "compute.portable" in stage.get("params", ()):
             _, *arguments = shlex.split(stage["cmd"])
-            _run([*emulator, sys.executable, *arguments], folder)
-    terminal.say(f"{processor or 'this processor'}: {time.monotonic() - began:.0f} s")
+            seconds += run([*emulator, sys.executable, *arguments], folder, **ENVIRONMENT)
+    terminal.say(f"{processor or 'this processor'}: {seconds:.0f} s")
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for part in WRITTEN
         for file in sorted((folder / part).rglob("*"))
         if file.is_file()
     }
-
-
-def _run(command: list[str], folder: Path) -> None:
-    # No CUDA: it is the processor's bytes that are compared.
-    environment = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_WAIT_POLICY": "passive",  # emulated threads that spin take the time from each other
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise EnvironmentFault(f"{shlex.join(command)}: {done.stdout}{done.stderr}")
 
 
 if __name__ == "__main__":

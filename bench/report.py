@@ -1,25 +1,25 @@
-"""Measured figures: as a table, as JSON, as a section of docs/performance.md."""
+"""Measured figures: said as soon as known, as JSON, as a section of docs/performance.md."""
 
 import argparse
 import datetime
 import os
 import platform
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from rich.table import Table
+from training import ROOT
 
 from alzmri import terminal
 from alzmri.evaluation import markdown
 from alzmri.experiments.studies import write_section
 from alzmri.files import write_json
 
-PAGE = Path(__file__).parent.parent / "docs/performance.md"
+HEADER = ("figure", "ratio", "target", "verdict", "measured, by round")
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,78 @@ class Figure:
         return [self.name, f"{self.ratio:.3f} {self.scale}", target, verdict, values]
 
 
-HEADER = ("figure", "ratio", "target", "verdict", "measured, by round")
+class TimeIsUp(Exception):
+    """The time that was given to measure in is over."""
 
 
-def machine(threads: int) -> dict[str, Any]:
+def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The options of every bench."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--strict", action="store_true", help="exit 1 when a target is not met")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: see that it works")
+    parser.add_argument("--rounds", type=int, default=rounds, help="counted turns of each")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    return parser
+
+
+def record(
+    figures: Iterable[Figure],
+    command: str,
+    name: str | None,
+    options: argparse.Namespace,
+    seconds: int = 0,
+) -> None:
+    """Say each of ``figures`` when it is measured, and at the end which targets were missed.
+
+    With ``--strict`` a target that is missed, or not measured, ends the program with status 1.
+
+    Args:
+        figures: measured one after the other.
+        command: the ``make`` target, to which the arguments are added.
+        name: after each figure all are written to bench/NAME.json, at the end to their section of
+            docs/performance.md; None to write nothing.
+        options: of ``arguments``.
+        seconds: to measure in, 0 for no end; what is measured by then is reported.
+    """
+    words = [word for word in sys.argv[1:] if word != "--strict"]
+    if words:
+        command += f" ARGS='{' '.join(words)}'"
+    done: list[Figure] = []
+    content = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": command,
+        "machine": _machine(options.threads),
+    }
+    complete = True
+    signal.signal(signal.SIGALRM, _stop)
+    signal.alarm(seconds)
+    try:
+        for figure in figures:
+            done.append(figure)
+            terminal.say("  " + ", ".join(cell for cell in figure.cells() if cell))
+            if name:
+                content["figures"] = [{**asdict(each), "met": each.met} for each in done]
+                write_json(ROOT / f"bench/{name}.json", content)
+    except TimeIsUp:
+        complete = False
+        terminal.say(f"{seconds} s are over: the rest was not measured")
+    signal.alarm(0)
+    if name:
+        section = name.replace("results", "bench").replace("-", " ")
+        write_section(section, _section(content, done), ROOT / "docs/performance.md")
+    missed = [figure.name for figure in done if figure.met is False]
+    terminal.say(f"NOT met: {'; '.join(missed)}" if missed else "every target met")
+    if options.strict and (missed or not complete):
+        sys.exit(1)
+
+
+def _stop(*_: object) -> None:
+    for child in psutil.Process().children(recursive=True):
+        child.kill()  # or what waits for it would not end
+    raise TimeIsUp
+
+
+def _machine(threads: int) -> dict[str, Any]:
     """What the figures depend on."""
     processor = torch.cpu.get_capabilities()
     extensions = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")
@@ -78,58 +146,12 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
-def show(figures: Sequence[Figure]) -> None:
-    """Print the table: drawn on a terminal, Markdown in a pipe."""
-    rows = [figure.cells() for figure in figures]
-    if terminal.out.is_terminal:
-        table = Table(*HEADER)
-        for row in rows:
-            table.add_row(*row)
-        terminal.out.print(table, soft_wrap=False)
-    else:
-        terminal.say(markdown.table(HEADER, rows))
-
-
-def conclude(figures: Sequence[Figure], strict: bool) -> None:
-    """Say which targets were missed; with ``strict`` that ends the program with status 1."""
-    missed = [figure.name for figure in figures if figure.met is False]
-    terminal.say(f"NOT met: {'; '.join(missed)}" if missed else "every target met")
-    if missed and strict:
-        sys.exit(1)
-
-
-def command(name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
-    """What was typed: ``name``, with whatever option is not at its default."""
-    words = [
-        f"--{key}" if value is True else f"--{key} {value}"
-        for key, value in vars(options).items()
-        if value != parser.get_default(key) and key != "strict"
-    ]
-    return f"{name} ARGS='{' '.join(words)}'" if words else name
-
-
-def write(
-    figures: Sequence[Figure],
-    machine: dict[str, Any],
-    command: str,
-    json: Path,
-    section: str,
-) -> None:
-    """Write ``json`` and the ``section`` of ``docs/performance.md``."""
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    content = {
-        "date": date,
-        "command": command,
-        "machine": machine,
-        "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
-    }
-    write_json(json, content)
+def _section(content: dict[str, Any], figures: list[Figure]) -> str:
+    machine = content["machine"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     said = (
-        f"`{command}`, {date}: {where} ({', '.join(machine['instruction_set'])}),"
-        f" {machine['memory_gib']} GiB, {machine['threads']} threads, torch {machine['torch']},"
-        " seed 0."
+        f"`{content['command']}`, {content['date']}: {where}"
+        f" ({', '.join(machine['instruction_set'])}), {machine['memory_gib']} GiB,"
+        f" {machine['threads']} threads, torch {machine['torch']}, seed 0."
     )
-    # What was measured in each round is in ``json``.
-    lines = [said, "", markdown.table(HEADER[:-1], (figure.cells()[:-1] for figure in figures))]
-    write_section(section, "\n".join(lines), PAGE)
+    return f"{said}\n\n{markdown.table(HEADER, (figure.cells() for figure in figures))}"

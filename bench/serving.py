@@ -2,15 +2,15 @@
 
     python bench/serving.py [--strict] [--quick] [--rounds N] [--threads N]
 
-A fresh AlexNet (the weights cost no time) behind `alzmri serve`; clients on the same machine send
-simulated slices as JPEG. What is compared takes turns, after a first turn that does not count.
+`alzmri serve` has an AlexNet of one epoch (its weights cost no time); clients on the same machine
+send simulated slices as JPEG. What is compared takes turns, after a first turn that does not count.
 Writes bench/results-serving.json and its section of docs/performance.md, but not with ``--quick``.
 """
 
 import argparse
+import asyncio
 import os
 import re
-import shutil
 import signal
 import statistics
 import subprocess
@@ -18,100 +18,85 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import collection
 import numpy as np
 import onnxruntime
-import psutil
 import report
 import torch
-from load import Request, request, send
+import training
+import uvloop
 from report import Figure
-from training import params
 
 from alzmri import terminal
-from alzmri.classes import CLASSES
 from alzmri.data import images
-from alzmri.data.packing import pack
-from alzmri.data.prepared import PREPARED, Prepared
 from alzmri.errors import EnvironmentFault
 from alzmri.inference import export
 from alzmri.inference.engine import INPUT, OUTPUTS
-from alzmri.models import build, saved
-from alzmri.models.forward import MEAN, STD
-from alzmri.ood import features
-from alzmri.ood import fit as ood_fit
 
 CLIENTS = 64
 BATCH = 32
 """Images in a run of the bare model: the largest that the server makes."""
 PAIRS = 4
 """Comparisons of one slice's latency in a turn."""
-TOGETHER = 16
-"""Slices in a form, to tell what a request costs from what a slice costs."""
-AN_HOUR = 18_000
-"""Requests of the soak: an hour's at five a second."""
+_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is measured with; ``seconds`` is about the length of one turn of one side."""
-
-    folder: Path
-    rounds: int
-    threads: int
-    seconds: float
-    soak: int
-
-
-@dataclass(frozen=True)
-class Server:
-    """`alzmri serve`, running: its port, its process, seconds until it answered."""
-
-    port: int
-    process: psutil.Popen
-    start: float
-
-
-def make(folder: Path, image_size: int) -> None:
-    """A model in ``folder/models`` as the stages train and ood leave it, but not trained."""
-    settings = params(image_size, BATCH, "fp32")
-    directory = folder / PREPARED
-    directory.mkdir(parents=True)
-    pack(folder.parent / "phantom", directory, settings, lambda *_: None)
-    collection.write_params(folder, image_size, BATCH, "fp32")
-    prepared = Prepared.open(settings, directory)
-    torch.manual_seed(0)
-    shape = {"name": "alexnet", "classes": len(CLASSES), "image_size": image_size, "dropout": 0.5}
-    card = saved.Card(
-        architecture=shape,
-        classes=list(CLASSES),
-        preprocessing={"fit": settings.data.fit, "channels": 1, "mean": MEAN, "std": STD},
-        parameters=settings.model_dump(mode="json"),
-        training_subjects=[],
-        data_sha256=prepared.digest,
-        temperature=1.0,
-        versions={},
+def request(body: bytes) -> bytes:
+    """An image as a whole HTTP request."""
+    head = (
+        "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
-    saved.save(folder / "models", build(**shape).state_dict(), card)
-    detector, _ = ood_fit.fit(folder / "models", prepared, seed=0)
-    detector.save(folder / "models")
+    return head.encode() + body
+
+
+def send(port: int, requests: Sequence[bytes], count: int, clients: int) -> list[float]:
+    """Send ``count`` requests, round and round, by ``clients`` at once, each on one connection.
+
+    The clients are as cheap as they can be: they share the server's processors.
+
+    Returns:
+        Seconds of each.
+
+    Raises:
+        EnvironmentFault: one was refused.
+    """
+    latencies: list[float] = []
+    numbers = iter(range(count))
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for number in numbers:
+            begin = time.perf_counter()
+            writer.write(requests[number % len(requests)])
+            head = await reader.readuntil(b"\r\n\r\n")
+            found = _LENGTH.search(head)
+            if not found or head.split(maxsplit=2)[1] != b"200":
+                raise EnvironmentFault(f"a request was refused: {head.decode()}")
+            await reader.readexactly(int(found[1]))
+            latencies.append(time.perf_counter() - begin)
+        writer.close()
+
+    async def everyone() -> None:
+        await asyncio.gather(*(client() for _ in range(clients)))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(everyone())
+    return latencies
 
 
 @contextmanager
-def serving(folder: Path, threads: int) -> Iterator[Server]:
-    """Start the server in ``folder``; yield when it answers."""
+def serving(folder: Path, threads: int) -> Iterator[int]:
+    """Start `alzmri serve` in ``folder``; yield its port when it answers."""
     log = folder / "serve.log"
     code = "from alzmri import terminal; from alzmri.cli import app; terminal.start(app)"
     words = [sys.executable, "-c", code, "serve", "--port", "0", "--threads", str(threads)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-    begin = time.perf_counter()
     with log.open("w") as output:
-        process = psutil.Popen(
+        process = subprocess.Popen(
             words, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     try:
@@ -119,245 +104,96 @@ def serving(folder: Path, threads: int) -> Iterator[Server]:
             if process.poll() is not None:
                 raise EnvironmentFault(f"alzmri serve failed:\n{log.read_text()[-2000:]}")
             time.sleep(0.005)
-        port = int(found[1])
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/ping").close()
-        yield Server(port, process, time.perf_counter() - begin)
+        urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/ping").close()
+        yield int(found[1])
     finally:
         process.terminate()
         process.wait()
 
 
-def jpegs(folder: Path, count: int) -> list[bytes]:
-    """Slices as files."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in images.SUFFIXES)
-    return [path.read_bytes() for path in paths[:: len(paths) // count][:count]]
+def make(phantom: Path, folder: Path, image_size: int) -> None:
+    """``folder/models`` as the stages train, ood and export leave it."""
+    training.packed(phantom, folder, training.params(image_size, BATCH, "fp32", epochs=1))
+    for stage in ("train", "ood"):
+        training.run([sys.executable, str(training.ROOT / f"src/{stage}.py")], folder)
+    export.write(folder / "models", folder / "models/model.onnx")
 
 
-def form(bodies: Sequence[bytes]) -> Request:
-    """Slices in one request."""
-    head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="slice.jpg"\r\n\r\n'
-    content = b"".join(head + body + b"\r\n" for body in bodies) + b"--x--\r\n"
-    return request("/predict", content, "multipart/form-data; boundary=x")
+def jpegs(phantom: Path) -> list[bytes]:
+    """Slices as files, as many as there are clients."""
+    paths = sorted(path for path in phantom.rglob("*") if path.suffix in images.SUFFIXES)
+    return [path.read_bytes() for path in paths[:: len(paths) // CLIENTS][:CLIENTS]]
 
 
-def batched(items: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
-    """``items`` in groups of ``size``."""
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Bare: ONNX Runtime's own defaults."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def repeated(work: Callable[[], object], seconds: float) -> list[float]:
-    """Seconds of each call, for about ``seconds`` in all."""
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 3:
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return times
-
-
-def speed(plan: Plan, image_size: int) -> Iterator[Figure]:
-    """Throughput, latency and memory of the server, and the bare model in both libraries."""
-    folder = plan.folder / str(image_size)
-    torch.set_num_threads(plan.threads)
-    model, _ = saved.load(folder / "models")
-    network = features.WithFeatures(model)
+def speed(
+    folder: Path, image_size: int, bodies: Sequence[bytes], options: argparse.Namespace
+) -> Iterator[Figure]:
+    """Throughput and latency of the server over ONNX Runtime alone, with its own defaults."""
+    seconds = 0.2 if options.quick else 4  # about the length of one turn of one side
     slices = np.random.default_rng(0).integers(0, 256, (BATCH, image_size, image_size), np.uint8)
-    on_torch = torch.from_numpy(slices)
-    good = [request("/invocations", body, "image/jpeg") for body in jpegs(plan.folder, 64)]
-    forms = [form(group) for group in batched(jpegs(plan.folder, 64), TOGETHER)]
-    bare = session(folder / "models/model.onnx", plan.threads)
+    good = [request(body) for body in bodies]
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    model = str(folder / "models/model.onnx")
+    bare = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
-    def onnx_run(count: int, seconds: float) -> float:
-        runs = repeated(lambda: bare.run(OUTPUTS, {INPUT: slices[:count]}), seconds)
-        return statistics.median(runs)
+    def run(count: int, seconds: float) -> float:
+        """The median of the seconds of each run of ``count`` slices, for ``seconds`` in all."""
+        times: list[float] = []
+        while sum(times) < seconds or len(times) < 3:
+            begin = time.perf_counter()
+            bare.run(OUTPUTS, {INPUT: slices[:count]})
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
 
-    @torch.inference_mode()
-    def torch_runs() -> list[float]:
-        return repeated(lambda: network(on_torch), plan.seconds)
-
-    sides = ("server", "server, forms", "ONNX Runtime", "PyTorch")
-    rates: dict[str, list[float]] = {side: [] for side in sides}
+    rates: dict[str, list[float]] = {"server": [], "ONNX Runtime": []}
     latencies: dict[str, list[float]] = {"server": [], "ONNX Runtime": []}
-    overheads: list[float] = []
-    with serving(folder, plan.threads) as server:
-        expected = int(plan.seconds * BATCH / onnx_run(BATCH, plan.seconds))
-        for number in range(plan.rounds + 1):
-            batch = onnx_run(BATCH, plan.seconds)
-            # Longer than the others: its first and last batches leave a processor without work.
-            crowd = max(3 * expected, 2 * CLIENTS)
-            many = send(server.port, good, crowd, CLIENTS)
-            together = send(server.port, forms, max(crowd // TOGETHER, 20), CLIENTS // TOGETHER * 2)
+    with serving(folder, options.threads) as port:
+        expected = int(seconds * BATCH / run(BATCH, seconds))
+        for number in range(options.rounds + 1):
+            batch = run(BATCH, seconds)
+            # Longer than the other: its first and last batches leave a processor without work.
+            crowd, begin = max(3 * expected, 2 * CLIENTS), time.perf_counter()
+            send(port, good, crowd, CLIENTS)
+            many = crowd / (time.perf_counter() - begin)
             # Pairs, each one right after the other: the difference is small beside what a machine
             # drifts by.
-            singles, ones = [], []
             for _ in range(PAIRS):
-                singles.append(1000 * onnx_run(1, plan.seconds / PAIRS))
-                ones.append(send(server.port, good, max(expected // (4 * PAIRS), 20), 1))
-            rival = statistics.median(torch_runs())
-            if wrong := sum(sent.wrong for sent in (many, together, *ones)):
-                raise EnvironmentFault(f"{wrong} requests were not answered")
+                single = run(1, seconds / PAIRS)
+                answered = send(port, good, max(expected // (4 * PAIRS), 20), 1)
+                if number:
+                    latencies["server"].append(1000 * statistics.median(answered))
+                    latencies["ONNX Runtime"].append(1000 * single)
             if number:
+                rates["server"].append(many)
                 rates["ONNX Runtime"].append(BATCH / batch)
-                rates["server"].append(len(many.latencies) / many.seconds)
-                rates["server, forms"].append(TOGETHER * len(together.latencies) / together.seconds)
-                rates["PyTorch"].append(BATCH / rival)
-                answered = [1000 * statistics.median(one.latencies) for one in ones]
-                latencies["server"].append(statistics.median(answered))
-                latencies["ONNX Runtime"].append(statistics.median(singles))
-                overheads += [ours - theirs for ours, theirs in zip(answered, singles, strict=True)]
-        memory = server.process.memory_info().rss / 2**20
-    weights = (folder / "models/model.safetensors").stat().st_size / 2**20
-    median = {side: statistics.median(values) for side, values in rates.items()}
-    pair = {side: rates[side] for side in ("server", "ONNX Runtime")}
-    yield Figure(
-        f"server, {CLIENTS} clients with one slice each, over ONNX Runtime in batches of {BATCH},"
-        f" {image_size} px",
-        "images/s",
-        pair,
-        median["server"] / median["ONNX Runtime"],
-        0.9,
-    )
-    yield Figure(
-        f"server, {CLIENTS // TOGETHER * 2} clients with forms of {TOGETHER} slices, over ONNX"
-        f" Runtime in batches of {BATCH}, {image_size} px",
-        "images/s",
-        {side: rates[side] for side in ("server, forms", "ONNX Runtime")},
-        median["server, forms"] / median["ONNX Runtime"],
-    )
-    yield Figure(
-        f"latency of one slice, server less ONNX Runtime, {image_size} px",
-        "ms",
-        latencies,
-        statistics.median(overheads),
-        3,
-        at_most=True,
-        scale="ms",
-    )
-    yield Figure(
-        f"ONNX Runtime over PyTorch, batches of {BATCH}, {image_size} px, fp32",
-        "images/s",
-        {side: rates[side] for side in ("ONNX Runtime", "PyTorch")},
-        median["ONNX Runtime"] / median["PyTorch"],
-    )
-    yield Figure(
-        f"resident memory of the server over the weights, {image_size} px",
-        "MiB",
-        {"server": [memory], "weights": [weights]},
-        memory / weights,
-    )
+    name = f"server, {CLIENTS} clients with one slice each, over ONNX Runtime in batches of {BATCH}"
+    ratio = statistics.median(rates["server"]) / statistics.median(rates["ONNX Runtime"])
+    yield Figure(f"{name}, {image_size} px", "images/s", rates, ratio, 0.9)
+    name = f"latency of one slice, server less ONNX Runtime, {image_size} px"
+    overhead = statistics.median(map(float.__sub__, *latencies.values()))
+    yield Figure(name, "ms", latencies, overhead, 3, at_most=True, scale="ms")
 
 
-def starts(plan: Plan, image_size: int) -> Iterator[Figure]:
-    """From the start of the process to its first answer, the first time and from then on."""
-    folder = plan.folder / str(image_size)
-    seconds: dict[str, list[float]] = {"first, which exports": [], "later": []}
-    for _ in range(plan.rounds):
-        shutil.rmtree(folder / "cache", ignore_errors=True)
-        with moved_away(folder / "models/model.onnx"):
-            for values in seconds.values():
-                with serving(folder, plan.threads) as server:
-                    values.append(server.start)
-    yield Figure(
-        f"cold start to the first answer, {image_size} px",
-        "s",
-        seconds,
-        statistics.median(seconds["later"]),
-        scale="s",
-    )
-
-
-@contextmanager
-def moved_away(path: Path) -> Iterator[None]:
-    """Without ``path`` for a while."""
-    aside = path.with_suffix(".aside")
-    path.rename(aside)
-    try:
-        yield
-    finally:
-        aside.rename(path)
-
-
-def soak(plan: Plan, image_size: int) -> Iterator[Figure]:
-    """An hour's requests, a third of them bad, as fast as they are answered."""
-    bodies = jpegs(plan.folder, 64)
-    noise = np.random.default_rng(0).bytes(2000)
-    mixture: list[Request] = []
-    for number, body in enumerate(bodies):
-        mixture.append(request("/invocations", body, "image/jpeg"))
-        mixture.append(request("/invocations", body, "application/octet-stream"))
-        bad = (
-            request("/invocations", body[: len(body) // 2], "image/jpeg", 400),
-            request("/invocations", noise, "image/png", 400),
-            request("/invocations", body, "text/plain", 415),
-            request("/predict", b"", "multipart/form-data; boundary=x", 422),
-        )
-        mixture.append(bad[number % len(bad)])
-    megabytes: list[float] = []
-    wrong = 0
-    with serving(plan.folder / str(image_size), plan.threads) as server:
-        for _ in range(4):
-            wrong += send(server.port, mixture, plan.soak // 4, CLIENTS).wrong
-            megabytes.append(server.process.memory_info().rss / 2**20)
-    yield Figure(
-        f"{plan.soak} requests, a third of them bad: answered otherwise than they deserve",
-        "MiB resident after each quarter",
-        {"server": megabytes},
-        wrong,
-        0,
-        at_most=True,
-        scale="requests",
-    )
-    yield Figure(
-        f"{plan.soak} requests, a third of them bad: memory at the end over after a quarter",
-        "MiB resident after each quarter",
-        {"server": megabytes},
-        megabytes[-1] / megabytes[0],
-        1.05,
-        at_most=True,
-    )
+def figures(options: argparse.Namespace) -> Iterator[Figure]:
+    """All, measured in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as name:
+        folder = Path(name)
+        terminal.say("drawing slices, making models")
+        training.draw(folder / "phantom")
+        bodies = jpegs(folder / "phantom")
+        for image_size in (224, 64):
+            make(folder / "phantom", folder / str(image_size), image_size)
+            yield from speed(folder / str(image_size), image_size, bodies, options)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--strict", action="store_true", help="exit 1 when a target is not met")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: see that it works")
-    parser.add_argument("--rounds", type=int, default=3, help="counted turns of each")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    options = parser.parse_args()
+    options = report.arguments(__doc__, rounds=3).parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    machine = report.machine(options.threads)
-    figures: list[Figure] = []
-    folder = Path(tempfile.mkdtemp(prefix="alzmri-bench-"))
-    seconds, count = (0.2, 200) if options.quick else (4, AN_HOUR)
-    plan = Plan(folder, options.rounds, options.threads, seconds, count)
-    try:
-        terminal.say("drawing slices, making models")
-        collection.draw(folder / "phantom")
-        for image_size in (224, 64):
-            place = folder / str(image_size)
-            make(place, image_size)
-            export.write(place / "models", place / "models/model.onnx")
-            for measure in (speed, starts):
-                for figure in measure(plan, image_size):
-                    figures.append(figure)
-                    terminal.say(f"  {figure.name}: {figure.ratio:.3f} {figure.scale}")
-        figures += soak(plan, 64)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    report.show(figures)
-    if not options.quick:
-        json = report.PAGE.parent.parent / "bench/results-serving.json"
-        command = report.command("make bench-serving", parser, options)
-        report.write(figures, machine, command, json, "bench serving")
-    report.conclude(figures, options.strict)
+    torch.set_num_threads(options.threads)
+    kept = None if options.quick else "results-serving"
+    report.record(figures(options), "make bench-serving", kept, options)
 
 
 if __name__ == "__main__":

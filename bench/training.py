@@ -1,36 +1,86 @@
-"""Our training as the benches run it: the only place here that calls the package's loop."""
+"""Our training as the benches run it, and the data that it runs on."""
 
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from alzmri.data.prepared import PREPARED, Prepared
+from alzmri.data.packing import pack
+from alzmri.data.prepared import PREPARED, Prepared, write_manifest
+from alzmri.errors import EnvironmentFault
 from alzmri.models.device import choose
 from alzmri.models.forward import normalise
 from alzmri.params import PARAMS_FILE, Params, check, load
+from alzmri.phantom import generate
 from alzmri.training.batches import Batches
 from alzmri.training.loop import Run, step
 
 ROOT = Path(__file__).parent.parent
+TRAIN = (sys.executable, str(ROOT / "src/train.py"))
+SUBJECTS, SLICES = 20, 8
+"""Per class, per subject: 640 slices, repeated up to the number that is asked for."""
+_ESCAPE = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+_STEPS_DONE = re.compile(rb"[1-9]\d*/\d+")
 
 
-def params(image_size: int, batch_size: int, precision: str) -> Params:
-    """The committed parameters, with these values and the protocol's 100 epochs."""
+def params(image_size: int, batch_size: int, precision: str, epochs: int = 100) -> Params:
+    """The committed parameters, with these values; 100 epochs are the protocol's."""
     content = load(ROOT / PARAMS_FILE).model_dump()
     content["data"]["image_size"] = image_size
-    content["train"] |= {"batch_size": batch_size, "precision": precision, "epochs": 100}
+    content["train"] |= {"batch_size": batch_size, "precision": precision, "epochs": epochs}
     content["track"]["mode"] = "disabled"
     content["compute"] |= {"portable": False, "threads": 0}
     return check(content, "bench")
 
 
+def draw(folder: Path) -> None:
+    """Simulate the collection, the same bytes everywhere."""
+    generate(folder, subjects=SUBJECTS, slices=SLICES, seed=20, difficulty=0.12)
+
+
+def packed(source: Path, folder: Path, settings: Params) -> Prepared:
+    """Make ``folder`` a place for stages to run in: ``params.yaml`` and ``data/prepared``."""
+    directory = folder / PREPARED
+    directory.mkdir(parents=True)
+    (folder / PARAMS_FILE).write_text(settings.model_dump_json(indent=1))  # JSON is YAML
+    pack(source, directory, settings, lambda *_: None)
+    return Prepared.open(settings, directory)
+
+
+def prepare(
+    source: Path, folder: Path, settings: Params, images: int, validation: int = 32
+) -> None:
+    """``packed``, with so many slices, so that an epoch is a whole number of batches."""
+    found = packed(source, folder, settings)
+    order = np.random.default_rng(0).permutation(len(found.rows))
+    chosen = np.resize(order, images + validation)
+    rows = [
+        replace(found.rows[old], index=new, split="train" if new < images else "val")
+        for new, old in enumerate(chosen)
+    ]
+    np.save(folder / PREPARED / "images.npy", found.images[chosen])
+    write_manifest(folder / PREPARED / "manifest.csv", rows)
+
+
 class Training:
     """A run on ``folder/data/prepared``, set up as ``src/train.py`` does."""
 
-    def __init__(self, folder: Path, image_size: int, batch_size: int, precision: str) -> None:
+    def __init__(
+        self, folder: Path, image_size: int, batch_size: int, precision: str, threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
         settings = params(image_size, batch_size, precision)
         self.device = choose()
         prepared = Prepared.open(settings, folder / PREPARED)
@@ -52,31 +102,99 @@ class Training:
         for batch in self._batches.epoch(self.run.epoch):
             yield step(self.run, batch, self._batches, self._train)
 
-    def bare_step(self) -> None:
-        """The same step without anything around it, on one batch that is in memory."""
+    def bare_steps(self, count: int) -> Iterator[None]:
+        """``count`` times the step without anything around it, on one batch that is in memory."""
         images, labels = self._fixed
-        with self.run.precision:
-            logits = self.run.replica(images)
-        loss = F.cross_entropy(logits.float(), labels, self._batches.weights)
-        self.run.optimizer.zero_grad()
-        loss.backward()
-        self.run.optimizer.step()
+        self.run.replica.train()
+        for _ in range(count):
+            with self.run.precision:
+                logits = self.run.replica(images)
+            loss = F.cross_entropy(logits.float(), labels, self._batches.weights)
+            self.run.optimizer.zero_grad()
+            loss.backward()
+            yield self.run.optimizer.step()
 
-    def timed(self, steps: Iterator[object]) -> float:
+    def timed(self, steps: Iterator[None]) -> float:
         """Seconds that ``steps`` take."""
-        self._synchronize()
+        synchronize()
         begin = time.perf_counter()
         for _ in steps:
             pass
-        self._synchronize()
+        synchronize()
         return time.perf_counter() - begin
 
-    def bare_steps(self, count: int) -> Iterator[None]:
-        """``count`` bare steps, one at a time."""
-        self.run.replica.train()
-        for _ in range(count):
-            yield self.bare_step()
+    def alternating(self, steps: int) -> tuple[float, float]:
+        """Seconds that ``steps`` bare steps take, and an epoch of as many.
 
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        On a CPU they take turns after each: a machine that others share changes its speed while an
+        epoch runs. A GPU has to be waited for after each turn, which costs an epoch some of what
+        the next step's start hides behind it: there they take one turn each.
+        """
+        alone = in_epoch = 0.0
+        epoch = self.epoch()
+        at_once = steps if self.device.type == "cuda" else 1
+        for done in range(0, steps, at_once):
+            alone += self.timed(self.bare_steps(at_once))
+            last = done + at_once >= steps  # with what follows the last step
+            in_epoch += self.timed(epoch if last else islice(epoch, at_once))
+        return alone, in_epoch
+
+
+def synchronize() -> None:
+    """Wait for what a GPU has still to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def run(command: Sequence[str], folder: Path, **environment: str) -> float:
+    """Run ``command`` in ``folder``; return the seconds that it took.
+
+    Raises:
+        EnvironmentFault: it failed; with what it printed.
+    """
+    begin = time.perf_counter()
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise EnvironmentFault(f"{shlex.join(command)} failed:\n{done.stdout}")
+    return time.perf_counter() - begin
+
+
+def seconds_to_first_step(folder: Path, command: Sequence[str] = TRAIN) -> float:
+    """Run ``command`` in ``folder`` until its live bar shows a step, then stop it by SIGTERM.
+
+    Returns:
+        Seconds from the start of the process; the bar, on a terminal of our own, is drawn ten
+        times a second.
+
+    Raises:
+        EnvironmentFault: it ended before that.
+    """
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        text = b""
+        try:
+            while not _STEPS_DONE.search(_ESCAPE.sub(b"", text)):
+                text += os.read(ours, 65536)
+            return time.perf_counter() - begin
+        except OSError:  # EIO: the other side is closed
+            words = text.decode(errors="replace")[-2000:]
+            raise EnvironmentFault(f"{' '.join(command)} ended early: {words}") from None
+        finally:
+            process.terminate()
+            with suppress(OSError):
+                while os.read(ours, 65536):  # it would wait for ever if nobody read what it prints
+                    pass
+            os.close(ours)
