@@ -50,8 +50,8 @@ def test_columns_are_those_of_the_contract(repro):
         "data/prepared/manifest.csv": "index,path,label,subject,split,sha256",
         "plots/history.csv": "epoch,lr,train_loss,val_loss,val_accuracy,val_macro_f1",
         "plots/confusion.csv": "actual,predicted",
-        "plots/predictions.csv": "path,subject,actual,predicted,Non Demented,Very Mild Demented,"
-        "Mild Demented,Moderate Demented",
+        "plots/predictions.csv": "path,subject,actual,predicted,ood,Non Demented,"
+        "Very Mild Demented,Mild Demented,Moderate Demented",
     }
     for path, header in headers.items():
         assert (repro.root / path).read_text().splitlines()[0] == header

@@ -29,14 +29,17 @@ def honest(
         typer.Option(help="none, three-class or binary (data.merge).", show_default="all"),
     ] = None,
     folds: Annotated[int, typer.Option(min=3, max=100, help="Parts to cut the subjects into.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of training, each for all folds.")] = 1,
     scale: Scaling = "auto",
     jobs: Jobs = 1,
     settings: Overrides = None,
 ) -> None:
     """Cross-validate over subjects; write the tables of docs/results.md.
 
-    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. How many runs, how long and how
-    much disk is said first. What has finished from this commit is not run again.
+    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. Beside them stand floors, which
+    are logistic regression on five numbers per subject, and a label permutation test of these.
+    How many runs, how long and how much disk is said first. What has finished from this commit is
+    not run again.
 
     Examples:
 
@@ -50,7 +53,7 @@ def honest(
         allowed = ", ".join(honest.TASKS)
         raise UserError(f"--task {', '.join(unknown)}: allowed are {allowed}")
     asked = study(source, scale, honest.SCALES, jobs, settings)
-    honest.honest(asked, task or list(honest.TASKS), folds)
+    honest.honest(asked, task or list(honest.TASKS), folds, seeds)
 
 
 def protocol(
