@@ -3,7 +3,7 @@
 import pytest
 
 from alzmri.classes import STAGES
-from alzmri.collections.named import Subjects, by_pattern, recognise
+from alzmri.collections.named import Subjects, by_pattern, in_most, recognise
 from alzmri.errors import UserError
 
 
@@ -58,6 +58,14 @@ def test_names_in_use(paths: tuple[str, ...], names: list[str], known_by: str) -
 )
 def test_names_that_do_not_tell(paths: tuple[str, ...]) -> None:
     assert found(*paths) is None
+
+
+def test_names_that_most_images_have_are_mentioned() -> None:
+    paths = ["Mild/OAS1_0201.png", "Mild/OAS1_0202.png", "Mild/other.png"]
+    said = in_most(paths) or ""
+    assert said.startswith("OASIS IDs are in the paths of 2 of 3 images")
+    assert said.endswith("Mild/other.png has none")
+    assert in_most(paths[:2]) is in_most(paths[2:]) is None
 
 
 def test_a_pattern_of_the_users() -> None:

@@ -103,6 +103,8 @@ def announce(report: "Report", name: str) -> None:
             f"{len(set(report.people))} subjects known by {report.known_by}: see"
             f" data/{name}/{SUBJECTS_FILE}"
         )
+    if report.unused:
+        terminal.warn(report.unused)
     if report.near_duplicates:
         shown = ", ".join(" and ".join(pair) for pair in report.near_duplicates[:3])
         terminal.warn(

@@ -46,6 +46,7 @@ class Report:
         known_by: what tells, of an import; None for the pixels.
         near_duplicates: pairs of subjects, as names or a table tell them, that the pixels hold
             to be one.
+        unused: what to say of names that only most images have.
     """
 
     collection: Collection
@@ -53,6 +54,7 @@ class Report:
     unclear: subjects.Unclear | None = None
     known_by: str | None = None
     near_duplicates: tuple[tuple[str, str], ...] = ()
+    unused: str | None = None
 
     def images_of(self, label: str) -> int:
         """How many usable images a class has."""
@@ -180,7 +182,9 @@ def import_collection(
             alike = _near_duplicates(whose, found.entries, thumbnails, copies, origin)
             report = Report(found, tuple(whose.names), None, whose.known_by, alike)
         else:
+            came = [collection.printable(origin[entry.path].path) for entry in found.entries]
             report = _report(found, temporary, "pixels", thumbnails)
+            report = replace(report, unused=named.in_most(came))
     _track(name, root, fresh=fresh)
     return report
 

@@ -88,6 +88,18 @@ def recognise(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Su
     return Subjects(names, f"a folder for each, such as {names[0]}", folder)
 
 
+def in_most(paths: Sequence[str]) -> str | None:
+    """One sentence where most paths have a name of :data:`PATTERNS`, but not all."""
+    for what, pattern in PATTERNS.items():
+        missing = [path for path in paths if not pattern.search(path)]
+        if 0 < len(missing) < len(paths) / 2:
+            return (
+                f"{what} are in the paths of {len(paths) - len(missing)} of {len(paths)} images, so"
+                f" subjects were not taken from them; {missing[0]} has none"
+            )
+    return None
+
+
 def _below_class(path: str, naming: Naming) -> str | None:
     """The folder below the class folder; None where there is none, or it is a part such as test."""
     folders = PurePosixPath(path).parts[:-1]
