@@ -97,7 +97,8 @@ def test_bucket_that_does_not_answer_changes_nothing(new_repo, elsewhere):
     repo = new_repo("mine")
     before = configuration(repo)
     nowhere = ["--endpoint-url", f"http://127.0.0.1:{repo.port}"]
-    no_metadata = {"AWS_EC2_METADATA_DISABLED": "true"}
+    no_credentials = {"AWS_SHARED_CREDENTIALS_FILE": str(repo.root / "absent")}
+    no_metadata = {"AWS_EC2_METADATA_DISABLED": "true", **no_credentials}
     wrong = keys | {"AWS_SECRET_ACCESS_KEY": "wrong"}
     unknown = keys | {"AWS_ACCESS_KEY_ID": "unknown"}
     for address, words, environment, said in (

@@ -191,7 +191,9 @@ def pack(folder: Path, archive: Path) -> None:
         for path in (*(folder / name for name in (*NEEDED, SHOWN)), graph):
             if path.is_file():
                 # Readable for the server's user, whoever owns it here.
-                tar.add(path, path.name, filter=lambda member: member.replace(mode=0o644))
+                tar.add(
+                    path, path.name, filter=lambda member: member.replace(mode=0o644, deep=False)
+                )
 
 
 def _await(client: Any, name: str) -> Answer:
