@@ -30,7 +30,7 @@ REPEATED = ("train.seed", "split.seed", "split.fold")
 
 _WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
-_BESIDE = ("ood", "export@")
+_BESIDE = "export@"
 """How the names of the stages begin that no score depends on."""
 
 
