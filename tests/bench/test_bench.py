@@ -114,3 +114,14 @@ def test_flops_are_three_passes_less_the_gradient_of_the_pixels(bench):
         + 4096 * 4
     )
     assert flops_per_slice("alexnet", 4, 32) == 2 * (3 * others + 2 * first)
+
+
+def test_every_cell_of_the_coverage_table_is_simulated_with_its_truth(bench):
+    import coverage
+
+    assert coverage.scores(coverage.TWO.rates)["accuracy"] == pytest.approx(0.695)
+    for kind in coverage.KINDS:
+        found = kind.simulate(0, kind.models[0], kind.subjects[-1], kind.slices)
+        # Of the many subjects of the last column the interval is narrow; it may miss by chance.
+        assert all(0 < width < 0.9 for _, _, width in found), kind.title
+        assert any(held for _, held, _ in found), kind.title

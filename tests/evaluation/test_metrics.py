@@ -142,11 +142,12 @@ def test_a_subject_is_the_mean_of_the_slices_that_count():
     np.testing.assert_allclose(mean, [[1, 0], [0.4, 0.6]])
 
 
-def test_specificity_is_of_the_others_and_the_confusion_has_actual_classes_in_rows():
+def test_specificity_is_of_the_others_and_counts_are_by_the_actual_class():
     found = metrics.scores(TRUTH, PROBABILITIES, CLASSES)
     # Of the four slices of other classes one is taken for class 1.
     assert found["per_class"][CLASSES[1]]["specificity"] == 0.75
-    assert found["confusion"] == [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0]]
+    assert found["counts"][CLASSES[0]] == dict(zip(CLASSES, [1, 1, 0, 0], strict=True))
+    assert found["counts"][CLASSES[3]] == dict(zip(CLASSES, [0, 0, 1, 0], strict=True))
 
 
 def test_chance_alone_shows_an_error_that_shrinks_with_subjects_not_slices():

@@ -17,8 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.evaluation import metrics
-
 RESAMPLES = 2000
 IMAGINED = 0.5
 """Subjects added to each class: with a quarter, the coverage of some tests falls below 0.93."""
@@ -77,6 +75,9 @@ def intervals(
     sample is too high, and that of a resample once more so: its interval is the basic bootstrap's,
     which takes that off again. The area under the curve is None where it has none.
     """
+    # Not at the top: compare and review need differences, and no torch.
+    from alzmri.evaluation import metrics
+
     classes = probabilities.shape[1]
     test = Classified(truth, probabilities.argmax(axis=1), subjects)
     confusion, strata = _confusion([test], classes)
@@ -113,6 +114,8 @@ def _weighted(
     truth: Ints, probabilities: Floats, member: Ints, weights: Floats
 ) -> dict[str, Floats]:
     """The scores in each resample; ``member`` is the column of ``weights`` of each slice."""
+    from alzmri.evaluation import metrics
+
     right = probabilities.argmax(axis=1) == truth
     gaps = np.eye(metrics.CALIBRATION_BINS)[metrics.bins(probabilities)]
     gaps *= (probabilities.max(axis=1) - right)[:, np.newaxis]

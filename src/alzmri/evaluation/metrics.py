@@ -46,7 +46,10 @@ def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[s
             }
             for index, name in enumerate(classes)
         },
-        "confusion": confusion.tolist(),
+        "counts": {
+            name: dict(zip(classes, row, strict=True))
+            for name, row in zip(classes, confusion.tolist(), strict=True)
+        },
     }
 
 

@@ -30,8 +30,8 @@ REPEATED = ("train.seed", "split.seed", "split.fold")
 
 _WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
-_BESIDE = ("ood", "export@")
-"""The names of stages that no score depends on begin with these."""
+_BESIDE = "export@"
+"""The names of stages that no score depends on begin with this."""
 
 
 def counts(key: str) -> bool:
