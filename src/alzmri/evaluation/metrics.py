@@ -105,7 +105,7 @@ def expected_calibration_error(truth: Ints, probabilities: Floats) -> float:
 
 def calibrated(
     probabilities: Floats, subjects: Sequence[str], seed: int, draws: int = 1000
-) -> dict[str, float | list[float]]:
+) -> dict[str, Any]:
     """The calibration error that chance alone shows where the ``probabilities`` are right.
 
     Labels are drawn from the probabilities of each slice, by one random number for all slices of a
