@@ -9,6 +9,7 @@ from alzmri.training import portable
 
 os.environ.update(portable.environment())  # before torch and NumPy are imported
 
+import json
 from pathlib import Path
 
 from alzmri import params, terminal
@@ -17,6 +18,7 @@ from alzmri.evaluation import card, report
 from alzmri.evaluation.leak import check_leak
 from alzmri.files import write_json
 from alzmri.models import saved
+from alzmri.ood.detector import Detector
 from alzmri.tracking import following
 
 
@@ -26,7 +28,11 @@ def main() -> None:
     model, trained = saved.load()
     shared = check_leak(trained, prepared, settings.split.unit)
     with following(settings, trained.run, prepared.digest) as tracked:
-        test = report.predict_test(model, trained.temperature, prepared, settings.evaluate)
+        # What is flagged counts as little here as in `alzmri predict`.
+        detector = Detector.load(saved.MODELS, saved.digest())
+        test = report.predict_test(
+            model, trained.temperature, prepared, settings.evaluate, detector
+        )
         note = report.note(test, settings, shared)
         report.draw(Path("plots"), test, note)
         report.write_tables(Path("plots"), test)
@@ -34,7 +40,8 @@ def main() -> None:
         write_json(saved.MODELS / "evaluation.json", details, decimals=6)
         scores = {name: details[name] for name in report.METRICS}
         write_json(Path("metrics/evaluate.json"), scores, decimals=6)
-        card.write(saved.MODELS / "MODEL_CARD.md", trained, prepared, details)
+        alarms = json.loads((saved.MODELS / "ood.json").read_bytes())
+        card.write(saved.MODELS / "MODEL_CARD.md", trained, prepared, details, alarms)
         tracked.evaluation(prepared.classes, after=trained.parameters["train"]["epochs"])
     terminal.out.print(f"{report.headline(details)} ({note})")
 

@@ -16,8 +16,8 @@ from alzmri.ood.fit import fit, headline
 def main() -> None:
     settings = params.load()
     prepared = Prepared.open(settings)
-    detector, found = fit(saved.MODELS, prepared, settings.split.seed)
-    detector.save(saved.MODELS)
+    detector, found = fit(saved.MODELS, prepared)
+    found["detector"] = detector.save(saved.MODELS)
     write_json(saved.MODELS / "ood.json", found, decimals=6)
     terminal.out.print(headline(found))
 

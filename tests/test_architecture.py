@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "models": {"params"},
     "tracking": {"data.prepared", "params", "store"},
     "training": {"models", "data.prepared", "params", "tracking"},
-    "evaluation": {"models", "data.prepared", "params", "figure"},
+    "evaluation": {"ood", "models", "data.prepared", "params", "figure"},
     "ood": {"models", "data.prepared", "params"},
     "inference": {"ood", "models", "data", "params"},
     "serving": {"inference", "ood", "models", "data", "params", "registry"},
@@ -39,6 +39,8 @@ MAY_IMPORT = {
         "sagemaker",
         "training",
         "evaluation",
+        "inference",
+        "data.images",
         "models",
         "classes",
         "params",
@@ -81,10 +83,15 @@ NO_RESULT = {
 """Code that no stage needs to name, and why a change there is harmless."""
 DECODING = PACKAGE / "data/images.py"
 """The predictor decodes files with it; export, which uses the predictor, reads packed slices."""
-STANDS_FOR = {"models/model.json": "train", "models/ood.safetensors": "ood"}
+STANDS_FOR = {
+    "models/model.json": "train",
+    "models/ood.json": "ood",
+    "models/ood.safetensors": "ood",
+}
 """Outputs that change with the code which made them, so that a stage need not name it again.
 
-``model.json`` holds the run's fingerprint, a digest of that code; ``ood.safetensors`` its numbers.
+``model.json`` holds the run's fingerprint, a digest of that code; ``ood.safetensors`` its numbers,
+``ood.json`` the digests of both files of weights.
 """
 
 

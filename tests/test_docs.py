@@ -66,7 +66,7 @@ def test_honest_numbers_in_the_readme_are_those_of_the_results(original):
     readme = original("README.md")
     quote = readme[readme.index("> **Read this") : readme.index("<img")]
     claimed = re.findall(r"0\.\d{3}", quote)
-    assert len(claimed) == 8
+    assert len(claimed) >= 8
     results = original("docs/results.md")
     assert [number for number in claimed if number not in results] == []
 

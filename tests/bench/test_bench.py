@@ -120,3 +120,14 @@ def test_the_page_shows_the_committed_results(name):
     ]
     assert content["date"] in page
     assert missing == [], "run `make bench` or `make bench-serving`"
+
+
+def test_every_cell_of_the_coverage_table_is_simulated_with_its_truth(bench):
+    import coverage
+
+    assert coverage.scores(coverage.TWO.rates)["accuracy"] == pytest.approx(0.695)
+    for kind in coverage.KINDS:
+        found = kind.simulate(0, kind.models[0], kind.subjects[-1], kind.slices)
+        # Of the many subjects of the last column the interval is narrow; it may miss by chance.
+        assert all(0 < width < 0.9 for _, _, width in found), kind.title
+        assert any(held for _, held, _ in found), kind.title

@@ -120,6 +120,16 @@ def test_a_rare_class_is_trained_first_then_tested(number, expected):
     assert set(parts[20:]) == expected
 
 
+def test_two_subjects_of_each_class_are_enough():
+    """All classes are in training; validation takes one subject from the test."""
+    images = [(label, f"{label}{n}") for label in CLASSES[:3] for n in range(2)]
+    parts = _assigned(images, _split(fractions=[0.5, 0.25, 0.25]))
+    assert Counter(parts) == {"train": 3, "val": 1, "test": 2}
+    assert (
+        len({label for (label, _), part in zip(images, parts, strict=True) if part == "train"}) == 3
+    )
+
+
 def test_another_seed_draws_other_people():
     images = [(label, f"{label}{n}") for label in CLASSES for n in range(20)]
     assert _assigned(images, _split(seed=1)) != _assigned(images, _split(seed=2))

@@ -62,13 +62,11 @@ def test_preprocessing_is_exactly_that_of_training(repro, manifest, packed, pred
         assert np.array_equal(predictor.preprocessing(pixels), packed[int(row["index"])])
 
 
-def test_probabilities_are_those_of_the_evaluation_at_the_cards_temperature(
-    repro, manifest, alzmri
-):
+def test_what_is_predicted_is_what_the_evaluation_scored(repro, manifest, alzmri):
     """And every row has its notice, people their mean, JSON and CSV the same numbers."""
     with (repro.root / "plots/predictions.csv").open() as handle:
         rows = list(csv.DictReader(handle))
-    classes = list(rows[0])[4:]
+    classes = list(rows[0])[5:]
     folder = repro.root / "test people"
     for row in rows:
         (folder / row["subject"]).mkdir(parents=True, exist_ok=True)
@@ -76,7 +74,6 @@ def test_probabilities_are_those_of_the_evaluation_at_the_cards_temperature(
     said = json.loads(alzmri("predict", folder, "--by-folder", "--json"))
     table = list(csv.DictReader(io.StringIO(alzmri("predict", folder, "--by-folder", "--csv"))))
     shutil.rmtree(folder)
-    temperature = json.loads((repro.root / "models/model.json").read_text())["temperature"]
     assert said["notice"] == NOTICE
     assert len(said["slices"]) == len(table) == len(rows)
     by_name = {Path(item["path"]).name: item for item in said["slices"]}
@@ -84,9 +81,16 @@ def test_probabilities_are_those_of_the_evaluation_at_the_cards_temperature(
         assert line["notice"] == NOTICE
         assert float(line[classes[0]]) == pytest.approx(row["probabilities"][classes[0]], abs=1e-6)
     for row in rows:
-        sharpened = np.array([float(row[name]) for name in classes]) ** (1 / temperature)
-        found = [by_name[Path(row["path"]).name]["probabilities"][name] for name in classes]
-        assert found == pytest.approx(sharpened / sharpened.sum(), abs=1e-4)
+        item = by_name[Path(row["path"]).name]
+        found = [item["probabilities"][name] for name in classes]
+        assert found == pytest.approx([float(row[name]) for name in classes], abs=1e-4)
+        assert item["in_scope"] == (row["ood"] == "0")
+    actual = {row["subject"]: row["actual"] for row in rows}
+    right = [person["predicted"] == actual[person["subject"]] for person in said["subjects"]]
+    if all(person["slices_in_scope"] for person in said["subjects"]):
+        assert np.mean(right) == pytest.approx(
+            repro.load("metrics/evaluate.json")["subject_accuracy"], abs=1e-6
+        )
     for person in said["subjects"]:
         used = [i for i in said["slices"] if i["subject"] == person["subject"] and i["in_scope"]]
         assert len(used) == person["slices_in_scope"]

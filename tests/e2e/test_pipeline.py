@@ -50,8 +50,8 @@ def test_columns_are_those_of_the_contract(repro):
         "data/prepared/manifest.csv": "index,path,label,subject,split,sha256",
         "plots/history.csv": "epoch,lr,train_loss,val_loss,val_accuracy,val_macro_f1",
         "plots/confusion.csv": "actual,predicted",
-        "plots/predictions.csv": "path,subject,actual,predicted,Non Demented,Very Mild Demented,"
-        "Mild Demented,Moderate Demented",
+        "plots/predictions.csv": "path,subject,actual,predicted,ood,Non Demented,"
+        "Very Mild Demented,Mild Demented,Moderate Demented",
     }
     for path, header in headers.items():
         assert (repro.root / path).read_text().splitlines()[0] == header
@@ -156,7 +156,7 @@ def test_the_protocol_runs_and_is_labelled_as_leaking(clone):
 def test_three_classes_on_a_fold_with_permuted_labels(clone):
     kind = ("data.merge=three-class", "data.fit=stretch", "data.permute_labels=true")
     done = _experiment(clone, *kind, "split.folds=3", "split.fold=2")
-    assert "with SHUFFLED LABELS" in done.stdout
+    assert "with PERMUTED LABELS" in done.stdout
     found = list(clone.load("models/evaluation.json")["per_class"])
     assert found == ["Non Demented", "Very Mild Demented", "Mild or Moderate Demented"]
     assert not torch.load(clone.root / "models/last.pt", weights_only=True)

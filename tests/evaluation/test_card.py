@@ -12,6 +12,15 @@ from alzmri.evaluation import card, report
 from alzmri.training import results
 from alzmri.training.loop import Run
 
+_RATE = {
+    "false_alarms": 0.25,
+    "ci95": {"false_alarms": [0.01, 0.75]},
+    "slices": 4,
+    "subjects": 1,
+    "subjects_flagged": 1,
+}
+ALARMS = {**_RATE, "classes": {CLASSES[2]: _RATE}, "flagged": {"2-5": "1 of 4"}}
+
 
 @pytest.fixture
 def written(prepared, make_params, tmp_path):
@@ -24,7 +33,7 @@ def written(prepared, make_params, tmp_path):
         trained.training["init"] = init
         test = report.predict_test(run.model, 1.5, prepared, params.evaluate)
         metrics = report.details(test, params.split, shared)
-        card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics)
+        card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics, ALARMS)
         return Path(tmp_path / "MODEL_CARD.md").read_text()
 
     return write
@@ -44,7 +53,10 @@ def test_it_has_scores_intervals_people_and_limits(written):
     assert "**simulated**" in text
     assert "| Mild Demented | 16 of 4 | 4 of 1 | 4 of 1 |" in text
     assert "| macro F1 | 0." in text
-    assert "per person (n=4)" in text
+    assert "per subject (n=4)" in text
+    assert "| Mild Demented | 0.250 [0.010, 0.750] | 4 | 1 of 1 |" in text
+    assert "2-5 (1 of 4)" in text
+    assert "hold the fitted model fixed" in text
     assert "One temperature, 1.50" in text
     assert "- Mild Demented: 1 test people, so its scores say little." in text
     assert "| `train.lr` | 0.0001 |" in text
@@ -70,8 +82,8 @@ def test_of_unknown_subjects_nothing_is_said_but_that(written, prepared):
     assert "per subject" not in text.split("---\n")[1]
     assert "**slices drawn singly, subjects unknown: it leaks**" in text
     assert "| Mild Demented | 16 of ? | 4 of ? | 4 of ? |" in text
-    assert "**Subjects unknown, this split LEAKS: nothing is known about new people.**" in text
-    assert "per person (n=?)" in text
+    assert "**Subjects unknown, this split LEAKS: nothing is known about new subjects.**" in text
+    assert "per subject (n=?)" in text
     assert "| neighbouring class | " in text
     assert "test people, so" not in text
     (score,) = (line for line in text.splitlines() if line.startswith("| macro F1"))

@@ -6,7 +6,6 @@ from sklearn import metrics as sklearn
 
 from alzmri.classes import CLASSES
 from alzmri.evaluation import metrics
-from alzmri.evaluation.intervals import bootstrap, of_new_people, quantiles
 
 TRUTH = np.array([0, 0, 1, 1, 2, 3])
 PROBABILITIES = np.array(
@@ -31,7 +30,7 @@ def test_scores_by_hand():
     assert scores["loss"] == pytest.approx(-np.log([0.7, 0.2, 0.8, 0.6, 0.6, 0.3]).mean())
     assert scores["per_class"]["Non Demented"]["support"] == 2
     first = 0.3**2 + 3 * 0.1**2
-    assert metrics.brier(TRUTH[:1], PROBABILITIES[:1]) == pytest.approx(first)
+    assert metrics.brier_scores(TRUTH[:1], PROBABILITIES[:1]) == pytest.approx([first])
 
 
 def test_a_class_that_does_not_occur_does_not_lower_the_mean():
@@ -77,7 +76,8 @@ def test_every_score_is_scikit_learns():
     theirs = sklearn.precision_recall_fscore_support(
         truth, predicted, labels=every, zero_division=0
     )
-    ours = [tuple(values.values()) for values in scores["per_class"].values()]
+    keys = ("precision", "recall", "f1", "support")
+    ours = [[values[key] for key in keys] for values in scores["per_class"].values()]
     np.testing.assert_allclose(np.transpose(ours), theirs)
     wrong, right = metrics.roc(truth == 1, probabilities[:, 1])
     expected = sklearn.roc_curve(truth == 1, probabilities[:, 1], drop_intermediate=False)
@@ -118,10 +118,6 @@ def test_calibration_has_fifteen_bins():
     assert counts.tolist() == [2, 1]
 
 
-def test_an_interval_holds_the_middle_95_of_a_hundred_resamples():
-    assert quantiles(np.arange(1001.0)) == pytest.approx([25, 975])
-
-
 def test_a_person_is_the_mean_of_their_slices():
     truth = np.array([1, 1, 0])
     probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.9, 0.1]])
@@ -137,71 +133,31 @@ def test_mistakes_are_counted_by_their_distance():
     assert metrics.by_distance(truth, predicted, 4) == [1, 3, 0, 1]
 
 
-def test_intervals_resample_people_not_slices():
-    """Many slices of few people leave much doubt; as many people leave little."""
+def test_a_subject_is_the_mean_of_the_slices_that_count():
+    truth, names = np.zeros(4, np.int64), ["a", "a", "b", "b"]
+    probabilities = np.array([[1.0, 0], [0, 1.0], [0.5, 0.5], [0.3, 0.7]])
+    counted = np.array([True, False, False, False])
+    _, mean, _ = metrics.by_subject(truth, probabilities, names, counted)
+    # Of b none counts: all do.
+    np.testing.assert_allclose(mean, [[1, 0], [0.4, 0.6]])
+
+
+def test_specificity_is_of_the_others_and_counts_are_by_the_actual_class():
+    found = metrics.scores(TRUTH, PROBABILITIES, CLASSES)
+    # Of the four slices of other classes one is taken for class 1.
+    assert found["per_class"][CLASSES[1]]["specificity"] == 0.75
+    assert found["counts"][CLASSES[0]] == dict(zip(CLASSES, [1, 1, 0, 0], strict=True))
+    assert found["counts"][CLASSES[3]] == dict(zip(CLASSES, [0, 0, 1, 0], strict=True))
+
+
+def test_chance_alone_shows_an_error_that_shrinks_with_subjects_not_slices():
     rng = np.random.default_rng(0)
-    right = rng.random(40) < 0.7
-    truth = np.zeros(4000, dtype=np.int64)
-    predicted = np.where(np.repeat(right, 100), 0, 1)
-    few = bootstrap(truth, predicted, np.repeat(np.arange(40), 100).astype(str), 2, seed=0)
-    many = bootstrap(truth, predicted, np.arange(4000).astype(str), 2, seed=0)
-    width = {name: low_high[1] - low_high[0] for name, low_high in few.items()}
-    assert width["accuracy"] > 5 * (many["accuracy"][1] - many["accuracy"][0])
-    # The normal approximation for 40 independent people.
-    assert width["accuracy"] == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / 40), rel=0.2)
-
-
-def test_the_bootstrap_agrees_with_the_score_and_repeats_itself():
-    rng = np.random.default_rng(1)
-    truth = rng.integers(0, 4, 400)
-    predicted = np.where(rng.random(400) < 0.6, truth, rng.integers(0, 4, 400))
-    subjects = [str(n // 4) for n in range(400)]
-    interval = bootstrap(truth, predicted, subjects, 4, seed=3)
-    low, high = interval["macro_f1"]
-    assert low < metrics.macro_f1(truth, predicted) < high
-    assert interval == bootstrap(truth, predicted, subjects, 4, seed=3)
-
-
-def test_a_class_that_does_not_occur_leaves_the_interval_alone():
-    truth = np.array([0] * 50 + [1] * 50)
-    predicted = np.where(np.arange(100) % 5, truth, 1 - truth)
-    subjects = [str(n) for n in range(100)]
-    two, four = (bootstrap(truth, predicted, subjects, classes, seed=0) for classes in (2, 4))
-    assert two == four
-
-
-def test_every_resample_has_every_class():
-    """One person of a rare class: without them the macro average would be of another kind."""
-    truth = np.array([0] * 40 + [1] * 40 + [2])
-    predicted = np.array([0] * 81)
-    interval = bootstrap(truth, predicted, [str(n) for n in range(81)], 3, seed=0)
-    assert interval["macro_f1"] == pytest.approx([2 * 40 / (40 + 81) / 3] * 2)
-
-
-def test_few_new_people_score_further_from_the_average_than_it_is_known():
-    rng = np.random.default_rng(2)
-    truth = np.repeat(np.arange(200) % 2, 4)
-    predicted = np.where(np.repeat(rng.random(200) < 0.7, 4), truth, 1 - truth)
-    subjects = [str(n // 4) for n in range(800)]
-    known = bootstrap(truth, predicted, subjects, 2, seed=0)["accuracy"]
-    new = of_new_people(truth, predicted, subjects, 2, seed=0, people=20)["accuracy"]
-    # Binomial(20, p): the spread of 20 people, not of 200.
-    accuracy = float(np.mean(truth == predicted))
-    assert new[0] < known[0] < accuracy < known[1] < new[1]
-    spread = 2 * 1.96 * np.sqrt(accuracy * (1 - accuracy) / 20)
-    assert new[1] - new[0] == pytest.approx(spread, rel=0.15)
-
-
-def test_the_interval_covers_as_often_as_it_says():
-    rng = np.random.default_rng(5)
-    covered = 0
-    for _ in range(300):
-        right = rng.random(60) < 0.7
-        truth = np.repeat(np.arange(60) % 2, 3)
-        predicted = np.where(np.repeat(right, 3), truth, 1 - truth)
-        low, high = bootstrap(truth, predicted, np.repeat(np.arange(60), 3).astype(str), 2, 0)[
-            "accuracy"
-        ]
-        covered += low <= 0.7 <= high
-    # Binomial(300, 0.95) within four standard deviations; the percentile method is a little narrow.
-    assert 0.95 - 4 * np.sqrt(0.95 * 0.05 / 300) - 0.02 < covered / 300 < 0.99
+    chances = np.repeat(rng.dirichlet(np.ones(4), 50), 20, axis=0)
+    few = metrics.calibrated(chances, [f"P{n // 20}" for n in range(1000)], seed=0)
+    many = metrics.calibrated(chances, [str(n) for n in range(1000)], seed=0)
+    assert few["range"][0] < few["mean"] < few["range"][1]
+    assert many["mean"] < few["mean"] / 3
+    # Labels that are drawn from the probabilities have such an error.
+    truth = (rng.random((1000, 1)) > np.cumsum(chances, axis=1)[:, :-1]).sum(axis=1)
+    error = metrics.expected_calibration_error(truth, chances)
+    assert many["range"][0] < error < many["range"][1]

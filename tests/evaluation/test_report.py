@@ -1,6 +1,7 @@
 """What is said of a test set: with the temperature and without it, in numbers and in tables."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ def make_test():
             images=np.zeros((len(rows), 32, 32), np.uint8),
             truth=truth,
             logits=6.0 * np.eye(4)[guess],
+            ood=np.zeros(len(rows), bool),
             temperature=TEMPERATURE,
             calibrated=calibrated,
             classes=CLASSES,
@@ -49,12 +51,16 @@ def test_calibration_divides_the_logits_and_the_scores_are_of_what_params_ask_fo
     calibration = found["calibration"]
     assert (calibration["temperature"], calibration["applied"]) == (TEMPERATURE, calibrated)
     for name, expected in (("before", plain), ("after", divided)):
-        assert calibration[name] == metrics.confidence_scores(test.truth, expected), name
+        scored = metrics.confidence_scores(test.truth, expected)
+        assert {key: calibration[name][key] for key in scored} == scored, name
+        low, high = calibration[name]["ci95"]["ece"]
+        assert 0 <= low <= high
     # An over-confident model gains by it; one more sharpened would lose.
     assert calibration["after"]["loss"] < calibration["before"]["loss"]
     assert calibration["after"]["ece"] < calibration["before"]["ece"]
-    scored = calibration["after" if calibrated else "before"]
-    assert {key: found[key] for key in scored} == scored
+    applied = calibration["after" if calibrated else "before"]
+    assert {key: found[key] for key in scored} == {key: applied[key] for key in scored}
+    assert found["ci95"]["ece"] == applied["ci95"]["ece"]
     np.testing.assert_array_equal(test.probabilities, divided if calibrated else plain)
 
 
@@ -72,6 +78,15 @@ def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test, make_param
             low, high = scores["ci95"][key]
             assert low <= scores[key] <= high
     assert found["split"] == {"unit": "subject", "shared_subjects": 2}
+
+
+def test_slices_that_predict_leaves_out_do_not_count_for_their_subject(make_test, make_params):
+    test = make_test(calibrated=True)
+    wrong = test.predicted != test.truth
+    with_all = report.details(test, make_params().split, 0)
+    without = report.details(replace(test, ood=wrong), make_params().split, 0)
+    assert without["accuracy"] == with_all["accuracy"]
+    assert without["subject"]["loss"] < with_all["subject"]["loss"]
 
 
 def test_the_headline_has_the_interval_from_low_to_high():
@@ -98,6 +113,7 @@ def test_tables_have_a_row_per_slice_with_its_own_probabilities(make_test, tmp_p
         rows = list(csv.DictReader(handle))
     assert [row["actual"] for row in rows] == [CLASSES[label] for label in test.truth]
     assert [row["subject"] for row in rows] == test.subjects
+    assert {row["ood"] for row in rows} == {"0"}
     found = np.array([[float(row[name]) for name in CLASSES] for row in rows])
     np.testing.assert_allclose(found, test.probabilities, atol=1e-6)
     assert [row["predicted"] for row in rows] == [CLASSES[k] for k in found.argmax(axis=1)]

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from alzmri.classes import CLASSES
 from alzmri.errors import LeakError, UserError
 from alzmri.evaluation import report
 from alzmri.experiments import runs
-from alzmri.experiments.studies import Study, honest, protocol, write_section
+from alzmri.experiments.studies import Study, floors, honest, protocol, write_section
 from alzmri.params import Params
 
 
@@ -22,10 +23,8 @@ def study(module, size="scaled", **overrides):
 
 @pytest.mark.parametrize("size", ["full", "scaled"])
 def test_folds_differ_in_nothing_but_the_fold(size):
-    cross = honest.planned(study(honest, size), "binary", 5)
-    slices = cross.pop(None)
-    assert list(cross) == [0, 1, 2, 3, 4]
-    parameters = [experiment.params for experiment in cross.values()]
+    (cross,), slices = honest.planned(study(honest, size), "binary", 5)
+    parameters = [experiment.params for experiment in cross]
     for fold, used in enumerate(parameters):
         assert (used.split.unit, used.split.folds, used.split.fold) == ("subject", 5, fold)
     alike = {used.model_copy(update={"split": None}).model_dump_json() for used in parameters}
@@ -48,16 +47,23 @@ def test_the_protocol_at_full_size_is_the_published_one():
 
 
 def test_the_cross_validation_at_full_size_is_the_documented_one():
-    used = honest.planned(study(honest, "full"), "none", 5)[0].params
+    used = honest.planned(study(honest, "full"), "none", 5)[1].params
     train = used.train
     assert (train.lr, train.momentum, train.schedule) == (0.004, 0.9, "onecycle")
     assert (train.batch_size, train.epochs, train.class_weights) == (32, 20, "sqrt")
-    assert (used.data.image_size, used.split.folds) == (224, 5)
+    assert used.data.image_size == 224
 
 
 def test_the_task_is_what_the_table_calls_it_whatever_is_set_beside_it():
-    planned = honest.planned(study(honest, data__merge="none"), "binary", 3)
-    assert {experiment.params.data.merge for experiment in planned.values()} == {"binary"}
+    (folds,), slices = honest.planned(study(honest, data__merge="none"), "binary", 3)
+    assert {experiment.params.data.merge for experiment in (*folds, slices)} == {"binary"}
+
+
+def test_other_seeds_repeat_all_folds_under_names_of_their_own():
+    (first, second), _ = honest.planned(study(honest, train__seed=7), "binary", 3, seeds=2)
+    assert [one.name for one in first] == [f"honest-phantom-2classes-fold{n}" for n in range(3)]
+    assert [one.name for one in second] == [f"{one.name}-seed8" for one in first]
+    assert {one.params.train.seed for one in second} == {8}
 
 
 def test_what_is_scaled_is_said():
@@ -84,8 +90,8 @@ def _other_than_size(used: Params) -> dict[str, object]:
 
 
 def test_settings_of_the_user_win_and_are_checked():
-    planned = honest.planned(study(honest, train__epochs=2), "none", 3)
-    assert planned[0].params.train.epochs == 2
+    (folds,), _ = honest.planned(study(honest, train__epochs=2), "none", 3)
+    assert folds[0].params.train.epochs == 2
     asked = study(protocol, train__lr=0.5, data__image_size=32)
     used = protocol.planned(asked)["best"].params
     assert (used.train.lr, used.data.image_size) == (0.5, 32)
@@ -107,6 +113,21 @@ def test_a_params_file_with_faults_is_named(tmp_path, monkeypatch):
         _ = protocol.planned(study(protocol))["best"].params
 
 
+def _table(*rows):
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _head(number, stage):
+    """uint8 ``[48, 48]``: a brain with ventricles that grow with the stage, no two alike."""
+    y, x = np.mgrid[:48, :48] - 23.5
+    distance = np.hypot(x, y)
+    return np.select(
+        [distance < 2 + stage + number % 5 / 5, distance < 20, distance < 21], [20, 120, 200], 0
+    ).astype(np.uint8)
+
+
 @pytest.fixture
 def fold(make_run):
     """``fold(stages, slices, first)``: a run that tests a subject per stage, with so many slices.
@@ -119,45 +140,75 @@ def fold(make_run):
         truth = np.repeat(stages, slices)
         guess = np.where(wrong & (np.arange(len(truth)) % 3 == 0), (truth + 1) % 4, truth)
         probabilities = 0.6 * np.eye(4)[guess] + 0.1
-        text = io.StringIO()
-        csv.writer(text).writerows(
-            [
-                ("path", "subject", "actual", "predicted", *CLASSES),
-                *(
-                    (f"{name}_{n:03}.png", name, CLASSES[a], CLASSES[g], *row)
-                    for n, (name, a, g, row) in enumerate(
-                        zip(names, truth, guess, probabilities, strict=True)
-                    )
-                ),
-            ]
+        # The images of all folds are the same; each tests its own subjects.
+        everyone = {**{f"P{n}": n % 4 for n in range(60)}, **dict(zip(names, truth, strict=True))}
+        heads = np.stack([_head(n, stage) for n, stage in enumerate(everyone.values())])
+        run = replace(make_run(f"fold{first}", 0.5, shared=3), pixels=heads)
+        run.files["plots/predictions.csv"] = _table(
+            ("path", "subject", "actual", "predicted", *CLASSES),
+            *(
+                (f"{name}_{n:03}.png", name, CLASSES[a], CLASSES[g], *row)
+                for n, (name, a, g, row) in enumerate(
+                    zip(names, truth, guess, probabilities, strict=True)
+                )
+            ),
         )
-        run = make_run(f"fold{first}", 0.5, shared=3)
-        run.files["plots/predictions.csv"] = text.getvalue()
+        run.files["data/prepared/manifest.csv"] = _table(
+            ("index", "label", "subject", "split"),
+            *(
+                (n, CLASSES[stage], name, "test" if name in names else "train")
+                for n, (name, stage) in enumerate(everyone.items())
+            ),
+        )
         run.evaluation.update(report.score(truth, probabilities, names.tolist(), CLASSES, 0))
         return run
 
     return make
 
 
-def test_the_most_frequent_class_is_counted_in_subjects(fold):
-    # Six subjects of class 0 with a slice each; two of each other class, with ten each.
-    run = fold([0] * 6 + [1, 1, 2, 2, 3, 3], [1] * 6 + [10] * 6)
-    row = honest.row(honest.TaskResults.of("4 classes", [run], run))
-    assert row["subjects"] == 12
-    assert row["most frequent class"] == "0.500"
+def test_the_most_frequent_class_and_the_ceiling_are_counted_in_subjects(fold):
+    # Six subjects of class 0 with a slice each; two of class 1 and three of each other, with ten.
+    run = fold([0] * 6 + [1, 1, 2, 2, 2, 3, 3, 3], [1] * 6 + [10] * 8)
+    row = honest.row(honest.TaskResults.of("4 classes", [run, fold([2], [1], 50)], run))
+    assert row["subjects"] == 15
+    assert row["always the most frequent class"] == "0.400"
+    assert row["at most"] == "0.750"  # two subjects cannot be in all three parts
+    assert row["seeds"] == "one"
     assert row["subject-level accuracy"].startswith("1.000")
-    assert row["slice split, subject-level macro F1: LEAKS"] == "1.000 (3 of 12 subjects known)"
+    assert row["slice split, subject-level macro F1: LEAKS"] == "1.000 (3 of 14 subjects known)"
 
 
 def test_folds_are_one_test_of_all_subjects_scored_by_the_mean_of_their_slices(fold):
     stages = np.arange(20) % 4
     folds = [fold(stages, 3), fold(stages, 3, first=20, wrong=True)]
-    task = honest.TaskResults.of("4 classes", folds, folds[0])
+    task = honest.TaskResults.of("4 classes", folds, folds[0], [folds[::-1]])
     assert task.scores["subject"]["n"] == 40
     assert task.scores["accuracy"] == pytest.approx((1 + 2 / 3) / 2)
     assert task.scores["subject"]["accuracy"] == 1
-    assert task.new == [1, 1]
-    assert task.folds == [1, 1]
+    low, high = task.new
+    assert 0.7 < low < high == 1
+    assert task.folds == task.seeds == [1, 1]
+    assert honest.row(task)["seeds"] == "± 0.000 (2)"
+
+
+def test_floors_are_found_in_pixels_and_compared_with_the_network(fold, monkeypatch):
+    """Ventricles that grow with the stage: the numbers find it, permuted labels are not found."""
+    for module in (honest, floors):
+        monkeypatch.setattr(module, "PERMUTATIONS", 5)
+    stages = np.arange(20) % 4
+    folds = [fold(stages, 3, first=20 * number) for number in range(3)]
+    task = honest.TaskResults.of("4 classes", folds, folds[0])
+    np.testing.assert_array_equal(np.bincount(task.subjects.fold), [20, 20, 20])
+    network, five, alone, frequent, guesses, permuted = honest.floor_rows(task)
+    assert network["macro F1"].startswith("1.000 [0.")
+    for floor in (five, alone):
+        assert float(floor["macro F1"][:5]) > 0.9
+        assert floor["network − this"][0] in "+-"
+    assert frequent["macro F1"].startswith("0.100 [0.")
+    assert re.match(r"\+0\.900 \[\+0\.\d{3}, \+0\.\d{3}\]", frequent["network − this"])
+    for row in (guesses, permuted):
+        assert 0.15 < float(row["macro F1"].removeprefix("mean ")[:5]) < 0.35
+    assert permuted["macro F1"].endswith("p = 0.167")
 
 
 def test_a_subject_in_two_folds_is_a_leak(fold):

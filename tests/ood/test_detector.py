@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.ood.detector import FILE, Detector
+from alzmri.ood.detector import FILE, Detector, limit
 
 
 @pytest.fixture
@@ -16,18 +16,48 @@ def features():
     return np.split(values.astype(np.float32), [200])
 
 
-def test_one_in_a_hundred_of_validation_is_beyond_the_threshold(features):
-    training, validation = features
-    scores = Detector.fit(training, validation, "w").score(validation)
-    assert scores.max() == pytest.approx(1)
-    few = Detector.fit(training, np.concatenate([validation, training]), "w")
-    flagged = few.score(np.concatenate([validation, training])) > 1
-    assert flagged.sum() == 2
+def _fit(training, validation):
+    """With the validation slices of 25 subjects of one class."""
+    subjects = [str(n // 4) for n in range(len(validation))]
+    return Detector.fit(training, validation, subjects, np.zeros(len(validation), int), "w")
+
+
+def test_no_class_is_flagged_more_than_twice_as_often_as_another():
+    """Atrophy lies farther out, and a subject's slices lie together: pooled slices flag one class.
+
+    Rates are of subjects with any flagged slice, of new ones, over many fits.
+    """
+    rng = np.random.default_rng(0)
+    centre, each, slices = np.array([10.0, 10.5, 11.0, 11.0]), 12, 6
+
+    def farther(subjects):
+        own = np.repeat(np.arange(4), subjects)
+        level = centre[own] + rng.normal(0, 0.5, len(own))
+        return own, level[:, np.newaxis] + rng.normal(0, 0.2, (len(own), slices))
+
+    found = np.zeros((2, 4))
+    for _ in range(200):
+        own, known = farther(each)
+        names = [str(n) for n in np.repeat(np.arange(len(own)), slices)]
+        own_new, new = farther(200)
+        pooled = np.quantile(known, 0.99)
+        for row, threshold in enumerate((pooled, limit(known.ravel(), names, own.repeat(slices)))):
+            found[row] += np.bincount(own_new, (new > threshold).any(axis=1)) / 200 / 200
+    assert found[0].max() > 0.03  # of the quantile of pooled slices
+    assert found[1].max() < 0.015
+    assert found[1].max() - found[1].min() < 0.015
+
+
+def test_few_subjects_make_a_wide_limit_and_one_alone_is_its_own():
+    assert limit(np.array([1.0, 3.0]), ["a", "a"], np.zeros(2, int)) == 3
+    names, labels = ["a", "b", "c", "d"], np.arange(4)
+    assert limit(np.array([1.0, 2, 3, 4]), names, labels) > 6  # one subject a class: pooled
+    assert limit(np.full(4, 2.0), names, labels) == pytest.approx(2)
 
 
 def test_it_sees_both_far_along_and_far_beside_the_known_directions(features):
     training, validation = features
-    detector = Detector.fit(training, validation, "w")
+    detector = _fit(training, validation)
     assert len(detector.directions) == 5
     along = detector.mean + 10 * np.sqrt(detector.variances[0]) * detector.directions[0]
     # As long as the noise of one feature, in a direction that no training slice has.
@@ -40,13 +70,13 @@ def test_it_sees_both_far_along_and_far_beside_the_known_directions(features):
 
 
 def test_a_dead_layer_makes_everything_else_out_of_distribution():
-    detector = Detector.fit(np.zeros((20, 8), np.float32), np.zeros((5, 8), np.float32), "w")
+    detector = _fit(np.zeros((20, 8), np.float32), np.zeros((5, 8), np.float32))
     assert detector.score(np.zeros((1, 8), np.float32)) <= 1
     assert detector.score(np.ones((1, 8), np.float32)) > 1
 
 
 def test_it_is_read_back_as_it_was_and_written_alike(features, tmp_path):
-    detector = Detector.fit(*features, "w")
+    detector = _fit(*features)
     detector.save(tmp_path)
     first = (tmp_path / FILE).read_bytes()
     again = Detector.load(tmp_path, "w")
@@ -61,7 +91,7 @@ def test_a_missing_damaged_or_foreign_one_is_refused_with_the_remedy(features, t
     (tmp_path / "scope.safetensors").touch()
     with pytest.raises(UserError, match=r"earlier version .*: run `dvc repro`$"):
         Detector.load(tmp_path, "w")
-    Detector.fit(*features, "w").save(tmp_path)
+    _fit(*features).save(tmp_path)
     with pytest.raises(UserError, match="other weights: run `dvc repro ood`"):
         Detector.load(tmp_path, "v")
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:100])

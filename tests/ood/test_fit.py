@@ -10,6 +10,7 @@ from alzmri.errors import UserError
 from alzmri.models import build, saved
 from alzmri.ood import features
 from alzmri.ood import fit as ood_fit
+from alzmri.ood.detector import limit
 
 CPU = torch.device("cpu")
 
@@ -24,7 +25,7 @@ def fit(tmp_path):
         model = build(**shape)
         card = saved.Card(shape, list(prepared.classes), {}, {}, [], prepared.digest, 1.0, {})
         saved.save(tmp_path, model.state_dict(), card)
-        return model, *ood_fit.fit(tmp_path, prepared, seed=0)
+        return model, *ood_fit.fit(tmp_path, prepared)
 
     return run
 
@@ -43,8 +44,11 @@ def test_the_threshold_is_of_validation_and_the_alarms_are_of_test(prepared, fit
         for part in ("train", "val", "test")
     }
     np.testing.assert_allclose(scope.mean, of["train"].mean(axis=0), rtol=1e-3, atol=1e-5)
-    # Of so few slices the 99th of a hundred is the last one.
-    assert scope.score(of["val"]).max() == pytest.approx(1, rel=1e-4)
+    distances = scope.score(of["val"]) * scope.threshold
+    rows = [prepared.rows[index] for index in prepared.indices("val")]
+    labels = prepared.labels[prepared.indices("val")]
+    expected = limit(distances, [row.subject for row in rows], labels)
+    assert scope.threshold == pytest.approx(expected, rel=1e-4)
     assert metrics["validation"] == {"false_alarms": 0}
     assert metrics["false_alarms"] == np.mean(scope.score(of["test"]) > 1)
     assert (metrics["slices"], metrics["subjects"]) == (16, 4)
@@ -56,15 +60,20 @@ def test_slices_like_those_of_validation_raise_no_alarm_and_noise_always_does(pr
     alike = _with_test_slices(prepared, prepared.images[prepared.indices("val")])
     _, _, metrics = fit(alike)
     assert metrics["false_alarms"] == 0
-    assert metrics["ci95"]["false_alarms"] == [0, 0]
+    # None of four subjects: 1 - 0.025 ** (1 / 4), by Clopper and Pearson.
+    assert metrics["ci95"]["false_alarms"] == pytest.approx([0, 0.602], abs=1e-3)
+    assert metrics["flagged"] == {}
     noise = np.random.default_rng(0).integers(0, 256, (16, 32, 32), np.uint8)
     _, _, metrics = fit(_with_test_slices(prepared, noise))
     assert metrics["false_alarms"] == 1
-    assert metrics["ci95"]["false_alarms"] == [1, 1]
+    assert metrics["ci95"]["false_alarms"] == pytest.approx([0.398, 1], abs=1e-3)
+    assert metrics["subjects_flagged"] == metrics["subjects"] == 4
+    assert metrics["classes"]["Mild Demented"]["subjects_flagged"] == 1
+    assert metrics["flagged"]["2-5"] == "4 of 4"
 
 
 def test_a_model_of_other_data_is_refused_with_the_remedy(prepared, fit, tmp_path):
     fit(prepared)
     other = _with_test_slices(prepared, 0)
     with pytest.raises(UserError, match=r"other data or another split.*dvc repro train"):
-        ood_fit.fit(tmp_path, other, seed=0)
+        ood_fit.fit(tmp_path, other)

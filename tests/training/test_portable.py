@@ -12,7 +12,7 @@ import pytest
 from alzmri.training import portable
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("train", "evaluate", "ood", "export")
+STAGES = ("train", "ood", "evaluate", "export")
 
 
 @pytest.fixture

@@ -40,6 +40,10 @@ def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[s
     else:
         dealt = _deal(stratum, size, split.fractions, split.seed)
         part = {group: PARTS[index] for group, index in dealt.items()}
+        tested = [group for group, name in part.items() if name == "test"]
+        if "val" not in part.values() and len(tested) > 1:
+            # No class has a third group: one that would be tested chooses the epoch.
+            part[min(tested, key=lambda group: _draw(group, split.seed))] = "val"
     if empty := [name for name in PARTS if name not in part.values()]:
         raise UserError(
             f"too few {split.unit}s ({len(part)}) for this split: nothing is left for"
@@ -60,6 +64,11 @@ def _strata(labels: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, str
     return stratum, {group: count.total() for group, count in votes.items()}
 
 
+def _draw(group: str, seed: int) -> bytes:
+    """By which groups are ordered at random, whatever the order of the images."""
+    return hashlib.sha256(f"{seed}:{group}".encode()).digest()
+
+
 def _deal(
     stratum: dict[str, str], size: dict[str, int], shares: Sequence[float], seed: int
 ) -> dict[str, int]:
@@ -76,7 +85,7 @@ def _deal(
         # Folds take turns, lest the first one gets what is left over of every class.
         shift = turn if alike else 0
         members = [group for group in stratum if stratum[group] == label]
-        members.sort(key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+        members.sort(key=lambda group: _draw(group, seed))
         total = sum(size[group] for group in members)
         lacking = [share * total for share in shares]
         for position, group in enumerate(members):

@@ -15,17 +15,24 @@ from alzmri.models.saved import Card
 FEW_PEOPLE = 10
 """In a class of the test part: with fewer, the card says that its scores say little."""
 
+_OF_A_CLASS = ("recall", "specificity", "precision", "f1")
 _OFF = ("right", "neighbouring class")
 
 
-def write(path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any]) -> None:
-    """Write the card of the model that ``metrics`` (``models/evaluation.json``) are about."""
+def write(
+    path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any], alarms: dict[str, Any]
+) -> None:
+    """Write the card of a model.
+
+    ``metrics`` are its ``models/evaluation.json``, ``alarms`` its ``models/ood.json``.
+    """
     sections = (
         _front_matter(trained, metrics),
         _head(trained),
         _data(trained, prepared),
         _scores(metrics),
-        _calibration(metrics["calibration"]),
+        _calibration(metrics),
+        _alarms(alarms),
         _limits(trained, prepared),
         _training(trained),
     )
@@ -113,20 +120,18 @@ def _data(trained: Card, prepared: Prepared) -> str:
 def _scores(metrics: dict[str, Any]) -> str:
     subject, split = metrics["subject"], metrics["split"]
     rows = [
-        (
-            name,
-            interval(metrics[key], metrics["ci95"][key]),
-            interval(subject[key], subject["ci95"][key]) if subject["n"] else None,
+        (name, *(interval(of.get(key), of["ci95"].get(key)) for of in (metrics, subject)))
+        for key, name in (
+            ("macro_f1", "macro F1"),
+            ("accuracy", "accuracy"),
+            ("balanced_accuracy", "balanced accuracy"),
+            ("macro_auc", "macro AUC"),
+            ("loss", "loss"),
         )
-        for key, name in (("macro_f1", "macro F1"), ("accuracy", "accuracy"))
-    ]
-    rows += [
-        (name, "–" if metrics[key] is None else f"{metrics[key]:.3f}", "")
-        for key, name in (("balanced_accuracy", "balanced accuracy"), ("macro_auc", "macro AUC"))
     ]
     classes = (
-        (name, *(f"{values[key]:.3f}" for key in ("precision", "recall", "f1")), values["support"])
-        for name, values in metrics["per_class"].items()
+        (name, *(f"{values[key]:.3f}" for key in _OF_A_CLASS), values["support"])
+        for name, values in (subject if subject["n"] else metrics)["per_class"].items()
     )
     off = (
         (name, count["slices"], count["people"])
@@ -137,49 +142,90 @@ def _scores(metrics: dict[str, Any]) -> str:
         )
     )
     warning = ""
-    who = f"Test people seen in training: {split['shared_subjects']}."
+    who = f"Test subjects seen in training: {split['shared_subjects']}."
     if split["shared_subjects"] is None:
-        who = "Subjects are unknown: intervals take each slice for a person, and are too narrow."
-        warning = "\n**Subjects unknown, this split LEAKS: nothing is known about new people.**\n"
+        who = "Subjects are unknown: intervals take each slice for a subject, and are too narrow."
+        warning = "\n**Subjects unknown, this split LEAKS: nothing is known about new subjects.**\n"
     elif split["unit"] == "slice":
         warning = (
             f"\n**These scores leak: {split['shared_subjects']} of {subject['n']} test people were"
             " in training too. They measure recognition of people.**\n"
         )
+    level = "subject" if subject["n"] else "slice"
+    header = (f"per {level}", "sensitivity", "specificity", "precision", "F1", f"{level}s")
     return f"""\
 ## Scores on the test part
 {warning}
-95 % intervals by resampling people within their class. A person's probabilities are the mean over
-their slices. {who}
+95 % intervals over subjects, by weighting them at random within their class. A subject's
+probabilities are the mean over their slices, less those flagged as out-of-distribution, as
+`alzmri predict` answers. {who}
 
-{table(("score", "per slice", f"per person (n={subject['n'] or '?'})"), rows)}
+{table(("score", "per slice", f"per subject (n={subject['n'] or '?'})"), rows)}
 
-{table(("class", "precision", "recall", "F1", "slices"), classes)}
+{table(header, classes)}
 
 How far off the mistakes are, in order of severity:
 
 {table(("", "slices", "people"), off)}"""
 
 
-def _calibration(calibration: dict[str, Any]) -> str:
+def _calibration(metrics: dict[str, Any]) -> str:
+    calibration = metrics["calibration"]
+    subject = {**metrics["subject"], "name": "per subject"}
     rows = (
-        (name, f"{calibration['before'][key]:.3f}", f"{calibration['after'][key]:.3f}")
-        for key, name in (("loss", "loss"), ("ece", "calibration error"), ("brier", "Brier score"))
+        (
+            name,
+            f"{of['loss']:.3f}",
+            interval(of["ece"], of["ci95"]["ece"]),
+            interval(of["calibrated_ece"]["mean"], of["calibrated_ece"]["range"]),
+            f"{of['brier']:.3f}",
+        )
+        for name, of in (
+            ("per slice, before", calibration["before"]),
+            ("per slice, after", calibration["after"]),
+            ("per subject, as scored", subject),
+        )
+        if of.get("ece") is not None
     )
     used = "after" if calibration["applied"] else "before"
+    header = ("", "loss", "calibration error", "the same, by chance alone", "Brier score")
     return f"""\
 ## Calibration
 
 One temperature, {calibration["temperature"]:.2f}, fitted on the validation part; it divides the
-logits. The other scores of this card are of the probabilities *{used}* it.
+logits. The other scores of this card are of the probabilities *{used}* it. *By chance alone* is the
+error that as many slices of as many subjects show when every probability is right: the mean, and
+the range of 95 of 100 such tests. An error within that range is no sign of miscalibration.
 
-{table(("on the test part", "before", "after"), rows)}"""
+{table(header, rows)}"""
+
+
+def _alarms(alarms: dict[str, Any]) -> str:
+    rows = (
+        (
+            name,
+            interval(of["false_alarms"], of["ci95"]["false_alarms"]),
+            of["slices"],
+            f"{of['subjects_flagged']} of {of['subjects']}" if of["subjects"] else None,
+        )
+        for name, of in (("all", alarms), *alarms["classes"].items())
+    )
+    flagged = ", ".join(f"{name} ({count})" for name, count in alarms["flagged"].items())
+    return f"""\
+## False alarms
+
+Test slices that are flagged as out-of-distribution (OOD) though they are of the same kind; subjects
+with any: {flagged or "none"}.
+
+{table(("class", "share of slices", "slices", "subjects with any"), rows)}"""
 
 
 def _limits(trained: Card, prepared: Prepared) -> str:
     limits = [
-        "The intervals are about which people were tested. They say nothing about another seed of"
-        " training, another scanner, another hospital or another selection of slices.",
+        "The intervals hold the fitted model fixed: they are about which subjects were tested, and"
+        " say nothing about another seed of training, another scanner, another hospital or another"
+        " selection of slices.",
+        "No external validation: the test subjects are of the same collection.",
         "A slice carries the label of its person, whether or not it shows any change.",
         "Confidence means little on images unlike the training data: other orientations, skulls"
         " not stripped, other contrasts, photographs.",

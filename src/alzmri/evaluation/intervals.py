@@ -1,4 +1,14 @@
-"""Confidence intervals by resampling people: slices of one brain are not independent."""
+"""95 % intervals over subjects: slices of one brain are not independent, and subjects are few.
+
+Each resample gives every subject a random weight, with all their slices, within their class: the
+Bayesian bootstrap (Rubin, 1981) of a stratified test. The subjects of a test cannot show what did
+not happen to occur among them: with every subject right, any reweighting of them is right too. So
+half a subject is imagined in each class, wrong for the lower bound and right for the upper one, as
+the bounds of Clopper and Pearson (1934) have one subject more on either side. How often the
+intervals hold the truth is measured by ``bench/coverage.py``.
+
+The fitted models are held fixed: nothing here is about another seed of training or another fold.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,26 +18,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+IMAGINED = 0.5
+"""Subjects added to each class: with a quarter, the coverage of some tests falls below 0.93."""
+_LEVELS = 1000
+"""More different scores than so many are rounded for the resamples of an area under a curve."""
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Interval = list[float]
-"""``[low, high]``, from the 2.5 % to the 97.5 % quantile."""
+"""``[low, high]``."""
 
 
 class Classified(NamedTuple):
-    """What one model said of one test part: class indices int64 ``[n]``, the person of each."""
+    """What one model said of one test part: class indices int64 ``[n]``, the subject of each."""
 
-    truth: NDArray[np.int64]
-    predicted: NDArray[np.int64]
+    truth: Ints
+    predicted: Ints
     subjects: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Macro F1 of one model less that of another, on the same people.
+    """Macro F1 of one model less that of another, on the same subjects.
 
     Attributes:
         value: on all of them; -1 to 1.
-        interval: 95 %, over people.
+        interval: 95 %, over subjects.
         ahead: the share of resamples in which the first scores higher; ties count half.
     """
 
@@ -36,55 +52,199 @@ class Difference:
     ahead: float
 
 
-def bootstrap(
-    truth: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-    subjects: Sequence[str],
-    classes: int,
-    seed: int,
-) -> dict[str, Interval]:
-    """95 % percentile intervals of accuracy and macro F1: how well the score is known.
+class Resampled(NamedTuple):
+    """A score: on all subjects, and in each resample for either bound, float64 ``[RESAMPLES]``."""
 
-    People are drawn with replacement, each with all their slices (the cluster bootstrap of Field
-    and Welsh, 2007), and within their class, so that every resample has the classes that the
-    macro average runs over. A class with a single person adds no spread: the interval is then
-    narrower than the truth. ``truth`` and ``predicted`` are class indices of the slices.
+    value: float
+    low: Floats
+    high: Floats
+
+    @property
+    def interval(self) -> Interval:
+        """95 %."""
+        return [float(np.quantile(self.low, 0.025)), float(np.quantile(self.high, 0.975))]
+
+
+def intervals(
+    truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: int
+) -> dict[str, Interval | None]:
+    """Of ``macro_f1``, ``accuracy``, ``macro_auc``, ``loss``, ``ece`` and ``brier``.
+
+    Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is of the weights. An
+    imagined subject is predicted with the mean confidence of all slices. The calibration error of a
+    sample is too high, and that of a resample once more so: its interval is the basic bootstrap's,
+    which takes that off again, and begins at 0 where chance alone shows as much. The area under the
+    curve is None where it has none.
     """
-    confusion = _confusion_of_each(truth, predicted, subjects, classes)
-    usual = confusion.sum(axis=2).argmax(axis=1)
-    draws = _draw_within(np.random.default_rng(seed), usual[:, np.newaxis])
-    return _quantiles(draws, confusion)
+    # Not at the top: compare and review need differences, and no torch.
+    from alzmri.evaluation import metrics
+
+    classes = probabilities.shape[1]
+    test = Classified(truth, probabilities.argmax(axis=1), subjects)
+    confusion, strata = _confusion([test], classes)
+    draws = _draw(np.random.default_rng(seed), strata)
+    _, member = np.unique(np.asarray(subjects), return_inverse=True)
+    confidence = float(probabilities.max(axis=1).mean())
+    samples: list[dict[str, Floats]] = []
+    for right in (False, True):
+        # A row for each class and what it is taken for, weighted by how many slices that is.
+        imagined = _imagined(confusion, draws, right=right)[0]
+        actual, said = np.nonzero(imagined.sum(axis=0))
+        rows = np.full((len(said), classes), (1 - confidence) / (classes - 1))
+        rows[np.arange(len(said)), said] = confidence
+        weights = np.concatenate((draws.real, draws.imagined @ imagined[:, actual, said]), axis=1)
+        samples.append(
+            _weighted(
+                np.concatenate((truth, actual)),
+                np.concatenate((probabilities, rows)),
+                np.concatenate((member, len(draws.stratum) + np.arange(len(said)))),
+                weights,
+            )
+        )
+    found: dict[str, Interval | None] = {"macro_f1": _mean_macro_f1(confusion, draws).interval}
+    for name in samples[0]:
+        ends = np.quantile([kind[name] for kind in samples], (0.025, 0.975), axis=1)
+        found[name] = [float(ends[0].min()), float(ends[1].max())]
+    low, high = found["ece"] or (0.0, 0.0)
+    ece = metrics.expected_calibration_error(truth, probabilities)
+    most = metrics.calibrated(probabilities, subjects, seed)["range"][1]
+    found["ece"] = [max(2 * ece - high, 0.0) if ece > most else 0.0, max(2 * ece - low, 0.0)]
+    return found | ({"macro_auc": None} if len(np.unique(truth)) < 2 else {})
 
 
-def of_new_people(
-    truth: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-    subjects: Sequence[str],
-    classes: int,
-    seed: int,
-    people: int,
-) -> dict[str, Interval]:
-    """Where accuracy and macro F1 of ``people`` new people fall, 95 times out of 100.
+def _weighted(
+    truth: Ints, probabilities: Floats, member: Ints, weights: Floats
+) -> dict[str, Floats]:
+    """The scores in each resample; ``member`` is the column of ``weights`` of each slice."""
+    from alzmri.evaluation import metrics
 
-    A prediction interval, not a confidence interval: few people score far from the average of
-    many. Drawn with replacement from all ``subjects``, whatever their class; the macro average
-    runs over the classes that a draw happens to have.
+    right = probabilities.argmax(axis=1) == truth
+    gaps = np.eye(metrics.CALIBRATION_BINS)[metrics.bins(probabilities)]
+    gaps *= (probabilities.max(axis=1) - right)[:, np.newaxis]
+    losses, squares = (of(truth, probabilities) for of in (metrics.losses, metrics.brier_scores))
+    columns = np.column_stack((np.ones(len(truth)), right, losses, squares, gaps))
+    sums = np.zeros((weights.shape[1], columns.shape[1]))
+    np.add.at(sums, member, columns)
+    total, *means, gaps = np.split(weights @ sums, (1, 2, 3, 4), axis=1)
+    areas = [_auc(truth == k, probabilities[:, k], member, weights) for k in np.unique(truth)]
+    return {
+        **{
+            name: (mean / total)[:, 0]
+            for name, mean in zip(("accuracy", "loss", "brier"), means, strict=True)
+        },
+        "ece": np.abs(gaps / total).sum(axis=1),
+        "macro_auc": np.mean(areas, axis=0),
+    }
+
+
+def _auc(positive: NDArray[np.bool_], score: Floats, member: Ints, weights: Floats) -> Floats:
+    """The area under the ROC curve in each resample, of scores in ``_LEVELS`` steps at most."""
+    values = np.unique(score)
+    values = values[:: -(-len(values) // _LEVELS)]
+    level = np.searchsorted(values, score, side="right") - 1
+    ones, others = np.zeros((2, weights.shape[1], len(values)))
+    for counts, kind in ((ones, positive), (others, ~positive)):
+        np.add.at(counts, (member[kind], level[kind]), 1)
+    # Of all pairs with one of each kind, those in the right order; equal ones are half.
+    own, rest = ones.any(axis=1), others.any(axis=1)
+    ones, others, mine, theirs = ones[own], others[rest], weights[:, own], weights[:, rest]
+    ahead = ones @ (np.cumsum(others, axis=1) - others / 2).T
+    pairs = (mine @ ones.sum(axis=1)) * (theirs @ others.sum(axis=1))
+    area: Floats = (mine @ ahead * theirs).sum(axis=1) / np.maximum(pairs, 1e-300)
+    return area
+
+
+def of_new_subjects(test: Classified, classes: int, seed: int, subjects: int) -> Interval:
+    """Where the macro F1 of so many new ``subjects`` falls, 95 times out of 100.
+
+    A prediction interval: each resample draws new subjects with the weights that it gives to those
+    of ``test`` and to the imagined ones, so that what is not known of the model is in it too. They
+    are drawn whatever their class; the average runs over the classes that a draw happens to have.
     """
-    confusion = _confusion_of_each(truth, predicted, subjects, classes)
-    draws = _draw(np.random.default_rng(seed), people, len(confusion))
-    return _quantiles(draws, confusion)
+    rng = np.random.default_rng(seed)
+    confusion, strata = _confusion([test], classes)
+    draws, bounds = _draw(rng, strata), []
+    for right, quantile in ((False, 0.025), (True, 0.975)):
+        kinds = np.concatenate((confusion[0], _imagined(confusion, draws, right=right)[0]))
+        chances = np.concatenate((draws.real, draws.imagined), axis=1) / len(confusion[0])
+        new = rng.multinomial(subjects, chances / chances.sum(axis=1, keepdims=True))
+        bounds.append(float(np.quantile(_macro_f1(np.tensordot(new, kinds, axes=1)), quantile)))
+    return bounds
 
 
-def mean_macro_f1(
-    tests: Sequence[Classified], classes: int, seed: int
-) -> tuple[float, NDArray[np.float64]]:
-    """The mean macro F1 of ``tests``: on all people, and in each of ``RESAMPLES`` resamples.
+def mean_macro_f1(tests: Sequence[Classified], classes: int, seed: int) -> Resampled:
+    """The mean macro F1 of ``tests``, which are repetitions with other seeds, or folds, or both.
 
-    The tests are repetitions with other seeds, or folds, or both. People are drawn as in
-    :func:`bootstrap`, once for all tests: whoever is in several is in all of them as often. People
-    of one fold are drawn for that fold. The draws depend on truth, people and seed only: two
-    models tested on the same slices are resampled alike.
+    A subject has one weight in all tests. Those of one fold are weighted within that fold, and the
+    imagined subjects of a class are shared by the folds. The weights depend on truth, subjects and
+    seed only: two models tested on the same slices are resampled alike.
     """
+    confusion, strata = _confusion(tests, classes)
+    return _mean_macro_f1(confusion, _draw(np.random.default_rng(seed), strata))
+
+
+def _mean_macro_f1(confusion: Ints, draws: "_Draws") -> Resampled:
+    real = np.tensordot(draws.real, confusion.astype(np.float64), axes=(1, 1))
+    low, high = (
+        _macro_f1(
+            real + np.tensordot(draws.imagined, _imagined(confusion, draws, right=right), (1, 1))
+        ).mean(axis=1)
+        for right in (False, True)
+    )
+    return Resampled(float(_macro_f1(confusion.sum(axis=1)).mean()), low, high)
+
+
+def difference(
+    first: Sequence[Classified], second: Sequence[Classified], classes: int, seed: int
+) -> Difference:
+    """How far ``first`` is ahead of ``second``, which is tested on the same slices, test by test.
+
+    What makes a subject easy or hard for both falls out of the difference, so that it is known
+    better than either score. Of an imagined subject one model is right and the other wrong.
+
+    Raises:
+        ValueError: when a pair of tests is not of the same slices of the same subjects.
+    """
+    for one, other in zip(first, second, strict=True):
+        if list(one.subjects) != list(other.subjects) or not np.array_equal(one.truth, other.truth):
+            raise ValueError("not tested on the same slices")
+    ours, theirs = (mean_macro_f1(tests, classes, seed) for tests in (first, second))
+    found = Resampled(ours.value - theirs.value, ours.low - theirs.high, ours.high - theirs.low)
+    both = np.concatenate((found.low, found.high))
+    ahead = float(np.mean(both > 0) + np.mean(both == 0) / 2)
+    return Difference(found.value, found.interval, ahead)
+
+
+class _Draws(NamedTuple):
+    """Weights in each resample, as many in a stratum as it has subjects.
+
+    Attributes:
+        real: float64 ``[RESAMPLES, subjects]``.
+        imagined: float64 ``[RESAMPLES, strata]``.
+        stratum: of each subject, int64 ``[subjects]``.
+        of_class: of each stratum, int64 ``[strata]``.
+    """
+
+    real: Floats
+    imagined: Floats
+    stratum: Ints
+    of_class: Ints
+
+
+def _draw(rng: np.random.Generator, strata: Ints) -> _Draws:
+    """Weights within equal rows of ``strata``, ``[subjects, ...]``, the class in column 0."""
+    kinds, stratum = np.unique(strata, axis=0, return_inverse=True)
+    of_class, sizes = kinds[:, 0], np.bincount(stratum)
+    shares = sizes / np.bincount(of_class, sizes)[of_class]
+    real = rng.standard_exponential((RESAMPLES, len(strata)))
+    imagined = rng.standard_gamma(IMAGINED * shares, (RESAMPLES, len(kinds)))
+    sums = real @ np.eye(len(kinds))[stratum] + imagined
+    scale = sizes / sums
+    return _Draws(real * scale[:, stratum], imagined * scale, stratum, of_class)
+
+
+def _confusion(tests: Sequence[Classified], classes: int) -> tuple[Ints, Ints]:
+    """Of each subject in each test, ``[tests, subjects, classes, classes]``; and the strata."""
     names, member = np.unique(
         np.concatenate([np.asarray(test.subjects) for test in tests]), return_inverse=True
     )
@@ -94,82 +254,31 @@ def mean_macro_f1(
         np.add.at(matrix, (rows, test.truth, test.predicted), 1)
     of_class = confusion.sum(axis=3)
     usual = of_class.sum(axis=0).argmax(axis=1)
-    tested_in = of_class.sum(axis=2).T > 0
-    draws = _draw_within(np.random.default_rng(seed), np.column_stack((usual, tested_in)))
-    everyone = _macro_f1(confusion.sum(axis=1)).mean()
-    resampled = np.stack([_macro_f1(np.tensordot(draws, matrix, axes=1)) for matrix in confusion])
-    return float(everyone), resampled.mean(axis=0)
+    return confusion, np.column_stack((usual, of_class.sum(axis=2).T > 0))
 
 
-def difference(
-    first: Sequence[Classified], second: Sequence[Classified], classes: int, seed: int
-) -> Difference:
-    """How far ``first`` is ahead of ``second``, which is tested on the same slices, test by test.
+def _imagined(confusion: Ints, draws: _Draws, *, right: bool) -> Floats:
+    """What is imagined in each stratum, with slices as its subjects have on average.
 
-    The paired bootstrap (Efron and Tibshirani, 1993, chapter 16) over people: what makes a person
-    easy or hard for both falls out of the difference, so that it is known better than either score.
-
-    Raises:
-        ValueError: when a pair of tests is not of the same slices of the same people.
+    ``[tests, strata, classes, classes]``, with the mistakes spread evenly over the other classes.
     """
-    for one, other in zip(first, second, strict=True):
-        if list(one.subjects) != list(other.subjects) or not np.array_equal(one.truth, other.truth):
-            raise ValueError("not tested on the same slices")
-    (ours, samples), (theirs, other_samples) = (
-        mean_macro_f1(tests, classes, seed) for tests in (first, second)
-    )
-    differences = samples - other_samples
-    return Difference(
-        value=ours - theirs,
-        interval=quantiles(differences),
-        ahead=float(np.mean(differences > 0) + np.mean(differences == 0) / 2),
-    )
+    member = np.eye(len(draws.of_class))[draws.stratum]
+    slices = confusion.sum(axis=(2, 3)) @ member / member.sum(axis=0)
+    own = np.eye(confusion.shape[2])
+    present = confusion.sum(axis=(0, 1, 3)) > 0
+    others = (1 - own) * (present if present.sum() > 1 else 1)
+    others /= np.maximum(others.sum(axis=1, keepdims=True), 1)
+    kinds = np.zeros((len(draws.of_class), *own.shape))
+    kinds[np.arange(len(kinds)), draws.of_class] = (own if right else others)[draws.of_class]
+    found: Floats = slices[:, :, np.newaxis, np.newaxis] * kinds
+    return found
 
 
-def quantiles(samples: NDArray[np.float64]) -> Interval:
-    """The 95 % interval of ``samples``."""
-    return [float(bound) for bound in np.quantile(samples, (0.025, 0.975))]
-
-
-def _confusion_of_each(
-    truth: NDArray[np.int64], predicted: NDArray[np.int64], subjects: Sequence[str], classes: int
-) -> NDArray[np.int64]:
-    """The confusion matrix of each person, ``[people, classes, classes]``."""
-    names, member = np.unique(np.asarray(subjects), return_inverse=True)
-    confusion = np.zeros((len(names), classes, classes), dtype=np.int64)
-    np.add.at(confusion, (member, truth, predicted), 1)
-    return confusion
-
-
-def _draw(rng: np.random.Generator, people: int, among: int) -> NDArray[np.int64]:
-    """How often each is drawn in each resample, ``[RESAMPLES, among]``."""
-    return rng.multinomial(people, np.full(among, 1 / among), size=RESAMPLES)
-
-
-def _draw_within(rng: np.random.Generator, strata: NDArray[np.int64]) -> NDArray[np.int64]:
-    """As often as there are people in each stratum; equal rows of ``strata`` are one."""
-    draws = np.zeros((RESAMPLES, len(strata)), dtype=np.int64)
-    _, member = np.unique(strata, axis=0, return_inverse=True)
-    for stratum in range(member.max() + 1):
-        members = np.flatnonzero(member == stratum)
-        draws[:, members] = _draw(rng, len(members), len(members))
-    return draws
-
-
-def _quantiles(draws: NDArray[np.int64], confusion: NDArray[np.int64]) -> dict[str, Interval]:
-    resampled = np.tensordot(draws, confusion, axes=1)
-    hits = np.trace(resampled, axis1=1, axis2=2)
-    return {
-        "accuracy": quantiles(hits / resampled.sum(axis=(1, 2))),
-        "macro_f1": quantiles(_macro_f1(resampled)),
-    }
-
-
-def _macro_f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+def _macro_f1(confusion: NDArray[np.int64] | Floats) -> Floats:
     """Of each matrix of ``[..., actual, predicted]``, over the classes that occur in it."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     actual, guessed = confusion.sum(axis=-1), confusion.sum(axis=-2)
     occurs = actual > 0
-    f1 = 2 * hits / np.maximum(actual + guessed, 1)
-    mean: NDArray[np.float64] = (f1 * occurs).sum(axis=-1) / occurs.sum(axis=-1)
+    f1 = 2 * hits / np.where(occurs, actual + guessed, 1)
+    mean: Floats = (f1 * occurs).sum(axis=-1) / occurs.sum(axis=-1)
     return mean

@@ -15,6 +15,8 @@ def records(rows: Sequence[Mapping[str, object]]) -> str:
     return table(list(rows[0]), (row.values() for row in rows))
 
 
-def interval(value: float, bounds: Sequence[float]) -> str:
-    """Such as ``0.518 [0.459, 0.575]``."""
-    return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
+def interval(value: float | None, bounds: Sequence[float] | None) -> str:
+    """Such as ``0.518 [0.459, 0.575]``; a dash for None, no brackets without ``bounds``."""
+    if value is None:
+        return "–"
+    return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else f"{value:.3f}"

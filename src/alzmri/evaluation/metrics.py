@@ -28,6 +28,8 @@ def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[s
     hits, support, said = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     precision, recall = hits / np.maximum(said, 1), hits / np.maximum(support, 1)
     f1 = 2 * hits / np.maximum(support + said, 1)
+    others = len(truth) - support
+    specificity = (others - (said - hits)) / np.maximum(others, 1)
     return {
         "accuracy": float(np.mean(truth == predicted)),
         "macro_f1": macro_f1(truth, predicted),
@@ -38,10 +40,15 @@ def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[s
             name: {
                 "precision": float(precision[index]),
                 "recall": float(recall[index]),
+                "specificity": float(specificity[index]),
                 "f1": float(f1[index]),
                 "support": int(support[index]),
             }
             for index, name in enumerate(classes)
+        },
+        "counts": {
+            name: dict(zip(classes, row, strict=True))
+            for name, row in zip(classes, confusion.tolist(), strict=True)
         },
     }
 
@@ -69,15 +76,21 @@ def roc(positive: NDArray[np.bool_], score: Floats) -> tuple[Floats, Floats]:
     return np.append(0, wrong) / wrong[-1], np.append(0, right) / right[-1]
 
 
+def bins(probabilities: Floats) -> Ints:
+    """The bin of each slice's confidence, int64 ``[n]``, 0 to ``CALIBRATION_BINS`` - 1."""
+    places: Ints = (probabilities.max(axis=1) * CALIBRATION_BINS).astype(np.int64)
+    return np.minimum(places, CALIBRATION_BINS - 1)
+
+
 def reliability(truth: Ints, probabilities: Floats) -> tuple[Floats, Floats, Ints]:
     """Mean confidence, accuracy and number of slices in each non-empty bin of confidence."""
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == truth
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    places = bins(probabilities)
+    counts = np.bincount(places, minlength=CALIBRATION_BINS)
     used = counts > 0
-    mean_confidence = np.bincount(bins, confidence, CALIBRATION_BINS)[used] / counts[used]
-    accuracy = np.bincount(bins, correct, CALIBRATION_BINS)[used] / counts[used]
+    mean_confidence = np.bincount(places, confidence, CALIBRATION_BINS)[used] / counts[used]
+    accuracy = np.bincount(places, correct, CALIBRATION_BINS)[used] / counts[used]
     return mean_confidence, accuracy, counts[used]
 
 
@@ -90,10 +103,42 @@ def expected_calibration_error(truth: Ints, probabilities: Floats) -> float:
     return float(np.sum(np.abs(confidence - accuracy) * counts) / counts.sum())
 
 
-def brier(truth: Ints, probabilities: Floats) -> float:
-    """Mean squared distance of the probabilities from the truth; 0 to 2 (Brier, 1950)."""
-    target = np.eye(probabilities.shape[1])[truth]
-    return float(np.mean(np.sum((probabilities - target) ** 2, axis=1)))
+def calibrated(
+    probabilities: Floats, subjects: Sequence[str], seed: int, draws: int = 1000
+) -> dict[str, Any]:
+    """The calibration error that chance alone shows where the ``probabilities`` are right.
+
+    Labels are drawn from the probabilities of each slice, by one random number for all slices of a
+    subject, since slices of a subject share their label. ``seed`` is of these.
+
+    Returns:
+        ``mean``, and ``range``, from the 2.5 % to the 97.5 % quantile of the ``draws``.
+    """
+    rng = np.random.default_rng(seed)
+    names, member = np.unique(np.asarray(subjects), return_inverse=True)
+    said = probabilities.argmax(axis=1)[:, np.newaxis]
+    high = np.take_along_axis(np.cumsum(probabilities, axis=1), said, axis=1)[:, 0]
+    confidence, places = probabilities.max(axis=1), bins(probabilities)
+    errors = []
+    for chance in rng.random((draws, len(names))):
+        drawn = chance[member]
+        gaps = confidence - ((high - confidence < drawn) & (drawn <= high))
+        errors.append(np.abs(np.bincount(places, gaps)).sum() / len(places))
+    low, most = np.quantile(errors, (0.025, 0.975))
+    return {"mean": float(np.mean(errors)), "range": [float(low), float(most)]}
+
+
+def brier_scores(truth: Ints, probabilities: Floats) -> Floats:
+    """Squared distance of the probabilities from the class, ``[n]``; 0 to 2 (Brier, 1950)."""
+    squares: Floats = np.sum((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2, axis=1)
+    return squares
+
+
+def losses(truth: Ints, probabilities: Floats) -> Floats:
+    """The cross-entropy of each slice, ``[n]``."""
+    own = probabilities[np.arange(len(truth)), truth]
+    logs: Floats = -np.log(np.maximum(own, np.finfo(np.float64).eps))
+    return logs
 
 
 def by_distance(truth: Ints, predicted: Ints, classes: int) -> list[int]:
@@ -103,22 +148,32 @@ def by_distance(truth: Ints, predicted: Ints, classes: int) -> list[int]:
 
 
 def by_subject(
-    truth: Ints, probabilities: Floats, subjects: Sequence[str]
+    truth: Ints,
+    probabilities: Floats,
+    subjects: Sequence[str],
+    counted: NDArray[np.bool_] | None = None,
 ) -> tuple[Ints, Floats, list[str]]:
-    """One row per person: most frequent class, mean of the slice probabilities, name."""
+    """One row per subject: most frequent class, mean of the slice probabilities, name.
+
+    The mean is over the slices that are ``counted``, bool ``[n]``; over all where none of a subject
+    is, or it is None.
+    """
     names, member = np.unique(np.asarray(subjects), return_inverse=True)
     votes = np.zeros((len(names), probabilities.shape[1]), dtype=np.int64)
     np.add.at(votes, (member, truth), 1)
+    if counted is None:
+        counted = np.ones(len(truth), dtype=np.bool_)
+    counted = counted | (np.bincount(member, counted) == 0)[member]
     mean = np.zeros_like(votes, dtype=np.float64)
-    np.add.at(mean, member, probabilities)
-    return votes.argmax(axis=1), mean / votes.sum(axis=1, keepdims=True), [str(n) for n in names]
+    np.add.at(mean, member[counted], probabilities[counted])
+    slices = np.bincount(member, counted)[:, np.newaxis]
+    return votes.argmax(axis=1), mean / slices, [str(name) for name in names]
 
 
 def confidence_scores(truth: Ints, probabilities: Floats) -> dict[str, float]:
     """What temperature scaling changes: loss, calibration error, Brier score."""
-    own = probabilities[np.arange(len(truth)), truth]
     return {
-        "loss": float(-np.log(np.maximum(own, np.finfo(np.float64).eps)).mean()),
+        "loss": float(losses(truth, probabilities).mean()),
         "ece": expected_calibration_error(truth, probabilities),
-        "brier": brier(truth, probabilities),
+        "brier": float(brier_scores(truth, probabilities).mean()),
     }

@@ -6,23 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from alzmri.data.prepared import Prepared, Row, numbered
 from alzmri.evaluation import figures
-from alzmri.evaluation.intervals import bootstrap
+from alzmri.evaluation.intervals import intervals
 from alzmri.evaluation.metrics import (
     Floats,
     Ints,
     by_distance,
     by_subject,
+    calibrated,
     confidence_scores,
     scores,
 )
 from alzmri.files import write_csv
 from alzmri.models.device import choose
-from alzmri.models.forward import predict, probabilities
-from alzmri.models.scores import macro_f1
+from alzmri.models.forward import probabilities
+from alzmri.models.network import Network
+from alzmri.ood import features
+from alzmri.ood.detector import Detector
 from alzmri.params import Evaluate, Params, Split
 
 
@@ -35,6 +37,7 @@ class Predictions:
         images: uint8 ``[n, side, side]``.
         truth: class indices, int64 ``[n]``.
         logits: float64 ``[n, classes]``.
+        ood: bool ``[n]``, unlike the training slices: `alzmri predict` leaves these out.
         temperature: fitted on validation, see :mod:`alzmri.training.calibration`.
         calibrated: whether the probabilities are those at this temperature.
         classes: names in severity order.
@@ -44,6 +47,7 @@ class Predictions:
     images: np.ndarray[Any, np.dtype[np.uint8]]
     truth: Ints
     logits: Floats
+    ood: np.ndarray[Any, np.dtype[np.bool_]]
     temperature: float
     calibrated: bool
     classes: tuple[str, ...]
@@ -66,16 +70,23 @@ class Predictions:
 
 
 def predict_test(
-    model: nn.Module, temperature: float, prepared: Prepared, evaluate: Evaluate
+    model: Network,
+    temperature: float,
+    prepared: Prepared,
+    evaluate: Evaluate,
+    detector: Detector | None = None,
 ) -> Predictions:
-    """Run the model over the test part."""
+    """Run the model over the test part; without ``detector`` no slice is OOD."""
     device = choose()
     indices = prepared.indices("test")
+    network = features.WithFeatures(model).to(device)
+    logits, activations = features.run(network, prepared.images, indices, device)
     return Predictions(
         rows=tuple(prepared.rows[index] for index in indices),
         images=prepared.images[indices],
         truth=prepared.labels[indices],
-        logits=predict(model.to(device), prepared.images, indices, device),
+        logits=logits,
+        ood=detector.score(activations) > 1 if detector else np.zeros(len(indices), np.bool_),
         temperature=temperature,
         calibrated=evaluate.temperature,
         classes=prepared.classes,
@@ -101,11 +112,13 @@ def details(test: Predictions, split: Split, shared: int | None) -> dict[str, An
     ``shared`` is None where subjects are unknown. Nothing is said of them then, and intervals
     are over slices.
     """
-    found = score(test.truth, test.probabilities, test.subjects, test.classes, split.seed)
+    labels, names, seed = test.truth, test.subjects, split.seed
+    found = score(labels, test.probabilities, names, test.classes, seed, ~test.ood)
     if shared is None:
         found["subject"] = {"n": None, "accuracy": None, "macro_f1": None, "ci95": {}}
         for count in found["stages_off"].values():
             count["people"] = None
+    as_trained, divided = (probabilities(test.logits / t) for t in (1, test.temperature))
     return {
         **found,
         "subject_macro_f1": found["subject"]["macro_f1"],
@@ -114,34 +127,46 @@ def details(test: Predictions, split: Split, shared: int | None) -> dict[str, An
         "calibration": {
             "temperature": test.temperature,
             "applied": test.calibrated,
-            "before": confidence_scores(test.truth, probabilities(test.logits)),
-            "after": confidence_scores(test.truth, probabilities(test.logits / test.temperature)),
+            "before": _confidence(labels, as_trained, names, seed),
+            "after": _confidence(labels, divided, names, seed),
         },
         "split": {"unit": split.unit, "shared_subjects": shared},
     }
 
 
-def score(
-    truth: Ints, probabilities: Floats, subjects: Sequence[str], classes: Sequence[str], seed: int
-) -> dict[str, Any]:
-    """All that predictions alone tell, of slices and of people, with intervals over people.
+def _confidence(truth: Ints, chances: Floats, subjects: Sequence[str], seed: int) -> dict[str, Any]:
+    """Loss, calibration error and Brier score, with how well the error is known."""
+    return {
+        **confidence_scores(truth, chances),
+        "ci95": {"ece": intervals(truth, chances, subjects, seed)["ece"]},
+        "calibrated_ece": calibrated(chances, subjects, seed),
+    }
 
-    Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is the bootstrap's.
+
+def score(
+    truth: Ints,
+    probabilities: Floats,
+    subjects: Sequence[str],
+    classes: Sequence[str],
+    seed: int,
+    counted: np.ndarray[Any, np.dtype[np.bool_]] | None = None,
+) -> dict[str, Any]:
+    """All that predictions alone tell, of slices and of subjects, with intervals over subjects.
+
+    Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is of the intervals. A
+    subject is scored as `alzmri predict` answers: by the mean over the slices that are ``counted``.
     """
     number = len(classes)
     predicted = probabilities.argmax(axis=1)
-    person_truth, person_probabilities, people = by_subject(truth, probabilities, subjects)
+    person_truth, person_probabilities, people = by_subject(truth, probabilities, subjects, counted)
     person_predicted = person_probabilities.argmax(axis=1)
     slices_off = by_distance(truth, predicted, number)
     people_off = by_distance(person_truth, person_predicted, number)
     return {
-        **scores(truth, probabilities, classes),
-        "ci95": bootstrap(truth, predicted, subjects, number, seed),
+        **_scored(truth, probabilities, subjects, classes, seed),
         "subject": {
             "n": len(people),
-            "accuracy": float(np.mean(person_truth == person_predicted)),
-            "macro_f1": macro_f1(person_truth, person_predicted),
-            "ci95": bootstrap(person_truth, person_predicted, people, number, seed),
+            **_scored(person_truth, person_probabilities, people, classes, seed),
         },
         "stages_off": {
             str(off): {"slices": slices_off[off], "people": people_off[off]}
@@ -150,12 +175,22 @@ def score(
     }
 
 
+def _scored(
+    truth: Ints, chances: Floats, subjects: Sequence[str], classes: Sequence[str], seed: int
+) -> dict[str, Any]:
+    return {
+        **scores(truth, chances, classes),
+        "ci95": intervals(truth, chances, subjects, seed),
+        "calibrated_ece": calibrated(chances, subjects, seed),
+    }
+
+
 def note(test: Predictions, params: Params, shared: int | None) -> str:
     """One line that goes on every figure: what was tested, and whether it leaks."""
     people = "unknown" if shared is None else len(set(test.subjects))
     tested = f"{len(test.rows)} test slices of {people} people"
     if params.data.permute_labels:
-        tested += " with SHUFFLED LABELS"
+        tested += " with PERMUTED LABELS"
     if params.split.unit == "subject":
         return f"{tested}, none seen in training"
     if shared is None:
@@ -192,13 +227,14 @@ def write_tables(directory: Path, test: Predictions) -> None:
     )
     write_csv(
         directory / "predictions.csv",
-        ("path", "subject", "actual", "predicted", *test.classes),
+        ("path", "subject", "actual", "predicted", "ood", *test.classes),
         (
             (
                 row.path,
                 row.subject,
                 row.label,
                 test.classes[test.predicted[number]],
+                int(test.ood[number]),
                 *(f"{p:.6f}" for p in test.probabilities[number]),
             )
             for number, row in enumerate(test.rows)

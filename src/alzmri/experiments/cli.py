@@ -29,14 +29,17 @@ def honest(
         typer.Option(help="none, three-class or binary (data.merge).", show_default="all"),
     ] = None,
     folds: Annotated[int, typer.Option(min=3, max=100, help="Number of folds.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of training, each for all folds.")] = 1,
     scale: Scaling = "auto",
     jobs: Jobs = 1,
     settings: Overrides = None,
 ) -> None:
     """Cross-validate over subjects; write the tables of docs/results.md.
 
-    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. First prints the number of runs,
-    the time and the disk space. Experiments that finished from this commit are not repeated.
+    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. The tables also have baselines:
+    logistic regression on five numbers per subject, and its label permutation test. First prints
+    the number of runs, the time and the disk space. Experiments that finished from this commit are
+    not repeated.
 
     Examples:
 
@@ -50,7 +53,7 @@ def honest(
         allowed = ", ".join(honest.TASKS)
         raise UserError(f"--task {', '.join(unknown)}: allowed are {allowed}")
     asked = study(source, scale, honest.SCALES, jobs, settings)
-    honest.honest(asked, task or list(honest.TASKS), folds)
+    honest.honest(asked, task or list(honest.TASKS), folds, seeds)
 
 
 def protocol(

@@ -26,9 +26,10 @@ _MATRICES = 12
 """Confusion matrices shown at most, the best first."""
 
 _REMARKS = """\
-± is the standard deviation over seeds and folds. The interval is of macro F1, by resampling the
-test subjects within their class. *Best − this* is the difference in macro F1 with the same subjects
-drawn for both, seed by seed: with zero inside its interval, the difference is not significant."""
+± is the standard deviation over seeds and folds. The interval is of macro F1, over the test
+subjects, the fitted models held fixed. *Best − this* is the difference in macro F1 with the same
+weights of the subjects for both, seed by seed: with zero inside its interval, the difference is not
+significant."""
 
 
 def write(finished: Sequence[FinishedRun], name: str, metric: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from alzmri.evaluation.intervals import (
     Interval,
     difference,
     mean_macro_f1,
-    quantiles,
 )
 from alzmri.experiments.document import code
 from alzmri.experiments.runs import FinishedRun, counts
@@ -58,7 +57,7 @@ class Group:
     def interval(self) -> Interval:
         """The 95 % interval over subjects of the mean macro F1 of its runs."""
         classes, seed = len(self.runs[0].predictions.classes), self.settings["split.seed"]
-        return quantiles(mean_macro_f1(list(map(_classified, self.runs)), classes, seed)[1])
+        return mean_macro_f1(list(map(_classified, self.runs)), classes, seed).interval
 
     def history(self, column: str) -> NDArray[np.float64]:
         """``[runs, epochs]`` of a column of plots/history.csv, up to the last epoch of all."""
@@ -116,7 +115,8 @@ class Verdict:
     """The comparison of a new group with an old one.
 
     Attributes:
-        known: by whether the whole interval of the difference is on one side of zero.
+        known: by whether the whole interval of the difference is on one side of zero; "the same"
+            where every prediction is.
         evidence: a clause: the difference, or why the two are not comparable.
         difference: of macro F1, new less old; None when their tests are not of the same slices.
     """
@@ -161,8 +161,12 @@ def compare(new: Group, old: Group) -> Verdict:
         paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
     low, high = found.interval
     known: Known = "better" if low > 0 else "worse" if high < 0 else "not significantly different"
+    same = all(
+        np.array_equal(one.predicted, other.predicted)
+        for one, other in zip(first, second, strict=True)
+    )
     return Verdict(
-        "the same" if low == high == 0 else known,  # in every resample
+        "the same" if same else known,
         f"{_signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
         f" {len(subjects)} test subjects{paired}",
         found,

@@ -14,8 +14,6 @@ from alzmri.experiments.runs import FinishedRun, Workspace, named
 from alzmri.experiments.scores import LESS_IS_BETTER, METRICS, number
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
-_ECE_WORSE = 0.01
-"""Report a rise in calibration error above this."""
 
 
 def write(base: str, head: str | None) -> dict[str, Any]:
@@ -138,10 +136,12 @@ def _warnings(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
     if had and has and has < had:
         yield f"{had - has} fewer subjects in the collection: {has} instead of {had}."
     error, more = before.score("ece"), after.score("ece")
-    if more - error > _ECE_WORSE:
+    chance = after.evaluation.get("calibrated_ece")  # not in results of earlier versions
+    known = before.evaluation["ci95"].get("ece")
+    if chance and known and more > max(chance["range"][1], known[1]):
         yield (
-            f"Calibration is worse: error {more:.3f} instead of {error:.3f}."
-            " `evaluate.temperature` corrects part of it."
+            f"Calibration is worse: error {more:.3f} instead of {error:.3f}, and up to"
+            f" {chance['range'][1]:.3f} by chance. `evaluate.temperature` corrects part of it."
         )
     if after.training["best_epoch"] == len(after.history):
         yield (

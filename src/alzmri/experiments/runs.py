@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -28,8 +30,8 @@ REPEATED = ("train.seed", "split.seed", "split.fold")
 
 _WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
-_BESIDE = ("ood", "export@")
-"""The names of stages that no score depends on begin with these."""
+_BESIDE = "export@"
+"""The names of stages that no score depends on begin with this."""
 
 
 def counts(key: str) -> bool:
@@ -215,19 +217,27 @@ class FinishedRun:
             UserError: when it has no such file, or the cache has lost it.
         """
         content = git.show(self.commit, path)
-        if content is None and path != "dvc.lock":
-            content = self._cached(path)
+        if content is None and path != "dvc.lock" and (cached := self._cached(path)) is not None:
+            content = cached.decode()
         if content is None:
             raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
         return content
 
-    def _cached(self, path: str) -> str | None:
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """Its packed images, ``[n, side, side]``, in the order of its ``manifest.csv``."""
+        found: NDArray[np.uint8] = np.load(
+            io.BytesIO(self._cached("data/prepared/images.npy") or b"")
+        )
+        return found
+
+    def _cached(self, path: str) -> bytes | None:
         from dvc.repo import Repo
 
         cache, known = Repo().cache.local, dict(self.lock.outputs)
 
-        def content(digest: str) -> str:
-            return Path(cache.oid_to_path(digest)).read_text(encoding="utf-8")
+        def content(digest: str) -> bytes:
+            return Path(cache.oid_to_path(digest)).read_bytes()
 
         try:
             for folder in [output for output in known if path.startswith(f"{output}/")]:

@@ -30,8 +30,10 @@ METRICS: Mapping[str, str] = {
 
 LESS_IS_BETTER = {"loss", "ece", "brier", "val_loss"}
 
-_COLUMNS = ("path", "subject", "actual", "predicted")
-"""Columns of plots/predictions.csv; each further column is a class, in severity order."""
+_COLUMNS = ("path", "subject", "actual", "predicted", "ood")
+"""Columns of plots/predictions.csv; each further column is a class, in severity order.
+
+Runs of earlier versions have no column ``ood``."""
 
 
 def check_metric(key: str) -> None:
@@ -57,6 +59,7 @@ class SlicePredictions:
         subjects: the subject of each slice.
         classes: names in severity order.
         paths: of the slices, in the collection.
+        counted: bool ``[n]``, false where `alzmri predict` leaves the slice out as OOD.
     """
 
     truth: NDArray[np.int64]
@@ -64,6 +67,7 @@ class SlicePredictions:
     subjects: tuple[str, ...]
     classes: tuple[str, ...]
     paths: tuple[str, ...]
+    counted: NDArray[np.bool_]
 
     @classmethod
     def of(cls, *tables: str) -> "SlicePredictions":
@@ -80,6 +84,7 @@ class SlicePredictions:
             subjects=tuple(row["subject"] for row in rows),
             classes=classes,
             paths=tuple(row["path"] for row in rows),
+            counted=np.array([row.get("ood") != "1" for row in rows]),
         )
 
     @property

@@ -53,16 +53,16 @@ def choose(volume: Volume, count: int) -> list[Slice]:
     Raises:
         Unreadable: there is no such head in ``volume``.
     """
-    brain = _brain(volume)
-    levels = np.flatnonzero(brain.sum(axis=(0, 1)) >= MIN_AREA)
+    head = brain(volume)
+    levels = np.flatnonzero(head.sum(axis=(0, 1)) >= MIN_AREA)
     if not len(levels):
         raise Unreadable("no head in it: less than 50 cm² in every axial slice")
-    top = int(np.flatnonzero(brain.any(axis=(0, 1)))[-1])
-    if top == volume.shape[2] - 1 and brain[:, :, top].sum() >= MIN_AREA:
+    top = int(np.flatnonzero(head.any(axis=(0, 1)))[-1])
+    if top == volume.shape[2] - 1 and head[:, :, top].sum() >= MIN_AREA:
         raise Unreadable("the top of the head is cut off: the ventricles cannot be found from it")
-    tissue = float(np.median(volume[brain]))
+    tissue = float(np.median(volume[head]))
     candidates = range(max(0, top - BELOW_TOP[1]), top - BELOW_TOP[0])
-    fluid = np.array([_fluid(volume[:, :, z], brain[:, :, z], tissue) for z in candidates])
+    fluid = np.array([_fluid(volume[:, :, z], head[:, :, z], tissue) for z in candidates])
     if not fluid.sum():
         raise Unreadable("no ventricles found: is it a whole head, T1-weighted, skull stripped?")
     middle = float(fluid @ np.array(candidates) / fluid.sum()) + ABOVE_CENTRE
@@ -72,11 +72,11 @@ def choose(volume: Volume, count: int) -> list[Slice]:
     chosen = slice(lowest, lowest + count)
     return [
         Slice(top - lowest - number, pixels)
-        for number, pixels in enumerate(_window(volume[:, :, chosen], brain[:, :, chosen]))
+        for number, pixels in enumerate(_window(volume[:, :, chosen], head[:, :, chosen]))
     ]
 
 
-def _brain(volume: Volume) -> NDArray[np.bool_]:
+def brain(volume: Volume) -> NDArray[np.bool_]:
     """The largest connected thing that is not background, holes within slices filled."""
     positive = volume[volume > 0]
     if not positive.size:
@@ -86,23 +86,29 @@ def _brain(volume: Volume) -> NDArray[np.bool_]:
         raise Unreadable("blank: the same value everywhere")
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    brain: NDArray[np.bool_] = parts == sizes.argmax()
-    for z in range(brain.shape[2]):
-        brain[:, :, z] = ndimage.binary_fill_holes(brain[:, :, z])
-    return brain
+    largest: NDArray[np.bool_] = parts == sizes.argmax()
+    for z in range(largest.shape[2]):
+        largest[:, :, z] = ndimage.binary_fill_holes(largest[:, :, z])
+    return largest
 
 
 def _fluid(plane: Volume, brain: NDArray[np.bool_], tissue: float) -> int:
     """The dark area, mm², at the middle of the brain in one axial plane ``[x, y]``."""
     if brain.sum() < MIN_AREA:
         return 0
-    distance = np.zeros(plane.shape)
+    return int((brain & middle(brain) & (plane < FLUID * tissue)).sum())
+
+
+def middle(brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The ellipse around the ventricles in an axial plane ``[x, y]`` of a brain."""
+    distance = np.zeros(brain.shape)
     for axis, share in enumerate(MIDDLE):
         extent = np.flatnonzero(brain.any(axis=1 - axis))
         centre, length = (extent[0] + extent[-1]) / 2, extent[-1] - extent[0]
-        offset = (np.arange(plane.shape[axis]) - centre) / (share * length)
+        offset = (np.arange(brain.shape[axis]) - centre) / (share * max(length, 1))
         distance += np.square(offset)[:, None] if axis == 0 else np.square(offset)[None, :]
-    return int((brain & (distance < 1) & (plane < FLUID * tissue)).sum())
+    inside: NDArray[np.bool_] = distance < 1
+    return inside
 
 
 def _window(planes: Volume, brain: NDArray[np.bool_]) -> list[Pixels]:

@@ -8,6 +8,8 @@ covariance is that of probabilistic principal components (Tipping and Bishop, 19
 directions have their own variance, all others share one.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
+from scipy.stats import t as student
 
 from alzmri.errors import UserError
 from alzmri.files import write_bytes
@@ -24,8 +27,8 @@ _EARLIER = "scope.safetensors"
 """Its name before; for one release, a folder of that time is recognised."""
 KEPT_VARIANCE = 0.99
 """Of the training features, held by the leading directions."""
-QUANTILE = 0.99
-"""Of the validation slices' distances: the threshold. One in a hundred of them is flagged."""
+SUBJECTS = 0.99
+"""Of new subjects of any class so many shall have no slice that is flagged."""
 TRAINING_IMAGES = 2048
 """At most so many training slices give the Gaussian: more only take time."""
 
@@ -41,7 +44,7 @@ class Detector:
         directions: orthonormal, float32 ``[leading, width]``.
         variances: along them, float32 ``[leading]``.
         residual: the variance along every other direction.
-        threshold: the distance up to which an image counts as of the same kind.
+        threshold: the distance up to which an image counts as of the same kind: :func:`limit`.
         weights: SHA-256 of the ``model.safetensors`` whose features these are.
     """
 
@@ -53,8 +56,18 @@ class Detector:
     weights: str
 
     @classmethod
-    def fit(cls, training: Features, validation: Features, weights: str) -> "Detector":
-        """Fit to features ``[n, width]`` of slices; ``weights`` as in the attributes."""
+    def fit(
+        cls,
+        training: Features,
+        validation: Features,
+        subjects: Sequence[str],
+        labels: NDArray[np.int64],
+        weights: str,
+    ) -> "Detector":
+        """Fit to features ``[n, width]`` of slices; ``weights`` as in the attributes.
+
+        ``subjects`` and ``labels`` are those of the validation slices.
+        """
         mean = training.mean(axis=0)
         _, lengths, directions = np.linalg.svd(training - mean, full_matrices=False)
         spread = np.square(lengths, dtype=np.float64) / len(training)
@@ -71,7 +84,7 @@ class Detector:
             threshold=1.0,
             weights=weights,
         )
-        threshold = float(np.quantile(fitted.score(validation), QUANTILE, method="higher"))
+        threshold = limit(fitted.score(validation), subjects, labels)
         return cls(**{**vars(fitted), "threshold": max(threshold, least)})
 
     def score(self, features: Features) -> NDArray[np.float64]:
@@ -85,13 +98,15 @@ class Detector:
         )
         return distances / self.threshold
 
-    def save(self, directory: Path) -> None:
-        """Write ``ood.safetensors``."""
+    def save(self, directory: Path) -> str:
+        """Write ``ood.safetensors``; return its SHA-256."""
         tensors = {
             name: np.asarray(value) for name, value in vars(self).items() if name != "weights"
         }
         # Not more than one entry here: safetensors would write them in any order.
-        write_bytes(directory / FILE, serialize(tensors, {"weights": self.weights}))
+        content = serialize(tensors, {"weights": self.weights})
+        write_bytes(directory / FILE, content)
+        return hashlib.sha256(content).hexdigest()
 
     def _check(self) -> None:
         """Refuse (:class:`ValueError`) what no fit gives: every image would seem like the others.
@@ -143,3 +158,34 @@ class Detector:
         if found.weights != weights:
             raise UserError(f"{path} belongs to other weights: run `dvc repro ood`")
         return found
+
+
+def limit(
+    distances: NDArray[np.float64], subjects: Sequence[str], labels: NDArray[np.int64]
+) -> float:
+    """The distance that the farthest slice of a new subject stays below, whatever the class.
+
+    Subjects differ more than the slices of one, and atrophy lies farther from the mean than health:
+    a quantile of all slices would flag the whole subject in one class, and nobody in another. So
+    this is the prediction limit, at ``SUBJECTS``, for the farthest slice of one more subject of the
+    class for which it is highest (normal, with the same spread in all classes).
+
+    Args:
+        distances: of slices of subjects that the Gaussian has not seen, ``[n]``.
+        subjects: of each slice.
+        labels: the class of each slice, ``[n]``.
+    """
+    _, first, member = np.unique(np.asarray(subjects), return_index=True, return_inverse=True)
+    farthest = np.full(len(first), -np.inf)
+    np.maximum.at(farthest, member, distances)
+    group = np.unique(labels[first], return_inverse=True)[1]
+    if len(first) <= group.max() + 1:
+        group = np.zeros_like(group)  # too few to know the spread within a class
+    free = len(first) - group.max() - 1
+    if not free:
+        return float(farthest.max())
+    sizes = np.bincount(group)
+    centres = np.bincount(group, farthest) / sizes
+    spread = np.sqrt(np.square(farthest - centres[group]).sum() / free)
+    reach = float(student.ppf(SUBJECTS, free)) * np.sqrt(1 + 1 / sizes)
+    return float(np.max(centres + reach * spread))

@@ -30,7 +30,7 @@ COMMON = """\
 data.fit=pad data.permute_labels=false split.subjects=auto split.seed=0 augment.p=0.2
 augment.shift=0.05 augment.scale=0.05 augment.rotate=15 model.name=alexnet model.dropout=0.5
 train.weight_decay=0.0001 train.warmup=0 train.label_smoothing=0.0 train.ema=0.0
-train.precision=auto train.patience=0 train.seed=0 train.init='' evaluate.temperature=false """
+train.precision=auto train.patience=0 train.seed=0 train.init='' evaluate.temperature=true """
 
 _CORE, _GPU = 6_000, 1_000_000
 """Images that one of these trains on in a second, divided by the image's size: roughly."""

@@ -1,6 +1,7 @@
 """The honest number: cross-validation over subjects, beside the slice split that leaks."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,13 +9,21 @@ import numpy as np
 
 from alzmri.errors import LeakError
 from alzmri.evaluation import report
-from alzmri.evaluation.intervals import Interval, of_new_people
+from alzmri.evaluation.intervals import (
+    Classified,
+    Interval,
+    difference,
+    mean_macro_f1,
+    of_new_subjects,
+)
 from alzmri.evaluation.markdown import interval, records
 from alzmri.evaluation.metrics import by_subject
 from alzmri.experiments.runs import Experiment, FinishedRun
 from alzmri.experiments.scores import SlicePredictions
 from alzmri.experiments.studies import Scale, Scales, Study
+from alzmri.experiments.studies.floors import FLOORS, PERMUTATIONS, Subjects, guessed
 from alzmri.figure import SEVERITY, drawing
+from alzmri.models.scores import macro_f1
 
 TASKS = {"none": "4 classes", "three-class": "3 classes", "binary": "2 classes"}
 """The values of ``data.merge`` and what the tables call them."""
@@ -33,6 +42,8 @@ _USUAL = (
 _NEW = 20
 _NEW_LABEL = f"{_NEW} new subjects"
 """How many new subjects the range of scores is given for."""
+_LEARNABLE = 3
+"""Subjects of a class, one for each part of the split."""
 
 
 class TaskResults(NamedTuple):
@@ -45,6 +56,8 @@ class TaskResults(NamedTuple):
         new: where the subject-level macro F1 of so few new subjects falls, 95 times out of 100.
         folds: the subject-level macro F1 of each.
         leak: ``models/evaluation.json`` of the slice split, same recipe.
+        seeds: the subject-level macro F1 of all folds together, for each seed of training.
+        subjects: what the floors are made of.
     """
 
     name: str
@@ -53,10 +66,18 @@ class TaskResults(NamedTuple):
     new: Interval
     folds: Sequence[float]
     leak: Mapping[str, Any]
+    seeds: Sequence[float]
+    subjects: Subjects
 
     @classmethod
-    def of(cls, name: str, folds: Sequence[FinishedRun], slices: FinishedRun) -> "TaskResults":
-        """Pool the folds.
+    def of(
+        cls,
+        name: str,
+        folds: Sequence[FinishedRun],
+        slices: FinishedRun,
+        repeats: Sequence[Sequence[FinishedRun]] = (),
+    ) -> "TaskResults":
+        """Pool the folds; ``repeats`` are the same folds with other seeds of training.
 
         Raises:
             LeakError: when a subject is in two of them: these are no folds of one split.
@@ -66,40 +87,66 @@ class TaskResults(NamedTuple):
             raise LeakError(
                 f"{twice} subjects are tested in several folds: not one cross-validation"
             )
-        test = SlicePredictions.of(*(fold.read("plots/predictions.csv") for fold in folds))
+        test = _pooled(folds)
         slice_level = (test.truth, test.probabilities, test.subjects)
-        truth, probabilities, names = by_subject(*slice_level)
-        classes, predicted = len(test.classes), probabilities.argmax(axis=1)
+        scores = report.score(*slice_level, test.classes, 0, test.counted)
+        others = [macro_f1(*_classified(_pooled(runs))[:2]) for runs in repeats]
+        manifests = [fold.read("data/prepared/manifest.csv") for fold in folds]
         return cls(
             name,
             test,
-            report.score(*slice_level, test.classes, seed=0),
-            of_new_people(truth, predicted, names, classes, 0, _NEW)["macro_f1"],
+            scores,
+            of_new_subjects(_classified(test), len(test.classes), 0, _NEW),
             [fold.score("subject.macro_f1") for fold in folds],
             slices.evaluation,
+            [scores["subject"]["macro_f1"], *others],
+            Subjects.of(folds[0].images, manifests, test.classes),
         )
 
 
-def planned(study: Study, task: str, folds: int) -> dict[int | None, Experiment]:
-    """The folds of one task by number; under None the same on the slice split, which leaks."""
+def _pooled(folds: Sequence[FinishedRun]) -> SlicePredictions:
+    return SlicePredictions.of(*(fold.read("plots/predictions.csv") for fold in folds))
+
+
+def _classified(test: SlicePredictions) -> Classified:
+    """Each subject's class, in the order of their names."""
+    truth, probabilities, names = by_subject(
+        test.truth, test.probabilities, test.subjects, test.counted
+    )
+    return Classified(truth, probabilities.argmax(axis=1), names)
+
+
+def planned(
+    study: Study, task: str, folds: int, seeds: int = 1
+) -> tuple[list[list[Experiment]], Experiment]:
+    """The folds of one task for each seed of training; the same on the slice split, which leaks."""
     settings = {**study.settings(_USUAL), "data.merge": task}
     name = f"honest-{study.source}-{TASKS[task].replace(' ', '')}"
     slices = {**settings, "split.unit": "slice", "split.folds": 0, "split.fold": 0}
     crossed = {**settings, "split.unit": "subject", "split.folds": folds}
-    found: dict[int | None, Experiment] = {
-        fold: Experiment(f"{name}-fold{fold}", {**crossed, "split.fold": fold})
-        for fold in range(folds)
-    }
-    return {**found, None: Experiment(f"{name}-slices", slices)}
+    start = int(str(settings["train.seed"]))
+    return [
+        [
+            Experiment(
+                f"{name}-fold{fold}" + f"-seed{seed}" * (seed > start),
+                {**crossed, "split.fold": fold, "train.seed": seed},
+            )
+            for fold in range(folds)
+        ]
+        for seed in range(start, start + seeds)
+    ], Experiment(f"{name}-slices", slices)
 
 
-def honest(study: Study, tasks: Sequence[str], folds: int) -> None:
+def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
     """Run what is missing of the plan, write the section of docs/results.md and its figure."""
-    done = study.run([one for task in tasks for one in planned(study, task, folds).values()])
+    plans = [planned(study, task, folds, seeds) for task in tasks]
+    wanted = [one for crossed, slices in plans for one in (*itertools.chain(*crossed), slices)]
+    done = study.run(wanted)
+    runs = iter(done)
     results = []
-    for start, task in zip(range(0, len(done), folds + 1), tasks, strict=True):
-        *crossed, slices = done[start : start + folds + 1]
-        results.append(TaskResults.of(TASKS[task], crossed, slices))
+    for task in tasks:
+        first, *repeats = [list(itertools.islice(runs, folds)) for _ in range(seeds)]
+        results.append(TaskResults.of(TASKS[task], first, next(runs), repeats))
     figure = Path(f"docs/honest-{study.source}.png")
     _draw(figure, study.source, results)
     columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
@@ -110,11 +157,18 @@ def honest(study: Study, tasks: Sequence[str], folds: int) -> None:
         f"{folds}-fold cross-validation over subjects: each subject is tested once, by a model"
         " that was neither trained nor chosen on them. The epoch is chosen on validation subjects"
         " of the same fold. Predictions of all folds are pooled; a subject's probabilities are the"
-        " mean over their slices; intervals are 95 %, by resampling subjects within their class.",
+        " mean over their slices. Intervals are 95 %, over subjects, and hold the fitted models"
+        " fixed: what another fold or seed of training changes is beside them.",
         records(list(map(row, results))),
-        f"*{_NEW_LABEL}* is where the macro F1 of so few falls 95 times out of 100: a small test"
-        " set says little. *Leaks* is the same model, recipe and images with slices drawn singly:"
-        " its test subjects are in training too.",
+        f"*{_NEW_LABEL}* is where the macro F1 of so few falls 95 times out of 100, as far as these"
+        " subjects tell: a small test set says little. *At most* is what macro F1 can reach without"
+        f" the classes of fewer than {_LEARNABLE} subjects, which cannot be in training, validation"
+        " and test. *Leaks* is the same model, recipe and images with slices drawn singly: its test"
+        " subjects are in training too.",
+        "**Floors**, in the same folds. Each is logistic regression on numbers that are measured"
+        " without learning: the shares of the brain's area that are fluid, at the ventricles and"
+        " outside, and the contrast. *Network − this* is the paired difference of macro F1.",
+        records([line for task in results for line in floor_rows(task)]),
         records(
             [
                 {"subject-level macro F1": task.name}
@@ -134,6 +188,45 @@ def honest(study: Study, tasks: Sequence[str], folds: int) -> None:
     )
 
 
+def floor_rows(task: TaskResults) -> Iterator[dict[str, object]]:
+    """The network, the floors, guesses; the difference, and the label permutation test."""
+    subjects, network, classes = task.subjects, _classified(task.test), len(task.test.classes)
+    labels, names = network.truth, network.subjects
+    predictions = {
+        floor: subjects.predicted(columns, subjects.labels) for floor, columns in FLOORS.items()
+    }
+    best = max(predictions, key=lambda floor: macro_f1(labels, predictions[floor]))
+    predictions["always the most frequent class"] = np.full(
+        len(labels), np.bincount(labels).argmax()
+    )
+    yield _floor_row(task.name, "the network", network, classes)
+    for floor, predicted in predictions.items():
+        known = difference([network], [network._replace(predicted=predicted)], classes, 0)
+        low, high = known.interval
+        line = _floor_row(task.name, floor, Classified(labels, predicted, names), classes)
+        yield {**line, "network − this": f"{known.value:+.3f} [{low:+.3f}, {high:+.3f}]"}
+    for what, values in (
+        ("guesses, each class as often as it occurs", list(guessed(labels))),
+        (f"{best}, labels permuted between subjects", subjects.permuted(FLOORS[best])),
+    ):
+        low, high = np.quantile(values, (0.025, 0.975))
+        reached = sum(value >= macro_f1(labels, predictions[best]) for value in values)
+        p = f"; p = {(1 + reached) / (1 + PERMUTATIONS):.3f}" if len(values) == PERMUTATIONS else ""
+        said = f"mean {np.mean(values):.3f}, 95 of 100 in {low:.3f} to {high:.3f}{p}"
+        yield {"task": task.name, "": what, "macro F1": said, "accuracy": "", "network − this": ""}
+
+
+def _floor_row(task: str, name: str, test: Classified, classes: int) -> dict[str, object]:
+    found = mean_macro_f1([test], classes, 0)
+    return {
+        "task": task,
+        "": name,
+        "macro F1": interval(found.value, found.interval),
+        "accuracy": f"{np.mean(test.truth == test.predicted):.3f}",
+        "network − this": "",
+    }
+
+
 def row(task: TaskResults) -> dict[str, object]:
     """The row of ``task`` in the table of scores."""
 
@@ -144,13 +237,17 @@ def row(task: TaskResults) -> dict[str, object]:
         *(of["subject"] for of in (task.scores, task.leak)),
         task.leak["split"]["shared_subjects"],
     )
-    classes = dict(zip(task.test.subjects, task.test.truth.tolist(), strict=True))
+    sizes = np.bincount(task.subjects.labels, minlength=len(task.test.classes))
+    learnable, seeds = sizes >= _LEARNABLE, task.seeds
     return {
         "task": task.name,
         "subjects": subject["n"],
         "**subject-level macro F1**": f"**{shown(subject, 'macro_f1')}**",
+        "at most": f"{learnable.sum() / (sizes > 0).sum():.3f}",
+        "folds": f"{np.mean(task.folds):.3f} ± {np.std(task.folds, ddof=1):.3f}",
+        "seeds": f"± {np.std(seeds, ddof=1):.3f} ({len(seeds)})" if seeds[1:] else "one",
         "subject-level accuracy": shown(subject, "accuracy"),
-        "most frequent class": f"{np.bincount(list(classes.values())).max() / len(classes):.3f}",
+        "always the most frequent class": f"{sizes.max() / sizes.sum():.3f}",
         "macro F1 per slice": shown(task.scores, "macro_f1"),
         _NEW_LABEL: "{:.2f} to {:.2f}".format(*task.new),
         "slice split, subject-level macro F1: LEAKS": (
