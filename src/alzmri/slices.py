@@ -48,18 +48,16 @@ def slices(
     """
     from alzmri.collections.importing import import_collection
 
-    with terminal.progress("validating") as progress:
-        report = import_collection(
-            source,
-            name,
-            force=force,
-            root=Path(),
-            named_classes=classes,
-            subject=subject,
-            progress=progress,
-            command="slices",
-            reader=partial(_read, count),
-        )
+    report = import_collection(
+        source,
+        name,
+        force=force,
+        root=Path(),
+        named_classes=classes,
+        subject=subject,
+        command="slices",
+        reader=partial(_read, count),
+    )
     announce(report, name)
 
 

@@ -180,7 +180,12 @@ def fit(pixels: Pixels, image_size: int, mode: Literal["pad", "stretch"]) -> Pix
 
 
 def thumbnail(pixels: Pixels) -> Pixels:
-    """The head alone and upright as uint8 ``[32, 32]``, however it lies on the slice.
+    """What :func:`upright` makes of a slice."""
+    return upright(pixels)[0]
+
+
+def upright(pixels: Pixels) -> tuple[Pixels, float]:
+    """The head alone and upright as uint8 ``[32, 32]``, and how many degrees it was turned.
 
     What is brighter than the background is wrapped in its convex hull. The head's own mirror
     symmetry says how it is turned; upright may still be upside down. The hull's centre and standard
@@ -194,8 +199,8 @@ def thumbnail(pixels: Pixels) -> Pixels:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     head = _outline(pixels)
-    tilt = np.deg2rad(_tilt(pixels, head))
-    cos, sin = np.cos(tilt), np.sin(tilt)
+    tilt = _tilt(pixels, head)
+    cos, sin = np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt))
     axes = np.array([[cos, -sin], [sin, cos]])  # columns: the head's right and down
     deviations = np.sqrt(np.diag(axes.T @ head.covariance @ axes))
     fine = THUMBNAIL_SIDE * _OVERSAMPLING
@@ -210,7 +215,8 @@ def thumbnail(pixels: Pixels) -> Pixels:
         borderValue=head.background,
     )
     # A border may be darker than the background of a slice that was brightened.
-    return _area(np.maximum(np.asarray(cut, np.uint8), np.uint8(head.background)), THUMBNAIL_SIDE)
+    cut = np.maximum(np.asarray(cut, np.uint8), np.uint8(head.background))
+    return _area(cut, THUMBNAIL_SIDE), tilt
 
 
 @dataclass(frozen=True)

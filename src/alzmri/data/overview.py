@@ -8,7 +8,7 @@ import numpy as np
 from alzmri.data.counts import Count
 from alzmri.data.prepared import PARTS, UNKNOWN, Row, numbered
 from alzmri.data.similarity import FLOOR, Forest
-from alzmri.data.subjects import Gap
+from alzmri.data.subjects import People
 from alzmri.figure import drawing
 from alzmri.files import write_csv
 
@@ -51,25 +51,25 @@ def draw(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> Non
         right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
 
-def draw_links(
-    path: Path, links: Forest, people: Sequence[str] | None, gap: Gap | None, note: str
-) -> None:
+def draw_links(path: Path, links: Forest, found: People | None, note: str) -> None:
     """Histogram of the links' similarities, those within a person and those between two.
 
-    ``people`` is the subject of each image, None if nothing tells; ``gap`` is what told.
+    ``found`` is the subject of each image, None if the pixels do not tell.
     """
-    if people is None:
+    gap = found and found.gap
+    if found is None or not found.known:
         groups = [("in all", _UNKNOWN, links.correlations)]
         title = f"{note}: {len(links.first) + 1:,} images, subjects unknown"
     else:
-        names = np.array(people)
+        names = np.array(found.names)
         same = names[links.first] == names[links.second]
         groups = [
             ("between people", _TWO, links.correlations[~same]),
             ("within a person", _ONE, links.correlations[same]),
         ]
-        how = "told apart by their pixels" if gap else "as subjects.csv says"
-        title = f"{note}: {len(names):,} images, {len(set(people)):,} people {how}"
+        how = "told apart by their pixels" if found.cut else "as subjects.csv says"
+        most = "at most " * bool(found.doubt)
+        title = f"{note}: {len(names):,} images, {most}{len(set(found.names)):,} people {how}"
     edges = np.linspace(FLOOR, 1, _BINS + 1)
     counts = [np.histogram(values, edges)[0] for _, _, values in groups]
     top = max(1, *(int(count.max()) for count in counts))
@@ -83,6 +83,9 @@ def draw_links(
             axes.axvline(gap.cut, color="black", lw=1, ls="--")
             text = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n cut at {gap.cut:.2f}"
             axes.text(gap.cut, np.sqrt(top), text, va="center", size=9)
+        elif found and found.cut:
+            axes.axvline(found.cut, color="black", lw=1, ls="--")
+            axes.text(found.cut, np.sqrt(top), f" cut at {found.cut:.2f}", va="center", size=9)
         for (label, colour, values), count in zip(groups, counts, strict=True):
             axes.stairs(count, edges, fill=True, color=colour)
             if not len(values):

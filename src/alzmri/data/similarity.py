@@ -1,4 +1,4 @@
-"""How alike two slices are, for telling people apart: nearly the same for a turned or mirrored copy.
+"""How alike two slices are, for telling people apart: a turned or mirrored copy is nearly the same.
 
 Plain correlation says little: all brains look alike, and most of what two slices share is the
 height at which they were cut. Here every thumbnail is whitened first: what varies much across the
@@ -23,9 +23,9 @@ Thumbnails = NDArray[np.uint8]
 """``[n, side, side]``, see :func:`alzmri.data.images.thumbnail`; ``side`` is even."""
 
 Codes = NDArray[np.float32]
-"""``[n, 2, side**2 / 2]``: whitened thumbnails of length ``_LENGTH``, as the parts that are even and
-odd when left and right are swapped. All are whole numbers whose products and sums single precision
-holds exactly: similarities do not depend on the processor nor on the order of sums."""
+"""``[n, 2, side**2 / 2]``: whitened thumbnails of length ``_LENGTH``, as the parts that are even
+and odd when left and right are swapped. All are whole numbers, whose products and sums single
+precision holds exactly: similarities do not depend on the processor nor on the order of sums."""
 
 _LENGTH = 4000
 """Below the root of 2**24, even when each of 1,024 numbers was rounded."""
@@ -209,9 +209,10 @@ def _one_way_up(thumbnails: Thumbnails) -> tuple[Thumbnails, NDArray[np.bool_]]:
     component of what is odd when up and down are swapped, and its sign says which way up each is.
     """
     side = thumbnails.shape[-1]
-    odd = _normalised(thumbnails).reshape(-1, side, side)
-    odd = (odd + odd[..., ::-1])[..., : side // 2]
-    odd = (odd[:, : side // 2] - odd[:, : side // 2 - 1 : -1]).reshape(len(odd), -1)
+    heads = _normalised(thumbnails).reshape(-1, side, side)
+    heads = (heads + heads[..., ::-1])[..., : side // 2]
+    below = heads[:, : side // 2 - 1 : -1]
+    odd = (heads[:, : side // 2] - below).reshape(len(heads), -1)
     signs = odd @ np.linalg.eigh(odd.T @ odd)[1][:, -1]
     signs *= 1 if signs.sum() >= 0 else -1
     doubtful = np.abs(signs) < _DOUBT * np.linalg.norm(odd, axis=1)
