@@ -53,10 +53,10 @@ def turned(
 ) -> NDArray[np.int64]:
     """Which image each is a turned copy of; -1 for originals and where nothing tells.
 
-    The originals of a release have one size, or a few, and their heads stand alike; copies have
-    other sizes, or are turned by degrees. So sizes are originals' or copies' by how many heads in
-    them stand upright. A copy that is turned by less than ``_UPRIGHT`` beside originals of its own
-    size is not found.
+    The originals of a release have one size, or a few, and their heads stand alike; copies are
+    turned by degrees. So the images of a size in which all heads stand alike are no copies, those
+    of other sizes are. Where there is no such size, those whose heads are turned by more than
+    ``_UPRIGHT`` are. Copies that are not turned, or hardly, may be taken for originals.
 
     Args:
         codes: of ``n`` images, see :func:`similarity.encode`.
@@ -67,15 +67,18 @@ def turned(
         int64 ``[n]``.
     """
     original = np.full(len(codes), -1, np.int64)
-    known = np.zeros(len(codes), bool)
-    _, size = np.unique(np.array(sizes), axis=0, return_inverse=True)
-    for one in range(size.max(initial=-1) + 1):
-        mine = size.ravel() == one
+    whole, some = np.zeros((2, len(codes)), bool)
+    for size in set(sizes):
+        mine = np.array([other == size for other in sizes])
         upright = mine & (np.abs(tilts - np.median(tilts[mine])) <= _UPRIGHT)
-        if (share := upright.sum() / mine.sum()) >= _SOME_UPRIGHT:
-            known |= mine if share >= _ALL_UPRIGHT else upright
+        if (share := upright.sum() / mine.sum()) >= _ALL_UPRIGHT:
+            whole |= mine
+        elif share >= _SOME_UPRIGHT:
+            some |= upright
+    known = whole if whole.any() else some
     found, alike, _ = similarity.nearest(codes[~known], codes[known], subjects.TWIN)
-    original[~known] = np.where(alike >= subjects.CUT, np.flatnonzero(known)[found], -1)
+    if known.any():
+        original[~known] = np.where(alike >= subjects.TWIN, np.flatnonzero(known)[found], -1)
     return original
 
 
