@@ -16,10 +16,10 @@ def main() -> None:
     source = Path("data") / settings.data.source
     figure = Path("plots/subjects.png")
     try:
-        with replacing_directory(PREPARED) as directory, terminal.progress("reading") as progress:
-            packed = pack(source, directory, settings, progress)
+        with replacing_directory(PREPARED) as directory:
+            packed = pack(source, directory, settings)
     except subjects.Unclear as error:
-        overview.draw_links(figure, error.links, None, None, settings.data.source)
+        overview.draw_links(figure, error.links, None, settings.data.source)
         raise UserError(f"{source}: {error}. {figure} shows the similarities") from None
 
     classes = packed.classes
@@ -32,7 +32,7 @@ def main() -> None:
     counts = count(packed.rows, classes)
     overview.write_table(Path("plots/classes.csv"), counts, classes)
     overview.draw(Path("plots/classes.png"), counts, classes, note)
-    overview.draw_links(figure, packed.links, names, packed.people.gap, settings.data.source)
+    overview.draw_links(figure, packed.links, packed.people, settings.data.source)
 
     terminal.out.print(
         f"{len(packed.rows)} images of {len(set(names)) if names else 'unknown'} subjects packed,"
@@ -41,6 +41,14 @@ def main() -> None:
     if names is None:
         terminal.warn(
             "subjects unknown, this split LEAKS: its scores say nothing about new subjects"
+        )
+    if packed.people.doubt:
+        terminal.warn(packed.people.doubt)
+    if packed.across:
+        terminal.warn(
+            f"{packed.across} images have a near-duplicate in another part of this subject split:"
+            " the same subjects have several names, so its scores LEAK. Correct subjects.csv, or"
+            f" set split.subjects to pixels; `alzmri data audit {settings.data.source}` shows pairs"
         )
     for problem in overview.problems(packed.rows, counts, classes):
         terminal.warn(problem)

@@ -49,19 +49,17 @@ def slices(
     """
     from alzmri.collections.importing import import_collection
 
-    with terminal.progress("validating") as progress:
-        report = import_collection(
-            source,
-            name,
-            force=force,
-            root=Path(),
-            named_classes=classes,
-            subject=subject,
-            max_rejected=max_rejected,
-            progress=progress,
-            command="slices",
-            reader=partial(_read, count),
-        )
+    report = import_collection(
+        source,
+        name,
+        force=force,
+        root=Path(),
+        named_classes=classes,
+        subject=subject,
+        max_rejected=max_rejected,
+        command="slices",
+        reader=partial(_read, count),
+    )
     announce(report, name)
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from alzmri.classes import CLASSES, FOLDERS
 from alzmri.collections import audit
 from alzmri.collections.cli import data_app
-from alzmri.data import similarity
+from alzmri.data import similarity, subjects
 from alzmri.data.collection import Collection, Entry
 from alzmri.errors import UserError
 
@@ -28,7 +28,8 @@ PEOPLE, SLICES = 4, 6
 
 def head(person: int, number: int) -> NDArray[np.uint8]:
     """uint8 ``[48, 48]``: a disc with a pattern of its own per person, smaller slice by slice."""
-    coarse = np.random.default_rng(person).integers(60, 250, (6, 6))
+    half = np.random.default_rng(person).integers(60, 250, (6, 3))
+    coarse = np.hstack([half, half[:, ::-1]])
     fine = np.random.default_rng((person, number)).integers(0, 5, (48, 48))
     y, x = np.mgrid[:48, :48] - 23.5
     inside = np.hypot(x, y) < 22 - number
@@ -246,7 +247,7 @@ def fabricated(thumbnails: NDArray[np.uint8]) -> audit.Slices:
         Entry(f"{index}", label, f"{index:064x}", None) for index, label in enumerate(labels)
     )
     found = Collection(Path("nowhere"), CLASSES, entries, ())
-    people = tuple(f"S{index}" for index in range(len(thumbnails)))
+    people = subjects.People([f"S{index}" for index in range(len(thumbnails))])
     return audit.Slices(
         found, labels, people, similarity.encode(thumbnails), np.arange(len(thumbnails))
     )
@@ -266,7 +267,7 @@ def test_identical_copies_are_found_without_an_error(seed: int, number: int) -> 
     assert leak.test_with_twin == number
     assert leak.shared_people == leak.same_person == 0
     assert not any(pair.same_person for pair in leak.pairs)  # though of the same class
-    np.testing.assert_allclose(leak.similarity, 1, atol=1e-5)
+    np.testing.assert_allclose(leak.similarity, 1, atol=1e-3)
 
 
 def test_the_majority_is_of_training_and_its_accuracy_of_test() -> None:

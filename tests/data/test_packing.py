@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alzmri.classes import FOLDERS
-from alzmri.data import images, overview
+from alzmri.data import images, overview, subjects
 from alzmri.data.counts import count
 from alzmri.data.packing import pack, summary
 from alzmri.data.prepared import Prepared
@@ -37,7 +37,7 @@ def packed(collection, tmp_path, make_params):
         params = make_params(**changes)
         directory = tmp_path / "prepared"
         directory.mkdir(exist_ok=True)
-        result = pack(collection, directory, params, lambda *_: None)
+        result = pack(collection, directory, params)
         return result, Prepared.open(params, directory)
 
     return run
@@ -87,18 +87,18 @@ def test_the_summary_says_how_people_were_found(packed, collection):
 
 def test_the_figure_of_links_is_the_same_every_time(packed, tmp_path):
     result, _ = packed()
-    names = result.people.names
-    drawn = {}
-    for name, people, gap in (
-        ("pixels", names, result.people.gap),
-        ("again", names, result.people.gap),
-        ("file", names, None),
-        ("unclear", None, None),
+    found, drawn = result.people, {}
+    for name, people in (
+        ("pixels", found),
+        ("again", found),
+        ("file", subjects.People(found.names)),
+        ("no gap", subjects.People(found.names, cut=subjects.CUT)),
+        ("unclear", None),
     ):
-        overview.draw_links(tmp_path / f"{name}.png", result.links, people, gap, "mine")
+        overview.draw_links(tmp_path / f"{name}.png", result.links, people, "mine")
         drawn[name] = (tmp_path / f"{name}.png").read_bytes()
     assert drawn["pixels"] == drawn["again"]
-    assert len(set(drawn.values())) == 3
+    assert len(set(drawn.values())) == 4
 
 
 def test_a_table_of_subjects_goes_before_the_pixels(packed, collection):
@@ -254,7 +254,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path, com
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "def main():\n"
         "    with replacing_directory(Path(sys.argv[2])) as directory:\n"
-        "        pack(Path(sys.argv[1]), directory, params.load(), lambda *_: None)\n"
+        "        pack(Path(sys.argv[1]), directory, params.load())\n"
         "terminal.start(main)\n"
     )
     done = subprocess.run(

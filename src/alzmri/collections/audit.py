@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score
 
+from alzmri import terminal
 from alzmri.classes import merged
 from alzmri.collections import origins
 from alzmri.data import collection, images, similarity, splits, subjects
@@ -23,7 +24,6 @@ from alzmri.data.collection import Collection
 from alzmri.data.prepared import PARTS
 from alzmri.errors import UserError
 from alzmri.params import Params
-from alzmri.terminal import Update
 
 UNITS: tuple[Literal["subject", "slice"], ...] = ("subject", "slice")
 
@@ -45,14 +45,14 @@ class Slices:
     Attributes:
         found: the files.
         labels: classes after ``data.merge``.
-        people: who is on each.
+        people: who is on each, see :func:`subjects.find`.
         codes: see :func:`similarity.encode`.
         areas: int64, see :func:`area`.
     """
 
     found: Collection
     labels: tuple[str, ...]
-    people: tuple[str, ...]
+    people: subjects.People
     codes: similarity.Codes
     areas: Ints
 
@@ -70,10 +70,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Part:
-    """How much one part of a layout holds."""
+    """How much one part of a layout holds; ``people`` is None where nobody knows them."""
 
     images: int
-    people: int
+    people: int | None
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ class Pair:
     test_label: str
     train_label: str
     similarity: float
-    same_person: bool
+    same_person: bool | None
 
 
 @dataclass(frozen=True)
 class Leak:
-    """What one layout leaks.
+    """What one layout leaks. What takes subjects is None where they are unknown.
 
     Attributes:
         layout: ``published``, ``subject`` or ``slice``.
@@ -125,6 +125,8 @@ class Leak:
         train, val, test: what the parts hold.
         shared_people: people of the test who are in training too.
         test_with_twin: test images with a training image as similar as :data:`subjects.TWIN`.
+        turned_copies: test images whose original, or another copy of it, is in training, see
+            :func:`origins.copies`; None where the collection has no known copies.
         twin_pairs: all such pairs.
         same_person: the share of test images whose nearest training image is the same person's.
         similarity: of test images with their nearest training image: 5 %, 50 % and 95 %.
@@ -141,10 +143,11 @@ class Leak:
     train: Part
     val: Part
     test: Part
-    shared_people: int
+    shared_people: int | None
     test_with_twin: int
+    turned_copies: int | None
     twin_pairs: int
-    same_person: float
+    same_person: float | None
     similarity: tuple[float, float, float]
     majority: str
     majority_accuracy: float
@@ -154,35 +157,44 @@ class Leak:
     ends: Ends | None
     pairs: tuple[Pair, ...]
 
+    @property
+    def at_fault(self) -> bool:
+        """Whether the layout is the current one and its test is not of new subjects only."""
+        return self.current and bool(
+            self.shared_people
+            or self.shared_people is None
+            or (self.layout == "subject" and self.test_with_twin)
+        )
+
 
 @dataclass(frozen=True)
 class Audit:
     """What the layouts of a collection leak.
 
     Attributes:
-        people_from: ``pixels``, or ``subjects.csv``.
+        people_from: ``pixels``, ``subjects.csv``, or None where subjects are unknown.
         leaks: published, if that is known, then the subject and the slice split.
         refused: why a split cannot be made, by its unit.
     """
 
     slices: Slices
-    people_from: str
+    people_from: str | None
     leaks: tuple[Leak, ...]
     refused: dict[str, UserError]
 
 
-def audit(directory: Path, params: Params, *, pairs: int, progress: Update | None = None) -> Audit:
+def audit(directory: Path, params: Params, *, pairs: int) -> Audit:
     """Read the collection in ``directory`` and measure every layout of it.
 
     Raises:
         UserError: what :func:`read` and :func:`published` raise.
     """
-    slices = read(directory, params, progress)
+    slices, refused = read(directory, params)
     layouts: list[Layout | None] = [published(slices)]
-    refused: dict[str, UserError] = {}
     for unit in UNITS:
         try:
-            layouts.append(dealt(slices, params, unit))
+            if unit not in refused:
+                layouts.append(dealt(slices, params, unit))
         except UserError as error:
             refused[unit] = error
     leaks = tuple(
@@ -190,35 +202,51 @@ def audit(directory: Path, params: Params, *, pairs: int, progress: Update | Non
         for layout in layouts
         if layout
     )
-    how = params.split.subjects
-    pixels = how == "pixels" or (how == "auto" and not subjects.has_table(directory))
-    return Audit(slices, "pixels" if pixels else subjects.SUBJECTS_FILE, leaks, refused)
+    told = "pixels" if slices.people.cut else subjects.SUBJECTS_FILE
+    return Audit(slices, told if slices.people.known else None, leaks, refused)
 
 
-def read(directory: Path, params: Params, progress: Update | None = None) -> Slices:
+def read(directory: Path, params: Params) -> tuple[Slices, dict[str, UserError]]:
     """The collection in ``directory``, people as ``split.subjects`` says.
+
+    Where nobody knows them, there is no subject split: why, by its unit, as in :class:`Audit`.
 
     Raises:
         UserError: there is none, ``prepare`` would refuse it, or its ``subjects.csv`` has faults.
     """
     kept: list[tuple[images.Pixels, int]] = []
-    found = collection.read(
-        directory, lambda pixels: (images.thumbnail(pixels), area(pixels)), kept.append, progress
-    )
+    with terminal.progress("validating") as progress:
+        found = collection.read(
+            directory,
+            lambda pixels: (images.thumbnail(pixels), area(pixels)),
+            kept.append,
+            progress,
+        )
     collection.require(found, params.data.max_rejected)
     thumbnails, areas = zip(*kept, strict=True)
     called = merged(params.data.merge, found.classes)
-    codes = similarity.encode(np.stack(thumbnails))
-    people = subjects.find(
-        directory, params.split.subjects, found.entries, lambda: similarity.forest(codes)
-    )
-    return Slices(
+    with terminal.progress("comparing images") as progress:
+        codes = similarity.encode(np.stack(thumbnails))
+
+        def links() -> similarity.Forest:
+            return similarity.forest(codes, progress)
+
+        refused: dict[str, UserError] = {}
+        try:
+            people = subjects.find(directory, params.split.subjects, found.entries, links)
+        except subjects.Unclear as error:
+            refused["subject"] = error
+            people = subjects.find(directory, "unknown", found.entries, links)
+    if not people.known:
+        refused.setdefault("subject", UserError("split.subjects is unknown"))
+    slices = Slices(
         found,
         tuple(called[entry.label] for entry in found.entries),
-        tuple(people.names),
+        people,
         codes,
         np.array(areas, np.int64),
     )
+    return slices, refused
 
 
 def area(pixels: images.Pixels) -> int:
@@ -254,7 +282,7 @@ def dealt(slices: Slices, params: Params, unit: Literal["subject", "slice"]) -> 
     """
     split = params.split.model_copy(update={"unit": unit})
     hashes = [entry.sha256 for entry in slices.found.entries]
-    groups = slices.people if unit == "subject" else hashes
+    groups = slices.people.names if unit == "subject" else hashes
     parts = np.array(splits.assign(slices.labels, groups, split))
     masks = [parts == part for part in PARTS]
     return Layout(unit, unit == params.split.unit, *masks)
@@ -267,7 +295,8 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
     most alike of each class, then the second of each class, and so on, and nobody twice, so that
     they are not all of one kind. ``merge`` is ``data.merge``.
     """
-    labels, people = np.array(slices.labels), np.array(slices.people)
+    labels, people = np.array(slices.labels), np.array(slices.people.names)
+    known = slices.people.known
     tested, trained = np.flatnonzero(layout.test), np.flatnonzero(layout.train)
     found, similarities, twins = similarity.nearest(
         slices.codes[tested], slices.codes[trained], subjects.TWIN
@@ -282,7 +311,7 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
     low, median, high = np.quantile(similarities, (0.05, 0.5, 0.95)).tolist()
 
     def part(mask: Bools) -> Part:
-        return Part(int(mask.sum()), len(set(people[mask])))
+        return Part(int(mask.sum()), len(set(people[mask])) if known else None)
 
     return Leak(
         layout=layout.name,
@@ -290,17 +319,18 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
         train=part(layout.train),
         val=part(layout.val),
         test=part(layout.test),
-        shared_people=len(set(people[trained]) & set(people[tested])),
+        shared_people=len(set(people[trained]) & set(people[tested])) if known else None,
         test_with_twin=int((twins > 0).sum()),
+        turned_copies=_turned(slices, layout),
         twin_pairs=int(twins.sum()),
-        same_person=float((people[nearest] == people[tested]).mean()),
+        same_person=float((people[nearest] == people[tested]).mean()) if known else None,
         similarity=(low, median, high),
         majority=majority,
         majority_accuracy=float((truth == majority).mean()),
         accuracy=float(accuracy_score(truth, said)),
         macro_f1=float(f1_score(truth, said, labels=present, average="macro", zero_division=0)),
         recall={name: float((said[truth == name] == name).mean()) for name in present},
-        ends=ends(slices.people, slices.areas, layout),
+        ends=ends(slices.people.names, slices.areas, layout),
         pairs=tuple(
             Pair(
                 slices.found.entries[tested[row]].path,
@@ -308,11 +338,22 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
                 str(truth[row]),
                 str(said[row]),
                 float(similarities[row]),
-                bool(people[tested[row]] == people[nearest[row]]),
+                bool(people[tested[row]] == people[nearest[row]]) if known else None,
             )
             for row in _worst(similarities, truth, people[tested], people[nearest], pairs)
         ),
     )
+
+
+def _turned(slices: Slices, layout: Layout) -> int | None:
+    """``Leak.turned_copies``."""
+    paths = [entry.path for entry in slices.found.entries]
+    copies = origins.copies(slices.found.directory)
+    if not copies:
+        return None
+    original = [copies.get(path, path) for path in paths]
+    trained = {original[index] for index in np.flatnonzero(layout.train)}
+    return sum(original[index] in trained for index in np.flatnonzero(layout.test))
 
 
 def ends(people: Sequence[str], areas: Ints, layout: Layout) -> Ends | None:
@@ -345,6 +386,11 @@ def ends(people: Sequence[str], areas: Ints, layout: Layout) -> Ends | None:
 def headline(leak: Leak) -> str:
     """How far a layout's test is from new people, in half a sentence."""
     name = called(leak) + (" (current)" if leak.current else "")
+    near = f"{leak.test_with_twin} of {leak.test.images} test images have a near-duplicate in"
+    if leak.shared_people is None:
+        return f"{name}: subjects unknown; {near} training"
+    if leak.test_with_twin and not leak.shared_people:
+        return f"{name}: {near} training, so one subject has several names in {leak.test.people}"
     return (
         f"{name}: {leak.shared_people} of {leak.test.people} people tested are in training; the"
         f" most similar training slice shows the same person for {leak.same_person:.1%}"

@@ -22,6 +22,7 @@ _FULL = 128
 """Of the difference: shown at full brightness, for half the range is already another picture."""
 
 _SAME, _OTHER = SEVERITY[3], SEVERITY[0]
+_WHOSE = {True: "the same", False: "another", None: "unknown"}
 
 
 def draw(path: Path, directory: Path, leaks: Sequence[Leak], title: str) -> None:
@@ -65,7 +66,7 @@ def _draw_pair(axes: Axes, directory: Path, pair: Pair) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(
-        f"similarity {pair.similarity:.2f}, {'the same' if pair.same_person else 'another'} person",
+        f"similarity {pair.similarity:.2f}, {_WHOSE[pair.same_person]} person",
         fontsize=9,
         color=_SAME if pair.same_person else _OTHER,
         weight="bold",

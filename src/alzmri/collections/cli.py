@@ -81,17 +81,15 @@ def import_(
     """
     from alzmri.collections.importing import import_collection
 
-    with terminal.progress("validating") as progress:
-        report = import_collection(
-            source,
-            name,
-            force=force,
-            root=Path(),
-            named_classes=classes,
-            subject=subject,
-            max_rejected=max_rejected,
-            progress=progress,
-        )
+    report = import_collection(
+        source,
+        name,
+        force=force,
+        root=Path(),
+        named_classes=classes,
+        subject=subject,
+        max_rejected=max_rejected,
+    )
     announce(report, name)
 
 
@@ -112,6 +110,8 @@ def announce(report: "Report", name: str) -> None:
             f"{', ...' * (len(report.near_duplicates) > 3)}. Are they the same subject under two"
             " names? Then the split would leak"
         )
+    if report.doubt:
+        terminal.warn(report.doubt)
     if report.unclear:
         terminal.warn(f"prepare would refuse this: {report.unclear}")
     for reason, paths in _by_reason(report.collection.rejected).items():
@@ -141,8 +141,7 @@ def check(
 
     check_name(name, ("prepared",))
     given = params.load()
-    with terminal.progress("validating") as progress:
-        report = survey(Path("data", name), people_from=given.split.subjects, progress=progress)
+    report = survey(Path("data", name), people_from=given.split.subjects)
     _show(report)
     for item in report.collection.rejected:
         _say(f"rejected: {item.path}: {item.reason}")
@@ -173,10 +172,15 @@ def audit(
         bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit status 1 if the current split shares people.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit status 1 if the current split shares subjects, or is a subject split with"
+            " near-duplicates in training and test.",
+        ),
     ] = False,
 ) -> None:
-    """Measure what train/test layouts of data/NAME leak: shared people, near-twin slices.
+    """Measure what train/test layouts of data/NAME leak: shared subjects, near-duplicate slices.
 
     Compared are the layout that the collection was published with, as its import noted it, and
     the subject and the slice split by params.yaml. 1-NN gives each test slice the class of the
@@ -198,8 +202,7 @@ def audit(
 
     check_name(name, ("prepared",))
     given = params.load()
-    with terminal.progress("validating") as progress:
-        found = auditing.audit(Path("data", name), given, pairs=pairs, progress=progress)
+    found = auditing.audit(Path("data", name), given, pairs=pairs)
     for unit, refusal in found.refused.items():
         terminal.warn(f"no {unit} split: {refusal}")
     if not found.leaks or (strict and given.split.unit in found.refused):
@@ -211,7 +214,7 @@ def audit(
     else:
         _show_audit(name, found)
         _say(f"{figure} shows the most similar pairs")
-    if strict and any(leak.current and leak.shared_people for leak in found.leaks):
+    if strict and any(leak.at_fault for leak in found.leaks):
         raise typer.Exit(1)
 
 
@@ -219,7 +222,8 @@ def _as_json(name: str, found: "Audit", figure: Path) -> dict[str, Any]:
     return {
         "collection": name,
         "images": len(found.slices.labels),
-        "people": len(set(found.slices.people)),
+        "people": len(set(found.slices.people.names)) if found.people_from else None,
+        "people_are_an_upper_bound": bool(found.slices.people.doubt),
         "people_from": found.people_from,
         "layouts": [asdict(leak) for leak in found.leaks],
         "refused": {unit: str(refusal) for unit, refusal in found.refused.items()},
@@ -232,11 +236,14 @@ def _show_audit(name: str, found: "Audit") -> None:
     from alzmri.collections.audit import called, end_of_stack, headline
     from alzmri.data.subjects import TWIN
 
-    people = len(set(found.slices.people))
-    _say(
-        f"{name}: {len(found.slices.labels)} images of {people} people,"
-        f" known from {'the pixels' if found.people_from == 'pixels' else found.people_from}"
-    )
+    who = "subjects unknown"
+    if found.people_from:
+        most = "at most " * bool(found.slices.people.doubt)
+        source = "the pixels" if found.people_from == "pixels" else found.people_from
+        who = f"{most}{len(set(found.slices.people.names))} people, known from {source}"
+    _say(f"{name}: {len(found.slices.labels)} images of {who}")
+    if found.slices.people.doubt:
+        _say(found.slices.people.doubt)
     table = Table("test slices")
     for leak in found.leaks:
         table.add_column(called(leak) + (" *" if leak.current else ""), justify="right")
@@ -245,7 +252,7 @@ def _show_audit(name: str, found: "Audit") -> None:
         table.add_row(label, *(column.get(label, "") for column in columns))
     terminal.out.print(table)
     _say(
-        "* the current split (params.yaml). Near twins are similar by"
+        "* the current split (params.yaml). Near-duplicates are similar by"
         f" {TWIN} or more. 1-NN: the class of the most similar training slice"
     )
     for leak in found.leaks:
@@ -253,6 +260,11 @@ def _show_audit(name: str, found: "Audit") -> None:
             f"{headline(leak)}, the same class for {leak.accuracy:.1%} (always {leak.majority}:"
             f" {leak.majority_accuracy:.1%})"
         )
+        if leak.turned_copies is not None:
+            _say(
+                f"{called(leak)}: {leak.turned_copies} of the {leak.test.images} test images are"
+                " turned copies of training images, or of the same slice"
+            )
     for sentence in filter(None, map(end_of_stack, found.leaks)):
         _say(sentence)
     if all(leak.layout != "published" for leak in found.leaks):
@@ -267,13 +279,13 @@ def _column(leak: "Leak") -> dict[str, str]:
     low, median, high = leak.similarity
     people, slices = leak.test.people, leak.test.images
     rows = {
-        "images (people): train": f"{leak.train.images} ({leak.train.people})",
-        "  validation": f"{leak.val.images} ({leak.val.people})",
-        "  test": f"{slices} ({people})",
-        "people also in training": f"{leak.shared_people} of {people}",
-        "slices with a near twin": f"{leak.test_with_twin} of {slices}",
-        "near-twin pairs": f"{leak.twin_pairs}",
-        "nearest: same person": f"{leak.same_person:.1%}",
+        "images (people): train": f"{leak.train.images} ({_count(leak.train.people)})",
+        "  validation": f"{leak.val.images} ({_count(leak.val.people)})",
+        "  test": f"{slices} ({_count(people)})",
+        "people also in training": f"{_count(leak.shared_people)} of {_count(people)}",
+        "with a near-duplicate": f"{leak.test_with_twin} of {slices}",
+        "near-duplicate pairs": f"{leak.twin_pairs}",
+        "nearest: same person": "?" if leak.same_person is None else f"{leak.same_person:.1%}",
         "  similarity, median": f"{median:.3f}",
         "  from 5 % to 95 %": f"{low:.3f}–{high:.3f}",
         "1-NN accuracy": f"{leak.accuracy:.3f}",

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from alzmri import classes
+from alzmri import classes, terminal
 from alzmri.classes import CLASSES_FILE, STAGES, Naming
 from alzmri.collections import named, origins, sources
 from alzmri.collections.tables import Member
@@ -23,7 +23,6 @@ from alzmri.data import collection, images, similarity, subjects
 from alzmri.data.collection import Collection, Entry, Rejected
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing_directory, write_bytes, write_csv
-from alzmri.terminal import Update
 
 MAX_REJECTED = 0.1
 """Of the images of a source: above this fraction something is wrong with the source."""
@@ -42,6 +41,7 @@ class Report:
     Attributes:
         collection: the images, and what was rejected.
         people: the subject of each of ``collection.entries``; None if nothing tells.
+        doubt: see :attr:`subjects.People.doubt`.
         unclear: why nothing tells; None if something does.
         known_by: what tells, of an import; None for the pixels.
         near_duplicates: pairs of subjects, as names or a table tell them, that the pixels hold
@@ -55,6 +55,7 @@ class Report:
     known_by: str | None = None
     near_duplicates: tuple[tuple[str, str], ...] = ()
     unused: str | None = None
+    doubt: str | None = None
 
     def images_of(self, label: str) -> int:
         """How many usable images a class has."""
@@ -91,17 +92,16 @@ def survey(
     directory: Path,
     *,
     people_from: Literal["auto", "file", "pixels", "unknown"] = "auto",
-    progress: Update | None = None,
 ) -> Report:
     """Validate a collection in place; ``people_from`` is ``split.subjects`` of the parameters.
 
     Raises:
         UserError: there is no such directory, or its ``subjects.csv`` is wanted and has faults.
     """
-    found, thumbnails = _read(directory, progress)
+    found, read = _read(directory)
     if people_from == "unknown":
         return Report(found, None)
-    return _report(found, directory, people_from, thumbnails)
+    return _report(found, directory, people_from, lambda: _compared(read)[1])
 
 
 def import_collection(
@@ -113,7 +113,6 @@ def import_collection(
     named_classes: str | None = None,
     subject: str | None = None,
     max_rejected: float = MAX_REJECTED,
-    progress: Update | None = None,
     command: str = "import",
     reader: Callable[..., AbstractContextManager[sources.Found]] = sources.members,
 ) -> Report:
@@ -162,7 +161,7 @@ def import_collection(
         if len(names) > 1:  # a single one is refused below, for what it is
             write_bytes(temporary / CLASSES_FILE, "".join(f"{item}\n" for item in names).encode())
         origin, unread = _copy(placed, temporary)
-        found, thumbnails = _read(temporary, progress)
+        found, read = _read(temporary)
         copies = _copies(temporary, found)
         for item in found.rejected:
             (temporary / item.path).unlink()
@@ -174,18 +173,30 @@ def import_collection(
         found = replace(found, directory=source, rejected=tuple(behind))
         collection.require(found, max_rejected, remedy="nothing was imported")
         published = _published(source, members, found.entries, copies, origin)
-        write_csv(temporary / origins.ORIGIN_FILE, ("path", "origin"), published)
+        codes, links = _compared(read)
+        turned = origins.turned(
+            codes, np.array([item.tilt for item in read]), [item.size for item in read]
+        )
+        copied = {
+            entry.path: found.entries[original].path
+            for entry, original in zip(found.entries, turned.tolist(), strict=True)
+            if original >= 0
+        }
+        rows = ((path, place, copied.get(path, "")) for path, place in published)
+        write_csv(temporary / origins.ORIGIN_FILE, ("path", "origin", "copy_of"), rows)
         found = replace(found, directory=target)
         whose = _subjects(source, members, found.entries, origin, naming, subject)
         if whose:
             _write_subjects(temporary / subjects.SUBJECTS_FILE, found.entries, whose.names)
-            alike = _near_duplicates(whose, found.entries, thumbnails, copies, origin)
+            alike = _near_duplicates(whose, found.entries, links, copies, origin)
             report = Report(found, tuple(whose.names), None, whose.known_by, alike)
         else:
             came = [collection.printable(origin[entry.path].path) for entry in found.entries]
-            report = _report(found, temporary, "pixels", thumbnails)
+            report = _report(found, temporary, "pixels", lambda: links)
             report = replace(report, unused=named.in_most(came))
-    _track(name, root, fresh=fresh)
+    with terminal.progress("adding to DVC and git") as progress:
+        _track(name, root, fresh=fresh)
+        progress(len(found.entries), len(found.entries))
     return report
 
 
@@ -290,7 +301,7 @@ def _subjects(
 def _near_duplicates(
     whose: named.Subjects,
     entries: Sequence[Entry],
-    thumbnails: similarity.Thumbnails,
+    links: similarity.Forest,
     copies: Mapping[str, str],
     origin: Mapping[str, Member],
 ) -> tuple[tuple[str, str], ...]:
@@ -298,7 +309,6 @@ def _near_duplicates(
 
     Those of a chain of such pairs stand for all pairs of the chain. ``copies`` are exact.
     """
-    links = similarity.forest(similarity.encode(thumbnails))
     close = links.correlations >= subjects.TWIN
     linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
     pairs = [(whose.names[one], whose.names[other]) for one, other in linked]
@@ -314,18 +324,14 @@ def _report(
     found: Collection,
     directory: Path,
     people_from: Literal["auto", "file", "pixels"],
-    thumbnails: similarity.Thumbnails,
+    links: Callable[[], similarity.Forest],
 ) -> Report:
     """What ``found`` holds, with its people if anything tells them."""
-
-    def links() -> similarity.Forest:
-        return similarity.forest(similarity.encode(thumbnails))
-
     try:
         people = subjects.find(directory, people_from, found.entries, links)
     except subjects.Unclear as error:
         return Report(found, None, error)
-    return Report(found, tuple(people.names))
+    return Report(found, tuple(people.names), doubt=people.doubt)
 
 
 def check_name(name: str, reserved: Sequence[str]) -> None:
@@ -420,21 +426,43 @@ def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member]
         (directory / classes.folder(label)).mkdir()
     origin: dict[str, Member] = {}
     rejected: list[Rejected] = []
-    for item in placed:
-        try:
-            (directory / item.path).write_bytes(item.member.read())
-        except images.Unreadable as error:
-            rejected.append(Rejected(collection.printable(item.member.path), str(error)))
-        else:
-            origin[item.path] = item.member
+    with terminal.progress("copying") as progress:
+        for done, item in enumerate(placed, start=1):
+            try:
+                (directory / item.path).write_bytes(item.member.read())
+            except images.Unreadable as error:
+                rejected.append(Rejected(collection.printable(item.member.path), str(error)))
+            else:
+                origin[item.path] = item.member
+            progress(done, len(placed))
     return origin, rejected
 
 
-def _read(directory: Path, progress: Update | None) -> tuple[Collection, similarity.Thumbnails]:
-    """The collection and the thumbnails of its entries."""
-    thumbnails: list[images.Pixels] = []
-    found = collection.read(directory, images.thumbnail, thumbnails.append, progress)
-    return found, np.array(thumbnails, np.uint8)
+class _Head(NamedTuple):
+    """What is kept of an image: see :func:`images.upright`; its height and width."""
+
+    thumbnail: images.Pixels
+    tilt: float
+    size: tuple[int, int]
+
+
+def _read(directory: Path) -> tuple[Collection, list[_Head]]:
+    """The collection, and the heads of its entries."""
+    heads: list[_Head] = []
+
+    def head(pixels: images.Pixels) -> _Head:
+        height, width = pixels.shape
+        return _Head(*images.upright(pixels), (height, width))
+
+    with terminal.progress("validating") as progress:
+        found = collection.read(directory, head, heads.append, progress)
+    return found, heads
+
+
+def _compared(heads: Sequence[_Head]) -> tuple[similarity.Codes, similarity.Forest]:
+    with terminal.progress("comparing images") as progress:
+        codes = similarity.encode(np.array([head.thumbnail for head in heads], np.uint8))
+        return codes, similarity.forest(codes, progress)
 
 
 def _listed(source: Path, members: Sequence[Member], came: Sequence[Member]) -> list[str]:

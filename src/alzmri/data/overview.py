@@ -8,7 +8,7 @@ import numpy as np
 from alzmri.data.counts import Count
 from alzmri.data.prepared import PARTS, UNKNOWN, Row, numbered
 from alzmri.data.similarity import FLOOR, Forest
-from alzmri.data.subjects import Gap
+from alzmri.data.subjects import People
 from alzmri.figure import drawing
 from alzmri.files import write_csv
 
@@ -53,26 +53,25 @@ def draw(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> Non
         right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
 
-def draw_links(
-    path: Path, links: Forest, names: Sequence[str] | None, gap: Gap | None, note: str
-) -> None:
+def draw_links(path: Path, links: Forest, found: People | None, note: str) -> None:
     """Histogram of the links' similarities, within a subject and between subjects.
 
-    ``names`` is the subject of each image, None if unknown; ``gap`` separates them in the pixels,
-    None if a table names them.
+    ``found`` is the subject of each image, None if the pixels do not tell.
     """
-    if names is None:
+    gap = found and found.gap
+    if found is None or not found.known:
         groups = [("in all", _UNKNOWN, links.correlations)]
         title = f"{note}: {len(links.first) + 1:,} images, subjects unknown"
     else:
-        subjects = np.array(names)
-        same = subjects[links.first] == subjects[links.second]
+        names = np.array(found.names)
+        same = names[links.first] == names[links.second]
         groups = [
             ("between subjects", _TWO, links.correlations[~same]),
             ("within a subject", _ONE, links.correlations[same]),
         ]
-        how = "found from their pixels" if gap else "as in subjects.csv"
-        title = f"{note}: {len(names):,} images, {len(set(names)):,} subjects {how}"
+        how = "found from their pixels" if found.cut else "as in subjects.csv"
+        most = "at most " * bool(found.doubt)
+        title = f"{note}: {len(names):,} images, {most}{len(set(found.names)):,} subjects {how}"
     edges = np.linspace(FLOOR, 1, _BINS + 1)
     counts = [np.histogram(values, edges)[0] for _, _, values in groups]
     top = max(1, *(int(count.max()) for count in counts))
@@ -86,6 +85,9 @@ def draw_links(
             axes.axvline(gap.cut, color="black", lw=1, ls="--")
             text = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n cut at {gap.cut:.2f}"
             axes.text(gap.cut, np.sqrt(top), text, va="center", size=9)
+        elif found and found.cut:
+            axes.axvline(found.cut, color="black", lw=1, ls="--")
+            axes.text(found.cut, np.sqrt(top), f" cut at {found.cut:.2f}", va="center", size=9)
         for (label, colour, values), count in zip(groups, counts, strict=True):
             axes.stairs(count, edges, fill=True, color=colour)
             if not len(values):

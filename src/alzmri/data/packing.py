@@ -8,6 +8,7 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
+from alzmri import terminal
 from alzmri.classes import merged
 from alzmri.data import collection, images, similarity, splits, subjects
 from alzmri.data.collection import Collection
@@ -31,7 +32,8 @@ class Packed:
         collection: the files used, and those rejected.
         people: who is on each image, in the order of ``rows``.
         links: how similar the images are.
-        twins: test images that have a near-identical slice among the training images.
+        twins: test images that have a near-duplicate among the training images.
+        across: images that have a near-duplicate in another part of a subject split; 0 of others.
     """
 
     rows: list[Row]
@@ -40,24 +42,27 @@ class Packed:
     people: People
     links: Forest
     twins: int
+    across: int
 
 
-def pack(source: Path, directory: Path, params: Params, progress: Update) -> Packed:
+def pack(source: Path, directory: Path, params: Params) -> Packed:
     """Write ``images.npy``, ``manifest.csv``, ``rejected.csv``, ``params.json``, ``summary.json``.
 
     Raises:
         subjects.Unclear: when the pixels are to tell who is who, and do not.
         UserError: when the collection cannot be used, or cannot be split as ``params`` say.
     """
-    found, thumbnails = _pack_images(source, directory, params.data, progress)
+    with terminal.progress("reading") as progress:
+        found, thumbnails = _pack_images(source, directory, params.data, progress)
     collection.write_rejected(directory / "rejected.csv", found.rejected)
     paths = [entry.path for entry in found.entries]
     hashes = [entry.sha256 for entry in found.entries]
     called = merged(params.data.merge, found.classes)
     labels = [called[entry.label] for entry in found.entries]
 
-    codes = similarity.encode(thumbnails)
-    links = similarity.forest(codes)
+    with terminal.progress("comparing images") as progress:
+        codes = similarity.encode(thumbnails)
+        links = similarity.forest(codes, progress)
     people = subjects.find(source, params.split.subjects, found.entries, lambda: links)
     if params.data.permute_labels:
         labels = permuted(labels, people.names, params.split.seed)
@@ -69,8 +74,12 @@ def pack(source: Path, directory: Path, params: Params, progress: Update) -> Pac
     write_manifest(directory / "manifest.csv", rows)
     write_json(directory / "params.json", relevant(params))
     which = np.array(parts)
-    twins = subjects.twins(codes, which == "train", which == "test")
-    packed = Packed(rows, tuple(dict.fromkeys(called.values())), found, people, links, twins)
+    train, val, test = (which == part for part in PARTS)
+    twins, across = subjects.twins(codes, train, test), 0
+    if params.split.unit == "subject":
+        across = subjects.twins(codes, train | val, test) + subjects.twins(codes, train, val)
+    classes = tuple(dict.fromkeys(called.values()))
+    packed = Packed(rows, classes, found, people, links, twins, across)
     write_json(directory / "summary.json", summary(packed))
     return packed
 
@@ -106,15 +115,16 @@ def _pack_images(
 
 def summary(packed: Packed) -> dict[str, Any]:
     """The content of ``data/prepared/summary.json``: all counts."""
-    rows, rejected, gap = packed.rows, packed.collection.rejected, packed.people.gap
+    rows, rejected = packed.rows, packed.collection.rejected
+    gap, cut = packed.people.gap, packed.people.cut
     counts = count(rows, packed.classes)
     return {
         "classes": packed.classes,
         "images": len(rows),
         "subjects": len({row.subject for row in rows}) if packed.people.known else None,
         "people": {
-            "from": "pixels" if gap else "file" if packed.people.known else "unknown",
-            "cut": round(gap.cut, 3) if gap else None,
+            "from": "pixels" if cut else "file" if packed.people.known else "unknown",
+            "cut": round(cut, 3) if cut else None,
             "gap": [round(gap.low, 3), round(gap.high, 3)] if gap else None,
         },
         "rejected": len(rejected),
@@ -124,5 +134,8 @@ def summary(packed: Packed) -> dict[str, Any]:
             part: {label: counts[label, part]._asdict() for label in packed.classes}
             for part in PARTS
         },
-        "leak": {"test_images_with_training_twin": packed.twins},
+        "leak": {
+            "test_images_with_training_twin": packed.twins,
+            "near_duplicates_across_subject_split": packed.across,
+        },
     }

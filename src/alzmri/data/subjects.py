@@ -7,7 +7,7 @@ import csv
 import io
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -25,12 +25,16 @@ from alzmri.errors import UserError
 SUBJECTS_FILE = "subjects.csv"
 """In a collection's folder: columns ``path`` (relative to it) and ``subject``."""
 
-TWIN = 0.8
-"""Similarity (see :mod:`similarity`) from which on a test slice has a twin in training.
+TWIN = 0.7
+"""Similarity (see :mod:`similarity`) from which on two images are near-duplicates.
 
-Fixed, so that splits compare: neighbouring slices of a person on the public collection reach 0.82,
-slices of different people 0.46.
+Fixed, so that splits compare: neighbouring slices of a subject on the public collection reach 0.78,
+slices of different subjects 0.33, and 0.36 with turned copies among them.
 """
+
+CUT = 0.38
+"""Similarity from which on two images are of one subject, where no gap shows one: above what two
+subjects reach, so that none are joined; a subject whose slices lie far apart falls in several."""
 
 _CLEAR = 0.1
 """Least width of the gap: the next widest is 0.02 on the public collection and 0.06 on the phantom,
@@ -84,11 +88,31 @@ class People:
 
     Attributes:
         names: the subject of each image.
-        gap: that tells them apart in the pixels; None if a table says who is who, or nobody.
+        gap: that tells them apart in the pixels; None if there is none, or the pixels are not
+            what tells.
+        cut: from which similarity on two images are of one subject; None if not by the pixels.
+        alike: float64 ``[k]``, the highest similarity of each group of images with another, where
+            it reaches ``FLOOR``; empty if not by the pixels.
     """
 
     names: list[str]
-    gap: Gap | None
+    gap: Gap | None = None
+    cut: float | None = None
+    alike: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def doubt(self) -> str | None:
+        """One sentence if a subject may be in several groups."""
+        if self.cut is None or self.gap:
+            return None
+        groups = len(set(self.names))
+        near = f", half of them {np.median(self.alike):.2f} or more" if len(self.alike) else ""
+        return (
+            f"at most {groups} subjects: the similarities have no clear gap, so a subject may be"
+            f" in several of the {groups} groups. Images are linked from {self.cut:.2f} on; the"
+            f" most alike groups reach {self.alike.max(initial=0):.2f}{near}. With the slices that"
+            " copies were made from in the collection, or a subjects.csv, the number is exact"
+        )
 
     @property
     def known(self) -> bool:
@@ -110,11 +134,11 @@ def find(
     :func:`from_pixels` raise.
     """
     if how == "unknown":
-        return People([f"{UNKNOWN}{entry.sha256[:16]}" for entry in entries], None)
+        return People([f"{UNKNOWN}{entry.sha256[:16]}" for entry in entries])
     if how == "pixels" or (how == "auto" and not has_table(directory)):
         return from_pixels(links(), [entry.sha256 for entry in entries])
     paths = [entry.path for entry in entries]
-    return People(from_file(directory / SUBJECTS_FILE, paths), None)
+    return People(from_file(directory / SUBJECTS_FILE, paths))
 
 
 def has_table(directory: Path) -> bool:
@@ -184,22 +208,32 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
     """The subject of each image, recognised by its anatomy.
 
     Two images that are as similar as the cut are linked; a subject is a connected component (in
-    other words: single linkage). It is called ``P`` and the first hexadecimal digits, 8 or as
-    many as it takes, of the smallest ``sha256s`` among its images: neither names nor the order
-    of files matter.
+    other words: single linkage). The cut is the middle of the clear gap, or :data:`CUT` if there is
+    none: then no two subjects share a group, but one may be in several. A group is called ``P`` and
+    the first hexadecimal digits, 8 or as many as it takes, of the smallest ``sha256s`` among its
+    images: neither names nor the order of files matter.
 
     Raises:
-        Unclear: :func:`clear_gap` finds none.
+        Unclear: there is no clear gap, and no two groups or fewer than two images a group.
     """
-    gap = clear_gap(links, len(sha256s))
-    if gap is None:
+    count = len(sha256s)
+    gap = clear_gap(links, count)
+    cut = gap.cut if gap else CUT
+    keep = links.correlations >= cut
+    names = _named(links.first[keep], links.second[keep], sha256s)
+    groups = len(set(names))
+    if not gap and not 2 <= groups <= count / 2:
         raise Unclear(
-            f"the {len(sha256s)} images do not show who is who: their similarities have no clear "
-            f"gap between one person and two. {WAYS}",
+            f"the {count} images do not show who is who: at the similarity that two images of one"
+            f" subject have they fall into {groups} group(s). {WAYS}",
             links,
         )
-    keep = links.correlations >= gap.cut
-    return People(_named(links.first[keep], links.second[keep], sha256s), gap)
+    reached: dict[str, float] = {}
+    apart = (links.first[~keep], links.second[~keep], links.correlations[~keep])
+    for first, second, value in zip(*(part.tolist() for part in apart), strict=True):
+        for name in (names[first], names[second]):
+            reached[name] = max(value, reached.get(name, 0))
+    return People(names, gap, cut, np.array(list(reached.values())))
 
 
 def clear_gap(links: Forest, images: int) -> Gap | None:
