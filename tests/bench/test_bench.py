@@ -8,6 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alzmri.errors import EnvironmentFault
@@ -127,7 +128,8 @@ def test_every_cell_of_the_coverage_table_is_simulated_with_its_truth(bench):
 
     assert coverage.scores(coverage.TWO.rates)["accuracy"] == pytest.approx(0.695)
     for kind in coverage.KINDS:
-        found = kind.simulate(0, kind.models[0], kind.subjects[-1], kind.slices)
-        # Of the many subjects of the last column the interval is narrow; it may miss by chance.
-        assert all(0 < width < 0.9 for _, _, width in found), kind.title
-        assert any(held for _, held, _ in found), kind.title
+        cell = (kind.models[0], kind.subjects[-1], kind.slices)
+        found = [score for seed in range(3) for score in kind.simulate(seed, *cell)]
+        # Any of them may miss by chance, most do not; and none holds everything.
+        assert np.mean([held for _, held, _ in found]) > 0.5, kind.title
+        assert all(0 < width < 0.9 for *_, width in found), kind.title

@@ -72,9 +72,9 @@ def intervals(
 
     Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is of the weights. An
     imagined subject is predicted with the mean confidence of all slices. The calibration error of a
-    sample is too high, and that of a resample once more so: its interval is the basic bootstrap's,
-    which takes that off again, and begins at 0 where chance alone shows as much. The area under the
-    curve is None where it has none.
+    sample is too high, and that of a resample once more so: its interval reaches as far below as
+    above, and begins at 0 where chance alone shows as much. The area under the curve is None where
+    it has none.
     """
     # Not at the top: compare and review need differences, and no torch.
     from alzmri.evaluation import metrics
@@ -105,10 +105,10 @@ def intervals(
     for name in samples[0]:
         ends = np.quantile([kind[name] for kind in samples], (0.025, 0.975), axis=1)
         found[name] = [float(ends[0].min()), float(ends[1].max())]
-    low, high = found["ece"] or (0.0, 0.0)
+    _, high = found["ece"] or (0.0, 0.0)
     ece = metrics.expected_calibration_error(truth, probabilities)
     most = metrics.calibrated(probabilities, subjects, seed)["range"][1]
-    found["ece"] = [max(2 * ece - high, 0.0) if ece > most else 0.0, max(2 * ece - low, 0.0)]
+    found["ece"] = [max(2 * ece - high, 0.0) if ece > most else 0.0, high]
     return found | ({"macro_auc": None} if len(np.unique(truth)) < 2 else {})
 
 
