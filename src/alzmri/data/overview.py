@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alzmri.classes import CLASSES
 from alzmri.data.counts import Count
 from alzmri.data.prepared import PARTS, UNKNOWN, Row, numbered
 from alzmri.data.similarity import FLOOR, Forest
@@ -101,12 +102,14 @@ def draw_links(
 def problems(rows: Sequence[Row], counts: Counts, classes: tuple[str, ...]) -> list[str]:
     """One sentence for each class that does not occur in every part of the split."""
     found = []
+    known = not rows[0].subject.startswith(UNKNOWN)
     for name in classes:
         if missing := [part for part in PARTS if not counts[name, part].images]:
             people = {row.subject for row in rows if row.label == name}
-            whose = f" has {len(people)} people and" * (UNKNOWN not in min(people, default=UNKNOWN))
+            who = f" has {len(people)} people and" if known else ""
+            remedy = "; data.merge joins it with its neighbour" if name in CLASSES else ""
             found.append(
-                f"{name}{whose} does not occur in {' and '.join(missing)}:"
-                " its scores there say nothing; data.merge joins it with its neighbour"
+                f"{name}{who} does not occur in {' and '.join(missing)}: its scores there say"
+                f" nothing{remedy}"
             )
     return found
