@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alzmri.classes import CLASSES
 from alzmri.data.counts import Count
 from alzmri.data.prepared import PARTS, UNKNOWN, Row, numbered
 from alzmri.data.similarity import FLOOR, Forest
@@ -106,13 +107,14 @@ def draw_links(path: Path, links: Forest, found: People | None, note: str) -> No
 def problems(rows: Sequence[Row], counts: Counts, classes: tuple[str, ...]) -> list[str]:
     """One sentence for each class that does not occur in every part of the split."""
     found = []
+    known = not rows[0].subject.startswith(UNKNOWN)
     for name in classes:
         if missing := [part for part in PARTS if not counts[name, part].images]:
             subjects = {row.subject for row in rows if row.label == name}
-            known = UNKNOWN not in min(subjects, default=UNKNOWN)
-            of = f" has {len(subjects)} subjects and" * known
+            who = f" has {len(subjects)} subjects and" if known else ""
+            remedy = "; data.merge joins it with its neighbour" if name in CLASSES else ""
             found.append(
-                f"{name}{of} does not occur in {' and '.join(missing)}:"
-                " its scores there say nothing; data.merge joins it with its neighbour"
+                f"{name}{who} does not occur in {' and '.join(missing)}: its scores there say"
+                f" nothing{remedy}"
             )
     return found
