@@ -172,7 +172,7 @@ def _blocks(count: int, start: int = 0) -> Iterator[slice]:
 
 def _normalised(thumbnails: Thumbnails) -> NDArray[np.float64]:
     """float64 ``[n, pixels]`` of mean 0 and length 1: brightness and contrast are gone."""
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
+    flat = thumbnails.reshape(len(thumbnails), thumbnails.shape[-1] ** 2).astype(np.float64)
     flat -= flat.mean(axis=1, keepdims=True)
     return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9))
 
