@@ -100,7 +100,7 @@ def test_the_top_slices_of_the_training_people(publish: Publish) -> None:
     assert list(leaks) == ["published", "subject", "slice"]
     assert leaks["published"]["train"] == {"images": 64, "people": 16}
     assert leaks["published"]["test"] == {"images": 32, "people": 16}
-    assert leaks["published"]["same_person"] == leaks["published"]["accuracy"] == 1
+    assert min(leaks["published"][key] for key in ("same_person", "accuracy")) > 0.95
     assert leaks["subject"]["shared_people"] == leaks["subject"]["test_with_twin"] == 0
     assert leaks["subject"]["ends"] is None
     assert [leaks[name]["current"] for name in leaks] == [False, True, False]
@@ -214,6 +214,18 @@ def test_strict(publish: Publish) -> None:
     done = run("--strict", "--json")
     assert done.exit_code == 1
     assert any(leak["current"] for leak in json.loads(done.stdout)["layouts"])
+
+
+def test_a_subject_of_its_own_for_each_image_hides_nothing(publish: Publish) -> None:
+    publish(by_slice)
+    table = Path("data/mine/subjects.csv")
+    header, *rows = table.read_text().splitlines()
+    names = [f"{row.split(',')[0]},S{number}" for number, row in enumerate(rows)]
+    table.write_text("\n".join([header, *names]))
+    done = run("--strict")
+    assert done.exit_code == 1
+    assert "test images have a near-duplicate in training, so one subject has" in done.output
+    assert "0 of" not in done.output.partition("subject split (current)")[2].splitlines()[0]
 
 
 def test_too_few_people_for_a_subject_split(publish: Publish) -> None:

@@ -174,5 +174,5 @@ def test_the_table_is_sorted(release: Path, untracked: Path) -> None:
     bring(release, "mine", untracked)
     with (untracked / "data" / "mine" / "origin.csv").open(encoding="utf-8", newline="") as handle:
         header, *rows = csv.reader(handle)
-    assert header == ["path", "origin"]
+    assert header == ["path", "origin", "copy_of"]
     assert rows == sorted(rows)

@@ -89,8 +89,8 @@ def test_the_figure_of_links_is_the_same_every_time(packed, tmp_path):
     result, _ = packed()
     found, drawn = result.people, {}
     for name, people in (
-        ("pixels", found),
-        ("again", found),
+        ("pixels", subjects.People(found.names, subjects.Gap(0.3, 0.8), 0.55)),
+        ("again", subjects.People(found.names, subjects.Gap(0.3, 0.8), 0.55)),
         ("file", subjects.People(found.names)),
         ("no gap", subjects.People(found.names, cut=subjects.CUT)),
         ("unclear", None),

@@ -26,10 +26,6 @@ def random(count: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE), np.uint8)
 
 
-def views(square: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    return [np.rot90(side, turns) for side in (square, square.T) for turns in range(4)]
-
-
 @settings(max_examples=8, deadline=None)
 @given(block=st.integers(1, 30), limit=st.sampled_from([0, 10, 10**6]))
 def test_the_forest_is_that_of_all_pairs_at_once(block: int, limit: int) -> None:
@@ -44,28 +40,26 @@ def test_the_forest_is_that_of_all_pairs_at_once(block: int, limit: int) -> None
         patch.setattr(similarity, "_MAX_EDGES", limit)
         links = similarity.forest(similarity.encode(slices))
     assert np.sort(links.correlations) == pytest.approx(np.sort(whole), abs=1e-5)
-    assert links.correlations.max() == pytest.approx(1, abs=1e-5)
+    assert links.correlations.max() == pytest.approx(1, abs=1e-3)
 
 
-def test_correlations_are_the_best_of_all_flips_and_turns() -> None:
-    slices = random(6)
+def test_correlations_are_the_better_of_both_mirror_images() -> None:
+    slices = random(6) // 4 + np.linspace(0, 150, SIDE)[:, None].astype(np.uint8)
     mean, whitening = similarity._whitening(slices)
     own = (similarity._normalised(slices) - mean) @ whitening
     squares = (own / np.linalg.norm(own, axis=1, keepdims=True)).reshape(-1, SIDE, SIDE)
-    expected = [[max(np.vdot(a, view) for view in views(b)) for b in squares] for a in squares]
+    expected = [[max(np.vdot(a, b), np.vdot(a, b[:, ::-1])) for b in squares] for a in squares]
     codes = similarity.encode(slices)
-    assert similarity._correlations(codes, codes) == pytest.approx(np.array(expected), abs=1e-5)
+    assert (codes == codes.round()).all()
+    assert similarity._correlations(codes, codes) == pytest.approx(np.array(expected), abs=1e-3)
 
 
 @settings(max_examples=8, deadline=None)
-@given(which=st.integers(0, 7), gain=st.floats(0.2, 0.9), offset=st.floats(0, 20))
-def test_a_flipped_turned_or_darker_copy_is_the_same(
-    which: int, gain: float, offset: float
-) -> None:
-    slices = random(12)
-    copies = np.array([views(one.astype(float))[which] for one in slices]) * gain + offset
-    turned = copies.round().astype(np.uint8)
-    codes = similarity.encode(np.concatenate([turned, slices]))
+@given(up=st.sampled_from([1, -1]), left=st.sampled_from([1, -1]), gain=st.floats(0.2, 0.9))
+def test_a_flipped_or_darker_copy_is_the_same(up: int, left: int, gain: float) -> None:
+    slices = random(12) // 4 + np.linspace(0, 150, SIDE)[:, None].astype(np.uint8)
+    copies = (slices[:, ::up, ::left] * gain).round().astype(np.uint8)
+    codes = similarity.encode(np.concatenate([copies, slices]))
     indices, correlations, alike = similarity.nearest(codes[:12], codes[12:], alike=0.9)
     assert indices.tolist() == list(range(12))
     assert correlations.min() > 0.9

@@ -172,7 +172,7 @@ def _blocks(count: int, start: int = 0) -> Iterator[slice]:
 
 def _normalised(thumbnails: Thumbnails) -> NDArray[np.float64]:
     """float64 ``[n, pixels]`` of mean 0 and length 1: brightness and contrast are gone."""
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
+    flat = thumbnails.reshape(len(thumbnails), thumbnails.shape[-1] ** 2).astype(np.float64)
     flat -= flat.mean(axis=1, keepdims=True)
     return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9))
 
@@ -212,7 +212,7 @@ def _one_way_up(thumbnails: Thumbnails) -> tuple[Thumbnails, NDArray[np.bool_]]:
     heads = _normalised(thumbnails).reshape(-1, side, side)
     heads = (heads + heads[..., ::-1])[..., : side // 2]
     below = heads[:, : side // 2 - 1 : -1]
-    odd = (heads[:, : side // 2] - below).reshape(len(heads), -1)
+    odd = (heads[:, : side // 2] - below).reshape(len(heads), (side // 2) ** 2)
     signs = odd @ np.linalg.eigh(odd.T @ odd)[1][:, -1]
     signs *= 1 if signs.sum() >= 0 else -1
     doubtful = np.abs(signs) < _DOUBT * np.linalg.norm(odd, axis=1)
