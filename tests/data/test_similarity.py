@@ -39,7 +39,7 @@ def test_the_forest_is_that_of_all_pairs_at_once(block: int, limit: int) -> None
         patch.setattr(similarity, "_BLOCK", block)
         patch.setattr(similarity, "_MAX_EDGES", limit)
         links = similarity.forest(similarity.encode(slices))
-    assert np.sort(links.correlations) == pytest.approx(np.sort(whole), abs=1e-5)
+    assert np.sort(links.correlations) == pytest.approx(np.sort(whole), abs=1e-4)  # rounded codes
     assert links.correlations.max() == pytest.approx(1, abs=1e-3)
 
 

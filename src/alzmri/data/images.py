@@ -40,7 +40,7 @@ _OVERSAMPLING = 4
 """Points per side of a thumbnail's pixel, averaged."""
 _RINGS, _RAYS = 24, 256
 """Around the centre of a head, to find its axis to 0.7 degrees."""
-_UPRIGHT, _QUARTER = 45, 0.03
+_UPRIGHT, _QUARTER = 45, 0.1
 """Degrees; and how much more symmetrical (1: perfectly) a head must be about an axis beyond."""
 
 SUFFIXES = frozenset(
@@ -199,24 +199,14 @@ def upright(pixels: Pixels) -> tuple[Pixels, float]:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     head = _outline(pixels)
-    tilt = _tilt(pixels, head)
+    variances, directions = np.linalg.eigh(head.covariance)
+    # Takes a disc to the ellipse of the head: in the disc, however a slice was stretched, the same
+    # head differs by a turn alone.
+    ellipse = (directions * np.sqrt(variances)) @ directions.T
+    tilt = _tilt(_cut(pixels, head, ellipse))
     cos, sin = np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt))
-    axes = np.array([[cos, -sin], [sin, cos]])  # columns: the head's right and down
-    deviations = np.sqrt(np.diag(axes.T @ head.covariance @ axes))
-    fine = THUMBNAIL_SIDE * _OVERSAMPLING
-    matrix = axes * (4 * deviations / fine)
-    corner = head.centre - matrix.sum(axis=1) * (fine - 1) / 2
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    cut = cv2.warpAffine(
-        pixels,
-        np.column_stack([matrix, corner]),
-        (fine, fine),
-        flags=flags,
-        borderValue=head.background,
-    )
-    # A border may be darker than the background of a slice that was brightened.
-    cut = np.maximum(np.asarray(cut, np.uint8), np.uint8(head.background))
-    return _area(cut, THUMBNAIL_SIDE), tilt
+    turned = ellipse @ np.array([[cos, -sin], [sin, cos]])
+    return _area(_cut(pixels, head, turned), THUMBNAIL_SIDE), tilt
 
 
 @dataclass(frozen=True)
@@ -226,14 +216,28 @@ class _Head:
     Attributes:
         centre: float64 ``[2]``, x and y.
         covariance: float64 ``[2, 2]``, of x and y over the hull.
-        radius: pixels, from the centre to the farthest point.
         background: level of the pixels around it.
     """
 
     centre: NDArray[np.float64]
     covariance: NDArray[np.float64]
-    radius: float
     background: int
+
+
+def _cut(pixels: Pixels, head: _Head, axes: NDArray[np.float64]) -> Pixels:
+    """uint8 ``[128, 128]``: the head, of which the columns of ``axes`` are half the radii."""
+    fine = THUMBNAIL_SIDE * _OVERSAMPLING
+    matrix = axes * (4 / fine)
+    corner = head.centre - matrix.sum(axis=1) * (fine - 1) / 2
+    cut = cv2.warpAffine(
+        pixels,
+        np.column_stack([matrix, corner]),
+        (fine, fine),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderValue=head.background,
+    )
+    # A border may be darker than the background of a slice that was brightened.
+    return np.maximum(np.asarray(cut, np.uint8), np.uint8(head.background))
 
 
 def _outline(pixels: Pixels) -> _Head:
@@ -251,27 +255,24 @@ def _outline(pixels: Pixels) -> _Head:
     if moments["m00"] <= 0:
         height, width = pixels.shape
         sides = np.array([width, height], np.float64)
-        half = sides / 2
-        return _Head((sides - 1) / 2, np.diag(half**2 / 4), float(half.max()), round(background))
+        return _Head((sides - 1) / 2, np.diag((sides / 4) ** 2), round(background))
     centre = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
     mixed = moments["mu11"]
     covariance = np.array([[moments["mu20"], mixed], [mixed, moments["mu02"]]]) / moments["m00"]
-    radius = float(np.linalg.norm(hull[:, 0] - centre, axis=1).max())
-    return _Head(centre, covariance, radius, round(background))
+    return _Head(centre, covariance, round(background))
 
 
-def _tilt(pixels: Pixels, head: _Head) -> float:
-    """By how many degrees, -90 to 90, the head's axis of mirror symmetry is turned clockwise.
+def _tilt(head: Pixels) -> float:
+    """By how many degrees, -90 to 90, the axis of mirror symmetry of a square is turned clockwise.
 
     Around its centre, a head mirrored at an axis is the head read backwards from there: one
     autoconvolution along the angle compares it with its mirror images at all axes at once.
     """
-    size = (_RINGS, _RAYS)
+    middle = (len(head) - 1) / 2
+    smooth = cv2.GaussianBlur(head, (0, 0), _BLUR * len(head))
     flags = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
-    smooth = cv2.GaussianBlur(pixels, (0, 0), _BLUR * np.sqrt(pixels.size))
-    centre = (float(head.centre[0]), float(head.centre[1]))
-    polar = np.asarray(cv2.warpPolar(smooth, size, centre, head.radius, flags), np.float64)
-    polar = np.maximum(polar - head.background, 0)
+    found = cv2.warpPolar(smooth, (_RINGS, _RAYS), (middle, middle), len(head) / 2, flags)
+    polar = np.asarray(found, np.float64)
     # Of a ring's points, those farther out stand for more of the head.
     polar = (polar - polar.mean()) * np.sqrt(np.arange(_RINGS) + 0.5)
     spectrum = np.fft.rfft(polar, axis=0)
@@ -279,7 +280,11 @@ def _tilt(pixels: Pixels, head: _Head) -> float:
     tilts = (np.arange(_RAYS) - _RAYS / 2) * 180 / _RAYS
     # The axis across is nearly as good in some heads: quarter turns must be clear.
     alike[np.abs(tilts) > _UPRIGHT] -= _QUARTER * (polar**2).sum()
-    return float(tilts[alike.argmax()])
+    best = int(alike.argmax())
+    before, peak, after = alike[best - 1], alike[best], alike[(best + 1) % _RAYS]
+    bend = before - 2 * peak + after
+    between = (before - after) / (2 * bend) if bend else 0  # where a parabola through them is highest
+    return float(tilts[best] + between * 180 / _RAYS)
 
 
 def _area(pixels: Pixels, side: int) -> Pixels:

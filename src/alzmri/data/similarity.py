@@ -44,6 +44,9 @@ _DOUBT = 0.2
 """Cosine with what all heads have in common below which it does not tell the way up: of the public
 collection 1 slice in 100, some of them on the wrong side of 0."""
 
+_CLEARLY = 0.1
+"""By so much a doubtful slice must be more alike to the others when it is turned over."""
+
 _BLOCK = 2048
 """Slices compared at once: a block of correlations takes 16 MB, however many images."""
 
@@ -78,7 +81,8 @@ def encode(thumbnails: Thumbnails) -> Codes:
     over = _codes(thumbnails[doubtful, ::-1], mean, whitening)
     sure = codes[~doubtful]
     (_, standing, _), (_, turned, _) = (nearest(way, sure, 1) for way in (codes[doubtful], over))
-    codes[doubtful] = np.where((turned > standing)[:, None, None], over, codes[doubtful])
+    better = turned > standing + _CLEARLY
+    codes[doubtful] = np.where(better[:, None, None], over, codes[doubtful])
     return codes
 
 
@@ -180,8 +184,8 @@ def _normalised(thumbnails: Thumbnails) -> NDArray[np.float64]:
 def _whitening(thumbnails: Thumbnails) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean ``[pixels]`` and symmetric whitening ``[pixels, pixels]`` of the slices.
 
-    Of the slices and their mirror images: then whitening a mirrored slice is mirroring the
-    whitened one.
+    Of the slices and their flips: then whitening a mirrored slice is mirroring the whitened one,
+    and few slices give a variance that is known four times as well.
     """
     side = thumbnails.shape[-1]
     total = np.zeros(side * side)
@@ -191,7 +195,8 @@ def _whitening(thumbnails: Thumbnails) -> tuple[NDArray[np.float64], NDArray[np.
         total += normalised.sum(axis=0)
         products += normalised.T @ normalised
     pixels = np.arange(side * side).reshape(side, side)
-    orders = (pixels.ravel(), pixels[:, ::-1].ravel())
+    views = (pixels, pixels[:, ::-1], pixels[::-1], pixels[::-1, ::-1])
+    orders = [view.ravel() for view in views]
     count = max(1, len(thumbnails))
     mean = np.mean([total[order] for order in orders], axis=0) / count
     covariance = np.mean([products[np.ix_(order, order)] for order in orders], axis=0) / count
