@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from alzmri.classes import FOLDERS
 from alzmri.collections import origins
 from alzmri.collections.cli import data_app
 from alzmri.collections.importing import import_collection
+from alzmri.data import similarity
 from alzmri.errors import UserError
 
 Write = Callable[..., Path]
@@ -176,3 +178,33 @@ def test_the_table_is_sorted(release: Path, untracked: Path) -> None:
         header, *rows = csv.reader(handle)
     assert header == ["path", "origin", "copy_of"]
     assert rows == sorted(rows)
+
+
+def _codes(draw: np.random.Generator, *, of: similarity.Codes | None = None) -> similarity.Codes:
+    """Of 200 slices that have nothing in common; or of a copy of each, 0.98 similar to it."""
+    noise = draw.normal(size=(200, 1024))
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    if of is not None:
+        noise = 0.98 * of.reshape(200, 1024) / 4000 + 0.2 * noise
+    return np.rint(4000 * noise).astype(np.float32).reshape(200, 2, 512)
+
+
+def test_copies_are_told_from_the_originals_of_another_size() -> None:
+    draw = np.random.default_rng(0)
+    originals = _codes(draw)
+    first, second = (_codes(draw, of=originals) for _ in range(2))
+    sizes = [(200, 190)] * 200 + [(208, 176)] * 200 + [(200, 190)] * 200
+    found = origins.turned(np.concatenate([first, originals, second]), sizes)
+    slices = np.arange(200)
+    assert found.tolist() == [*(slices + 200), *[-1] * 200, *(slices + 200)]
+
+
+@pytest.mark.parametrize("kept", [0, 100])
+def test_nothing_is_called_a_copy_where_originals_are_missing(kept: int) -> None:
+    """Copies of two sizes, and some of the originals: a part of a release."""
+    draw = np.random.default_rng(0)
+    originals = _codes(draw)
+    copies = [_codes(draw, of=originals) for _ in range(2)]
+    codes = np.concatenate([*copies, copies[0][:100], originals[:kept]])
+    sizes = [(200, 190)] * 400 + [(180, 180)] * 100 + [(208, 176)] * kept
+    assert (origins.turned(codes, sizes) == -1).all()

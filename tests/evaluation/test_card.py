@@ -26,13 +26,15 @@ ALARMS = {**_RATE, "classes": {CLASSES[2]: _RATE}, "flagged": {"2-5": "1 of 4"}}
 def written(prepared, make_params, tmp_path):
     """``written(split={...})``: the card of an untrained model."""
 
-    def write(shared: int | None = 0, prepared=prepared, init=None, **sections) -> str:
+    def write(
+        shared: int | None = 0, prepared=prepared, init=None, near_duplicates=0, **sections
+    ) -> str:
         params = make_params(model={"name": "lenet"}, **sections)
         run = Run.start(prepared, params, torch.device("cpu"))
         trained = results.card(run, prepared, params, "0123456789abcdef")
         trained.training["init"] = init
         test = report.predict_test(run.model, 1.5, prepared, params.evaluate)
-        metrics = report.details(test, params.split, shared)
+        metrics = report.details(test, params.split, shared, near_duplicates)
         card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics, ALARMS)
         return Path(tmp_path / "MODEL_CARD.md").read_text()
 
@@ -70,6 +72,14 @@ def test_a_leak_and_a_label_permutation_are_named_where_the_numbers_are(written)
     scores = text[text.index("## Scores") :]
     assert "**These scores leak: 3 of 4 test people" in scores[:200]
     assert "labels shuffled between people" in text
+
+
+def test_near_duplicates_across_a_subject_split_leak(written):
+    text = written(near_duplicates=7)
+    assert "leaks: true" in text.split("---\n")[1]
+    assert "**These scores leak: 7 images have a near-duplicate" in text
+    assert "seen in training is unknown" in text
+    assert "seen in training: 0" not in text
 
 
 def test_of_unknown_subjects_nothing_is_said_but_that(written, prepared):

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from alzmri.data.prepared import PREPARED
 from alzmri.errors import LeakError, UserError
 from alzmri.evaluation import report
-from alzmri.evaluation.leak import check_leak
+from alzmri.evaluation.leak import check_leak, near_duplicates
+from alzmri.files import write_json
 from alzmri.models import build, saved
 from alzmri.training.loop import Run
 from alzmri.training.results import card
@@ -46,6 +48,21 @@ def test_a_declared_leak_is_counted_and_labelled(trained, leaking, make_params):
     params = make_params(split={"unit": "slice"})
     test = report.predict_test(build(**trained.architecture), 1.0, leaking, params.evaluate)
     assert "1 of them in training too: THIS SPLIT LEAKS" in report.note(test, params, shared)
+
+
+def test_near_duplicates_across_the_parts_end_the_claim(
+    trained, prepared, make_params, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_json(PREPARED / "summary.json", {"leak": {"near_duplicates_across_subject_split": 7}})
+    params = make_params()
+    test = report.predict_test(build(**trained.architecture), 1.0, prepared, params.evaluate)
+    assert "none seen in training" in report.note(test, params, 0, 0)
+    note = report.note(test, params, 0, near_duplicates())
+    assert "7 near-duplicates across the parts: THIS SPLIT LEAKS" in note
+    assert "none seen" not in note
+    found = report.details(test, params.split, 0, near_duplicates())
+    assert found["shared_subjects"] is None
 
 
 def test_new_names_do_not_hide_a_leak(trained, prepared):

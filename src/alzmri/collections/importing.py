@@ -174,9 +174,7 @@ def import_collection(
         collection.require(found, max_rejected, remedy="nothing was imported")
         published = _published(source, members, found.entries, copies, origin)
         codes, links = _compared(read)
-        turned = origins.turned(
-            codes, np.array([item.tilt for item in read]), [item.size for item in read]
-        )
+        turned = origins.turned(codes, [head.size for head in read])
         copied = {
             entry.path: found.entries[original].path
             for entry, original in zip(found.entries, turned.tolist(), strict=True)
@@ -439,10 +437,9 @@ def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member]
 
 
 class _Head(NamedTuple):
-    """What is kept of an image: see :func:`images.upright`; its height and width."""
+    """What is kept of an image: see :func:`images.thumbnail`; its height and width."""
 
     thumbnail: images.Pixels
-    tilt: float
     size: tuple[int, int]
 
 
@@ -452,7 +449,7 @@ def _read(directory: Path) -> tuple[Collection, list[_Head]]:
 
     def head(pixels: images.Pixels) -> _Head:
         height, width = pixels.shape
-        return _Head(*images.upright(pixels), (height, width))
+        return _Head(images.thumbnail(pixels), (height, width))
 
     with terminal.progress("validating") as progress:
         found = collection.read(directory, head, heads.append, progress)

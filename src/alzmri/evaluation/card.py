@@ -33,7 +33,7 @@ def write(
         _scores(metrics),
         _calibration(metrics),
         _alarms(alarms),
-        _limits(trained, prepared),
+        _limits(trained, prepared, leaks=_leaks(metrics)),
         _training(trained),
     )
     write_bytes(path, "\n\n".join(sections).encode() + b"\n")
@@ -42,8 +42,7 @@ def write(
 def _front_matter(trained: Card, metrics: dict[str, Any]) -> str:
     """The YAML head that model hubs read: the scores with intervals, and whether they leak."""
     source, subject = trained.parameters["data"]["source"], metrics["subject"]
-    leaking = metrics["split"]["unit"] == "slice" or metrics["split"]["shared_subjects"] > 0
-    leaks = str(leaking).lower()
+    leaks = str(_leaks(metrics)).lower()
     levels = [("slice", metrics)]
     if subject["n"]:
         levels.append(("subject", subject))
@@ -69,6 +68,12 @@ model-index:
     metrics:
 {rows}
 ---"""
+
+
+def _leaks(metrics: dict[str, Any]) -> bool:
+    """Whether test subjects were, or may have been, in training."""
+    split = metrics["split"]
+    return bool(split["unit"] == "slice" or split["shared_subjects"] != 0)
 
 
 def _head(trained: Card) -> str:
@@ -142,8 +147,15 @@ def _scores(metrics: dict[str, Any]) -> str:
         )
     )
     warning = ""
+    if near_duplicates := split.get("near_duplicates"):
+        warning = (
+            f"\n**These scores leak: {near_duplicates} images have a near-duplicate in another part"
+            " of the split. The same subjects have several names.**\n"
+        )
     who = f"Test subjects seen in training: {split['shared_subjects']}."
-    if split["shared_subjects"] is None:
+    if near_duplicates:
+        who = "How many test subjects were seen in training is unknown."
+    elif split["shared_subjects"] is None:
         who = "Subjects are unknown: intervals take each slice for a subject, and are too narrow."
         warning = "\n**Subjects unknown, this split LEAKS: nothing is known about new subjects.**\n"
     elif split["unit"] == "slice":
@@ -220,7 +232,7 @@ with any: {flagged or "none"}.
 {table(("class", "share of slices", "slices", "subjects with any"), rows)}"""
 
 
-def _limits(trained: Card, prepared: Prepared) -> str:
+def _limits(trained: Card, prepared: Prepared, *, leaks: bool) -> str:
     limits = [
         "The intervals hold the fitted model fixed: they are about which subjects were tested, and"
         " say nothing about another seed of training, another scanner, another hospital or another"
@@ -230,7 +242,7 @@ def _limits(trained: Card, prepared: Prepared) -> str:
         "Confidence means little on images unlike the training data: other orientations, skulls"
         " not stripped, other contrasts, photographs.",
     ]
-    if trained.parameters["split"]["unit"] == "slice":
+    if leaks:
         limits.insert(0, "Nothing is known about people the model has not seen: the split leaks.")
     if trained.parameters["data"]["source"] == "phantom":
         limits.insert(0, "Trained on simulated slices: useless on real ones.")

@@ -1,6 +1,8 @@
 """A test of people that the model was trained on is no test."""
 
-from alzmri.data.prepared import Prepared
+import json
+
+from alzmri.data.prepared import PREPARED, Prepared
 from alzmri.errors import LeakError, UserError
 from alzmri.models.saved import Card
 
@@ -27,3 +29,12 @@ def check_leak(card: Card, prepared: Prepared, unit: str) -> int | None:
             " `dvc repro train`"
         )
     return shared if prepared.subjects_known else None
+
+
+def near_duplicates() -> int:
+    """How many images have a near-duplicate in another part of a subject split, as prepare counted.
+
+    Where there are any, one subject has several names, and the model may have seen it in training.
+    """
+    summary = json.loads((PREPARED / "summary.json").read_bytes())
+    return int(summary["leak"]["near_duplicates_across_subject_split"])

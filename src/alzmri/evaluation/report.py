@@ -106,11 +106,14 @@ METRICS = (
 """What DVC shows of an evaluation, in ``metrics/evaluate.json``: few numbers, on one screen."""
 
 
-def details(test: Predictions, split: Split, shared: int | None) -> dict[str, Any]:
+def details(
+    test: Predictions, split: Split, shared: int | None, near_duplicates: int = 0
+) -> dict[str, Any]:
     """The content of ``models/evaluation.json``: ``METRICS``, and everything else that is known.
 
-    ``shared`` is None where subjects are unknown. Nothing is said of them then, and intervals
-    are over slices.
+    ``shared`` and ``near_duplicates`` are what :mod:`alzmri.evaluation.leak` found. ``shared`` is
+    None where subjects are unknown. Nothing is said of them then, and intervals are over slices.
+    Where there are near-duplicates, how many subjects are shared is not known either.
     """
     labels, names, seed = test.truth, test.subjects, split.seed
     found = score(labels, test.probabilities, names, test.classes, seed, ~test.ood)
@@ -119,18 +122,21 @@ def details(test: Predictions, split: Split, shared: int | None) -> dict[str, An
         for count in found["stages_off"].values():
             count["people"] = None
     as_trained, divided = (probabilities(test.logits / t) for t in (1, test.temperature))
+    leak: dict[str, Any] = {"unit": split.unit, "shared_subjects": shared}
+    if near_duplicates:  # the names hide who was seen in training
+        leak |= {"shared_subjects": None, "near_duplicates": near_duplicates}
     return {
         **found,
         "subject_macro_f1": found["subject"]["macro_f1"],
         "subject_accuracy": found["subject"]["accuracy"],
-        "shared_subjects": shared,
+        "shared_subjects": leak["shared_subjects"],
         "calibration": {
             "temperature": test.temperature,
             "applied": test.calibrated,
             "before": _confidence(labels, as_trained, names, seed),
             "after": _confidence(labels, divided, names, seed),
         },
-        "split": {"unit": split.unit, "shared_subjects": shared},
+        "split": leak,
     }
 
 
@@ -185,12 +191,17 @@ def _scored(
     }
 
 
-def note(test: Predictions, params: Params, shared: int | None) -> str:
-    """One line that goes on every figure: what was tested, and whether it leaks."""
+def note(test: Predictions, params: Params, shared: int | None, near_duplicates: int = 0) -> str:
+    """One line that goes on every figure: what was tested, and whether it leaks.
+
+    ``shared`` and ``near_duplicates`` are what :mod:`alzmri.evaluation.leak` found.
+    """
     people = "unknown" if shared is None else len(set(test.subjects))
     tested = f"{len(test.rows)} test slices of {people} people"
     if params.data.permute_labels:
         tested += " with PERMUTED LABELS"
+    if near_duplicates:
+        return f"{tested}; {near_duplicates} near-duplicates across the parts: THIS SPLIT LEAKS"
     if params.split.unit == "subject":
         return f"{tested}, none seen in training"
     if shared is None:

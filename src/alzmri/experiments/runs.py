@@ -172,7 +172,7 @@ class FinishedRun:
     def leaks(self) -> bool:
         """Whether test subjects were, or may have been, in training."""
         split = self.evaluation["split"]
-        return bool(split["unit"] == "slice" or split["shared_subjects"])
+        return bool(split["unit"] == "slice" or split["shared_subjects"] != 0)
 
     @property
     def subjects_unknown(self) -> bool:

@@ -108,8 +108,8 @@ def _about(folder: Path) -> tuple[str, bool]:
         card = json.loads((folder / "model.json").read_bytes())
         scores = folder / "evaluation.json"
         split = json.loads(scores.read_bytes())["split"] if scores.is_file() else {}
-        leaks = card["parameters"]["split"]["unit"] == "slice" or split.get("shared_subjects")
-        return str(card["run"]), bool(leaks)
+        unknown_or_some = split.get("shared_subjects", 0) != 0
+        return str(card["run"]), card["parameters"]["split"]["unit"] == "slice" or unknown_or_some
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the model in {folder} is damaged ({error!r}): `dvc checkout`") from None
 
