@@ -40,8 +40,9 @@ _OVERSAMPLING = 4
 """Points per side of a thumbnail's pixel, averaged."""
 _RINGS, _RAYS = 24, 256
 """Around the centre of a head, to find its axis to 0.7 degrees."""
-_UPRIGHT, _QUARTER = 45, 0.1
-"""Degrees; and how much more symmetrical (1: perfectly) a head must be about an axis beyond."""
+_UPRIGHT, _LEANING, _QUARTER = 45, 0.05, 0.1
+"""Degrees; and how much more symmetrical (1: perfectly) a head must be about an axis that leans by
+so much, or by more, than about an upright one."""
 
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp")
@@ -278,9 +279,10 @@ def _tilt(head: Pixels) -> float:
     spectrum = np.fft.rfft(polar, axis=0)
     alike = np.fft.irfft((spectrum**2).sum(axis=1), _RAYS)
     tilts = (np.arange(_RAYS) - _RAYS / 2) * 180 / _RAYS
-    # The axis across is nearly as good in some heads: quarter turns must be clear.
-    alike[np.abs(tilts) > _UPRIGHT] -= _QUARTER * (polar**2).sum()
-    best = int(alike.argmax())
+    # What shows no axis is upright, and quarter turns must be clear: the axis across is nearly as
+    # good in some heads.
+    doubt = np.where(np.abs(tilts) > _UPRIGHT, _QUARTER, _LEANING * (tilts / _UPRIGHT) ** 2)
+    best = int((alike - doubt * (polar**2).sum()).argmax())
     before, peak, after = alike[best - 1], alike[best], alike[(best + 1) % _RAYS]
     bend = before - 2 * peak + after
     between = (before - after) / (2 * bend) if bend else 0  # where a parabola through them is highest
