@@ -224,7 +224,7 @@ def test_a_subject_of_its_own_for_each_image_hides_nothing(publish: Publish) -> 
     table.write_text("\n".join([header, *names]))
     done = run("--strict")
     assert done.exit_code == 1
-    assert "test images have a near-duplicate in training, so one subject has" in done.output
+    assert "test images have a near-duplicate in training: of" in done.output
     assert "0 of" not in done.output.partition("subject split (current)")[2].splitlines()[0]
 
 

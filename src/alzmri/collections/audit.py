@@ -390,7 +390,7 @@ def headline(leak: Leak) -> str:
     if leak.shared_people is None:
         return f"{name}: subjects unknown; {near} training"
     if leak.test_with_twin and not leak.shared_people:
-        return f"{name}: {near} training, so one subject has several names in {leak.test.people}"
+        return f"{name}: {near} training: of {leak.test.people} people, some have other names there"
     return (
         f"{name}: {leak.shared_people} of {leak.test.people} people tested are in training; the"
         f" most similar training slice shows the same person for {leak.same_person:.1%}"

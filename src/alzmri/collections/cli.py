@@ -257,8 +257,8 @@ def _show_audit(name: str, found: "Audit") -> None:
     )
     for leak in found.leaks:
         _say(
-            f"{headline(leak)}, the same class for {leak.accuracy:.1%} (always {leak.majority}:"
-            f" {leak.majority_accuracy:.1%})"
+            f"{headline(leak)}. The most similar training slice has the right class for"
+            f" {leak.accuracy:.1%} (always {leak.majority}: {leak.majority_accuracy:.1%})"
         )
         if leak.turned_copies is not None:
             _say(
