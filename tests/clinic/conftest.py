@@ -130,7 +130,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.clip(pixels + rng.integers(-12, 13, pixels.shape), 0, 255).astype(np.uint8)
     network.eval()
     _, known = run(WithFeatures(network), pixels, np.arange(len(pixels)), torch.device("cpu"))
-    Detector.fit(known[::2], known[1::2], saved.digest(folder)).save(folder)
+    validation = known[1::2]
+    whose = [f"subject {number % 8}" for number in range(len(validation))]
+    labels = np.zeros(len(validation), int)
+    Detector.fit(known[::2], validation, whose, labels, saved.digest(folder)).save(folder)
     return folder
 
 

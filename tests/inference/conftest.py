@@ -30,6 +30,8 @@ def predictor(prepared, make_params) -> Predictor:
     network = WithFeatures(model)
     _, known = run(network, prepared.images, prepared.indices("train"), CPU)
     _, held_out = run(network, prepared.images, prepared.indices("val"), CPU)
-    detector = Detector.fit(known, held_out, weights="none")
+    validation = prepared.indices("val")
+    whose = [prepared.rows[index].subject for index in validation]
+    detector = Detector.fit(known, held_out, whose, prepared.labels[validation], weights="none")
     assert np.isfinite(detector.threshold)
     return Predictor(network, card, detector, Preprocessing.of(card))

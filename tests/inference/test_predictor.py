@@ -23,7 +23,8 @@ def scope():
     """A Gaussian of eight features around 0, and a threshold."""
     rng = np.random.default_rng(0)
     known, held_out = rng.normal(size=(2, 200, 8)).astype(np.float32)
-    return Detector.fit(known, held_out, "w")
+    subjects = [f"subject {number}" for number in range(len(held_out))]
+    return Detector.fit(known, held_out, subjects, np.zeros(len(held_out), int), "w")
 
 
 def test_logits_are_divided_by_the_temperature_of_the_card(scope):

@@ -40,7 +40,10 @@ def good(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32), np.uint8)
     network = features.WithFeatures(model)
     _, found = features.run(network, images, np.arange(40), CPU)
-    Detector.fit(found[:30], found[30:], saved.digest(folder)).save(folder)
+    validation = found[30:]
+    whose = [f"subject {number}" for number in range(len(validation))]
+    labels = np.zeros(len(validation), int)
+    Detector.fit(found[:30], validation, whose, labels, saved.digest(folder)).save(folder)
     Predictor.load(folder)
     return folder
 
