@@ -163,11 +163,11 @@ def make_params(_committed_params: dict[str, Any]) -> Callable[..., Params]:
 
 @pytest.fixture
 def by_chance() -> Callable[..., float]:
-    """The p-value of so many hits, for a model that knows nothing about new people's labels.
+    """The p-value of so many hits, for a model that knows nothing about new subjects' labels.
 
-    A permutation test over people: where labels were drawn by lot, all orders of those of the test
-    part are equally probable, so that at chance one model in a thousand is below 0.001, however few
-    the people. (The bootstrap's 95 % interval over eight people leaves chance out in one of five.)
+    A permutation test over subjects: where labels were drawn by lot, all orders of those of the
+    test part are equally probable, so that at chance one model in a thousand is below 0.001,
+    however few the subjects.
     """
 
     def p_value(truth: Sequence[Any], predicted: Sequence[Any], subjects: Sequence[str]) -> float:
@@ -233,7 +233,7 @@ def misnamed() -> Callable[[Path], None]:
 
 @pytest.fixture
 def prepared() -> Prepared:
-    """96 slices of 32 pixels: 6 people a class, a bright disc that grows with the stage."""
+    """96 slices of 32 pixels: 6 subjects a class, a bright disc that grows with the stage."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:32, :32] - 15.5
     parts = ("train", "train", "train", "train", "val", "test")

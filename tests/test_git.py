@@ -1,4 +1,4 @@
-"""What git says, wherever people work: one tiny repository in several situations."""
+"""What git says, wherever subjects work: one tiny repository in several situations."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Errors, exit codes and progress, as a person or a log sees them."""
+"""Errors, exit codes and progress, as a subject or a log sees them."""
 
 import os
 import pty

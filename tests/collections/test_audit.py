@@ -23,11 +23,11 @@ from alzmri.data.collection import Collection, Entry
 from alzmri.errors import UserError
 
 PEOPLE, SLICES = 4, 6
-"""Of a class; of a person."""
+"""Of a class; of a subject."""
 
 
 def head(person: int, number: int) -> NDArray[np.uint8]:
-    """uint8 ``[48, 48]``: a disc with a pattern of its own per person, smaller slice by slice."""
+    """uint8 ``[48, 48]``: a disc with a pattern of its own per subject, smaller slice by slice."""
     half = np.random.default_rng(person).integers(60, 250, (6, 3))
     coarse = np.hstack([half, half[:, ::-1]])
     fine = np.random.default_rng((person, number)).integers(0, 5, (48, 48))
@@ -46,7 +46,7 @@ def publish(
     monkeypatch: pytest.MonkeyPatch,
     committed: Callable[[str], Path],
 ) -> Publish:
-    """``publish(part)`` imports a release as data/mine, slices in folders ``part(person, slice)``.
+    """``publish(part)`` imports a release as data/mine, slices in folders ``part(subject, slice)``.
 
     The working directory becomes a repository with the committed parameters.
     """
@@ -92,33 +92,33 @@ def test_the_top_slices_of_the_training_people(publish: Publish) -> None:
     publish(by_slice)
     done = run()
     assert done.exit_code == 0, done.output
-    assert "16 of 16 people tested are in training" in done.output
-    assert "the end slices (top or bottom) of the training people: in 16 of the 16" in done.output
+    assert "16 of 16 subjects tested are in training" in done.output
+    assert "the end slices (top or bottom) of the training subjects: in 16 of the 16" in done.output
     assert "less brain than any training slice" in done.output
     assert Path("plots/audit-mine.png").read_bytes().startswith(b"\x89PNG")
     leaks = numbers()
     assert list(leaks) == ["published", "subject", "slice"]
     assert leaks["published"]["train"] == {"images": 64, "people": 16}
     assert leaks["published"]["test"] == {"images": 32, "people": 16}
-    assert min(leaks["published"][key] for key in ("same_person", "accuracy")) > 0.95
-    assert leaks["subject"]["shared_people"] == leaks["subject"]["test_with_twin"] == 0
+    assert min(leaks["published"][key] for key in ("same_subject", "accuracy")) > 0.95
+    assert leaks["subject"]["shared_subjects"] == leaks["subject"]["test_near_duplicates"] == 0
     assert leaks["subject"]["ends"] is None
     assert [leaks[name]["current"] for name in leaks] == [False, True, False]
 
 
 def test_the_widest_slices(publish: Publish) -> None:
     publish(lambda _, number: "test" if number < 2 else "train")
-    assert "the widest slices of the training people: in 16 of the 16" in run().output
+    assert "the widest slices of the training subjects: in 16 of the 16" in run().output
 
 
 def test_a_published_test_of_other_people(publish: Publish) -> None:
     publish(by_person)
     done = run()
-    assert "published: 0 of 4 people tested are in training" in done.output
+    assert "published: 0 of 4 subjects tested are in training" in done.output
     assert "brain" not in done.output
     leak = numbers()["published"]
-    assert leak["shared_people"] == leak["twin_pairs"] == leak["same_person"] == 0
-    assert not any(pair["same_person"] for pair in leak["pairs"])
+    assert leak["shared_subjects"] == leak["near_duplicate_pairs"] == leak["same_subject"] == 0
+    assert not any(pair["same_subject"] for pair in leak["pairs"])
 
 
 def test_slices_divided_at_random_are_no_end(publish: Publish) -> None:
@@ -127,7 +127,7 @@ def test_slices_divided_at_random_are_no_end(publish: Publish) -> None:
     )
     publish(lambda person, number: str(part[person, number]))
     done = run()
-    assert "published: 16 of 16 people tested are in training" in done.output
+    assert "published: 16 of 16 subjects tested are in training" in done.output
     assert "brain" not in done.output
 
 
@@ -140,9 +140,9 @@ def test_a_copy_in_both_parts_is_its_own_twin(publish: Publish, tmp_path: Path) 
     copy = tmp_path / "release" / "Testing" / FOLDERS[0] / "copy.png"
     copy.parent.mkdir(parents=True)
     Image.fromarray(head(0, 0)).save(copy)
-    publish(by_person)  # person 0 is published for training, but for the copy
+    publish(by_person)  # subject 0 is published for training, but for the copy
     leak = numbers()["published"]
-    assert leak["shared_people"] == leak["test_with_twin"] == 1
+    assert leak["shared_subjects"] == leak["test_near_duplicates"] == 1
     worst = leak["pairs"][0]
     assert worst["test"] == worst["train"] == f"{FOLDERS[0]}/0-0.png"
     assert worst["similarity"] == pytest.approx(1)
@@ -170,7 +170,7 @@ def test_nothing_but_json_on_stdout(publish: Publish) -> None:
     done = run("--json", "--figure", "elsewhere/leak.png", "--pairs", "5")
     content = json.loads(done.stdout)
     assert (content["collection"], content["images"], content["people"]) == ("mine", 96, 16)
-    assert (content["people_from"], content["refused"]) == ("subjects.csv", {})
+    assert (content["subjects_from"], content["refused"]) == ("subjects.csv", {})
     assert content["figure"] == "elsewhere/leak.png"
     assert Path("elsewhere/leak.png").exists()
     assert not Path("plots").exists()
@@ -253,7 +253,7 @@ def test_an_unknown_name(publish: Publish) -> None:
 
 
 def fabricated(thumbnails: NDArray[np.uint8]) -> audit.Slices:
-    """Slices of as many people, classes taking turns."""
+    """Slices of as many subjects, classes taking turns."""
     labels = tuple(CLASSES[index % 4] for index in range(len(thumbnails)))
     entries = tuple(
         Entry(f"{index}", label, f"{index:064x}", None) for index, label in enumerate(labels)
@@ -276,9 +276,9 @@ def test_identical_copies_are_found_without_an_error(seed: int, number: int) -> 
     slices = audit.Slices(slices.found, labels, slices.people, slices.codes, slices.areas)
     leak = audit.measure(slices, layout, pairs=1)
     assert leak.accuracy == leak.macro_f1 == 1
-    assert leak.test_with_twin == number
-    assert leak.shared_people == leak.same_person == 0
-    assert not any(pair.same_person for pair in leak.pairs)  # though of the same class
+    assert leak.test_near_duplicates == number
+    assert leak.shared_subjects == leak.same_subject == 0
+    assert not any(pair.same_subject for pair in leak.pairs)  # though of the same class
     np.testing.assert_allclose(leak.similarity, 1, atol=1e-3)
 
 
@@ -294,7 +294,7 @@ def test_the_majority_is_of_training_and_its_accuracy_of_test() -> None:
 
 
 def test_few_slices_prove_no_end() -> None:
-    """Of two slices one always has less brain: that is chance until many people agree."""
+    """Of two slices one always has less brain: that is chance until many subjects agree."""
     train = np.array([True, False])
     layout = audit.Layout("slice", False, train, ~train & train, ~train)
     alone = audit.ends(["S"] * 2, np.array([9, 5]), layout)

@@ -61,7 +61,7 @@ def refused(source: Path, root: Path, **options: Any) -> str:
 
 @pytest.fixture
 def release(tmp_path: Path, write: Write) -> Path:
-    """Train and test folders with colliding names, as published; two people per class."""
+    """Train and test folders with colliding names, as published; two subjects per class."""
     for stage, folder in enumerate(RELEASED):
         for slice_number, split in enumerate(("train", "train", "test")):
             for number in range(2):
@@ -87,7 +87,7 @@ def test_folder_with_splits(release: Path, root: Path) -> None:
         assert target[f"{folder}/train-1.jpg"] == before[f"train/{released}/1.jpg"]
         assert target[f"{folder}/first1.jpg"] == before[f"train/{released}/first1.jpg"]
     for label in CLASSES:
-        assert (report.images_of(label), report.people_of(label)) == (6, 2)
+        assert (report.images_of(label), report.subjects_of(label)) == (6, 2)
     git = subprocess.run(
         ("git", "diff", "--cached", "--name-only"), cwd=root, capture_output=True, text=True
     )
@@ -553,7 +553,7 @@ def test_subjects_are_read_from_names(
     report = bring(release, untracked)
     assert report.known_by == "OASIS IDs such as OAS1_0000"
     assert len(set(report.people or ())) == 16
-    # The same person's slices, and the same bytes, under two names.
+    # The same subject's slices, and the same bytes, under two names.
     assert {("OAS1_0001", "OAS1_0051"), ("OAS1_0007", "OAS1_0099")} <= set(report.near_duplicates)
     table = (untracked / "data/mine/subjects.csv").read_text()
     assert len(set(re.findall(r",(OAS1_\d{4})\n", table))) == 16
@@ -680,7 +680,7 @@ def test_commands(
     imported = CliRunner().invoke(data_app, ["import", str(release), "--name", "mine"])
     assert imported.exit_code == 0, imported.output
     assert "left behind: 1 x not an image" in imported.output
-    assert "Moderate Demented has 2 people" in imported.output
+    assert "Moderate Demented has 2 subjects" in imported.output
 
 
 def test_check_ends_as_prepare_would(
@@ -691,7 +691,7 @@ def test_check_ends_as_prepare_would(
     committed: Callable[[str], Path],
 ) -> None:
     for stage, folder in enumerate(RELEASED):
-        for slice_number in range(2):  # a third person, for a split to have enough
+        for slice_number in range(2):  # a third subject, for a split to have enough
             write(release / "train" / folder / f"third{slice_number}.jpg", 50 + stage, slice_number)
     (untracked / "params.yaml").write_text(committed("params.yaml").read_text())
     monkeypatch.chdir(untracked)
@@ -704,7 +704,7 @@ def test_check_ends_as_prepare_would(
     divided = CliRunner().invoke(data_app, ["check", "mine"])
     assert isinstance(divided.exception, UserError)
     assert "too few subjects (1)" in str(divided.exception)
-    assert "1 people have images in several classes" in divided.output
+    assert "1 subjects have images in several classes" in divided.output
     by_pixels = Path("params.yaml").read_text().replace("subjects: auto", "subjects: pixels")
     Path("params.yaml").write_text(by_pixels)
     assert CliRunner().invoke(data_app, ["check", "mine"]).exit_code == 0
@@ -778,4 +778,4 @@ def test_survey_with_a_table_that_is_none(release: Path, untracked: Path) -> Non
     (mine / "subjects.csv").symlink_to("gone.csv")
     with pytest.raises(UserError, match="symbolic link"):
         survey(mine)
-    assert len(set(survey(mine, people_from="pixels").people)) == 8
+    assert len(set(survey(mine, subjects_from="pixels").people)) == 8

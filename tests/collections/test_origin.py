@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def release(tmp_path: Path, write: Write) -> Path:
-    """Two people per class in ``Train``, two others with the same file names in ``test``."""
+    """Two subjects per class in ``Train``, two others with the same file names in ``test``."""
     for number, part in enumerate(("Train", "test")):
         for stage, folder in enumerate(FOLDERS):
             for person in range(2):

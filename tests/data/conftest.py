@@ -10,7 +10,7 @@ from alzmri.classes import FOLDERS
 
 @pytest.fixture
 def classes(tmp_path: Path, write: Callable[..., Path]) -> Path:
-    """A faultless collection: two people per class, two slices each."""
+    """A faultless collection: two subjects per class, two slices each."""
     for stage, folder in enumerate(FOLDERS):
         for number in range(2):
             for slice_number in range(2):

@@ -20,7 +20,7 @@ from alzmri.errors import UserError
 
 @pytest.fixture
 def collection(tmp_path, write):
-    """Four people per class, three slices each."""
+    """Four subjects per class, three slices each."""
     for stage, folder in enumerate(FOLDERS):
         for person in range(4):
             for number in range(3):
@@ -59,7 +59,7 @@ def test_people_are_found_in_the_pixels_and_kept_together(packed):
         who.setdefault(row.path.rsplit("_")[0], set()).add(row.subject)
     assert all(len(found) == 1 for found in who.values())
     assert len({row.subject for row in prepared.rows}) == 16
-    assert result.twins == 0
+    assert result.near_duplicates == 0
 
 
 def test_a_slice_split_shows_its_twins(packed):
@@ -67,7 +67,7 @@ def test_a_slice_split_shows_its_twins(packed):
     known = prepared.subjects("train")
     shared = [row for row in prepared.rows if row.split == "test" and row.subject in known]
     # Of test slices; training has more slices that are like one of them.
-    assert 0 < result.twins <= len(shared)
+    assert 0 < result.near_duplicates <= len(shared)
 
 
 def test_the_summary_says_how_people_were_found(packed, collection):

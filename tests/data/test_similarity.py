@@ -1,4 +1,4 @@
-"""How alike slices are, and whether the phantom's people are found after every perturbation."""
+"""How alike slices are, and whether the phantom's subjects are found after every perturbation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +118,7 @@ def flipped(pixels: Pixels, draw: np.random.Generator) -> Pixels:
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Pixels], list[str]]:
-    """16 simulated people, 6 slices each, and who is who."""
+    """16 simulated subjects, 6 slices each, and who is who."""
     directory: Path = tmp_path_factory.mktemp("phantom") / "phantom"
     generate(directory, subjects=4, slices=6, seed=1, difficulty=0.1)
     files = sorted(directory.rglob("*.jpg"))

@@ -1,4 +1,4 @@
-"""People are never divided, every image is used once, and the order of files means nothing."""
+"""Subjects are never divided, every image is used once, and the order of files means nothing."""
 
 import random
 from collections import Counter, defaultdict
@@ -36,7 +36,7 @@ def _assigned(images, split):
 
 
 def _possible(images, split):
-    """The same; people that cannot be divided so are another test's business."""
+    """The same; subjects that cannot be divided so are another test's business."""
     try:
         return _assigned(images, split)
     except UserError:

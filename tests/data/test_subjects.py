@@ -1,4 +1,4 @@
-"""People from a table, and people from pixels."""
+"""Subjects from a table, and subjects from pixels."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ SIDE = 16
 
 
 def people(count: int, slices: int) -> tuple[Thumbnails, list[str], list[int]]:
-    """Thumbnails of ``count`` random people with ``slices`` each, digests, and who is who."""
+    """Thumbnails of ``count`` random subjects with ``slices`` each, digests, and who is who."""
     generator = np.random.default_rng(0)
     heads = generator.integers(0, 200, (count, SIDE, SIDE))
     noise = generator.integers(0, 8, (count, slices, SIDE, SIDE))
@@ -81,7 +81,7 @@ def test_the_cut_is_in_the_middle_of_the_gap() -> None:
     gap = subjects.clear_gap(chain([0.9, 0.3, 0.8, 0.9]), 5)
     assert gap == subjects.Gap(0.3, 0.8)
     assert gap.cut == pytest.approx(0.55)
-    # Nothing reaches the floor between two people.
+    # Nothing reaches the floor between two subjects.
     links = Forest(np.array([0, 2]), np.array([1, 3]), np.array([0.8, 0.9]))
     assert subjects.clear_gap(links, 4) == subjects.Gap(similarity.FLOOR, 0.8)
 
@@ -90,8 +90,8 @@ def test_the_cut_is_in_the_middle_of_the_gap() -> None:
     ("correlations", "why"),
     [
         ([], "one image"),
-        ([0.9], "one person"),
-        ([0.3, 0.3, 0.9], "fewer than two images a person"),
+        ([0.9], "one subject"),
+        ([0.3, 0.3, 0.9], "fewer than two images a subject"),
         ([0.9, 0.88, 0.85, 0.81, 0.77], "no gap"),
         ([0.95, 0.95, 0.7, 0.7, 0.95, 0.95, 0.7, 0.45, 0.95, 0.95, 0.7, 0.95], "two gaps"),
     ],
@@ -148,14 +148,14 @@ def test_twins() -> None:
     thumbnails, _, truth = people(4, 3)
     codes = similarity.encode(thumbnails)
     train = np.array([person < 3 for person in truth])
-    train[0] = False  # a test image whose person is in training
-    assert subjects.twins(codes, train, ~train) == 1
-    assert subjects.twins(codes, train, np.zeros(12, bool)) == 0
-    assert subjects.twins(codes, np.zeros(12, bool), train) == 0
+    train[0] = False  # a test image whose subject is in training
+    assert subjects.near_duplicates(codes, train, ~train) == 1
+    assert subjects.near_duplicates(codes, train, np.zeros(12, bool)) == 0
+    assert subjects.near_duplicates(codes, np.zeros(12, bool), train) == 0
     # One slice in training is enough, and each test slice counts once.
     number = np.arange(12)
-    assert subjects.twins(codes, number == 2, number < 2) == 2
-    assert subjects.twins(codes, number < 2, number == 2) == 1
+    assert subjects.near_duplicates(codes, number == 2, number < 2) == 2
+    assert subjects.near_duplicates(codes, number < 2, number == 2) == 1
 
 
 @pytest.fixture

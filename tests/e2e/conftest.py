@@ -1,4 +1,4 @@
-"""The repository itself, cloned, made small, and run as a person runs it."""
+"""The repository itself, cloned, made small, and run as a user runs it."""
 
 import compileall
 import json

@@ -1,4 +1,4 @@
-"""The studies as a person runs them: real DVC experiments."""
+"""The studies as a user runs them: real DVC experiments."""
 
 QUICK = ("-S", "train.epochs=1", "-S", "data.image_size=32", "-S", "model.name=lenet", "-j", "2")
 HONEST = ("alzmri", "honest", "--task", "binary", "--folds", "3", *QUICK)

@@ -63,11 +63,11 @@ def test_preprocessing_is_exactly_that_of_training(repro, manifest, packed, pred
 
 
 def test_what_is_predicted_is_what_the_evaluation_scored(repro, manifest, alzmri):
-    """And every row has its notice, people their mean, JSON and CSV the same numbers."""
+    """And every row has its notice, subjects their mean, JSON and CSV the same numbers."""
     with (repro.root / "plots/predictions.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     classes = list(rows[0])[5:]
-    folder = repro.root / "test people"
+    folder = repro.root / "test subjects"
     for row in rows:
         (folder / row["subject"]).mkdir(parents=True, exist_ok=True)
         shutil.copy(repro.root / "data/phantom" / row["path"], folder / row["subject"])
@@ -84,16 +84,18 @@ def test_what_is_predicted_is_what_the_evaluation_scored(repro, manifest, alzmri
         item = by_name[Path(row["path"]).name]
         found = [item["probabilities"][name] for name in classes]
         assert found == pytest.approx([float(row[name]) for name in classes], abs=1e-4)
-        assert item["in_scope"] == (row["ood"] == "0")
+        assert item["in_distribution"] == (row["ood"] == "0")
     actual = {row["subject"]: row["actual"] for row in rows}
     right = [person["predicted"] == actual[person["subject"]] for person in said["subjects"]]
-    if all(person["slices_in_scope"] for person in said["subjects"]):
+    if all(person["slices_in_distribution"] for person in said["subjects"]):
         assert np.mean(right) == pytest.approx(
             repro.load("metrics/evaluate.json")["subject_accuracy"], abs=1e-6
         )
     for person in said["subjects"]:
-        used = [i for i in said["slices"] if i["subject"] == person["subject"] and i["in_scope"]]
-        assert len(used) == person["slices_in_scope"]
+        used = [
+            i for i in said["slices"] if i["subject"] == person["subject"] and i["in_distribution"]
+        ]
+        assert len(used) == person["slices_in_distribution"]
         mean = np.mean([list(item["probabilities"].values()) for item in used], axis=0)
         assert list(person["probabilities"].values()) == pytest.approx(mean)
 
@@ -131,17 +133,17 @@ def test_what_is_no_such_slice_is_flagged_and_held_out_people_are_not(
 ):
     strange = _strange(packed)
     judged = predictor.predict(np.stack(list(strange.values())))
-    assert [name for name, fine in zip(strange, judged.in_scope, strict=True) if fine] == []
+    assert [name for name, fine in zip(strange, judged.in_distribution, strict=True) if fine] == []
     test = [int(row["index"]) for row in manifest if row["split"] == "test"]
-    flagged = ~predictor.predict(packed[test]).in_scope
+    flagged = ~predictor.predict(packed[test]).in_distribution
     assert flagged.mean() == pytest.approx(repro.load("models/ood.json")["false_alarms"], abs=1e-6)
     assert flagged.mean() < 0.5
     Image.fromarray(strange["text"]).save(tmp_path / "text.png")
     (item,) = json.loads(alzmri("predict", tmp_path / "text.png", "--json"))["slices"]
     assert item["predicted"] is None
-    assert not item["in_scope"]
+    assert not item["in_distribution"]
     shown = alzmri("predict", tmp_path / "text.png")
-    assert "out of scope" in shown
+    assert "out of distribution" in shown
     assert NOTICE in shown
 
 
@@ -233,7 +235,7 @@ def test_the_exported_model_says_the_same_for_any_number_of_slices(
         expected = predictor.predict(packed[:number])
         found = interpret(*engine.run(packed[:number]), predictor.card, predictor.detector)
         assert np.abs(found.probabilities - expected.probabilities).max() < exporting.TOLERANCE
-        assert found.scope == pytest.approx(expected.scope, rel=1e-3)
+        assert found.ood_score == pytest.approx(expected.ood_score, rel=1e-3)
     assert engine.about["notice"] == NOTICE
     assert engine.about["weights"] == predictor.detector.weights
     assert engine.about["card"]["preprocessing"] == predictor.card.preprocessing

@@ -1,4 +1,4 @@
-"""`dvc repro` as a person runs it: everything there, nothing twice, mistakes explained."""
+"""`dvc repro` as a user runs it: everything there, nothing twice, mistakes explained."""
 
 import csv
 import os
@@ -82,7 +82,7 @@ def test_the_rest_is_in_cached_files(repro):
     summary = repro.load("data/prepared/summary.json")
     assert summary["images"] == 4 * 7 * 3
     assert summary["subjects"] == 4 * 7
-    assert "test_images_with_training_twin" in summary["leak"]
+    assert "test_images_with_training_near_duplicate" in summary["leak"]
     assert repro.load("models/model.json")["training"]["epochs"] == 3
     alarms = repro.load("models/ood.json")
     assert alarms["ci95"]["false_alarms"][0] <= alarms["false_alarms"]
@@ -226,7 +226,7 @@ def test_a_folder_of_malformed_files_stops_prepare_and_leaves_nothing(clone):
 
 
 def test_a_leak_is_refused_by_the_stage_itself(clone):
-    """The people are divided anew, but the model is the old one."""
+    """The subjects are divided anew, but the model is the old one."""
     params = clone.root / "params.yaml"
     text = params.read_text()
     before, after = text.split("\nsplit:")

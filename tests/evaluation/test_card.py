@@ -60,7 +60,7 @@ def test_it_has_scores_intervals_people_and_limits(written):
     assert "2-5 (1 of 4)" in text
     assert "hold the fitted model fixed" in text
     assert "One temperature, 1.50" in text
-    assert "- Mild Demented: 1 test people, so its scores say little." in text
+    assert "- Mild Demented: 1 test subjects, so its scores say little." in text
     assert "| `train.lr` | 0.0001 |" in text
     assert "leak" not in text
 
@@ -70,8 +70,8 @@ def test_a_leak_and_a_label_permutation_are_named_where_the_numbers_are(written)
     assert "leaks: true" in text.split("---\n")[1]
     assert "**slices drawn singly: it leaks**" in text
     scores = text[text.index("## Scores") :]
-    assert "**These scores leak: 3 of 4 test people" in scores[:200]
-    assert "labels shuffled between people" in text
+    assert "**These scores leak: 3 of 4 test subjects" in scores[:200]
+    assert "labels shuffled between subjects" in text
 
 
 def test_near_duplicates_across_a_subject_split_leak(written):
@@ -95,7 +95,7 @@ def test_of_unknown_subjects_nothing_is_said_but_that(written, prepared):
     assert "**Subjects unknown, this split LEAKS: nothing is known about new subjects.**" in text
     assert "per subject (n=?)" in text
     assert "| neighbouring class | " in text
-    assert "test people, so" not in text
+    assert "test subjects, so" not in text
     (score,) = (line for line in text.splitlines() if line.startswith("| macro F1"))
     assert score.endswith("] | – |")
 
@@ -127,4 +127,4 @@ def test_a_class_of_ten_subjects_is_not_called_few(written, prepared):
             rows[row.index] = replace(row, split="val")
     text = written(prepared=replace(prepared, rows=tuple(rows)))
     assert f"- {CLASSES[0]}: " not in text
-    assert f"- {CLASSES[1]}: 9 test people, so its scores say little." in text
+    assert f"- {CLASSES[1]}: 9 test subjects, so its scores say little." in text

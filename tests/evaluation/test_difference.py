@@ -10,7 +10,7 @@ CLASSES = 4
 
 
 def _test(right, slices=3, prefix="P"):
-    """A test in which person ``n`` of class ``n % 4`` is told right where ``right[n]``."""
+    """A test in which subject ``n`` of class ``n % 4`` is told right where ``right[n]``."""
     truth = np.repeat(np.arange(len(right)) % CLASSES, slices)
     predicted = np.where(np.repeat(right, slices), truth, (truth + 1) % CLASSES)
     return Classified(
@@ -63,7 +63,7 @@ def test_seeds_are_averaged_and_folds_have_their_own_people():
     assert together.value == pytest.approx(np.mean([found.value for found in single]))
     widths = [found.interval[1] - found.interval[0] for found in single]
     assert together.interval[1] - together.interval[0] < np.mean(widths)
-    # As many folds of other people are as many more people: each fold is resampled by itself.
+    # As many folds of other subjects are as many more subjects: each fold is resampled by itself.
     folds = [_test(rng.random(40) < 0.7, prefix=f"F{fold}-") for fold in range(4)]
     found = mean_macro_f1(folds, CLASSES, seed=0)
     assert found.value == pytest.approx(np.mean([macro_f1(t.truth, t.predicted) for t in folds]))

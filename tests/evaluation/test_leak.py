@@ -24,7 +24,7 @@ def trained(prepared, make_params):
 
 @pytest.fixture
 def leaking(prepared):
-    """A test part with a person of the training part."""
+    """A test part with a subject of the training part."""
     rows = tuple(
         replace(row, split="test") if row.path.endswith("0-0_3.png") else row
         for row in prepared.rows
@@ -37,7 +37,7 @@ def test_a_clean_split_passes(trained, prepared):
 
 
 def test_a_leak_is_refused_with_the_remedy(trained, leaking):
-    with pytest.raises(LeakError, match=r"1 of 5 test people.*dvc repro train"):
+    with pytest.raises(LeakError, match=r"1 of 5 test subjects.*dvc repro train"):
         check_leak(trained, leaking, "subject")
 
 
@@ -66,7 +66,7 @@ def test_near_duplicates_across_the_parts_end_the_claim(
 
 
 def test_new_names_do_not_hide_a_leak(trained, prepared):
-    """The same people under other names, training and test exchanged."""
+    """The same subjects under other names, training and test exchanged."""
     other = {"train": "test", "test": "train", "val": "val"}
     rows = tuple(
         replace(row, subject=f"new {row.subject}", split=other[row.split]) for row in prepared.rows

@@ -121,7 +121,7 @@ def make_run() -> Callable[..., FinishedRun]:
                     "val": counts,
                     "test": counts,
                 },
-                "leak": {"test_images_with_training_twin": near},
+                "leak": {"test_images_with_training_near_duplicate": near},
             },
         }
         history = [(epoch, right * epoch / epochs, 1 - right) for epoch in range(1, epochs + 1)]

@@ -19,7 +19,7 @@ def _card(temperature):
 
 
 @pytest.fixture
-def scope():
+def detector():
     """A Gaussian of eight features around 0, and a threshold."""
     rng = np.random.default_rng(0)
     known, held_out = rng.normal(size=(2, 200, 8)).astype(np.float32)
@@ -27,21 +27,21 @@ def scope():
     return Detector.fit(known, held_out, subjects, np.zeros(len(held_out), int), "w")
 
 
-def test_logits_are_divided_by_the_temperature_of_the_card(scope):
+def test_logits_are_divided_by_the_temperature_of_the_card(detector):
     logits = np.array([[2.0, 0.0, -2.0], [0.0, 1.0, 0.5]])
     nothing = np.zeros((2, 8), np.float32)
-    found = interpret(logits, nothing, _card(2.0), scope).probabilities
+    found = interpret(logits, nothing, _card(2.0), detector).probabilities
     divided = np.exp(logits / 2)
     np.testing.assert_allclose(found, divided / divided.sum(axis=1, keepdims=True))
     # A temperature above 1 softens.
-    assert found[0, 0] < interpret(logits, nothing, _card(1.0), scope).probabilities[0, 0]
+    assert found[0, 0] < interpret(logits, nothing, _card(1.0), detector).probabilities[0, 0]
 
 
-def test_slices_beyond_the_threshold_are_out_of_distribution(scope):
+def test_slices_beyond_the_threshold_are_out_of_distribution(detector):
     near, far = np.zeros((1, 8), np.float32), np.full((1, 8), 50, np.float32)
-    found = interpret(np.zeros((2, 3)), np.concatenate([near, far]), _card(1.0), scope)
-    assert found.in_scope.tolist() == [True, False]
-    assert found.scope[0] < 1 < found.scope[1]
+    found = interpret(np.zeros((2, 3)), np.concatenate([near, far]), _card(1.0), detector)
+    assert found.in_distribution.tolist() == [True, False]
+    assert found.ood_score[0] < 1 < found.ood_score[1]
 
 
 def test_many_slices_have_the_outputs_that_each_has_alone(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from alzmri.inference.inputs import Slice
 from alzmri.inference.predictor import Prediction
-from alzmri.inference.report import OUT_OF_SCOPE, Report
+from alzmri.inference.report import OUT_OF_DISTRIBUTION, Report
 
 CLASSES = ["Non Demented", "Demented"]
 
@@ -21,8 +21,10 @@ def report():
         for number, name in enumerate(names)
     ]
     first = np.array([0.9, 0.7, 0.0, 0.4, 0.2])
-    in_scope = np.array([True, True, False, False, True])
-    prediction = Prediction(np.stack([first, 1 - first], 1), np.where(in_scope, 0.5, 3), in_scope)
+    in_distribution = np.array([True, True, False, False, True])
+    prediction = Prediction(
+        np.stack([first, 1 - first], 1), np.where(in_distribution, 0.5, 3), in_distribution
+    )
     card = SimpleNamespace(
         architecture={"name": "lenet"}, parameters={"data": {"source": "phantom"}}
     )
@@ -42,15 +44,21 @@ def test_json_and_csv_have_no_class_for_what_is_out_of_distribution(report):
     content = report.as_json()
     called = ["Non Demented", "Non Demented", None, None, "Demented"]
     assert [item["predicted"] for item in content["slices"]] == called
-    assert [item["in_scope"] for item in content["slices"]] == [name is not None for name in called]
+    assert [item["in_distribution"] for item in content["slices"]] == [
+        name is not None for name in called
+    ]
     assert content["slices"][1]["probabilities"] == pytest.approx(
         {"Non Demented": 0.7, "Demented": 0.3}
     )
     ann, bob = content["subjects"]
-    assert (ann["predicted"], ann["slices"], ann["slices_in_scope"]) == ("Non Demented", 3, 2)
+    assert (ann["predicted"], ann["slices"], ann["slices_in_distribution"]) == (
+        "Non Demented",
+        3,
+        2,
+    )
     assert (bob["predicted"], bob["probabilities"]) == (None, None)
     assert content["refused"] == [{"path": "x.txt", "reason": "not an image"}]
     header, *rows = report.as_csv()
     column = header.index("predicted")
-    assert [row[column] for row in rows] == [name or OUT_OF_SCOPE for name in called]
+    assert [row[column] for row in rows] == [name or OUT_OF_DISTRIBUTION for name in called]
     assert [row[header.index("Demented")] for row in rows][:2] == ["0.100000", "0.300000"]

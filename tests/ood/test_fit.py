@@ -37,20 +37,20 @@ def _with_test_slices(prepared, images):
 
 
 def test_the_threshold_is_of_validation_and_the_alarms_are_of_test(prepared, fit):
-    model, scope, metrics = fit(prepared)
+    model, detector, metrics = fit(prepared)
     network = features.WithFeatures(model)
     of = {
         part: features.run(network, prepared.images, prepared.indices(part), CPU)[1]
         for part in ("train", "val", "test")
     }
-    np.testing.assert_allclose(scope.mean, of["train"].mean(axis=0), rtol=1e-3, atol=1e-5)
-    distances = scope.score(of["val"]) * scope.threshold
+    np.testing.assert_allclose(detector.mean, of["train"].mean(axis=0), rtol=1e-3, atol=1e-5)
+    distances = detector.score(of["val"]) * detector.threshold
     rows = [prepared.rows[index] for index in prepared.indices("val")]
     labels = prepared.labels[prepared.indices("val")]
     expected = limit(distances, [row.subject for row in rows], labels)
-    assert scope.threshold == pytest.approx(expected, rel=1e-4)
+    assert detector.threshold == pytest.approx(expected, rel=1e-4)
     assert metrics["validation"] == {"false_alarms": 0}
-    assert metrics["false_alarms"] == np.mean(scope.score(of["test"]) > 1)
+    assert metrics["false_alarms"] == np.mean(detector.score(of["test"]) > 1)
     assert (metrics["slices"], metrics["subjects"]) == (16, 4)
     low, high = metrics["ci95"]["false_alarms"]
     assert low <= metrics["false_alarms"] <= high

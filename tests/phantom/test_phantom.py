@@ -125,7 +125,7 @@ def test_more_subjects_leave_the_others_as_they_were(tmp_path: Path) -> None:
 
 
 def test_ventricles_widen_with_the_stage(maps: Maps) -> None:
-    """Dark tissue around the centre of the image, averaged over people, grows class by class."""
+    """Dark tissue around the centre of the image, averaged over subjects, grows class by class."""
     zone = np.s_[60:145, 55:121]
     areas = [
         np.mean([(picture(maps, stage, number, 14.0)[zone] < 80).mean() for number in range(8)])
@@ -150,7 +150,7 @@ def test_background_is_exactly_zero(maps: Maps) -> None:
 
 
 def test_slices_of_a_person_resemble_each_other_more_than_those_of_two(maps: Maps) -> None:
-    """The real collection has 0.989 between neighbours and below 0.97 between people."""
+    """The real collection has 0.989 between neighbours and below 0.97 between subjects."""
     heights = slice_heights(4)
     stack = np.stack([picture(maps, 0, number, z) for number in range(6) for z in heights])
     tiles = stack.reshape(-1, HEIGHT // 8, 8, WIDTH // 8, 8).mean(axis=(2, 4))

@@ -1,4 +1,4 @@
-"""A tiny trained model, the server as a person starts it, and a real browser."""
+"""A tiny trained model, the server as a subject starts it, and a real browser."""
 
 import json
 import os
@@ -201,7 +201,7 @@ def serving(workplace: Path, server: Server, tmp_path: Path) -> Iterator[Callabl
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A slice of each stage, of people that nobody was trained on, as PNG."""
+    """A slice of each stage, of subjects that nobody was trained on, as PNG."""
     folder = tmp_path_factory.mktemp("slices")
     paths = []
     for stage in range(len(CLASSES)):
@@ -285,7 +285,7 @@ class Browser:
         return result["result"].get("value")
 
     def look(self, width: int, scheme: str, height: int = 900) -> None:
-        """Set the window's size and whether its person likes it light or dark."""
+        """Set the window's size and whether its subject likes it light or dark."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,

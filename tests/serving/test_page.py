@@ -138,8 +138,8 @@ def test_dropped_files_are_predicted_and_bad_ones_say_why(page, files, tmp_path,
             "(item) => [item.querySelector('h2').textContent, item.innerText])"
         )
     )
-    assert "Out of scope" in text["strange.pgm"]
-    assert "Out of scope" not in text[files[1].name]
+    assert "Out of distribution" in text["strange.pgm"]
+    assert "Out of distribution" not in text[files[1].name]
     assert "damaged" in text["<b>broken.png"]
     page.evaluate("document.getElementById('clear').click()")
     assert _rows(page) == []

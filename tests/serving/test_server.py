@@ -68,8 +68,8 @@ def test_every_route_gives_the_probabilities_of_the_command_line(server, workpla
             found = _values(answer["probabilities"])
             np.testing.assert_allclose(found, expected.probabilities[index], atol=1e-5)
             assert answer["predicted"] == CLASSES[found.argmax()]
-            assert answer["scope"] == pytest.approx(expected.scope[index], rel=1e-3)
-            assert answer["in_scope"] == expected.in_scope[index]
+            assert answer["ood_score"] == pytest.approx(expected.ood_score[index], rel=1e-3)
+            assert answer["in_distribution"] == expected.in_distribution[index]
         assert one["notice"] == explained["notice"] == many["notice"] == NOTICE
     mean = expected.probabilities.mean(axis=0)
     np.testing.assert_allclose(_values(many["mean"]), mean, atol=1e-5)
@@ -83,7 +83,7 @@ def test_the_mean_is_over_the_slices_in_distribution_only(server, files):
     strange = io.BytesIO()
     Image.fromarray(noise).save(strange, "PNG")
     answer = server.post("/predict", files=_form([good[0], strange.getvalue(), good[1]])).json()
-    assert [found["in_scope"] for found in answer["images"]] == [True, False, True]
+    assert [found["in_distribution"] for found in answer["images"]] == [True, False, True]
     assert answer["images"][1]["predicted"] is None
     inside = [_values(answer["images"][number]["probabilities"]) for number in (0, 2)]
     np.testing.assert_allclose(_values(answer["mean"]), np.mean(inside, axis=0), atol=1e-9)

@@ -1,9 +1,9 @@
 """What a division into training and test images leaks, measured without a model.
 
 A score is honest where nothing but the disease connects test and training images. Here is what
-else connects them: the same people, near-identical slices, and how far one gets by answering with
+else connects them: the same subjects, near-duplicates, and how far one gets by answering with
 the class of the most similar training slice (1-nearest-neighbour). What that scores on a layout
-above what it scores on new people, in the subject split, is recognition of people.
+above what it scores on new subjects, in the subject split, is recognition of subjects.
 """
 
 from collections import Counter, defaultdict
@@ -78,14 +78,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Ends:
-    """Whether test images are an end of the stack of slices of people who are in training too.
+    """Whether test images are an end of the stack of slices of subjects who are in training too.
 
     Attributes:
         people: in training and test.
         less: of them, those whose test slices all show less brain than every training slice.
         more: the same with more.
         auc: the chance that a training slice shows more brain than a test slice of the same
-            person, ties counting half; the mean over people.
+            subject, ties counting half; the mean over subjects.
         z: of ``auc`` against 0.5, in standard deviations of slices divided at random.
     """
 
@@ -105,14 +105,14 @@ class Ends:
 
 @dataclass(frozen=True)
 class Pair:
-    """A test image and the training image most like it: paths, classes, similarity, people."""
+    """A test image and the training image most like it: paths, classes, similarity, subjects."""
 
     test: str
     train: str
     test_label: str
     train_label: str
     similarity: float
-    same_person: bool | None
+    same_subject: bool | None
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,13 @@ class Leak:
         layout: ``published``, ``subject`` or ``slice``.
         current: whether ``params.yaml`` has it.
         train, val, test: what the parts hold.
-        shared_people: people of the test who are in training too.
-        test_with_twin: test images with a training image as similar as :data:`subjects.TWIN`.
+        shared_subjects: subjects of the test who are in training too.
+        test_near_duplicates: test images with a training image that is a near-duplicate:
+            :data:`subjects.NEAR_DUPLICATE`.
         turned_copies: test images whose original, or another copy of it, is in training, see
             :func:`origins.copies`; None where the collection has no known copies.
-        twin_pairs: all such pairs.
-        same_person: the share of test images whose nearest training image is the same person's.
+        near_duplicate_pairs: all such pairs.
+        same_subject: the share of test images whose nearest training image is the same subject's.
         similarity: of test images with their nearest training image: 5 %, 50 % and 95 %.
         majority: the most frequent class of the training images.
         majority_accuracy: of always answering ``majority``.
@@ -143,11 +144,11 @@ class Leak:
     train: Part
     val: Part
     test: Part
-    shared_people: int | None
-    test_with_twin: int
+    shared_subjects: int | None
+    test_near_duplicates: int
     turned_copies: int | None
-    twin_pairs: int
-    same_person: float | None
+    near_duplicate_pairs: int
+    same_subject: float | None
     similarity: tuple[float, float, float]
     majority: str
     majority_accuracy: float
@@ -161,9 +162,9 @@ class Leak:
     def at_fault(self) -> bool:
         """Whether the layout is the current one and its test is not of new subjects only."""
         return self.current and bool(
-            self.shared_people
-            or self.shared_people is None
-            or (self.layout == "subject" and self.test_with_twin)
+            self.shared_subjects
+            or self.shared_subjects is None
+            or (self.layout == "subject" and self.test_near_duplicates)
         )
 
 
@@ -172,13 +173,13 @@ class Audit:
     """What the layouts of a collection leak.
 
     Attributes:
-        people_from: ``pixels``, ``subjects.csv``, or None where subjects are unknown.
+        subjects_from: ``pixels``, ``subjects.csv``, or None where subjects are unknown.
         leaks: published, if that is known, then the subject and the slice split.
         refused: why a split cannot be made, by its unit.
     """
 
     slices: Slices
-    people_from: str | None
+    subjects_from: str | None
     leaks: tuple[Leak, ...]
     refused: dict[str, UserError]
 
@@ -207,7 +208,7 @@ def audit(directory: Path, params: Params, *, pairs: int) -> Audit:
 
 
 def read(directory: Path, params: Params) -> tuple[Slices, dict[str, UserError]]:
-    """The collection in ``directory``, people as ``split.subjects`` says.
+    """The collection in ``directory``, subjects as ``split.subjects`` says.
 
     Where nobody knows them, there is no subject split: why, by its unit, as in :class:`Audit`.
 
@@ -253,7 +254,7 @@ def area(pixels: images.Pixels) -> int:
     """How many pixels of a slice (uint8 ``[height, width]``) show the head.
 
     Measured on the public collection: with :data:`SOME_BRAIN` 0.05 as with 0.1, each of 180
-    people's slices published as test has less than any of the same person's published as training.
+    subjects' slices published as test has less than any of the same subject's in training.
     """
     return int((pixels > SOME_BRAIN * np.percentile(pixels, 99)).sum())
 
@@ -298,8 +299,8 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
     labels, people = np.array(slices.labels), np.array(slices.people.names)
     known = slices.people.known
     tested, trained = np.flatnonzero(layout.test), np.flatnonzero(layout.train)
-    found, similarities, twins = similarity.nearest(
-        slices.codes[tested], slices.codes[trained], subjects.TWIN
+    found, similarities, near_duplicates = similarity.nearest(
+        slices.codes[tested], slices.codes[trained], subjects.NEAR_DUPLICATE
     )
     nearest = trained[found]
     truth, said = labels[tested], labels[nearest]
@@ -319,11 +320,11 @@ def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") 
         train=part(layout.train),
         val=part(layout.val),
         test=part(layout.test),
-        shared_people=len(set(people[trained]) & set(people[tested])) if known else None,
-        test_with_twin=int((twins > 0).sum()),
+        shared_subjects=len(set(people[trained]) & set(people[tested])) if known else None,
+        test_near_duplicates=int((near_duplicates > 0).sum()),
         turned_copies=_turned(slices, layout),
-        twin_pairs=int(twins.sum()),
-        same_person=float((people[nearest] == people[tested]).mean()) if known else None,
+        near_duplicate_pairs=int(near_duplicates.sum()),
+        same_subject=float((people[nearest] == people[tested]).mean()) if known else None,
         similarity=(low, median, high),
         majority=majority,
         majority_accuracy=float((truth == majority).mean()),
@@ -357,11 +358,11 @@ def _turned(slices: Slices, layout: Layout) -> int | None:
 
 
 def ends(people: Sequence[str], areas: Ints, layout: Layout) -> Ends | None:
-    """Whether each person's test images are those with the least (or most) brain: see `Ends`.
+    """Whether each subject's test images are those with the least (or most) brain: see `Ends`.
 
     Brain gets less toward the vertex and the neck, so an end of the stack shows in the areas,
-    whatever the files are called. Per person it is Mann and Whitney's U (1947); its variance,
-    summed over people, gives ``z``.
+    whatever the files are called. Per subject it is Mann and Whitney's U (1947); its variance,
+    summed over subjects, gives ``z``.
     """
     mine: defaultdict[str, list[int]] = defaultdict(list)
     for index in np.flatnonzero(layout.train | layout.test).tolist():
@@ -384,16 +385,18 @@ def ends(people: Sequence[str], areas: Ints, layout: Layout) -> Ends | None:
 
 
 def headline(leak: Leak) -> str:
-    """How far a layout's test is from new people, in half a sentence."""
+    """How far a layout's test is from new subjects, in half a sentence."""
     name = called(leak) + (" (current)" if leak.current else "")
-    near = f"{leak.test_with_twin} of {leak.test.images} test images have a near-duplicate in"
-    if leak.shared_people is None:
+    near = f"{leak.test_near_duplicates} of {leak.test.images} test images have a near-duplicate in"
+    if leak.shared_subjects is None:
         return f"{name}: subjects unknown; {near} training"
-    if leak.test_with_twin and not leak.shared_people:
-        return f"{name}: {near} training: of {leak.test.people} people, some have other names there"
+    if leak.test_near_duplicates and not leak.shared_subjects:
+        return (
+            f"{name}: {near} training: of {leak.test.people} subjects, some have other names there"
+        )
     return (
-        f"{name}: {leak.shared_people} of {leak.test.people} people tested are in training; the"
-        f" most similar training slice shows the same person for {leak.same_person:.1%}"
+        f"{name}: {leak.shared_subjects} of {leak.test.people} subjects tested are in training; the"
+        f" most similar training slice shows the same subject for {leak.same_subject:.1%}"
     )
 
 
@@ -403,7 +406,7 @@ def called(leak: Leak) -> str:
 
 
 def end_of_stack(leak: Leak) -> str | None:
-    """One sentence if the test images are an end of the stack of the training people."""
+    """One sentence if the test images are an end of the stack of the training subjects."""
     if leak.ends is None or leak.ends.which is None:
         return None
     which = leak.ends.which
@@ -412,8 +415,8 @@ def end_of_stack(leak: Leak) -> str | None:
         "most": ("the widest slices", "more", leak.ends.more),
     }[which]
     return (
-        f"{called(leak)}: the test images are {where} of the training people: in {count} of the"
-        f" {leak.ends.people} people in both, every test slice shows {sign} brain than any"
+        f"{called(leak)}: the test images are {where} of the training subjects: in {count} of the"
+        f" {leak.ends.people} subjects in both, every test slice shows {sign} brain than any"
         " training slice"
     )
 

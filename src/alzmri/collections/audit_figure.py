@@ -66,8 +66,8 @@ def _draw_pair(axes: Axes, directory: Path, pair: Pair) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(
-        f"similarity {pair.similarity:.2f}, {_WHOSE[pair.same_person]} person",
+        f"similarity {pair.similarity:.2f}, {_WHOSE[pair.same_subject]} subject",
         fontsize=9,
-        color=_SAME if pair.same_person else _OTHER,
+        color=_SAME if pair.same_subject else _OTHER,
         weight="bold",
     )

@@ -46,7 +46,7 @@ MaxRejected = Annotated[
     float, typer.Option(min=0, max=1, help="Refuse if more than this fraction is unusable.")
 ]
 
-_MIN_PEOPLE = 3
+_MIN_SUBJECTS = 3
 """Per class, for training, validation and test to have one each."""
 
 
@@ -141,7 +141,7 @@ def check(
 
     check_name(name, ("prepared",))
     given = params.load()
-    report = survey(Path("data", name), people_from=given.split.subjects)
+    report = survey(Path("data", name), subjects_from=given.split.subjects)
     _show(report)
     for item in report.collection.rejected:
         _say(f"rejected: {item.path}: {item.reason}")
@@ -185,13 +185,13 @@ def audit(
     Compared are the layout that the collection was published with, as its import noted it, and
     the subject and the slice split by params.yaml. 1-NN gives each test slice the class of the
     most similar training slice: what that scores above its score on the subject split is
-    recognition of people. It is a report: leaks are no error without --strict.
+    recognition of subjects. It is a report: leaks are no error without --strict.
 
     Examples:
 
         alzmri data audit kaggle
 
-        alzmri data audit kaggle --json | jq '.layouts[] | {layout, shared_people}'
+        alzmri data audit kaggle --json | jq '.layouts[] | {layout, shared_subjects}'
 
         alzmri data audit kaggle --strict --figure leak.png --pairs 6
     """
@@ -222,9 +222,9 @@ def _as_json(name: str, found: "Audit", figure: Path) -> dict[str, Any]:
     return {
         "collection": name,
         "images": len(found.slices.labels),
-        "people": len(set(found.slices.people.names)) if found.people_from else None,
+        "people": len(set(found.slices.people.names)) if found.subjects_from else None,
         "people_are_an_upper_bound": bool(found.slices.people.doubt),
-        "people_from": found.people_from,
+        "subjects_from": found.subjects_from,
         "layouts": [asdict(leak) for leak in found.leaks],
         "refused": {unit: str(refusal) for unit, refusal in found.refused.items()},
         "figure": str(figure),
@@ -234,13 +234,13 @@ def _as_json(name: str, found: "Audit", figure: Path) -> dict[str, Any]:
 def _show_audit(name: str, found: "Audit") -> None:
     """Print a column per layout, then what it means in sentences."""
     from alzmri.collections.audit import called, end_of_stack, headline
-    from alzmri.data.subjects import TWIN
+    from alzmri.data.subjects import NEAR_DUPLICATE
 
     who = "subjects unknown"
-    if found.people_from:
+    if found.subjects_from:
         most = "at most " * bool(found.slices.people.doubt)
-        source = "the pixels" if found.people_from == "pixels" else found.people_from
-        who = f"{most}{len(set(found.slices.people.names))} people, known from {source}"
+        source = "the pixels" if found.subjects_from == "pixels" else found.subjects_from
+        who = f"{most}{len(set(found.slices.people.names))} subjects, known from {source}"
     _say(f"{name}: {len(found.slices.labels)} images of {who}")
     if found.slices.people.doubt:
         _say(found.slices.people.doubt)
@@ -253,7 +253,7 @@ def _show_audit(name: str, found: "Audit") -> None:
     terminal.out.print(table)
     _say(
         "* the current split (params.yaml). Near-duplicates are similar by"
-        f" {TWIN} or more. 1-NN: the class of the most similar training slice"
+        f" {NEAR_DUPLICATE} or more. 1-NN: the class of the most similar training slice"
     )
     for leak in found.leaks:
         _say(
@@ -279,13 +279,13 @@ def _column(leak: "Leak") -> dict[str, str]:
     low, median, high = leak.similarity
     people, slices = leak.test.people, leak.test.images
     rows = {
-        "images (people): train": f"{leak.train.images} ({_count(leak.train.people)})",
+        "images (subjects): train": f"{leak.train.images} ({_count(leak.train.people)})",
         "  validation": f"{leak.val.images} ({_count(leak.val.people)})",
         "  test": f"{slices} ({_count(people)})",
-        "people also in training": f"{_count(leak.shared_people)} of {_count(people)}",
-        "with a near-duplicate": f"{leak.test_with_twin} of {slices}",
-        "near-duplicate pairs": f"{leak.twin_pairs}",
-        "nearest: same person": "?" if leak.same_person is None else f"{leak.same_person:.1%}",
+        "subjects also in training": f"{_count(leak.shared_subjects)} of {_count(people)}",
+        "with a near-duplicate": f"{leak.test_near_duplicates} of {slices}",
+        "near-duplicate pairs": f"{leak.near_duplicate_pairs}",
+        "nearest: same subject": "?" if leak.same_subject is None else f"{leak.same_subject:.1%}",
         "  similarity, median": f"{median:.3f}",
         "  from 5 % to 95 %": f"{low:.3f}–{high:.3f}",
         "1-NN accuracy": f"{leak.accuracy:.3f}",
@@ -297,14 +297,14 @@ def _column(leak: "Leak") -> dict[str, str]:
 
 
 def _show(report: "Report") -> None:
-    """Print the images and people of each class, and what deserves a warning."""
+    """Print the images and subjects of each class, and what deserves a warning."""
     from alzmri.data.collection import MAKE_SLICES
 
     table = Table("class")
     table.add_column("images", justify="right")
     table.add_column("people", justify="right")
     for label in report.collection.classes:
-        table.add_row(label, str(report.images_of(label)), _count(report.people_of(label)))
+        table.add_row(label, str(report.images_of(label)), _count(report.subjects_of(label)))
     table.add_section()
     entries = report.collection.entries
     everyone = None if report.people is None else len(set(report.people))
@@ -321,14 +321,14 @@ def _show(report: "Report") -> None:
             f"{report.collection.volumes} volumes (DICOM, NIfTI, FreeSurfer) are not read:"
             f" {MAKE_SLICES}"
         )
-    if report.people_of_several_classes:
+    if report.subjects_of_several_classes:
         terminal.warn(
-            f"{report.people_of_several_classes} people have images in several classes: a person "
-            "has one stage; check the class folders and subjects.csv"
+            f"{report.subjects_of_several_classes} subjects have images in several classes: each"
+            " has one stage; check the class folders and subjects.csv"
         )
     for label in report.collection.classes:
-        people = report.people_of(label)
-        if people and people < _MIN_PEOPLE:
+        people = report.subjects_of(label)
+        if people and people < _MIN_SUBJECTS:
             terminal.warn(
                 f"{label} has {people} people: no subject split can have the class in training, "
                 "validation and test at once"

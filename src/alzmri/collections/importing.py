@@ -61,16 +61,16 @@ class Report:
         """How many usable images a class has."""
         return sum(entry.label == label for entry in self.collection.entries)
 
-    def people_of(self, label: str) -> int | None:
-        """How many people have an image in a class; None if nothing tells."""
+    def subjects_of(self, label: str) -> int | None:
+        """How many subjects have an image in a class; None if nothing tells."""
         if self.people is None:
             return None
         pairs = zip(self.collection.entries, self.people, strict=True)
         return len({person for entry, person in pairs if entry.label == label})
 
     @property
-    def people_of_several_classes(self) -> int:
-        """How many people have images in more than one class, as far as anything tells."""
+    def subjects_of_several_classes(self) -> int:
+        """How many subjects have images in more than one class, as far as anything tells."""
         labels: defaultdict[str, set[str]] = defaultdict(set)
         if self.people is None:
             return 0
@@ -91,17 +91,17 @@ class _Placed:
 def survey(
     directory: Path,
     *,
-    people_from: Literal["auto", "file", "pixels", "unknown"] = "auto",
+    subjects_from: Literal["auto", "file", "pixels", "unknown"] = "auto",
 ) -> Report:
-    """Validate a collection in place; ``people_from`` is ``split.subjects`` of the parameters.
+    """Validate a collection in place; ``subjects_from`` is ``split.subjects`` of the parameters.
 
     Raises:
         UserError: there is no such directory, or its ``subjects.csv`` is wanted and has faults.
     """
     found, read = _read(directory)
-    if people_from == "unknown":
+    if subjects_from == "unknown":
         return Report(found, None)
-    return _report(found, directory, people_from, lambda: _compared(read)[1])
+    return _report(found, directory, subjects_from, lambda: _compared(read)[1])
 
 
 def import_collection(
@@ -307,7 +307,7 @@ def _near_duplicates(
 
     Those of a chain of such pairs stand for all pairs of the chain. ``copies`` are exact.
     """
-    close = links.correlations >= subjects.TWIN
+    close = links.correlations >= subjects.NEAR_DUPLICATE
     linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
     pairs = [(whose.names[one], whose.names[other]) for one, other in linked]
     if whose.find:
@@ -321,12 +321,12 @@ def _near_duplicates(
 def _report(
     found: Collection,
     directory: Path,
-    people_from: Literal["auto", "file", "pixels"],
+    subjects_from: Literal["auto", "file", "pixels"],
     links: Callable[[], similarity.Forest],
 ) -> Report:
-    """What ``found`` holds, with its people if anything tells them."""
+    """What ``found`` holds, with its subjects if anything tells them."""
     try:
-        people = subjects.find(directory, people_from, found.entries, links)
+        people = subjects.find(directory, subjects_from, found.entries, links)
     except subjects.Unclear as error:
         return Report(found, None, error)
     return Report(found, tuple(people.names), doubt=people.doubt)

@@ -81,10 +81,10 @@ def turned(codes: similarity.Codes, sizes: Sequence[tuple[int, int]]) -> NDArray
         if not len(others) or min(len(ours), len(others)) < _COMMON * len(codes):
             continue
         _, _, same = similarity.nearest(_some(ours), ours, _SAME)
-        _, best, alike = similarity.nearest(_some(others), ours, subjects.TWIN)
+        _, best, alike = similarity.nearest(_some(others), ours, subjects.NEAR_DUPLICATE)
         repeated, complete = (same > 1).mean(), (alike > 0).mean()
         if repeated <= _REPEATED and complete >= _COMPLETE and np.median(best) >= _CLOSE:
-            found, _, alike = similarity.nearest(others, ours, subjects.TWIN)
+            found, _, alike = similarity.nearest(others, ours, subjects.NEAR_DUPLICATE)
             original[~mine] = np.where(alike > 0, np.flatnonzero(mine)[found], -1)
             break
     return original

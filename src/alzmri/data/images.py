@@ -285,7 +285,8 @@ def _tilt(head: Pixels) -> float:
     best = int((alike - doubt * (polar**2).sum()).argmax())
     before, peak, after = alike[best - 1], alike[best], alike[(best + 1) % _RAYS]
     bend = before - 2 * peak + after
-    between = (before - after) / (2 * bend) if bend else 0  # where a parabola through them is highest
+    # Where a parabola through the three is highest.
+    between = (before - after) / (2 * bend) if bend else 0
     return float(tilts[best] + between * 180 / _RAYS)
 
 

@@ -32,7 +32,7 @@ class Packed:
         collection: the files used, and those rejected.
         people: who is on each image, in the order of ``rows``.
         links: how similar the images are.
-        twins: test images that have a near-duplicate among the training images.
+        near_duplicates: test images that have a near-duplicate among the training images.
         across: images that have a near-duplicate in another part of a subject split; 0 of others.
     """
 
@@ -41,7 +41,7 @@ class Packed:
     collection: Collection
     people: People
     links: Forest
-    twins: int
+    near_duplicates: int
     across: int
 
 
@@ -75,11 +75,13 @@ def pack(source: Path, directory: Path, params: Params) -> Packed:
     write_json(directory / "params.json", relevant(params))
     which = np.array(parts)
     train, val, test = (which == part for part in PARTS)
-    twins, across = subjects.twins(codes, train, test), 0
+    near_duplicates, across = subjects.near_duplicates(codes, train, test), 0
     if params.split.unit == "subject":
-        across = subjects.twins(codes, train | val, test) + subjects.twins(codes, train, val)
+        across = subjects.near_duplicates(codes, train | val, test) + subjects.near_duplicates(
+            codes, train, val
+        )
     classes = tuple(dict.fromkeys(called.values()))
-    packed = Packed(rows, classes, found, people, links, twins, across)
+    packed = Packed(rows, classes, found, people, links, near_duplicates, across)
     write_json(directory / "summary.json", summary(packed))
     return packed
 
@@ -135,7 +137,7 @@ def summary(packed: Packed) -> dict[str, Any]:
             for part in PARTS
         },
         "leak": {
-            "test_images_with_training_twin": packed.twins,
+            "test_images_with_training_near_duplicate": packed.near_duplicates,
             "near_duplicates_across_subject_split": packed.across,
         },
     }

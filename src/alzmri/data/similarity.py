@@ -1,9 +1,9 @@
-"""How alike two slices are, for telling people apart: a turned or mirrored copy is nearly the same.
+"""How alike two slices are, to tell subjects apart: a turned or mirrored copy is nearly the same.
 
 Plain correlation says little: all brains look alike, and most of what two slices share is the
 height at which they were cut. Here every thumbnail is whitened first: what varies much across the
-collection counts less, what is a person's own counts more (as in whitened eigenfaces: Turk and
-Pentland, 1991; Belhumeur et al., 1997). Slices of unrelated people then correlate near 0.
+collection counts less, what is a subject's own counts more (as in whitened eigenfaces: Turk and
+Pentland, 1991; Belhumeur et al., 1997). Slices of unrelated subjects then correlate near 0.
 
 Thumbnails are upright (:func:`alzmri.data.images.thumbnail`) or upside down, and may be mirrored.
 """
@@ -31,13 +31,13 @@ _LENGTH = 4000
 """Below the root of 2**24, even when each of 1,024 numbers was rounded."""
 
 FLOOR = 0.2
-"""Correlations below it are never looked at: unrelated people often reach it, a person's
+"""Correlations below it are never looked at: unrelated subjects often reach it, a subject's
 neighbouring slices stay far above."""
 
 _RIDGE = 0.001
 """Share of the largest variance that is added to each before whitening by it: the directions
-below hold noise. The more, the higher copies of two people correlate: up to 0.34 in an augmented
-release at 0.001, 0.39 at 0.003, 0.47 at 0.01. One share per slice is added to that: a variance of
+below hold noise. The more, the higher copies of two subjects correlate: up to 0.33 in an augmented
+release at 0.001, 0.37 at 0.003. One share per slice is added to that: a variance of
 few slices is not known any better."""
 
 _DOUBT = 0.2

@@ -1,6 +1,6 @@
 """Who is on each image: as a table says, or as the pixels show.
 
-Labels take no part in it: a person must be neither split nor kept together because of a class.
+Labels take no part in it: a subject must be neither split nor kept together because of a class.
 """
 
 import csv
@@ -25,11 +25,11 @@ from alzmri.errors import UserError
 SUBJECTS_FILE = "subjects.csv"
 """In a collection's folder: columns ``path`` (relative to it) and ``subject``."""
 
-TWIN = 0.7
+NEAR_DUPLICATE = 0.7
 """Similarity (see :mod:`similarity`) from which on two images are near-duplicates.
 
 Fixed, so that splits compare: neighbouring slices of a subject on the public collection reach 0.78,
-slices of different subjects 0.33, and 0.36 with turned copies among them.
+slices of different subjects 0.38, with turned copies among them or without.
 """
 
 CUT = 0.4
@@ -40,11 +40,11 @@ _CLEAR = 0.1
 """Least width of the gap: the next widest is 0.02 on the public collection and 0.06 on the phantom,
 and the widest of slices that are too far apart 0.08."""
 _OWN = 0.5
-"""Least similarity above the gap: whatever the rest looks like, a person's slices share that."""
+"""Least similarity above the gap: whatever the rest looks like, a subject's slices share that."""
 _RIVAL = 0.5
 """Of the widest gap's width: another gap as wide as that would be as good an answer."""
 _STRAYS = 0.01
-"""Of the images: gaps that tell apart the same people but for so many are one gap."""
+"""Of the images: gaps that separate the same subjects but for so many are one gap."""
 
 _FAULTS_SHOWN = 20
 
@@ -67,10 +67,10 @@ class Unclear(UserError):
 
 @dataclass(frozen=True)
 class Gap:
-    """Between the links of different people and those of one: nothing is linked in between.
+    """Between the links of different subjects and those of one: nothing is linked in between.
 
     Attributes:
-        low, high: similarities, ``FLOOR`` to 1; ``low`` is ``FLOOR`` if no two people reach it.
+        low, high: similarities, ``FLOOR`` to 1; ``low`` is ``FLOOR`` if no two subjects reach it.
     """
 
     low: float
@@ -78,7 +78,7 @@ class Gap:
 
     @property
     def cut(self) -> float:
-        """From which similarity on two images are of one person."""
+        """From which similarity on two images are of one subject."""
         return (self.low + self.high) / 2
 
 
@@ -88,7 +88,7 @@ class People:
 
     Attributes:
         names: the subject of each image.
-        gap: that tells them apart in the pixels; None if there is none, or the pixels are not
+        gap: that separates them in the pixels; None if there is none, or the pixels are not
             what tells.
         cut: from which similarity on two images are of one subject; None if not by the pixels.
         alike: float64 ``[k]``, the highest similarity of each group of images with another, where
@@ -239,7 +239,7 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
 def clear_gap(links: Forest, images: int) -> Gap | None:
     """The gap in the sorted similarities of the spanning forest; None if it is not clear.
 
-    It is the widest interval without an edge that leaves two people or more, with two images or
+    It is the widest interval without an edge that leaves two subjects or more, with two images or
     more each on average. It is clear if it is 0.1 wide or more and ends at 0.5 or more, and no
     other such interval is half as wide, unless that differs in few strays (1 % of the images).
     The width is counted in similarity, not in its logarithm: identical copies would win there.
@@ -247,7 +247,7 @@ def clear_gap(links: Forest, images: int) -> Gap | None:
     ends = np.sort(links.correlations)
     # Without an edge between all images, the lowest interval begins at the floor.
     starts = np.concatenate([[FLOOR], ends])[:-1] if len(ends) else ends
-    # How many people it makes to cut below each edge.
+    # How many subjects it makes to cut below each edge.
     people = images - (len(ends) - np.arange(len(ends)))
     widths = np.where((people >= 2) & (2 * people <= images), ends - starts, 0)
     if not len(ends) or widths.max() < _CLEAR:
@@ -275,13 +275,13 @@ def _named(
     return [f"P{smallest[number][:digits]}" for number in component]
 
 
-def twins(codes: Codes, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> int:
-    """How many of the ``test`` images have a similarity of ``TWIN`` or more to a ``train`` image.
+def near_duplicates(codes: Codes, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> int:
+    """How many of the ``test`` images have a near-duplicate among the ``train`` images.
 
     Args:
         codes: ``[n, ...]``, of the whole collection.
         train: ``[n]``, true for the training images.
         test: ``[n]``, true for the test images.
     """
-    _, _, alike = nearest(codes[test], codes[train], TWIN)
+    _, _, alike = nearest(codes[test], codes[train], NEAR_DUPLICATE)
     return int((alike > 0).sum())

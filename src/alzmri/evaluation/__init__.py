@@ -1,1 +1,1 @@
-"""Honest numbers: metrics, intervals over people, calibration, figures."""
+"""Honest numbers: metrics, intervals over subjects, calibration, figures."""

@@ -12,7 +12,7 @@ from alzmri.evaluation.markdown import interval, table
 from alzmri.files import write_bytes
 from alzmri.models.saved import Card
 
-FEW_PEOPLE = 10
+FEW_SUBJECTS = 10
 """In a class of the test part: with fewer, the card says that its scores say little."""
 
 _OF_A_CLASS = ("recall", "specificity", "precision", "f1")
@@ -98,13 +98,13 @@ def _data(trained: Card, prepared: Prepared) -> str:
     if data["source"] == "phantom":
         origin += ", which is **simulated**, its classes further apart than real ones"
     if data["permute_labels"]:
-        origin += ", **its labels shuffled between people**: nothing but people can be learnt"
+        origin += ", **its labels shuffled between subjects**: nothing but subjects can be learnt"
     if split["folds"]:
         how = f"fold {split['fold']} of {split['folds']} is the test"
     else:
         how = "{:.0%} / {:.0%} / {:.0%} of the images".format(*split["fractions"])
     unit = (
-        "people kept whole" if split["unit"] == "subject" else "**slices drawn singly: it leaks**"
+        "subjects kept whole" if split["unit"] == "subject" else "**slices drawn singly: it leaks**"
     )
     if not prepared.subjects_known:
         unit = "**slices drawn singly, subjects unknown: it leaks**"
@@ -117,7 +117,7 @@ def _data(trained: Card, prepared: Prepared) -> str:
     return f"""\
 ## Data
 
-{origin}. Split: {how}, {unit}, seed {split["seed"]}. Slices of people:
+{origin}. Split: {how}, {unit}, seed {split["seed"]}. Slices of subjects:
 
 {table(("class", "training", "validation", "test"), counts)}"""
 
@@ -160,8 +160,8 @@ def _scores(metrics: dict[str, Any]) -> str:
         warning = "\n**Subjects unknown, this split LEAKS: nothing is known about new subjects.**\n"
     elif split["unit"] == "slice":
         warning = (
-            f"\n**These scores leak: {split['shared_subjects']} of {subject['n']} test people were"
-            " in training too. They measure recognition of people.**\n"
+            f"\n**These scores leak: {split['shared_subjects']} of {subject['n']} test subjects"
+            " were in training too. They measure recognition of subjects.**\n"
         )
     level = "subject" if subject["n"] else "slice"
     header = (f"per {level}", "sensitivity", "specificity", "precision", "F1", f"{level}s")
@@ -238,18 +238,18 @@ def _limits(trained: Card, prepared: Prepared, *, leaks: bool) -> str:
         " say nothing about another seed of training, another scanner, another hospital or another"
         " selection of slices.",
         "No external validation: the test subjects are of the same collection.",
-        "A slice carries the label of its person, whether or not it shows any change.",
+        "A slice carries the label of its subject, whether or not it shows any change.",
         "Confidence means little on images unlike the training data: other orientations, skulls"
         " not stripped, other contrasts, photographs.",
     ]
     if leaks:
-        limits.insert(0, "Nothing is known about people the model has not seen: the split leaks.")
+        limits.insert(0, "Nothing is known about subjects the model has not seen: the split leaks.")
     if trained.parameters["data"]["source"] == "phantom":
         limits.insert(0, "Trained on simulated slices: useless on real ones.")
     for name in prepared.classes:
         people = {row.subject for row in prepared.rows if (row.label, row.split) == (name, "test")}
-        if prepared.subjects_known and len(people) < FEW_PEOPLE:
-            limits.append(f"{name}: {len(people)} test people, so its scores say little.")
+        if prepared.subjects_known and len(people) < FEW_SUBJECTS:
+            limits.append(f"{name}: {len(people)} test subjects, so its scores say little.")
     return "## Known limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 
 

@@ -1,4 +1,4 @@
-"""The figures of a test set, as a person would put them in a paper.
+"""The figures of a test set, as a user would put them in a paper.
 
 Arguments are named as in ``alzmri.evaluation.metrics``; ``note`` is the title, one line
 that says what was tested, and whether the split leaks.

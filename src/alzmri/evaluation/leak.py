@@ -1,4 +1,4 @@
-"""A test of people that the model was trained on is no test."""
+"""A test of subjects that the model was trained on is no test."""
 
 import json
 
@@ -8,7 +8,7 @@ from alzmri.models.saved import Card
 
 
 def check_leak(card: Card, prepared: Prepared, unit: str) -> int | None:
-    """How many test people the model has seen in training; None where subjects are unknown.
+    """How many test subjects the model has seen in training; None where subjects are unknown.
 
     Raises:
         LeakError: when there are any and ``split.unit`` does not say that the split leaks.
@@ -18,10 +18,10 @@ def check_leak(card: Card, prepared: Prepared, unit: str) -> int | None:
     shared = card.shared_subjects(people)
     if shared and unit != "slice":
         raise LeakError(
-            f"{shared} of {len(people)} test people were in this model's training: its score would"
-            " measure recognition of people. Train on this split: `dvc repro train`"
+            f"{shared} of {len(people)} test subjects were in this model's training: its score"
+            " would measure recognition of subjects. Train on this split: `dvc repro train`"
         )
-    # People may have other names in another preparation: only the data that it was trained on
+    # Subjects may have other names in another preparation: only the data that it was trained on
     # can tell that the model has not seen them.
     if card.data_sha256 != prepared.digest:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Scores of a test set, per slice and per person.
+"""Scores of a test set, per slice and per subject.
 
 Arrays named ``truth`` and ``predicted`` are int64 ``[n]``, class indices in severity order;
-``probabilities`` is float64 ``[n, classes]``, rows summing to 1; ``subjects`` names the person of
+``probabilities`` is float64 ``[n, classes]``, rows summing to 1; ``subjects`` names the subject of
 each of the ``n`` slices. Macro averages run over the classes that occur in ``truth``.
 """
 

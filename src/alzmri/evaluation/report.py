@@ -65,7 +65,7 @@ class Predictions:
 
     @property
     def subjects(self) -> list[str]:
-        """The person of each row."""
+        """The subject of each row."""
         return [row.subject for row in self.rows]
 
 
@@ -197,7 +197,7 @@ def note(test: Predictions, params: Params, shared: int | None, near_duplicates:
     ``shared`` and ``near_duplicates`` are what :mod:`alzmri.evaluation.leak` found.
     """
     people = "unknown" if shared is None else len(set(test.subjects))
-    tested = f"{len(test.rows)} test slices of {people} people"
+    tested = f"{len(test.rows)} test slices of {people} subjects"
     if params.data.permute_labels:
         tested += " with PERMUTED LABELS"
     if near_duplicates:

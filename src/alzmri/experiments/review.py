@@ -125,7 +125,7 @@ def _change(*known: Mapping[str, int] | None) -> str:
 def _warnings(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
     """Further remarks for a reviewer, a sentence each."""
     for run in (before, after):
-        if near := run.summary["leak"]["test_images_with_training_twin"]:
+        if near := run.summary["leak"]["test_images_with_training_near_duplicate"]:
             yield f"{code(run.name)}: {near} test images have a near-duplicate in training."
         if run.stale:
             yield (

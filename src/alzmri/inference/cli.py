@@ -49,15 +49,15 @@ def predict(
 ) -> None:
     """Class probabilities of slices and volumes. Research software; no diagnosis.
 
-    An image that is unlike the training slices is out of scope and gets no class. A file that
-    cannot be used is reported, the rest goes on, and the exit status is 1 (2 if none can). A
-    volume or series is one subject; of images nobody knows whose they are, but --by-folder.
+    An image that is unlike the training slices is out of distribution and gets no class. A file
+    that cannot be used is reported, the rest goes on, and the exit status is 1 (2 if none can). A
+    volume or series is one subject. Images carry no subject ID, except with --by-folder.
 
     Examples:
 
         alzmri predict scan.jpg
 
-        alzmri predict people/ --by-folder --csv > probabilities.csv
+        alzmri predict subjects/ --by-folder --csv > probabilities.csv
 
         alzmri predict 'study/**/*.nii.gz' --json | jq '.subjects'
     """
@@ -96,7 +96,7 @@ def explain(
 
         alzmri explain scan.jpg --out why
 
-        alzmri explain person.nii.gz --out why --class "Mild Demented"
+        alzmri explain subject.nii.gz --out why --class "Mild Demented"
     """
     report = _predict(paths, model, slices, by_folder)
     from alzmri.inference import gallery
@@ -171,6 +171,6 @@ def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "Rep
 
 
 def _summary(report: "Report") -> str:
-    inside = int(report.prediction.in_scope.sum())
-    line = f"{inside} of {len(report.slices)} slices in scope (scope up to 1.00)"
+    inside = int(report.prediction.in_distribution.sum())
+    line = f"{inside} of {len(report.slices)} slices in distribution (OOD score up to 1.00)"
     return line + (f"; inputs refused: {len(report.refused)}" if report.refused else "")

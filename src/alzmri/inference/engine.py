@@ -28,7 +28,7 @@ class Engine:
     Attributes:
         path: of the file.
         session: of ONNX Runtime.
-        about: what :func:`export.write` recorded: ``card`` (less the training people),
+        about: what :func:`export.write` recorded: ``card`` (less the training subjects),
             ``preprocessing`` in words, ``weights`` (SHA-256 of ``model.safetensors``), ``notice``.
     """
 

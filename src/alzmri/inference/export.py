@@ -152,7 +152,7 @@ def _compare(predictor: Predictor, engine: Engine, prepared: Prepared) -> dict[s
         "macro_f1": round(scores[1], 6),
         "lost_macro_f1": round(scores[0] - scores[1], 6),
         "slices": len(images),
-        "other_scope": int((found.in_scope != expected.in_scope).sum()),
+        "other_ood": int((found.in_distribution != expected.in_distribution).sum()),
     }
 
 

@@ -1,4 +1,4 @@
-"""Explanations on disk: an overlay and a raw map per slice and per person, and their index."""
+"""Explanations on disk: an overlay and a raw map per slice and per subject, and their index."""
 
 import io
 import re
@@ -22,13 +22,13 @@ INDEX = "index.csv"
 
 @dataclass(frozen=True)
 class _Entry:
-    """One picture: of a slice, or the mean of a person's slices."""
+    """One picture: of a slice, or the mean of a subject's slices."""
 
     of: str
     name: str
     target: int
     probability: float
-    in_scope: bool
+    in_distribution: bool
     pixels: Pixels
     evidence: Maps
 
@@ -37,7 +37,7 @@ def write(directory: Path, report: Report, target: int | None) -> int:
     """Write ``NUMBER-NAME.png`` and ``.npy``, and ``index.csv``; return how many pictures.
 
     ``target`` is the class to show evidence for; None takes the most probable one of each slice,
-    and for a person that of their mean, over their slices in scope.
+    and for a person that of their mean, over their slices in distribution.
     """
     entries = list(_entries(report, target))
     rows = []
@@ -49,25 +49,27 @@ def write(directory: Path, report: Report, target: int | None) -> int:
             write_bytes(directory / f"{stem}.npy", map_file.getvalue())
             write_bytes(directory / f"{stem}.png", _png(overlay(entry.pixels, entry.evidence)))
             name = report.predictor.classes[entry.target]
-            scope = "in scope" if entry.in_scope else "out of scope"
+            distribution = "in distribution" if entry.in_distribution else "out of distribution"
             chance = f"{entry.probability:.6f}"
-            rows.append((f"{stem}.png", f"{stem}.npy", entry.of, entry.name, name, chance, scope))
+            rows.append(
+                (f"{stem}.png", f"{stem}.npy", entry.of, entry.name, name, chance, distribution)
+            )
             progress(number, len(entries))
-    header = ("overlay", "map", "of", "path", "class", "probability", "scope", "notice")
+    header = ("overlay", "map", "of", "path", "class", "probability", "distribution", "notice")
     write_csv(directory / INDEX, header, ((*row, NOTICE) for row in rows))
     return len(entries)
 
 
 def _entries(report: Report, target: int | None) -> Iterator[_Entry]:
     pixels = np.stack([item.pixels for item in report.slices])
-    chances, in_scope = report.prediction.probabilities, report.prediction.in_scope
+    chances, in_distribution = report.prediction.probabilities, report.prediction.in_distribution
     targets = chances.argmax(axis=1) if target is None else np.full(len(pixels), target)
     maps = grad_cam(report.predictor, pixels, targets)
     for number, item in enumerate(report.slices):
         name = item.source if item.depth is None else f"{item.source}-{item.depth}mm"
         wanted = int(targets[number])
         chance = float(chances[number, wanted])
-        inside = bool(in_scope[number])
+        inside = bool(in_distribution[number])
         yield _Entry("slice", name, wanted, chance, inside, pixels[number], maps[number])
     for person in report.subjects:
         if person.probabilities is None:

@@ -1,4 +1,4 @@
-"""A trained model as a person uses it: an image in, calibrated probabilities out.
+"""A trained model as a user uses it: an image in, calibrated probabilities out.
 
 On the CPU, whatever else the machine has: a probability is then the same on the command line, over
 HTTP and on any machine, to rounding (GPUs multiply with fewer digits by default).
@@ -32,13 +32,13 @@ class Prediction:
 
     Attributes:
         probabilities: float64 ``[n, classes]``, calibrated with the card's temperature.
-        scope: float64 ``[n]``, how unlike the training slices; 1 is the threshold.
-        in_scope: bool ``[n]``; where False, the probabilities mean nothing.
+        ood_score: float64 ``[n]``, how unlike the training slices; 1 is the threshold.
+        in_distribution: bool ``[n]``; where False, the probabilities mean nothing.
     """
 
     probabilities: NDArray[np.float64]
-    scope: NDArray[np.float64]
-    in_scope: NDArray[np.bool_]
+    ood_score: NDArray[np.float64]
+    in_distribution: NDArray[np.bool_]
 
 
 def interpret(

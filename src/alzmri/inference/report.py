@@ -15,16 +15,16 @@ from alzmri.inference import NOTICE
 from alzmri.inference.inputs import Slice
 from alzmri.inference.predictor import Prediction, Predictor
 
-OUT_OF_SCOPE = "out of scope"
+OUT_OF_DISTRIBUTION = "out of distribution"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One person.
+    """One subject.
 
     Attributes:
         name: the folder, NIfTI file or series.
-        members: the places of their slices in scope.
+        members: the places of their slices in distribution.
         slices: how many they have in all.
         probabilities: float64 ``[classes]``, the mean over ``members``; None without any.
     """
@@ -51,23 +51,27 @@ class Report:
         return self.predictor.classes[int(probabilities.argmax())]
 
     def of_slice(self, number: int) -> NDArray[np.float64] | None:
-        """The probabilities of a slice; None when it is out of scope."""
-        return self.prediction.probabilities[number] if self.prediction.in_scope[number] else None
+        """The probabilities of a slice; None when it is out of distribution."""
+        return (
+            self.prediction.probabilities[number]
+            if self.prediction.in_distribution[number]
+            else None
+        )
 
     @property
     def subjects(self) -> list[Subject]:
-        """The people whose slices are known to be theirs, in order of appearance."""
+        """The subjects whose slices are known to be theirs, in order of appearance."""
         names = dict.fromkeys(item.subject for item in self.slices if item.subject is not None)
         people = []
         for name in names:
             all_of_them = [i for i, item in enumerate(self.slices) if item.subject == name]
-            used = [number for number in all_of_them if self.prediction.in_scope[number]]
+            used = [number for number in all_of_them if self.prediction.in_distribution[number]]
             mean = self.prediction.probabilities[used].mean(axis=0) if used else None
             people.append(Subject(name, tuple(used), len(all_of_them), mean))
         return people
 
     def as_json(self) -> dict[str, Any]:
-        """For ``--json``. A slice out of scope has no predicted class."""
+        """For ``--json``. A slice out of distribution has no predicted class."""
         card = self.predictor.card
         return {
             "notice": NOTICE,
@@ -83,8 +87,8 @@ class Report:
                     "mm_below_top": item.depth,
                     "predicted": self.called(self.of_slice(number)),
                     "probabilities": self._named(self.prediction.probabilities[number]),
-                    "in_scope": bool(self.prediction.in_scope[number]),
-                    "scope": float(self.prediction.scope[number]),
+                    "in_distribution": bool(self.prediction.in_distribution[number]),
+                    "ood_score": float(self.prediction.ood_score[number]),
                 }
                 for number, item in enumerate(self.slices)
             ],
@@ -94,7 +98,7 @@ class Report:
                     "predicted": self.called(person.probabilities),
                     "probabilities": self._named(person.probabilities),
                     "slices": person.slices,
-                    "slices_in_scope": len(person.members),
+                    "slices_in_distribution": len(person.members),
                 }
                 for person in self.subjects
             ],
@@ -109,29 +113,31 @@ class Report:
     def as_csv(self) -> Iterator[list[object]]:
         """For ``--csv``: a header and a row per slice."""
         classes = self.predictor.classes
-        yield ["path", "subject", "mm_below_top", "predicted", *classes, "scope", "notice"]
+        yield ["path", "subject", "mm_below_top", "predicted", *classes, "ood_score", "notice"]
         for number, item in enumerate(self.slices):
             yield [
                 item.source,
                 item.subject,
                 item.depth,
-                self.called(self.of_slice(number)) or OUT_OF_SCOPE,
+                self.called(self.of_slice(number)) or OUT_OF_DISTRIBUTION,
                 *(f"{p:.6f}" for p in self.prediction.probabilities[number]),
-                f"{self.prediction.scope[number]:.4f}",
+                f"{self.prediction.ood_score[number]:.4f}",
                 NOTICE,
             ]
 
     def tables(self) -> Iterator[Table]:
-        """For a terminal: the slices, then the people."""
+        """For a terminal: the slices, then the subjects."""
         above = os.path.commonpath([Path(item.source).absolute().parent for item in self.slices])
-        table = self._table(f"slice in {os.path.relpath(above)}", "scope")
+        table = self._table(f"slice in {os.path.relpath(above)}", "OOD score")
         for number, item in enumerate(self.slices):
             name = os.path.relpath(item.source, above)
             name += "" if item.depth is None else f" at -{item.depth} mm"
-            self._add(table, name, self.of_slice(number), f"{self.prediction.scope[number]:.2f}")
+            self._add(
+                table, name, self.of_slice(number), f"{self.prediction.ood_score[number]:.2f}"
+            )
         yield table
         if self.subjects:
-            table = self._table("person: mean of the slices in scope", "slices")
+            table = self._table("subject: mean of the slices in distribution", "slices")
             for person in self.subjects:
                 count = f"{len(person.members)} of {person.slices}"
                 self._add(table, person.name, person.probabilities, count)
@@ -150,7 +156,7 @@ class Report:
         called = self.called(probabilities)
         if probabilities is None or called is None:
             nothing = ["–"] * len(self.predictor.classes)
-            table.add_row(escape(name), f"[yellow]{OUT_OF_SCOPE}[/]", *nothing, last)
+            table.add_row(escape(name), f"[yellow]{OUT_OF_DISTRIBUTION}[/]", *nothing, last)
             return
         cells = [f"{value:.3f}" for value in probabilities]
         table.add_row(escape(name), f"[bold]{_short(called)}[/]", *cells, last)

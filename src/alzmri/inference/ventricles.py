@@ -9,7 +9,7 @@ apart around 2 mm above it. On the MNI152 template that is 14 mm above the anter
 where the embedded collection's middle slice is.
 
 Its limits: the whole top of an adult's head must be in the volume, the skull must be stripped (with
-a skull the top lies too high, and the slices are of another kind anyway, which the scope score
+a skull the top lies too high, and the slices are of another kind anyway, which the OOD score
 flags), fluid must be darker than tissue, as in T1. Heads that are not upright in the scanner are
 not turned.
 """

@@ -39,15 +39,17 @@ class Problem(_Answer):
 class Predicted(BaseModel):
     """What the model says of one slice."""
 
-    predicted: str | None = Field(description="The most probable class; null when out of scope.")
+    predicted: str | None = Field(
+        description="The most probable class; null when out of distribution."
+    )
     probabilities: dict[str, float] = Field(
         description="By class, least severe first; calibrated on the validation part; of sum 1."
     )
-    in_scope: bool = Field(
+    in_distribution: bool = Field(
         description="Whether the slice resembles the training data; else its probabilities mean"
         " nothing."
     )
-    scope: float = Field(description="How unlike it is; above 1 is out of scope.")
+    ood_score: float = Field(description="How unlike it is; above 1 is out of distribution.")
 
 
 class Slice(_Answer, Predicted):
@@ -59,8 +61,8 @@ class Slices(_Answer):
 
     images: list[Predicted]
     mean: dict[str, float] | None = Field(
-        description="Mean probability of each class over the slices in scope: a subject's, if all"
-        " are of one subject. Null when none is in scope."
+        description="Mean probability of each class over the slices in distribution: a subject's, if"
+        " all are of one subject. Null when none is in distribution."
     )
 
 
@@ -103,7 +105,7 @@ class Explained(Slice):
         description="Grad-CAM of the most probable class over the slice: a PNG as a data URL."
     )
     calibration: dict[str, Frequency] | None = Field(
-        description="By class; null without the test data, and out of scope."
+        description="By class; null without the test data, and out of distribution."
     )
     nearest: Nearest | None = Field(description="Null without the training data.")
 

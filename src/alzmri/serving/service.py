@@ -51,19 +51,19 @@ class Found:
     Attributes:
         image: what it saw, uint8 ``[side, side]``.
         probabilities: calibrated, float64 ``[classes]``.
-        scope: how unlike the training slices; above 1 is out of scope.
+        ood_score: how unlike the training slices; above 1 is out of distribution.
         features: float32 ``[width]``.
     """
 
     image: Pixels
     probabilities: NDArray[np.float64]
-    scope: float
+    ood_score: float
     features: NDArray[np.float32]
 
     @property
-    def in_scope(self) -> bool:
+    def in_distribution(self) -> bool:
         """Whether the probabilities mean anything."""
-        return self.scope <= 1
+        return self.ood_score <= 1
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Service:
         if len(contents) > self._limits.images:
             raise Refusal(413, f"more than {self._limits.images} images: send fewer at a time")
         found = await self._find(contents)
-        inside = [one.probabilities for one in found if one.in_scope]
+        inside = [one.probabilities for one in found if one.in_distribution]
         mean = self._by_class(np.mean(inside, axis=0)) if inside else None
         return Slices(images=[Predicted(**self._predicted(one)) for one in found], mean=mean)
 
@@ -179,7 +179,7 @@ class Service:
         calibration = nearest = None
         if known:
             nearest = known.nearest(found.features, classes)
-            if found.in_scope:
+            if found.in_distribution:
                 calibration = known.observed(found.probabilities, classes)
         return Explained(
             **self._predicted(found),
@@ -228,19 +228,19 @@ class Service:
         logits, features = engine.run(np.stack(images))
         self._metrics.batches.observe(len(images))
         said = interpret(logits, features, predictor.card, predictor.detector)
-        rows = zip(images, said.probabilities, said.scope.tolist(), features, strict=True)
+        rows = zip(images, said.probabilities, said.ood_score.tolist(), features, strict=True)
         return [Found(*row) for row in rows]
 
     def _predicted(self, found: Found) -> dict[str, Any]:
         """The fields of :class:`answers.Predicted`; counts the prediction."""
         classes = self.loaded.predictor.classes
-        predicted = classes[int(found.probabilities.argmax())] if found.in_scope else None
-        self._metrics.predictions.labels(predicted or "out of scope").inc()
+        predicted = classes[int(found.probabilities.argmax())] if found.in_distribution else None
+        self._metrics.predictions.labels(predicted or "out of distribution").inc()
         return {
             "predicted": predicted,
             "probabilities": self._by_class(found.probabilities),
-            "in_scope": found.in_scope,
-            "scope": found.scope,
+            "in_distribution": found.in_distribution,
+            "ood_score": found.ood_score,
         }
 
     def _by_class(self, values: NDArray[np.float64]) -> dict[str, float]:

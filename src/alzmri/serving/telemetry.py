@@ -50,7 +50,7 @@ class Metrics:
         )
         self.predictions = Counter(
             "alzmri_predictions",
-            "Images by predicted class, or out of scope.",
+            "Images by predicted class, or out of distribution.",
             ["predicted"],
             registry=self.registry,
         )

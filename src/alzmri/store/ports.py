@@ -1,7 +1,7 @@
-"""The ports of one local store: five in a row for HTTP, and for gRPC each one's twin at +10000.
+"""The ports of one local store: five in a row for HTTP, and for gRPC each of them + 10000.
 
 All are given to the server explicitly: left to itself it moves silently to the next free one, and
-its parts look for each other's twins at +10000 whatever the options say.
+its parts look for each other's gRPC port at +10000 whatever the options say.
 """
 
 import errno
@@ -12,8 +12,8 @@ from pathlib import Path
 from alzmri.errors import EnvironmentFault
 
 PARTS = ("s3", "filer", "master", "volume", "admin")
-TWIN = 10_000
-LOWEST, HIGHEST = 1024, 65_535 - TWIN - len(PARTS)
+GRPC_OFFSET = 10_000
+LOWEST, HIGHEST = 1024, 65_535 - GRPC_OFFSET - len(PARTS)
 
 
 def of(part: str, port: int) -> int:
@@ -26,7 +26,7 @@ def options(port: int) -> list[str]:
     return [
         option
         for part, number in zip(PARTS, range(port, port + len(PARTS)), strict=True)
-        for option in (f"-{part}.port={number}", f"-{part}.port.grpc={number + TWIN}")
+        for option in (f"-{part}.port={number}", f"-{part}.port.grpc={number + GRPC_OFFSET}")
     ]
 
 
@@ -35,7 +35,7 @@ def require_free(port: int) -> None:
     taken = _taken(port)
     if taken is None:
         return
-    block = f" (the store needs {port} to {port + len(PARTS) - 1}, and each + {TWIN})"
+    block = f" (the store needs {port} to {port + len(PARTS) - 1}, and each + {GRPC_OFFSET})"
     raise EnvironmentFault(
         f"port {taken} on 127.0.0.1 is taken by another program{'' if taken == port else block}: "
         f"run `alzmri store up --port {_free_block(port)}`"
@@ -52,7 +52,7 @@ def sweep(port: int) -> None:
 def _block(port: int) -> Iterator[int]:
     for number in range(port, port + len(PARTS)):
         yield number
-        yield number + TWIN
+        yield number + GRPC_OFFSET
 
 
 def _taken(port: int) -> int | None:

@@ -1,4 +1,4 @@
-"""A tiny clone with a store and a simulated SageMaker, used as a person uses them."""
+"""A tiny clone with a store and a simulated SageMaker, used as a user uses them."""
 
 import hashlib
 import os

@@ -277,7 +277,7 @@ class Simulator:
         """New instances: empty disks, then the channels and the checkpoints."""
         resources = job.request["ResourceConfig"]
         names = [f"algo-{number + 1}" for number in range(resources["InstanceCount"])]
-        # What a person's environment would have of AWS must not be needed in the container.
+        # What a user's environment would have of AWS must not be needed in the container.
         environment = {
             "PATH": self._path,
             "HOME": "/opt/ml",

@@ -248,7 +248,10 @@ def test_sagemaker_endpoint_answers_as_predict_does(cloud, endpoint):
     said = json.loads(cloud.sagemaker("invoke", str(image)).stdout)
     here = json.loads(cloud.clone.run("alzmri", "predict", "--json", str(image)).stdout)
     (expected,) = here["slices"]
-    assert (said["predicted"], said["in_scope"]) == (expected["predicted"], expected["in_scope"])
+    assert (said["predicted"], said["in_distribution"]) == (
+        expected["predicted"],
+        expected["in_distribution"],
+    )
     assert said["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-3)
     refused = cloud.sagemaker("invoke", "params.yaml", code=2)
     assert refused.stderr.startswith("error: the endpoint refuses: ")

@@ -57,7 +57,7 @@ def protocol(study: Study) -> None:
 
 def _row(name: str, run: FinishedRun) -> dict[str, str]:
     tested = sum(count["images"] for count in run.summary["split"]["test"].values())
-    near = run.summary["leak"]["test_images_with_training_twin"]
+    near = run.summary["leak"]["test_images_with_training_near_duplicate"]
     known = run.evaluation["split"]["shared_subjects"]
     lr, momentum = run.settings["train.lr"], run.settings["train.momentum"]
     return {

@@ -135,8 +135,8 @@ function show({ name, item }, answer) {
   const find = (selector) => content.querySelector(selector);
   const [most, probability] = highest(answer.probabilities);
   find("h2").textContent = name;
-  find(".flag").hidden = answer.in_scope;
-  content.classList.toggle("outside", !answer.in_scope);
+  find(".flag").hidden = answer.in_distribution;
+  content.classList.toggle("outside", !answer.in_distribution);
   find(".slice").src = answer.slice;
   find(".slice").alt = `The slice as the model saw it, ${about.image_size} pixels a side`;
   if (answer.heat) {
@@ -213,16 +213,16 @@ function report() {
   const problems = failed ? `, ${failed} refused` : "";
   const last = answers.at(-1);
   const newest = done === asked && done === 1 && last
-    ? `: ${last.predicted ?? "out of scope"}, ${decimal(highest(last.probabilities)[1])}`
+    ? `: ${last.predicted ?? "out of distribution"}, ${decimal(highest(last.probabilities)[1])}`
     : "";
   $("status").textContent = `${done} of ${asked} done${problems}${newest}`;
   $("legend").hidden = answers.length === 0;
-  const inside = answers.filter((answer) => answer.in_scope);
+  const inside = answers.filter((answer) => answer.in_distribution);
   const left = answers.length - inside.length;
   $("mean").hidden = inside.length < 2;
   if (inside.length < 2) return;
   $("mean-title").textContent =
-    `${inside.length} slices together` + (left ? `, without ${left} out of scope` : "");
+    `${inside.length} slices together` + (left ? `, without ${left} out of distribution` : "");
   const mean = Object.fromEntries(about.classes.map((name) => [
     name,
     inside.reduce((sum, answer) => sum + answer.probabilities[name], 0) / inside.length,
