@@ -197,10 +197,10 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 def person(seed: int, slice_number: int = 0) -> NDArray[np.uint8]:
     """uint8 ``[40, 32]``: a head of its own per seed, almost the same in each of its slices."""
-    half = np.random.default_rng(seed).integers(90, 240, (5, 2))
+    half = np.random.default_rng(seed).integers(90, 240, (10, 4))
     coarse = np.hstack([half, half[:, ::-1]])  # an axis of symmetry, as in a head
-    fine = np.random.default_rng((seed, slice_number)).integers(0, 8, (40, 32))
-    return (np.kron(coarse, np.ones((8, 8), int)) + fine).astype(np.uint8)
+    fine = np.random.default_rng((seed, slice_number)).integers(0, 4, (40, 32))
+    return (np.kron(coarse, np.ones((4, 4), int)) + fine).astype(np.uint8)
 
 
 @pytest.fixture

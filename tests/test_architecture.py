@@ -46,7 +46,7 @@ MAY_IMPORT = {
         "params",
         "figure",
     },
-    "clinic": {"inference", "data"},
+    "clinic": {"inference", "data", "registry"},
     "store": set(),
     "plots_page": set(),
     "doctor": {"params", "store"},

@@ -34,7 +34,7 @@ def test_other_seeds_of_training_and_split_and_other_folds_repeat_an_experiment(
         {"augment": {"p": 0.5}},
         {"data": {"merge": "binary"}},
         {"model": {"dropout": 0.1}},
-        {"evaluate": {"temperature": True}},
+        {"evaluate": {"temperature": False}},
     ],
 )
 def test_what_shapes_a_score_makes_another_group(make_run, change):

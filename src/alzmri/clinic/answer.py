@@ -51,6 +51,7 @@ def work(pipe: Connection, model: Path, count: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the node decides
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))  # not the node's own bound
+    from alzmri import registry
     from alzmri.errors import EnvironmentFault, UserError
     from alzmri.inference.extras import require
 
@@ -60,7 +61,7 @@ def work(pipe: Connection, model: Path, count: int) -> None:
             require(module, "clinic")
         from alzmri.inference.predictor import Predictor
 
-        predictor = Predictor.load(model)
+        predictor = Predictor.load(model, registry.version(model))
     except (UserError, EnvironmentFault) as error:
         pipe.send(error)
         return

@@ -330,7 +330,7 @@ def _show(report: "Report") -> None:
         people = report.subjects_of(label)
         if people and people < _MIN_SUBJECTS:
             terminal.warn(
-                f"{label} has {people} people: no subject split can have the class in training, "
+                f"{label} has {people} subjects: no subject split can have the class in training, "
                 "validation and test at once"
             )
 

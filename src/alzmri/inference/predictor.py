@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alzmri import registry
 from alzmri.data import images
 from alzmri.data.images import Pixels
 from alzmri.errors import UserError
@@ -101,16 +100,15 @@ class Predictor:
     version: str | None = None
 
     @classmethod
-    def load(cls, folder: Path = saved.MODELS) -> "Predictor":
-        """The model in ``folder``, as the stages train and ood wrote it.
+    def load(cls, folder: Path = saved.MODELS, version: str | None = None) -> "Predictor":
+        """The model in ``folder``, as the stages train and ood wrote it; registered as ``version``.
 
         Raises:
             UserError: when a file is missing or damaged, or they do not belong together.
         """
         model, card = saved.load(folder)
         detector = Detector.load(folder, saved.digest(folder))
-        preprocessing, version = Preprocessing.of(card), registry.version(folder)
-        found = cls(features.WithFeatures(model), card, detector, preprocessing, version)
+        found = cls(features.WithFeatures(model), card, detector, Preprocessing.of(card), version)
         found._try()
         return found
 

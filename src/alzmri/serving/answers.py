@@ -61,8 +61,8 @@ class Slices(_Answer):
 
     images: list[Predicted]
     mean: dict[str, float] | None = Field(
-        description="Mean probability of each class over the slices in distribution: a subject's, if"
-        " all are of one subject. Null when none is in distribution."
+        description="Mean probability of each class over the slices in distribution. Null when none"
+        " is in distribution."
     )
 
 

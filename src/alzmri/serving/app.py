@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from alzmri import __version__
+from alzmri import __version__, registry
 from alzmri.inference import NOTICE
 from alzmri.serving.answers import (
     About,
@@ -166,7 +166,7 @@ def _about(loaded: Loaded) -> About:
         text = path.read_text(encoding="utf-8", errors="replace")
         if text.startswith("---\n"):  # the YAML head is for programs
             text = text.partition("\n---\n")[2]
-    if version := loaded.predictor.version:
+    if version := registry.version(loaded.folder):
         text = f"Registered as `{version}`.\n\n{text}"
     # No HTML of the card's own reaches the page.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
