@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import requests
 import torch
@@ -182,6 +183,12 @@ class Node:
         page = requests.get(f"http://127.0.0.1:{self.port + 1}/metrics", timeout=10).text
         found = [line.split()[-1] for line in page.splitlines() if line.startswith(f"{name} ")]
         return float(found[0]) if found else 0.0
+
+    def memory(self) -> int:
+        """Bytes that it and its processes have."""
+        assert self.process is not None
+        node = psutil.Process(self.process.pid)
+        return sum(one.memory_info().rss for one in (node, *node.children(recursive=True)))
 
     def stop(self, number: int) -> None:
         if self.process is not None and self.process.poll() is None:

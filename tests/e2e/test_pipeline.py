@@ -174,7 +174,7 @@ def test_a_collection_with_classes_of_its_own_and_of_unknown_subjects(clone, wri
     done = _experiment(clone, *unknown, "split.fractions=[0.5,0.25,0.25]", "train.epochs=1")
     assert "subjects unknown, THIS SPLIT LEAKS" in done.stdout
     predictions = (clone.root / "plots/predictions.csv").read_text().splitlines()
-    assert predictions[0] == "path,subject,actual,predicted,CN,MCI,AD"
+    assert predictions[0] == "path,subject,actual,predicted,ood,CN,MCI,AD"
     classes = [row.split(",")[0] for row in (clone.root / "plots/classes.csv").open()]
     assert classes == ["class", *(name for name in ("0 CN", "1 MCI", "2 AD") for _ in range(3))]
     assert list(clone.load("models/evaluation.json")["per_class"]) == ["CN", "MCI", "AD"]

@@ -68,7 +68,7 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
     said, _ = second.communicate(timeout=90)
     assert second.returncode == 130, said
     assert "stopping: trainings save their work first" in said
-    assert "the same command goes on" in said
+    assert "the same command continues" in said
     assert not _running(clone)
     assert clone.run("git", "status", "--porcelain").stdout == changed
 

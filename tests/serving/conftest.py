@@ -98,7 +98,7 @@ def _train(folder: Path, prepared: Prepared, parameters: dict[str, Any]) -> None
         versions={},
     )
     saved.save(folder, model.state_dict(), card)
-    detector, _ = ood_fit.fit(folder, prepared, seed=0)
+    detector, _ = ood_fit.fit(folder, prepared)
     detector.save(folder)
     (folder / "MODEL_CARD.md").write_text(
         "---\nhead: yaml\n---\n\n"

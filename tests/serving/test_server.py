@@ -574,7 +574,7 @@ def test_without_the_extra_the_command_names_it(monkeypatch):
 
     monkeypatch.delitem(sys.modules, "alzmri.serving.run", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(EnvironmentFault, match=r"uvicorn is not installed: .*alzmri\[serve\]"):
+    with pytest.raises(EnvironmentFault, match=r"uvicorn is not installed: .*\.\[serve\]"):
         serve()
 
 

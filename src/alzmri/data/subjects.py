@@ -32,7 +32,7 @@ Fixed, so that splits compare: neighbouring slices of a subject on the public co
 slices of different subjects 0.38, with turned copies among them or without.
 """
 
-CUT = 0.4
+CUT = 0.39
 """Similarity from which on two images are of one subject, where no gap shows one: above what two
 subjects reach, so that none are joined; a subject whose slices lie far apart falls in several."""
 

@@ -156,7 +156,7 @@ class Report:
         called = self.called(probabilities)
         if probabilities is None or called is None:
             nothing = ["–"] * len(self.predictor.classes)
-            table.add_row(escape(name), f"[yellow]{OUT_OF_DISTRIBUTION}[/]", *nothing, last)
+            table.add_row(escape(name), "[yellow]OOD[/]", *nothing, last)
             return
         cells = [f"{value:.3f}" for value in probabilities]
         table.add_row(escape(name), f"[bold]{_short(called)}[/]", *cells, last)

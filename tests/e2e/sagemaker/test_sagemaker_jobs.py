@@ -219,6 +219,8 @@ def test_sagemaker_a_bucket_that_is_not_there_costs_nothing(quiet):
 @pytest.fixture(scope="module")
 def endpoint(cloud):
     """What `deploy` said of the model in production, on an instance."""
+    cloud.clone.run("git", "restore", ".")
+    cloud.clone.run("dvc", "checkout", "--force")
     cloud.clone.run("gto", "register", "alzmri", "--version", "v0.1.0")
     cloud.clone.run("gto", "assign", "alzmri", "--version", "v0.1.0", "--stage", "prod")
     return cloud.sagemaker("deploy", "--stage", "prod")
