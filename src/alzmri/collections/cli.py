@@ -302,7 +302,7 @@ def _show(report: "Report") -> None:
 
     table = Table("class")
     table.add_column("images", justify="right")
-    table.add_column("people", justify="right")
+    table.add_column("subjects", justify="right")
     for label in report.collection.classes:
         table.add_row(label, str(report.images_of(label)), _count(report.subjects_of(label)))
     table.add_section()

@@ -182,12 +182,18 @@ def _rows(source: Path, member: Member, room: int) -> Iterator[Member]:
             size += len(content)
             _check_room(where, size, room)
             given = cell["path"].as_py() if "path" in fields else None
-            name = PurePosixPath(given or "").name or f"{number:06d}"
+            name = PurePosixPath(given or "").name or f"{number:06d}{_suffix(content)}"
             word = tables.word(label)
             path = f"{member.path}/{word.replace('/', '_') or 'no label'}/{name}"
             read = partial(_checked, distinct.setdefault(content, content))
             yield Member(path, read, word)
             number += 1
+
+
+def _suffix(content: bytes) -> str:
+    """Of the name of an image that has none; empty for what is neither JPEG nor PNG."""
+    starts = {b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n": ".png"}
+    return next((name for start, name in starts.items() if content.startswith(start)), "")
 
 
 def _batches(where: Path, file: "pq.ParquetFile") -> Iterator["pa.RecordBatch"]:
