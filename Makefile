@@ -40,7 +40,7 @@ test: check browser ## Set up, lint, check types, run every test (ARGS=-k name f
 check: setup ## Lint and check types only
 	@ruff check .
 	@ruff format --check .
-	@mypy
+	@pyrefly check --summary=none
 
 # The lists of packages are fetched only where they are missing or too old.
 browser: ## Install Chromium, dcmtk and Orthanc where they are missing and may be, for the tests

@@ -119,6 +119,18 @@ def test_imports_run_one_way():
                     assert fine, f"{path.relative_to(ROOT)} imports {module}"
 
 
+def test_each_module_and_each_class_has_a_name_of_its_own():
+    files = [path for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__")]
+    classes = [
+        node.name
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    for names in ([path.stem for path in files], classes):
+        assert {name for name in names if names.count(name) > 1} == set()
+
+
 def _stages() -> dict[str, Any]:
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
     return {name: stage.get("do", stage) for name, stage in stages.items()}

@@ -29,7 +29,7 @@ def test_a_queued_grid_runs_edited_source(clone, eventually):
     source = clone.root / "src/alzmri/training/__init__.py"
     source.write_text(source.read_text() + '\nprint("EDITED SOURCE RAN")\n')
     grid = ("-S", "train.lr=0.001,0.01", "-S", "train.momentum=0.85")
-    clone.run("dvc", "exp", "run", "--queue", *grid)
+    clone.run("dvc", "exp", "run", "--queue", *grid, "train")
     clone.run("dvc", "queue", "start", "--jobs", "1")
     # Asking DVC all the time would take the processor from what is waited for.
     done = ("git", "for-each-ref", "--format=%(refname)", "refs/exps/??/*/*")

@@ -21,7 +21,7 @@ from alzmri.store import settings
 from .. import forks
 from ..processes import limit
 
-KILLS = {"any time": 13, "checkpoint": 4, "validation": 4, "export": 4}
+KILLS = {"any time": 7, "checkpoint": 3, "validation": 3, "export": 3}
 EPOCHS, STEPS = 10, 8
 """Of the run; a checkpoint follows the last step of an epoch, and another its validation."""
 OUTPUTS = ("models/model.safetensors", "models/model.json", "plots/history.csv")
@@ -167,7 +167,7 @@ def _stopped(start, clone, number=signal.SIGTERM, **environment):
     return trainer.end()[0]
 
 
-def test_killed_25_times_it_ends_with_the_same_bytes(undisturbed, long, start):
+def test_killed_16_times_it_ends_with_the_same_bytes(undisturbed, long, start):
     clone, whole = long
     seed = 0
     draw = random.Random(seed)
@@ -417,39 +417,6 @@ def test_an_experiment_killed_in_its_temporary_workspace_goes_on(long):
     process.communicate()
     assert _checkpoints(clone)
     assert "resuming in epoch" in clone.run(*words).stdout
-    (experiment,) = _experiments(clone)
-    assert _weights(clone, experiment) == whole[OUTPUTS[0]]
-    assert not _checkpoints(clone)
-
-
-def test_an_experiment_killed_in_the_queue_and_queued_again_goes_on(long, start, eventually):
-    clone, _ = long
-    params = clone.root / "params.yaml"  # long enough to be caught at it
-    params.write_text(params.read_text().replace(f"epochs: {EPOCHS}", "epochs: 40"))
-    clone.commit("longer still")
-    assert start(clone).end()[0] == 0
-    whole = _digests(clone)
-    _forget(clone)
-    done = clone.root / ".dvc/tmp/exps/celery/result"
-
-    def queue(name):
-        clone.run("dvc", "exp", "run", "--queue", "--name", name, "train")
-        return clone.start("dvc", "queue", "start")  # the worker is at work before this ends
-
-    starting = queue("first")
-    eventually(lambda: _checkpoints(clone), 240)
-    (trainer,) = _trainers(clone.root)
-    trainer.suspend()
-    assert _checkpoints(clone)
-    trainer.kill()
-    starting.communicate(timeout=limit(240))
-    eventually(lambda: len(list(done.glob("celery-task-meta-*"))) == 1, 60)
-    assert re.search("first.*Failed", clone.run("dvc", "queue", "status").stdout)
-    assert _checkpoints(clone)
-    queue("second").communicate(timeout=limit(240))
-    eventually(lambda: len(list(done.glob("celery-task-meta-*"))) == 2, 240)
-    assert re.search("second.*Success", clone.run("dvc", "queue", "status").stdout)
-    assert "resuming in epoch" in clone.run("dvc", "queue", "logs", "second").stdout
     (experiment,) = _experiments(clone)
     assert _weights(clone, experiment) == whole[OUTPUTS[0]]
     assert not _checkpoints(clone)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-EPOCHS = 300
+EPOCHS = 150
 """Long enough to be caught at it."""
 KILLED = ("alzmri", "sweep", f"train.epochs={EPOCHS}", "--seeds", "3", "--name", "k", "-j", "2")
 GOOD, BAD = ["k-seed0", "k-seed1"], "k-seed2"

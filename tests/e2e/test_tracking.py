@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_in_the_same_one_and_no_epoch_is_there_twice(clone,
     path.write_text(
         path.read_text()
         .replace("mode: disabled", "mode: offline")
-        .replace("epochs: 3 ", "epochs: 200 ")
+        .replace("epochs: 3 ", "epochs: 60 ")
     )
     train = ("python", "src/train.py")
     for number, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_in_the_same_one_and_no_epoch_is_there_twice(clone,
     assert all(mark.read_text() for mark in _marks(clone.root))
     files = _files(clone.root)
     assert len({run.run_id for run in _of("run", *files)}) == 1
-    assert [row["epoch"] for row in _history(*files)] == list(range(1, 201))
+    assert [row["epoch"] for row in _history(*files)] == list(range(1, 61))
 
 
 def _marks(root: Path):
