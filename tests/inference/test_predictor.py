@@ -1,32 +1,13 @@
 """What a model's outputs mean, and how they are reported."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from alzmri.data import images
-from alzmri.errors import UserError
 from alzmri.inference.inputs import InputSlice
 from alzmri.inference.prediction_report import OUT_OF_DISTRIBUTION, PredictionReport
-from alzmri.inference.predictor import CPU, Prediction, Preprocessing, interpret
-from alzmri.models.forward import predict
-from alzmri.ood import features
+from alzmri.inference.predictor import Prediction, interpret
 
 from .conftest import CARD
-
-
-@pytest.mark.parametrize("fit", ["pad", "stretch"])
-def test_a_slice_is_fitted_as_in_training(fit):
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 48), np.uint8)
-    own = Preprocessing.of(replace(CARD, preprocessing={**CARD.preprocessing, "fit": fit}))
-    np.testing.assert_array_equal(own(pixels), images.fit(pixels, 32, fit))
-
-
-@pytest.mark.parametrize("change", [{"std": 1.0}, {"channels": 3}, {"window": 7}])
-def test_another_preprocessing_is_refused(change):
-    with pytest.raises(UserError, match="trained with another preprocessing"):
-        Preprocessing.of(replace(CARD, preprocessing={**CARD.preprocessing, **change}))
 
 
 def test_logits_are_divided_by_the_temperature_and_the_distant_is_out_of_distribution(predictor):
@@ -38,21 +19,6 @@ def test_logits_are_divided_by_the_temperature_and_the_distant_is_out_of_distrib
     np.testing.assert_allclose(found.probabilities, divided / divided.sum(axis=1, keepdims=True))
     assert found.in_distribution.tolist() == [True, False]
     assert found.ood_score[0] < 1 < found.ood_score[1]
-
-
-def test_many_slices_have_the_outputs_that_each_has_alone(predictor, monkeypatch):
-    """And the logits are those that are scored."""
-    monkeypatch.setattr(features, "BATCH_SIZE", 3)
-    pictures = np.random.default_rng(0).integers(0, 256, (9, 32, 32), np.uint8)
-    chosen = np.array([8, 1, 2, 3, 4, 5, 0])
-    network = predictor.model
-    logits, found = features.run(network, pictures, chosen, CPU)
-    expected = predict(network.network, pictures, chosen, CPU)
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
-    for row, index in enumerate(chosen):
-        alone, own = features.run(network, pictures, np.array([index]), CPU)
-        np.testing.assert_allclose(logits[row], alone[0], atol=1e-5)
-        np.testing.assert_allclose(found[row], own[0], atol=1e-5)
 
 
 def test_out_of_distribution_has_no_class_and_no_share_in_a_subjects_mean(predictor):

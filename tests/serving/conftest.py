@@ -57,13 +57,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, committed: Callable[[str
 
     rows, images = [], []
     for stage, label in enumerate(CLASSES):
-        for person, part in enumerate(PARTS):
-            for _ in range(4):
-                index = len(rows)
-                images.append(slice_of(stage, index))
-                rows.append(
-                    Row(index, f"{label}/{index}.png", label, f"{stage}-{person}", part, "")
-                )
+        for number in range(4 * len(PARTS)):
+            index, person = len(rows), number // 4
+            images.append(slice_of(stage, index))
+            subject, path = f"{stage}-{person}", f"{label}/{index}.png"
+            rows.append(Row(index, path, label, subject, PARTS[person], ""))
     folder = root / "data/prepared"
     folder.mkdir(parents=True)
     np.save(folder / "images.npy", np.stack(images))
@@ -71,17 +69,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, committed: Callable[[str
     write_json(folder / "params.json", relevant(params))
     write_json(folder / "summary.json", {"classes": CLASSES})
     prepared = Prepared.open(params, folder)
-    _train(root / "models", prepared, params.model_dump(mode="json"))
-    return root
 
-
-def _train(folder: Path, prepared: Prepared, parameters: dict[str, Any]) -> None:
     torch.manual_seed(0)
     shape = {"name": "lenet", "classes": len(CLASSES), "image_size": SIDE, "dropout": 0.5}
     model = build(**shape)
-    rows = prepared.indices("train")
-    inputs = normalise(torch.from_numpy(np.ascontiguousarray(prepared.images[rows])))
-    truth = torch.from_numpy(prepared.labels[rows])
+    train = prepared.indices("train")
+    inputs = normalise(torch.from_numpy(np.ascontiguousarray(prepared.images[train])))
+    truth = torch.from_numpy(prepared.labels[train])
     optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
     for _ in range(30):
         optimiser.zero_grad()
@@ -91,19 +85,20 @@ def _train(folder: Path, prepared: Prepared, parameters: dict[str, Any]) -> None
         architecture=shape,
         classes=list(CLASSES),
         preprocessing={"fit": "pad", "channels": 1, "mean": MEAN, "std": STD},
-        parameters=parameters,
+        parameters=params.model_dump(mode="json"),
         training_subjects=[],
         data_sha256=prepared.digest,
         temperature=1.5,
         versions={},
     )
-    saved.save(folder, model.state_dict(), card)
-    detector, _ = ood_fit.fit(folder, prepared)
-    detector.save(folder)
-    (folder / "MODEL_CARD.md").write_text(
+    saved.save(root / "models", model.state_dict(), card)
+    detector, _ = ood_fit.fit(root / "models", prepared)
+    detector.save(root / "models")
+    (root / "models/MODEL_CARD.md").write_text(
         "---\nhead: yaml\n---\n\n"
         "# Model card: discs\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<script>alert(1)</script>\n"
     )
+    return root
 
 
 @dataclass(frozen=True)

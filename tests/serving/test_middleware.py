@@ -3,9 +3,9 @@
 import asyncio
 import json
 
-from alzmri.serving.middleware import Bounded, Limits
+from alzmri.serving.middleware import Limits, RequestGuard
 
-SCOPE = {"type": "http", "method": "POST", "headers": []}
+SCOPE = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
 
 
 async def _for_ever(*_):
@@ -23,9 +23,18 @@ def _send(app, receive):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(Bounded(app, Limits(seconds=0.05))(SCOPE, receive, send))
+    asyncio.run(RequestGuard(app, Limits(seconds=0.05))(SCOPE, receive, send))
     start, body = sent
     return start["status"], json.loads(body["body"])["error"]
+
+
+async def _fails(*_):
+    raise RuntimeError("secret")
+
+
+def test_a_failure_is_a_sentence_for_the_client_and_a_traceback_for_the_operator(caplog):
+    assert _send(_fails, _body) == (500, "the server failed; its log says why")
+    assert "secret" in caplog.text
 
 
 def test_a_body_that_never_ends_and_an_answer_that_never_comes_are_given_up():
@@ -46,7 +55,7 @@ def _posts(limits, *sizes):
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"{}"})
 
-        bounded = Bounded(app, limits)
+        bounded = RequestGuard(app, limits)
 
         async def post(size):
             sent = []

@@ -1,8 +1,7 @@
-"""Where a model looks: Grad-CAM over its last convolutions, and its pictures on disk.
+"""Where a model looks: Grad-CAM (Selvaraju et al., 2017) over its last convolutions, by Captum.
 
-Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based
-localization" (2017), computed by Captum. A map is as coarse as the last feature maps, 3 to 13
-cells a side (see the architectures' tables), and says where evidence for a class was, not why.
+A map is as coarse as the last feature maps, 3 to 13 cells a side (see the architectures' tables),
+and says where evidence for a class was, not why.
 """
 
 import io

@@ -4,7 +4,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,6 @@ from alzmri.inference import NOTICE
 from alzmri.inference.predictor import Predictor, interpret
 from alzmri.models.forward import MEAN, STD
 from alzmri.models.scores import macro_f1
-
-if TYPE_CHECKING:
-    import onnx
 
 INPUT, OUTPUTS = "images", ["logits", "features"]  # names in the graph
 TOLERANCE = 1e-4  # of probabilities, between ONNX Runtime and PyTorch
@@ -69,7 +66,23 @@ def write(directory: Path, path: Path) -> None:
     """
     onnx = require("onnx", "export")
     predictor = Predictor.load(directory)
-    program = _program(predictor)
+    require("onnxscript", "export")
+    # It warns of every operation of torchvision's, which is not installed.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    side = predictor.preprocessing.image_size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, about itself
+        exported = torch.onnx.export(
+            predictor.model,
+            (torch.zeros(2, side, side, dtype=torch.uint8),),
+            input_names=[INPUT],
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None
+    program = exported.model_proto
     for node in program.graph.node:
         # Where in whose source tree it was traced: of no use, and other bytes on every machine.
         del node.metadata_props[:]
@@ -97,26 +110,6 @@ def _check(difference: float) -> None:
             f"ONNX Runtime's probabilities differ from PyTorch's by {difference:.1e}, more than"
             f" {TOLERANCE:.0e}: these versions of torch and onnxruntime cannot be used"
         )
-
-
-def _program(predictor: Predictor) -> "onnx.ModelProto":
-    require("onnxscript", "export")
-    # It warns of every operation of torchvision's, which is not installed.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    side = predictor.preprocessing.image_size
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, about itself
-        program = torch.onnx.export(
-            predictor.model,
-            (torch.zeros(2, side, side, dtype=torch.uint8),),
-            input_names=[INPUT],
-            output_names=OUTPUTS,
-            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
 
 
 def _about(predictor: Predictor) -> dict[str, Any]:
@@ -154,14 +147,14 @@ def export(directory: Path, path: Path, prepared: Prepared) -> tuple[dict[str, A
         expected = predictor.predict(images)
         outputs, size = Engine(temporary).run(images), temporary.stat().st_size
         found = interpret(*outputs, predictor.card, predictor.detector)
-        difference = float(np.abs(found.probabilities - expected.probabilities).max())
-        _check(difference)
+        largest = float(np.abs(found.probabilities - expected.probabilities).max())
+        _check(largest)
     before, after = (
         macro_f1(truth, item.probabilities.argmax(axis=1)) for item in (expected, found)
     )
     metrics = {
         # To one digit: the next ones are the processor's, not the model's.
-        "largest_difference": float(f"{difference:.0e}"),
+        "largest_difference": float(f"{largest:.0e}"),
         "macro_f1": round(after, 6),
         "lost_macro_f1": round(before - after, 6),
         "slices": len(images),
@@ -170,5 +163,5 @@ def export(directory: Path, path: Path, prepared: Prepared) -> tuple[dict[str, A
     }
     return metrics, (
         f"{path}: {size / 1e6:.0f} MB; on {len(images)} test slices probabilities differ from"
-        f" PyTorch's by at most {difference:.0e}, macro F1 {after:.3f} instead of {before:.3f}"
+        f" PyTorch's by at most {largest:.0e}, macro F1 {after:.3f} instead of {before:.3f}"
     )

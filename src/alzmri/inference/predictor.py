@@ -1,7 +1,6 @@
 """A trained model as a user uses it: an image in, calibrated probabilities out.
 
-On the CPU, whatever else the machine has: a probability is then the same on the command line, over
-HTTP and on any machine, to rounding (GPUs multiply with fewer digits by default).
+On the CPU, whatever else the machine has: probabilities are the same everywhere, to rounding.
 """
 
 from dataclasses import dataclass

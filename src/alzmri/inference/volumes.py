@@ -11,7 +11,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import psutil
@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 
 from alzmri.data.images import Unreadable
 from alzmri.errors import require
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 Volume = NDArray[np.float32]
 """``[x, y, z]``, 1 mm apart: to the subject's right, to the front, to the top; 0 is background."""
@@ -219,11 +216,11 @@ def read_series(paths: Sequence[Path]) -> Volume:
     return _upright(np.stack(planes, axis=2), affine)
 
 
-def read_dicom(path: Path) -> "Dataset":
+def read_dicom(path: Path) -> Any:
     """The header of one file of a series; :class:`Unreadable` if it is not one plain MR slice."""
     pydicom = require("pydicom", "volumes")
     try:
-        item: Dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        item = pydicom.dcmread(path, stop_before_pixels=True)
         frames = int(item.get("NumberOfFrames") or 1)
         missing = [
             name
@@ -247,7 +244,7 @@ def read_dicom(path: Path) -> "Dataset":
     return item
 
 
-def _pixels(path: Path, header: "Dataset") -> Volume:
+def _pixels(path: Path, header: Any) -> Volume:
     """float32 ``[row, column]``, in the scanner's units."""
     pixels = require("pydicom.pixels", "volumes")
     try:
@@ -267,11 +264,9 @@ def _upright(voxels: Volume, affine: Affine) -> Volume:
 
 
 def _from_zero(voxels: Volume) -> Volume:
-    """The same with 0 as the background and nothing below.
+    """The same with 0 as the background, which NaN marks too, and nothing below.
 
-    NaN is background: programs mark so what is outside a head. A volume that was normalised has
-    tissue below 0. If it was masked, its background is 0 in the middle of the tissue, and the
-    tissue is shifted alone.
+    A normalised volume has tissue below 0. If it was masked, only the tissue is shifted.
     """
     if np.isinf(voxels).any():
         raise Unreadable("has infinite voxels: was it divided by 0?")

@@ -81,7 +81,6 @@ class Nearest(BaseModel):
     """The training slices with the most similar features."""
 
     classes: list[str] = Field(description="Nearest first.")
-    similarity: list[float] = Field(description="Cosine of the features of each, up to 1.")
     subjects: int = Field(description="How many subjects they are of.")
 
 

@@ -26,7 +26,7 @@ from alzmri.serving.answers import (
     document,
     refusal,
 )
-from alzmri.serving.middleware import LOOPBACK, Bounded, Limits, Observed
+from alzmri.serving.middleware import LOOPBACK, Limits, RequestGuard
 from alzmri.serving.model_service import Loaded, ModelService
 
 PAGE = Path(__file__).parent / "page"
@@ -59,9 +59,8 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
     )
     about = _about(loaded)
     routes: set[str] = set()
-    # What is added last sees a request first.
-    app.add_middleware(Bounded, limits=limits, loopback=host in LOOPBACK)
-    app.add_middleware(Observed, routes=routes)
+    loopback = host in LOOPBACK
+    app.add_middleware(RequestGuard, limits=limits, routes=routes, loopback=loopback)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
@@ -72,10 +71,6 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
         field = {"/explain": "image", "/volume": "volume"}.get(request.url.path, "images")
         reason = f"send files as multipart/form-data, in the field `{field}`"
         return refusal(HTTPException(422, reason))
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, __: Exception) -> Response:
-        return refusal(HTTPException(500, "the server failed; its log says why"))
 
     @app.get("/ping", responses=document(400, 503))
     async def ping() -> dict[str, str]:

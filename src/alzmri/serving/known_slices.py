@@ -48,11 +48,8 @@ class KnownSlices:
         """
         similarity = self.features @ (features / np.linalg.norm(features))
         order = np.argsort(-similarity, kind="stable")[:NEAREST]
-        return Nearest(
-            classes=[classes[label] for label in self.labels[order]],
-            similarity=similarity[order].astype(float).round(4).tolist(),
-            subjects=len(np.unique(self.subjects[order])),
-        )
+        found = [classes[label] for label in self.labels[order]]
+        return Nearest(classes=found, subjects=len(np.unique(self.subjects[order])))
 
     def observed(
         self, probabilities: NDArray[np.float64], classes: Sequence[str]

@@ -59,17 +59,15 @@ class Protocol(HttpToolsProtocol):
     _beside = 0
 
     def on_message_begin(self) -> None:
-        """A new request."""
         self._beside = 0
         super().on_message_begin()
 
     def on_body(self, body: bytes) -> None:
-        """A part of its content, and what a chunk's frame may take of the bytes received."""
+        # Of the bytes received, a part of the content, and what a chunk's frame may take.
         self._beside -= len(body) + len(body) // 8
         super().on_body(body)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request, or of several."""
         self._beside += len(data)
         super().data_received(data)
         if self._beside > HEAD and not self.transport.is_closing():
@@ -77,7 +75,6 @@ class Protocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - quotes nothing
-        """What is no HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, "this is no HTTP request")
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
@@ -89,87 +86,6 @@ class Protocol(HttpToolsProtocol):
                 f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n{content}".encode()
             )
         self.transport.close()
-
-
-class Bounded:
-    """ASGI middleware: a POST is read whole, within bounds, before anything looks at it.
-
-    What only reads (the page, ``/ping``, ``/metrics``) needs no place among the requests: a busy
-    server must still say that it lives. A server on the loopback must be named so as its host, or a
-    web page elsewhere could talk to it by a name that points at this machine.
-    """
-
-    def __init__(self, app: ASGIApp, limits: Limits, loopback: bool = False) -> None:
-        self._app, self._limits, self._loopback = app, limits, loopback
-        self._requests = self._bytes = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            if scope["type"] == "http":
-                await self._http(scope, receive, send)
-            else:
-                await self._app(scope, receive, send)
-        except HTTPException as error:
-            await refusal(error)(scope, receive, send)
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, limits = Headers(scope=scope), self._limits
-        hosts = headers.getlist("host")
-        if self._loopback and (len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0])):
-            raise HTTPException(400, "the request names another host than this machine")
-        if scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        # Whoever does not say how much will come may send the most. The server has parsed the
-        # header already and refused what is no number.
-        length = int(headers.get("content-length", limits.body))
-        self._check_size(length)
-        if self._requests >= limits.requests or self._bytes + length > limits.bytes:
-            raise busy()
-        self._requests += 1
-        self._bytes += length
-        try:
-            body = await self._read(receive)
-            if body is not None:
-                await self._answer(body, scope, receive, send)
-        finally:
-            self._requests -= 1
-            self._bytes -= length
-
-    def _check_size(self, size: int) -> None:
-        if size > self._limits.body:
-            limit = f"{self._limits.body >> 20} MiB"
-            raise HTTPException(413, f"the request is larger than {limit}: send fewer images")
-
-    async def _read(self, receive: Receive) -> bytes | None:
-        """The body; None when the client has gone."""
-        parts, size = [], 0
-        try:
-            async with asyncio.timeout(self._limits.seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    self._check_size(size)
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
-        except TimeoutError:
-            limit = f"{self._limits.seconds:g} seconds"
-            raise HTTPException(408, f"the request did not arrive within {limit}") from None
-
-    async def _answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> Message:
-            return messages.pop() if messages else await receive()
-
-        try:
-            async with asyncio.timeout(self._limits.seconds):
-                await self._app(scope, replay, send)
-        except TimeoutError:
-            raise busy() from None
 
 
 @cache
@@ -186,14 +102,20 @@ def _headers(route: str) -> dict[str, str]:
     }
 
 
-class Observed:
-    """ASGI middleware: counts, times and logs every request, and gives each answer its headers.
+class RequestGuard:
+    """ASGI middleware: a POST is read whole, within bounds, before anything looks at it.
 
-    ``routes`` are the paths that exist: one as it was asked for might hold a name.
+    What only reads (the page, ``/ping``, ``/metrics``) needs no place among the requests: a busy
+    server must still say that it lives. A server on the ``loopback`` must be named so as its host,
+    or a web page elsewhere could talk to it by a name that points at this machine. ``routes`` are
+    the paths that exist: one as it was asked for might hold a name.
     """
 
-    def __init__(self, app: ASGIApp, routes: Collection[str]) -> None:
-        self._app, self._routes = app, routes
+    def __init__(
+        self, app: ASGIApp, limits: Limits, routes: Collection[str] = (), loopback: bool = False
+    ) -> None:
+        self._app, self._limits, self._routes, self._loopback = app, limits, routes, loopback
+        self._requests = self._bytes = 0
         # It quotes what was sent; the answer says what is wrong with it.
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
@@ -215,10 +137,13 @@ class Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive, named)
+            await self._answer(scope, receive, named)
+        except HTTPException as error:
+            await refusal(error)(scope, receive, named)
         except Exception:
-            status = 500  # answered further out
-            raise
+            logging.getLogger("uvicorn.error").exception("%s failed", route)
+            failure = HTTPException(500, "the server failed; its log says why")
+            await refusal(failure)(scope, receive, named)
         finally:
             seconds = time.perf_counter() - begin
             SECONDS.labels(route, str(status)).observe(seconds)
@@ -226,3 +151,57 @@ class Observed:
             print(
                 json.dumps({**line, "status": status, "ms": round(1000 * seconds, 2)}), flush=True
             )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, limits = Headers(scope=scope), self._limits
+        hosts = headers.getlist("host")
+        if self._loopback and (len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0])):
+            raise HTTPException(400, "the request names another host than this machine")
+        if scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        # Whoever does not say how much will come may send the most. The server has parsed the
+        # header already and refused what is no number.
+        length = int(headers.get("content-length", limits.body))
+        self._check_size(length)
+        if self._requests >= limits.requests or self._bytes + length > limits.bytes:
+            raise busy()
+        self._requests += 1
+        self._bytes += length
+        try:
+            messages = await self._read(receive)
+
+            async def replay() -> Message:
+                return messages.pop() if messages else await receive()
+
+            if messages:
+                async with asyncio.timeout(limits.seconds):
+                    await self._app(scope, replay, send)
+        except TimeoutError:
+            raise busy() from None
+        finally:
+            self._requests -= 1
+            self._bytes -= length
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limits.body:
+            limit = f"{self._limits.body >> 20} MiB"
+            raise HTTPException(413, f"the request is larger than {limit}: send fewer images")
+
+    async def _read(self, receive: Receive) -> list[Message]:
+        """The body as one message; none when the client has gone."""
+        parts, size, more = [], 0, True
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return []
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    self._check_size(size)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            limit = f"{self._limits.seconds:g} seconds"
+            raise HTTPException(408, f"the request did not arrive within {limit}") from None
+        return [{"type": "http.request", "body": b"".join(parts), "more_body": False}]

@@ -184,12 +184,15 @@ class ModelService:
             self._explaining, self._heat, found.image, int(found.probabilities.argmax())
         )
         known, classes = self.loaded.known, self.loaded.predictor.classes
-        calibrated = known and found.in_distribution
         return ExplainAnswer(
             **self._said(found),
             slice=_png(found.image),
             heat=heat,
-            calibration=known.observed(found.probabilities, classes) if calibrated else None,
+            calibration=(
+                known.observed(found.probabilities, classes)
+                if known and found.in_distribution
+                else None
+            ),
             nearest=known.nearest(found.features, classes) if known else None,
         )
 
