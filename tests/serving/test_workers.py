@@ -1,6 +1,7 @@
 """The model works in batches that form by themselves; what decodes a file can be ended, and is."""
 
 import asyncio
+import io
 import os
 import threading
 import time
@@ -8,6 +9,7 @@ from contextlib import closing
 
 import psutil
 import pytest
+from fastapi import UploadFile
 from starlette.exceptions import HTTPException
 
 from alzmri.data.images import Unreadable
@@ -155,14 +157,17 @@ def test_a_load_balancer_hears_when_the_model_does_not_answer(
         async with service.running():
             with pytest.raises(HTTPException, match=r"503: .* busy"):
                 await service.ping()
-            content = files[0].read_bytes()
-            waiting = asyncio.create_task(service.many([content] * 2))
-            await asyncio.sleep(0)
+
+            def upload():
+                return UploadFile(io.BytesIO(files[0].read_bytes()))
+
+            waiting = asyncio.create_task(service.predict([upload(), upload()]))
+            await _until(lambda: service._pending == 2)
             with pytest.raises(HTTPException, match="busy"):
-                await service.one(content)
+                await service.explain(upload())
             gate.set()
             assert len((await waiting).images) == 2
-            await service.one(content)
+            await service.explain(upload())
             await service.ping()
 
     asyncio.run(main())

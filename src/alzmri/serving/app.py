@@ -1,11 +1,10 @@
-"""The routes."""
+"""The application: the routes, their documentation, the page."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import FastAPI, File, Request, UploadFile
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -17,15 +16,7 @@ from starlette.routing import Route
 
 from alzmri import __version__, registry
 from alzmri.inference import NOTICE
-from alzmri.serving.answers import (
-    ExplainAnswer,
-    ModelAnswer,
-    SliceAnswer,
-    SlicesAnswer,
-    VolumeAnswer,
-    document,
-    refusal,
-)
+from alzmri.serving.answers import ModelAnswer, document, refusal
 from alzmri.serving.middleware import LOOPBACK, Limits, RequestGuard
 from alzmri.serving.model_service import Loaded, ModelService
 
@@ -72,34 +63,10 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
         reason = f"send files as multipart/form-data, in the field `{field}`"
         return refusal(HTTPException(422, reason))
 
-    @app.get("/ping", responses=document(400, 503))
-    async def ping() -> dict[str, str]:
-        """For SageMaker and load balancers: 200 when the model has just answered, or else 503."""
-        await service.ping()
-        return {"status": "ok", "notice": NOTICE}
-
-    @app.post("/invocations", openapi_extra=_BINARY, responses=_REFUSED)
-    async def invocations(request: Request) -> SliceAnswer:
-        """One image file as the body: what a SageMaker endpoint sends."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if not (kind.startswith("image/") or kind == "application/octet-stream"):
-            raise HTTPException(415, "send an image file as the body, as image/jpeg or image/png")
-        return await service.one(await request.body())
-
-    @app.post("/predict", responses=_REFUSED)
-    async def predict(images: Annotated[list[UploadFile], File(min_length=1)]) -> SlicesAnswer:
-        """One or many image files, as a form with a field `images` for each."""
-        return await service.many([await image.read() for image in images])
-
-    @app.post("/explain", responses=_REFUSED)
-    async def explain(image: Annotated[UploadFile, File()]) -> ExplainAnswer:
-        """One image file: where the model looked, and what is known of similar slices."""
-        return await service.explain(await image.read())
-
-    @app.post("/volume", responses=_REFUSED)
-    async def volume(volume: Annotated[UploadFile, File()]) -> VolumeAnswer:
-        """A volume (.nii, .nii.gz, .mgz): the slices that the model was made for."""
-        return await service.slices_of(await volume.read())
+    app.get("/ping", responses=document(400, 503))(service.ping)
+    app.post("/invocations", openapi_extra=_BINARY, responses=_REFUSED)(service.invocations)
+    for endpoint in (service.predict, service.explain, service.volume):
+        app.post(f"/{endpoint.__name__}", responses=_REFUSED)(endpoint)
 
     @app.get("/model", responses=_READ)
     async def model() -> ModelAnswer:

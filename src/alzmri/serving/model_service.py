@@ -1,4 +1,4 @@
-"""From the bytes that came in to what is answered, whatever the route."""
+"""The model that answers: loaded, and asked by the routes, which are methods of it."""
 
 import asyncio
 import base64
@@ -10,10 +10,11 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from fastapi import File, Request, UploadFile
 from filelock import FileLock
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
@@ -22,7 +23,7 @@ from alzmri import params, terminal
 from alzmri.data.images import Pixels, Unreadable
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
-from alzmri.inference import explain, onnx_export
+from alzmri.inference import NOTICE, explain, onnx_export
 from alzmri.inference.onnx_export import Engine
 from alzmri.inference.predictor import Predictor, interpret
 from alzmri.serving import known_slices, workers
@@ -112,12 +113,11 @@ class Found:
 
     @property
     def in_distribution(self) -> bool:
-        """Whether the probabilities mean anything."""
         return self.ood_score <= 1
 
 
 class ModelService:
-    """Answers for as long as :meth:`running` lasts."""
+    """Answers for as long as :meth:`running` lasts. Docstrings of routes are for its users."""
 
     def __init__(self, loaded: Loaded, limits: Limits, threads: int) -> None:
         self.loaded, self._limits, self._threads = loaded, limits, threads
@@ -143,58 +143,61 @@ class ModelService:
         self._images.close()
         self._volumes.close()
 
-    async def ping(self) -> None:
-        """Have the model answer, or raise :func:`busy`."""
+    async def ping(self) -> dict[str, str]:
+        """For SageMaker and load balancers: 200 when the model has just answered, or else 503."""
         side, _ = self._shape
         try:
             async with asyncio.timeout(self._limits.ping):
                 await self._batcher.submit([np.zeros((side, side), np.uint8)])
         except TimeoutError:
             raise busy() from None
+        return {"status": "ok", "notice": NOTICE}
 
-    async def one(self, content: bytes) -> SliceAnswer:
-        """The answer to one image file."""
-        (found,) = await self._find([content])
+    async def invocations(self, request: Request) -> SliceAnswer:
+        """One image file as the body: what a SageMaker endpoint sends."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not (kind.startswith("image/") or kind == "application/octet-stream"):
+            raise HTTPException(415, "send an image file as the body, as image/jpeg or image/png")
+        (found,) = await self._find([await request.body()])
         return SliceAnswer(**self._said(found))
 
-    async def many(self, contents: Sequence[bytes]) -> SlicesAnswer:
-        """The answer to several image files."""
-        if len(contents) > self._limits.images:
+    async def predict(
+        self, images: Annotated[list[UploadFile], File(min_length=1)]
+    ) -> SlicesAnswer:
+        """One or many image files, as a form with a field `images` for each."""
+        if len(images) > self._limits.images:
             limit = f"{self._limits.images} images"
             raise HTTPException(413, f"more than {limit}: send fewer at a time")
-        found = await self._find(contents)
+        found = await self._find([await image.read() for image in images])
         inside = [one.probabilities for one in found if one.in_distribution]
         mean = self._by_class(np.mean(inside, axis=0)) if inside else None
-        images = [PredictedSlice(**self._said(one)) for one in found]
-        return SlicesAnswer(images=images, mean=mean)
+        return SlicesAnswer(images=[PredictedSlice(**self._said(one)) for one in found], mean=mean)
 
-    async def slices_of(self, content: bytes) -> VolumeAnswer:
-        """The slices of a volume that the model was made for."""
+    async def volume(self, volume: Annotated[UploadFile, File()]) -> VolumeAnswer:
+        """A volume (.nii, .nii.gz, .mgz): the slices that the model was made for."""
+        asked = workers.volume, await volume.read(), VOLUME_SLICES, *self._shape
         try:
-            chosen = await self._volumes.run(workers.volume, content, VOLUME_SLICES, *self._shape)
+            chosen = await self._volumes.run(*asked)
         except Unreadable as error:
             raise HTTPException(400, f"the volume cannot be used: {error}") from None
         slices = [VolumeSlice(depth=depth, slice=_png(image)) for depth, image in chosen]
         return VolumeAnswer(slices=slices)
 
-    async def explain(self, content: bytes) -> ExplainAnswer:
-        """The answer to one image file, with all that is known about it."""
-        (found,) = await self._find([content])
+    async def explain(self, image: Annotated[UploadFile, File()]) -> ExplainAnswer:
+        """One image file: where the model looked, and what is known of similar slices."""
+        (found,) = await self._find([await image.read()])
         heat = await asyncio.get_running_loop().run_in_executor(
             self._explaining, self._heat, found.image, int(found.probabilities.argmax())
         )
-        known, classes = self.loaded.known, self.loaded.predictor.classes
-        return ExplainAnswer(
-            **self._said(found),
-            slice=_png(found.image),
-            heat=heat,
-            calibration=(
-                known.observed(found.probabilities, classes)
-                if known and found.in_distribution
-                else None
-            ),
-            nearest=known.nearest(found.features, classes) if known else None,
-        )
+        calibration = nearest = None
+        if known := self.loaded.known:
+            classes = self.loaded.predictor.classes
+            nearest = known.nearest(found.features, classes)
+            if found.in_distribution:
+                calibration = known.observed(found.probabilities, classes)
+        pictures = {"slice": _png(found.image), "heat": heat}
+        said = self._said(found)
+        return ExplainAnswer(**said, **pictures, calibration=calibration, nearest=nearest)
 
     async def _find(self, contents: Sequence[bytes]) -> Sequence[Found]:
         """What the model says of each image file; an :class:`HTTPException` if one is unusable."""
