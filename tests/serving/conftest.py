@@ -1,4 +1,4 @@
-"""A tiny trained model, the server as a subject starts it, and a real browser."""
+"""A tiny trained model, the server as a user starts it, and a real browser."""
 
 import json
 import os
@@ -57,13 +57,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, committed: Callable[[str
 
     rows, images = [], []
     for stage, label in enumerate(CLASSES):
-        for person, part in enumerate(PARTS):
-            for _ in range(4):
-                index = len(rows)
-                images.append(slice_of(stage, index))
-                rows.append(
-                    Row(index, f"{label}/{index}.png", label, f"{stage}-{person}", part, "")
-                )
+        for number in range(4 * len(PARTS)):
+            index, person = len(rows), number // 4
+            images.append(slice_of(stage, index))
+            subject, path = f"{stage}-{person}", f"{label}/{index}.png"
+            rows.append(Row(index, path, label, subject, PARTS[person], ""))
     folder = root / "data/prepared"
     folder.mkdir(parents=True)
     np.save(folder / "images.npy", np.stack(images))
@@ -71,17 +69,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, committed: Callable[[str
     write_json(folder / "params.json", relevant(params))
     write_json(folder / "summary.json", {"classes": CLASSES})
     prepared = Prepared.open(params, folder)
-    _train(root / "models", prepared, params.model_dump(mode="json"))
-    return root
 
-
-def _train(folder: Path, prepared: Prepared, parameters: dict[str, Any]) -> None:
     torch.manual_seed(0)
     shape = {"name": "lenet", "classes": len(CLASSES), "image_size": SIDE, "dropout": 0.5}
     model = build(**shape)
-    rows = prepared.indices("train")
-    inputs = normalise(torch.from_numpy(np.ascontiguousarray(prepared.images[rows])))
-    truth = torch.from_numpy(prepared.labels[rows])
+    train = prepared.indices("train")
+    inputs = normalise(torch.from_numpy(np.ascontiguousarray(prepared.images[train])))
+    truth = torch.from_numpy(prepared.labels[train])
     optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
     for _ in range(30):
         optimiser.zero_grad()
@@ -91,19 +85,20 @@ def _train(folder: Path, prepared: Prepared, parameters: dict[str, Any]) -> None
         architecture=shape,
         classes=list(CLASSES),
         preprocessing={"fit": "pad", "channels": 1, "mean": MEAN, "std": STD},
-        parameters=parameters,
+        parameters=params.model_dump(mode="json"),
         training_subjects=[],
         data_sha256=prepared.digest,
         temperature=1.5,
         versions={},
     )
-    saved.save(folder, model.state_dict(), card)
-    detector, _ = ood_fit.fit(folder, prepared)
-    detector.save(folder)
-    (folder / "MODEL_CARD.md").write_text(
+    saved.save(root / "models", model.state_dict(), card)
+    detector, _ = ood_fit.fit(root / "models", prepared)
+    detector.save(root / "models")
+    (root / "models/MODEL_CARD.md").write_text(
         "---\nhead: yaml\n---\n\n"
         "# Model card: discs\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<script>alert(1)</script>\n"
     )
+    return root
 
 
 @dataclass(frozen=True)
@@ -116,87 +111,60 @@ class Server:
 
     @property
     def port(self) -> int:
-        """Of its address."""
         return int(self.url.rpartition(":")[2])
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        """GET ``path``."""
         return requests.get(f"{self.url}{path}", timeout=60, **options)
 
     def post(self, path: str, **options: Any) -> requests.Response:
-        """POST to ``path``."""
         return requests.post(f"{self.url}{path}", timeout=60, **options)
 
 
 @contextmanager
-def _started(root: Path, log: Path, *options: str, cache: str = "cache") -> Iterator[psutil.Popen]:
+def _started(root: Path, number: int, *options: str) -> Iterator[tuple[psutil.Popen, Path]]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ALZMRI_")}
+    log = root / f"serve-{number}.log"
     with log.open("w") as output:
         process = psutil.Popen(
             [sys.executable, "-c", SERVE, "serve", "--port", "0", "--threads", "1", *options],
             cwd=root,
-            env={**environment, "XDG_CACHE_HOME": str(root / cache), "OMP_NUM_THREADS": "1"},
+            env={**environment, "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     try:
-        yield process
+        yield process, log
     finally:
         with suppress(psutil.NoSuchProcess):
             process.kill()
         process.wait()
 
 
-@contextmanager
-def _serving(root: Path, log: Path, *options: str, cache: str = "cache") -> Iterator[Server]:
-    with _started(root, log, *options, cache=cache) as process:
-        yield Server(_address(process, log), process, log)
-
-
-def _address(process: psutil.Popen, log: Path) -> str:
+def _running(process: psutil.Popen, log: Path) -> Server:
     while True:
         ended = process.poll() is not None
         if found := re.search(r"^serving .* at (http://\S+) ", log.read_text(), re.MULTILINE):
-            return found[1]
+            return Server(found[1], process, log)
         assert not ended, log.read_text()
         with suppress(psutil.TimeoutExpired):
             process.wait(0.05)
 
 
 @pytest.fixture(scope="session")
-def server(workplace: Path) -> Iterator[Server]:
-    """A server with the defaults, for every test that leaves it as it is."""
-    with _serving(workplace, workplace / "serve.log") as running:
-        yield running
+def servers(workplace: Path) -> Iterator[tuple[Server, Server]]:
+    """Two that started at the same time, with one empty cache; the second takes two requests."""
+    with (
+        _started(workplace, 1) as first,
+        _started(workplace, 2, "--requests", "2") as second,
+    ):
+        yield _running(*first), _running(*second)
 
 
 @pytest.fixture(scope="session")
-def twins(workplace: Path) -> Iterator[Server]:
-    """Like :func:`server`; another starts at the same time, with the same empty cache."""
-    logs = [workplace / f"twin-{number}.log" for number in (1, 2)]
-    with (
-        _started(workplace, logs[1], cache="twins") as other,
-        _serving(workplace, logs[0], cache="twins") as running,
-    ):
-        _address(other, logs[1])
-        other.kill()
-        yield running
-
-
-@pytest.fixture
-def serving(workplace: Path, server: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """A function that starts one more, with options; the first has exported the model."""
-    running = []
-
-    def start(*options: str) -> Server:
-        context = _serving(workplace, tmp_path / f"{len(running)}.log", *options, cache="twins")
-        running.append(context)
-        return context.__enter__()
-
-    yield start
-    for context in running:
-        context.__exit__(None, None, None)
+def server(servers: tuple[Server, Server]) -> Server:
+    """The one with the defaults, for every test that leaves it as it is."""
+    return servers[0]
 
 
 @pytest.fixture(scope="session")

@@ -181,12 +181,12 @@ def pack(folder: Path, archive: Path) -> None:
     Raises:
         UserError: the files are damaged, or do not belong together.
     """
-    from alzmri.inference import export
+    from alzmri.inference import onnx_export
     from alzmri.inference.predictor import Predictor
 
     Predictor.load(folder)
     graph = archive.with_name("model.onnx")
-    export.write(folder, graph)
+    onnx_export.write(folder, graph)
     with tarfile.open(archive, "w:gz") as tar:
         for path in (*(folder / name for name in (*NEEDED, SHOWN)), graph):
             if path.is_file():

@@ -1,0 +1,103 @@
+"""What a new slice is compared with: training slices by likeness, test slices by probability."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from alzmri.models.forward import probabilities
+from alzmri.serving.known_slices import NEAREST, WINDOW, KnownSlices, compare
+
+TEMPERATURE = 2.0
+
+
+def _outputs(images):
+    """Logits and features that tell every slice from every other."""
+    means = images.reshape(len(images), -1).mean(axis=1, dtype=np.float64)
+    logits = np.stack([np.sin(means * k) for k in range(1, 5)], axis=1)
+    features = np.stack([np.cos(means * k) for k in range(1, 8)], axis=1) * means[:, None]
+    return logits, features.astype(np.float32)
+
+
+def test_known_slices_are_those_of_training_and_test_and_kept_for_these_weights(prepared, tmp_path):
+    computed = 0
+
+    def run(images):
+        nonlocal computed
+        computed += len(images)
+        return _outputs(images)
+
+    def make(weights="w"):
+        nonlocal computed
+        computed = 0
+        engine = SimpleNamespace(about={"weights": weights}, run=run)
+        return compare(prepared, engine, TEMPERATURE, tmp_path / "kept.npz", lambda *_: None)
+
+    made = make()
+    train, test = prepared.indices("train"), prepared.indices("test")
+    assert computed == len(train) + len(test)
+    _, features = _outputs(prepared.images[train])
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(made.features, features / lengths, rtol=1e-5)
+    np.testing.assert_array_equal(made.labels, prepared.labels[train])
+    logits, _ = _outputs(prepared.images[test])
+    np.testing.assert_allclose(made.probabilities, probabilities(logits / TEMPERATURE))
+    np.testing.assert_array_equal(made.test_labels, prepared.labels[test])
+    for rows, subjects in ((train, made.subjects), (test, made.test_subjects)):
+        names = [prepared.rows[row].subject for row in rows]
+        pairs = set(zip(names, subjects.tolist(), strict=True))
+        assert len(pairs) == len(set(names)) == len(set(subjects.tolist()))
+    assert not set(made.subjects.tolist()) & set(made.test_subjects.tolist())
+
+    again = make()
+    assert computed == 0
+    for name, value in vars(made).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+    make(weights="v")
+    assert computed
+    (tmp_path / "kept.npz").write_bytes(b"damaged")
+    make(weights="v")
+    assert computed
+
+
+@pytest.fixture
+def known():
+    """120 training slices in four directions, and 120 test slices of 20 subjects, six of each."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 30)
+    features = np.eye(4, dtype=np.float32)[labels] + rng.normal(0, 0.1, (120, 4))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    # The first ten subjects get a probability of 0.2, the others one of 0.8.
+    second = np.where(np.repeat(np.arange(20) >= 10, 6), 0.8, 0.2)
+    return KnownSlices(
+        features=features.astype(np.float32),
+        labels=labels,
+        subjects=np.arange(120) // 2,
+        probabilities=np.stack([1 - second, second], axis=1),
+        test_labels=np.repeat(np.arange(20) % 2, 6),
+        test_subjects=np.repeat(np.arange(20), 6),
+    )
+
+
+def test_the_nearest_are_by_angle(known):
+    found = known.nearest(np.array([0, 0, 50, 0], np.float32), "abcd")
+    assert found.classes == ["c"] * NEAREST
+    chosen = np.argsort(-known.features[:, 2])[:NEAREST]
+    assert found.subjects == len(set((chosen // 2).tolist())) < NEAREST
+
+
+def test_the_interval_is_wilsons_with_subjects_as_trials(known):
+    """Slices of one subject are no independent trials: 60 slices of ten are ten."""
+    observed = known.observed(np.array([0.2, 0.8]), "ab")
+    assert list(observed) == ["a", "b"]
+    for found in observed.values():
+        assert (found.slices, found.subjects, found.share) == (WINDOW, 10, 0.5)
+        wilson = binomtest(5, 10).proportion_ci(method="wilson")
+        assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
+    # The frequency is of the slices with the most similar probability.
+    sure = KnownSlices(**{**vars(known), "test_labels": known.probabilities.argmax(axis=1)})
+    for chances, shares in (((0.3, 0.7), [0, 1]), ((0.7, 0.3), [1, 0])):
+        found = sure.observed(np.array(chances), "ab").values()
+        assert [one.share for one in found] == shares
+        assert all(0 <= one.low <= one.share <= one.high <= 1 for one in found)
