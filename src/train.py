@@ -27,7 +27,7 @@ from alzmri.training.processes import joined
 def main() -> None:
     settings = params.load()
     if settings.compute.train_on == "sagemaker":
-        from alzmri.sagemaker.fetch import train_there
+        from alzmri.sagemaker.training_job import train_there
 
         train_there(settings)
         return

@@ -11,7 +11,7 @@ from alzmri.clinic.command import dicom
 from alzmri.collections.cli import data_app
 from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
 from alzmri.inference.cli import explain, export, predict
-from alzmri.sagemaker.cli import sagemaker_app
+from alzmri.sagemaker.sagemaker_commands import sagemaker_app
 from alzmri.serving.command import serve
 from alzmri.slices import slices
 from alzmri.store.cli import store_app

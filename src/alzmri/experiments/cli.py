@@ -133,9 +133,9 @@ def sweep(
         words += [f"split.folds={folds}", f"split.fold=range({folds})"]
     base: dict[str, object] = {}
     if on == "sagemaker":
-        from alzmri.sagemaker import settings as account
+        from alzmri.sagemaker import sagemaker_settings
 
-        account.require(account.load())
+        sagemaker_settings.load(sagemaker_settings.TO_TRAIN)
         base["compute.train_on"] = on
     elif jobs > 1:
         base.update(runs.on_this_machine(jobs))

@@ -41,11 +41,9 @@ class Cloud:
         """Type `alzmri sagemaker …`."""
         return self.run("alzmri", "sagemaker", *words, code=code)
 
-    def run(
-        self, *words: str, code: int | None = 0, **variables: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run a command with the account's credentials."""
-        return self.clone.run(*words, code=code, **{**self.environment, **variables})
+        return self.clone.run(*words, code=code, **self.environment)
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
         """Type it, and do not wait."""
@@ -57,11 +55,8 @@ class Cloud:
         yaml = YAML()
         content = yaml.load((self.root / file).read_text())
         for key, value in values.items():
-            *sections, last = key.split("__")
-            place = content
-            for section in sections:
-                place = place[section]
-            place[last] = value
+            section, _, last = key.rpartition("__")
+            (content[section] if section else content)[last] = value
         with (self.root / file).open("w") as handle:
             yaml.dump(content, handle)
 
@@ -130,7 +125,7 @@ def cloud(repro, free_block, tmp_path_factory) -> Iterator[Cloud]:
     )
     # As a job computes, so that its bytes can be compared with those of a run here.
     cloud.edit("params.yaml", compute__portable=False, compute__threads=0)
-    cloud.edit("params.yaml", train__checkpoint_every=3)  # for interruptions without notice
+    cloud.edit("params.yaml", train__checkpoint_every=3)  # steps: for interruptions without notice
     clone.commit("the whole machine, an account")
     yield cloud
     simulator.end()

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .namespaces import Refused
+
 KINDS = {
     "model": ("ModelName", "ModelArn"),
     "endpoint-config": ("EndpointConfigName", "EndpointConfigArn"),
     "endpoint": ("EndpointName", "EndpointArn"),
 }
-IMAGE = {"ALZMRI_SERVE_HOST": "0.0.0.0"}  # noqa: S104
-"""What Dockerfile sets. The port, which it leaves as it is, is another for each server here."""
 
 
 class Endpoints:
@@ -35,12 +35,12 @@ class Endpoints:
         environment: dict[str, str],
         arn: str,
         download: Callable[[str, Path], None],
-        refuse: Callable[[str], None],
     ) -> None:
         self.there: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}
         self.broken = ""
-        self._folder, self._environment, self._arn = folder, environment, arn
-        self._download, self._refuse = download, refuse
+        # What Dockerfile sets. The port, which it leaves as it is, is another for each server here.
+        self._environment = {**environment, "ALZMRI_SERVE_HOST": "0.0.0.0"}  # noqa: S104
+        self._folder, self._arn, self._download = folder, arn, download
         self._servers: dict[str, Server] = {}
 
     def CreateModel(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
@@ -65,9 +65,6 @@ class Endpoints:
     def DescribeEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         return self._kept("endpoint", body)
 
-    def DescribeEndpointConfig(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return self._kept("endpoint-config", body)
-
     def DeleteModel(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         return self._remove("model", body)
 
@@ -87,12 +84,8 @@ class Endpoints:
         status, said = self._servers[name].ask("POST", "/invocations", body, kind)
         if status == 200:
             return 200, "", json.loads(said)
-        error = {
-            "Message": f'Received client error ({status}) from all with message "{said}".',
-            "OriginalStatusCode": status,
-            "OriginalMessage": said,
-        }
-        return 424, "ModelError", error
+        message = f'Received client error ({status}) from all with message "{said}".'
+        return 424, "ModelError", {"Message": message, "OriginalMessage": said}
 
     def end(self) -> None:
         """Kill what still runs."""
@@ -103,14 +96,15 @@ class Endpoints:
         name, arn = KINDS[kind]
         own = f"{self._arn}:{kind}/{body[name]}"
         if body[name] in self.there[kind]:
-            self._refuse(f'Cannot create already existing {kind} "{own}".')
+            raise Refused("ValidationException", f'Cannot create already existing {kind} "{own}".')
         self.there[kind][body[name]] = {**body, arn: own, "CreationTime": time.time()}
         return {arn: own}
 
     def _kept(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
         name = body[KINDS[kind][0]]
         if name not in self.there[kind]:
-            self._refuse(f'Could not find {kind} "{self._arn}:{kind}/{name}".')
+            own = f"{self._arn}:{kind}/{name}"
+            raise Refused("ValidationException", f'Could not find {kind} "{own}".')
         return self.there[kind][name]
 
     def _remove(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +114,6 @@ class Endpoints:
     def _begin(self, body: dict[str, Any], status: str) -> None:
         endpoint = self._kept("endpoint", body)
         endpoint |= {"EndpointStatus": status, "LastModifiedTime": time.time()}
-        endpoint.pop("FailureReason", None)
         words = (endpoint, body["EndpointConfigName"])
         threading.Thread(target=self._serve, args=words, daemon=True).start()
 
@@ -131,7 +124,6 @@ class Endpoints:
         container = self.there["model"][variant["ModelName"]]["PrimaryContainer"]
         folder = self._folder / variant["ModelName"]
         shutil.rmtree(folder, ignore_errors=True)
-        server = None
         try:
             if self.broken:
                 raise ValueError(self.broken)
@@ -143,7 +135,7 @@ class Endpoints:
                 key: value.replace("/opt/ml/model", str(folder / "model"))
                 for key, value in container["Environment"].items()
             }
-            server = Server(folder, {**self._environment, **IMAGE, **there})
+            server = Server(folder, {**self._environment, **there})
         except Exception as error:  # noqa: BLE001
             endpoint["FailureReason"] = f"The primary container did not pass the ping: {error}"
             endpoint["EndpointStatus"] = "InService" if name in self._servers else "Failed"
@@ -158,7 +150,6 @@ class Server:
     """`docker run IMAGE serve`, as far as the image's entry point goes. It answers a ping."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
             ["alzmri", "serve", "--port", "0"],
             cwd=folder,
@@ -182,7 +173,6 @@ class Server:
         threading.Thread(target=self._process.stdout.read, daemon=True).start()
         status, _ = self.ask("GET", "/ping")
         assert status == 200
-        self.said = "".join(said)
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, kind: str = ""

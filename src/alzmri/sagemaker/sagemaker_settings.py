@@ -26,11 +26,10 @@ _HINTS = {
     "serve_image": f"write its address there, or export {VARIABLES['serve_image']}"
     " (docs/serving.md)",
 }
-_WANDB_KEY = r"[0-9a-f]{40}|wandb_v\d.*"
 InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
 
 
-class Settings(BaseModel):
+class SagemakerSettings(BaseModel):
     """All of ``sagemaker.yaml``; AWS validates the account's names itself."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -66,31 +65,51 @@ class Settings(BaseModel):
         """The address of everything that jobs share, without a final slash."""
         return f"s3://{self.bucket}/{self.prefix}"
 
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's name, as the service takes it: who has a prefix has an endpoint."""
+        return re.sub(r"[^a-zA-Z0-9]+", "-", self.prefix).strip("-")[:50].strip("-") or "alzmri"
 
-def load(path: Path = SETTINGS_FILE) -> Settings:
-    """Read and validate ``path``; what it leaves empty comes from the environment, if it is there.
+    def tagged(self, key: str, value: str) -> list[dict[str, str]]:
+        """The user's tags and one of ours, as the service has them."""
+        return [{"Key": k, "Value": v} for k, v in {**self.tags, key: value}.items()]
+
+
+def load(needed: Sequence[str] = (), *, placeholders: bool = False) -> SagemakerSettings:
+    """Read and validate ``sagemaker.yaml``; the environment says what it leaves empty.
+
+    Keys in ``needed`` must be said in one of the two, or are shown as ``<role>`` and the like where
+    ``placeholders`` are wanted.
 
     Raises:
         UserError: with every fault at once; a key in place of a secret's name is not repeated.
     """
     try:
-        content = params.read(path.read_bytes(), str(path))
+        content = params.read(SETTINGS_FILE.read_bytes(), str(SETTINGS_FILE))
     except FileNotFoundError:
         raise UserError(
-            f"{path} not found: run from the root of the repository, or `git checkout {path}`"
+            f"{SETTINGS_FILE} not found: run from the root of the repository, or `git checkout"
+            f" {SETTINGS_FILE}`"
         ) from None
     if isinstance(content, dict):
-        if re.fullmatch(_WANDB_KEY, str(content.get("wandb_secret", ""))):
+        if re.fullmatch(r"[0-9a-f]{40}|wandb_v\d.*", str(content.get("wandb_secret", ""))):
             raise UserError(
-                f"{path}: wandb_secret looks like the key itself, and this file is tracked by git:"
-                " put the key into Secrets Manager and write the NAME of the secret here"
+                f"{SETTINGS_FILE}: wandb_secret looks like the key itself, and git tracks this"
+                " file: put the key into Secrets Manager and write the NAME of the secret here"
             )
         for key, variable in VARIABLES.items():
             if content.get(key) == "":
                 content[key] = os.environ.get(variable, "")
         if content.get("region") == "":
             content["region"] = os.environ.get("AWS_REGION") or _region_of_profile()
-    return params.validated(Settings, content, str(path))
+    settings = params.validated(SagemakerSettings, content, str(SETTINGS_FILE))
+    lacking = [key for key in needed if not getattr(settings, key)]
+    if lacking and not placeholders:
+        lines = [f"\n  {key}: {_HINTS[key]}" for key in lacking]
+        raise UserError(f"{SETTINGS_FILE} and the environment do not say:{''.join(lines)}")
+    for key in lacking:
+        terminal.warn(f"{key} is not set in {SETTINGS_FILE}: shown as <{key}>")
+    return settings.model_copy(update={key: f"<{key}>" for key in lacking})
 
 
 def _region_of_profile() -> str:
@@ -101,19 +120,3 @@ def _region_of_profile() -> str:
         return Session().get_config_variable("region") or ""
     except BotoCoreError:  # such as a profile that is not there: said when AWS is asked
         return ""
-
-
-def require(settings: Settings, keys: Sequence[str] = TO_TRAIN) -> Settings:
-    """``settings``; `UserError`, with the remedies, when any of ``keys`` is said nowhere."""
-    if lacking := [key for key in keys if not getattr(settings, key)]:
-        lines = [f"  {key}: {_HINTS[key]}" for key in lacking]
-        raise UserError("\n".join([f"{SETTINGS_FILE} and the environment do not say:", *lines]))
-    return settings
-
-
-def with_placeholders(settings: Settings, keys: Sequence[str] = TO_TRAIN) -> Settings:
-    """``settings`` with ``<role>`` and the like for what is said nowhere, to be shown only."""
-    lacking = [key for key in keys if not getattr(settings, key)]
-    for key in lacking:
-        terminal.warn(f"{key} is not set in {SETTINGS_FILE}: shown as <{key}>")
-    return settings.model_copy(update={key: f"<{key}>" for key in lacking})
