@@ -11,8 +11,8 @@ COPY src ./src
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 COPY models/model.json models/model.safetensors models/ood.safetensors models/MODEL_CARD.md ./models/
 # Or every start would export the model anew.
-RUN python -c "from pathlib import Path; from alzmri.inference import export; \
-    export.write(Path('models'), Path('models/model.onnx'))"
+RUN python -c "from pathlib import Path; from alzmri.inference import onnx_export; \
+    onnx_export.write(Path('models'), Path('models/model.onnx'))"
 
 RUN useradd --create-home --uid 10001 alzmri
 USER alzmri

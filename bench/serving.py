@@ -33,8 +33,8 @@ from report import Figure
 from alzmri import terminal
 from alzmri.data import images
 from alzmri.errors import EnvironmentFault
-from alzmri.inference import export
-from alzmri.inference.engine import INPUT, OUTPUTS
+from alzmri.inference import onnx_export
+from alzmri.inference.onnx_export import INPUT, OUTPUTS
 
 CLIENTS = 64
 BATCH = 32
@@ -116,7 +116,7 @@ def make(phantom: Path, folder: Path, image_size: int) -> None:
     training.packed(phantom, folder, training.params(image_size, BATCH, "fp32", epochs=1))
     for stage in ("train", "ood"):
         training.run([sys.executable, str(training.ROOT / f"src/{stage}.py")], folder)
-    export.write(folder / "models", folder / "models/model.onnx")
+    onnx_export.write(folder / "models", folder / "models/model.onnx")
 
 
 def jpegs(phantom: Path) -> list[bytes]:

@@ -10,7 +10,7 @@ from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.files import write_json
-from alzmri.inference import export
+from alzmri.inference import onnx_export
 from alzmri.models import saved
 
 
@@ -19,9 +19,9 @@ def main() -> None:
     if not settings.export.formats:
         raise UserError("export.formats (params.yaml) is off; outside DVC: `alzmri export`")
     path = saved.MODELS / "model.onnx"
-    metrics = export.export(saved.MODELS, path, Prepared.open(settings))
+    metrics, summary = onnx_export.export(saved.MODELS, path, Prepared.open(settings))
     write_json(saved.MODELS / "export.onnx.json", metrics)
-    terminal.out.print(f"{path}: {export.headline(metrics)}")
+    terminal.out.print(summary, markup=False)
 
 
 if __name__ == "__main__":

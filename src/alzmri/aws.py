@@ -4,13 +4,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from alzmri import terminal
-from alzmri.errors import EnvironmentFault, UserError
+from alzmri.errors import EnvironmentFault, UserError, require
 
 POLL_SECONDS = 2
 
@@ -84,10 +83,8 @@ def explained() -> Iterator[None]:
 
 
 def session(region: str) -> Any:
-    """boto3's session with the user's own credentials; `UserError` when there is no boto3."""
-    if find_spec("boto3") is None:
-        raise UserError("boto3 is missing: `pip install 'alzmri[sagemaker]'`, or `make setup`")
-    import boto3
+    """boto3's session with the user's own credentials."""
+    boto3 = require("boto3", "sagemaker")
     from botocore.config import Config
     from botocore.session import Session
 

@@ -10,7 +10,7 @@ from alzmri import __version__, repository, terminal
 from alzmri.clinic.command import dicom
 from alzmri.collections.cli import data_app
 from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
-from alzmri.inference.cli import explain, export, predict
+from alzmri.inference.predict_commands import explain, export, predict
 from alzmri.sagemaker.sagemaker_commands import sagemaker_app
 from alzmri.serving.command import serve
 from alzmri.slices import slices

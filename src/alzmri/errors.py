@@ -6,6 +6,9 @@ Exception
 └── EnvironmentFault    exit status 1
 """
 
+import importlib
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake that the user can correct. Exit status 2."""
@@ -21,3 +24,15 @@ class EnvironmentFault(Exception):
 
 class LeakError(UserError):
     """Test subjects are in training, and ``split.unit`` is not ``slice``."""
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module that only some commands need.
+
+    Raises:
+        EnvironmentFault: it is not installed; the message names the ``extra`` that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise EnvironmentFault(f"{module} is not installed: pip install -e '.[{extra}]'") from None

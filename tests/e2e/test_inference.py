@@ -18,8 +18,8 @@ from alzmri.data import images
 from alzmri.data.images import fit
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.inference import NOTICE
-from alzmri.inference import export as exporting
-from alzmri.inference.engine import Engine
+from alzmri.inference import onnx_export as exporting
+from alzmri.inference.onnx_export import Engine
 from alzmri.inference.predictor import Predictor, interpret
 
 SIDE = 32
@@ -212,7 +212,7 @@ def test_explanations_are_written_per_slice_and_per_person(repro, alzmri, tmp_pa
     alzmri("explain", person, "--by-folder", "--class", "Mild Demented", "--out", out)
     with (out / "index.csv").open() as handle:
         rows = list(csv.DictReader(handle))
-    assert [row["of"] for row in rows] == ["slice", "slice", "person"]
+    assert [row["of"] for row in rows] == ["slice", "slice", "subject"]
     maps = [np.load(out / row["map"]) for row in rows]
     for row, found in zip(rows, maps, strict=True):
         assert row["class"] == "Mild Demented"
@@ -232,7 +232,7 @@ def test_the_exported_model_says_the_same_for_any_number_of_slices(
 ):
     path = tmp_path / "model.onnx"
     assert "macro F1" in alzmri("export", "--out", path)
-    engine = Engine.load(path, threads=1)
+    engine = Engine(path, threads=1)
     for number in (1, 2, 7, len(packed)):
         expected = predictor.predict(packed[:number])
         found = interpret(*engine.run(packed[:number]), predictor.card, predictor.detector)

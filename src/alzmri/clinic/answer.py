@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alzmri import terminal
-from alzmri.inference.confined import confine
+from alzmri.inference.volumes import confine
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+    from alzmri.inference.prediction_report import PredictionReport as Report
     from alzmri.inference.predictor import Predictor
-    from alzmri.inference.report import Report
 
 MEMORY = 4 * 2**30
 """Bytes of address space that this process may take beyond what it has when it is ready."""
@@ -52,8 +52,7 @@ def work(pipe: Connection, model: Path, count: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))  # not the node's own bound
     from alzmri import registry
-    from alzmri.errors import EnvironmentFault, UserError
-    from alzmri.inference.extras import require
+    from alzmri.errors import EnvironmentFault, UserError, require
 
     try:
         # All that a series needs is loaded now: before the first one comes, and before the bound.
@@ -116,7 +115,7 @@ def _predict(predictor: "Predictor", files: list[Path], count: int) -> tuple["Re
 
     from alzmri.data.images import Unreadable
     from alzmri.inference import inputs
-    from alzmri.inference.report import Report
+    from alzmri.inference.prediction_report import PredictionReport as Report
 
     try:
         source = inputs.Source("the series", "dicom", tuple(files))

@@ -75,7 +75,7 @@ def dicom(
     if not callers and not _is_loopback(host):
         raise UserError(f"--host {host} lets others in: name who may send with --accept AET,…")
     receiver = _receiver(send_to) if send_to else None
-    from alzmri.inference.extras import require
+    from alzmri.errors import require
 
     for module in ("prometheus_client", "pydicom", "pynetdicom"):
         require(module, "clinic")

@@ -25,7 +25,7 @@ from alzmri.clinic.answer import Answer, work
 from alzmri.clinic.queue import Queue
 from alzmri.clinic.sending import Receiver, Sender
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.inference.confined import confine
+from alzmri.inference.volumes import confine
 
 SUCCESS, FULL, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
 """Statuses of a C-STORE."""

@@ -25,8 +25,9 @@ from alzmri import __version__
 from alzmri.data.images import Pixels
 from alzmri.inference import NOTICE
 from alzmri.inference.explain import grad_cam, overlay
+from alzmri.inference.prediction_report import PredictedSubject as Subject
+from alzmri.inference.prediction_report import PredictionReport as Report
 from alzmri.inference.predictor import Predictor
-from alzmri.inference.report import Report, Subject
 
 RESEARCH_ONLY = "Research only, not for diagnosis"
 _SCHEME = "99ALZMRI"

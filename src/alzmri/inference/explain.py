@@ -1,26 +1,36 @@
-"""Where a model looks: Grad-CAM over its last convolutions.
+"""Where a model looks: Grad-CAM over its last convolutions, and its pictures on disk.
 
 Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based
 localization" (2017), computed by Captum. A map is as coarse as the last feature maps, 3 to 13
 cells a side (see the architectures' tables), and says where evidence for a class was, not why.
 """
 
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from alzmri import terminal
 from alzmri.data.images import Pixels
-from alzmri.inference.extras import require
+from alzmri.errors import require
+from alzmri.files import write_bytes, write_csv
+from alzmri.inference import NOTICE
+from alzmri.inference.prediction_report import PredictionReport
 from alzmri.inference.predictor import Predictor
 from alzmri.models.forward import BATCH_SIZE, normalise
 
 Maps = NDArray[np.float32]
 
-OVERLAY_SIDE = 256
-"""Pixels: an overlay is enlarged by a whole number to at least this."""
-_OPACITY = 0.6
-"""Of the strongest evidence; none is transparent."""
+INDEX = "index.csv"
+_OVERLAY_SIDE = 256  # pixels: an overlay is enlarged by a whole number to at least this
+_OPACITY = 0.6  # of the strongest evidence; none is transparent
 
 
 def grad_cam(predictor: Predictor, slices: Pixels, targets: NDArray[np.int64]) -> Maps:
@@ -49,7 +59,7 @@ def overlay(pixels: Pixels, evidence: Maps) -> Pixels:
     ``pixels`` and ``evidence`` are ``[side, side]``. Colours run from none to this map's own
     strongest evidence: they cannot be compared between pictures, the maps themselves can.
     """
-    factor = -(-OVERLAY_SIDE // len(pixels))
+    factor = -(-_OVERLAY_SIDE // len(pixels))
     size = (len(pixels) * factor,) * 2
     gray = cv2.cvtColor(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2RGB)
     share = cv2.resize(evidence / max(float(evidence.max()), 1e-12), size)
@@ -59,3 +69,53 @@ def overlay(pixels: Pixels, evidence: Maps) -> Pixels:
     weight = _OPACITY * share
     mixed: Pixels = np.rint(gray * (1 - weight) + colours * weight).astype(np.uint8)
     return mixed
+
+
+def write(directory: Path, report: PredictionReport, target: int | None) -> int:
+    """Write an overlay (PNG) and a raw map (NPY) per slice and subject, and their ``index.csv``.
+
+    ``target`` is the class to show evidence for; None takes the most probable one of each slice,
+    and for a subject that of their mean, over their slices in distribution. Returns how many
+    pictures there are.
+    """
+    rows: list[tuple[object, ...]] = []
+    classes = report.predictor.classes
+    with terminal.progress("writing") as progress:
+        for of, name, inside, wanted, chances, pixels, evidence in _maps(report, target):
+            stem = f"{len(rows) + 1:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(name).name)}"
+            map_file, picture, about = io.BytesIO(), io.BytesIO(), PngInfo()
+            about.add_text("Description", NOTICE)
+            Image.fromarray(overlay(pixels, evidence)).save(picture, "PNG", pnginfo=about)
+            np.save(map_file, evidence)
+            write_bytes(directory / f"{stem}.png", picture.getvalue())
+            write_bytes(directory / f"{stem}.npy", map_file.getvalue())
+            place = ("in" if inside else "out of") + " distribution"
+            chance = f"{chances[wanted]:.6f}"
+            files = f"{stem}.png", f"{stem}.npy"
+            rows.append((*files, of, name, classes[wanted], chance, place, NOTICE))
+            progress(len(rows), len(report.slices) + len(report.subjects))
+    header = ("overlay", "map", "of", "path", "class", "probability", "distribution", "notice")
+    write_csv(directory / INDEX, header, rows)
+    return len(rows)
+
+
+def _maps(
+    report: PredictionReport, target: int | None
+) -> Iterator[tuple[str, str, bool, int, NDArray[np.float64], Pixels, Maps]]:
+    """Of what, its name, whether in distribution, the class and all chances, slice and map."""
+    pixels = np.stack([item.pixels for item in report.slices])
+    chances, in_distribution = report.prediction.probabilities, report.prediction.in_distribution
+    targets = chances.argmax(axis=1) if target is None else np.full(len(pixels), target)
+    maps = grad_cam(report.predictor, pixels, targets)
+    for n, item in enumerate(report.slices):
+        name = item.source if item.depth is None else f"{item.source}-{item.depth}mm"
+        inside, wanted = bool(in_distribution[n]), int(targets[n])
+        yield "slice", name, inside, wanted, chances[n], pixels[n], maps[n]
+    for subject in report.subjects:
+        mean = subject.probabilities
+        if mean is not None:
+            members = list(subject.members)
+            wanted = int(mean.argmax()) if target is None else target
+            found = grad_cam(report.predictor, pixels[members], np.full(len(members), wanted))
+            average = np.rint(pixels[members].mean(axis=0)).astype(np.uint8)
+            yield "subject", subject.name, True, wanted, mean, average, found.mean(axis=0)

@@ -27,17 +27,11 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of ``n`` slices. Research software: no diagnosis.
+    """What a model says of ``n`` slices. Research software: no diagnosis."""
 
-    Attributes:
-        probabilities: float64 ``[n, classes]``, calibrated with the card's temperature.
-        ood_score: float64 ``[n]``, how unlike the training slices; 1 is the threshold.
-        in_distribution: bool ``[n]``; where False, the probabilities mean nothing.
-    """
-
-    probabilities: NDArray[np.float64]
-    ood_score: NDArray[np.float64]
-    in_distribution: NDArray[np.bool_]
+    probabilities: NDArray[np.float64]  # [n, classes], calibrated with the card's temperature
+    ood_score: NDArray[np.float64]  # [n], how unlike the training slices; 1 is the threshold
+    in_distribution: NDArray[np.bool_]  # [n]; where False, the probabilities mean nothing
 
 
 def interpret(
@@ -50,23 +44,14 @@ def interpret(
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a slice becomes what the model sees.
-
-    Attributes:
-        fit: of :func:`alzmri.data.images.fit`.
-        image_size: pixels a side.
-    """
+    """How a slice becomes what the model sees: see :func:`alzmri.data.images.fit`."""
 
     fit: Literal["pad", "stretch"]
     image_size: int
 
     @classmethod
     def of(cls, card: Card) -> "Preprocessing":
-        """What ``card`` says.
-
-        Raises:
-            UserError: when this version of the program cannot do it.
-        """
+        """What ``card`` says; :class:`UserError` when this version of the program cannot do it."""
         said = dict(card.preprocessing)
         fit = said.pop("fit", None)
         if fit not in ("pad", "stretch") or said != {"channels": 1, "mean": MEAN, "std": STD}:
@@ -83,14 +68,9 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model in memory.
+    """A model in memory, with its card, its OOD detector and the card's preprocessing.
 
-    Attributes:
-        model: ready to predict.
-        card: its ``model.json``.
-        detector: which images are unlike its training slices.
-        preprocessing: what its card says.
-        version: under which it is registered, such as ``alzmri@v0.1.0``; None when it is not.
+    ``version`` is the one under which it is registered, such as ``alzmri@v0.1.0``, or None.
     """
 
     model: features.WithFeatures
@@ -103,32 +83,25 @@ class Predictor:
     def load(cls, folder: Path = saved.MODELS, version: str | None = None) -> "Predictor":
         """The model in ``folder``, as the stages train and ood wrote it; registered as ``version``.
 
-        Raises:
-            UserError: when a file is missing or damaged, or they do not belong together.
+        Raises :class:`UserError` when a file is missing or damaged, or they do not fit together.
         """
         model, card = saved.load(folder)
         detector = Detector.load(folder, saved.digest(folder))
         found = cls(features.WithFeatures(model), card, detector, Preprocessing.of(card), version)
-        found._try()
-        return found
-
-    def _try(self) -> None:
-        """Refuse files that do not fit together before an image comes."""
-        side = self.preprocessing.image_size
-        blank = np.zeros((1, side, side), np.uint8)
-        logits, activations = features.run(self.model, blank, np.arange(1), CPU)
-        width = len(self.detector.mean)
-        if activations.shape[1] != width:
+        blank = np.zeros((1, *2 * [found.preprocessing.image_size]), np.uint8)
+        logits, activations = features.run(found.model, blank, np.arange(1), CPU)
+        expected, width = len(detector.mean), activations.shape[1]
+        if width != expected:
             raise UserError(
-                f"{FILE} is of {width} features, the model has {activations.shape[1]}: run"
-                " `dvc repro ood`"
+                f"{FILE} is of {expected} features, the model has {width}: run `dvc repro ood`"
             )
         if not (np.isfinite(logits).all() and np.isfinite(activations).all()):
             raise UserError("the model's outputs are not numbers: run `dvc repro -f train`")
         try:
-            str(self.card.parameters["data"]["source"] + self.card.parameters["split"]["unit"])
+            str(card.parameters["data"]["source"] + card.parameters["split"]["unit"])
         except (KeyError, TypeError):
             raise UserError("model.json does not say data.source and split.unit") from None
+        return found
 
     @property
     def classes(self) -> list[str]:

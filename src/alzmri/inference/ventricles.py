@@ -8,10 +8,8 @@ area at the middle of the brain, which is cerebrospinal fluid of the ventricles,
 apart around 2 mm above it. On the MNI152 template that is 14 mm above the anterior commissure,
 where the embedded collection's middle slice is.
 
-Its limits: the whole top of an adult's head must be in the volume, the skull must be stripped (with
-a skull the top lies too high, and the slices are of another kind anyway, which the OOD score
-flags), fluid must be darker than tissue, as in T1. Heads that are not upright in the scanner are
-not turned.
+Its limits: the whole top of an adult's head must be in the volume, the skull must be stripped,
+fluid must be darker than tissue, as in T1. No head is turned that lies askew.
 """
 
 from typing import NamedTuple
@@ -23,31 +21,24 @@ from scipy import ndimage
 from alzmri.data.images import Pixels, Unreadable
 from alzmri.inference.volumes import Volume
 
-HEIGHT, WIDTH = 208, 176
-"""Of a slice, mm and pixels."""
-BELOW_TOP = (45, 85)
-"""Where ventricles are, mm."""
-ABOVE_CENTRE = 2
-"""From the ventricles' centre of gravity to the middle of the chosen slices, mm."""
-MIDDLE = (0.22, 0.36)
-"""Half axes of the ellipse around the ventricles, in parts of the brain's width and length."""
-BRAIN, FLUID = 0.15, 0.55
-"""Brighter than this share of the brightest is brain; darker than this share of its median is
-fluid."""
-MIN_AREA = 5000
-"""Of brain in a slice that can show the ventricles, mm²."""
-BRIGHTEST, LEVEL = 99, 235
-"""The percentile of brain that becomes this grey level: both collections have it there."""
+HEIGHT, WIDTH = 208, 176  # of a slice, mm and pixels
+BELOW_TOP = (45, 85)  # where ventricles are, mm
+ABOVE_CENTRE = 2  # from their centre of gravity to the middle of the chosen slices, mm
+MIDDLE = (0.22, 0.36)  # half axes of the ellipse around them, in the brain's width and length
+BRAIN = 0.15  # brighter than this share of the brightest is brain;
+FLUID = 0.55  # darker than this share of its median is fluid
+MIN_AREA = 5000  # of brain in a slice that can show the ventricles, mm²
+BRIGHTEST, LEVEL = 99, 235  # the percentile of brain that becomes this level, as in collections
 
 
-class Slice(NamedTuple):
+class ChosenSlice(NamedTuple):
     """One axial slice: mm below the top of the brain, and uint8 ``[HEIGHT, WIDTH]``."""
 
     depth: int
     pixels: Pixels
 
 
-def choose(volume: Volume, count: int) -> list[Slice]:
+def choose(volume: Volume, count: int) -> list[ChosenSlice]:
     """The ``count`` slices around the ventricles, lowest first.
 
     Raises:
@@ -60,18 +51,18 @@ def choose(volume: Volume, count: int) -> list[Slice]:
     top = int(np.flatnonzero(head.any(axis=(0, 1)))[-1])
     if top == volume.shape[2] - 1 and head[:, :, top].sum() >= MIN_AREA:
         raise Unreadable("the top of the head is cut off: the ventricles cannot be found from it")
-    tissue = float(np.median(volume[head]))
-    candidates = range(max(0, top - BELOW_TOP[1]), top - BELOW_TOP[0])
-    fluid = np.array([_fluid(volume[:, :, z], head[:, :, z], tissue) for z in candidates])
+    dark = head & (volume < FLUID * float(np.median(volume[head])))
+    candidates = [z for z in levels if BELOW_TOP[0] < top - z <= BELOW_TOP[1]]
+    fluid = np.array([(dark[:, :, z] & middle(head[:, :, z])).sum() for z in candidates])
     if not fluid.sum():
         raise Unreadable("no ventricles found: is it a whole head, T1-weighted, skull stripped?")
-    middle = float(fluid @ np.array(candidates) / fluid.sum()) + ABOVE_CENTRE
-    lowest = round(middle - (count - 1) / 2)
+    centre = float(fluid @ np.array(candidates) / fluid.sum()) + ABOVE_CENTRE
+    lowest = round(centre - (count - 1) / 2)
     if lowest < 0 or lowest + count > volume.shape[2]:
         raise Unreadable(f"{count} slices around the ventricles do not fit into it")
     chosen = slice(lowest, lowest + count)
     return [
-        Slice(top - lowest - number, pixels)
+        ChosenSlice(top - lowest - number, pixels)
         for number, pixels in enumerate(_window(volume[:, :, chosen], head[:, :, chosen]))
     ]
 
@@ -81,33 +72,21 @@ def brain(volume: Volume) -> NDArray[np.bool_]:
     positive = volume[volume > 0]
     if not positive.size:
         raise Unreadable("blank: no voxel is above 0")
-    parts, number = ndimage.label(volume > BRAIN * np.percentile(positive, BRIGHTEST))
-    if not number:
-        raise Unreadable("blank: the same value everywhere")
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    largest: NDArray[np.bool_] = parts == sizes.argmax()
+    parts, _ = ndimage.label(volume > BRAIN * np.percentile(positive, BRIGHTEST))
+    largest: NDArray[np.bool_] = parts == np.bincount(parts.ravel())[1:].argmax() + 1
     for z in range(largest.shape[2]):
         largest[:, :, z] = ndimage.binary_fill_holes(largest[:, :, z])
     return largest
 
 
-def _fluid(plane: Volume, brain: NDArray[np.bool_], tissue: float) -> int:
-    """The dark area, mm², at the middle of the brain in one axial plane ``[x, y]``."""
-    if brain.sum() < MIN_AREA:
-        return 0
-    return int((brain & middle(brain) & (plane < FLUID * tissue)).sum())
-
-
 def middle(brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The ellipse around the ventricles in an axial plane ``[x, y]`` of a brain."""
-    distance = np.zeros(brain.shape)
+    offsets = []
     for axis, share in enumerate(MIDDLE):
         extent = np.flatnonzero(brain.any(axis=1 - axis))
         centre, length = (extent[0] + extent[-1]) / 2, extent[-1] - extent[0]
-        offset = (np.arange(brain.shape[axis]) - centre) / (share * max(length, 1))
-        distance += np.square(offset)[:, None] if axis == 0 else np.square(offset)[None, :]
-    inside: NDArray[np.bool_] = distance < 1
+        offsets.append((np.arange(brain.shape[axis]) - centre) / (share * max(length, 1)))
+    inside: NDArray[np.bool_] = np.add.outer(*map(np.square, offsets)) < 1
     return inside
 
 

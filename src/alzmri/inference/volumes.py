@@ -1,60 +1,66 @@
 """NIfTI and FreeSurfer files and DICOM series as voxels of 1 mm whose directions are known.
 
-What a header promises is checked before memory or time is spent on it, so a file costs no more than
-an honest one of the largest size.
+What a header promises is checked before memory or time is spent on it.
 """
 
 import gzip
+import logging
 import math
+import resource
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from alzmri.data.images import Unreadable
-from alzmri.inference.extras import require
+from alzmri.errors import require
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 Volume = NDArray[np.float32]
 """``[x, y, z]``, 1 mm apart: to the subject's right, to the front, to the top; 0 is background."""
+Kind = Literal["nifti", "pair", "analyze", "mgh", "dicom"]
 Affine = NDArray[np.float64]
 """From voxel indices to millimetres, ``[4, 4]``."""
 
-MAX_VOXELS = 2**26
-"""Of a volume as stored: 400 a side, 256 MiB as float32."""
-MAX_UPRIGHT = 2**25
-"""Of the box around it, upright and at 1 mm: 320 a side."""
-EXTENT = (50.0, 500.0)
-"""Of a volume's sides, mm."""
-MAX_OFFSET = 2**24
-"""Bytes before the voxels: the header and whatever programs have left there."""
-START = 540
-"""Bytes by which a format is recognised: the longest header of NIfTI."""
-MASKED = 0.1
-"""A volume with negative values and this share of zeros has 0 as its background."""
-_DARKEST = 0.5
-"""Percentile of the tissue around a level of 0 that becomes black."""
-_UNEVEN = 0.1
-"""Of the distance of two slices: by more than this share, slices are missing."""
-_UNITS = {1: 1000.0, 3: 0.001}
-"""Of NIfTI's header other than millimetres, in millimetres: metres and micrometres."""
+MAX_VOXELS, MAX_UPRIGHT = 2**26, 2**25  # as stored; in the box around it, upright and at 1 mm
+MAX_OFFSET = 2**24  # bytes before the voxels: the header and whatever programs have left there
+_EXTENT = 50.0, 500.0  # of a volume's sides, mm
+_START = 540  # bytes by which a format is recognised: the longest header of NIfTI
+_MASKED = 0.1  # a volume with negative values and this share of zeros has 0 as its background,
+_DARKEST = 0.5  # and this percentile of the tissue around a level of 0 becomes black
+_UNEVEN = 0.1  # of the distance of two slices: by more than this share, slices are missing
+_MILLIMETRES = {1: 1000.0, 3: 0.001}  # in NIfTI's other units: metres and micrometres
+_NOT_NUMBERS = {  # by NumPy's kind of type
+    "V": "colours (RGB): give the volume that they were made from",
+    "c": "complex numbers: give their magnitude",
+}
+_GEOMETRY = {  # what a slice's header must have, and how many numbers
+    "ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2, "Rows": 1,
+    "Columns": 1,
+}  # fmt: skip
+_TOO_MANY = f"more than {MAX_VOXELS / 1e6:.0f} million voxels"
 
-_GEOMETRY = {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}
-"""What a slice's header must have, and how many numbers."""
 
-Kind = Literal["nifti", "pair", "analyze", "mgh", "dicom"]
+def confine(memory: int) -> None:
+    """Bound what a process that reads files from outside may take beyond what it has, bytes."""
+    warnings.simplefilter("ignore")  # warnings and logs of libraries quote headers
+    logging.disable(logging.CRITICAL)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + memory, hard))
 
 
 def kind(path: Path) -> Kind | None:
     """Of which format a file is by its content; None for any other. ``pair``: .hdr and .img."""
     try:
         with path.open("rb") as file:
-            return _kind(_unpacked(file).read(START))
+            return _kind(_unpacked(file).read(_START))
     except (OSError, EOFError, zlib.error):
         return None
 
@@ -62,10 +68,9 @@ def kind(path: Path) -> Kind | None:
 def _kind(start: bytes) -> Kind | None:
     if start[128:132] == b"DICM":
         return "dicom"
-    if start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0":
-        return "nifti"
-    if start[344:348] == b"ni1\0" or start[4:8] == b"ni2\0":
-        return "pair"
+    magic = start[4:7] if start[4:5] == b"n" and len(start) == _START else start[344:347]
+    if magic in (b"n+1", b"n+2", b"ni1", b"ni2"):
+        return "nifti" if magic[1:2] == b"+" else "pair"
     if start[:4] in ((348).to_bytes(4, "little"), (348).to_bytes(4)):
         return "analyze"
     # Its version, then its four sides and its type, all small.
@@ -77,20 +82,16 @@ def _kind(start: bytes) -> Kind | None:
 def read(path: Path) -> Volume:
     """The volume in a file of NIfTI (.nii, or .hdr with .img) or FreeSurfer (.mgh), or its .gz.
 
-    Raises:
-        Unreadable: it is damaged, too large, no single volume of numbers, or its header does not
-            say where right, front and top are.
+    Raises :class:`Unreadable` with the reason.
     """
+    stem = path.with_suffix("") if path.suffix == ".gz" else path
+    beside = [stem.with_suffix(end) for end in (".img", ".img.gz") if kind(path) == "pair"]
     with path.open("rb") as file:
-        if kind(path) != "pair":
-            return read_stream(file)
-        packed = path.suffix == ".gz"
-        stem = path.with_suffix("") if packed else path
-        for name in (stem.with_suffix(".img"), stem.with_suffix(".img.gz")):
+        for name in beside:
             if name.is_file():
                 with name.open("rb") as pixels:
                     return read_stream(file, pixels)
-    raise Unreadable("the header of a pair: its .img is not beside it")
+        return read_stream(file)
 
 
 def read_stream(file: BinaryIO, pixels: BinaryIO | None = None) -> Volume:
@@ -98,31 +99,32 @@ def read_stream(file: BinaryIO, pixels: BinaryIO | None = None) -> Volume:
     nib = require("nibabel", "volumes")
     try:
         stream = _unpacked(file)
-        start = stream.read(START)
+        start = stream.read(_START)
         what = _kind(start)
-        if what in ("nifti", "pair"):
-            first = start[344:347] in (b"n+1", b"ni1")
-            if len(start) < (348 if first else START):
-                raise Unreadable("damaged: the file was cut short")
-            header = nib.Nifti1Header(start[:348]) if first else nib.Nifti2Header(start)
-            affine = _affine(header)
-        elif what == "mgh":
-            header = nib.freesurfer.mghformat.MGHHeader(start[:284])
-            affine = header.get_affine()
-        elif what == "analyze":
+        if what == "analyze":
             raise Unreadable("Analyze 7.5, which does not say which way is up: convert it to NIfTI")
-        else:
+        if what not in ("nifti", "pair", "mgh"):
             raise Unreadable("not NIfTI, nor FreeSurfer's .mgz")
         if what == "pair" and pixels is None:
-            raise Unreadable("the header of a pair: send a single .nii")
+            raise Unreadable("the header of a pair: its .img is not beside it; or give one .nii")
+        if what == "mgh":
+            header = nib.freesurfer.mghformat.MGHHeader(start[:284])
+        else:
+            first = start[344:347] in (b"n+1", b"ni1")
+            header = nib.Nifti1Header(start[:348]) if first else nib.Nifti2Header(start)
+        affine = header.get_affine() if what == "mgh" else _affine(header)
         shape = _shape(header)
         _check_grid(shape, affine)
-        offset = int(header.get_data_offset())
-        if what == "pair":
-            stream, start = _unpacked(cast(BinaryIO, pixels)), b""
-        elif offset == 0:
-            offset = len(header.binaryblock) + 4
-        voxels = _voxels(stream, start, offset, shape, header)
+        offset = int(header.get_data_offset()) or (0 if pixels else len(header.binaryblock) + 4)
+        if not 0 <= offset <= MAX_OFFSET:
+            raise Unreadable(f"damaged header: its voxels begin at byte {offset}")
+        stream = _unpacked(pixels) if pixels else stream
+        stored = nib.arrayproxy.ArrayProxy(stream, (shape, header.get_data_dtype(), offset))
+        voxels = stored.get_unscaled().astype(np.float32)
+        slope, intercept = header.get_slope_inter()
+        if slope is not None:
+            voxels = voxels * np.float32(slope) + np.float32(intercept)
+        stream.read(1)  # at its end a compressed file has its checksum
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise Unreadable(f"damaged header: {error}") from None
     except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
@@ -139,52 +141,43 @@ def _unpacked(file: BinaryIO) -> BinaryIO:
 
 def _affine(header: Any) -> Affine:
     """What a NIfTI header says in sform, or else in qform, in millimetres."""
+    unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     for said, code in ((header.get_sform, "sform_code"), (header.get_qform, "qform_code")):
         if int(header[code]):
             affine = np.asarray(said(), np.float64)
             # Some programs set a code and leave the matrix empty.
             if np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 0:
-                return affine * _scale(header)
+                affine[:3] *= unit
+                return affine
     raise Unreadable("its header does not say which way is up (sform and qform are unset)")
 
 
-def _scale(header: Any) -> Affine:
-    factor = _UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
-    return np.array([[factor]] * 3 + [[1.0]])
-
-
-def _shape(header: Any) -> tuple[int, int, int]:
+def _shape(header: Any) -> tuple[int, ...]:
     """The sides of one volume of plain numbers."""
     kind = header.get_data_dtype().kind
     if kind not in "iuf":
-        what, remedy = {
-            "V": ("colours (RGB)", "give the volume that they were made from"),
-            "c": ("complex numbers", "give their magnitude"),
-        }.get(kind, ("no numbers", "give the volume itself"))
-        raise Unreadable(f"its voxels are {what}: {remedy}")
-    shape = tuple(int(side) for side in header.get_data_shape())
+        raise Unreadable(f"its voxels are {_NOT_NUMBERS.get(kind, 'no numbers')}")
+    shape = tuple(map(int, header.get_data_shape()))
     if len(shape) < 3 or min(shape) < 1 or min(shape[:3]) < 2:
         raise Unreadable(f"not a volume but {' x '.join(map(str, shape))} voxels")
     if (volumes := math.prod(shape[3:])) > 1:
         raise Unreadable(f"{volumes} volumes in one file: give one of them alone")
-    if math.prod(shape[:3]) > MAX_VOXELS:
-        raise Unreadable(f"more than {MAX_VOXELS / 1e6:.0f} million voxels")
-    return shape[0], shape[1], shape[2]
+    return shape[:3]
 
 
-def _check_grid(shape: tuple[int, int, int], affine: Affine) -> None:
+def _check_grid(shape: tuple[int, ...], affine: Affine) -> None:
     """Refuse what is no head by its size, or would fill too large a box when it is upright."""
     from nibabel.affines import voxel_sizes
     from nibabel.spaces import vox2out_vox
 
-    extent = np.array(shape) * voxel_sizes(affine)
+    if math.prod(shape) > MAX_VOXELS:
+        raise Unreadable(_TOO_MANY)
     if not np.isfinite(affine).all() or not abs(np.linalg.det(affine)) > 0:
         raise Unreadable("damaged header: its directions do not span a volume")
-    if extent.max() > EXTENT[1]:
-        raise Unreadable(f"more than {EXTENT[1]:.0f} mm a side: are its units millimetres?")
-    if extent.max() < EXTENT[0]:
-        sides = " x ".join(f"{side:.2g}" for side in extent)
-        raise Unreadable(f"{sides} mm is no head: is its header in metres instead of millimetres?")
+    extent = np.array(shape) * voxel_sizes(affine)
+    if not _EXTENT[0] <= extent.max() <= _EXTENT[1]:
+        sides = " x ".join(f"{side:.3g}" for side in extent)
+        raise Unreadable(f"{sides} mm is no head: is its header in metres or micrometres?")
     upright, _ = vox2out_vox((shape, affine), (1.0, 1.0, 1.0))
     if math.prod(map(int, upright)) > MAX_UPRIGHT:
         raise Unreadable(
@@ -193,88 +186,50 @@ def _check_grid(shape: tuple[int, int, int], affine: Affine) -> None:
         )
 
 
-def _voxels(
-    stream: BinaryIO, start: bytes, offset: int, shape: tuple[int, int, int], header: Any
-) -> Volume:
-    """What is stored, scaled; ``start`` has been read from ``stream`` already."""
-    if not 0 <= offset <= MAX_OFFSET:
-        raise Unreadable(f"damaged header: its voxels begin at byte {offset}")
-    kind = header.get_data_dtype()
-    size = math.prod(shape) * kind.itemsize
-    stored = start[offset:]
-    if offset > len(start):
-        stream.read(offset - len(start))
-    stored = stored[:size] + stream.read(max(0, size - len(stored)))
-    if len(stored) < size:
-        raise Unreadable("damaged: the file was cut short")
-    stream.read(1)  # at its end a compressed file has its checksum
-    voxels: Volume = np.frombuffer(stored, kind).reshape(shape, order="F").astype(np.float32)
-    slope, intercept = header.get_slope_inter()
-    if slope is not None:
-        voxels = voxels * np.float32(slope) + np.float32(intercept)
-    return voxels
-
-
 def read_series(paths: Sequence[Path]) -> Volume:
     """The volume of one DICOM series, a file per slice, in any order.
 
-    Raises:
-        Unreadable: it is no whole series of plain MR slices with position and orientation.
+    Raises :class:`Unreadable` if it is no whole series of plain MR slices with known positions.
     """
-    slices = [(read_dicom(path, pixels=False), path) for path in paths]
-    if len(slices) < 2:
+    if len(paths) < 2:
         raise Unreadable("one slice of a series: give the folder of them all")
-    first = slices[0][0]
-    sides = int(first.Rows), int(first.Columns)
-    if len(slices) * math.prod(sides) > MAX_VOXELS:
-        raise Unreadable(f"more than {MAX_VOXELS / 1e6:.0f} million voxels")
-    orientation = np.array(first.ImageOrientationPatient, float)
-    normal = np.cross(orientation[:3], orientation[3:])
-
-    def height(item: "tuple[Dataset, Path]") -> float:
-        return float(normal @ np.array(item[0].ImagePositionPatient, float))
-
-    slices.sort(key=height)
-    gaps = np.diff([height(item) for item in slices])
+    headers = [read_dicom(path) for path in paths]
+    first = headers[0]
+    directions = np.array(first.ImageOrientationPatient, float)
+    normal = np.cross(directions[:3], directions[3:])
+    places = np.array([item.ImagePositionPatient for item in headers], float)
+    order = np.argsort(places @ normal, kind="stable")
+    gaps = np.diff((places @ normal)[order])
     gap = float(np.median(gaps))
     if not gap > 0:
         raise Unreadable("several images at each position: give one echo or time point alone")
     if np.abs(gaps - gap).max() > _UNEVEN * gap:
         raise Unreadable("its slices are not evenly spaced: some are missing, or several series")
-    for item, _ in slices:
-        if not np.allclose(np.array(item.ImageOrientationPatient, float), orientation, atol=1e-3):
-            raise Unreadable("its slices lie in different directions: a localizer?")
-        if (item.Rows, item.Columns) != sides:
-            raise Unreadable("its slices are of different sizes: several series?")
-    rows, columns = (float(value) for value in first.PixelSpacing)
+    turned = np.ptp([item.ImageOrientationPatient for item in headers], axis=0).max() > 1e-3
+    if turned or len({(item.Rows, item.Columns) for item in headers}) > 1:
+        raise Unreadable("its slices differ in direction or size: a localizer, or several series?")
     affine = np.eye(4)
+    affine[:3, 0] = directions[:3] * first.PixelSpacing[1]
+    affine[:3, 1] = directions[3:] * first.PixelSpacing[0]
+    affine[:3, 2], affine[:3, 3] = normal * gap, places[order[0]]
     # DICOM's axes point to the left and to the back, NIfTI's to the right and to the front.
-    flip = np.array([-1.0, -1.0, 1.0])
-    affine[:3, 0] = orientation[:3] * columns * flip
-    affine[:3, 1] = orientation[3:] * rows * flip
-    affine[:3, 2] = normal * gap * flip
-    affine[:3, 3] = np.array(slices[0][0].ImagePositionPatient, float) * flip
-    shape = (sides[1], sides[0], len(slices))
-    _check_grid(shape, affine)
-    return _upright(np.stack([_pixels(path).T for _, path in slices], axis=2), affine)
+    affine[:2] *= -1
+    _check_grid((int(first.Columns), int(first.Rows), len(paths)), affine)
+    planes = [_pixels(paths[number], headers[number]).T for number in order]
+    return _upright(np.stack(planes, axis=2), affine)
 
 
-def read_dicom(path: Path, *, pixels: bool = True) -> "Dataset":
-    """One file of a series; without ``pixels`` its header only.
-
-    Raises:
-        Unreadable: it is not one plain MR slice.
-    """
+def read_dicom(path: Path) -> "Dataset":
+    """The header of one file of a series; :class:`Unreadable` if it is not one plain MR slice."""
     pydicom = require("pydicom", "volumes")
     try:
-        item: Dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
-        usable = {
-            name: np.isfinite(np.array(item.get(name), float)).sum() == count
-            for name, count in _GEOMETRY.items()
-            if item.get(name) is not None
-        }
+        item: Dataset = pydicom.dcmread(path, stop_before_pixels=True)
         frames = int(item.get("NumberOfFrames") or 1)
-        sides = int(item.get("Rows") or 0), int(item.get("Columns") or 0)
+        missing = [
+            name
+            for name, count in _GEOMETRY.items()
+            if np.isfinite(np.array(item.get(name) or [], float)).sum() != count
+        ]
     except pydicom.errors.InvalidDicomError:
         raise Unreadable("not DICOM") from None
     except Exception as error:  # noqa: BLE001 - a damaged file can make pydicom raise anything
@@ -283,37 +238,32 @@ def read_dicom(path: Path, *, pixels: bool = True) -> "Dataset":
         raise Unreadable(f"modality {item.get('Modality')}: the model knows MR only")
     if frames > 1:
         raise Unreadable("several frames in one file: convert it to NIfTI (dcm2niix)")
-    missing = [name for name in _GEOMETRY if not usable.get(name)]
-    if missing or not all(sides):
-        raise Unreadable(f"its header has no {(*missing, 'Rows and Columns')[0]}")
-    if math.prod(sides) > MAX_VOXELS:
-        raise Unreadable(f"more than {MAX_VOXELS / 1e6:.0f} million voxels")
+    if missing:
+        raise Unreadable(f"its header has no {missing[0]}")
+    if item.Rows * item.Columns > MAX_VOXELS:
+        raise Unreadable(_TOO_MANY)
+    if (photometric := item.get("PhotometricInterpretation")) != "MONOCHROME2":
+        raise Unreadable(f"photometric interpretation {photometric} instead of MONOCHROME2")
     return item
 
 
-def _pixels(path: Path) -> NDArray[np.float32]:
+def _pixels(path: Path, header: "Dataset") -> Volume:
     """float32 ``[row, column]``, in the scanner's units."""
-    item = read_dicom(path)
-    if item.get("PhotometricInterpretation") != "MONOCHROME2":
-        raise Unreadable(f"photometric interpretation {item.get('PhotometricInterpretation')}")
+    pixels = require("pydicom.pixels", "volumes")
     try:
-        values = item.pixel_array.astype(np.float32)
+        values = pixels.apply_rescale(pixels.pixel_array(path), header)
     except Exception as error:  # noqa: BLE001 - see read_dicom
         raise Unreadable(f"its pixels cannot be decoded: {error}") from None
-    slope, intercept = (item.get(f"Rescale{name}") for name in ("Slope", "Intercept"))
-    result: NDArray[np.float32] = values * np.float32(1 if slope is None else slope)
-    return result + np.float32(intercept or 0)
+    return np.asarray(values, np.float32)
 
 
 def _upright(voxels: Volume, affine: Affine) -> Volume:
     """``voxels`` turned and resampled, linearly, as :data:`Volume` says."""
-    nib = require("nibabel", "volumes")
+    from nibabel import Nifti1Image
     from nibabel.processing import resample_to_output
 
-    image = nib.Nifti1Image(_from_zero(voxels), affine)
-    upright = resample_to_output(image, 1.0, order=1)
-    result: Volume = np.asarray(upright.dataobj, np.float32)
-    return result
+    upright = resample_to_output(Nifti1Image(_from_zero(voxels), affine), 1.0, order=1)
+    return np.asarray(upright.dataobj, np.float32)
 
 
 def _from_zero(voxels: Volume) -> Volume:
@@ -330,10 +280,9 @@ def _from_zero(voxels: Volume) -> Volume:
         raise Unreadable("all of its voxels are not numbers (NaN)")
     lowest = float(known.min())
     if lowest < 0:
-        background = voxels == 0
-        if (known == 0).mean() > MASKED:
+        masked = (known == 0).mean() > _MASKED
+        if masked:
             lowest = min(0.0, float(np.percentile(known[known != 0], _DARKEST)))
-        else:
-            background[:] = False
-        voxels = np.where(background, 0, np.maximum(voxels - np.float32(lowest), 0))
+        shifted = np.maximum(voxels - np.float32(lowest), 0)
+        voxels = np.where(masked & (voxels == 0), np.float32(0), shifted)
     return np.nan_to_num(voxels, nan=0.0)

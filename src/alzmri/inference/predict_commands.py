@@ -15,28 +15,21 @@ from alzmri.inference import NOTICE
 
 # The modules behind the commands load torch: not before a command runs.
 if TYPE_CHECKING:
-    from alzmri.inference.report import Report
+    from alzmri.inference.prediction_report import PredictionReport
 
 Paths = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="PATH...", help="Images, folders, globs, NIfTI and .mgz files, DICOM series."
-    ),
+    list[str], typer.Argument(metavar="PATH...", help="Images, volumes, series, folders, globs.")
 ]
 ModelFolder = Annotated[
     Path,
     typer.Option("--model", help="The folder of the trained model.", callback=repository.located),
 ]
 ByFolder = Annotated[
-    bool,
-    typer.Option("--by-folder", help="Images of a folder are one subject: add the mean."),
+    bool, typer.Option("--by-folder", help="Images of a folder are one subject: add the mean.")
 ]
 SliceCount = Annotated[
     int, typer.Option("--slices", min=1, max=40, help="Of a volume: 1 mm apart, mid-ventricle.")
 ]
-
-SOME_REFUSED = 1
-"""Exit status: the rest was done."""
 
 
 def predict(
@@ -71,10 +64,13 @@ def predict(
     else:
         for table in report.tables():
             terminal.out.print(table)
-        terminal.out.print(_summary(report))
-        terminal.out.print(NOTICE)
-    if report.refused:
-        raise typer.Exit(SOME_REFUSED)
+        inside = int(report.prediction.in_distribution.sum())
+        refused = f"; inputs refused: {len(report.refused)}" if report.refused else ""
+        terminal.out.print(
+            f"{inside} of {len(report.slices)} slices in distribution (OOD score up to 1.00)"
+            f"{refused}\n{NOTICE}"
+        )
+    raise typer.Exit(bool(report.refused))
 
 
 def explain(
@@ -99,25 +95,21 @@ def explain(
         alzmri explain subject.nii.gz --out why --class "Mild Demented"
     """
     report = _predict(paths, model, slices, by_folder)
-    from alzmri.inference import gallery
+    from alzmri.inference.explain import INDEX, write
 
     classes = report.predictor.classes
     if target not in (None, *classes):
         raise UserError(f"--class {target!r}: the model knows {', '.join(classes)}")
-    written = gallery.write(out, report, None if target is None else classes.index(target))
-    terminal.out.print(f"{written} pictures and maps: {escape(str(out / gallery.INDEX))}")
-    terminal.out.print(NOTICE)
-    if report.refused:
-        raise typer.Exit(SOME_REFUSED)
+    written = write(out, report, None if target is None else classes.index(target))
+    terminal.out.print(f"{written} pictures and maps: {escape(str(out / INDEX))}\n{NOTICE}")
+    raise typer.Exit(bool(report.refused))
 
 
 def export(
     model: ModelFolder = Path("models"),
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="The file.", show_default="MODEL/model.onnx", callback=repository.located
-        ),
+        typer.Option(help="[default: MODEL/model.onnx]", callback=repository.located),
     ] = None,
 ) -> None:
     """Write the model as ONNX, checked against PyTorch on the test slices of data/prepared.
@@ -132,26 +124,25 @@ def export(
     """
     from alzmri import params
     from alzmri.data.prepared import Prepared
-    from alzmri.inference import export as exporting
+    from alzmri.inference import onnx_export
 
-    prepared = Prepared.open(params.load())
     path = out or model / "model.onnx"
-    metrics = exporting.export(model, path, prepared)
-    terminal.out.print(f"{escape(str(path))}: {exporting.headline(metrics)}")
+    _, summary = onnx_export.export(model, path, Prepared.open(params.load()))
+    terminal.out.print(summary, markup=False)
 
 
-def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "Report":
+def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "PredictionReport":
     """Read and predict what ``paths`` mean; say on stderr what cannot be used."""
     import numpy as np
 
     from alzmri.data.images import Unreadable
     from alzmri.inference import inputs
+    from alzmri.inference.prediction_report import PredictionReport
     from alzmri.inference.predictor import Predictor
-    from alzmri.inference.report import Report
 
     predictor = Predictor.load(model)
     sources = inputs.find(paths)
-    found: list[inputs.Slice] = []
+    found: list[inputs.InputSlice] = []
     refused: list[tuple[str, str]] = []
     with terminal.progress("reading") as progress:
         for done, source in enumerate(sources, start=1):
@@ -167,10 +158,4 @@ def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "Rep
         raise UserError(f"none of the {len(sources)} inputs can be used")
     with terminal.progress("predicting") as progress:
         prediction = predictor.predict(np.stack([item.pixels for item in found]), progress)
-    return Report(predictor, found, prediction, refused)
-
-
-def _summary(report: "Report") -> str:
-    inside = int(report.prediction.in_distribution.sum())
-    line = f"{inside} of {len(report.slices)} slices in distribution (OOD score up to 1.00)"
-    return line + (f"; inputs refused: {len(report.refused)}" if report.refused else "")
+    return PredictionReport(predictor, found, prediction, refused)

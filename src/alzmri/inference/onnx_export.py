@@ -1,0 +1,174 @@
+"""The model as ONNX: what other programs run, checked against PyTorch before it is written."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alzmri.data.prepared import Prepared
+from alzmri.errors import EnvironmentFault, UserError, require
+from alzmri.files import replacing
+from alzmri.inference import NOTICE
+from alzmri.inference.predictor import Predictor, interpret
+from alzmri.models.forward import MEAN, STD
+from alzmri.models.scores import macro_f1
+
+if TYPE_CHECKING:
+    import onnx
+
+INPUT, OUTPUTS = "images", ["logits", "features"]  # names in the graph
+TOLERANCE = 1e-4  # of probabilities, between ONNX Runtime and PyTorch
+_METADATA = "alzmri"  # the key under which the file says what is in ``Engine.about``
+_BATCH_SIZE = 64  # images in one run; no result depends on it
+
+
+class Engine:
+    """The ONNX file ``path``, run by ONNX Runtime on the CPU: without PyTorch, with its results.
+
+    ``about`` is what :func:`write` recorded: ``card`` (less the training subjects),
+    ``preprocessing`` in words, ``weights`` (SHA-256 of ``model.safetensors``), ``notice``.
+    """
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        """Load ``path``, to run with ``threads`` (0: one per core)."""
+        runtime = require("onnxruntime", "export")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Threads that wait for more by spinning are for a run only: then others have work to do.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Batches come in every size; a plan of memory kept for each would add up.
+        options.enable_mem_pattern = False
+        self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.path, self.about = path, json.loads(metadata[_METADATA])
+
+    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Logits ``[n, classes]`` and features ``[n, width]`` of uint8 ``[n, side, side]``."""
+        batches = [
+            self._session.run(OUTPUTS, {INPUT: images[start : start + _BATCH_SIZE]})
+            for start in range(0, len(images), _BATCH_SIZE)
+        ]
+        logits, activations = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        return logits.astype(np.float64), activations
+
+
+def write(directory: Path, path: Path) -> None:
+    """Write the model in ``directory`` to ``path``, compared with PyTorch on noise.
+
+    The graph takes packed slices, uint8 ``[n, side, side]`` for any ``n``, normalises them, and
+    gives the logits and the features. How to make a packed slice of an image is in its metadata.
+
+    Raises:
+        UserError: when there is no usable model.
+        EnvironmentFault: a package is missing, or the results differ by more than ``TOLERANCE``.
+    """
+    onnx = require("onnx", "export")
+    predictor = Predictor.load(directory)
+    program = _program(predictor)
+    for node in program.graph.node:
+        # Where in whose source tree it was traced: of no use, and other bytes on every machine.
+        del node.metadata_props[:]
+    entry = program.metadata_props.add()
+    entry.key, entry.value = _METADATA, json.dumps(_about(predictor))
+    with replacing(path) as temporary:
+        onnx.save_model(program, temporary)
+        _check(difference_on_noise(predictor, Engine(temporary)))
+
+
+def difference_on_noise(predictor: Predictor, engine: Engine) -> float:
+    """The largest difference of a probability, or a tenth of an OOD score's ratio's, on noise."""
+    side = predictor.preprocessing.image_size
+    noise = np.random.default_rng(0).integers(0, 256, (3, side, side), np.uint8)
+    expected = predictor.predict(noise)
+    found = interpret(*engine.run(noise), predictor.card, predictor.detector)
+    chances = np.abs(found.probabilities - expected.probabilities)
+    scores = np.abs(found.ood_score / expected.ood_score - 1)
+    return float(max(chances.max(), scores.max() / 10))
+
+
+def _check(difference: float) -> None:
+    if not difference < TOLERANCE:
+        raise EnvironmentFault(
+            f"ONNX Runtime's probabilities differ from PyTorch's by {difference:.1e}, more than"
+            f" {TOLERANCE:.0e}: these versions of torch and onnxruntime cannot be used"
+        )
+
+
+def _program(predictor: Predictor) -> "onnx.ModelProto":
+    require("onnxscript", "export")
+    # It warns of every operation of torchvision's, which is not installed.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    side = predictor.preprocessing.image_size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, about itself
+        program = torch.onnx.export(
+            predictor.model,
+            (torch.zeros(2, side, side, dtype=torch.uint8),),
+            input_names=[INPUT],
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _about(predictor: Predictor) -> dict[str, Any]:
+    card, preprocessing = predictor.card, predictor.preprocessing
+    return {
+        "notice": NOTICE,
+        "card": {key: value for key, value in vars(card).items() if key != "training_subjects"},
+        "preprocessing": [
+            "decode, turn upright by EXIF, to 8-bit gray",
+            "pad with black to a square" if preprocessing.fit == "pad" else "no padding",
+            f"resize to {preprocessing.image_size} pixels a side by area averages",
+            f"in the graph: (value / 255 - {MEAN}) / {STD}",
+        ],
+        "output": f"softmax of logits / {card.temperature}",
+        "weights": predictor.detector.weights,
+    }
+
+
+def export(directory: Path, path: Path, prepared: Prepared) -> tuple[dict[str, Any], str]:
+    """:func:`write`, if it is PyTorch's on every test slice too.
+
+    Returns the content of ``models/export.onnx.json``, and one line for the terminal. Raises
+    :class:`UserError`, too, if the model was trained on other data.
+    """
+    predictor = Predictor.load(directory)
+    if predictor.card.data_sha256 != prepared.digest:
+        raise UserError(
+            f"{directory}/ was trained on other data or another split than data/prepared: run"
+            " `dvc repro train`"
+        )
+    indices = prepared.indices("test")
+    images, truth = prepared.images[indices], prepared.labels[indices]
+    with replacing(path) as temporary:
+        write(directory, temporary)
+        expected = predictor.predict(images)
+        outputs, size = Engine(temporary).run(images), temporary.stat().st_size
+        found = interpret(*outputs, predictor.card, predictor.detector)
+        difference = float(np.abs(found.probabilities - expected.probabilities).max())
+        _check(difference)
+    before, after = (
+        macro_f1(truth, item.probabilities.argmax(axis=1)) for item in (expected, found)
+    )
+    metrics = {
+        # To one digit: the next ones are the processor's, not the model's.
+        "largest_difference": float(f"{difference:.0e}"),
+        "macro_f1": round(after, 6),
+        "lost_macro_f1": round(before - after, 6),
+        "slices": len(images),
+        "other_ood": int((found.in_distribution != expected.in_distribution).sum()),
+        "bytes": size,
+    }
+    return metrics, (
+        f"{path}: {size / 1e6:.0f} MB; on {len(images)} test slices probabilities differ from"
+        f" PyTorch's by at most {difference:.0e}, macro F1 {after:.3f} instead of {before:.3f}"
+    )
