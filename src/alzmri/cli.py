@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from alzmri import __version__, repository, terminal
-from alzmri.clinic.command import dicom
+from alzmri.clinic.dicom_command import dicom
 from alzmri.collections.cli import data_app
 from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
 from alzmri.inference.predict_commands import explain, export, predict

@@ -48,8 +48,7 @@ NEEDED = (
     *("pydantic", "rich", "ruamel.yaml", "safetensors", "scikit-learn", "scipy", "wandb"),
 )
 """What the stage train imports besides PyTorch, which the image has; versions as we pin them."""
-RESOLVE_SECONDS = 120
-"""A host's name is known some time after the host is."""
+RESOLVE_SECONDS = 120  # a host's name is known some time after the host is
 
 
 class TrainingFailure(Exception):

@@ -22,8 +22,7 @@ from alzmri.sagemaker.sagemaker_settings import SagemakerSettings
 
 CONTENT = ("src", "requirements.txt")
 LIMIT = 20_000_000  # bytes: code is small, what is larger came in by mistake
-OURS = "alzmri-"
-"""What the names of our jobs begin with: by it they are listed."""
+OURS = "alzmri-"  # what the names of our jobs begin with: by it they are listed
 PREPARED_FILES = [
     PREPARED / name for name in ("images.npy", "manifest.csv", "params.json", "summary.json")
 ]

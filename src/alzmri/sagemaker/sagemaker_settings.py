@@ -14,8 +14,7 @@ from alzmri.params import Number
 
 SETTINGS_FILE = Path("sagemaker.yaml")
 TO_TRAIN = ("region", "role", "bucket")
-TO_SERVE = (*TO_TRAIN, "serve_image")
-"""What belongs to an account; none of them has a default."""
+TO_SERVE = (*TO_TRAIN, "serve_image")  # what belongs to an account; none of them has a default
 VARIABLES = {key: f"ALZMRI_SAGEMAKER_{key.upper()}" for key in ("role", "bucket", "serve_image")}
 """Of the environment, for what the file leaves empty."""
 

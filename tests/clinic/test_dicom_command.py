@@ -1,8 +1,8 @@
-"""``alzmri dicom``: mistakes are told in one sentence."""
+"""``alzmri dicom``: one sentence says what is wrong."""
 
 import pytest
 
-from alzmri.clinic.command import dicom
+from alzmri.clinic.dicom_command import dicom
 from alzmri.errors import UserError
 
 
@@ -16,7 +16,7 @@ from alzmri.errors import UserError
         ({"aet": "A" * 17}, "1 to 16"),
     ],
 )
-def test_a_mistake_is_told(options, reason, tmp_path):
+def test_a_mistake_is_one_sentence_and_changes_nothing(options, reason, tmp_path):
     queue = tmp_path / "queue"
     with pytest.raises(UserError, match=reason):
         dicom(queue=queue, **options)

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from alzmri import __version__
-from alzmri.clinic.node import Worker
+from alzmri.clinic.dicom_node import DicomWorker
 
 
 @pytest.fixture
@@ -27,17 +27,15 @@ def registered(model, tmp_path, monkeypatch):
 
 
 def test_images_that_stall_the_prediction_get_a_report_that_says_so(registered):
-    model = registered
-    worker = Worker(model, slices=6, max_seconds=1)
-    with worker.running():
-        (process,) = multiprocessing.active_children()
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGSTOP)
-        answer = worker.answer(model / "series")
-        assert not process.is_alive()
-    assert answer is not None
-    assert not answer.has_class
-    (content,) = answer.objects.values()
+    worker = DicomWorker(registered, slices=6, max_seconds=1)
+    worker.start()
+    (process,) = multiprocessing.active_children()
+    os.kill(process.pid, signal.SIGSTOP)
+    objects, has_class = worker.answer(registered / "series")
+    assert not process.is_alive()
+    worker.stop()
+    assert not has_class
+    (content,) = objects.values()
     report = pydicom.dcmread(io.BytesIO(content))
     assert "No class: to predict took more than 1 s" in report.to_json()
     assert report.SoftwareVersions == [__version__, "alzmri@v1.2.3"]

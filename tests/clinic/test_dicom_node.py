@@ -26,11 +26,10 @@ DOCS = (Path(__file__).parents[2] / "docs/clinic.md").read_text()
 TEMPLATE = Path(nilearn.__file__).parent / (
     "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 )
-SERIES = int(os.environ.get("ALZMRI_TEST_SERIES", "20"))
+SERIES = int(os.environ.get("ALZMRI_TEST_SERIES", "9"))
 """In an hour of a hospital there are more: 200 take minutes."""
-REPORT, PICTURE = "Comprehensive 3D SR Storage", "Secondary Capture Image Storage"
-
-
+BROKEN = max(4, SERIES // 5)
+"""Of them."""
 SYNTAXES = {
     "whole-00": (RLELossless, "-xr"),
     "whole-01": (JPEGLSLossless, "-xt"),
@@ -131,7 +130,7 @@ def test_results_appear_in_orthanc_in_the_same_study(
 
 
 def _make_many(folder: Path, make_series, other_head) -> dict[str, str]:
-    """SERIES, a fifth broken, each in its own way; series UID to what must be answered."""
+    """SERIES, some broken, each in its own way; series UID to what must be answered."""
     broken = {
         "not evenly": {},
         "out of distribution": {"voxels": other_head},
@@ -139,12 +138,12 @@ def _make_many(folder: Path, make_series, other_head) -> dict[str, str]:
         "KNEE": {"BodyPartExamined": "KNEE", "PatientBirthDate": "born in 1940"},
     }
     expected = {}
-    for number in range(SERIES // 5):
+    for number in range(BROKEN):
         reason, how = list(broken.items())[number % 4]
         expected[make_series(folder / f"broken-{number}", **how)] = reason
         if not number % 4:
             (folder / f"broken-{number}/012.dcm").unlink()
-    for number in range(SERIES - SERIES // 5):
+    for number in range(SERIES - BROKEN):
         syntax = SYNTAXES.get(f"whole-{number:02}", ("", ""))[0]
         expected[make_series(folder / f"whole-{number:02}", syntax=syntax)] = ""
     return expected
@@ -173,7 +172,7 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
     program,
     model,
 ):
-    """A fifth is broken, the node is killed again and again, the receiver is down at first."""
+    """Some are broken, the node is killed again and again, the receiver is down at first."""
     expected = _make_many(tmp_path / "series", make_series, other_head)
     for file in (tmp_path / "series" / LOSSLESS).iterdir():
         subprocess.run([program("dcmcjpeg"), file, file], check=True)
@@ -189,7 +188,7 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
     eventually(node.answers)
     rng = np.random.default_rng()
     folders = sorted((tmp_path / "series").iterdir())
-    kills = dict.fromkeys(rng.choice(len(folders), SERIES // 10, replace=False), True)
+    kills = dict.fromkeys(rng.choice(len(folders), max(2, SERIES // 10), replace=False), True)
     for number, folder in enumerate(folders):
         if kills.pop(number, False):
             sender = subprocess.Popen(
@@ -205,7 +204,7 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
     eventually(lambda: node.metric("alzmri_dicom_send_failures_total") > 0, 60)
     assert node.metric("alzmri_dicom_send_pause_seconds") >= 2
     receiver.start()
-    eventually(lambda: len(_reports(receiver)) >= 4, 240)
+    eventually(lambda: node.metric('alzmri_dicom_series_total{answer="class"}') >= 1, 240)
     before = node.memory()
     eventually(lambda: len(_reports(receiver)) >= SERIES, 12 * SERIES)
     assert node.memory() < 1.2 * before
@@ -217,7 +216,7 @@ def test_every_acknowledged_series_is_answered_once_whatever_happens(
     eventually(lambda: left() == [queue / "lock"])
 
     uids = Counter(item.SOPInstanceUID for item in receiver.objects)
-    assert len(uids) == SERIES + SERIES - SERIES // 5  # each a report, the whole ones a picture
+    assert len(uids) == SERIES + SERIES - BROKEN  # each a report, the whole ones a picture
     assert set(uids.values()) == {1}
     reports = {_source(report): report for report in _reports(receiver)}
     assert reports.keys() == expected.keys()

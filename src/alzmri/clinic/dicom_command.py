@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from alzmri import repository, terminal
-from alzmri.errors import UserError
+from alzmri.errors import UserError, require
 from alzmri.inference import NOTICE
 
 _AET_LENGTH = 16
@@ -34,14 +34,9 @@ def dicom(
         int, typer.Option(min=1, max=40, help="Slices of a volume: 1 mm apart, mid-ventricle.")
     ] = 6,
     queue: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of waiting series. It holds patient data.", callback=repository.located
-        ),
+        Path, typer.Option(help="Waiting series: patient data.", callback=repository.located)
     ] = Path(".dicom"),
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep images and results, in QUEUE/kept.")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep all, in QUEUE/kept.")] = False,
     quiet_seconds: Annotated[
         float, typer.Option(min=0.1, help="A series is complete after this time without an image.")
     ] = 30,
@@ -75,21 +70,21 @@ def dicom(
     if not callers and not _is_loopback(host):
         raise UserError(f"--host {host} lets others in: name who may send with --accept AET,…")
     receiver = _receiver(send_to) if send_to else None
-    from alzmri.errors import require
-
     for module in ("prometheus_client", "pydicom", "pynetdicom"):
         require(module, "clinic")
-    from alzmri.clinic import node
-    from alzmri.clinic.queue import Queue
+    from alzmri.clinic import dicom_node
+    from alzmri.clinic.inbox import Inbox
 
     terminal.say(NOTICE)
     if receiver is None:
         terminal.warn(f"no --send-to: results stay in {queue / 'results'}")
-    node.run(
-        node.Listener(title, host, port, callers, max_associations, metrics_port),
-        Queue(queue, keep, max_images, int(max_gigabytes * 1e9)),
+    dicom_node.run(
+        dicom_node.make_entity(title, callers, max_associations),
+        (host, port),
+        metrics_port,
+        Inbox(queue, keep, max_images, int(max_gigabytes * 1e9)),
         receiver,
-        node.Worker(model, slices, max_seconds),
+        dicom_node.DicomWorker(model, slices, max_seconds),
         quiet_seconds,
     )
 
