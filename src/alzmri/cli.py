@@ -12,7 +12,7 @@ from alzmri.collections.cli import data_app
 from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
 from alzmri.inference.predict_commands import explain, export, predict
 from alzmri.sagemaker.sagemaker_commands import sagemaker_app
-from alzmri.serving.command import serve
+from alzmri.serving.serve_command import serve
 from alzmri.slices import slices
 from alzmri.store.cli import store_app
 

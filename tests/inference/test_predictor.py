@@ -1,60 +1,93 @@
-"""What a model's outputs mean, and how many go through it at once does not matter."""
+"""What a model's outputs mean, and how they are reported."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from alzmri.inference.predictor import interpret
-from alzmri.models import build
+from alzmri.data import images
+from alzmri.errors import UserError
+from alzmri.inference.inputs import InputSlice
+from alzmri.inference.prediction_report import OUT_OF_DISTRIBUTION, PredictionReport
+from alzmri.inference.predictor import CPU, Prediction, Preprocessing, interpret
 from alzmri.models.forward import predict
-from alzmri.models.saved import Card
 from alzmri.ood import features
-from alzmri.ood.detector import Detector
 
-CPU = torch.device("cpu")
-
-
-def _card(temperature):
-    return Card({}, ["a", "b", "c"], {}, {}, [], "0" * 64, temperature, {})
+from .conftest import CARD
 
 
-@pytest.fixture
-def detector():
-    """A Gaussian of eight features around 0, and a threshold."""
-    rng = np.random.default_rng(0)
-    known, held_out = rng.normal(size=(2, 200, 8)).astype(np.float32)
-    subjects = [f"subject {number}" for number in range(len(held_out))]
-    return Detector.fit(known, held_out, subjects, np.zeros(len(held_out), int), "w")
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_a_slice_is_fitted_as_in_training(fit):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 48), np.uint8)
+    own = Preprocessing.of(replace(CARD, preprocessing={**CARD.preprocessing, "fit": fit}))
+    np.testing.assert_array_equal(own(pixels), images.fit(pixels, 32, fit))
 
 
-def test_logits_are_divided_by_the_temperature_of_the_card(detector):
-    logits = np.array([[2.0, 0.0, -2.0], [0.0, 1.0, 0.5]])
-    nothing = np.zeros((2, 8), np.float32)
-    found = interpret(logits, nothing, _card(2.0), detector).probabilities
-    divided = np.exp(logits / 2)
-    np.testing.assert_allclose(found, divided / divided.sum(axis=1, keepdims=True))
-    # A temperature above 1 softens.
-    assert found[0, 0] < interpret(logits, nothing, _card(1.0), detector).probabilities[0, 0]
+@pytest.mark.parametrize("change", [{"std": 1.0}, {"channels": 3}, {"window": 7}])
+def test_another_preprocessing_is_refused(change):
+    with pytest.raises(UserError, match="trained with another preprocessing"):
+        Preprocessing.of(replace(CARD, preprocessing={**CARD.preprocessing, **change}))
 
 
-def test_slices_beyond_the_threshold_are_out_of_distribution(detector):
-    near, far = np.zeros((1, 8), np.float32), np.full((1, 8), 50, np.float32)
-    found = interpret(np.zeros((2, 3)), np.concatenate([near, far]), _card(1.0), detector)
+def test_logits_are_divided_by_the_temperature_and_the_distant_is_out_of_distribution(predictor):
+    logits = np.array([[2.0, 0.0, -2.0, 0.0], [0.0, 1.0, 0.5, 0.0]])
+    middle = predictor.detector.mean
+    activations = np.stack([middle, middle + 50])
+    found = interpret(logits, activations, CARD, predictor.detector)
+    divided = np.exp(logits / 1.5)
+    np.testing.assert_allclose(found.probabilities, divided / divided.sum(axis=1, keepdims=True))
     assert found.in_distribution.tolist() == [True, False]
     assert found.ood_score[0] < 1 < found.ood_score[1]
 
 
-def test_many_slices_have_the_outputs_that_each_has_alone(monkeypatch):
+def test_many_slices_have_the_outputs_that_each_has_alone(predictor, monkeypatch):
     """And the logits are those that are scored."""
     monkeypatch.setattr(features, "BATCH_SIZE", 3)
-    model = build("lenet", classes=4, image_size=32, dropout=0.5)
-    network = features.WithFeatures(model)
-    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32), np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 256, (9, 32, 32), np.uint8)
     chosen = np.array([8, 1, 2, 3, 4, 5, 0])
-    logits, found = features.run(network, images, chosen, CPU)
-    assert len(logits) == len(found) == 7
-    np.testing.assert_allclose(logits, predict(model, images, chosen, CPU), atol=1e-5)
+    network = predictor.model
+    logits, found = features.run(network, pictures, chosen, CPU)
+    expected = predict(network.network, pictures, chosen, CPU)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
     for row, index in enumerate(chosen):
-        alone, own = features.run(network, images, np.array([index]), CPU)
+        alone, own = features.run(network, pictures, np.array([index]), CPU)
         np.testing.assert_allclose(logits[row], alone[0], atol=1e-5)
         np.testing.assert_allclose(found[row], own[0], atol=1e-5)
+
+
+def test_out_of_distribution_has_no_class_and_no_share_in_a_subjects_mean(predictor):
+    """Ann has two slices and a strange one, Bob a strange one alone."""
+    names = ("Ann", "Ann", "Ann", "Bob", None)
+    slices = [
+        InputSlice(f"/scans/{number}.png", name, None, np.zeros((32, 32), np.uint8))
+        for number, name in enumerate(names)
+    ]
+    first = np.array([0.9, 0.7, 0.0, 0.4, 0.2])
+    inside = np.array([True, True, False, False, True])
+    chances = np.stack([first, 1 - first, 0 * first, 0 * first], 1)
+    prediction = Prediction(chances, np.where(inside, 0.5, 3), inside)
+    report = PredictionReport(predictor, slices, prediction, [("x.txt", "not an image")])
+    ann, bob = report.subjects
+    assert (ann.name, ann.members, ann.slices) == ("Ann", (0, 1), 3)
+    np.testing.assert_allclose(ann.probabilities, [0.8, 0.2, 0, 0])
+    assert (bob.name, bob.members, bob.slices, bob.probabilities) == ("Bob", (), 1, None)
+
+    content = report.as_json()
+    called = ["a", "a", None, None, "b"]
+    assert [item["predicted"] for item in content["slices"]] == called
+    assert [item["in_distribution"] for item in content["slices"]] == inside.tolist()
+    chances = content["slices"][1]["probabilities"]
+    assert chances == pytest.approx({"a": 0.7, "b": 0.3, "c": 0, "d": 0})
+    ann, bob = content["subjects"]
+    assert (ann["predicted"], ann["slices"], ann["slices_in_distribution"]) == ("a", 3, 2)
+    assert (bob["predicted"], bob["probabilities"]) == (None, None)
+    assert content["refused"] == [{"path": "x.txt", "reason": "not an image"}]
+    header, *rows = report.as_csv()
+    column = header.index("predicted")
+    assert [row[column] for row in rows] == [name or OUT_OF_DISTRIBUTION for name in called]
+    assert [row[header.index("b")] for row in rows][:2] == ["0.100000", "0.300000"]
+    of_slices, of_subjects = report.tables()
+    assert list(of_slices.columns[1].cells) == [
+        f"[bold]{name}[/]" if name else "[yellow]OOD[/]" for name in called
+    ]
+    assert list(of_subjects.columns[2].cells) == ["0.800", "–"]

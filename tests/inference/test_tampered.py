@@ -16,7 +16,8 @@ from alzmri.models.forward import MEAN, STD
 from alzmri.ood import features
 from alzmri.ood.detector import Detector
 
-SHAPE = {"name": "lenet", "classes": 4, "image_size": 32, "dropout": 0.5}
+from .conftest import CARD, SHAPE
+
 NAN, INF = math.nan, math.inf
 
 
@@ -26,29 +27,16 @@ def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
     torch.manual_seed(0)
     model = build(**SHAPE)
-    card = saved.Card(
-        architecture=SHAPE,
-        classes=["a", "b", "c", "d"],
-        preprocessing={"fit": "pad", "channels": 1, "mean": MEAN, "std": STD},
-        parameters={"data": {"source": "phantom"}, "split": {"unit": "subject"}},
-        training_subjects=[],
-        data_sha256="0" * 64,
-        temperature=1.5,
-        versions={},
-    )
-    saved.save(folder, model.state_dict(), card)
+    saved.save(folder, model.state_dict(), CARD)
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32), np.uint8)
-    network = features.WithFeatures(model)
-    _, found = features.run(network, images, np.arange(40), CPU)
-    validation = found[30:]
-    whose = [f"subject {number}" for number in range(len(validation))]
-    labels = np.zeros(len(validation), int)
-    Detector.fit(found[:30], validation, whose, labels, saved.digest(folder)).save(folder)
+    _, found = features.run(features.WithFeatures(model), images, np.arange(40), CPU)
+    whose, labels = [f"subject {number}" for number in range(10)], np.zeros(10, int)
+    Detector.fit(found[:30], found[30:], whose, labels, saved.digest(folder)).save(folder)
     Predictor.load(folder)
     return folder
 
 
-CARD = {
+CARDS = {
     "temperature 0": {"temperature": 0},
     "temperature below 0": {"temperature": -1},
     "temperature infinite": {"temperature": INF},
@@ -124,7 +112,7 @@ def _weights(folder, value):
 
 
 CASES = [
-    *((name, _card, changes) for name, changes in CARD.items()),
+    *((name, _card, changes) for name, changes in CARDS.items()),
     *((name, _detector, changes) for name, changes in DETECTOR.items()),
     *((name, _weights, value) for name, value in WEIGHTS.items()),
 ]
@@ -140,13 +128,6 @@ def test_a_tampered_model_is_refused_in_one_sentence(good, tmp_path, tamper, cha
     with pytest.raises(UserError) as refused:
         Predictor.load(folder)
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("value", WEIGHTS.values(), ids=WEIGHTS)
-def test_tampered_weights_are_refused_before_anything_is_computed_with_them(good, tmp_path, value):
-    """By those too who evaluate a model, or start a training from it."""
-    folder = tmp_path / "models"
-    shutil.copytree(good, folder)
-    _weights(folder, value)
-    with pytest.raises(UserError, match=r"model\.safetensors: .* impossible values"):
-        saved.load(folder)
+    if tamper is _weights:  # by those, too, who evaluate a model or start a training from it
+        with pytest.raises(UserError, match=r"model\.safetensors: .* impossible values"):
+            saved.load(folder)

@@ -34,13 +34,25 @@ COMMISSURE_BELOW_TOP = 81
 """Of the template, mm."""
 
 
+def test_the_slices_are_those_that_the_embedded_collection_shows():
+    """Its heights: 11.5 to 16.5 mm above the anterior commissure."""
+    heights = [
+        COMMISSURE_BELOW_TOP - chosen.depth
+        for chosen in ventricles.choose(volumes.read(TEMPLATE), 6)
+    ]
+    assert heights == [11, 12, 13, 14, 15, 16]
+
+
 @pytest.fixture(scope="module")
 def head():
-    """The template at 1 mm, as stored: right, front, top; a bright spot marks the right front."""
-    image = nib.as_closest_canonical(nib.load(TEMPLATE))
-    voxels = np.asarray(image.dataobj).astype(np.uint8)
-    voxels[130:140, 150:160, 60:110] = 255
-    return nib.Nifti1Image(voxels, image.affine)
+    """An egg of 100 by 120 by 100 mm with ventricles, voxels of 1 x 2 x 2 mm from left to right,
+    back to front, bottom to top; a bright spot marks the right front."""
+    x, y, z = np.mgrid[-57.5:58, -67:68:2, -57:58:2]
+    brain = np.hypot(np.hypot(x / 50, y / 60), z / 50) < 1
+    fluid = np.hypot(np.hypot((np.abs(x) - 8) / 5, y / 18), (z + 12) / 9) < 1
+    voxels = np.where(brain, 150 + 10 * np.cos(x / 4) * np.cos(y / 5), 0) - np.where(fluid, 120, 0)
+    voxels[75:85, 45:50, :] = np.where(brain[75:85, 45:50, :], 255, 0)
+    return nib.Nifti1Image(voxels.astype(np.uint8), np.diag([1.0, 2.0, 2.0, 1.0]))
 
 
 @pytest.fixture(scope="module")
@@ -50,22 +62,15 @@ def expected(head, tmp_path_factory):
     return ventricles.choose(volumes.read(path), 6)
 
 
-def test_the_slices_are_those_that_the_embedded_collection_shows(expected):
-    """Its heights: 11.5 to 16.5 mm above the anterior commissure."""
-    heights = [COMMISSURE_BELOW_TOP - chosen.depth for chosen in expected]
-    assert heights == [11, 12, 13, 14, 15, 16]
-    for _, pixels in expected:
-        assert pixels.shape == (208, 176)
-        assert pixels.dtype == np.uint8
-
-
 def test_the_front_is_down_and_the_right_is_right(expected):
-    row, column = np.argwhere(expected[3].pixels == 255).mean(axis=0)
+    assert abs(np.mean([chosen.depth for chosen in expected]) - 60) < 1.5  # the centre is at 62
+    assert all(pixels.shape == (208, 176) and pixels.dtype == np.uint8 for _, pixels in expected)
+    row, column = np.argwhere(expected[3].pixels > 240).mean(axis=0)
     assert row > 104
     assert column > 88
 
 
-@pytest.mark.parametrize("stored", ["PIL", "ASR"])
+@pytest.mark.parametrize("stored", ["PIL", "ASR", "LPS", "RIP"])
 def test_how_a_volume_is_stored_does_not_matter(head, expected, tmp_path, stored):
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(stored))
     nib.save(head.as_reoriented(turn), tmp_path / "turned.nii.gz")
@@ -92,7 +97,7 @@ def _write_series(folder, head, *, skip=(), **tags):
         # Columns run to the back, rows downward; DICOM's x and y point to the left and the back.
         plane = voxels[number][::-1, ::-1].T
         item.Rows, item.Columns = plane.shape
-        item.PixelSpacing = [1.0, 1.0]
+        item.PixelSpacing = [2.0, 2.0]
         item.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
         corner = head.affine @ [number, voxels.shape[1] - 1, voxels.shape[2] - 1, 1]
         item.ImagePositionPatient = [-corner[0], -corner[1], corner[2]]
@@ -107,34 +112,68 @@ def _write_series(folder, head, *, skip=(), **tags):
     return files
 
 
-def test_a_dicom_series_gives_the_slices_of_the_same_nifti(head, expected, tmp_path):
-    _write_series(tmp_path / "series", head)
-    (tmp_path / "series/DICOMDIR.txt").write_text("not a slice")
-    (source,) = inputs.find([str(tmp_path / "series")])
-    assert source.kind == "dicom"
+def _compress(file, coding):
+    if coding != JPEGLosslessSV1:
+        item = dcmread(file)
+        item.compress(coding)
+        item.save_as(file)
+        return
+    reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
+    change = gdcm.ImageChangeTransferSyntax()
+    reader.SetFileName(str(file))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetImage(change.GetOutput())
+    writer.SetFile(reader.GetFile())
+    writer.SetFileName(str(file))
+    assert writer.Write()
+
+
+def test_a_compressed_series_with_any_names_gives_the_slices_of_the_same_nifti(
+    head, expected, tmp_path
+):
+    """`MR.1.2.840…` and `.IMA`, as scanners and archives name them; codings without loss."""
+    folder = tmp_path / "series"
+    codings = (JPEGLosslessSV1, JPEGLSLossless, RLELossless)
+    for number, file in enumerate(_write_series(folder, head)):
+        if number % 4 < 3:
+            _compress(file, codings[number % 4])
+        file.rename(folder / (f"MR.1.2.840.{number}" if number % 2 else f"{file.name}.IMA"))
+    (folder / "DICOMDIR.txt").write_text("not a slice")
+    (source,) = inputs.find([str(folder)])
+    assert (source.kind, len(source.files)) == ("dicom", head.shape[0])
+    syntaxes = {
+        dcmread(file, stop_before_pixels=True).file_meta.TransferSyntaxUID for file in source.files
+    }
+    assert syntaxes == {*codings, ExplicitVRLittleEndian}
     found = inputs.read(source, Preprocessing("pad", 208), count=6, by_folder=False)
     assert [item.depth for item in found] == [chosen.depth for chosen in expected]
-    assert {item.subject for item in found} == {str(tmp_path / "series")}
+    assert {item.subject for item in found} == {str(folder)}
     for item, chosen in zip(found, expected, strict=True):
         assert np.array_equal(item.pixels[:, 16:-16], chosen.pixels)
 
 
 @pytest.mark.parametrize(
-    ("skip", "tags", "reason"),
+    ("count", "tags", "reason"),
     [
-        ({90}, {}, "not evenly spaced"),
-        (set(range(1, 197)), {}, "give the folder"),
-        (set(range(3, 197)), {"Modality": "CT"}, "modality CT"),
-        (set(range(3, 197)), {"NumberOfFrames": 2}, "several frames"),
-        (set(range(3, 197)), {"PixelSpacing": None}, "no PixelSpacing"),
-        (set(range(3, 197)), {"PhotometricInterpretation": "RGB"}, "photometric"),
-        (set(range(3, 197)), {"PixelData": b"\0\0"}, "cannot be decoded"),
+        (4, {}, "not evenly spaced"),  # one is skipped
+        (2, {}, "give the folder"),
+        (4, {"Modality": "CT"}, "modality CT"),
+        (4, {"NumberOfFrames": 2}, "several frames"),
+        (4, {"PixelSpacing": None}, "no PixelSpacing"),
+        (4, {"PhotometricInterpretation": "RGB"}, "photometric"),
+        (4, {"ImagePositionPatient": [0, 0, 0]}, "several images at each position"),
+        (5, {"PixelData": b"\0\0"}, "cannot be decoded"),
+        (5, {"RescaleSlope": 0, "RescaleIntercept": 0}, "blank"),
     ],
 )
-def test_an_unusable_series_is_refused_with_the_reason(head, tmp_path, skip, tags, reason):
+def test_an_unusable_series_is_refused_with_the_reason(head, tmp_path, count, tags, reason):
+    skip = {1, *range(count, 200)} if count < 5 else range(100, 200)
     files = _write_series(tmp_path / "series", head, skip=skip, **tags)
     with pytest.raises(Unreadable, match=reason):
-        volumes.read_series(files)
+        ventricles.choose(volumes.read_series(files), 6)
 
 
 def _saved(path, voxels, affine=None):
@@ -144,62 +183,58 @@ def _saved(path, voxels, affine=None):
 
 def test_what_is_no_volume_of_a_head_is_refused_with_the_reason(head, tmp_path):
     ball = np.hypot(*(np.mgrid[:90, :90] - 44.5)) < 40
-    rng = np.random.default_rng(0)
-    nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), None), tmp_path / "directionless.nii")
-    whole = np.asarray(head.dataobj)
+    tube = np.repeat(ball[:, :, None], 120, 2).astype(np.uint8)
+    block = np.ones((60, 9, 9), np.uint8)
     nib.save(head, tmp_path / "whole.nii.gz")
     content = (tmp_path / "whole.nii.gz").read_bytes()
     (tmp_path / "cut.nii.gz").write_bytes(content[: len(content) // 2])
-    nib.save(nib.Nifti2Image(np.ones((60, 9, 9), np.uint8), np.eye(4)), tmp_path / "two.nii")
+    nib.save(nib.Nifti1Image(block, None), tmp_path / "directionless.nii")
+    nib.save(nib.Nifti2Image(block, np.eye(4)), tmp_path / "two.nii")
     (tmp_path / "stub.nii").write_bytes((tmp_path / "two.nii").read_bytes()[:400])
-    (tmp_path / "text.nii").write_text("not a volume")
     (tmp_path / "text.nii.gz").write_bytes(gzip.compress(b"not a volume" * 100))
+    (tmp_path / "analyze.hdr").write_bytes((348).to_bytes(4, "little") + bytes(344))
+    colours = np.zeros((60, 9, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     cases = {
         "directionless.nii": "which way is up",
         "cut.nii.gz": "damaged",
-        "stub.nii": "cut short",
-        "text.nii": "not NIfTI",
+        "stub.nii": "not NIfTI",
         "text.nii.gz": "not NIfTI",
-        _saved(tmp_path / "four.nii", np.ones((60, 9, 9, 3), np.uint8)).name: "3 volumes in one",
-        _saved(tmp_path / "zero.nii", np.zeros((60, 9, 9), np.uint8)).name: "blank",
-        _saved(tmp_path / "nan.nii", np.full((60, 9, 9), np.nan, np.float32)).name: "not numbers",
-        _saved(tmp_path / "inf.nii", np.full((60, 9, 9), np.inf, np.float32)).name: "infinite",
-        _saved(tmp_path / "phase.nii", np.ones((60, 9, 9), np.complex64)).name: "give their magn",
-        _saved(tmp_path / "plane.nii", np.ones((60, 60, 1), np.uint8)).name: "not a volume",
-        _saved(
-            tmp_path / "small.nii", np.ones((9, 9, 9), np.uint8)
-        ).name: "9 x 9 x 9 mm is no head",
-        _saved(
-            tmp_path / "huge.nii", np.ones((9, 9, 9), np.uint8), np.diag([99, 99, 99, 1])
-        ).name: "more than 500 mm",
-        _saved(tmp_path / "noise.nii", rng.random((60, 40, 40), np.float32)).name: "no head",
-        _saved(
-            tmp_path / "tube.nii", np.repeat(ball[:, :, None], 120, 2).astype(np.uint8)
-        ).name: "cut off",
-        _saved(tmp_path / "slab.nii", whole[:, :, 60:110], head.affine).name: "cut off",
-        _saved(
-            tmp_path / "solid.nii",
-            np.pad(np.repeat(ball[:, :, None], 120, 2), 5).astype(np.uint8),
-        ).name: "no ventricles",
+        "analyze.hdr": "convert it to NIfTI",
     }
+    for name, voxels, reason in (
+        ("four", np.stack([block] * 3, 3), "3 volumes in one"),
+        ("zero", 0 * block, "blank"),
+        ("nan", np.full(block.shape, np.nan, np.float32), "not numbers"),
+        ("inf", np.full(block.shape, np.inf, np.float32), "infinite"),
+        ("phase", block.astype(np.complex64), "give their magn"),
+        ("colours", colours, "RGB"),
+        ("plane", block[:, :, :1], "not a volume"),
+        ("small", block[:9], "9 x 9 x 9 mm is no head"),
+        ("long", np.ones((600, 9, 9), np.uint8), "600 x 9 x 9 mm is no head"),
+        ("noise", np.random.default_rng(0).random((60, 40, 40), np.float32), "no head"),
+        ("tube", tube, "cut off"),
+        ("solid", np.pad(tube, 5), "no ventricles"),
+    ):
+        _saved(tmp_path / f"{name}.nii", voxels)
+        cases[f"{name}.nii"] = reason
     for name, reason in cases.items():
         with pytest.raises(Unreadable, match=reason):
             ventricles.choose(volumes.read(tmp_path / name), 6)
 
 
 def test_thick_and_tilted_slices_are_resampled_upright(head, expected, tmp_path):
-    """Every third axial plane of a head that lay 10 degrees askew."""
+    """Every second axial plane of a head that lay 10 degrees askew."""
     cosine, sine = np.cos(np.radians(10)), np.sin(np.radians(10))
-    askew = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-    centre = np.array([98.0, 117.0, 94.0])
+    askew = np.array([[cosine, -2 * sine, 0], [sine / 2, cosine, 0], [0, 0, 1]])
+    centre = (np.array(head.shape) - 1) / 2
     voxels = affine_transform(np.asarray(head.dataobj), askew, centre - askew @ centre, order=1)
-    affine = head.affine @ from_matvec(askew, centre - askew @ centre) @ np.diag([1, 1, 3, 1])
-    path = _saved(tmp_path / "thick.nii", voxels[:, :, ::3], affine)
+    affine = head.affine @ from_matvec(askew, centre - askew @ centre) @ np.diag([1, 1, 2, 1])
+    path = _saved(tmp_path / "thick.nii", voxels[:, :, ::2], affine)
     found = ventricles.choose(volumes.read(path), 6)
-    difference = found[3].pixels.astype(int) - expected[3].pixels
-    turned = np.rot90(expected[3].pixels, 2).astype(int) - expected[3].pixels
     assert abs(found[3].depth - expected[3].depth) <= 2
-    assert np.abs(difference).mean() < np.abs(turned).mean() / 3
+    # Not turned back, the bright spot would be 8 mm away.
+    spots = [np.argwhere(one[3].pixels > 200).mean(axis=0) for one in (found, expected)]
+    assert np.abs(spots[0] - spots[1]).max() < 3
 
 
 def _header(path, **changes):
@@ -253,9 +288,8 @@ def test_an_extension_that_claims_a_gibibyte_is_not_read(tmp_path):
     ids=["0 around it", "NaN around it", "all of it"],
 )
 def test_a_head_of_z_scores_has_the_slices_of_the_plain_one(head, expected, tmp_path, change):
-    voxels = change(np.asarray(head.dataobj, np.float32)[::2, ::2, ::2]).astype(np.float32)
-    path = _saved(tmp_path / "changed.nii", voxels, head.affine @ np.diag([2, 2, 2, 1]))
-    found = ventricles.choose(volumes.read(path), 6)
+    voxels = change(np.asarray(head.dataobj, np.float32)).astype(np.float32)
+    found = ventricles.choose(volumes.read(_saved(tmp_path / "z.nii", voxels, head.affine)), 6)
     for one, other in zip(found, expected, strict=True):
         assert abs(one.depth - other.depth) <= 3
     likeness = np.corrcoef(found[3].pixels.ravel(), expected[3].pixels.ravel())[0, 1]
@@ -270,25 +304,19 @@ def block():
     return voxels, np.diag([2.0, 2.0, 2.0, 1.0])
 
 
-def test_what_is_not_a_number_is_background(block, tmp_path):
-    voxels, affine = block
-    expected = volumes.read(_saved(tmp_path / "plain.nii", voxels, affine))
-    marked = np.where(voxels == 0, np.nan, voxels)
-    found = volumes.read(_saved(tmp_path / "marked.nii", marked, affine))
-    np.testing.assert_array_equal(found, expected)
-
-
 def test_every_format_of_a_volume_is_known_by_its_content_and_gives_the_same(block, tmp_path):
     voxels, affine = block
     one = volumes.read(_saved(tmp_path / "one.nii", voxels, affine))
+    _saved(tmp_path / "marked.nii", np.where(voxels == 0, np.nan, voxels), affine)
     nib.save(nib.Nifti2Image(voxels, affine), tmp_path / "two.nii.gz")
     nib.save(nib.Nifti1Pair(voxels, affine), tmp_path / "pair.hdr")
     nib.save(nib.MGHImage(voxels, affine), tmp_path / "free.mgz")
     (tmp_path / "no suffix").write_bytes((tmp_path / "two.nii.gz").read_bytes())
     (tmp_path / "notes").write_text("none of our business")
+    names = ("free.mgz", "marked.nii", "no suffix", "one.nii", "pair.hdr", "two.nii.gz")
     sources = inputs.find([str(tmp_path)])
     assert [(Path(source.name).name, source.kind) for source in sources] == [
-        (name, "volume") for name in ("free.mgz", "no suffix", "one.nii", "pair.hdr", "two.nii.gz")
+        (name, "volume") for name in names
     ]
     for source in sources:
         np.testing.assert_allclose(volumes.read(source.files[0]), one, atol=1e-3)
@@ -299,18 +327,19 @@ def test_every_format_of_a_volume_is_known_by_its_content_and_gives_the_same(blo
         volumes.read(tmp_path / "pair.hdr")
 
 
-def test_directions_and_units_are_the_headers(block, tmp_path):
+def test_directions_units_and_scale_are_the_headers(block, tmp_path):
     """A valid qform counts where the sform's code is set but its matrix is empty."""
     voxels, affine = block
     expected = volumes.read(_saved(tmp_path / "plain.nii", voxels, affine))
     image = nib.Nifti1Image(voxels, affine)
     image.set_qform(affine, 1)
     image.header["sform_code"], image.header["vox_offset"] = 1, 352
+    image.header["scl_slope"], image.header["scl_inter"] = 2, 0
     for row in ("srow_x", "srow_y", "srow_z"):
         image.header[row] = 0
     content = image.header.binaryblock + bytes(4) + voxels.tobytes(order="F")
     (tmp_path / "qform.nii").write_bytes(content)
-    np.testing.assert_allclose(volumes.read(tmp_path / "qform.nii"), expected, atol=0.1)
+    np.testing.assert_allclose(volumes.read(tmp_path / "qform.nii"), 2 * expected, atol=0.2)
     metres = nib.Nifti1Image(voxels, np.diag([0.001, 0.001, 0.001, 1]) @ affine)
     metres.header.set_xyzt_units("meter")
     nib.save(metres, tmp_path / "metres.nii")
@@ -318,46 +347,5 @@ def test_directions_and_units_are_the_headers(block, tmp_path):
     np.testing.assert_allclose(found[:59, :49, :39], expected, atol=0.1)
     metres.header["xyzt_units"] = 0
     nib.save(metres, tmp_path / "unsaid.nii")
-    with pytest.raises(Unreadable, match="in metres instead of millimetres"):
+    with pytest.raises(Unreadable, match="no head: is its header in metres"):
         volumes.read(tmp_path / "unsaid.nii")
-
-
-def _compress(file, coding):
-    if coding != JPEGLosslessSV1:
-        item = dcmread(file)
-        item.compress(coding)
-        item.save_as(file)
-        return
-    reader, change, writer = (
-        gdcm.ImageReader(),
-        gdcm.ImageChangeTransferSyntax(),
-        gdcm.ImageWriter(),
-    )
-    reader.SetFileName(str(file))
-    assert reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer.SetImage(change.GetOutput())
-    writer.SetFile(reader.GetFile())
-    writer.SetFileName(str(file))
-    assert writer.Write()
-
-
-def test_compressed_series_with_any_names_are_read(head, tmp_path):
-    """`MR.1.2.840…` and `.IMA`, as scanners and archives name them; three codings without loss."""
-    folder = tmp_path / "series"
-    files = _write_series(folder, head, skip={*range(60), *range(120, 197)})
-    plain = volumes.read_series(files)
-    codings = (JPEGLosslessSV1, JPEGLSLossless, RLELossless)
-    for number, file in enumerate(files):
-        _compress(file, codings[number % 3])
-        name = f"MR.1.2.840.{number}" if number % 2 else f"{file.name}.IMA"
-        file.rename(folder / name)
-    (source,) = inputs.find([str(folder)])
-    assert (source.kind, len(source.files)) == ("dicom", len(files))
-    syntaxes = {
-        dcmread(f, stop_before_pixels=True).file_meta.TransferSyntaxUID for f in source.files
-    }
-    assert syntaxes == set(codings)
-    np.testing.assert_array_equal(volumes.read_series(source.files), plain)

@@ -1,4 +1,4 @@
-"""A tiny trained model, the server as a subject starts it, and a real browser."""
+"""A tiny trained model, the server as a user starts it, and a real browser."""
 
 import json
 import os
@@ -116,87 +116,60 @@ class Server:
 
     @property
     def port(self) -> int:
-        """Of its address."""
         return int(self.url.rpartition(":")[2])
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        """GET ``path``."""
         return requests.get(f"{self.url}{path}", timeout=60, **options)
 
     def post(self, path: str, **options: Any) -> requests.Response:
-        """POST to ``path``."""
         return requests.post(f"{self.url}{path}", timeout=60, **options)
 
 
 @contextmanager
-def _started(root: Path, log: Path, *options: str, cache: str = "cache") -> Iterator[psutil.Popen]:
+def _started(root: Path, number: int, *options: str) -> Iterator[tuple[psutil.Popen, Path]]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ALZMRI_")}
+    log = root / f"serve-{number}.log"
     with log.open("w") as output:
         process = psutil.Popen(
             [sys.executable, "-c", SERVE, "serve", "--port", "0", "--threads", "1", *options],
             cwd=root,
-            env={**environment, "XDG_CACHE_HOME": str(root / cache), "OMP_NUM_THREADS": "1"},
+            env={**environment, "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     try:
-        yield process
+        yield process, log
     finally:
         with suppress(psutil.NoSuchProcess):
             process.kill()
         process.wait()
 
 
-@contextmanager
-def _serving(root: Path, log: Path, *options: str, cache: str = "cache") -> Iterator[Server]:
-    with _started(root, log, *options, cache=cache) as process:
-        yield Server(_address(process, log), process, log)
-
-
-def _address(process: psutil.Popen, log: Path) -> str:
+def _running(process: psutil.Popen, log: Path) -> Server:
     while True:
         ended = process.poll() is not None
         if found := re.search(r"^serving .* at (http://\S+) ", log.read_text(), re.MULTILINE):
-            return found[1]
+            return Server(found[1], process, log)
         assert not ended, log.read_text()
         with suppress(psutil.TimeoutExpired):
             process.wait(0.05)
 
 
 @pytest.fixture(scope="session")
-def server(workplace: Path) -> Iterator[Server]:
-    """A server with the defaults, for every test that leaves it as it is."""
-    with _serving(workplace, workplace / "serve.log") as running:
-        yield running
+def servers(workplace: Path) -> Iterator[tuple[Server, Server]]:
+    """Two that started at the same time, with one empty cache; the second takes two requests."""
+    with (
+        _started(workplace, 1) as first,
+        _started(workplace, 2, "--requests", "2") as second,
+    ):
+        yield _running(*first), _running(*second)
 
 
 @pytest.fixture(scope="session")
-def twins(workplace: Path) -> Iterator[Server]:
-    """Like :func:`server`; another starts at the same time, with the same empty cache."""
-    logs = [workplace / f"twin-{number}.log" for number in (1, 2)]
-    with (
-        _started(workplace, logs[1], cache="twins") as other,
-        _serving(workplace, logs[0], cache="twins") as running,
-    ):
-        _address(other, logs[1])
-        other.kill()
-        yield running
-
-
-@pytest.fixture
-def serving(workplace: Path, server: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """A function that starts one more, with options; the first has exported the model."""
-    running = []
-
-    def start(*options: str) -> Server:
-        context = _serving(workplace, tmp_path / f"{len(running)}.log", *options, cache="twins")
-        running.append(context)
-        return context.__enter__()
-
-    yield start
-    for context in running:
-        context.__exit__(None, None, None)
+def server(servers: tuple[Server, Server]) -> Server:
+    """The one with the defaults, for every test that leaves it as it is."""
+    return servers[0]
 
 
 @pytest.fixture(scope="session")

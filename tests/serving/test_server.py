@@ -9,21 +9,16 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 import zlib
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
 from pathlib import Path
 
-import botocore.session
 import nibabel as nib
 import numpy as np
 import pytest
 import requests
-from botocore.config import Config
 from PIL import Image
 
 from alzmri.classes import CLASSES
@@ -31,19 +26,12 @@ from alzmri.data import images
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.inference import NOTICE
 from alzmri.inference.predictor import Predictor
+from alzmri.serving.serve_command import serve
 
 from ..processes import limit
 
 JPEG = {"Content-Type": "image/jpeg"}
 ROOT = Path(__file__).parents[2]
-SOAK = 900
-"""Requests, of which about a third are bad."""
-
-
-@pytest.fixture(scope="module")
-def server(twins):
-    """The one of two."""
-    return twins
 
 
 def _form(contents, field="images", name="slice.png"):
@@ -71,6 +59,14 @@ def test_every_route_gives_the_probabilities_of_the_command_line(server, workpla
             assert answer["ood_score"] == pytest.approx(expected.ood_score[index], rel=1e-3)
             assert answer["in_distribution"] == expected.in_distribution[index]
         assert one["notice"] == explained["notice"] == many["notice"] == NOTICE
+        # And what is known of such slices.
+        assert set(explained["nearest"]["classes"]) == {CLASSES[index]}
+        assert explained["nearest"]["subjects"] > 1
+        own = explained["calibration"][CLASSES[index]]
+        assert own["low"] <= own["share"] <= own["high"]
+        assert own["subjects"] == 8  # all there are in the test part
+        for picture in (explained["slice"], explained["heat"]):
+            assert picture.startswith("data:image/png;base64,")
     mean = expected.probabilities.mean(axis=0)
     np.testing.assert_allclose(_values(many["mean"]), mean, atol=1e-5)
     # The model has learnt something, or all this would be said of constants.
@@ -88,6 +84,21 @@ def test_the_mean_is_over_the_slices_in_distribution_only(server, files):
     inside = [_values(answer["images"][number]["probabilities"]) for number in (0, 2)]
     np.testing.assert_allclose(_values(answer["mean"]), np.mean(inside, axis=0), atol=1e-9)
     assert server.post("/predict", files=_form([strange.getvalue()])).json()["mean"] is None
+
+
+def test_a_volume_is_taken_apart_into_the_slices_that_the_model_knows(server, head):
+    answer = server.post("/volume", files={"volume": (head.name, head.read_bytes())})
+    depths = [found["depth"] for found in answer.json()["slices"]]
+    # The head ends 65 mm above the fluid's centre; the slices are around 2 mm above that.
+    assert depths == sorted(depths, reverse=True)
+    assert len(depths) == 6
+    assert abs(np.mean(depths) - 63) <= 2
+    content = base64.b64decode(answer.json()["slices"][0]["slice"].partition(",")[2])
+    assert Image.open(io.BytesIO(content)).size == (32, 32)
+    assert server.post("/invocations", data=content, headers=JPEG).ok
+    refused = server.post("/volume", files={"volume": ("x.nii", b"no volume")})
+    assert refused.status_code == 400
+    assert "the volume cannot be used: not NIfTI" in refused.json()["error"]
 
 
 def test_no_answer_is_kept_nor_taken_for_another_kind_of_content(server, files):
@@ -113,17 +124,6 @@ def test_no_answer_is_kept_nor_taken_for_another_kind_of_content(server, files):
         assert policy["connect-src"] == "'self'", name
         inline = " 'unsafe-inline'" if name == "docs" else ""
         assert policy["script-src"] == f"'self'{inline}", name
-
-
-def test_explaining_compares_with_slices_whose_class_is_known(server, files):
-    answer = server.post("/explain", files=_form([files[3].read_bytes()], "image")).json()
-    assert set(answer["nearest"]["classes"]) == {CLASSES[3]}
-    assert answer["nearest"]["people"] > 1
-    own = answer["calibration"][CLASSES[3]]
-    assert own["low"] <= own["share"] <= own["high"]
-    assert own["people"] == 8  # all there are in the test part
-    assert answer["slice"].startswith("data:image/png;base64,")
-    assert answer["heat"].startswith("data:image/png;base64,")
 
 
 def _png(width, height):
@@ -229,72 +229,26 @@ def test_what_cannot_be_answered_is_refused_in_one_sentence(server, files):
     for name, request, status in _bad(files):
         path = request.pop("path")
         response = server.post(path, **request)
-        expected = status if isinstance(status, tuple) else (status,)
-        assert response.status_code in expected, (name, path, response.text)
+        assert response.status_code in np.atleast_1d(status), (name, path, response.text)
         content = response.json()
         assert set(content) == {"error", "notice"}, name
         assert "Traceback" not in content["error"], name
         assert "\n" not in content["error"], name
         assert response.headers["X-Notice"] == NOTICE, name
+    for host in ("attacker.example", "localhost.attacker.example", "", "[::2]"):
+        response = server.get("/model", headers={"Host": host})
+        assert response.status_code == 400, host
+        assert set(response.json()) == {"error", "notice"}, host
     assert server.get("/ping").json()["status"] == "ok"
 
 
-@pytest.mark.parametrize("host", ["attacker.example", "localhost.attacker.example", "", "[::2]"])
-def test_a_page_elsewhere_cannot_reach_a_server_on_the_loopback(server, host):
-    response = server.get("/model", headers={"Host": host})
-    assert response.status_code == 400
-    assert set(response.json()) == {"error", "notice"}
-
-
-def test_two_servers_that_start_with_an_empty_cache_do_not_disturb_each_other(server, workplace):
-    logs = [(workplace / name).read_text() for name in ("twin-1.log", "twin-2.log")]
-    assert all(re.search("^serving", log, re.MULTILINE) for log in logs)
-    assert sum("exporting the model" in log for log in logs) == 1
-
-
-def test_logs_are_json_lines_without_names_or_content(server, files, eventually):
-    form = _form([files[0].read_bytes()], name="../../Jane Doe 1950-01-01.png")
-    response = server.post("/predict?patient=Doe", files=form)
-    assert response.status_code == 200
-    server.get("/patients/Doe")
-    identity = response.headers["X-Request-ID"]
-    eventually(lambda: identity in server.log.read_text())
-    text = server.log.read_text()
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    (own,) = (line for line in lines if line.get("id") == identity)
-    assert (own["method"], own["route"], own["status"]) == ("POST", "/predict", 200)
-    assert own["ms"] > 0
-    assert "Doe" not in text
-
-
-def _count(server, pattern):
-    text = server.get("/metrics").text
-    return sum(float(value) for value in re.findall(pattern + r" (\S+)$", text, re.MULTILINE))
-
-
-def test_metrics_count_requests_and_batches(server, files):
-    def count(pattern):
-        return _count(server, pattern)
-
-    answered = r'^alzmri_requests_total\{route="/predict",status="200"\}'
-    before = count(answered), count("^alzmri_batch_images_sum")
-    contents = [path.read_bytes() for path in files]
-    assert server.post("/predict", files=_form(contents)).ok
-    assert (count(answered), count("^alzmri_batch_images_sum")) == (before[0] + 1, before[1] + 4)
-    assert count("^alzmri_waiting_images") == 0
-
-
-def test_what_is_refused_early_has_its_route_and_who_hangs_up_is_no_fault(server, eventually):
-    def count(status):
-        return _count(
-            server, rf'^alzmri_requests_total\{{route="/invocations",status="{status}"\}}'
-        )
-
-    before = count(413), count(499), count(500)
-    assert server.post("/invocations", data=bytes(33 << 20), headers=JPEG).status_code == 413
-    _half_sent(server, b"content").close()
-    eventually(lambda: (count(413), count(499)) == (before[0] + 1, before[1] + 1))
-    assert count(500) == before[2]
+def test_a_wrong_method_gets_the_right_one_in_allow(server):
+    for path, method in {"/invocations": "POST", "/predict": "POST", "/model": "GET"}.items():
+        for wrong in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - {method}:
+            answer = requests.request(wrong, f"{server.url}{path}", timeout=60)
+            assert (answer.status_code, answer.headers["Allow"]) == (405, method), (path, wrong)
+            assert answer.json()["notice"] == NOTICE
+        assert requests.request("NONSENSE", f"{server.url}{path}", timeout=60).status_code == 400
 
 
 def _raw(server, *parts):
@@ -311,22 +265,6 @@ def _raw(server, *parts):
     return int(head.split()[1]), head.decode().lower(), json.loads(body)
 
 
-def test_heads_are_bounded_and_what_is_no_http_is_refused_in_json(server):
-    line = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\n"
-    many = [b"X-%d: %s\r\n" % (number, bytes([65]) * 1000) for number in range(1000)]
-    one = [b"X: ", *[bytes([65]) * 4096] * 1000]
-    for parts in ([line, *many], [line, *one], [b"GET /", *[bytes([65]) * 4096] * 1000]):
-        status, _, said = _raw(server, *parts)
-        assert (status, said["notice"]) == (431, NOTICE)
-        assert "64 KiB" in said["error"]
-    status, head, said = _raw(server, b"\0\1\2 nonsense\r\n\r\n")
-    assert (status, said["error"]) == (400, "this is no HTTP request")
-    assert "content-type: application/json" in head
-    # Large content in small chunks is none of that.
-    body = (bytes(4096) for _ in range(200))
-    assert server.post("/invocations", data=body, headers=JPEG).status_code == 400
-
-
 def test_hostile_bytes_are_refused_at_once_in_json(server):
     """Or nothing is said: of an answer that is due, status, kind and content are as documented."""
     before = server.log.read_text().count("Traceback")
@@ -337,26 +275,18 @@ def test_hostile_bytes_are_refused_at_once_in_json(server):
         assert set(said) == {"error", "notice"}, name
         assert "content-type: application/json" in head, name
         assert time.monotonic() - begin < limit(5), name
+    line = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\n"
+    many = [b"X-%d: %s\r\n" % (number, bytes([65]) * 1000) for number in range(1000)]
+    one = [b"X: ", *[bytes([65]) * 4096] * 1000]
+    for parts in ([line, *many], [line, *one], [b"GET /", *[bytes([65]) * 4096] * 1000]):
+        status, _, said = _raw(server, *parts)
+        assert (status, said["notice"]) == (431, NOTICE)
+        assert "64 KiB" in said["error"]
+    # Large content in small chunks is none of that.
+    body = (bytes(4096) for _ in range(200))
+    assert server.post("/invocations", data=body, headers=JPEG).status_code == 400
     assert server.get("/ping").ok
     assert server.log.read_text().count("Traceback") == before
-
-
-def test_a_wrong_method_gets_the_right_one_in_allow(server):
-    for path, method in {"/invocations": "POST", "/predict": "POST", "/model": "GET"}.items():
-        for wrong in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE", "NONSENSE"} - {method}:
-            answer = requests.request(wrong, f"{server.url}{path}", timeout=60)
-            if wrong == "NONSENSE":
-                assert answer.status_code in (400, 405)
-                continue
-            assert (answer.status_code, answer.headers["Allow"]) == (405, method), (path, wrong)
-            assert answer.json()["notice"] == NOTICE
-
-
-def test_the_schema_asks_for_an_image_at_least(server):
-    """schemathesis found that a form without a file is as the schema has it, and yet refused."""
-    schemas = server.get("/openapi.json").json()["components"]["schemas"]
-    (form,) = (found for name, found in schemas.items() if name.startswith("Body_predict"))
-    assert form["properties"]["images"]["minItems"] == 1
 
 
 def _progressive(scans):
@@ -418,8 +348,13 @@ def test_beside_hostile_uploads_good_ones_are_answered_and_memory_stays(server, 
 
 
 def test_the_api_describes_itself_without_the_internet(server):
-    paths = server.get("/openapi.json").json()["paths"]
-    assert {"/predict", "/explain", "/ping", "/invocations", "/model", "/metrics"} <= set(paths)
+    schema = server.get("/openapi.json").json()
+    paths = {"/predict", "/explain", "/volume", "/ping", "/invocations", "/model", "/metrics"}
+    assert paths == set(schema["paths"])
+    # schemathesis found that a form without a file is as the schema has it, and yet refused.
+    schemas = schema["components"]["schemas"].items()
+    (form,) = (found for name, found in schemas if name.startswith("Body_predict"))
+    assert form["properties"]["images"]["minItems"] == 1
     page = server.get("/docs").text
     assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
     for address in re.findall(r'(?:src|href)="(/[^"]+)"', page):
@@ -434,13 +369,47 @@ def _half_sent(server, content):
     return connection
 
 
+def test_logs_and_metrics_have_route_and_status_but_no_names_or_content(server, files, eventually):
+    def count(route, status):
+        text = server.get("/metrics").text
+        name = rf'^alzmri_request_seconds_count{{route="{route}",status="{status}"}} (\S+)$'
+        return sum(float(value) for value in re.findall(name, text, re.MULTILINE))
+
+    cases = ("/predict", 200), ("/invocations", 413), ("/invocations", 499), ("/invocations", 500)
+    before = [count(*case) for case in cases]
+    form = _form([files[0].read_bytes()], name="../../Jane Doe 1950-01-01.png")
+    response = server.post("/predict?patient=Doe", files=form)
+    server.get("/patients/Doe")
+    # What is refused early has its route, and who hangs up is no fault of the server.
+    server.post("/invocations", data=bytes(33 << 20), headers=JPEG)
+    _half_sent(server, b"content").close()
+    eventually(lambda: count("/invocations", 499) == before[2] + 1)
+    assert [count(*case) for case in cases] == [
+        before[0] + 1,
+        before[1] + 1,
+        before[2] + 1,
+        before[3],
+    ]
+    text = server.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    (own,) = (line for line in lines if line["id"] == response.headers["X-Request-ID"])
+    assert (own["method"], own["route"], own["status"]) == ("POST", "/predict", 200)
+    assert own["ms"] > 0
+    assert "Doe" not in text
+
+
+def test_of_servers_that_start_at_once_with_an_empty_cache_one_exports_the_model(servers):
+    exports = ["exporting the model" in server.log.read_text() for server in servers]
+    assert sorted(exports) == [False, True]
+
+
 def _status(connection):
     with connection, connection.makefile("rb") as answer:
         return int(answer.readline().split()[1])
 
 
-def test_above_capacity_clients_get_503_and_a_stop_loses_nothing(serving, files, eventually):
-    server = serving("--requests", "2")
+def test_above_capacity_clients_get_503_and_a_stop_loses_nothing(servers, files, eventually):
+    _, server = servers
     content = files[0].read_bytes()
 
     def answer():
@@ -472,107 +441,13 @@ def test_above_capacity_clients_get_503_and_a_stop_loses_nothing(serving, files,
     assert server.process.wait(30) == 0
 
 
-@contextmanager
-def _sagemaker(server):
-    """The part of SageMaker's runtime between a client and the container."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            assert self.path == "/endpoints/alzheimer/invocations"
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            kind = self.headers["Content-Type"]
-            answer = server.post("/invocations", data=body, headers={"Content-Type": kind})
-            self.send_response(answer.status_code if answer.ok else 424)
-            self.send_header("Content-Type", answer.headers["Content-Type"])
-            self.send_header("Content-Length", str(len(answer.content)))
-            self.end_headers()
-            self.wfile.write(answer.content)
-
-        def log_message(self, *_):
-            pass
-
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=proxy.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{proxy.server_port}"
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
-        thread.join()
-
-
-def test_a_sagemaker_client_invokes_it_as_an_endpoint(server, files):
-    assert server.get("/ping").status_code == 200
-    with _sagemaker(server) as address:
-        client = botocore.session.Session().create_client(
-            "sagemaker-runtime",
-            region_name="eu-central-1",
-            endpoint_url=address,
-            aws_access_key_id="none",
-            aws_secret_access_key="none",
-            config=Config(retries={"total_max_attempts": 1}),
-        )
-        answer = client.invoke_endpoint(
-            EndpointName="alzheimer", ContentType="image/png", Body=files[2].read_bytes()
-        )
-        assert json.load(answer["Body"])["predicted"] == CLASSES[2]
-        with pytest.raises(client.exceptions.ClientError):
-            client.invoke_endpoint(
-                EndpointName="alzheimer", ContentType="image/png", Body=b"no image"
-            )
-
-
-def test_a_long_mixture_of_good_and_bad_loses_nothing_and_keeps_no_memory(server, files):
-    good = [path.read_bytes() for path in files]
-    bad = [request for request in _bad(files) if request[0] not in ("large", "endless")]
-    expected = [server.post("/invocations", data=content, headers=JPEG).json() for content in good]
-
-    own = threading.local()
-
-    def post(path, **content):
-        if not hasattr(own, "session"):
-            own.session = requests.Session()
-        return own.session.post(f"{server.url}{path}", timeout=60, **content)
-
-    def ask(number):
-        if number % 3:
-            index = number % len(good)
-            answer = post("/invocations", data=good[index], headers=JPEG)
-            right = answer.status_code == 200 and np.allclose(
-                _values(answer.json()["probabilities"]),
-                _values(expected[index]["probabilities"]),
-                atol=1e-5,
-            )
-            return "good", right
-        _, request, status = bad[number % len(bad)]
-        return "bad", post(**request).status_code in np.atleast_1d(status)
-
-    memory, seen = [], Counter()
-    for start in range(0, SOAK, SOAK // 3):
-        with ThreadPoolExecutor(8) as threads:
-            seen += Counter(threads.map(ask, range(start, start + SOAK // 3)))
-        memory.append(server.process.memory_info().rss)
-    assert seen == {("good", True): SOAK * 2 // 3, ("bad", True): SOAK // 3}
-    # The first third fills pools; what a request left behind would show in the others.
-    assert memory[2] - memory[1] < 16 << 20, memory
-
-
-def test_no_model_and_a_taken_port_are_user_errors(tmp_path, server, workplace):
-    from alzmri.serving.run import run
-
+def test_a_mistake_is_one_message(tmp_path, server, workplace, monkeypatch):
     with pytest.raises(UserError, match="no trained model"):
-        run("127.0.0.1", 0, tmp_path, 1, 1)
+        serve(port=0, model=tmp_path)
     with pytest.raises(UserError, match=f"port {server.port}: taken"):
-        run("127.0.0.1", server.port, workplace / "models", 1, 1)
+        serve(port=server.port, model=workplace / "models")
     with pytest.raises(UserError, match="cannot listen"):
-        run("192.0.2.1", 0, workplace / "models", 1, 1)
-
-
-def test_without_the_extra_the_command_names_it(monkeypatch):
-    from alzmri.serving.command import serve
-
-    monkeypatch.delitem(sys.modules, "alzmri.serving.run", raising=False)
+        serve("192.0.2.1", 0)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(EnvironmentFault, match=r"uvicorn is not installed: .*\.\[serve\]"):
         serve()
@@ -587,20 +462,3 @@ def test_the_container_starts_what_sagemaker_asks_for_without_a_shell():
     outputs = (ROOT / "dvc.yaml").read_text()
     for name in copied:
         assert name in outputs if name.startswith("models/") else (ROOT / name).exists(), name
-
-
-def test_a_volume_is_taken_apart_into_the_slices_that_the_model_knows(server, head):
-    answer = server.post("/volume", files={"volume": (head.name, head.read_bytes())})
-    slices = answer.json()["slices"]
-    depths = [found["depth"] for found in slices]
-    # The head ends 65 mm above the fluid's centre; the slices are around 2 mm above that.
-    assert depths == sorted(depths, reverse=True)
-    assert len(depths) == 6
-    assert abs(np.mean(depths) - 63) <= 2
-    content = base64.b64decode(slices[0]["slice"].partition(",")[2])
-    assert Image.open(io.BytesIO(content)).size == (32, 32)
-    assert server.post("/invocations", data=content, headers=JPEG).ok
-
-    refused = server.post("/volume", files={"volume": ("x.nii", b"no volume")})
-    assert refused.status_code == 400
-    assert "the volume cannot be used: not NIfTI" in refused.json()["error"]

@@ -77,10 +77,10 @@ def write(directory: Path, path: Path) -> None:
     entry.key, entry.value = _METADATA, json.dumps(_about(predictor))
     with replacing(path) as temporary:
         onnx.save_model(program, temporary)
-        _check(difference_on_noise(predictor, Engine(temporary)))
+        _check(difference(predictor, Engine(temporary)))
 
 
-def difference_on_noise(predictor: Predictor, engine: Engine) -> float:
+def difference(predictor: Predictor, engine: Engine) -> float:
     """The largest difference of a probability, or a tenth of an OOD score's ratio's, on noise."""
     side = predictor.preprocessing.image_size
     noise = np.random.default_rng(0).integers(0, 256, (3, side, side), np.uint8)

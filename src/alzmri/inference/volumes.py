@@ -38,8 +38,8 @@ _DARKEST = 0.5  # and this percentile of the tissue around a level of 0 becomes 
 _UNEVEN = 0.1  # of the distance of two slices: by more than this share, slices are missing
 _MILLIMETRES = {1: 1000.0, 3: 0.001}  # in NIfTI's other units: metres and micrometres
 _NOT_NUMBERS = {  # by NumPy's kind of type
-    "V": "colours (RGB): give the volume that they were made from",
-    "c": "complex numbers: give their magnitude",
+    "V": "colours (RGB); give the volume that they were made from",
+    "c": "complex numbers; give their magnitude",
 }
 _GEOMETRY = {  # what a slice's header must have, and how many numbers
     "ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2, "Rows": 1,

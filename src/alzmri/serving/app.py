@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -19,42 +18,18 @@ from starlette.routing import Route
 from alzmri import __version__, registry
 from alzmri.inference import NOTICE
 from alzmri.serving.answers import (
-    About,
-    Explained,
-    Refusal,
-    Slice,
-    Slices,
-    Volume,
+    ExplainAnswer,
+    ModelAnswer,
+    SliceAnswer,
+    SlicesAnswer,
+    VolumeAnswer,
     document,
+    refusal,
 )
-from alzmri.serving.limits import LOOPBACK, Bounded, Limits
-from alzmri.serving.service import Loaded, Service
-from alzmri.serving.telemetry import Metrics, Observed
+from alzmri.serving.middleware import LOOPBACK, Bounded, Limits, Observed
+from alzmri.serving.model_service import Loaded, ModelService
 
 PAGE = Path(__file__).parent / "page"
-
-_POLICY = (
-    "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline};"
-    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'"
-)
-
-
-@cache
-def headers(route: str) -> tuple[tuple[bytes, bytes], ...]:
-    """Of every response: an answer is about a subject, so no browser and no proxy keeps it."""
-    # Swagger UI, which FastAPI starts by a script in its page.
-    inline = " 'unsafe-inline'" if route == "/docs" else ""
-    named = {
-        "x-notice": NOTICE,
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-        "cache-control": "no-store",
-        "content-security-policy": _POLICY.format(inline=inline),
-    }
-    return tuple((name.encode(), value.encode()) for name, value in named.items())
-
-
 _BINARY = {
     "requestBody": {
         "required": True,
@@ -62,14 +37,12 @@ _BINARY = {
     }
 }
 _REFUSED = document(400, 408, 413, 415, 422, 503)
-_READ = document(400)
-"""Of what only reads: on the loopback, a request that names another host."""
+_READ = document(400)  # on the loopback, a request that names another host
 
 
 def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
     """The application; ``host`` is the address that it will be bound to."""
-    metrics = Metrics()
-    service = Service(loaded, limits, metrics, threads)
+    service = ModelService(loaded, limits, threads)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -85,30 +58,24 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
         static_url="/docs-static",
     )
     about = _about(loaded)
-
     routes: set[str] = set()
-
     # What is added last sees a request first.
     app.add_middleware(Bounded, limits=limits, loopback=host in LOOPBACK)
-    app.add_middleware(Observed, metrics=metrics, headers=headers, routes=routes)
+    app.add_middleware(Observed, routes=routes)
 
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, reason: Refusal) -> Response:
-        return reason.response()
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        return refusal(error)
 
     @app.exception_handler(RequestValidationError)
     async def misformed(request: Request, _: RequestValidationError) -> Response:
         field = {"/explain": "image", "/volume": "volume"}.get(request.url.path, "images")
         reason = f"send files as multipart/form-data, in the field `{field}`"
-        return Refusal(422, reason).response()
-
-    @app.exception_handler(HTTPException)
-    async def unknown(_: Request, error: HTTPException) -> Response:
-        return Refusal(error.status_code, str(error.detail), error.headers).response()
+        return refusal(HTTPException(422, reason))
 
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
-        return Refusal(500, "the server failed; its log says why").response()
+        return refusal(HTTPException(500, "the server failed; its log says why"))
 
     @app.get("/ping", responses=document(400, 503))
     async def ping() -> dict[str, str]:
@@ -117,37 +84,37 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
         return {"status": "ok", "notice": NOTICE}
 
     @app.post("/invocations", openapi_extra=_BINARY, responses=_REFUSED)
-    async def invocations(request: Request) -> Slice:
+    async def invocations(request: Request) -> SliceAnswer:
         """One image file as the body: what a SageMaker endpoint sends."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not (kind.startswith("image/") or kind == "application/octet-stream"):
-            raise Refusal(415, "send one image file as the body, as image/jpeg or image/png")
+            raise HTTPException(415, "send an image file as the body, as image/jpeg or image/png")
         return await service.one(await request.body())
 
     @app.post("/predict", responses=_REFUSED)
-    async def predict(images: Annotated[list[UploadFile], File(min_length=1)]) -> Slices:
+    async def predict(images: Annotated[list[UploadFile], File(min_length=1)]) -> SlicesAnswer:
         """One or many image files, as a form with a field `images` for each."""
         return await service.many([await image.read() for image in images])
 
     @app.post("/explain", responses=_REFUSED)
-    async def explain(image: Annotated[UploadFile, File()]) -> Explained:
+    async def explain(image: Annotated[UploadFile, File()]) -> ExplainAnswer:
         """One image file: where the model looked, and what is known of similar slices."""
         return await service.explain(await image.read())
 
     @app.post("/volume", responses=_REFUSED)
-    async def volume(volume: Annotated[UploadFile, File()]) -> Volume:
+    async def volume(volume: Annotated[UploadFile, File()]) -> VolumeAnswer:
         """A volume (.nii, .nii.gz, .mgz): the slices that the model was made for."""
         return await service.slices_of(await volume.read())
 
     @app.get("/model", responses=_READ)
-    async def model() -> About:
+    async def model() -> ModelAnswer:
         """Which model answers, and its card."""
         return about
 
     @app.get("/metrics", response_class=Response, responses=_READ)
     async def prometheus() -> Response:
         """For Prometheus."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -158,7 +125,7 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
     return app
 
 
-def _about(loaded: Loaded) -> About:
+def _about(loaded: Loaded) -> ModelAnswer:
     card = loaded.predictor.card
     path = loaded.folder / "MODEL_CARD.md"
     text = "No model card here."
@@ -170,11 +137,11 @@ def _about(loaded: Loaded) -> About:
         text = f"Registered as `{version}`.\n\n{text}"
     # No HTML of the card's own reaches the page.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    return About(
+    return ModelAnswer(
         name=card.architecture["name"],
-        classes=list(loaded.predictor.classes),
+        classes=card.classes,
         image_size=card.architecture["image_size"],
-        weights=loaded.engine.about["weights"],
+        weights=loaded.predictor.detector.weights,
         simulated=card.parameters["data"]["source"] == "phantom",
         leaks=card.parameters["split"]["unit"] == "slice",
         reference=loaded.absent,

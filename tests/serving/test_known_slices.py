@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import binomtest
 
 from alzmri.models.forward import probabilities
-from alzmri.serving import reference
-from alzmri.serving.reference import NEAREST, WINDOW, Reference
+from alzmri.serving.known_slices import NEAREST, WINDOW, KnownSlices, compare
 
 TEMPERATURE = 2.0
 
@@ -21,23 +20,23 @@ def _outputs(images):
     return logits, features.astype(np.float32)
 
 
-@pytest.fixture
-def engine():
-    """Stands for the exported model: a function of the pixels, which counts its images."""
-    seen = []
+def test_known_slices_are_those_of_training_and_test_and_kept_for_these_weights(prepared, tmp_path):
+    computed = 0
 
     def run(images):
-        seen.append(len(images))
+        nonlocal computed
+        computed += len(images)
         return _outputs(images)
 
-    return SimpleNamespace(about={"weights": "w"}, run=run, seen=seen)
+    def make(weights="w"):
+        nonlocal computed
+        computed = 0
+        engine = SimpleNamespace(about={"weights": weights}, run=run)
+        return compare(prepared, engine, TEMPERATURE, tmp_path / "kept.npz", lambda *_: None)
 
-
-def test_the_nearest_are_training_slices_and_the_frequencies_are_of_test_slices(
-    prepared, engine, tmp_path
-):
-    made = reference.make(prepared, engine, TEMPERATURE, tmp_path / "kept.npz", lambda *_: None)
+    made = make()
     train, test = prepared.indices("train"), prepared.indices("test")
+    assert computed == len(train) + len(test)
     _, features = _outputs(prepared.images[train])
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(made.features, features / lengths, rtol=1e-5)
@@ -45,31 +44,21 @@ def test_the_nearest_are_training_slices_and_the_frequencies_are_of_test_slices(
     logits, _ = _outputs(prepared.images[test])
     np.testing.assert_allclose(made.probabilities, probabilities(logits / TEMPERATURE))
     np.testing.assert_array_equal(made.test_labels, prepared.labels[test])
-    for rows, subjects in ((train, made.people), (test, made.test_people)):
+    for rows, subjects in ((train, made.subjects), (test, made.test_subjects)):
         names = [prepared.rows[row].subject for row in rows]
         pairs = set(zip(names, subjects.tolist(), strict=True))
         assert len(pairs) == len(set(names)) == len(set(subjects.tolist()))
-    assert not set(made.people.tolist()) & set(made.test_people.tolist())
+    assert not set(made.subjects.tolist()) & set(made.test_subjects.tolist())
 
-
-def test_what_is_kept_is_read_again_only_for_the_same_weights_and_data(prepared, engine, tmp_path):
-    def make(**about):
-        other = SimpleNamespace(about={**engine.about, **about}, run=engine.run)
-        engine.seen.clear()
-        found = reference.make(prepared, other, TEMPERATURE, tmp_path / "k.npz", lambda *_: None)
-        return found, sum(engine.seen)
-
-    slices = len(prepared.indices("train")) + len(prepared.indices("test"))
-    first, computed = make()
-    assert computed == slices
-    again, computed = make()
-    assert computed <= 1
-    for name, value in vars(first).items():
+    again = make()
+    assert computed == 0
+    for name, value in vars(made).items():
         np.testing.assert_array_equal(getattr(again, name), value)
-    other, computed = make(weights="v")
-    assert (other.weights, computed) == ("v", slices)
-    (tmp_path / "k.npz").write_bytes(b"damaged")
-    assert make()[1] == slices
+    make(weights="v")
+    assert computed
+    (tmp_path / "kept.npz").write_bytes(b"damaged")
+    make(weights="v")
+    assert computed
 
 
 @pytest.fixture
@@ -79,30 +68,25 @@ def known():
     labels = np.repeat(np.arange(4), 30)
     features = np.eye(4, dtype=np.float32)[labels] + rng.normal(0, 0.1, (120, 4))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    test_labels = np.repeat(np.arange(20) % 2, 6)
     # The first ten subjects get a probability of 0.2, the others one of 0.8.
-    high = np.repeat(np.arange(20) >= 10, 6)
-    second = np.where(high, 0.8, 0.2)
-    return Reference(
-        weights="w",
-        data="d",
+    second = np.where(np.repeat(np.arange(20) >= 10, 6), 0.8, 0.2)
+    return KnownSlices(
         features=features.astype(np.float32),
         labels=labels,
-        people=np.arange(120) // 2,
+        subjects=np.arange(120) // 2,
         probabilities=np.stack([1 - second, second], axis=1),
-        test_labels=test_labels,
-        test_people=np.repeat(np.arange(20), 6),
+        test_labels=np.repeat(np.arange(20) % 2, 6),
+        test_subjects=np.repeat(np.arange(20), 6),
     )
 
 
 def test_the_nearest_are_by_angle_nearest_first(known):
     found = known.nearest(np.array([0, 0, 50, 0], np.float32), "abcd")
     assert found.classes == ["c"] * NEAREST
-    assert found.similarity == sorted(found.similarity, reverse=True)
     cosines = known.features[:, 2]
     assert found.similarity == pytest.approx(np.sort(cosines)[::-1][:NEAREST], abs=1e-4)
     chosen = np.argsort(-cosines)[:NEAREST]
-    assert found.people == len(set((chosen // 2).tolist())) < NEAREST
+    assert found.subjects == len(set((chosen // 2).tolist())) < NEAREST
 
 
 def test_the_interval_is_wilsons_with_subjects_as_trials(known):
@@ -110,21 +94,12 @@ def test_the_interval_is_wilsons_with_subjects_as_trials(known):
     observed = known.observed(np.array([0.2, 0.8]), "ab")
     assert list(observed) == ["a", "b"]
     for found in observed.values():
-        assert (found.slices, found.people, found.share) == (WINDOW, 10, 0.5)
+        assert (found.slices, found.subjects, found.share) == (WINDOW, 10, 0.5)
         wilson = binomtest(5, 10).proportion_ci(method="wilson")
         assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
-
-
-def test_the_frequency_is_of_the_slices_with_the_most_similar_probability(known):
-    sure = known.test_labels.copy()
-    sure[known.probabilities[:, 1] == 0.8] = 1
-    sure[known.probabilities[:, 1] == 0.2] = 0
-    known = Reference(**{**vars(known), "test_labels": sure})
-
-    def shares(*probabilities):
-        observed = known.observed(np.array(probabilities), "ab").values()
-        assert all(0 <= found.low <= found.share <= found.high <= 1 for found in observed)
-        return [found.share for found in observed]
-
-    assert shares(0.3, 0.7) == [0, 1]
-    assert shares(0.7, 0.3) == [1, 0]
+    # The frequency is of the slices with the most similar probability.
+    sure = KnownSlices(**{**vars(known), "test_labels": known.probabilities.argmax(axis=1)})
+    for chances, shares in (((0.3, 0.7), [0, 1]), ((0.7, 0.3), [1, 0])):
+        found = sure.observed(np.array(chances), "ab").values()
+        assert [one.share for one in found] == shares
+        assert all(0 <= one.low <= one.share <= one.high <= 1 for one in found)

@@ -1,0 +1,110 @@
+"""What the model makes of slices whose class is known, to compare a new slice with.
+
+The training slices give the nearest examples, the test slices how often each class was right.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alzmri import __version__
+from alzmri.data.prepared import Prepared
+from alzmri.files import replacing
+from alzmri.inference.onnx_export import Engine
+from alzmri.models.forward import probabilities
+from alzmri.serving.answers import Frequency, Nearest
+from alzmri.terminal import Update
+
+NEAREST = 10  # training slices that are shown
+WINDOW = 60  # test slices with the most similar probability, whose classes count
+_BATCH = 32  # slices in one run: ONNX Runtime keeps the memory of the largest
+_Z = NormalDist().inv_cdf(0.975)
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class KnownSlices:
+    """``n`` training and ``m`` test slices; subjects are numbered."""
+
+    features: NDArray[np.float32]  # of the training slices, [n, width], each of length 1
+    labels: Ints  # their class indices, [n],
+    subjects: Ints  # and subjects
+    probabilities: NDArray[np.float64]  # of the test slices, calibrated, [m, classes]
+    test_labels: Ints  # their class indices, [m],
+    test_subjects: Ints  # and subjects
+
+    def nearest(self, features: NDArray[np.float32], classes: Sequence[str]) -> Nearest:
+        """The training slices most like one with ``features`` ``[width]``.
+
+        By the cosine of what the model sees, as deep k-nearest neighbours (Papernot and McDaniel,
+        2018) compare; not of what the eye does.
+        """
+        similarity = self.features @ (features / np.linalg.norm(features))
+        order = np.argsort(-similarity, kind="stable")[:NEAREST]
+        return Nearest(
+            classes=[classes[label] for label in self.labels[order]],
+            similarity=similarity[order].astype(float).round(4).tolist(),
+            subjects=len(np.unique(self.subjects[order])),
+        )
+
+    def observed(
+        self, probabilities: NDArray[np.float64], classes: Sequence[str]
+    ) -> dict[str, Frequency]:
+        """For each class, how often test slices with such a probability were in it.
+
+        The interval is Wilson's (1927) with as many trials as subjects: slices of one brain are
+        not independent, and this takes them for one each, which is wider than the truth.
+        """
+        result = {}
+        for label, name in enumerate(classes):
+            distance = np.abs(self.probabilities[:, label] - probabilities[label])
+            window = np.argsort(distance, kind="stable")[:WINDOW]
+            share = float((self.test_labels[window] == label).mean())
+            trials = len(np.unique(self.test_subjects[window]))
+            spread = _Z**2 / trials
+            middle = (share + spread / 2) / (1 + spread)
+            half = float(np.sqrt(share * (1 - share) * spread + spread**2 / 4)) / (1 + spread)
+            result[name] = Frequency(
+                share=share,
+                low=max(0.0, middle - half),
+                high=min(1.0, middle + half),
+                slices=len(window),
+                subjects=trials,
+            )
+        return result
+
+
+def compare(
+    prepared: Prepared, engine: Engine, temperature: float, kept: Path, update: Update
+) -> KnownSlices:
+    """Run the model over training and test slices, or read what an earlier start ``kept``."""
+    key = f"{__version__} {engine.about['weights']} {prepared.digest} {temperature}"
+    with suppress(OSError, ValueError, KeyError, TypeError, BadZipFile), np.load(kept) as arrays:
+        if str(arrays["key"]) == key:
+            return KnownSlices(**{name: arrays[name] for name in arrays if name != "key"})
+    train, test = prepared.indices("train"), prepared.indices("test")
+    rows, outputs = np.concatenate([train, test]), []
+    for start in range(0, len(rows), _BATCH):
+        outputs.append(engine.run(prepared.images[rows[start : start + _BATCH]]))
+        update(min(start + _BATCH, len(rows)), len(rows))
+    logits, features = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    features = features[: len(train)]
+    subjects = np.unique([row.subject for row in prepared.rows], return_inverse=True)[1]
+    known = KnownSlices(
+        features=features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12),
+        labels=prepared.labels[train],
+        subjects=subjects[train],
+        probabilities=probabilities(logits[len(train) :] / temperature),
+        test_labels=prepared.labels[test],
+        test_subjects=subjects[test],
+    )
+    with suppress(OSError), replacing(kept) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, key=key, **vars(known))  # a read-only container computes anew
+    return known

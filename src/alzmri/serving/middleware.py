@@ -1,0 +1,228 @@
+"""Around every request: bounds, so that no client can stop the server for the others; headers; a
+JSON line and metrics for Prometheus, without anything that was sent.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from http import HTTPStatus
+
+from prometheus_client import Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from alzmri.inference import NOTICE
+from alzmri.serving.answers import Problem, busy, refusal
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Each is enforced before the work that it bounds."""
+
+    body: int = 32 * 2**20  # bytes of one request
+    images: int = 64  # in one request
+    requests: int = 128  # that are being answered at a time,
+    bytes: int = 512 * 2**20  # and what they may hold together
+    queue: int = 256  # images that wait for the model
+    volumes: int = 4  # that are read or wait for it
+    seconds: float = 30  # to receive a request, and again to answer it
+    decoding: float = 5  # seconds to decode an image,
+    reading: float = 20  # and to read a volume and find its slices
+    ping: float = 1.5  # seconds in which a model that can be used answers
+    drain: int = 8  # seconds to finish what has begun, after SIGTERM
+
+
+HEAD = 2**16  # bytes of a request beside its content: head, trailers, the frames of its chunks
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.ASCII)
+_POLICY = (
+    "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline};"
+    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
+_GONE = 499  # for a status: the client went away before its request was there, no fault of ours
+SECONDS = Histogram("alzmri_request_seconds", "Requests answered.", ["route", "status"])
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, which takes heads of any size and refuses in plain text, with neither."""
+
+    _beside = 0
+
+    def on_message_begin(self) -> None:
+        """A new request."""
+        self._beside = 0
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of its content, and what a chunk's frame may take of the bytes received."""
+        self._beside -= len(body) + len(body) // 8
+        super().on_body(body)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request, or of several."""
+        self._beside += len(data)
+        super().data_received(data)
+        if self._beside > HEAD and not self.transport.is_closing():
+            reason = f"a request's headers are limited to {HEAD >> 10} KiB"
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - quotes nothing
+        """What is no HTTP."""
+        self._refuse(HTTPStatus.BAD_REQUEST, "this is no HTTP request")
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            content = Problem(error=reason).model_dump_json()
+            self.transport.write(
+                f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n{content}".encode()
+            )
+        self.transport.close()
+
+
+class Bounded:
+    """ASGI middleware: a POST is read whole, within bounds, before anything looks at it.
+
+    What only reads (the page, ``/ping``, ``/metrics``) needs no place among the requests: a busy
+    server must still say that it lives. A server on the loopback must be named so as its host, or a
+    web page elsewhere could talk to it by a name that points at this machine.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, loopback: bool = False) -> None:
+        self._app, self._limits, self._loopback = app, limits, loopback
+        self._requests = self._bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if scope["type"] == "http":
+                await self._http(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
+        except HTTPException as error:
+            await refusal(error)(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, limits = Headers(scope=scope), self._limits
+        hosts = headers.getlist("host")
+        if self._loopback and (len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0])):
+            raise HTTPException(400, "the request names another host than this machine")
+        if scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        # Whoever does not say how much will come may send the most. The server has parsed the
+        # header already and refused what is no number.
+        length = int(headers.get("content-length", limits.body))
+        self._check_size(length)
+        if self._requests >= limits.requests or self._bytes + length > limits.bytes:
+            raise busy()
+        self._requests += 1
+        self._bytes += length
+        try:
+            body = await self._read(receive)
+            if body is not None:
+                await self._answer(body, scope, receive, send)
+        finally:
+            self._requests -= 1
+            self._bytes -= length
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limits.body:
+            limit = f"{self._limits.body >> 20} MiB"
+            raise HTTPException(413, f"the request is larger than {limit}: send fewer images")
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """The body; None when the client has gone."""
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    self._check_size(size)
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            limit = f"{self._limits.seconds:g} seconds"
+            raise HTTPException(408, f"the request did not arrive within {limit}") from None
+
+    async def _answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                await self._app(scope, replay, send)
+        except TimeoutError:
+            raise busy() from None
+
+
+@cache
+def _headers(route: str) -> dict[str, str]:
+    """Of every response: an answer is about a subject, so no browser and no proxy keeps it."""
+    # Swagger UI, which FastAPI starts by a script in its page.
+    inline = " 'unsafe-inline'" if route == "/docs" else ""
+    return {
+        "X-Notice": NOTICE,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": _POLICY.format(inline=inline),
+    }
+
+
+class Observed:
+    """ASGI middleware: counts, times and logs every request, and gives each answer its headers.
+
+    ``routes`` are the paths that exist: one as it was asked for might hold a name.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Collection[str]) -> None:
+        self._app, self._routes = app, routes
+        # It quotes what was sent; the answer says what is wrong with it.
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin, now = time.perf_counter(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        identity = secrets.token_hex(8)
+        route = scope["path"] if scope["path"] in self._routes else "other"
+        status = _GONE
+
+        async def named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = {**_headers(route), "X-Request-ID": identity}
+                MutableHeaders(scope=message).update(headers)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, named)
+        except Exception:
+            status = 500  # answered further out
+            raise
+        finally:
+            seconds = time.perf_counter() - begin
+            SECONDS.labels(route, str(status)).observe(seconds)
+            line = {"time": now, "id": identity, "method": scope["method"], "route": route}
+            print(
+                json.dumps({**line, "status": status, "ms": round(1000 * seconds, 2)}), flush=True
+            )

@@ -1,0 +1,258 @@
+"""From the bytes that came in to what is answered, whatever the route."""
+
+import asyncio
+import base64
+import hashlib
+import multiprocessing
+import os
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+
+from alzmri import params, terminal
+from alzmri.data.images import Pixels, Unreadable
+from alzmri.data.prepared import Prepared
+from alzmri.errors import UserError
+from alzmri.inference import explain, onnx_export
+from alzmri.inference.onnx_export import Engine
+from alzmri.inference.predictor import Predictor, interpret
+from alzmri.serving import known_slices, workers
+from alzmri.serving.answers import (
+    ExplainAnswer,
+    PredictedSlice,
+    SliceAnswer,
+    SlicesAnswer,
+    VolumeAnswer,
+    VolumeSlice,
+    busy,
+)
+from alzmri.serving.middleware import Limits
+
+BATCH = 32  # images in one run: larger ones are no faster on a CPU and make the others wait
+VOLUME_SLICES = 6  # of a volume, as `alzmri predict` takes
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is read once at the start."""
+
+    folder: Path
+    predictor: Predictor
+    engine: Engine  # the model, with all threads for one batch
+    narrow: Engine  # the same with one thread
+    known: known_slices.KnownSlices | None
+    absent: str | None  # why there are no known slices
+
+
+def load(folder: Path, threads: int) -> Loaded:
+    """Load the model in ``folder`` and compare it with the prepared data, if they are its own.
+
+    What is computed for that is kept in the user's cache for the next start.
+
+    Raises:
+        UserError: there is no model, or it is damaged.
+    """
+    predictor = Predictor.load(folder)
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alzmri/serve"
+    cache = root / hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]
+    with ExitStack() as stack:
+        # Of servers that start at the same time, one computes. A container may have no place to
+        # write, nor any need for it.
+        with suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(cache / "lock"))
+        engine = _engine(folder, cache / "model.onnx", predictor, threads)
+        narrow = engine if threads == 1 else Engine(engine.path, 1)
+        known = absent = None
+        try:
+            prepared = Prepared.open(params.load())
+            if prepared.digest != predictor.card.data_sha256:
+                raise UserError("data/prepared is not what the model was trained on")
+        except UserError as error:
+            absent = str(error)
+        else:
+            temperature, kept = predictor.card.temperature, cache / "known.npz"
+            with terminal.progress("comparing with known slices") as update:
+                known = known_slices.compare(prepared, engine, temperature, kept, update)
+    return Loaded(folder, predictor, engine, narrow, known, absent)
+
+
+def _engine(folder: Path, kept: Path, predictor: Predictor, threads: int) -> Engine:
+    """``folder/model.onnx`` or ``kept`` if it says what ``predictor`` says; else exported anew."""
+    for path in (folder / "model.onnx", kept):
+        with suppress(Exception):  # a damaged file can make the runtime raise anything
+            engine = Engine(path, threads)
+            same = engine.about["weights"] == predictor.detector.weights
+            if same and onnx_export.difference(predictor, engine) < onnx_export.TOLERANCE:
+                return engine
+    terminal.say(f"exporting the model to {kept} (once for each training)")
+    # In a process of its own: what the exporter loads would stay in the server's memory.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        process.submit(onnx_export.write, folder, kept).result()
+    return Engine(kept, threads)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the model says of one image."""
+
+    image: Pixels  # what it saw, [side, side]
+    probabilities: NDArray[np.float64]  # calibrated, [classes]
+    ood_score: float  # how unlike the training slices; above 1 is out of distribution
+    features: NDArray[np.float32]  # [width]
+
+    @property
+    def in_distribution(self) -> bool:
+        """Whether the probabilities mean anything."""
+        return self.ood_score <= 1
+
+
+class ModelService:
+    """Answers for as long as :meth:`running` lasts."""
+
+    def __init__(self, loaded: Loaded, limits: Limits, threads: int) -> None:
+        self.loaded, self._limits, self._threads = loaded, limits, threads
+        self._pending = 0
+        preprocessing = loaded.predictor.preprocessing
+        self._shape = preprocessing.image_size, preprocessing.fit
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start and stop the threads and the processes."""
+        limits, threads = self._limits, self._threads
+        self._batcher: workers.Batcher[Pixels, Found] = workers.Batcher(
+            self._run, threads=threads, batch=BATCH
+        )
+        self._images = workers.Reader(threads, limits.queue, limits.decoding)
+        self._volumes = workers.Reader(1, limits.volumes, limits.reading)
+        with (
+            ThreadPoolExecutor(threads, thread_name_prefix="decode") as self._decoding,
+            ThreadPoolExecutor(1, thread_name_prefix="explain") as self._explaining,
+        ):
+            yield
+            self._batcher.close()
+        self._images.close()
+        self._volumes.close()
+
+    async def ping(self) -> None:
+        """Have the model answer, or raise :func:`busy`."""
+        side, _ = self._shape
+        try:
+            async with asyncio.timeout(self._limits.ping):
+                await self._batcher.submit([np.zeros((side, side), np.uint8)])
+        except TimeoutError:
+            raise busy() from None
+
+    async def one(self, content: bytes) -> SliceAnswer:
+        """The answer to one image file."""
+        (found,) = await self._find([content])
+        return SliceAnswer(**self._said(found))
+
+    async def many(self, contents: Sequence[bytes]) -> SlicesAnswer:
+        """The answer to several image files."""
+        if len(contents) > self._limits.images:
+            limit = f"{self._limits.images} images"
+            raise HTTPException(413, f"more than {limit}: send fewer at a time")
+        found = await self._find(contents)
+        inside = [one.probabilities for one in found if one.in_distribution]
+        mean = self._by_class(np.mean(inside, axis=0)) if inside else None
+        images = [PredictedSlice(**self._said(one)) for one in found]
+        return SlicesAnswer(images=images, mean=mean)
+
+    async def slices_of(self, content: bytes) -> VolumeAnswer:
+        """The slices of a volume that the model was made for."""
+        try:
+            chosen = await self._volumes.run(workers.volume, content, VOLUME_SLICES, *self._shape)
+        except Unreadable as error:
+            raise HTTPException(400, f"the volume cannot be used: {error}") from None
+        slices = [VolumeSlice(depth=depth, slice=_png(image)) for depth, image in chosen]
+        return VolumeAnswer(slices=slices)
+
+    async def explain(self, content: bytes) -> ExplainAnswer:
+        """The answer to one image file, with all that is known about it."""
+        (found,) = await self._find([content])
+        heat = await asyncio.get_running_loop().run_in_executor(
+            self._explaining, self._heat, found.image, int(found.probabilities.argmax())
+        )
+        known, classes = self.loaded.known, self.loaded.predictor.classes
+        calibrated = known and found.in_distribution
+        return ExplainAnswer(
+            **self._said(found),
+            slice=_png(found.image),
+            heat=heat,
+            calibration=known.observed(found.probabilities, classes) if calibrated else None,
+            nearest=known.nearest(found.features, classes) if known else None,
+        )
+
+    async def _find(self, contents: Sequence[bytes]) -> Sequence[Found]:
+        """What the model says of each image file; an :class:`HTTPException` if one is unusable."""
+        if self._pending + len(contents) > self._limits.queue:
+            raise busy()
+        self._pending += len(contents)
+        try:
+            async with asyncio.TaskGroup() as group:
+                many = len(contents) > 1
+                tasks = [
+                    group.create_task(self._decoded(content, f"image {n}" if many else "the image"))
+                    for n, content in enumerate(contents, start=1)
+                ]
+            return await self._batcher.submit([task.result() for task in tasks])
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._pending -= len(contents)
+
+    async def _decoded(self, content: bytes, name: str) -> Pixels:
+        """The model's view of an image file, uint8 ``[side, side]``."""
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(
+                self._decoding, workers.quick_image, content, *self._shape
+            )
+            if found is None:
+                found = await self._images.run(workers.image, content, *self._shape)
+        except Unreadable as error:
+            raise HTTPException(400, f"{name} cannot be used: {error}") from None
+        return found
+
+    def _run(self, images: Sequence[Pixels], threads: int) -> Sequence[Found]:
+        """One batch, in a thread of the batcher."""
+        predictor = self.loaded.predictor
+        engine = self.loaded.narrow if threads == 1 else self.loaded.engine
+        logits, features = engine.run(np.stack(images))
+        said = interpret(logits, features, predictor.card, predictor.detector)
+        rows = zip(images, said.probabilities, said.ood_score.tolist(), features, strict=True)
+        return [Found(*row) for row in rows]
+
+    def _said(self, found: Found) -> dict[str, Any]:
+        """The fields of :class:`answers.PredictedSlice`."""
+        best = self.loaded.predictor.classes[int(found.probabilities.argmax())]
+        return {
+            "predicted": best if found.in_distribution else None,
+            "probabilities": self._by_class(found.probabilities),
+            "in_distribution": found.in_distribution,
+            "ood_score": found.ood_score,
+        }
+
+    def _by_class(self, values: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(self.loaded.predictor.classes, values.tolist(), strict=True))
+
+    def _heat(self, image: Pixels, label: int) -> str:
+        """The slice with the evidence for class ``label`` over it."""
+        (evidence,) = explain.grad_cam(self.loaded.predictor, image[None], np.array([label]))
+        return _png(cv2.cvtColor(explain.overlay(image, evidence), cv2.COLOR_RGB2BGR))
+
+
+def _png(image: Pixels) -> str:
+    """A PNG of uint8 ``[side, side]`` or BGR ``[side, side, 3]`` as a data URL."""
+    _, content = cv2.imencode(".png", image)
+    return "data:image/png;base64," + base64.b64encode(content.tobytes()).decode()

@@ -1,0 +1,97 @@
+"""``alzmri serve``: a server that runs until SIGTERM or Ctrl-C."""
+
+import errno
+import gc
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alzmri import repository, terminal
+from alzmri.errors import EnvironmentFault, UserError
+from alzmri.inference import NOTICE
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(envvar="ALZMRI_SERVE_HOST", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    model: Annotated[
+        Path,
+        typer.Option(
+            envvar="ALZMRI_SERVE_MODEL",
+            help="Folder of the trained model.",
+            callback=repository.located,
+        ),
+    ] = Path("models"),
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the model.", show_default="one per processor")
+    ] = None,
+    requests: Annotated[
+        int, typer.Option(min=1, help="Maximum concurrent requests; more get HTTP 503.")
+    ] = 128,
+) -> None:
+    """Serve the model over HTTP, with a page for the browser. Research software; no diagnosis.
+
+    The page shows probabilities, where the model looked and which training slices are alike. On
+    SIGTERM or Ctrl-C it answers what it has begun, then ends.
+
+    Examples:
+
+        alzmri serve
+
+        curl -H content-type:image/jpeg --data-binary @scan.jpg 127.0.0.1:8080/invocations
+    """
+    try:
+        import uvicorn
+        from threadpoolctl import threadpool_limits
+
+        from alzmri.serving import app, middleware, model_service
+    except ModuleNotFoundError as error:
+        name = error.name
+        raise EnvironmentFault(f"{name} is not installed: pip install -e '.[serve]'") from None
+    # The model's threads fill the processors: with several of its own, BLAS would wait for them.
+    threadpool_limits(1, "blas")
+    limits = middleware.Limits(requests=requests)
+    threads = threads or len(os.sched_getaffinity(0))
+    with _listen(host, port) as listener:
+        loaded = model_service.load(model, threads)
+        config = uvicorn.Config(
+            app.create(loaded, host, limits, threads),
+            http=middleware.Protocol,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=limits.drain,
+        )
+        if loaded.absent:
+            terminal.warn(f"no comparison with known slices: {loaded.absent}")
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        terminal.say(f"serving {model} at {address} (Ctrl-C stops). {NOTICE}")
+        # What is loaded by now stays: not to search it again and again is 3 to 5 % of throughput.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
+        server = uvicorn.Server(config)
+        try:
+            server.run(sockets=[listener])
+        except SystemExit:  # uvicorn repeats the signal: being stopped is how a server ends well
+            if not server.should_exit:
+                raise EnvironmentFault("the server did not start: see the lines above") from None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = f"{host}, port {port}: taken; choose another with --port"
+            raise UserError(reason) from None
+        raise UserError(f"cannot listen on {host}, port {port}: {error}") from None

@@ -1,0 +1,196 @@
+"""What works for requests: the model in threads, in batches; decoders in processes.
+
+A decoder that hangs, crashes or takes all memory is ended: it costs its sender an answer, others
+nothing.
+"""
+
+import asyncio
+import io
+import multiprocessing
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, Literal, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+from PIL import Image
+from starlette.exceptions import HTTPException
+
+from alzmri.data import images
+from alzmri.data.images import Pixels
+from alzmri.inference import ventricles, volumes
+from alzmri.serving.answers import busy
+
+MEMORY = 3 * 2**30  # bytes that a process may take: the largest volumes need two thirds
+QUICK = 2**18, 2**20  # bytes and pixels up to which any image costs milliseconds to decode
+FEW = 8  # items for each thread, below which all threads work on one batch: it is done the sooner
+
+Fit = Literal["pad", "stretch"]
+R = TypeVar("R")
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+_Asked = tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]
+
+
+def quick_image(content: bytes, side: int, fit: Fit) -> Pixels | None:
+    """:func:`image` of a small JPEG or PNG, in a thread of the server; None for all else."""
+    if len(content) > QUICK[0]:
+        return None
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as found:
+            if found.width * found.height > QUICK[1]:
+                return None
+    except Exception:  # noqa: BLE001 - a damaged file can make Pillow raise anything
+        return None
+    return image(content, side, fit)
+
+
+def image(content: bytes, side: int, fit: Fit) -> Pixels:
+    """The image file ``content`` as uint8 ``[side, side]``; :class:`images.Unreadable` if none."""
+    return images.fit(images.decode_bytes(content).pixels, side, fit)
+
+
+def volume(content: bytes, count: int, side: int, fit: Fit) -> list[tuple[int, Pixels]]:
+    """Depth in mm and uint8 ``[side, side]`` of ``count`` slices of the volume ``content``."""
+    chosen = ventricles.choose(volumes.read_stream(io.BytesIO(content)), count)
+    return [(depth, images.fit(pixels, side, fit)) for depth, pixels in chosen]
+
+
+class Reader:
+    """Processes for one kind of work."""
+
+    def __init__(self, processes: int, waiting: int, seconds: float) -> None:
+        """``waiting`` calls at a time, each ended ``seconds`` after a process takes it."""
+        # Each is forked from a small process that has imported this module: milliseconds.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._pool = ProcessPool(
+            processes, initializer=volumes.confine, initargs=[MEMORY], context=context
+        )
+        self._calls, self._waiting, self._seconds = 0, waiting, seconds
+        # Now, or the first file would wait for all that they import.
+        self._pool.schedule(str)
+
+    async def run(self, work: Callable[..., R], *arguments: Any) -> R:
+        """``work(*arguments)`` in a process.
+
+        Raises :class:`HTTPException` for too much time, memory or waiting; else what ``work`` does.
+        """
+        if self._calls >= self._waiting:
+            raise busy()
+        self._calls += 1
+        try:
+            future: Any = self._pool.schedule(work, list(arguments), timeout=self._seconds)
+            # A caller that is cancelled ends the process.
+            result: R = await asyncio.wrap_future(future)
+        except TimeoutError:
+            limit = f"{self._seconds:g} seconds"
+            raise HTTPException(400, f"the file took more than {limit} to read") from None
+        except (ProcessExpired, MemoryError):
+            reason = "the file takes too much memory to read, or is damaged"
+            raise HTTPException(400, reason) from None
+        finally:
+            self._calls -= 1
+        return result
+
+    def close(self) -> None:
+        """End the processes, whatever they do."""
+        self._pool.stop()  # type: ignore[no-untyped-call]
+        self._pool.join()
+
+
+class Batcher(Generic[Item, Answer]):
+    """Runs a model in ``threads`` of its own.
+
+    Nothing waits for a batch to fill: an idle model starts at once, and what arrives while it runs
+    makes up the next batches, of ``batch`` items at most unless one asker has more.
+
+    A few items run as one batch, for which the model takes all threads. Many are shared out evenly
+    among batches of one thread each: those need not wait for one another, nor for a thread that the
+    rest of the server keeps from running. A thread that is done takes its next batch itself: the
+    event loop, which reads requests meanwhile, would let it wait.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[Item], int], Sequence[Answer]], *, threads: int, batch: int
+    ) -> None:
+        """``run`` makes items, and the threads that it may take, into an answer for each item."""
+        self._run, self._threads, self._batch = run, threads, batch
+        self._lock = threading.Lock()  # of all that follows: the model's threads change it too
+        self._asked: deque[_Asked[Item, Answer]] = deque()
+        self.waiting = self._running = 0  # items
+        self._free = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
+
+    def close(self) -> None:
+        """Finish what runs; what waits gets no answer."""
+        with self._lock:
+            self._asked.clear()
+            self.waiting = 0
+        self._pool.shutdown()
+
+    async def submit(self, items: Sequence[Item]) -> Sequence[Answer]:
+        """What the model says of ``items``."""
+        answer: asyncio.Future[Sequence[Answer]] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._asked.append((items, answer))
+            self.waiting += len(items)
+            self._start()
+        return await answer
+
+    def _start(self) -> None:
+        """Give what waits to the threads that are free. Whoever calls holds the lock."""
+        while self._asked and self._free:
+            few = self.waiting < FEW * self._threads or len(self._asked) < self._threads
+            if few and self._free == self._threads:
+                threads, share = self._threads, self.waiting
+            else:
+                threads, share = 1, -(-(self.waiting + self._running) // self._threads)
+            taken = self._take(min(share, self._batch))
+            if not taken:
+                return
+            items = [item for some, _ in taken for item in some]
+            self._free -= threads
+            self._running += len(items)
+            self._pool.submit(self._serve, taken, items, threads)
+
+    def _take(self, size: int) -> Sequence[_Asked[Item, Answer]]:
+        """The next batch of about ``size`` items, without those whose asker has gone."""
+        taken: list[_Asked[Item, Answer]] = []
+        found = 0
+        while self._asked and not (taken and found + len(self._asked[0][0]) > size):
+            items, answer = self._asked.popleft()
+            self.waiting -= len(items)
+            if not answer.done():
+                taken.append((items, answer))
+                found += len(items)
+        return taken
+
+    def _serve(
+        self, taken: Sequence[_Asked[Item, Answer]], items: Sequence[Item], threads: int
+    ) -> None:
+        """One batch, in a thread of the pool."""
+        answers: Sequence[Answer] | Exception
+        try:
+            answers = self._run(items, threads)
+        except Exception as error:  # noqa: BLE001 - it belongs to those who asked
+            answers = error
+        with self._lock:
+            self._free += threads
+            self._running -= len(items)
+            self._start()
+        taken[0][1].get_loop().call_soon_threadsafe(_hand_out, taken, answers)
+
+
+def _hand_out(taken: Sequence[_Asked[Item, Answer]], answers: Sequence[Answer] | Exception) -> None:
+    """Give each asker the answers to its own items."""
+    start = 0
+    for items, answer in taken:
+        if answer.done():
+            pass
+        elif isinstance(answers, Exception):
+            answer.set_exception(answers)
+        else:
+            answer.set_result(answers[start : start + len(items)])
+        start += len(items)
