@@ -9,7 +9,14 @@ from typer.core import TyperGroup
 from alzmri import __version__, repository, terminal
 from alzmri.clinic.command import dicom
 from alzmri.collections.cli import data_app
-from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
+from alzmri.experiments.experiment_commands import (
+    compare,
+    honest,
+    protocol,
+    results,
+    review,
+    sweep,
+)
 from alzmri.inference.cli import explain, export, predict
 from alzmri.sagemaker.cli import sagemaker_app
 from alzmri.serving.command import serve
