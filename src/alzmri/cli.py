@@ -21,7 +21,7 @@ from alzmri.inference.cli import explain, export, predict
 from alzmri.sagemaker.cli import sagemaker_app
 from alzmri.serving.command import serve
 from alzmri.slices import slices
-from alzmri.store.cli import store_app
+from alzmri.store.store_commands import store_app
 
 IN_PLACE = {"predict", "explain", "store"}
 """Commands that run in the user's folder: they name the user's files, or run a command."""

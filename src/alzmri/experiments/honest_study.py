@@ -328,11 +328,11 @@ def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
         axes = figure.add_subplot()
         for place, task in enumerate(results):
             score, leak = (of["subject"] for of in (task.scores, task.slices.evaluation))
-            for ends, style in (
-                (task.new, {"alpha": 0.25, "lw": 9, "label": _NEW_LABEL}),
-                (score["ci95"]["macro_f1"], {"lw": 3, "label": "all subjects, 95 %"}),
+            for ends, width, alpha, label in (
+                (task.new, 9, 0.25, _NEW_LABEL),
+                (score["ci95"]["macro_f1"], 3, 1, "all subjects, 95 %"),
             ):
-                axes.plot(ends, [place, place], color=blue, solid_capstyle="butt", **style)
+                axes.hlines(place, ends[0], ends[1], blue, lw=width, alpha=alpha, label=label)
             folds = task.by_fold
             axes.plot(folds, [place] * len(folds), "k|", markersize=11, label="one fold")
             for value, marker, colour, label in (

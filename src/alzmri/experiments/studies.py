@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -203,9 +203,8 @@ def protocol(study: Study) -> None:
     figure = Path(f"docs/protocol-{study.source}.png")
     curves = [(Group(name, [run]), name) for name, run in zip(VARIANTS, done, strict=True)]
     with drawing(figure, 7.2, 3.3) as whole:
-        for part, column in zip(
-            whole.subfigures(1, 2), ("val_accuracy", "val_macro_f1"), strict=True
-        ):
+        parts: Any = whole.subfigures(1, 2)
+        for part, column in zip(parts, ("val_accuracy", "val_macro_f1"), strict=True):
             plot_epochs(part, curves, column)
     study.report(
         "protocol",
