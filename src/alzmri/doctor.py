@@ -77,27 +77,25 @@ def examine(*, before_run: bool = False) -> Iterator[Finding]:
         for subject, check in (("git history", history), ("git identity", git_identity)):
             for finding in attempt(subject, check):
                 # Experiments are commits; `dvc repro` makes none.
-                yield (
-                    replace(finding, level=Level.WARN) if before_run and finding.remedy else finding
-                )
+                mild = before_run and finding.remedy
+                yield replace(finding, level=Level.WARN) if mild else finding
         yield from attempt("line endings", partial(line_endings, root))
         yield from attempt("source", untracked_source)
-    yield from attempt("plots", partial(plots_template, root))
-    yield from attempt("params", partial(parameters, root))
-    yield from attempt("data", partial(collection, root))
-    yield from attempt("checkpoints", partial(checkpoints, root))
-    yield from attempt("store", partial(store, root, may_be_down=before_run))
+    for subject, check_of in (
+        *(("plots", plots_template), ("params", parameters), ("data", collection)),
+        *(("checkpoints", checkpoints), ("store", partial(store, may_be_down=before_run))),
+    ):
+        yield from attempt(subject, partial(check_of, root))
 
 
 def attempt(subject: str, check: Callable[[], Finding | None]) -> Iterator[Finding]:
-    """The finding of ``check``, or its exception as a finding."""
+    """Yield the finding of ``check``, or its exception as a finding."""
     try:
         finding = check()
     except (UserError, EnvironmentFault) as error:
         finding = fail(subject, str(error))
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        finding = fail(subject, f"{error.strerror or error}{where}")
+        finding = fail(subject, f"{error.strerror or error}: {error.filename or subject}")
     except Exception as error:  # noqa: BLE001 - the other checks go on
         message = f"the check itself failed: {type(error).__name__}: {error}"
         finding = fail(subject, message, "report that, with what `alzmri --version` prints")
