@@ -16,7 +16,7 @@ from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.models.device import bfloat16, choose
-from alzmri.tracking import following
+from alzmri.tracking.tracker import following
 from alzmri.training import initial, results
 from alzmri.training.checkpoints import Checkpoints, alone, default_store
 from alzmri.training.fingerprint import fingerprint

@@ -31,7 +31,7 @@ def test_sagemaker_container_installs_all_that_the_stage_imports():
     absent = [name for name, of in owners.items() if not {*map(_normal, of)} & {*given, "alzmri"}]
     assert {"dvc", "matplotlib", "typer"} <= set(absent)
     without = f"import sys; sys.modules.update(dict.fromkeys({absent}))"
-    code = f"{without}; import train, alzmri.tracking.run"
+    code = f"{without}; import train, alzmri.tracking.tracker, wandb"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", check=True)
 
 

@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from alzmri.sagemaker.container import OUTPUTS
-from alzmri.store import settings
+from alzmri.store import remotes
 
 from .namespaces import refused, serve
 from .simulator import ACCOUNT, REGION, Simulator
@@ -94,21 +94,21 @@ def cloud(repro, free_block, tmp_path_factory) -> Iterator[Cloud]:
     folder = tmp_path_factory.mktemp("sagemaker")
     clone = repro.copy(folder / "alzmri")
     clone.run("alzmri", "store", "up", "--port", str(free_block()))
-    remote = settings.default(clone.root)
+    remote = remotes.default(clone.root)
     s3 = boto3.client(
         "s3",
         region_name=REGION,
         endpoint_url=remote.endpoint,
-        aws_access_key_id=remote.key,
-        aws_secret_access_key=remote.secret,
+        aws_access_key_id=remote.keys[0],
+        aws_secret_access_key=remote.keys[1],
     )
     simulator = Simulator(folder / "service", s3, clone.environment["PATH"])
     server = serve(simulator.answer, ("127.0.0.1", 0), simulator.endpoints.invoke)
     Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     environment = {
-        "AWS_ACCESS_KEY_ID": remote.key,
-        "AWS_SECRET_ACCESS_KEY": remote.secret,
+        "AWS_ACCESS_KEY_ID": remote.keys[0],
+        "AWS_SECRET_ACCESS_KEY": remote.keys[1],
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_ENDPOINT_URL_S3": remote.endpoint,
         **{f"AWS_ENDPOINT_URL_{name}": address for name in SERVICES},

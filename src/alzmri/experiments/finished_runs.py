@@ -1,10 +1,9 @@
-"""Experiments as the program sees them: wanted, and finished."""
+"""Experiments that have run, and commits with results: what they ran on, what they scored."""
 
 import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,24 +13,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from alzmri import git, params
 from alzmri.errors import UserError
 from alzmri.evaluation.markdown import interval
-from alzmri.experiments.scores import SlicePredictions
 from alzmri.params import Params
 
-Settings = Mapping[str, object]
-"""Keys of ``params.yaml`` with a dot, such as ``train.lr``, and their values."""
+METRICS: Mapping[str, str] = {
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auc": "macro AUC",
+    "loss": "loss",
+    "ece": "calibration error",
+    "brier": "Brier score",
+    "subject.macro_f1": "subject-level macro F1",
+    "subject.accuracy": "subject-level accuracy",
+    "val_macro_f1": "validation macro F1",
+    "val_accuracy": "validation accuracy",
+    "val_loss": "validation loss",
+}
+"""Keys of models/evaluation.json and, with ``val_``, of metrics/train.json; what tables say."""
+LESS_IS_BETTER = {"loss", "ece", "brier", "val_loss"}
 
 REPEATED = ("train.seed", "split.seed", "split.fold")
 """The keys that repeat an experiment; runs that differ in these alone are one line of a table."""
-
 _WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
 _BESIDE = "export@"
 """The names of stages that no score depends on begin with this."""
+_COLUMNS = ("path", "subject", "actual", "predicted", "ood")
+"""Columns of plots/predictions.csv before the classes; results of earlier versions lack ``ood``."""
 
 
 def counts(key: str) -> bool:
@@ -39,30 +51,66 @@ def counts(key: str) -> bool:
     return key not in REPEATED and not key.startswith(_WITHOUT_EFFECT)
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """An experiment to run: its name, and what it sets in ``params.yaml``."""
+def check_metric(key: str) -> None:
+    """Raise UserError when ``key`` is not one of ``METRICS``."""
+    if key not in METRICS:
+        raise UserError(f"--metric {key}: allowed are {', '.join(METRICS)}")
 
-    name: str
-    settings: Settings
+
+def number(value: float) -> float | None:
+    """``value`` for JSON, which has no NaN."""
+    return None if math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class SlicePredictions:
+    """The predictions of one or several experiments for the slices of the test part.
+
+    Attributes:
+        truth: class indices, int64 ``[n]``.
+        probabilities: float64 ``[n, classes]``, rows summing to 1.
+        subjects: the subject of each slice.
+        classes: names in severity order.
+        paths: of the slices, in the collection.
+        counted: bool ``[n]``, false where `alzmri predict` leaves the slice out as OOD.
+    """
+
+    truth: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    subjects: tuple[str, ...]
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    counted: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, *tables: str) -> "SlicePredictions":
+        """The rows of one or several ``plots/predictions.csv``, in the order of the paths."""
+        found = (row for table in tables for row in csv.DictReader(io.StringIO(table)))
+        rows = sorted(found, key=lambda row: row["path"])
+        classes = tuple(name for name in rows[0] if name not in _COLUMNS)
+        probabilities = np.array([[float(row[name]) for name in classes] for row in rows])
+        return cls(
+            np.array([classes.index(row["actual"]) for row in rows], dtype=np.int64),
+            # Six digits in the file: the sum is 1 to within rounding only.
+            probabilities / probabilities.sum(axis=1, keepdims=True),
+            tuple(row["subject"] for row in rows),
+            classes,
+            tuple(row["path"] for row in rows),
+            np.array([row.get("ood") != "1" for row in rows]),
+        )
 
     @property
-    def params(self) -> Params:
-        """The parameters it runs with; UserError when they do not fit the schema."""
-        content = params.load().model_dump()
-        for key, value in self.settings.items():
-            section, _, name = key.partition(".")
-            known = isinstance(content.get(section), dict) and name
-            (content[section] if known else content)[name if known else key] = value
-        return params.check(content, f"params.yaml with the settings of {self.name}")
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable class of each slice."""
+        most_probable: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return most_probable
 
 
 class LockFile:
-    """A ``dvc.lock``: the inputs and outputs of each stage."""
+    """A ``dvc.lock``; ``scored`` are the stages that scores depend on, ``outputs`` MD5 by path."""
 
     def __init__(self, text: str) -> None:
         self.stages: Mapping[str, Any] = YAML(typ="safe").load(text).get("stages") or {}
-        # The stages that scores depend on; and the MD5 of every output, by path.
         self.scored = [name for name in self.stages if not name.startswith(_BESIDE)]
         outputs = (out for stage in self.stages.values() for out in stage.get("outs", ()))
         self.outputs: Mapping[str, str] = {out["path"]: out["md5"] for out in outputs}
@@ -77,18 +125,6 @@ class LockFile:
         sources = {path: digests[path] for path in digests if path not in self.outputs}
         return {"cmd": known["cmd"], **sources} if known else {}
 
-    def changes(self, other: "LockFile", *, parameters: bool = False) -> dict[str, list[str]]:
-        """By stage, the names of its ``inputs`` that differ, and of its parameters if asked."""
-        found: dict[str, list[str]] = {}
-        for stage in {**self.stages, **other.stages}:
-            one, two = (
-                {**lock.inputs(stage), **(lock.parameters(stage) if parameters else {})}
-                for lock in (self, other)
-            )
-            names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
-            found |= {stage: names} if names else {}
-        return found
-
     def parameters(self, stage: str) -> dict[str, Any]:
         """What ``stage`` ran with: keys of params.yaml with a dot, and their values."""
         used: dict[str, Any] = {}
@@ -98,9 +134,21 @@ class LockFile:
                 used |= {f"{name}.{key}": value[key] for key in value} if section else {name: value}
         return used
 
+    def changes(self, other: "LockFile", *, parameters: bool = False) -> dict[str, list[str]]:
+        """By stage, the names of its ``inputs`` that differ, and of its parameters if asked."""
+
+        def changed(stage: str) -> list[str]:
+            one, two = (
+                {**lock.inputs(stage), **(lock.parameters(stage) if parameters else {})}
+                for lock in (self, other)
+            )
+            return [name for name in {**one, **two} if one.get(name) != two.get(name)]
+
+        stages = {**self.stages, **other.stages}
+        return {stage: names for stage in stages if (names := changed(stage))}
+
 
 def _content(path: str) -> cached_property[dict[str, Any]]:
-    """The content of a JSON file of a run."""
     return cached_property(lambda run: dict(json.loads(run.read(path))))
 
 
@@ -108,18 +156,21 @@ def _content(path: str) -> cached_property[dict[str, Any]]:
 class FinishedRun:
     """An experiment that has run, or a commit with results.
 
-    ``training``, ``evaluation`` and ``summary`` are metrics/train.json, models/evaluation.json and
-    data/prepared/summary.json.
-
     Attributes:
         name: of the experiment, the branch or the tag.
         commit: DVC makes one of each experiment.
         is_experiment: False for a commit of a branch.
+        training, evaluation, summary: the content of metrics/train.json, models/evaluation.json
+            and data/prepared/summary.json.
     """
 
     name: str
     commit: str
     is_experiment: bool = True
+
+    training = _content("metrics/train.json")
+    evaluation = _content("models/evaluation.json")
+    summary = _content("data/prepared/summary.json")
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -127,20 +178,16 @@ class FinishedRun:
         content = YAML(typ="safe").load(self.read("params.yaml")).items()
         return {f"{name}.{key}": value for name, one in content for key, value in one.items()}
 
-    @property
-    def stale(self) -> list[str]:
-        """The stages behind its scores that ran with other parameters than its params.yaml has."""
-        lock, known = self.lock, self.settings.items()
-        return [stage for stage in lock.scored if not lock.parameters(stage).items() <= known]
-
     @cached_property
     def lock(self) -> LockFile:
         """Its dvc.lock."""
         return LockFile(self.read("dvc.lock"))
 
-    training = _content("metrics/train.json")
-    evaluation = _content("models/evaluation.json")
-    summary = _content("data/prepared/summary.json")
+    @property
+    def stale(self) -> list[str]:
+        """The stages behind its scores that ran with other parameters than its params.yaml has."""
+        lock, known = self.lock, self.settings.items()
+        return [stage for stage in lock.scored if not lock.parameters(stage).items() <= known]
 
     @cached_property
     def history(self) -> list[dict[str, str]]:
@@ -151,6 +198,13 @@ class FinishedRun:
     def predictions(self) -> SlicePredictions:
         """What it predicted for its test part, slices ordered by path."""
         return SlicePredictions.of(self.read("plots/predictions.csv"))
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """Its packed images, ``[n, side, side]``, in the order of its ``manifest.csv``."""
+        packed = self._cached("data/prepared/images.npy") or b""
+        found: NDArray[np.uint8] = np.load(io.BytesIO(packed))
+        return found
 
     @property
     def repetition(self) -> tuple[Any, ...]:
@@ -194,7 +248,7 @@ class FinishedRun:
         return same and not git.run("diff", self.commit, "--", "src", "data", "dvc.yaml")
 
     def score(self, metric: str) -> float:
-        """One of :data:`alzmri.experiments.scores.METRICS`; NaN where it is undefined."""
+        """One of ``METRICS``; NaN where it is undefined."""
         content: Any = self.training if metric.startswith("val_") else self.evaluation
         for part in metric.split("."):
             content = content[part]
@@ -205,10 +259,6 @@ class FinishedRun:
         *part, key = metric.split(".")
         bounds = (self.evaluation[part[0]] if part else self.evaluation)["ci95"].get(key)
         return interval(self.score(metric), bounds) if bounds else f"{self.score(metric):.3f}"
-
-    def load(self) -> None:
-        """Read all that a report needs; `UserError` when something that it wrote is not there."""
-        _ = self.training, self.evaluation, self.history, self.predictions
 
     def read(self, path: str) -> str:
         """The content of a text file of it: git has that or, where a stage wrote it, DVC's cache.
@@ -222,14 +272,6 @@ class FinishedRun:
         if content is None:
             raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
         return content
-
-    @property
-    def images(self) -> NDArray[np.uint8]:
-        """Its packed images, ``[n, side, side]``, in the order of its ``manifest.csv``."""
-        found: NDArray[np.uint8] = np.load(
-            io.BytesIO(self._cached("data/prepared/images.npy") or b"")
-        )
-        return found
 
     def _cached(self, path: str) -> bytes | None:
         from dvc.repo import Repo
@@ -277,43 +319,17 @@ class Workspace(FinishedRun):
         """The stages behind the scores that ran on other parameters, code or data."""
         from dvc.repo import Repo
 
-        stale = []
-        for stage, changes in Repo().status().items():
-            for change in changes if not stage.startswith(_BESIDE) else ():
-                # What is only not there, as before `dvc pull`, is no change.
-                if change == "changed command" or (
-                    {*change.get("changed deps", {}).values()} - {"deleted"}
-                ):
-                    stale.append(stage)
-        return stale
-
-
-def parse_settings(words: Sequence[str]) -> dict[str, object]:
-    """``KEY=VALUE`` as on DVC's command line, values read as YAML; UserError for anything else."""
-    settings: dict[str, object] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not (key and equals):
-            raise UserError(f"-S {word}: write KEY=VALUE, such as train.lr=0.001")
-        try:
-            settings[key] = YAML(typ="safe").load(value)
-        except YAMLError:
-            raise UserError(f"-S {word}: {value} is not a YAML value") from None
-    return settings
-
-
-def on_this_machine(jobs: int) -> Settings:
-    """How ``jobs`` experiments at once share the machine, which the committed run does not use."""
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
-    return {"compute.portable": False, "compute.threads": threads}
-
-
-def require_source(name: str) -> None:
-    """Raise UserError when there is no collection data/``name``."""
-    if name != "phantom" and not any(map(os.path.lexists, (f"data/{name}", f"data/{name}.dvc"))):
-        raise UserError(
-            f"data/{name} not found: bring it in with `alzmri data import SOURCE --name {name}`"
-        )
+        # What is only not there, as before `dvc pull`, is no change.
+        return [
+            stage
+            for stage, changes in Repo().status().items()
+            for change in changes
+            if not stage.startswith(_BESIDE)
+            and (
+                change == "changed command"
+                or {*change.get("changed deps", {}).values()} - {"deleted"}
+            )
+        ]
 
 
 def finished(baseline: str = "") -> dict[str, FinishedRun]:
@@ -334,39 +350,32 @@ def finished(baseline: str = "") -> dict[str, FinishedRun]:
 
 
 def chosen(words: Sequence[str]) -> list[FinishedRun]:
-    """What :func:`named` finds for each of ``words``, once; without, this commit's experiments.
+    """What is called as one of ``words``, each once; without words, this commit's experiments.
+
+    A word is the name of an experiment, of this commit or else of any other; of a branch, a tag or
+    a commit; or the start of the names of experiments.
 
     Raises:
         UserError: when a word names nothing, or there are no experiments.
     """
-    found = [run for word in words for run in named(word, begins=True)]
-    found = found if words else list(finished(git.head()).values())
+    here, everywhere = finished(git.head()), finished()
+    found = [] if words else list(here.values())
+    for word in words:
+        asked = f"{word}^{{commit}}"
+        commit = git.lines("rev-parse", "--quiet", "--verify", "--end-of-options", asked)
+        runs = [known[word] for known in (here, everywhere) if word in known][:1]
+        runs = runs or [FinishedRun(word, one, is_experiment=False) for one in commit]
+        for known in (here, everywhere):
+            runs = runs or [run for name, run in known.items() if name.startswith(word)]
+        if not runs:
+            raise UserError(
+                f"{word}: no such experiment, branch, tag or commit; `dvc exp list -A` and"
+                " `git branch -a` name them"
+            )
+        found += runs
     if not found:
         raise UserError(
             "no experiment started from this commit: `dvc exp run -S train.lr=0.0005` makes one,"
             " `dvc exp list -A` shows those of other commits"
         )
     return list({run.commit: run for run in found}.values())
-
-
-def named(word: str, *, begins: bool = False) -> list[FinishedRun]:
-    """What is called ``word``: an experiment, a branch, a tag or a commit.
-
-    Experiments of this commit come first, then those of any other, of one name the newest. Where
-    ``begins``, all experiments count whose names begin so.
-
-    Raises:
-        UserError: when there is no such thing.
-    """
-    for known in (finished(git.head()), finished()):
-        if word in known and not begins:
-            return [known[word]]
-        if begins and (found := [run for name, run in known.items() if name.startswith(word)]):
-            return found
-    commit = git.lines("rev-parse", "--quiet", "--verify", "--end-of-options", f"{word}^{{commit}}")
-    if commit:
-        return [FinishedRun(word, commit[0], is_experiment=False)]
-    raise UserError(
-        f"{word}: no such experiment, branch, tag or commit; `dvc exp list -A` and `git branch -a`"
-        " name them"
-    )

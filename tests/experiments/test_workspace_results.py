@@ -1,4 +1,4 @@
-"""`make repro` ends with whether it was the committed run, why not, and what to type then."""
+"""The scores of the workspace, and what `make repro` says of the committed run."""
 
 import json
 import subprocess
@@ -9,7 +9,64 @@ from ruamel.yaml import YAML
 
 from alzmri import registry
 from alzmri.errors import UserError
-from alzmri.experiments.results import PACKAGES, verdict
+from alzmri.experiments.workspace_results import PACKAGES, show, verdict
+
+
+@pytest.fixture
+def workspace(tmp_path, make_run, monkeypatch):
+    """A folder with the results of a run."""
+    for path, content in make_run("here", 0.7).files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_table_shows_the_scores_and_their_intervals_and_a_script_reads_them(
+    workspace, make_run, capsys
+):
+    run = make_run("here", 0.7)
+    show()
+    shown = capsys.readouterr().out
+    for metric, name in (("macro_f1", "macro F1"), ("subject.macro_f1", "subject-level macro F1")):
+        value, low, high = run.shown(metric).replace("[", "").replace(",", "").strip("]").split()
+        assert f"│ {name}" in shown
+        assert value in shown
+        assert f"{low} to {high}" in shown
+    assert "LEAKS" not in shown
+    assert "360 images of 120 subjects; best epoch 2; 40 test subjects, 0 of them seen" in shown
+    assert "dvc exp run -S train.lr=0.0005" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    show(as_json=True)
+    content = json.loads(capsys.readouterr().out)
+    assert content["scores"]["subject.accuracy"] == run.score("subject.accuracy")
+    assert content["scores"]["val_loss"] == run.score("val_loss")
+    assert content["ci95"]["macro_f1"] == run.evaluation["ci95"]["macro_f1"]
+    assert content["ci95"]["subject.macro_f1"] == run.evaluation["subject"]["ci95"]["macro_f1"]
+    assert content["leaks"] is False
+
+
+@pytest.mark.parametrize(("unit", "shared"), [("slice", 0), ("subject", 1), ("slice", None)])
+def test_a_leaking_score_is_labelled(workspace, capsys, unit, shared):
+    path = workspace / "models/evaluation.json"
+    evaluation = json.loads(path.read_text())
+    path.write_text(json.dumps(evaluation | {"split": {"unit": unit, "shared_subjects": shared}}))
+    show()
+    shown = capsys.readouterr().out
+    assert "this split LEAKS" in shown
+    if shared is None:
+        assert "360 images of unknown subjects" in shown
+        assert "95 % over slices" in shown
+    else:
+        assert f"{shared} of them seen in training" in shown
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"split": {}}', "{", None])
+def test_without_a_run_or_with_one_of_another_version_it_names_the_remedy(workspace, content):
+    path = workspace / "models/evaluation.json"
+    path.write_text(content) if content else path.unlink()
+    with pytest.raises(UserError, match="dvc repro"):
+        show()
 
 
 @pytest.fixture
@@ -55,20 +112,21 @@ def _pins(torch=None):
     return "".join(f"{name}=={version}\n" for name, version in versions.items())
 
 
-def test_the_same_lock_file_is_the_committed_run(run):
+def test_what_was_changed_is_named_rather_than_what_came_of_it(run, tmp_path):
+    run()
+    assert "`git add --all && git commit" in verdict()  # not even a commit
     run(commit=True)
     run()
     assert "was reproduced byte for byte" in verdict()
     assert "commit:" not in verdict()
-
-
-def test_what_was_changed_is_named_rather_than_what_came_of_it(run):
-    run(commit=True)
     run(weights="w1", portable=False, code="c1")
     said = verdict()
     assert "this run differs from the committed one: compute.portable, src/train.py changed" in said
     assert "why:" not in said
     assert 'git commit -am "my baseline"' in said
+    (tmp_path / "dvc.lock").unlink()
+    with pytest.raises(UserError, match="dvc repro"):
+        verdict()
 
 
 @pytest.mark.parametrize(
@@ -95,17 +153,6 @@ def test_other_bytes_of_the_same_experiment_are_explained(
     assert 'git commit -am "my baseline"' in commit
 
 
-def test_without_a_committed_run_the_first_one_is_offered_as_the_baseline(run, tmp_path):
-    run()
-    assert "`git add --all && git commit" in verdict()  # not even a commit
-    subprocess.run(["git", "commit", "--quiet", "--allow-empty", "--message", "start"], check=True)
-    assert "no run is committed yet" in verdict()
-    run(commit=True)
-    (tmp_path / "dvc.lock").unlink()
-    with pytest.raises(UserError, match="dvc repro"):
-        verdict()
-
-
 def test_a_model_has_the_version_under_which_its_lock_file_is_tagged(run, tmp_path):
     run(commit=True)
     assert registry.version() is None
@@ -115,7 +162,3 @@ def test_a_model_has_the_version_under_which_its_lock_file_is_tagged(run, tmp_pa
     assert registry.version(tmp_path / "elsewhere") is None
     run(weights="w1")
     assert registry.version() is None
-    run()
-    (tmp_path / "notes.txt").write_text("a commit that leaves the model as it is")
-    run(commit=True)
-    assert registry.version() == "alzmri@v0.10.0"

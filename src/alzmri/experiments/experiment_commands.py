@@ -4,8 +4,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from alzmri.errors import UserError
-
 # The modules behind the commands load torch and DVC: not before a command runs.
 
 Source = Annotated[
@@ -47,13 +45,11 @@ def honest(
 
         alzmri honest --source kaggle --task binary -S train.epochs=3
     """
-    from alzmri.experiments.studies import honest, study
+    from alzmri.experiments import honest_study
+    from alzmri.experiments.studies import asked
 
-    if unknown := sorted({*(task or [])} - {*honest.TASKS}):
-        allowed = ", ".join(honest.TASKS)
-        raise UserError(f"--task {', '.join(unknown)}: allowed are {allowed}")
-    asked = study(source, scale, honest.SCALES, jobs, settings)
-    honest.honest(asked, task or list(honest.TASKS), folds, seeds)
+    study = asked(source, scale, honest_study.SCALES, jobs, settings)
+    honest_study.honest(study, task or list(honest_study.TASKS), folds, seeds)
 
 
 def protocol(
@@ -66,13 +62,11 @@ def protocol(
 
     Examples:
 
-        alzmri protocol
-
         alzmri protocol --source kaggle --scale full
     """
-    from alzmri.experiments.studies import protocol, study
+    from alzmri.experiments import studies
 
-    protocol.protocol(study(source, scale, protocol.SCALES, jobs, settings))
+    studies.protocol(studies.asked(source, scale, studies.PROTOCOL_SCALES, jobs, settings))
 
 
 def sweep(
@@ -116,14 +110,12 @@ def sweep(
 
         alzmri sweep train.lr=0.0005,0.001 --seeds 3 -S train.epochs=20 --name rates
 
-        alzmri sweep data.merge=none,binary --folds 5
-
         alzmri sweep 'train.lr=log(1e-5,1e-2)' model.dropout=0.3,0.5 --trials 20
 
         alzmri sweep train.lr=0.0001,0.0005 --on sagemaker -j 4
     """
-    from alzmri.experiments import runs, sweeps
-    from alzmri.experiments.scores import check_metric
+    from alzmri.experiments import runner, sweeps
+    from alzmri.experiments.finished_runs import check_metric
 
     check_metric(metric := metric or (sweeps.METRIC if trials else "macro_f1"))
     words = [*(values or []), *(settings or [])]
@@ -138,7 +130,7 @@ def sweep(
         sagemaker_settings.load(sagemaker_settings.TO_TRAIN)
         base["compute.train_on"] = on
     elif jobs > 1:
-        base.update(runs.on_this_machine(jobs))
+        base.update(runner.on_this_machine(jobs))
     sweeps.sweep(sweeps.plan(words, name, base, trials, seed), jobs, metric)
 
 
@@ -153,31 +145,26 @@ def compare(
     metric: Annotated[
         str, typer.Option(help="Sort by it; for example val_macro_f1, loss, subject.accuracy.")
     ] = "macro_f1",
-    name: Annotated[
-        str | None,
-        typer.Option(help="The report's folder is reports/NAME.", show_default="from NAMES"),
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare finished experiments on one page: which is best, by how much, with intervals.
 
-    Writes reports/NAME/index.html, which needs no network, and README.md with its pictures.
+    Writes reports/NAMES/index.html, which needs no network, and README.md with its pictures.
     Runs that differ only in seeds or fold share a line.
 
     Examples:
-
-        alzmri compare
 
         alzmri compare sweep-lr-momentum --metric val_macro_f1
 
         alzmri compare main lusty-gird --json
     """
-    from alzmri.experiments import comparison, document, runs
-    from alzmri.experiments.scores import check_metric
+    from alzmri.experiments import comparison, report_page
+    from alzmri.experiments.finished_runs import check_metric, chosen
 
     check_metric(metric)
-    folder = document.folder(name, "-".join(names or ["experiments"]))
-    document.say(comparison.write(runs.chosen(names or []), folder, metric), as_json=as_json)
+    folder = report_page.folder_name("-".join(names or ["experiments"]))
+    written = comparison.write_comparison(chosen(names or []), folder, metric)
+    report_page.say(written, as_json=as_json)
 
 
 def review(
@@ -193,14 +180,11 @@ def review(
 
     Examples:
 
-        alzmri review main
-
         alzmri review main lusty-gird
     """
-    from alzmri.experiments import document
-    from alzmri.experiments.review import write
+    from alzmri.experiments import comparison, report_page
 
-    document.say(write(base, head), as_json=as_json)
+    report_page.say(comparison.write_review(base, head), as_json=as_json)
 
 
 def results(
@@ -211,7 +195,7 @@ def results(
 ) -> None:
     """Show the scores of the run in this workspace and the paths of its plots."""
     from alzmri import terminal
-    from alzmri.experiments.results import show, verdict
+    from alzmri.experiments.workspace_results import show, verdict
 
     show(as_json=as_json)
     if baseline and not as_json:

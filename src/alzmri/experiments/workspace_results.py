@@ -11,18 +11,19 @@ from rich.table import Table
 
 from alzmri import git, params, registry, terminal
 from alzmri.errors import UserError
-from alzmri.experiments.runs import LockFile, Workspace
-from alzmri.experiments.scores import METRICS, number
+from alzmri.experiments.finished_runs import METRICS, LockFile, Workspace, number
 
 PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "albumentations", "matplotlib")
 """The packages whose version can change a byte."""
-
 _SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "loss", "macro_auc", "subject.macro_f1")
 _NEXT = """\
 plots:   plots/*.png; in a browser with the curves: dvc plots show; the model: models/MODEL_CARD.md
 next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentum=0.85
          alzmri review HEAD says whether it is better; dvc exp show --only-changed lists them"""
-_COMMIT = 'git commit -am "my baseline"'
+_COMMIT = (
+    '\ncommit:  `git commit -am "my baseline"` makes this run your baseline, which `dvc metrics'
+    " diff`, `dvc plots diff` and `alzmri review` compare with"
+)
 _NAMED = 4
 """At most this many names in a line; the others are counted."""
 
@@ -35,57 +36,46 @@ def show(*, as_json: bool = False) -> None:
     """
     run = Workspace()
     try:
-        test, prepare = run.evaluation, run.summary
-        subject, calibration = test["subject"], test["calibration"]
-        ci95 = test["ci95"] | {f"subject.{key}": ends for key, ends in subject["ci95"].items()}
-        scores = {key: number(run.score(key)) for key in METRICS}
+        subject = run.evaluation["subject"]
         content = {
-            "scores": scores,
-            "ci95": ci95,
+            "scores": {key: number(run.score(key)) for key in METRICS},
+            "ci95": run.evaluation["ci95"]
+            | {f"subject.{key}": ends for key, ends in subject["ci95"].items()},
             "leaks": run.leaks,
             "test_subjects": subject["n"],
-            "test_subjects_in_training": test["split"]["shared_subjects"],
-            "images": prepare["images"],
-            "subjects": prepare["subjects"],
+            "test_subjects_in_training": run.evaluation["split"]["shared_subjects"],
+            "images": run.summary["images"],
+            "subjects": run.summary["subjects"],
             "best_epoch": run.training["best_epoch"],
-            "calibration": calibration,
-            "stages_off": test["stages_off"],
-            "version": registry.version(Path("models")),
+            "version": registry.version(),
         }
     except (LookupError, TypeError, ValueError):
         raise UserError("the results are damaged or of another version: run `dvc repro`") from None
     if as_json:
         terminal.say(json.dumps(content, indent=2))
         return
-    unknown = run.subjects_unknown
-    leaks = " (subjects unknown, this split LEAKS)" if unknown else " (this split LEAKS)"
-    table = Table(title="Test set" + leaks * run.leaks)
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    table.add_column(f"95 % over {'slices' if unknown else 'subjects'}", justify="right")
-    for key in _SHOWN:
-        value, ends = scores[key], ci95.get(key)
-        shown = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
-        table.add_row(METRICS[key], "undefined" if value is None else f"{value:.3f}", shown)
-    terminal.out.print(table)
-    before, after = calibration["before"]["ece"], calibration["after"]["ece"]
-    _right, neighbouring, *further = (off["slices"] for off in test["stages_off"].values())
-    whose = f"of {prepare['subjects']} subjects"
+    title, over, whose = "Test set", "subjects", f"{content['subjects']} subjects"
     tested = (
         f"{subject['n']} test subjects, {content['test_subjects_in_training']} of them seen in"
         " training"
     )
-    if unknown:
-        whose, tested = "of unknown subjects", "nothing is known about new subjects"
+    if run.leaks:
+        title += " (this split LEAKS)"
+    if run.subjects_unknown:
+        title, over = "Test set (subjects unknown, this split LEAKS)", "slices"
+        whose, tested = "unknown subjects", "nothing is known about new subjects"
+    table = Table("score", "value", f"95 % over {over}", title=title)
+    for key in _SHOWN:
+        value, ends = content["scores"][key], content["ci95"].get(key)
+        bounds = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
+        table.add_row(METRICS[key], "undefined" if value is None else f"{value:.3f}", bounds)
+    terminal.out.print(table)
+    version = content["version"]
     terminal.out.print(
-        f"calibration error {before:.3f}; {after:.3f} at temperature"
-        f" {calibration['temperature']:.2f}, fitted on validation\n"
-        f"mistakes: {neighbouring} slices in a neighbouring stage, {sum(further)} further off\n"
-        f"{prepare['images']} images {whose}; best epoch {content['best_epoch']}; {tested}"
+        f"{content['images']} images of {whose}; best epoch {content['best_epoch']}; {tested}"
+        + (f"\nregistered as {version}" if version else "")
+        + f"\n{_NEXT}"
     )
-    if content["version"]:
-        terminal.out.print(f"registered as {content['version']}")
-    terminal.out.print(_NEXT)
 
 
 def verdict() -> str:
@@ -94,32 +84,29 @@ def verdict() -> str:
     Raises:
         UserError: when ``dvc.lock`` is not here.
     """
-    advice = (
-        f"\ncommit:  `{_COMMIT}` makes this run your baseline, which `dvc metrics diff`,"
-        " `dvc plots diff` and `alzmri review` compare with"
-    )
     committed = git.show("HEAD", "dvc.lock")
     if committed is None:
-        return f"no run is committed yet.{advice.replace('`git', '`git add --all && git', 1)}"
+        return f"no run is committed yet.{_COMMIT.replace('`git', '`git add --all && git', 1)}"
     try:
         before, here = LockFile(committed), LockFile(Path("dvc.lock").read_text("utf-8"))
     except FileNotFoundError:
         raise UserError("dvc.lock not found: run `dvc repro` first") from None
     if before.stages == here.stages:
         return f"the committed run ({git.head()[:7]}) was reproduced byte for byte"
-    changed = before.changes(here, parameters=True)
-    if names := {
+    changed = {
         f"the command of {stage}" if name == "cmd" else name
-        for stage, found in changed.items()
+        for stage, found in before.changes(here, parameters=True).items()
         for name in found
-    }:
-        return f"this run differs from the committed one: {_some(sorted(names))} changed.{advice}"
+    }
+    if changed:
+        names = _some(sorted(changed))
+        return f"this run differs from the committed one: {names} changed.{_COMMIT}"
     files = [path for path, md5 in here.outputs.items() if before.outputs.get(path) != md5]
     why = "; ".join(_reasons()) or (
         "the reason is unknown: `make portable` tests this machine, and a report is welcome"
     )
     return (
-        f"the committed experiment gave other bytes here: {_some(files)}.\nwhy:     {why}.{advice}"
+        f"the committed experiment gave other bytes here: {_some(files)}.\nwhy:     {why}.{_COMMIT}"
     )
 
 

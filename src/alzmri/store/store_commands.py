@@ -1,12 +1,13 @@
 """`alzmri store`: the S3 remote of this repository."""
 
-from dataclasses import replace
+import json
 from typing import Annotated
 
 import typer
 
 from alzmri import repository, terminal
-from alzmri.store import ports
+from alzmri.errors import EnvironmentFault, UserError
+from alzmri.store.remotes import HIGHEST_PORT, LOWEST_PORT
 
 store_app = typer.Typer(
     no_args_is_help=True, help="The S3 remote: a server on this machine, AWS, or any S3."
@@ -20,24 +21,23 @@ def up(
     port: Annotated[
         int | None,
         typer.Option(
-            min=ports.LOWEST,
-            max=ports.HIGHEST,
+            min=LOWEST_PORT,
+            max=HIGHEST_PORT,
             help="First of its five ports; remembered. [default: 8333]",
         ),
     ] = None,
 ) -> None:
     """Start the local S3 server, unless it is up."""
-    from alzmri.errors import UserError
-    from alzmri.store import server, settings
+    from alzmri.store import remotes, server
 
     root = repository.find()
-    remote = settings.default(root)
+    remote = remotes.default(root)
     if not remote.is_local:
         raise UserError(
             f"this repository uses {remote.url}: run `alzmri store use local` to go back first"
         )
     remote, done = server.up(root, port)
-    terminal.out.print(f"store {done}: {remote.url} at {remote.endpoint}", soft_wrap=True)
+    terminal.out.print(f"store {done}: {remote.url} at {remote.endpoint}")
 
 
 @store_app.command()
@@ -54,17 +54,14 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
     """Say whether the remote answers; exit status 1 when it does not."""
-    import json
+    from alzmri.store import server
 
-    from alzmri.errors import EnvironmentFault
-    from alzmri.store import status as state
-
-    found = state.describe(repository.find())
+    found = server.describe(repository.find())
     if as_json:
         terminal.say(json.dumps(found, indent=2))
     else:
-        for line in state.lines(found):
-            terminal.out.print(line, markup=False)
+        for name, value in found.items():
+            terminal.say(f"{name.replace('_', ' '):<12}{'–' if value is None else value}")
     if not found["answers"]:
         raise EnvironmentFault(found["error"])
 
@@ -83,26 +80,22 @@ def use(
     check: Annotated[bool, typer.Option(help="Ask the bucket before anything changes.")] = True,
 ) -> None:
     """Send data to another S3 address, or to this machine again."""
-    from alzmri.errors import UserError
-    from alzmri.store import settings
-    from alzmri.store.check import check as ask
+    from alzmri.store import remotes
 
     root = repository.find()
     if address == "local":
         if profile or region or endpoint_url or public:
             raise UserError("`alzmri store use local` takes no profile, region or other option")
-        settings.use_local(root)
-        terminal.out.print("using the store on this machine: `alzmri store up` starts it")
+        remotes.use_local(root)
+        terminal.say("using the store on this machine: `alzmri store up` starts it")
         return
-    remote = settings.team(root, address, profile, region, endpoint_url)
+    remote = remotes.team(root, address, profile, region, endpoint_url)
     if check:
-        ask(remote)
+        remote.check()
         if public:
-            ask(replace(remote, public=True))
-    settings.use_team(root, remote, public=public)
-    terminal.out.print(
-        f"using {remote.url}: commit .dvc/config to tell the others", markup=False, soft_wrap=True
-    )
+            remote.but(allow_anonymous_login=True).check()
+    remotes.use_team(root, remote, public=public)
+    terminal.say(f"using {remote.url}: commit .dvc/config to tell the others")
 
 
 @store_app.command(context_settings={"allow_interspersed_args": False})
