@@ -29,8 +29,8 @@ _MEANT = {
     r"CapacityError|InsufficientInstanceCapacity": "no such instance is free now: submit again"
     " later, or take another instance_type",
     r"No space left": "raise volume_gb in sagemaker.yaml and submit again",
-    r"AccessDenied|not authorized|^403": "this key, or no key, lacks a permission: docs/sagemaker.md"
-    " has what a job needs",
+    r"AccessDenied|not authorized|^403": "a permission is missing (docs/sagemaker.md has what a job"
+    " needs)",
     r"assume role|role .*(not exist|not be found|not valid)": "SageMaker cannot take the role: it"
     " must exist in this account and trust sagemaker.amazonaws.com (docs/sagemaker.md)",
     r"instance ?type.*(enum|not|un|invalid)": "there is no such instance type in this region:"

@@ -25,7 +25,7 @@ REFUSALS = {
     ),
     "AccessDeniedException: User: arn:aws:iam::123456789012:user/me is not authorized to perform:"
     " sagemaker:CreateTrainingJob": (
-        "docs/sagemaker.md has what a job needs (AWS: User: arn:aws:iam::123456789012:user/me"
+        "docs/sagemaker.md has what a job needs) (AWS: User: arn:aws:iam::123456789012:user/me"
     ),
     "ValidationException: Could not assume role arn:aws:iam::123456789012:role/no. Please ensure"
     " that the role exists and allows principal 'sagemaker.amazonaws.com' to assume the role.": (

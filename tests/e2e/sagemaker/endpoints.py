@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -14,15 +15,12 @@ from urllib.parse import urlsplit
 
 from .namespaces import Refused
 
-KINDS = {
-    "model": ("ModelName", "ModelArn"),
-    "endpoint-config": ("EndpointConfigName", "EndpointConfigArn"),
-    "endpoint": ("EndpointName", "EndpointArn"),
-}
+KINDS = ("Model", "EndpointConfig", "Endpoint")
+OPERATION = re.compile(rf"(Create|Update|Describe|Delete)({'|'.join(KINDS)})")
 
 
 class Endpoints:
-    """Models, configurations and endpoints, by the names of the service's operations.
+    """Models, configurations and endpoints.
 
     Attributes:
         there: what was created, by kind and name.
@@ -43,39 +41,27 @@ class Endpoints:
         self._folder, self._arn, self._download = folder, arn, download
         self._servers: dict[str, Server] = {}
 
-    def CreateModel(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return self._keep("model", body)
-
-    def CreateEndpointConfig(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        for variant in body["ProductionVariants"]:
-            self._kept("model", variant)
-        return self._keep("endpoint-config", body)
-
-    def CreateEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        self._kept("endpoint-config", body)
-        made = self._keep("endpoint", body)
-        self._begin(body, "Creating")
-        return made
-
-    def UpdateEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        self._kept("endpoint-config", body)
-        self._begin(body, "Updating")
-        return {"EndpointArn": self._kept("endpoint", body)["EndpointArn"]}
-
-    def DescribeEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return self._kept("endpoint", body)
-
-    def DeleteModel(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return self._remove("model", body)
-
-    def DeleteEndpointConfig(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return self._remove("endpoint-config", body)
-
-    def DeleteEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        self._remove("endpoint", body)
-        if server := self._servers.pop(body["EndpointName"], None):
-            server.end()
-        return {}
+    def answer(self, verb: str, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """What the service answers to one of its operations; raises `Refused`."""
+        name, kept = body[f"{kind}Name"], self.there[kind]
+        arn = f"{self._arn}:{kind.lower()}/{name}"
+        if verb == "Create" and name in kept:
+            raise Refused("ValidationException", f'Cannot create already existing {kind} "{arn}".')
+        if verb != "Create" and name not in kept:
+            raise Refused("ValidationException", f'Could not find {kind} "{arn}".')
+        if verb == "Delete":
+            del kept[name]
+            if kind == "Endpoint" and (server := self._servers.pop(name, None)):
+                server.end()
+            return {}
+        if verb == "Create":
+            kept[name] = {**body, f"{kind}Arn": arn, "CreationTime": time.time()}
+        if kind == "Endpoint" and verb != "Describe":
+            kept[name] |= {"EndpointStatus": verb[:-1] + "ing", "LastModifiedTime": time.time()}
+            kept[name].pop("FailureReason", None)
+            words = (kept[name], body["EndpointConfigName"])
+            threading.Thread(target=self._serve, args=words, daemon=True).start()
+        return kept[name]
 
     def invoke(self, name: str, kind: str, body: bytes) -> tuple[int, str, dict[str, Any]]:
         """What the runtime answers: status, kind of error, and the server's answer or an error."""
@@ -92,36 +78,11 @@ class Endpoints:
         for server in self._servers.values():
             server.end()
 
-    def _keep(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        name, arn = KINDS[kind]
-        own = f"{self._arn}:{kind}/{body[name]}"
-        if body[name] in self.there[kind]:
-            raise Refused("ValidationException", f'Cannot create already existing {kind} "{own}".')
-        self.there[kind][body[name]] = {**body, arn: own, "CreationTime": time.time()}
-        return {arn: own}
-
-    def _kept(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        name = body[KINDS[kind][0]]
-        if name not in self.there[kind]:
-            own = f"{self._arn}:{kind}/{name}"
-            raise Refused("ValidationException", f'Could not find {kind} "{own}".')
-        return self.there[kind][name]
-
-    def _remove(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        del self.there[kind][self._kept(kind, body)[KINDS[kind][0]]]
-        return {}
-
-    def _begin(self, body: dict[str, Any], status: str) -> None:
-        endpoint = self._kept("endpoint", body)
-        endpoint |= {"EndpointStatus": status, "LastModifiedTime": time.time()}
-        words = (endpoint, body["EndpointConfigName"])
-        threading.Thread(target=self._serve, args=words, daemon=True).start()
-
     def _serve(self, endpoint: dict[str, Any], configuration: str) -> None:
         """Start a server; once it answers, it takes the place of the one before."""
         name = endpoint["EndpointName"]
-        (variant,) = self.there["endpoint-config"][configuration]["ProductionVariants"]
-        container = self.there["model"][variant["ModelName"]]["PrimaryContainer"]
+        (variant,) = self.there["EndpointConfig"][configuration]["ProductionVariants"]
+        container = self.there["Model"][variant["ModelName"]]["PrimaryContainer"]
         folder = self._folder / variant["ModelName"]
         shutil.rmtree(folder, ignore_errors=True)
         try:

@@ -23,7 +23,7 @@ import botocore.session
 from botocore.validate import ParamValidator
 
 from ... import forks
-from .endpoints import Endpoints
+from .endpoints import OPERATION, Endpoints
 from .namespaces import Containers, Host, Refused
 
 ACCOUNT = "123456789012"
@@ -126,9 +126,9 @@ class Simulator:
 
     def answer(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the services answer; raises `Refused`."""
-        if hasattr(self.endpoints, operation):
+        if found := OPERATION.fullmatch(operation):
             self._check(operation, body)
-            return getattr(self.endpoints, operation)(body)
+            return self.endpoints.answer(*found.groups(), body)
         return getattr(self, f"_{operation}")(body)
 
     def _check(self, operation: str, body: dict[str, Any], *more: str) -> None:

@@ -210,15 +210,15 @@ def test_sagemaker_endpoint_answers_as_predict_does_and_is_replaced_without_a_ga
 
     assert "serves it already" in cloud.sagemaker("deploy").stdout
     endpoints = cloud.simulator.endpoints
-    before = endpoints.there["endpoint"]["sm"]["EndpointConfigName"]
+    before = endpoints.there["Endpoint"]["sm"]["EndpointConfigName"]
     endpoints.broken = "no memory"
     failed = cloud.sagemaker("deploy", "--serverless", code=1).stderr
     assert "endpoint sm failed: The primary container did not pass the ping" in failed
     assert "the model from before serves" in failed
-    assert endpoints.there["endpoint"]["sm"]["EndpointConfigName"] == before
+    assert endpoints.there["Endpoint"]["sm"]["EndpointConfigName"] == before
     endpoints.broken = ""
     assert "-- Updating" in cloud.sagemaker("deploy", "--serverless").stdout
-    assert endpoints.there["endpoint"]["sm"]["EndpointConfigName"] != before
+    assert endpoints.there["Endpoint"]["sm"]["EndpointConfigName"] != before
     assert [len(kept) for kept in endpoints.there.values()] == [1, 1, 1]
     assert cloud.sagemaker("undeploy").stdout == "endpoint sm is removed\n"
     assert not any(endpoints.there.values())
