@@ -22,6 +22,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from alzmri.models import saved
 
+from .conftest import program, small_head, write_series
+
 DOCS = (Path(__file__).parents[2] / "docs/clinic.md").read_text()
 TEMPLATE = Path(nilearn.__file__).parent / (
     "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
@@ -53,7 +55,7 @@ def _source(result: Dataset) -> str:
 
 
 @pytest.fixture
-def orthanc(tmp_path, free_block, eventually, program):
+def orthanc(tmp_path, free_block, eventually):
     """Orthanc as docs/clinic.md configures it; the ports of the node, of its HTTP and DICOM."""
     node, web, dicom = (free_block() for _ in range(3))
     blocks = dict(re.findall(r"```(json|lua)\n(.*?)```", DOCS, re.DOTALL))
@@ -85,16 +87,14 @@ def orthanc(tmp_path, free_block, eventually, program):
         process.wait(30)
 
 
-def test_results_appear_in_orthanc_in_the_same_study(
-    orthanc, make_node, make_series, tmp_path, eventually, program
-):
+def test_results_appear_in_orthanc_in_the_same_study(orthanc, make_node, tmp_path, eventually):
     port, web, dicom = orthanc
     node = make_node(port, "--send-to", f"ORTHANC@127.0.0.1:{dicom}", "--quiet-seconds", "1")
     node.start(eventually)
     image = nib.as_closest_canonical(nib.load(TEMPLATE))
     voxels = np.asarray(image.dataobj)[::2, ::2, ::4].astype(np.uint16)
-    forwarded = make_series(tmp_path / "forwarded", voxels, PatientID="17")
-    make_series(tmp_path / "direct", PatientID="18")
+    forwarded = write_series(tmp_path / "forwarded", voxels, PatientID="17")
+    write_series(tmp_path / "direct", PatientID="18")
     store = [program("storescu"), "-aec", "ORTHANC", "127.0.0.1", str(dicom)]
     subprocess.run([*store, *(tmp_path / "forwarded").iterdir()], check=True)
     assert node.send(tmp_path / "direct")
@@ -129,23 +129,24 @@ def test_results_appear_in_orthanc_in_the_same_study(
         assert words in said
 
 
-def _make_many(folder: Path, make_series, other_head) -> dict[str, str]:
+def _make_many(folder: Path) -> dict[str, str]:
     """SERIES, some broken, each in its own way; series UID to what must be answered."""
+    head = small_head()
     broken = {
         "not evenly": {},
-        "out of distribution": {"voxels": other_head},
+        "out of distribution": {"voxels": np.where(head > 0, 255 - head % 7 * 30, 0)},
         "cannot be decoded": {"PixelData": b"\0\0"},
         "KNEE": {"BodyPartExamined": "KNEE", "PatientBirthDate": "born in 1940"},
     }
     expected = {}
     for number in range(BROKEN):
         reason, how = list(broken.items())[number % 4]
-        expected[make_series(folder / f"broken-{number}", **how)] = reason
+        expected[write_series(folder / f"broken-{number}", **how)] = reason
         if not number % 4:
             (folder / f"broken-{number}/012.dcm").unlink()
     for number in range(SERIES - BROKEN):
         syntax = SYNTAXES.get(f"whole-{number:02}", ("", ""))[0]
-        expected[make_series(folder / f"whole-{number:02}", syntax=syntax)] = ""
+        expected[write_series(folder / f"whole-{number:02}", syntax=syntax)] = ""
     return expected
 
 
@@ -162,18 +163,10 @@ def _associations(port: int, count: int) -> Iterator[None]:
 
 
 def test_every_acknowledged_series_is_answered_once_whatever_happens(
-    make_node,
-    make_receiver,
-    make_series,
-    other_head,
-    tmp_path,
-    free_block,
-    eventually,
-    program,
-    model,
+    make_node, make_receiver, tmp_path, free_block, eventually, model
 ):
     """Some are broken, the node is killed again and again, the receiver is down at first."""
-    expected = _make_many(tmp_path / "series", make_series, other_head)
+    expected = _make_many(tmp_path / "series")
     for file in (tmp_path / "series" / LOSSLESS).iterdir():
         subprocess.run([program("dcmcjpeg"), file, file], check=True)
     port = free_block()

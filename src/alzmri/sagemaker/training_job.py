@@ -6,7 +6,7 @@ import shutil
 import tarfile
 import time
 import zlib
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -120,9 +120,8 @@ def facts(job: Answer) -> dict[str, str]:
 
 def _reason(job: Answer) -> str:
     """Why it failed, with the remedy if there is one; empty when it did not."""
-    said = str(job.get("FailureReason", "")).strip()
-    remedy = aws.meaning(said)
-    return f"{said} ({remedy})" if remedy else said
+    said = str(job.get("FailureReason", ""))
+    return f"{said} ({remedy})" if (remedy := aws.meaning(said)) else said
 
 
 def require_success(job: Answer) -> None:
@@ -146,7 +145,7 @@ def follow(session: Any, name: str) -> Answer:
     logs, seen, said = session.client("logs"), dict[str, int](), 0
 
     def say_lines() -> bool:
-        lines = list(new_lines(logs, name, seen))
+        lines = new_lines(logs, name, seen)
         for line in lines:
             terminal.say(line)
         return bool(lines)
@@ -172,7 +171,7 @@ def follow(session: Any, name: str) -> Answer:
 
 
 @aws.explained()
-def new_lines(logs: Any, name: str, seen: dict[str, int]) -> Iterator[str]:
+def new_lines(logs: Any, name: str, seen: dict[str, int]) -> list[str]:
     """What the containers of the job have printed; of several hosts each says which.
 
     ``seen`` has the times, in ms, of the events that were given before, by their id.
@@ -182,16 +181,15 @@ def new_lines(logs: Any, name: str, seen: dict[str, int]) -> Iterator[str]:
     pages = logs.get_paginator("filter_log_events").paginate(
         logGroupName=GROUP, logStreamNamePrefix=f"{name}/", startTime=since
     )
-    try:
-        events = [event for page in pages for event in page["events"]]
-    except logs.exceptions.ResourceNotFoundException:
-        return  # no container has started
-    for event in events:
-        if event["eventId"] not in seen:
-            seen[event["eventId"]] = event["timestamp"]
-            host = event["logStreamName"].removeprefix(f"{name}/").rpartition("-")[0]
-            line = event["message"].rstrip()
-            yield line if host in ("", "algo-1") else f"[{host}] {line}"
+    lines = []
+    with suppress(logs.exceptions.ResourceNotFoundException):  # no container has started
+        for event in (event for page in pages for event in page["events"]):
+            if event["eventId"] not in seen:
+                seen[event["eventId"]] = event["timestamp"]
+                host = event["logStreamName"].removeprefix(f"{name}/").rpartition("-")[0]
+                mark = "" if host in ("", "algo-1") else f"[{host}] "
+                lines.append(mark + event["message"].rstrip())
+    return lines
 
 
 def bring(session: Any, found: Answer, work: Work) -> Answer:
@@ -207,7 +205,7 @@ def bring(session: Any, found: Answer, work: Work) -> Answer:
     if status != "Completed":
         raise UserError(f"{name} is {status}: `alzmri sagemaker logs {name} --follow`")
     if not name.startswith(work.names):
-        here, there = work.hyperparameters, job_request.shaping(found.get("HyperParameters", {}))
+        there, here = job_request.shaping(found.get("HyperParameters", {})), work.hyperparameters
         changed = [
             f"\n  {key} = {value}, but {here.get(key)} in params.yaml"
             for key, value in there.items()
