@@ -19,7 +19,7 @@ from alzmri.evaluation.leak import check_leak, near_duplicates
 from alzmri.files import write_json
 from alzmri.models import saved
 from alzmri.ood.detector import Detector
-from alzmri.tracking import following
+from alzmri.tracking.tracker import following
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.models.device import bfloat16, choose
-from alzmri.tracking import following
+from alzmri.tracking.tracker import following
 from alzmri.training import initial, results
 from alzmri.training.checkpoints import Checkpoints, alone, default_store
 from alzmri.training.fingerprint import fingerprint
@@ -27,7 +27,7 @@ from alzmri.training.processes import joined
 def main() -> None:
     settings = params.load()
     if settings.compute.train_on == "sagemaker":
-        from alzmri.sagemaker.fetch import train_there
+        from alzmri.sagemaker.training_job import train_there
 
         train_there(settings)
         return

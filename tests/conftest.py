@@ -24,7 +24,7 @@ from alzmri.data.prepared import Prepared, Row
 from alzmri.errors import EnvironmentFault
 from alzmri.models.device import choose
 from alzmri.params import Params, load
-from alzmri.store import ports
+from alzmri.store.server import PARTS, require_free
 
 from . import forks, processes
 
@@ -42,9 +42,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # sockets linger. They and their twins stay below the range from which the system draws ports for
 # outgoing connections.
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-BLOCKS = itertools.count(
-    12_000 + WORKER * 1_000 + os.getpid() % 100 * len(ports.PARTS), len(ports.PARTS)
-)
+BLOCKS = itertools.count(12_000 + WORKER * 1_000 + os.getpid() % 100 * len(PARTS), len(PARTS))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -82,7 +80,7 @@ def free_block() -> Callable[[], int]:
     def find() -> int:
         for port in BLOCKS:
             try:
-                ports.require_free(port)
+                require_free(port)
             except EnvironmentFault:
                 continue
             return port

@@ -1,11 +1,14 @@
-"""Run the steps of a Dockerfile where there are no images and no Docker, then what it starts.
+"""Run the steps of a Dockerfile without Docker, then do what its container does.
 
-    python tests/dockerfile.py Dockerfile FOLDER [--bind PATH]
+    pip download --requirement requirements.txt --dest WHEELS
+    python tests/dockerfile.py Dockerfile WHEELS FOLDER
+    python tests/dockerfile.py Dockerfile.train WHEELS FOLDER
 
-As root, on Debian with debootstrap; some minutes and 4 GB in FOLDER, which is taken again when it
-is there. In the place of the base image is Debian with its own Python 3.11. What then runs sees no
-network and a file system that it cannot write, but /tmp: it must pass its health check and answer
-a slice. --bind makes a folder of packages visible to pip.
+As root, on Debian with debootstrap; some minutes and 3 GB in FOLDER, which is taken again when it
+is there. In the place of the base image is Debian 12 with its own Python 3.11. No step and no
+container has a network: pip takes its packages from WHEELS. Dockerfile's container cannot write
+its files but /tmp; it must not be root, pass its health check and answer a slice of data/.
+Dockerfile.train's must train on data/prepared, by the entry point of a SageMaker job.
 """
 
 import argparse
@@ -18,19 +21,29 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+
+from alzmri import params
+from alzmri.sagemaker import container, job_request
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = "python3-pip,python3-venv,python-is-python3,ca-certificates"
-FROM_HERE = [
-    *(Path("/etc", name) for name in ("resolv.conf", "pip.conf", "ssl/certs/ca-certificates.crt")),
-    Path.home() / ".config/pip/pip.conf",
-]
-"""How this machine reaches a package index."""
+OWN = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "bash", "-ec")
+PIP = {
+    "PIP_NO_INDEX": "1",
+    "PIP_FIND_LINKS": "/wheels",
+    "PIP_BREAK_SYSTEM_PACKAGES": "1",  # as nobody would in a container, Debian refuses them
+}
+READ_ONLY = """
+ip link set lo up
+mount -t tmpfs none $0/tmp
+mount --bind -o ro $0 $0
+mount -o remount,bind,ro $0
+"""
 ASK = """
 import sys, urllib.request
-image = open(sys.argv[1], "rb").read()
-asked = urllib.request.Request("http://127.0.0.1:8080/invocations", image)
+asked = urllib.request.Request("http://127.0.0.1:8080/invocations", open(sys.argv[1], "rb").read())
 asked.add_header("Content-Type", "image/jpeg")
 print(urllib.request.urlopen(asked, timeout=30).read().decode())
 """
@@ -46,12 +59,11 @@ def steps(text: str) -> list[tuple[str, str]]:
 class Image:
     """A folder that becomes what the file describes."""
 
-    def __init__(self, folder: Path, binds: list[Path]) -> None:
-        self.folder, self.binds = folder, binds
+    def __init__(self, folder: Path, wheels: Path) -> None:
+        self.folder, self.wheels = folder, wheels
         self.place, self.user = Path("/"), "root"
         self.environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
-        self.start: dict[str, list[str]] = {"ENTRYPOINT": [], "CMD": []}
-        self.health = ""
+        self.said: dict[str, str] = {}
 
     def apply(self, word: str, rest: str) -> None:
         """Follow one instruction."""
@@ -61,104 +73,114 @@ class Image:
                 if not (self.folder / "etc/debian_version").exists():
                     options = ("--variant=minbase", f"--include={PACKAGES}")
                     subprocess.run(["debootstrap", *options, "bookworm", self.folder], check=True)
-                for path in FROM_HERE:
-                    if path.exists():
-                        self.inside(path).parent.mkdir(parents=True, exist_ok=True)
-                        shutil.copy(path, self.inside(path))
+                (self.folder / "wheels").mkdir(exist_ok=True)
             case "WORKDIR":
                 self.place = Path(rest)
-                self.inside(self.place).mkdir(parents=True, exist_ok=True)
+                (self.folder / rest[1:]).mkdir(parents=True, exist_ok=True)
             case "ENV":
                 self.environment.update(pair.split("=", 1) for pair in shlex.split(rest))
             case "COPY":
                 *sources, target = rest.split()
+                path = self.folder / str(self.place / target)[1:]
                 for source in sources:
-                    self.copy(ROOT / source, self.inside(self.place / target), target)
+                    if (ROOT / source).is_dir():
+                        shutil.copytree(ROOT / source, path, dirs_exist_ok=True)
+                    else:
+                        (path if target.endswith("/") else path.parent).mkdir(
+                            parents=True, exist_ok=True
+                        )
+                        shutil.copy(ROOT / source, path)
             case "RUN":
-                # As nobody would in a container, Debian refuses packages beside its own.
-                pip = {k: v for k, v in os.environ.items() if k.startswith("PIP_")}
-                words = self.words(["sh", "-ec", rest], {"PIP_BREAK_SYSTEM_PACKAGES": "1", **pip})
-                subprocess.run(["unshare", "--mount", "bash", "-ec", *words], check=True)
+                mount = f"mount --bind {shlex.quote(str(self.wheels))} $0/wheels"
+                subprocess.run(self.command(["sh", "-ec", rest], mount, PIP), check=True)
             case "USER":
                 self.user = rest
-            case "HEALTHCHECK":
-                self.health = rest.partition("CMD ")[2]
-            case "ENTRYPOINT" | "CMD":
-                self.start[word] = json.loads(rest)
-            case "EXPOSE":
-                pass
-            case _:
-                raise ValueError(f"{word}: what does it do?")
+            case _:  # what is only said of the container
+                self.said[word] = rest
 
-    def inside(self, path: Path) -> Path:
-        """Where ``path`` of the image is."""
-        return self.folder / path.relative_to("/")
-
-    def copy(self, source: Path, path: Path, target: str) -> None:
-        if source.is_dir():
-            shutil.copytree(source, path, dirs_exist_ok=True, ignore=lambda *_: ["__pycache__"])
-        else:
-            path.mkdir(parents=True, exist_ok=True) if target.endswith("/") else None
-            shutil.copy(source, path)
-
-    def words(self, command: list[str], more: dict[str, str], *first: str) -> list[str]:
-        """A script, and its arguments, that runs ``command`` in the image."""
-        mounts = [f"mount --bind {shlex.quote(str(p))} $0{p}" for p in self.binds if first == ()]
-        lines = [
-            *("mount --bind /dev $0/dev", "mount -t proc none $0/proc", *mounts),
-            *first,
-            'exec chroot --userspec="$1" "$0" env -i --chdir="$2" "${@:3}"',
-        ]
-        for path in self.binds:
-            (self.folder / path.relative_to("/")).mkdir(parents=True, exist_ok=True)
-        variables = [f"{key}={value}" for key, value in {**self.environment, **more}.items()]
-        script = "\n".join(lines)
-        return [script, str(self.folder), self.user, str(self.place), *variables, *command]
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--bind", type=Path, action="append", default=[])
-    given = parser.parse_args()
-    image = Image(given.folder.resolve(), given.bind)
-    for word, rest in steps(given.file.read_text()):
-        image.apply(word, rest)
-    if image.start["ENTRYPOINT"]:
-        serve(image)
-    print(f"{given.file} is proven, as far as this goes")
-    return 0
+    def command(self, words: list[str], mounts: str, environment: dict[str, str]) -> list[str]:
+        """What runs ``words`` in the image, without a network, after ``mounts``."""
+        script = f"""
+            mount --bind /dev $0/dev
+            mount -t proc none $0/proc
+            {mounts}
+            exec chroot --userspec="$1" "$0" env -i --chdir="$2" "${{@:3}}"
+        """
+        variables = [f"{key}={value}" for key, value in {**self.environment, **environment}.items()]
+        return [*OWN, script, str(self.folder), self.user, str(self.place), *variables, *words]
 
 
 def serve(image: Image) -> None:
     """Start what the image starts, cut off and read-only; ask for its health and for a slice."""
-    words = image.words(
-        image.start["ENTRYPOINT"] + image.start["CMD"],
-        {"HOME": "/nowhere"},
-        "ip link set lo up",
-        "mount -t tmpfs none $0/tmp",
-        "mount --bind -o ro $0 $0 && mount -o remount,bind,ro $0",
+    words = json.loads(image.said["ENTRYPOINT"]) + json.loads(image.said["CMD"])
+    health = image.said["HEALTHCHECK"].partition("CMD ")[2]
+    process = subprocess.Popen(
+        image.command(words, READ_ONLY, {"HOME": "/nowhere"}), start_new_session=True
     )
-    own = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child")
-    process = subprocess.Popen([*own, "bash", "-ec", *words], start_new_session=True)
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         deadline = time.monotonic() + 60 * float(os.environ.get("ALZMRI_TEST_PATIENCE", "4"))
         while True:
-            enter = ["nsenter", "-t", children.read_text().strip(), "--net"]
-            check = ["chroot", str(image.folder), "sh", "-c", image.health]
-            if not subprocess.run([*enter, *check], check=False).returncode:
+            first = children.read_text().strip()
+            enter = ["nsenter", "-t", first, "--net", "--mount", "chroot", str(image.folder)]
+            if not subprocess.run([*enter, "sh", "-c", health], check=False).returncode:
                 break
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit("error: it does not pass its health check")
             time.sleep(1)
+        (users,) = re.findall(r"^Uid:\s+(.*)", Path(f"/proc/{first}/status").read_text(), re.M)
+        assert "0" not in users.split(), f"it runs as root: {users}"
+        written = subprocess.run([*enter, "touch", "/srv/alzmri/x"], capture_output=True, text=True)
+        assert "Read-only file system" in written.stderr, written
         scan = next((ROOT / "data").rglob("*.jpg"))
-        subprocess.run([*enter, sys.executable, "-c", ASK, str(scan)], check=True)
+        ask = ["nsenter", "-t", first, "--net", sys.executable, "-c", ASK, str(scan)]
+        subprocess.run(ask, check=True)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
+def train(image: Image) -> None:
+    """Run a job of one epoch as SageMaker would."""
+    ml = image.folder / "opt/ml"
+    shutil.rmtree(ml, ignore_errors=True)
+    for name in ("config", "data/code", "data/prepared"):
+        (ml / "input" / name).mkdir(parents=True)
+    (ml / "model").mkdir()
+    settings = params.load()
+    work = replace(
+        job_request.gather(settings),
+        hyperparameters={
+            **job_request.hyperparameters(settings),
+            "train.epochs": "1",
+            "model.name": '"lenet"',
+            "track.mode": '"disabled"',
+        },
+    )
+    job_request.pack(work, ml / "input/data/code/code.tar.gz")
+    for path in job_request.PREPARED_FILES:
+        shutil.copy(path, ml / "input/data/prepared")
+    for name, content in {
+        "hyperparameters": work.hyperparameters,
+        "resourceconfig": {"hosts": ["algo-1"], "current_host": "algo-1"},
+    }.items():
+        (ml / f"input/config/{name}.json").write_text(json.dumps(content))
+    subprocess.run(image.command(container.ENTRY_POINT, "ip link set lo up", {}), check=True)
+    print(*sorted(path.name for path in (ml / "model").iterdir()))
+    assert (ml / "model/model.safetensors").exists()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("file", "wheels", "folder"):
+        parser.add_argument(name, type=Path)
+    given = parser.parse_args()
+    image = Image(given.folder.resolve(), given.wheels.resolve())
+    for word, rest in steps(given.file.read_text()):
+        image.apply(word, rest)
+    (serve if "ENTRYPOINT" in image.said else train)(image)
+    print(f"{given.file}: its steps run, and its container does its work")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -47,10 +47,11 @@ MAY_IMPORT = {
         "figure",
     },
     "clinic": {"inference", "data", "registry"},
-    "store": set(),
+    "aws": set(),
+    "store": {"aws"},
     "plots_page": set(),
     "doctor": {"params", "store"},
-    "sagemaker": {"inference", "data.prepared", "params", "registry"},
+    "sagemaker": {"aws", "inference", "data.prepared", "params", "registry"},
     "slices": {"collections", "inference", "data"},
     "cli": {
         "slices",

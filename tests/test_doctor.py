@@ -72,13 +72,20 @@ def found(*, before_run: bool = False) -> dict[str, doctor.Finding]:
     return {finding.subject: finding for finding in examine(before_run=before_run)}
 
 
-def test_only_the_store_is_missing(root):
+def test_only_the_store_is_missing_and_a_script_reads_that(root):
     findings = [finding for finding in examine() if finding.level is not Level.OK]
     assert [(finding.subject, finding.level) for finding in findings] == [("store", Level.WARN)]
     assert "alzmri store up" in findings[0].remedy
+    done = run("--json")
+    assert done.exit_code == 0
+    levels = {finding["subject"]: finding["level"] for finding in json.loads(done.stdout)}
+    assert levels.pop("store") == "warn"
+    assert set(levels.values()) == {"ok"}
+    quiet = run("--before-run")
+    assert (quiet.exit_code, quiet.output) == (0, "")
 
 
-def test_the_report_names_the_remedy_in_any_folder_of_the_repository(root, monkeypatch):
+def test_the_report_names_the_remedy_in_any_folder_of_the_repository(root, monkeypatch, tmp_path):
     (root / ".dvc" / "plots.html").unlink()
     monkeypatch.chdir(root / "src")
     ill = run()
@@ -89,19 +96,6 @@ def test_the_report_names_the_remedy_in_any_folder_of_the_repository(root, monke
     before = run("--before-run")
     assert (before.exit_code, before.stdout) == (1, "")
     assert len(before.stderr.splitlines()) == 1
-
-
-def test_all_is_well_as_json(root):
-    done = run("--json")
-    assert done.exit_code == 0
-    levels = {finding["subject"]: finding["level"] for finding in json.loads(done.stdout)}
-    assert levels.pop("store") == "warn"
-    assert set(levels.values()) == {"ok"}
-    quiet = run("--before-run")
-    assert (quiet.exit_code, quiet.output) == (0, "")
-
-
-def test_outside_a_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     *_, last = examine()
     assert (last.level, last.subject) == (Level.FAIL, "dvc")
@@ -110,11 +104,12 @@ def test_outside_a_repository(tmp_path, monkeypatch):
 
 def test_a_check_that_raises_is_a_finding_and_the_others_run(root, monkeypatch):
     monkeypatch.setattr(doctor, "plots_template", lambda _: {}["bug"])
-    (root / ".dvc" / "config.local").unlink()
-    (root / ".dvc" / "config.local").mkdir()
-    (root / "data").mkdir()
-    (root / "data" / "phantom").touch(mode=0)
     monkeypatch.setattr(doctor, "checkpoints", lambda _: os.listdir(root / "nowhere"))  # noqa: PTH208
+    path = root / ".dvc" / "config.local"
+    path.unlink()
+    path.mkdir()
+    (root / "data").mkdir()
+    (root / "data" / "phantom").touch()
     reported = found()
     assert reported["plots"].level is Level.FAIL
     assert "KeyError: 'bug'" in reported["plots"].message
@@ -123,40 +118,27 @@ def test_a_check_that_raises_is_a_finding_and_the_others_run(root, monkeypatch):
     assert "config.local is damaged" in reported["store"].message
 
 
-@pytest.mark.parametrize(
-    ("version", "level"), [((3, 10), Level.FAIL), ((3, 14), Level.OK), ((3, 15), Level.FAIL)]
-)
-def test_python_version(version, level):
-    assert doctor.python_version(version).level is level
-
-
-def test_torch_that_is_not_installed(monkeypatch):
+def test_the_machine(root, monkeypatch):
+    versions = ((3, 10), (3, 14), (3, 15))
+    levels = [doctor.python_version(version).level for version in versions]
+    assert levels == [Level.FAIL, Level.OK, Level.FAIL]
     assert "torch 2" in doctor.python_version().message
     monkeypatch.setattr(doctor, "find_spec", lambda _: None)
     assert doctor.python_version().remedy == "run `make setup`"
-
-
-def test_environment_must_come_first(monkeypatch):
     assert doctor.environment().level is Level.OK
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     finding = doctor.environment()
     assert finding.level is Level.FAIL
     assert "activate" in finding.remedy
-
-
-def test_disk(root, monkeypatch):
     assert doctor.disk().level is Level.OK
     monkeypatch.setattr(doctor, "ENOUGH_BYTES", 10**18)
     assert doctor.disk().level is Level.WARN
     monkeypatch.setattr(doctor, "TOO_FEW_BYTES", 10**18)
     assert doctor.disk().level is Level.FAIL
-
-
-def test_folder_that_cannot_be_written():
     assert doctor.writable(Path("/proc")).level is Level.FAIL
 
 
-def test_git_without_repository_commit_or_identity(root):
+def test_git_without_repository_commit_or_identity(root, tmp_path, monkeypatch):
     shutil.rmtree(root / ".git")
     assert "not a git repository" in doctor.git_repository(root).message
     git(root, "init", "--quiet")
@@ -167,9 +149,32 @@ def test_git_without_repository_commit_or_identity(root):
     assert "git commit" in without["git history"].remedy
     # `dvc repro` makes no commit.
     assert {f.level for f in found(before_run=True).values()} == {Level.OK, Level.WARN}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reported = found()
+    assert (reported["git"].level, reported["git"].remedy) == (Level.FAIL, "install git")
+    assert not {"git history", "git identity", "source"} & reported.keys()
+    assert reported["plots"].level is Level.OK
+    assert reported["store"].level is Level.WARN
 
 
-def test_a_shallow_clone(root, tmp_path, monkeypatch):
+def test_where_people_work(root, tmp_path, monkeypatch):
+    """Another user's files, CR LF, an untracked module, a shallow clone."""
+    with monkeypatch.context() as patched:  # git's own: only root may chown
+        patched.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+        reported = found()
+    assert reported["git"].level is Level.FAIL
+    assert reported["git"].remedy == f"run `git config --global --add safe.directory {root}`"
+    assert not {"git history", "git identity", "source"} & reported.keys()
+    assert doctor.line_endings(root) is None
+    git(root, "config", "core.autocrlf", "true")
+    assert "git restore .gitattributes" in doctor.line_endings(root).remedy
+    (root / ".gitattributes").touch()
+    assert doctor.line_endings(root) is None
+    assert doctor.untracked_source().level is Level.OK
+    (root / "src" / "new.py").touch()
+    finding = doctor.untracked_source()
+    assert finding.level is Level.WARN
+    assert "src/new.py" in finding.message
     git(root, "commit", "--quiet", "--allow-empty", "-m", "second")
     git(tmp_path, "clone", "--quiet", "--depth", "1", f"file://{root}", "shallow")
     monkeypatch.chdir(tmp_path / "shallow")
@@ -177,30 +182,6 @@ def test_a_shallow_clone(root, tmp_path, monkeypatch):
     assert (finding.level, finding.remedy) == (Level.FAIL, "run `git fetch --unshallow`")
     git(tmp_path / "shallow", "fetch", "--unshallow")
     assert doctor.history().level is Level.OK
-
-
-def test_files_of_another_user(root, monkeypatch):
-    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own: only root may chown
-    reported = found()
-    assert reported["git"].level is Level.FAIL
-    assert reported["git"].remedy == f"run `git config --global --add safe.directory {root}`"
-    assert not {"git history", "git identity", "source"} & reported.keys()
-
-
-def test_line_endings_that_git_changes(root):
-    assert doctor.line_endings(root) is None
-    git(root, "config", "core.autocrlf", "true")
-    assert "git restore .gitattributes" in doctor.line_endings(root).remedy
-    (root / ".gitattributes").touch()
-    assert doctor.line_endings(root) is None
-
-
-def test_untracked_module(root):
-    assert doctor.untracked_source().level is Level.OK
-    (root / "src" / "new.py").touch()
-    finding = doctor.untracked_source()
-    assert finding.level is Level.WARN
-    assert "src/new.py" in finding.message
 
 
 def test_checkpoints_that_nobody_takes_up(root):
@@ -220,77 +201,69 @@ def test_checkpoints_that_nobody_takes_up(root):
     assert sorted(path.name for path in folder.iterdir()) == ["bb", "bb.lock"]
 
 
-@pytest.fixture
-def silent(root):
-    """A default remote that accepts connections and never answers, until it is closed."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
+def test_findings_are_printed_as_they_come(root):
+    """The last one waits for a remote that accepts connections and never answers."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
         shared = root / ".dvc" / "config"
         shared.write_text(
             shared.read_text().replace("remote = store", "remote = team")
             + "['remote \"team\"']\nurl = s3://bucket/x\n"
-            f"endpointurl = http://127.0.0.1:{server.getsockname()[1]}\n"
+            f"endpointurl = http://127.0.0.1:{silent.getsockname()[1]}\n"
             "access_key_id = a\nsecret_access_key = b\nregion = us-east-1\n"
         )
-        yield server
-
-
-def test_findings_are_printed_as_they_come(root, silent):
-    with subprocess.Popen(
-        [sys.executable, "-m", "alzmri", "doctor"], stdout=subprocess.PIPE, text=True
-    ) as slow:
-        assert "python" in slow.stdout.readline()
-        while "checkpoints" not in slow.stdout.readline():
+        with subprocess.Popen(
+            [sys.executable, "-m", "alzmri", "doctor"], stdout=subprocess.PIPE, text=True
+        ) as slow:
+            assert "python" in slow.stdout.readline()
+            while "checkpoints" not in slow.stdout.readline():
+                assert slow.poll() is None
+            connection, _ = silent.accept()
             assert slow.poll() is None
-        connection, _ = silent.accept()
-        assert slow.poll() is None
-        connection.close()
-        silent.close()
-        said = slow.stdout.read()
-    assert "FAIL  store" in said
-
-
-def configure(root: Path, content: str | bytes) -> Path:
-    path = root / ".dvc" / "config.local"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
+            connection.close()
+            silent.close()
+            assert "FAIL  store" in slow.stdout.read()
 
 
 @pytest.mark.parametrize(
-    "endpoint",
-    ["http://127.0.0.1:abc", "http://127.0.0.1:99999", "http://[::1", "http://[::1]:8333", "here"],
+    ("content", "said"),
+    [
+        (b"\xff\xfe\x00", "config.local is damaged: correct it, or delete it"),
+        (b"[core\n", "config.local is damaged"),
+        (b"core = 1\n", "config.local is damaged"),
+        *(
+            (
+                f"['remote \"store\"']\nendpointurl = {url}\n".encode(),
+                "endpointurl of remote 'store'",
+            )
+            for url in (
+                "http://127.0.0.1:abc",
+                "http://127.0.0.1:99999",
+                "http://[::1]:8333",
+                "here",
+            )
+        ),
+    ],
 )
-def test_endpoint_of_the_local_store_that_cannot_be_used(root, endpoint):
-    configure(root, f"['remote \"store\"']\nendpointurl = {endpoint}\n")
+def test_a_store_that_is_wrongly_configured(root, content, said):
+    (root / ".dvc" / "config.local").write_bytes(content)
     finding = found(before_run=True)["store"]
     assert finding.level is Level.FAIL
-    assert "endpointurl of remote 'store' in config or config.local" in finding.message
+    assert said in finding.message
+    assert str(root / ".dvc") in finding.message
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", "[core\n", "core = 1\n"])
-def test_damaged_configuration(root, content):
-    path = configure(root, content)
+def test_a_proxy_and_a_file_before_the_store(root, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
     finding = found()["store"]
     assert finding.level is Level.FAIL
-    assert str(path) in finding.message
-    assert "correct it, or delete it" in finding.message
-
-
-def test_file_in_the_place_of_the_store(root):
+    assert "NO_PROXY" in finding.message
     (root / ".store").touch()
     finding = doctor.store(root, may_be_down=True)
     assert finding.level is Level.FAIL
     assert str(root / ".store") in finding.message
-
-
-def test_git_that_is_not_installed(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    reported = found()
-    assert (reported["git"].level, reported["git"].remedy) == (Level.FAIL, "install git")
-    assert not {"git history", "git identity", "source"} & reported.keys()
-    assert reported["plots"].level is Level.OK
-    assert reported["store"].level is Level.WARN
 
 
 def test_parameters_that_a_stage_would_refuse(root):
@@ -304,16 +277,11 @@ def test_parameters_that_a_stage_would_refuse(root):
     assert found()["params"].level is Level.FAIL
 
 
-@pytest.fixture
-def kaggle(root) -> Path:
-    """Where the collection that params.yaml names would be; nothing is there."""
+def test_a_collection_that_is_absent_or_not_of_files(root):
     path = root / "params.yaml"
     path.write_text(path.read_text().replace("source: phantom", "source: kaggle"))
-    (root / "data").mkdir()
-    return root / "data" / "kaggle"
-
-
-def test_collection_that_is_absent(root, kaggle):
+    kaggle = root / "data" / "kaggle"
+    kaggle.parent.mkdir()
     nowhere = doctor.collection(root)
     assert nowhere.level is Level.FAIL
     assert "alzmri data import SOURCE --name kaggle" in nowhere.remedy
@@ -324,44 +292,29 @@ def test_collection_that_is_absent(root, kaggle):
     kaggle.touch()
     assert "no folder" in doctor.collection(root).message
     kaggle.unlink()
-    (kaggle / "NonDemented").mkdir(parents=True)
-    (kaggle / "NonDemented" / "é.jpg").touch()
-    assert doctor.collection(root).level is Level.OK
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda folder: os.mkfifo(folder / "pipe"),
-        lambda folder: (folder / "lost").symlink_to("nowhere"),
-        lambda folder: (folder / "circle").symlink_to("circle"),
-        lambda folder: Path(os.fsdecode(bytes(folder) + b"/\xff.jpg")).touch(),
-        lambda folder: Path(os.fsdecode(bytes(folder) + b"/\xff")).mkdir(),
-    ],
-    ids=["pipe", "link to nothing", "link to itself", "file name", "folder name"],
-)
-def test_collection_on_which_dvc_hangs_or_crashes(root, kaggle, make):
     folder = kaggle / "train" / "NonDemented"
     folder.mkdir(parents=True)
-    make(folder)
-    finding = doctor.collection(root)
-    assert finding.level is Level.FAIL
-    assert "data/kaggle/train/NonDemented/" in finding.message
-    assert finding.message.isascii()
-
-
-def test_collection_of_links(root, kaggle):
-    kaggle.mkdir()
-    (kaggle / "link.jpg").symlink_to(root / "params.yaml")
-    (kaggle / "up").symlink_to("..")
+    (folder / "é.jpg").touch()
+    assert doctor.collection(root).level is Level.OK
+    (folder / "link.jpg").symlink_to(root / "params.yaml")
+    (folder / "up").symlink_to("..")
     finding = doctor.collection(root)
     assert finding.level is Level.WARN
     assert "2 symbolic links" in finding.message
-
-
-def test_proxy_before_the_store(root, monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "")
-    finding = doctor.store(root, may_be_down=False)
-    assert finding.level is Level.FAIL
-    assert "NO_PROXY" in finding.remedy
+    for number, make in enumerate(
+        (
+            lambda place: os.mkfifo(place / "pipe"),
+            lambda place: (place / "lost").symlink_to("nowhere"),
+            lambda place: (place / "circle").symlink_to("circle"),
+            lambda place: Path(os.fsdecode(bytes(place) + b"/\xff.jpg")).touch(),
+            lambda place: Path(os.fsdecode(bytes(place) + b"/\xff")).mkdir(),
+        )
+    ):
+        place = folder / str(number)
+        place.mkdir()
+        make(place)
+        finding = doctor.collection(root)
+        assert finding.level is Level.FAIL, number
+        assert f"data/kaggle/train/NonDemented/{number}/" in finding.message
+        assert finding.message.isascii()
+        shutil.rmtree(place)

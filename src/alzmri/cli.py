@@ -7,20 +7,20 @@ import typer
 from typer.core import TyperGroup
 
 from alzmri import __version__, repository, terminal
-from alzmri.clinic.command import dicom
+from alzmri.clinic.dicom_command import dicom
 from alzmri.collections.cli import data_app
-from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
+from alzmri.experiments import experiment_commands as experiments
 from alzmri.inference.predict_commands import explain, export, predict
-from alzmri.sagemaker.cli import sagemaker_app
+from alzmri.sagemaker.sagemaker_commands import sagemaker_app
 from alzmri.serving.serve_command import serve
 from alzmri.slices import slices
-from alzmri.store.cli import store_app
+from alzmri.store.store_commands import store_app
 
 IN_PLACE = {"predict", "explain", "store"}
 """Commands that run in the user's folder: they name the user's files, or run a command."""
 
 
-class _Group(TyperGroup):
+class _WholeSentences(TyperGroup):
     """Show the whole first sentence of each command's help, even on a narrow terminal."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -32,7 +32,7 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Group,
+    cls=_WholeSentences,
     help="Classify stages of Alzheimer's disease from brain MRI slices, honestly scored.",
     epilog="Experiments are DVC's: dvc repro, dvc exp run -S train.lr=0.0005, dvc plots diff.",
     no_args_is_help=True,
@@ -41,20 +41,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app.command()(slices)
-app.add_typer(data_app, name="data", cls=_Group)
-app.add_typer(store_app, name="store", cls=_Group)
-app.add_typer(sagemaker_app, name="sagemaker", cls=_Group)
-app.command()(honest)
-app.command()(protocol)
-app.command()(sweep)
-app.command()(compare)
-app.command()(review)
-app.command()(results)
-app.command()(predict)
-app.command()(explain)
-app.command()(export)
-app.command()(serve)
-app.command()(dicom)
+for name, group in {"data": data_app, "store": store_app, "sagemaker": sagemaker_app}.items():
+    app.add_typer(group, name=name, cls=_WholeSentences)
+for command in (
+    *(experiments.honest, experiments.protocol, experiments.sweep),
+    *(experiments.compare, experiments.review, experiments.results),
+    *(predict, explain, export, serve, dicom),
+):
+    app.command()(command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -94,14 +88,13 @@ def doctor(
         failed |= finding.level is Level.FAIL
         if finding.level is Level.OK and before_run:
             continue
-        if as_json:
-            shown.append(vars(finding) | {"level": finding.level.name.lower()})
-            continue
-        console = terminal.err if before_run else terminal.out
-        colour = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}[finding.level]
-        console.print(f"[{colour}]{finding.level.value:>4}[/]  ", end="")
-        remedy = f" — {finding.remedy}" if finding.remedy else ""
-        console.print(f"{finding.subject}: {finding.message}{remedy}", markup=False)
+        shown.append(vars(finding) | {"level": finding.level.name.lower()})
+        if not as_json:
+            console = terminal.err if before_run else terminal.out
+            colour = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}[finding.level]
+            console.print(f"[{colour}]{finding.level.value:>4}[/]  ", end="")
+            remedy = f" — {finding.remedy}" if finding.remedy else ""
+            console.print(f"{finding.subject}: {finding.message}{remedy}", markup=False)
     if as_json:
         terminal.say(json.dumps(shown, indent=2))
     if failed:

@@ -21,14 +21,12 @@ from rich.filesize import decimal
 from alzmri import git, repository
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.params import load
-from alzmri.store import check as asking
-from alzmri.store import server, settings
+from alzmri.store import remotes, server
 
 OLDEST, NEWEST = (3, 11), (3, 14)
 ENOUGH_BYTES = 5 * 10**9
 TOO_FEW_BYTES = 10**9
 ABANDONED_DAYS = 14  # without a new checkpoint: the training is abandoned
-_SHOWN = 3
 
 
 class Level(Enum):
@@ -79,27 +77,25 @@ def examine(*, before_run: bool = False) -> Iterator[Finding]:
         for subject, check in (("git history", history), ("git identity", git_identity)):
             for finding in attempt(subject, check):
                 # Experiments are commits; `dvc repro` makes none.
-                yield (
-                    replace(finding, level=Level.WARN) if before_run and finding.remedy else finding
-                )
+                mild = before_run and finding.remedy
+                yield replace(finding, level=Level.WARN) if mild else finding
         yield from attempt("line endings", partial(line_endings, root))
         yield from attempt("source", untracked_source)
-    yield from attempt("plots", partial(plots_template, root))
-    yield from attempt("params", partial(parameters, root))
-    yield from attempt("data", partial(collection, root))
-    yield from attempt("checkpoints", partial(checkpoints, root))
-    yield from attempt("store", partial(store, root, may_be_down=before_run))
+    for subject, check_of in (
+        *(("plots", plots_template), ("params", parameters), ("data", collection)),
+        *(("checkpoints", checkpoints), ("store", partial(store, may_be_down=before_run))),
+    ):
+        yield from attempt(subject, partial(check_of, root))
 
 
 def attempt(subject: str, check: Callable[[], Finding | None]) -> Iterator[Finding]:
-    """The finding of ``check``, or its exception as a finding."""
+    """Yield the finding of ``check``, or its exception as a finding."""
     try:
         finding = check()
     except (UserError, EnvironmentFault) as error:
         finding = fail(subject, str(error))
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        finding = fail(subject, f"{error.strerror or error}{where}")
+        finding = fail(subject, f"{error.strerror or error}: {error.filename or subject}")
     except Exception as error:  # noqa: BLE001 - the other checks go on
         message = f"the check itself failed: {type(error).__name__}: {error}"
         finding = fail(subject, message, "report that, with what `alzmri --version` prints")
@@ -195,9 +191,12 @@ def untracked_source() -> Finding:
     files = git.lines("ls-files", "--others", "--exclude-standard", "--", "src")
     if not files:
         return ok("source", "all of src/ is tracked")
-    names = ", ".join(files[:_SHOWN]) + (" …" if len(files) > _SHOWN else "")
-    message = f"untracked, so missing in queued and temporary experiments: {names}"
+    message = f"untracked, so missing in queued and temporary experiments: {_some(files)}"
     return warn("source", message, "run `git add src`")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
 def plots_template(root: Path) -> Finding:
@@ -217,7 +216,7 @@ def collection(root: Path) -> Finding | None:
     """data/NAME exists and DVC can read it; None if `parameters` finds no NAME.
 
     DVC hashes every file before our code runs: it hangs on a pipe, and crashes on a broken link
-    and on a name that is not UTF-8. This check reads names only, so it is quick.
+    and on a name that is not UTF-8.
     """
     try:
         name = load(root / "params.yaml").data.source
@@ -227,16 +226,15 @@ def collection(root: Path) -> Finding | None:
     if not folder.is_dir():
         return _absent(folder)
     unreadable, links = [], 0
-    for entry in _below(folder):
-        if _stops_dvc(entry):
-            unreadable.append(repr(os.path.relpath(entry.path, root)))
-            if len(unreadable) > _SHOWN:
-                break
-        links += entry.is_symlink()
+    for above, folders, files in os.walk(folder):
+        for path in (Path(above, one) for one in (*folders, *files)):
+            links += path.is_symlink()
+            named = path.name.encode("utf-8", "ignore").decode() == path.name
+            if not (named and (path.is_file() or path.is_dir())):
+                unreadable.append(repr(str(path.relative_to(root))))
     if unreadable:
-        names = ", ".join(unreadable[:_SHOWN]) + (" …" if len(unreadable) > _SHOWN else "")
-        message = f"neither readable files nor folders with UTF-8 names, so DVC stops: {names}"
-        return fail("data", message, "move them away")
+        message = "neither readable files nor folders with UTF-8 names, so DVC stops: "
+        return fail("data", message + _some(unreadable), "move them away")
     if links:
         message = f"data/{name} has {links} symbolic links, which are no images"
         return warn("data", message, "put the files themselves there")
@@ -254,29 +252,6 @@ def _absent(folder: Path) -> Finding:
         return fail("data", message, f"run `dvc pull data/{name}`")
     message = f"params.yaml names the collection {name}, but there is no data/{name}"
     return fail("data", message, f"run `alzmri data import SOURCE --name {name}`")
-
-
-def _below(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Everything in ``folder``, at any depth; links are not followed."""
-    pending = [os.fspath(folder)]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                yield entry
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-
-
-def _stops_dvc(entry: os.DirEntry[str]) -> bool:
-    try:
-        entry.name.encode()
-    except UnicodeEncodeError:
-        return True
-    # The directory entry knows files and folders; a link has to be followed.
-    if entry.is_symlink():
-        target = Path(entry.path)
-        return not (target.is_file() or target.is_dir())
-    return not (entry.is_file() or entry.is_dir())
 
 
 def checkpoints(root: Path) -> Finding:
@@ -303,18 +278,14 @@ def checkpoints(root: Path) -> Finding:
 
 def store(root: Path, *, may_be_down: bool) -> Finding:
     """The bucket answers. A local store that is down is a warning: one command starts it."""
-    data = server.folder(root)
-    configured = settings.default(root)
-    if configured.is_local and asking.proxied(configured):
-        message = "HTTP_PROXY sends even 127.0.0.1 to a proxy"
-        return fail("store", message, "run `export NO_PROXY=127.0.0.1`")
-    if configured.is_local and os.path.lexists(data) and not data.is_dir():
+    remote, data = remotes.default(root), server.folder(root)
+    if remote.is_local and os.path.lexists(data) and not data.is_dir():
         return fail("store", f"{data} is no folder, but the store's data go there", "move it")
     try:
-        asking.check(configured)
-    except asking.StoreUnavailable as error:
-        if configured.is_local and server.find(root) is None:
+        remote.check()
+    except remotes.StoreUnavailable as error:
+        if remote.is_local and server.find(root) is None:
             report = ok if may_be_down else warn
             return report("store", "the local store is not running", "run `alzmri store up`")
         return fail("store", str(error), "run `alzmri store status`")
-    return ok("store", f"{configured.url} answers")
+    return ok("store", f"{remote.url} answers")

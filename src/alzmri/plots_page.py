@@ -4,7 +4,7 @@ from pathlib import Path
 
 import vl_convert
 
-from alzmri.files import replacing
+from alzmri.files import write_bytes
 
 PAGE = Path(".dvc/plots.html")
 """Named by ``plots.html_template`` in ``.dvc/config``."""
@@ -16,19 +16,12 @@ _TEMPLATE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>alzmri plots</title>
 <style>
-  body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem;
-         padding: 0 1rem; color: #1b1b1b; background: #fff; }}
+  body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; }}
   img {{ max-width: 100%; height: auto; }}
   /* The pictures of one plot beside each other, one per revision, where DVC has one long row. */
-  div:has(> div > img) {{ display: flex; flex-wrap: wrap; gap: 0 1rem; margin-top: 1.5rem;
-         border: 0 !important; border-top: 1px solid #ddd !important;
-         text-align: left !important; white-space: normal !important; }}
+  div:has(> div > img) {{ display: flex; flex-wrap: wrap; white-space: normal !important; }}
   div:has(> div > img) > p {{ flex-basis: 100%; font-weight: 600; }}
-  div:has(> img) {{ flex: 1 1 20rem; max-width: 38rem; border: 0 !important;
-         margin: 0 !important; }}
-  div:has(> img) > p {{ margin: 0 0 .5rem; color: #555; }}
-  table {{ border-collapse: collapse; }}
-  td, th {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; }}
+  div:has(> img) {{ flex: 1 1 20rem; max-width: 38rem; border: 0 !important; }}
 </style>
 <script>(() => {{{vega}}})();</script>
 </head>
@@ -38,12 +31,10 @@ _TEMPLATE = """<!doctype html>
 </html>
 """
 
-_GLOBALS = "window.vega = vega; window.vegaLite = vegaLite; window.vegaEmbed = vegaEmbed;"
-"""What the scripts of DVC's plots call."""
-
 
 def write(path: Path = PAGE) -> None:
     """Write the template; DVC puts the plots where it says ``{plot_divs}``."""
-    page = _TEMPLATE.format(vega=vl_convert.javascript_bundle(_GLOBALS, vl_version="5.21"))
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    # What the scripts of DVC's plots call.
+    call = "window.vega = vega; window.vegaLite = vegaLite; window.vegaEmbed = vegaEmbed;"
+    vega = vl_convert.javascript_bundle(call, vl_version="5.21")
+    write_bytes(path, _TEMPLATE.format(vega=vega).encode())

@@ -55,11 +55,10 @@ def run(command: Callable[[], object]) -> int:
     except OSError as error:
         if debug:
             raise
-        what = error.strerror or str(error)
         where = f": {error.filename}" if error.filename else ""
         remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
         err.print("[red]error:[/] ", end="")
-        err.print(f"{what}{where}{remedy}", markup=False)
+        err.print(f"{error.strerror or error}{where}{remedy}", markup=False)
         return EnvironmentFault.exit_code
     except KeyboardInterrupt:
         err.print("interrupted")
@@ -114,12 +113,8 @@ def progress(what: str, *, in_log: bool = True) -> Iterator[Update]:
         in_log: False if the work itself prints lines often enough.
     """
     if sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
+        text = TextColumn("{task.description}")
+        columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         # Lines printed meanwhile go above the bar, unless they go to a file.
         above = sys.stdout.isatty()
         with Progress(*columns, console=err, transient=True, redirect_stdout=above) as bar:

@@ -32,7 +32,7 @@ SPACING = np.array([2.0, 2.0, 4.0])
 NAME = "Müller^Zoë"
 
 
-def _program(tool: str) -> str:
+def program(tool: str) -> str:
     """The path of a program; pynetdicom has scripts of the same names beside any Python."""
     for folder in (*os.environ["PATH"].split(os.pathsep), "/usr/sbin"):
         found = shutil.which(tool, path=folder)
@@ -43,13 +43,7 @@ def _program(tool: str) -> str:
     )
 
 
-@pytest.fixture(scope="session")
-def program() -> Callable[[str], str]:
-    """``program("storescu")``: its path."""
-    return _program
-
-
-def _small_head() -> np.ndarray:
+def small_head() -> np.ndarray:
     """An egg of 100 by 120 by 100 mm with ventricles, ``[x, y, z]`` at :data:`SPACING`."""
     shape = (58, 68, 29)
     places = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, SPACING, strict=True)]
@@ -60,8 +54,14 @@ def _small_head() -> np.ndarray:
     return (voxels + np.where(brain, 10 * np.cos(x / 4) * np.cos(y / 5), 0)).astype(np.uint16)
 
 
-def _write_series(folder: Path, voxels: np.ndarray, syntax: str = "", **tags: Any) -> str:
-    """``voxels`` as axial MR slices of a new series and study in ``folder``; the series' UID."""
+def write_series(
+    folder: Path, voxels: np.ndarray | None = None, syntax: str = "", **tags: Any
+) -> str:
+    """``voxels`` as axial MR slices of a new series and study in ``folder``; the series' UID.
+
+    Without voxels of the small head.
+    """
+    voxels = small_head() if voxels is None else voxels
     folder.mkdir(parents=True)
     study, series = generate_uid(), generate_uid()
     for number in range(voxels.shape[2]):
@@ -95,23 +95,6 @@ def _write_series(folder: Path, voxels: np.ndarray, syntax: str = "", **tags: An
 
 
 @pytest.fixture(scope="session")
-def make_series() -> Callable[..., str]:
-    """``make_series(folder, voxels, EchoTime=90)``; without voxels of the small head."""
-
-    def make(folder: Path, voxels: np.ndarray | None = None, syntax: str = "", **tags: Any) -> str:
-        return _write_series(folder, _small_head() if voxels is None else voxels, syntax, **tags)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def other_head() -> np.ndarray:
-    """A head that is out of distribution: its brightness jumps from voxel to voxel."""
-    head = _small_head()
-    return np.where(head > 0, 255 - head % 7 * 30, 0)
-
-
-@pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a LeNet of random weights that knows slices of the small head."""
     folder = tmp_path_factory.mktemp("model")
@@ -123,7 +106,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parameters = {"data": {"source": "none"}, "split": {"unit": "subject"}}
     card = saved.Card(architecture, classes, preprocessing, parameters, [], "0" * 64, 1.0, {})
     saved.save(folder, network.state_dict(), card)
-    _write_series(folder / "series", _small_head())
+    write_series(folder / "series")
     source = inputs.Source("head", "dicom", tuple(folder.glob("series/*.dcm")))
     seen = inputs.read(source, Preprocessing("pad", 32), count=12, by_folder=False)
     rng = np.random.default_rng(0)
@@ -175,7 +158,7 @@ class Node:
         return self._ask("storescu", *options, "+sd", files=[str(folder)]) == 0
 
     def _ask(self, tool: str, *options: str, files: Sequence[str] = ()) -> int:
-        call = [_program(tool), *options, "-aec", "ALZMRI", "127.0.0.1", str(self.port), *files]
+        call = [program(tool), *options, "-aec", "ALZMRI", "127.0.0.1", str(self.port), *files]
         return subprocess.run(call, capture_output=True, check=False).returncode
 
     def metric(self, name: str) -> float:

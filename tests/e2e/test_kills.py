@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from alzmri.store import settings
+from alzmri.store import remotes
 
 from .. import forks
 from ..processes import limit
@@ -347,11 +347,11 @@ def test_a_store_that_comes_and_goes_costs_warnings(long, start, free_block):
     clone, whole = long
     port = str(free_block())
     clone.run("alzmri", "store", "up", "--port", port)
-    remote = settings.default(clone.root)
+    remote = remotes.default(clone.root)
     there = {
         "ALZMRI_CHECKPOINTS": "s3://alzmri/checkpoints",
-        "AWS_ACCESS_KEY_ID": remote.key,
-        "AWS_SECRET_ACCESS_KEY": remote.secret,
+        "AWS_ACCESS_KEY_ID": remote.keys[0],
+        "AWS_SECRET_ACCESS_KEY": remote.keys[1],
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_MAX_ATTEMPTS": "1",
     }

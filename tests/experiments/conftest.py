@@ -15,7 +15,7 @@ import pytest
 from alzmri import params
 from alzmri.classes import CLASSES
 from alzmri.evaluation import report
-from alzmri.experiments.runs import FinishedRun
+from alzmri.experiments.finished_runs import FinishedRun
 
 SUBJECTS, SLICES = 40, 3
 PARAMETERS = params.load(Path(__file__).parents[2] / "params.yaml").model_dump(mode="json")
@@ -63,8 +63,8 @@ def make_run() -> Callable[..., FinishedRun]:
     The same subjects are the easy ones in every run, so that runs differ less than subjects do.
     ``subjects`` is how the names of the test subjects begin, ``shared`` how many were in training,
     ``near`` how many test images have a near-duplicate there, ``total`` the subjects of the
-    collection, ``code`` the digest of the code of its stage train, ``epochs`` how many it ran,
-    ``merged`` whether there are two classes only, ``stale`` sets a parameter after the run.
+    collection, ``code`` the digest of the code of its stage train, ``merged`` whether there are
+    two classes only, ``stale`` sets a parameter after the run.
     """
 
     def make(

@@ -11,19 +11,28 @@ import pytest
 from alzmri.classes import CLASSES
 from alzmri.errors import LeakError, UserError
 from alzmri.evaluation import report
-from alzmri.experiments import runs
-from alzmri.experiments.studies import Study, floors, honest, protocol, write_section
+from alzmri.experiments import honest_study, studies
+from alzmri.experiments.honest_study import TaskResults, planned
+from alzmri.experiments.runner import parse_settings
+from alzmri.experiments.studies import Study, protocol_planned, write_section
 from alzmri.params import Params
 
 
-def study(module, size="scaled", **overrides):
+def study(scales, size="scaled", **overrides):
     settings = {key.replace("__", "."): value for key, value in overrides.items()}
-    return Study("phantom", module.SCALES[size], settings)
+    return Study("phantom", scales[size], settings)
 
 
-@pytest.mark.parametrize("size", ["full", "scaled"])
-def test_folds_differ_in_nothing_but_the_fold(size):
-    (cross,), slices = honest.planned(study(honest, size), "binary", 5)
+def cross_validation(**overrides):
+    return study(honest_study.SCALES, **overrides)
+
+
+def protocol(size="scaled", **overrides):
+    return protocol_planned(study(studies.PROTOCOL_SCALES, size, **overrides))
+
+
+def test_folds_differ_in_nothing_but_the_fold():
+    (cross,), slices = planned(cross_validation(), "binary", 5)
     parameters = [experiment.params for experiment in cross]
     for fold, used in enumerate(parameters):
         assert (used.split.unit, used.split.folds, used.split.fold) == ("subject", 5, fold)
@@ -34,9 +43,9 @@ def test_folds_differ_in_nothing_but_the_fold(size):
     assert {leaking.model_copy(update={"split": None}).model_dump_json()} == alike
 
 
-def test_the_protocol_at_full_size_is_the_published_one():
+def test_the_studies_at_full_size_are_the_published_protocol_and_the_documented_validation():
     for variant, (lr, momentum) in {"baseline": (1e-4, 0.9), "best": (5e-4, 0.85)}.items():
-        used = protocol.planned(study(protocol, "full"))[variant].params
+        used = protocol("full")[variant].params
         assert (used.train.lr, used.train.momentum) == (lr, momentum)
         assert (used.train.batch_size, used.train.epochs) == (128, 100)
         assert (used.data.image_size, used.split.unit) == (224, "slice")
@@ -44,33 +53,25 @@ def test_the_protocol_at_full_size_is_the_published_one():
         assert used.train.weight_decay == 1e-4
         augment = used.augment
         assert (augment.p, augment.shift, augment.scale, augment.rotate) == (0.2, 0.05, 0.05, 15)
-
-
-def test_the_cross_validation_at_full_size_is_the_documented_one():
-    used = honest.planned(study(honest, "full"), "none", 5)[1].params
+    used = planned(cross_validation(size="full"), "none", 5)[1].params
     train = used.train
     assert (train.lr, train.momentum, train.schedule) == (0.004, 0.9, "onecycle")
     assert (train.batch_size, train.epochs, train.class_weights) == (32, 20, "sqrt")
     assert used.data.image_size == 224
 
 
-def test_the_task_is_what_the_table_calls_it_whatever_is_set_beside_it():
-    (folds,), slices = honest.planned(study(honest, data__merge="none"), "binary", 3)
-    assert {experiment.params.data.merge for experiment in (*folds, slices)} == {"binary"}
-
-
-def test_other_seeds_repeat_all_folds_under_names_of_their_own():
-    (first, second), _ = honest.planned(study(honest, train__seed=7), "binary", 3, seeds=2)
+def test_the_task_is_what_the_table_calls_it_and_seeds_have_names_of_their_own():
+    asked = cross_validation(data__merge="none", train__seed=7)
+    (first, second), slices = planned(asked, "binary", 3, seeds=2)
+    assert {one.params.data.merge for one in (*first, *second, slices)} == {"binary"}
     assert [one.name for one in first] == [f"honest-phantom-2classes-fold{n}" for n in range(3)]
     assert [one.name for one in second] == [f"{one.name}-seed8" for one in first]
     assert {one.params.train.seed for one in second} == {8}
 
 
 def test_what_is_scaled_is_said():
-    full, scaled = (
-        protocol.planned(study(protocol, size))["best"].params for size in ("full", "scaled")
-    )
-    note = protocol.SCALES["scaled"].note
+    full, scaled = (protocol(size)["best"].params for size in ("full", "scaled"))
+    note = studies.PROTOCOL_SCALES["scaled"][1]
     for value in (full, scaled):
         for number in (value.data.image_size, value.train.batch_size, value.train.epochs):
             assert str(number) in note
@@ -89,28 +90,18 @@ def _other_than_size(used: Params) -> dict[str, object]:
     return content
 
 
-def test_settings_of_the_user_win_and_are_checked():
-    (folds,), _ = honest.planned(study(honest, train__epochs=2), "none", 3)
-    assert folds[0].params.train.epochs == 2
-    asked = study(protocol, train__lr=0.5, data__image_size=32)
-    used = protocol.planned(asked)["best"].params
+def test_settings_of_the_user_win_and_are_checked(tmp_path, monkeypatch):
+    used = protocol(train__lr=0.5, data__image_size=32)["best"].params
     assert (used.train.lr, used.data.image_size) == (0.5, 32)
-    wrong = protocol.planned(study(protocol, train__epoch=2))["best"]
     with pytest.raises(UserError, match=r"train\.epoch: no such key; did you mean train\.epochs"):
-        _ = wrong.params
-
-
-@pytest.mark.parametrize("word", ["train.lr", "=1", "train.lr=["])
-def test_a_setting_that_cannot_be_read_is_named(word):
-    with pytest.raises(UserError, match=re.escape(f"-S {word}: ")):
-        runs.parse_settings([word])
-
-
-def test_a_params_file_with_faults_is_named(tmp_path, monkeypatch):
+        _ = protocol(train__epoch=2)["best"].params
+    for word in ("train.lr", "=1", "train.lr=["):
+        with pytest.raises(UserError, match=re.escape(f"-S {word}: ")):
+            parse_settings([word])
     (tmp_path / "params.yaml").write_text("train: [")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"params\.yaml is not valid YAML"):
-        _ = protocol.planned(study(protocol))["best"].params
+        _ = protocol()["best"].params
 
 
 def _table(*rows):
@@ -169,7 +160,7 @@ def fold(make_run):
 def test_the_most_frequent_class_and_the_ceiling_are_counted_in_subjects(fold):
     # Six subjects of class 0 with a slice each; two of class 1 and three of each other, with ten.
     run = fold([0] * 6 + [1, 1, 2, 2, 2, 3, 3, 3], [1] * 6 + [10] * 8)
-    row = honest.row(honest.TaskResults.of("4 classes", [run, fold([2], [1], 50)], run))
+    row = TaskResults("4 classes", [run, fold([2], [1], 50)], run).row()
     assert row["subjects"] == 15
     assert row["always the most frequent class"] == "0.400"
     assert row["at most"] == "0.750"  # two subjects cannot be in all three parts
@@ -181,26 +172,28 @@ def test_the_most_frequent_class_and_the_ceiling_are_counted_in_subjects(fold):
 def test_folds_are_one_test_of_all_subjects_scored_by_the_mean_of_their_slices(fold):
     stages = np.arange(20) % 4
     folds = [fold(stages, 3), fold(stages, 3, first=20, wrong=True)]
-    task = honest.TaskResults.of("4 classes", folds, folds[0], [folds[::-1]])
+    task = TaskResults("4 classes", folds, folds[0], [folds[::-1]])
     assert task.scores["subject"]["n"] == 40
     assert task.scores["accuracy"] == pytest.approx((1 + 2 / 3) / 2)
     assert task.scores["subject"]["accuracy"] == 1
     low, high = task.new
     assert 0.7 < low < high == 1
-    assert task.folds == task.seeds == [1, 1]
-    assert honest.row(task)["seeds"] == "± 0.000 (2)"
+    assert task.by_fold == task.by_seed == [1, 1]
+    assert task.row()["seeds"] == "± 0.000 (2)"
+    twice = [fold([0, 1, 2, 3], 3), fold([0, 1, 2, 3], 3, first=2)]
+    with pytest.raises(LeakError, match="2 subjects are tested in several folds"):
+        _ = TaskResults("4 classes", twice, folds[0]).scores
 
 
 def test_floors_are_found_in_pixels_and_compared_with_the_network(fold, monkeypatch):
     """Ventricles that grow with the stage: the numbers find it, permuted labels are not found."""
-    for module in (honest, floors):
-        monkeypatch.setattr(module, "PERMUTATIONS", 5)
+    monkeypatch.setattr(honest_study, "PERMUTATIONS", 5)
     stages = np.arange(20) % 4
     folds = [fold(stages, 3, first=20 * number) for number in range(3)]
-    task = honest.TaskResults.of("4 classes", folds, folds[0])
-    np.testing.assert_array_equal(np.bincount(task.subjects.fold), [20, 20, 20])
-    network, five, alone, frequent, guesses, permuted = honest.floor_rows(task)
+    task = TaskResults("4 classes", folds, folds[0])
+    network, five, alone, frequent, guesses, permuted = task.floor_rows()
     assert network["macro F1"].startswith("1.000 [0.")
+    assert network["network − this"] == ""
     for floor in (five, alone):
         assert float(floor["macro F1"][:5]) > 0.9
         assert floor["network − this"][0] in "+-"
@@ -209,12 +202,6 @@ def test_floors_are_found_in_pixels_and_compared_with_the_network(fold, monkeypa
     for row in (guesses, permuted):
         assert 0.15 < float(row["macro F1"].removeprefix("mean ")[:5]) < 0.35
     assert permuted["macro F1"].endswith("p = 0.167")
-
-
-def test_a_subject_in_two_folds_is_a_leak(fold):
-    folds = [fold([0, 1, 2, 3], 3), fold([0, 1, 2, 3], 3, first=2)]
-    with pytest.raises(LeakError, match="2 subjects are tested in several folds"):
-        honest.TaskResults.of("4 classes", folds, folds[0])
 
 
 def test_a_section_is_added_once_and_replaced_in_its_place(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from alzmri import git
 from alzmri.errors import UserError
-from alzmri.experiments import runs
+from alzmri.experiments.finished_runs import finished
 from alzmri.experiments.sweeps import plan
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def finish(experiment, score):
     git.run("update-ref", name, commit)
     subprocess.run(("git", "reset", "--quiet"), check=True)
     path.write_text(text)
-    return runs.finished(git.head())[experiment.name]
+    return finished(git.head())[experiment.name]
 
 
 def asked(sweep, results=None, finish_to=0):
@@ -165,14 +165,14 @@ def test_scores_lead_and_a_search_that_was_ended_goes_on_as_it_would_have():
     late = [experiment.params.train.lr for experiment in whole[12:]]
     assert statistics.median(late) > 2e-3  # high rates scored high; the ranges' middle is 1e-3
     names = [experiment.name for experiment in whole]
-    before = runs.finished(git.head())
+    before = finished(git.head())
     known = [search(total=16).choose(name, before[name].settings, {}) for name in names]
     assert all(before[one.name].is_of(one.params) for one in known)
     for experiment in whole[13:]:
         baseline = git.head()
         git.run("update-ref", "-d", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{experiment.name}")
     results = {}
-    done = runs.finished(git.head())
+    done = finished(git.head())
     again = []
     for experiment in search(total=16).ask(git.head(), results):
         again.append(experiment)

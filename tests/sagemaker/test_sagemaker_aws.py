@@ -1,23 +1,31 @@
-"""What AWS's errors mean, and that what is in the bucket is not sent again."""
+"""What AWS's errors mean; uploads; how jobs ended, what they cost, which one is taken again."""
+
+import io
+import tarfile
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from botocore.stub import Stubber
 
+from alzmri import aws
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.sagemaker import aws
+from alzmri.sagemaker import training_job
+from alzmri.sagemaker.container import OUTPUTS
+from alzmri.sagemaker.job_request import Work
 
 REFUSALS = {
     "ExpiredTokenException: The security token included in the request is expired": (
         "has expired: sign in again"
     ),
     "UnrecognizedClientException: The security token included in the request is invalid.": (
-        "AWS does not know the key"
+        "the key is wrong or was withdrawn"
     ),
     "AccessDeniedException: User: arn:aws:iam::123456789012:user/me is not authorized to perform:"
     " sagemaker:CreateTrainingJob": (
-        "docs/sagemaker.md has the least that is needed (AWS: User: arn:aws:iam::123456789012:user"
+        "docs/sagemaker.md has what a job needs) (AWS: User: arn:aws:iam::123456789012:user/me"
     ),
     "ValidationException: Could not assume role arn:aws:iam::123456789012:role/no. Please ensure"
     " that the role exists and allows principal 'sagemaker.amazonaws.com' to assume the role.": (
@@ -31,10 +39,10 @@ REFUSALS = {
     " usage' is 0 Instances, with current utilization of 0 Instances and a request delta of 1": (
         "Service Quotas"
     ),
+    "NoSuchBucket: The specified bucket does not exist": "there is no such bucket: make it",
     "ValidationException: The S3 bucket ours is in region eu-west-1, not in region us-east-1": (
-        "in another region than the job"
+        "in another region"
     ),
-    "ResourceInUse: Training job names must be unique": "give another --name",
     "ValidationException: Requested resource not found.": "there is no such job",
     "ValidationException: Endpoint alzmri of account 123456789012 not found.": (
         "there is no such endpoint"
@@ -45,74 +53,158 @@ REASONS = {
     "CapacityError: Unable to provision requested ML compute capacity.": "submit again later",
     "ClientError: CannotPullContainerError: not found": "correct image",
     "AlgorithmError: No space left on device: x, exit code: 1": "raise volume_gb",
-    "ClientError: AccessDenied on s3://ours/data": "docs/sagemaker.md",
     "AlgorithmError: the loss is not finite, exit code: 1": "",
 }
 
 
+@aws.explained()
 def _raise(said, status=400):
     code, message = said.split(": ", 1)
-    response = {
-        "Error": {"Code": code, "Message": message},
-        "ResponseMetadata": {"HTTPStatusCode": status},
-    }
-    with aws.explained():
-        raise ClientError(response, "CreateTrainingJob")
+    error = {"Code": code, "Message": message}
+    raise ClientError(
+        {"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}, "CreateTrainingJob"
+    )
 
 
-def test_sagemaker_refusals_are_one_sentence_with_the_remedy():
+def test_sagemaker_errors_are_one_sentence_with_the_remedy():
     for refusal, expected in REFUSALS.items():
         with pytest.raises(UserError) as refused:
             _raise(refusal)
         assert expected in str(refused.value)
-
-
-def test_sagemaker_failures_have_a_remedy():
     for reason, remedy in REASONS.items():
-        found = aws.meaning(reason)
-        assert remedy in found
-        assert bool(remedy) == bool(found)
-
-
-def test_sagemaker_a_service_that_is_busy_or_silent_is_no_fault_of_the_users():
+        assert remedy in aws.meaning(reason)
+        assert bool(remedy) == bool(aws.meaning(reason))
     for said, status in [
         ("InternalServerError: x", 500),
         ("SlowDown: x", 503),
         ("ThrottlingException: Rate exceeded", 400),
     ]:
-        with pytest.raises(EnvironmentFault, match="AWS is too busy just now"):
+        with pytest.raises(EnvironmentFault, match="AWS is too busy"):
             _raise(said, status)
     with pytest.raises(EnvironmentFault, match="does not answer"), aws.explained():
         raise EndpointConnectionError(endpoint_url="x")
+    with pytest.raises(UserError, match="no AWS credentials"), aws.explained():
+        raise NoCredentialsError
 
 
-@pytest.fixture
-def s3():
-    """A client of S3 that answers what a test says, and is asked for nothing else."""
+def test_sagemaker_finds_in_the_bucket_what_is_there_by_its_whole_name(tmp_path):
     client = boto3.client(
         "s3", region_name="eu-central-1", aws_access_key_id="none", aws_secret_access_key="none"
     )
+    (tmp_path / "data.csv").write_text("abc")
+    sent = []
+    client.upload_fileobj = lambda *words, **_: sent.append(words[1:])
+    session = SimpleNamespace(client=lambda _: client)
+    keys = ["p/data.csv.part"]
     with Stubber(client) as answers:
-        yield client, answers
-        answers.assert_no_pending_responses()
+        for _ in range(2):
+            found = {"Contents": [{"Key": key} for key in keys]}
+            asked = {"Bucket": "ours", "Prefix": "p/data.csv"}
+            answers.add_response("list_objects_v2", found, asked)
+            aws.upload(session, tmp_path / "data.csv", "s3://ours/p/data.csv")
+            keys.append("p/data.csv")
+    assert sent == [("ours", "p/data.csv")]
 
 
-def test_sagemaker_finds_in_the_bucket_what_is_there_by_its_whole_name(s3):
-    client, answers = s3
-    found = {"Contents": [{"Key": "p/data.csv.part", "Size": 3}]}
-    answers.add_response("list_objects_v2", found, {"Bucket": "ours", "Prefix": "p/data.csv"})
-    assert aws.lacks(client, "s3://ours/p/data.csv")
-    found["Contents"].append({"Key": "p/data.csv", "Size": 3})
-    answers.add_response("list_objects_v2", found, {"Bucket": "ours", "Prefix": "p/data.csv"})
-    assert not aws.lacks(client, "s3://ours/p/data.csv")
+def _job(status="Completed", **described):
+    return {
+        "TrainingJobName": "alzmri-a",
+        "TrainingJobStatus": status,
+        "SecondaryStatus": status,
+        "CreationTime": datetime(2026, 1, 1, 12, tzinfo=UTC),
+        "ResourceConfig": {"InstanceCount": 1, "InstanceType": "ml.g5.xlarge"},
+        **described,
+    }
 
 
-def test_sagemaker_a_bucket_in_another_region_or_none_is_refused(s3):
-    client, answers = s3
-    elsewhere = {"x-amz-bucket-region": "eu-west-1"}
-    answers.add_response("head_bucket", {"ResponseMetadata": {"HTTPHeaders": elsewhere}})
-    with pytest.raises(UserError, match="ours: the bucket is in another region than the job"):
-        aws.require_bucket(client, "ours", "eu-central-1")
-    answers.add_client_error("head_bucket", "404", "Not Found", 404)
-    with pytest.raises(UserError, match="there is no bucket ours: make it"):
-        aws.require_bucket(client, "ours", "eu-central-1")
+def test_sagemaker_only_a_completed_job_is_a_success():
+    training_job.require_success(_job())
+    with pytest.raises(EnvironmentFault, match="alzmri-a failed: AWS gives no reason"):
+        training_job.require_success(_job("Failed"))
+    why = "CapacityError: Unable to provision requested ML compute capacity."
+    with pytest.raises(EnvironmentFault, match=r"capacity\. \(no such instance is free now"):
+        training_job.require_success(_job("Failed", FailureReason=why))
+    transitions = [{"Status": "Training"}, {"Status": "MaxRuntimeExceeded"}]
+    with pytest.raises(EnvironmentFault, match=r"was stopped \(MaxRuntimeExceeded\)"):
+        training_job.require_success(_job("Stopped", SecondaryStatusTransitions=transitions))
+
+
+def test_sagemaker_status_says_what_spot_has_saved_and_what_was_interrupted():
+    facts = training_job.facts(
+        _job(
+            TrainingTimeInSeconds=1000,
+            BillableTimeInSeconds=300,
+            SecondaryStatusTransitions=[{"Status": "Training"}, {"Status": "Interrupted"}],
+        )
+    )
+    assert facts["billed"] == "300 s for 1000 s, 70% saved"
+    assert facts["interrupted"] == "Interrupted"
+    assert "billed" not in training_job.facts(_job())
+
+
+@pytest.mark.parametrize(
+    ("jobs", "taken"),
+    [
+        ([("x-2", "Failed"), ("x", "Completed")], "x"),
+        ([("x-2", "InProgress"), ("x", "Completed")], "x-2"),
+        ([], "{}lr-0-1"),
+        ([("x", "Stopping")], "{}lr-0-1-2"),
+        ([("x-2", "Failed"), ("x", "Stopped")], "{}lr-0-1-3"),
+    ],
+)
+def test_sagemaker_a_job_under_way_or_done_is_taken_and_any_other_made_again(
+    monkeypatch, jobs, taken
+):
+    work = Work("0" * 40, "0" * 40, [], "c0de", "c0de", "da7a", {})
+    asked, made = [], []
+
+    def list_training_jobs(**words):
+        asked.append(words)
+        found = [{"TrainingJobName": name, "TrainingJobStatus": status} for name, status in jobs]
+        return {"TrainingJobSummaries": found}
+
+    client = SimpleNamespace(
+        list_training_jobs=list_training_jobs,
+        create_training_job=lambda **words: made.append(words["name"]),
+    )
+    session = SimpleNamespace(client=lambda _: client, region_name="eu-central-1")
+    monkeypatch.setenv("DVC_EXP_NAME", "lr_0.1")
+    monkeypatch.setattr(training_job.aws, "upload", lambda *_: None)
+    for part, answer in {"pack": None, "channels": {"code": "", "prepared": ""}}.items():
+        monkeypatch.setattr(training_job.job_request, part, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(training_job.job_request, "build", lambda *words: {"name": words[2]})
+    name = training_job.submit(session, None, work)
+    assert name == taken.format(work.names)
+    assert made == ([name] if "{}" in taken else [])
+    assert (asked[0]["NameContains"], asked[0]["SortOrder"]) == (work.names, "Descending")
+
+
+def test_sagemaker_takes_of_an_archive_what_the_container_wrote_or_refuses_it(tmp_path):
+    files = {name.rpartition("/")[2]: name.encode() for name in OUTPUTS}
+
+    def pack(folder, files, kind=tarfile.REGTYPE):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "model.tar.gz"
+        with tarfile.open(path, "w:gz") as tar:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size, member.type, member.linkname = len(content), kind, "/etc/passwd"
+                tar.addfile(member, io.BytesIO(content))
+        return path
+
+    outputs = training_job.unpack(pack("whole", files))
+    assert {name: path.read_text() for name, path in outputs.items()} == {n: n for n in OUTPUTS}
+    for missing in files:
+        part = {name: content for name, content in files.items() if name != missing}
+        with pytest.raises(UserError, match=f"has no .*{missing}: no job of ours"):
+            training_job.unpack(pack(f"without-{missing}", part))
+    with pytest.raises(UserError, match="is damaged"):
+        training_job.unpack(pack("escapes", files | {"../../escaped": b"x"}))
+    with pytest.raises(UserError, match="is damaged"):
+        training_job.unpack(pack("link", {"model.json": b""}, tarfile.SYMTYPE))
+    assert not (tmp_path / "escaped").exists()
+    whole = pack("cut", files)
+    for damaged in (whole.read_bytes()[:200], b"no archive"):
+        whole.write_bytes(damaged)
+        with pytest.raises(UserError, match="is damaged"):
+            training_job.unpack(whole)

@@ -13,26 +13,25 @@ from pathlib import Path
 import pytest
 
 from alzmri import params
-from alzmri.sagemaker import container, request
+from alzmri.sagemaker import container, job_request
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_sagemaker_container_starts_where_nothing_is_installed():
-    """It needs no more than the standard library."""
+def test_sagemaker_container_installs_all_that_the_stage_imports():
+    """With that, PyTorch and what they bring it starts, and so does W&B's client.
+
+    The container itself needs no more than the standard library.
+    """
     words = [sys.executable, "-S", "-c", "import alzmri.sagemaker.container"]
     subprocess.run(words, cwd=ROOT / "src", check=True)
-
-
-def test_sagemaker_container_installs_all_that_the_stage_imports():
-    """With that, PyTorch and what they bring it starts, and so does W&B's client."""
     assert "torch" not in _with_requirements(container.NEEDED), "the image's own would be replaced"
     given = _with_requirements({*container.NEEDED, "torch"})
     owners = metadata.packages_distributions()
     absent = [name for name, of in owners.items() if not {*map(_normal, of)} & {*given, "alzmri"}]
     assert {"dvc", "matplotlib", "typer"} <= set(absent)
     without = f"import sys; sys.modules.update(dict.fromkeys({absent}))"
-    code = f"{without}; import train, alzmri.tracking.run"
+    code = f"{without}; import train, alzmri.tracking.tracker, wandb"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", check=True)
 
 
@@ -62,7 +61,7 @@ def test_sagemaker_container_writes_the_parameters_that_were_submitted(
     submitted = make_params(train={"lr": 1e-5, "keep_last": True}, data={"source": "kaggle"})
     (tmp_path / "input/config").mkdir(parents=True)
     config = tmp_path / "input/config/hyperparameters.json"
-    config.write_text(json.dumps(request.hyperparameters(submitted)))
+    config.write_text(json.dumps(job_request.hyperparameters(submitted)))
     container._write_params()
     # But for `compute`: the job trains where it is, with all that the machine has.
     elsewhere = {"compute": params.Compute(train_on="here")}
@@ -88,6 +87,9 @@ def test_sagemaker_container_orders_hosts_by_their_number(tmp_path, monkeypatch,
     assert f"--node-rank={hosts.index(here)}" in command
     assert {"--nnodes=4", "--nproc-per-node=4", "--master-addr=algo-1"} <= set(command)
     assert command[-1] == "src/train.py"
+    for gpus in (0, 1):
+        monkeypatch.setattr(container, "_gpus", lambda gpus=gpus: gpus)
+        assert container._command(["algo-1"], "algo-1") == [sys.executable, "src/train.py"]
 
 
 def test_sagemaker_container_tracks_by_the_first_host_only(monkeypatch):
@@ -100,13 +102,6 @@ def test_sagemaker_container_tracks_by_the_first_host_only(monkeypatch):
         assert environment["ALZMRI_CHECKPOINTS"] == "/opt/ml/checkpoints"
     monkeypatch.setattr(container, "_wandb_key", lambda: None)
     assert container._environment("eth3", first=True)["WANDB_MODE"] == "disabled"
-
-
-def test_sagemaker_container_needs_no_torchrun_for_one_process(monkeypatch):
-    monkeypatch.setattr(container, "_gpus", lambda: 0)
-    assert container._command(["algo-1"], "algo-1") == [sys.executable, "src/train.py"]
-    monkeypatch.setattr(container, "_gpus", lambda: 1)
-    assert container._command(["algo-1"], "algo-1") == [sys.executable, "src/train.py"]
 
 
 def test_sagemaker_container_installs_only_pins_that_are_not_met():
@@ -138,28 +133,19 @@ def test_sagemaker_container_finds_the_users_own_error(printed, status, expected
     assert container.reason(printed.splitlines(), status) == expected
 
 
-@pytest.fixture
-def handlers():
-    """The container's main replaces those of SIGTERM and SIGINT."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def test_sagemaker_container_has_room_to_say_that_the_disk_is_full(tmp_path, monkeypatch, handlers):
+def test_sagemaker_container_says_why_it_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(container, "ML", tmp_path)
+    monkeypatch.setattr(container.signal, "signal", lambda *_: None)
     failure = tmp_path / "output/failure"
 
-    def train(_):
+    def train():
         """Whose process could now be killed: then this is what the job's owner reads."""
-        assert len(failure.read_bytes()) == 1024
-        assert failure.read_text().strip() == container.UNSAID
+        assert failure.read_text() == container.UNSAID
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "models/last.pt")
 
     monkeypatch.setattr(container, "train", train)
     assert container.main() == 1
-    assert failure.read_text() == "No space left on device: models/last.pt"
-    monkeypatch.setattr(container, "train", lambda _: None)
+    assert failure.read_text() == "[Errno 28] No space left on device: 'models/last.pt'"
+    monkeypatch.setattr(container, "train", lambda: None)
     assert container.main() == 0
     assert not failure.exists()

@@ -1,67 +1,59 @@
-"""What the service is asked for follows sagemaker.yaml and params.yaml, and nothing secret does."""
+"""What the service is asked for follows sagemaker.yaml, params.yaml and git; no secret does."""
 
 import json
+import os
 import re
+import subprocess
+import tarfile
 from dataclasses import replace
 
 import pytest
 
 from alzmri.errors import UserError
-from alzmri.sagemaker import request
-from alzmri.sagemaker.bundle import Code
-from alzmri.sagemaker.request import Work
-from alzmri.sagemaker.settings import Settings
+from alzmri.sagemaker import job_request
+from alzmri.sagemaker.job_request import Work
+from alzmri.sagemaker.sagemaker_settings import SagemakerSettings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CODE = Code(COMMIT, COMMIT, [], "a11" * 16, "c0de" * 16)
+WORK = Work(COMMIT, COMMIT, [], "a11" * 16, "c0de" * 16, "da7a" * 16, {})
 
 
-@pytest.fixture
-def make_settings():
-    """``make_settings(spot=False)``: an account's settings with some values changed."""
-
-    def make(**changes) -> Settings:
-        values = {
-            "region": "eu-central-1",
-            "role": "arn:aws:iam::123456789012:role/alzmri",
-            "bucket": "ours",
-            "prefix": "team/study",
-            "image": "",
-            "instance_type": "ml.g5.xlarge",
-            "instance_count": 2,
-            "volume_gb": 30,
-            "spot": True,
-            "max_hours": 1.5,
-            "max_wait_hours": 4.0,
-            "wandb_secret": "",
-            "tags": {"team": "mri"},
-            "serve_image": "",
-            "serve_instance_type": "ml.c7i.large",
-            "serve_instance_count": 1,
-            "serverless_memory_mb": 3072,
-            "serverless_concurrency": 5,
-        }
-        return Settings(**{**values, **changes})
-
-    return make
+def _settings(**changes):
+    values = {
+        "region": "eu-central-1",
+        "role": "arn:aws:iam::123456789012:role/alzmri",
+        "bucket": "ours",
+        "prefix": "team/study",
+        "image": "",
+        "instance_type": "ml.g5.xlarge",
+        "instance_count": 2,
+        "volume_gb": 30,
+        "spot": True,
+        "max_hours": 1.5,
+        "max_wait_hours": 4.0,
+        "wandb_secret": "",
+        "tags": {"team": "mri"},
+        "serve_image": "",
+        "serve_instance_type": "ml.c7i.large",
+        "serve_instance_count": 1,
+        "serverless_memory_mb": 3072,
+        "serverless_concurrency": 5,
+    }
+    return SagemakerSettings(**{**values, **changes})
 
 
-@pytest.fixture
-def build(make_settings, make_params, monkeypatch):
-    """``build(spot=False)``: the request for a job."""
+def _build(work=WORK, **changes):
+    return job_request.build(_settings(**changes), work, "alzmri-job")
+
+
+@pytest.fixture(autouse=True)
+def _no_experiment(monkeypatch):
     for variable in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         monkeypatch.delenv(variable, raising=False)
 
-    def make(code=CODE, **changes):
-        settings = make_settings(**changes)
-        sent, image = request.hyperparameters(make_params()), request.image(settings)
-        return request.build(settings, Work(code, "da7a" * 16, sent, image), "alzmri-job")
 
-    return make
-
-
-def test_sagemaker_request_waits_for_spot_capacity_and_computes_as_long_as_the_settings_say(build):
-    spot, on_demand = build(), build(spot=False)
+def test_sagemaker_request_waits_for_spot_capacity_and_computes_as_long_as_the_settings_say():
+    spot, on_demand = _build(), _build(spot=False)
     assert spot["EnableManagedSpotTraining"]
     assert spot["StoppingCondition"] == {
         "MaxRuntimeInSeconds": 5400,
@@ -72,121 +64,146 @@ def test_sagemaker_request_waits_for_spot_capacity_and_computes_as_long_as_the_s
     assert on_demand["StoppingCondition"] == {"MaxRuntimeInSeconds": 5400}
 
 
-def test_sagemaker_request_says_on_what_and_for_whom(build):
-    made = build(wandb_secret="team/wandb")
-    assert made["ResourceConfig"] == {
-        "InstanceType": "ml.g5.xlarge",
-        "InstanceCount": 2,
-        "VolumeSizeInGB": 30,
-    }
+def test_sagemaker_request_says_on_what_and_for_whom():
+    made = _build(wandb_secret="team/wandb")
+    resources = {"InstanceType": "ml.g5.xlarge", "InstanceCount": 2, "VolumeSizeInGB": 30}
+    assert made["ResourceConfig"] == resources
     assert made["RoleArn"] == "arn:aws:iam::123456789012:role/alzmri"
     assert made["Environment"] == {
         "DVC_EXP_NAME": "alzmri-job",
         "DVC_EXP_BASELINE_REV": COMMIT,
-        "ALZMRI_CODE": CODE.training,
-        "ALZMRI_DATA": "da7a" * 16,
         "ALZMRI_WANDB_SECRET": "team/wandb",
     }
-    tags = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
-    assert tags == {"team": "mri", "alzmri:commit": COMMIT}
-    changed = replace(CODE, changes=[" M src/train.py"])
-    tags = {tag["Key"]: tag["Value"] for tag in build(changed)["Tags"]}
-    assert tags["alzmri:commit"] == f"{COMMIT}-changed"
+    for changes, suffix in (([], ""), ([" M src/train.py"], "-changed")):
+        tags = {tag["Key"]: tag["Value"] for tag in _build(replace(WORK, changes=changes))["Tags"]}
+        assert tags == {"team": "mri", "alzmri:commit": COMMIT + suffix}
+    for instance, image, expected in (
+        ("ml.p4d.24xlarge", "", "-cu"),
+        ("ml.c7i.4xlarge", "", "-cpu-"),
+        ("ml.c7i.4xlarge", "registry/ours:1", "registry/ours:1"),
+    ):
+        asked = _build(instance_type=instance, image=image)["AlgorithmSpecification"]
+        assert expected in asked["TrainingImage"]
+    assert _settings().endpoint == "team-study"
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"instance_type": "ml.g5.xlarge"}, "-cu"),
-        ({"instance_type": "ml.p4d.24xlarge"}, "-cu"),
-        ({"instance_type": "ml.c7i.4xlarge"}, "-cpu-"),
-        ({"instance_type": "ml.c7i.4xlarge", "image": "registry/ours:1"}, "registry/ours:1"),
-    ],
-)
-def test_sagemaker_request_names_the_image_for_the_instance(build, changes, expected):
-    assert expected in build(**changes)["AlgorithmSpecification"]["TrainingImage"]
-
-
-def test_sagemaker_request_trains_there_with_these_parameters(make_params):
-    params = make_params(train={"lr": 1e-5}, compute={"train_on": "sagemaker"})
-    sent = request.hyperparameters(params)
-    assert json.loads(sent["train.lr"]) == 1e-5
-    assert json.loads(sent["split.fractions"]) == params.split.fractions
-    # Or the job would ask for another job.
-    assert not [key for key in sent if key.startswith("compute.")]
-
-
-@pytest.mark.parametrize(
-    ("section", "change"),
-    [
-        ("data", {"source": "kaggle"}),
-        ("split", {"seed": 1}),
-        ("augment", {"p": 0.5}),
-        ("model", {"dropout": 0.1}),
-        ("train", {"lr": 0.02}),
-    ],
-)
-def test_sagemaker_checkpoints_of_other_parameters_lie_elsewhere(
-    make_settings, make_params, section, change
+def test_sagemaker_jobs_of_other_parameters_data_or_code_have_other_names_and_checkpoints(
+    make_params, monkeypatch
 ):
-    def made(settings=None, prepared="da7a" * 16, code=CODE, **sections):
-        settings = settings or make_settings()
-        sent = request.hyperparameters(make_params(**sections))
-        work = Work(code, prepared, sent, request.image(settings))
-        return request.build(settings, work, "alzmri-job")
+    def made(**sections):
+        return replace(WORK, hyperparameters=job_request.hyperparameters(make_params(**sections)))
 
-    def checkpoints(*words, **changes):
-        return made(*words, **changes)["CheckpointConfig"]["S3Uri"]
-
-    own = checkpoints()
-    assert checkpoints(track={"mode": "offline"}) == own
-    assert checkpoints(code=replace(CODE, digest="beef")) == own
+    base = made()
+    own = _build(base)["CheckpointConfig"]["S3Uri"]
+    assert json.loads(base.hyperparameters["train.lr"]) == make_params().train.lr
+    # Or the job would ask for another job.
+    assert not [key for key in base.hyperparameters if key.startswith("compute.")]
+    for same in (made(track={"mode": "offline"}), replace(base, code="beef")):
+        assert (same.names, _build(same)["CheckpointConfig"]["S3Uri"]) == (base.names, own)
     others = [
-        checkpoints(**{section: change}),
-        checkpoints(prepared="0" * 64),
-        checkpoints(code=replace(CODE, training="beef")),
-        checkpoints(make_settings(image="registry/ours:1")),
+        made(data={"source": "kaggle"}),
+        made(split={"seed": 1}),
+        made(augment={"p": 0.5}),
+        made(model={"dropout": 0.1}),
+        made(train={"lr": 0.02}),
+        replace(base, data="0" * 64),
+        replace(base, training="beef"),
     ]
-    assert own not in others
-    work = Work(CODE, "da7a" * 16, request.hyperparameters(make_params()), "image")
-    channels = request.channels(make_settings(), work)
+    assert len({work.names for work in (base, *others)}) == 8
+    assert len({_build(work)["CheckpointConfig"]["S3Uri"] for work in (base, *others)}) == 8
+    channels = job_request.channels(_settings(), base)
     assert channels["code"].startswith("s3://ours/team/study/code/")
     for address in (own, *channels.values()):
         assert address.endswith("/")  # or the service fetches what merely begins alike
+    for label in ("", "a", "sweep_lr=0.1", "x" * 100, "-" * 60):
+        monkeypatch.setenv("DVC_EXP_NAME", label)
+        name = job_request.job_name(base)
+        assert re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", name + "-100")
+        assert name.startswith(base.names)
 
 
-def test_sagemaker_every_difference_between_a_job_and_what_is_here_is_named(make_params):
-    there = {
-        "HyperParameters": request.hyperparameters(make_params(track={"mode": "offline"})),
-        "Environment": {"ALZMRI_CODE": CODE.training, "ALZMRI_DATA": "da7a"},
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with a little code, committed."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    for name, content in {
+        "src/train.py": "print('x')\n",
+        "src/alzmri/__init__.py": "",
+        "requirements.txt": "torch==2.13.0\n",
+        "dvc.yaml": "stages: {train: {deps: [data/prepared, src/train.py]}}\n",
+        "docs/page.md": "not for the job\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    _git(tmp_path, "init", "--quiet")
+    _git(tmp_path, "add", "--all")
+    _git(tmp_path, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "start")
+    monkeypatch.chdir(tmp_path)
+    opened = type("Prepared", (), {"open": lambda _: type("Data", (), {"digest": "da7a"})})
+    monkeypatch.setattr(job_request, "Prepared", opened)
+    return tmp_path
+
+
+def _git(folder, *words):
+    subprocess.run(["git", *words], cwd=folder, check=True)
+
+
+def test_sagemaker_bundle_is_the_tracked_code_as_it_is_here(
+    repository, make_params, tmp_path_factory
+):
+    gather, archive = job_request.gather, tmp_path_factory.mktemp("packed") / "code.tar.gz"
+    first = gather(make_params())
+    assert first.snapshot == first.commit
+    os.utime(repository / "src/train.py", (0, 0))
+    (repository / "docs/page.md").write_text("changed\n")
+    same = gather(make_params())
+    assert (same.code, same.training) == (first.code, first.training)
+    (repository / "src/alzmri/__init__.py").write_text("changed = True\n")
+    other = gather(make_params())
+    assert (other.code != first.code, other.training) == (True, first.training)
+    (repository / "src/train.py").write_text("print('changed')\n")
+    (repository / "src/notes.txt").write_text("unknown to git")
+    work = gather(make_params())
+    assert work.training != first.training
+    assert (work.commit, work.changes) == (
+        first.commit,
+        [" M src/alzmri/__init__.py", " M src/train.py", "?? src/notes.txt"],
+    )
+    assert subprocess.check_output(["git", "stash", "list"]) == b""
+    job_request.pack(work, archive)
+    with tarfile.open(archive) as tar:
+        found = {item.name: tar.extractfile(item).read() for item in tar if item.isfile()}
+    assert found == {
+        "requirements.txt": b"torch==2.13.0\n",
+        "src/alzmri/__init__.py": b"changed = True\n",
+        "src/train.py": b"print('changed')\n",
     }
-    here = Work(CODE, "da7a", request.hyperparameters(make_params()), "image")
-    assert here.differences(there) == []
-    assert len(here.differences({})) == 2, "no job of ours"
-    changed = request.hyperparameters(make_params(train={"lr": 0.2}, data={"source": "kaggle"}))
-    other = Work(replace(CODE, training="beef"), "0", changed, "image")
-    assert [line.partition(",")[0].partition(":")[0] for line in other.differences(there)] == [
-        'data.source = "phantom"',
-        "train.lr = 0.0001",
-        "data/prepared",
-        "the code",
-    ]
+    with pytest.raises(UserError, match="cannot start from another model"):
+        gather(make_params(train={"init": "models-of-another-run"}))
 
 
-@pytest.mark.parametrize("label", ["", "a", "sweep_lr=0.1", "x" * 100, "-" * 60])
-def test_sagemaker_finds_a_name_that_the_service_takes(monkeypatch, label):
-    monkeypatch.setenv("DVC_EXP_NAME", label)
-    name = request.job_name(Work(CODE, "da7a", {}, "image"))
-    assert len(name) <= 63 - len("-100")
-    assert re.fullmatch(request.NAME, name)
-
-
-@pytest.mark.parametrize("label", ["", "a b", "a_b", "-", "a-", "x" * 57])
-def test_sagemaker_names_that_the_service_would_refuse(label):
-    with pytest.raises(UserError, match="letters, digits and hyphens"):
-        request.named(label)
-
-
-@pytest.mark.parametrize("label", ["a", "a-b", "alzmri-a", "x" * 56])
-def test_sagemaker_names_that_the_service_takes(label):
-    assert request.named(label) == f"alzmri-{label.removeprefix('alzmri-')}"
+def test_sagemaker_bundle_refuses_keys_and_what_is_too_large(
+    repository, make_params, monkeypatch, tmp_path_factory
+):
+    archive = tmp_path_factory.mktemp("packed") / "code.tar.gz"
+    key = "key = 'AKIA" + "ABCDEFGHIJKLMNOP'"
+    secrets = {
+        **dict.fromkeys(["src/.env", "src/secrets.env", "src/.dvc/config.local"], "x"),
+        **dict.fromkeys(["src/deploy.pem", "src/id_rsa"], "x"),
+        "src/a.py": key,
+        "src/b.py": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    }
+    for name, content in secrets.items():
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text(content)
+        _git(repository, "add", "--force", name)
+        with pytest.raises(UserError, match=f"{name} looks like a key, or contains") as refused:
+            job_request.pack(job_request.gather(make_params()), archive)
+        assert key not in str(refused.value)
+        _git(repository, "rm", "--quiet", "--force", name)
+    monkeypatch.setattr(job_request, "LIMIT", 1000)
+    for size in (700, 800):
+        (repository / f"src/{size}.bin").write_bytes(b"\0" * size)
+    _git(repository, "add", "--all")
+    with pytest.raises(UserError, match=r"1\.5 kB, more than the 1\.0 kB .*file is src/800\.bin"):
+        job_request.pack(job_request.gather(make_params()), archive)

@@ -1,54 +1,58 @@
-"""sagemaker.yaml: the committed one, its faults, and what the environment adds."""
+"""sagemaker.yaml: the committed one, its faults, what the environment adds; the documentation."""
+
+import json
+import re
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from alzmri.errors import UserError
-from alzmri.sagemaker import settings
+from alzmri.sagemaker import sagemaker_settings
+from alzmri.sagemaker.sagemaker_commands import sagemaker_app
+from alzmri.sagemaker.sagemaker_settings import TO_TRAIN, VARIABLES
 
-COMMITTED = settings.SETTINGS_FILE.resolve()
+COMMITTED = sagemaker_settings.SETTINGS_FILE.resolve()
+DOCS = Path(__file__).parents[2] / "docs"
 ROLE = "arn:aws:iam::123456789012:role/alzmri"
 
 
 @pytest.fixture
-def write(tmp_path, monkeypatch):
+def load(tmp_path, monkeypatch):
     """A function that writes the committed file with some values changed, and reads it."""
-    for variable in ("AWS_REGION", *settings.VARIABLES.values()):
+    for variable in ("AWS_REGION", *VARIABLES.values()):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
 
-    def write(**values):
+    def load(*needed, **values):
         content = YAML(typ="safe").load(COMMITTED.read_text()) | values
         with (tmp_path / "sagemaker.yaml").open("w") as handle:
             YAML().dump(content, handle)
-        return settings.load(tmp_path / "sagemaker.yaml")
+        return sagemaker_settings.load(*needed)
 
-    return write
+    return load
 
 
 def test_sagemaker_settings_of_the_account_come_from_the_file_or_the_environment(
-    write, monkeypatch, tmp_path
+    load, monkeypatch, tmp_path
 ):
     with pytest.raises(UserError) as refused:
-        settings.require(write())
-    assert [line.split(":")[0].strip() for line in str(refused.value).splitlines()[1:]] == [
-        "region",
-        "role",
-        "bucket",
-    ]
+        load(TO_TRAIN)
+    lines = str(refused.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == ["region", "role", "bucket"]
     (tmp_path / "config").write_text("[default]\nregion = eu-west-1\n")
-    assert write().region == "eu-west-1"
+    assert load().region == "eu-west-1"
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    monkeypatch.setenv(settings.VARIABLES["role"], ROLE)
-    monkeypatch.setenv(settings.VARIABLES["bucket"], "ours")
-    found = write(bucket="mine")
+    monkeypatch.setenv(VARIABLES["role"], ROLE)
+    monkeypatch.setenv(VARIABLES["bucket"], "ours")
+    found = load(TO_TRAIN, bucket="mine")
     assert (found.region, found.role, found.bucket) == ("eu-central-1", ROLE, "mine")
-    settings.require(found)
 
 
-def test_sagemaker_settings_report_every_fault_at_once(write):
+def test_sagemaker_settings_report_every_fault_at_once_and_repeat_no_key(load):
     with pytest.raises(UserError) as refused:
-        write(role="admin", instance_type="g5.xlarge", spots=True, max_hours=72)
+        load(role="admin", instance_type="g5.xlarge", spots=True, max_hours=72)
     assert [line.strip().split(":")[0] for line in str(refused.value).splitlines()[1:]] == [
         "role = 'admin'",
         "instance_type = 'g5.xlarge'",
@@ -56,12 +60,22 @@ def test_sagemaker_settings_report_every_fault_at_once(write):
         "spots",
     ]
     assert "did you mean spot?" in str(refused.value)
-    assert write(spot=False, max_hours=72).max_hours == 72
-    assert write(max_hours=48).max_wait_hours == 48
-
-
-def test_sagemaker_settings_do_not_repeat_a_key_in_place_of_a_secrets_name(write):
+    assert load(spot=False, max_hours=72).max_hours == 72
+    assert load(max_hours=48).max_wait_hours == 48
     key = "0123456789abcdef" * 2 + "01234567"
     with pytest.raises(UserError, match="looks like the key itself") as refused:
-        write(wandb_secret=key)
+        load(wandb_secret=key)
     assert key not in str(refused.value)
+
+
+def test_sagemaker_page_names_the_commands_that_there_are_and_policies_are_whole():
+    page = (DOCS / "sagemaker.md").read_text()
+    named = set(re.findall(r"alzmri sagemaker (\w+)", page))
+    table = re.search(r"\| `submit`.*?\n\n", page, re.DOTALL)[0]
+    for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE):
+        named.update(word.split()[0] for word in re.findall(r"`(.*?)`", cell))
+    assert named == {c.name or c.callback.__name__ for c in sagemaker_app.registered_commands}
+    for who in ("role", "trust", "user"):
+        policy = json.loads((DOCS / f"sagemaker-{who}.json").read_text())
+        assert {statement["Effect"] for statement in policy["Statement"]} == {"Allow"}
+        assert f"](sagemaker-{who}.json)" in page

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from alzmri.store import ports, server
+from alzmri.store import server
 
 from .. import forks
 
@@ -118,7 +118,7 @@ def _repositories(
             if running := server.find(repo.root):
                 running.process.kill()  # stopping it gently takes two seconds
                 psutil.wait_procs([running.process], 10)
-                ports.sweep(running.port)
+                server.remove_sockets(running.port)
 
 
 def _up(repo: Repository) -> Repository:

@@ -4,7 +4,6 @@ import shutil
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -31,41 +30,24 @@ def checkout(shared_store, tmp_path):
     return repo
 
 
-def both_fail(repo, reason: str) -> None:
-    """Push what the store lacks, and pull what the cache lacks."""
-    assert reason in fails(repo, "push", SOON)
-    repo.forget("data")
-    assert reason in fails(repo, "pull", SOON)
-
-
-def replace_in(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def test_down(checkout, new_repo):
-    free = new_repo("ports").port
-    replace_in(checkout.root / ".dvc" / "config.local", f":{checkout.port}", f":{free}")
-    both_fail(checkout, "Could not connect to the endpoint")
-
-
-def test_wrong_key(checkout):
-    replace_in(
-        checkout.root / ".dvc" / "config.local", "secret_access_key = ", "secret_access_key = wrong"
-    )
-    both_fail(checkout, "Forbidden")
-
-
-def test_no_bucket(checkout):
-    replace_in(checkout.root / ".dvc" / "config", "s3://alzmri/", "s3://elsewhere/")
-    both_fail(checkout, "does not exist")
-
-
-def test_no_keys_asks_no_cloud_for_them(checkout):
-    (checkout.root / ".dvc" / "config.local").unlink()
-    replace_in(checkout.root / ".dvc" / "config", ":8333", f":{checkout.port}")
-    both_fail(checkout, "Unable to locate credentials")
+def test_what_is_wrong_is_said_soon(checkout, free_block):
+    files = [checkout.root / ".dvc" / name for name in ("config", "config.local")]
+    originals = [path.read_text() for path in files]
+    shared, private = originals
+    keyless = shared.replace(":8333", f":{checkout.port}")
+    down = private.replace(f":{checkout.port}", f":{free_block()}")
+    for faulty, reason in (
+        ((shared, private.replace("access_key = ", "access_key = wrong")), "Forbidden"),
+        ((shared.replace("s3://alzmri/", "s3://elsewhere/"), private), "does not exist"),
+        ((keyless, ""), "Unable to locate credentials"),
+        ((shared, down), "Could not connect to the endpoint"),
+    ):
+        for path, text in zip(files, faulty, strict=True):
+            path.write_text(text)
+        assert [path.read_text() for path in files] != originals
+        assert reason in fails(checkout, "push", SOON)
+    checkout.forget("data")
+    assert reason in fails(checkout, "pull", SOON)
 
 
 def test_never_answering(checkout, free_block):
@@ -73,10 +55,14 @@ def test_never_answering(checkout, free_block):
         # Not any free port: the system draws from a range that the store does not take.
         silent.bind(("127.0.0.1", free_block()))
         silent.listen(100)
-        address = f":{silent.getsockname()[1]}"
-        replace_in(checkout.root / ".dvc" / "config.local", f":{checkout.port}", address)
-        # A quarter of the committed time, to spare everyone the other three.
-        replace_in(checkout.root / ".dvc" / "config", "read_timeout = 4", "read_timeout = 1")
+        for name, old, new in (
+            ("config.local", f":{checkout.port}", f":{silent.getsockname()[1]}"),
+            # A quarter of the committed time, to spare everyone the other three.
+            ("config", "read_timeout = 4", "read_timeout = 1"),
+        ):
+            path = checkout.root / ".dvc" / name
+            assert old in path.read_text()
+            path.write_text(path.read_text().replace(old, new))
         # Both at once: each only waits.
         with ThreadPoolExecutor() as aside:
             start = time.monotonic()

@@ -1,4 +1,4 @@
-"""`alzmri store use`: another S3, here a second SeaweedFS server, and the way back."""
+"""`alzmri store use`: another address, and the way back."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from alzmri.store import settings
+from alzmri.store import remotes
 
 
 def configuration(repo) -> list[bytes]:
@@ -16,15 +16,14 @@ def configuration(repo) -> list[bytes]:
 @pytest.fixture
 def elsewhere(shared_store):
     """Options and environment of a running S3 with the bucket `alzmri`."""
-    remote = settings.default(shared_store.root)
-    keys = {"AWS_ACCESS_KEY_ID": remote.key, "AWS_SECRET_ACCESS_KEY": remote.secret}
+    remote = remotes.default(shared_store.root)
+    keys = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), remote.keys, strict=True))
     return ["--endpoint-url", remote.endpoint], keys
 
 
-def test_push_goes_there_and_back_again(new_repo, elsewhere):
+def test_push_goes_there_and_back_again(shared_store, elsewhere, tmp_path):
     options, keys = elsewhere
-    repo = new_repo("mine")
-    repo.store("up")
+    repo = shared_store.clone(tmp_path / "mine")
     repo.track("data", 1000)
     used = repo.store("use", "s3://alzmri/team/data", *options, **keys)
     assert used.returncode == 0, used.stderr
@@ -50,16 +49,17 @@ def test_address_is_for_all_and_profile_for_this_machine(new_repo):
     assert "region = eu-central-1" in shared
     assert "research" not in shared
     assert "profile = research" in private
-    assert repo.run("dvc", "remote", "default").stdout.strip() == settings.TEAM
+    assert repo.run("dvc", "remote", "default").stdout.strip() == remotes.TEAM
     # Once more without them: neither the old profile nor the old region stays.
     assert repo.store("use", "s3://team-bucket/alzmri", "--no-check").returncode == 0
     assert "research" not in configuration(repo)[1].decode()
     assert "eu-central-1" not in configuration(repo)[0].decode()
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
+def test_mistakes_change_nothing(new_repo):
+    repo = new_repo("repo")
+    before = configuration(repo)
+    for words, said in (
         (["https://bucket/x"], "s3://bucket/prefix"),
         (["s3://Bucket/x"], "s3://bucket/prefix"),
         (["s3://ab"], "s3://bucket/prefix"),
@@ -67,16 +67,12 @@ def test_address_is_for_all_and_profile_for_this_machine(new_repo):
         (["s3://bucket/x", "--endpoint-url", "ftp://host"], "--endpoint-url"),
         (["s3://bucket/x", "--endpoint-url", "http://host:99999"], "--endpoint-url"),
         (["local", "--profile", "x"], "takes no profile"),
-    ],
-)
-def test_mistakes_change_nothing(new_repo, words, said):
-    repo = new_repo("repo")
-    before = configuration(repo)
-    refused = repo.store("use", *words)
-    assert refused.returncode == 2
-    assert said in refused.stderr
-    assert "SECRET" not in refused.stderr
-    assert configuration(repo) == before
+    ):
+        refused = repo.store("use", *words)
+        assert refused.returncode == 2
+        assert said in refused.stderr
+        assert "SECRET" not in refused.stderr
+        assert configuration(repo) == before
 
 
 def test_damaged_configuration_is_left_and_its_keys_are_not_shown(new_repo):

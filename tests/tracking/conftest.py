@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from alzmri import tracking
+from alzmri.tracking import tracker as tracking
 
 from ..processes import limit
 

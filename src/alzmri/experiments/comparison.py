@@ -1,6 +1,7 @@
-"""``alzmri compare``: groups of runs on one page, ranked, the best against each of the others."""
+"""``alzmri compare`` ranks groups of runs; ``alzmri review`` says what one change does."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -10,21 +11,22 @@ import numpy as np
 from alzmri import git, terminal
 from alzmri.errors import UserError
 from alzmri.evaluation.markdown import records, table
-from alzmri.experiments import charts
-from alzmri.experiments.charts import Curve
-from alzmri.experiments.document import Page, code, folded
-from alzmri.experiments.groups import Group, Verdict, compare, grouped, varying, warnings
-from alzmri.experiments.runs import REPEATED, FinishedRun
-from alzmri.experiments.scores import LESS_IS_BETTER, METRICS, number
+from alzmri.experiments.finished_runs import (
+    LESS_IS_BETTER,
+    METRICS,
+    FinishedRun,
+    Workspace,
+    chosen,
+    number,
+)
+from alzmri.experiments.groups import Group, Verdict, compare, grouped, varying
+from alzmri.experiments.report_page import Curve, Page, code, draw_heat_map, folder_name
 
 BASELINE = "baseline"
 """The name of the committed run that the experiments started from."""
-
-_NAMED = 3
-"""Experiments named in a sentence at most."""
 _MATRICES = 12
 """Confusion matrices shown at most, the best first."""
-
+_PARTS = {"train": "training", "val": "validation", "test": "test"}
 _REMARKS = """\
 ± is the standard deviation over seeds and folds. The interval is of macro F1, over the test
 subjects, the fitted models held fixed. *Best − this* is the difference in macro F1 with the same
@@ -32,7 +34,7 @@ weights of the subjects for both, seed by seed: with zero inside its interval, t
 significant."""
 
 
-def write(finished: Sequence[FinishedRun], name: str, metric: str) -> dict[str, Any]:
+def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) -> dict[str, Any]:
     """Write the report ``name`` on one run at least; return what :meth:`Page.write` does.
 
     Runs that differ in seeds or fold only are one line. The committed run is added as the baseline
@@ -46,9 +48,7 @@ def write(finished: Sequence[FinishedRun], name: str, metric: str) -> dict[str, 
     fresh = [run for run in finished if not run.stale]
     if not fresh:
         raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
-    for run in fresh:
-        run.load()
-    return report(*_with_baseline(grouped(fresh)), metric, name).write(name)
+    return compared(*_with_baseline(grouped(fresh)), metric, name).write(name)
 
 
 def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
@@ -60,9 +60,8 @@ def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
             if group.runs[0].identity == committed.identity:
                 return groups, group.name
         comparable = any(compare(group, alone).difference for group in groups)
-        taken = any(group.name == BASELINE for group in groups)
-        committed.load()
-        if comparable and not taken and not committed.stale:
+        _ = committed.evaluation, committed.history  # the report needs them
+        if comparable and not committed.stale and all(one.name != BASELINE for one in groups):
             return [*groups, alone], BASELINE
     except UserError as error:
         terminal.warn(f"shown without the committed run: {error}")
@@ -80,18 +79,18 @@ def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
     return sorted(groups, key=rank)
 
 
-def report(groups: Sequence[Group], baseline: str | None, metric: str, title: str) -> Page:
+def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: str) -> Page:
     """The page on ``groups``, one at least, the best by ``metric`` first.
 
     ``baseline`` is the name of the one that the others are changes of; None when it is not known.
     """
     groups = ranked(groups, metric)
-    best, keys, runs = groups[0], varying(groups), [run for group in groups for run in group.runs]
+    best, keys = groups[0], varying(groups)
     verdicts = {group.name: compare(best, group) for group in groups[1:]}
     page = Page(
         title,
-        _conclusion(best, verdicts, baseline, metric),
-        [*warnings(groups, best, verdicts), *_warnings(groups, metric)],
+        _which_to_merge(best, verdicts, baseline, metric),
+        [*_warnings(groups, best, verdicts), *_ranking_warnings(groups, metric)],
         metric=metric,
         baseline=baseline,
         experiments=[
@@ -125,40 +124,23 @@ def report(groups: Sequence[Group], baseline: str | None, metric: str, title: st
         row["runs"] = len(group.runs)
         row.setdefault(METRICS["val_macro_f1"], group.shown("val_macro_f1"))
         rows.append(row)
-    alone = [
-        {
-            "run": code(run.name) + " **LEAKS**" * run.leaks,
-            **dict(zip(REPEATED, run.repetition, strict=True)),
-            "macro F1": run.shown("macro_f1"),
-            "accuracy": run.shown("accuracy"),
-            "best epoch": run.best_epoch,
-        }
-        for run in runs
-    ]
-    differ = {*keys, *REPEATED}
-    common = [(code(key), value) for key, value in best.settings.items() if key not in differ]
-    page.add(
-        f"By {METRICS[metric]}",
-        records(rows),
-        _REMARKS,
-        folded(f"The {len(runs)} runs one by one", records(alone)),
-        folded("Parameters in common", table(("parameter", "value"), common)),
-    )
+    page.add(f"By {METRICS[metric]}", records(rows), _REMARKS)
     alike = [one for one in groups if one.leaks == best.leaks and one.name != BASELINE]
     if len(axes := varying(alike)) == 2 and not np.isnan(best.mean(metric)):
-        draw = partial(charts.heat_map, alike, axes, metric)
-        alt = f"{METRICS[metric]}; the best is framed"
+        draw = partial(draw_heat_map, alike, axes, metric)
+        alt = f"{METRICS[metric]} by {' and '.join(axes)}"
         page.add(f"{axes[0]} by {axes[1]}", page.picture("heatmap.png", alt, draw))
-    roles: Mapping[str | None, charts.Role] = {baseline: "baseline", best.name: "best"}
-    curves = [Curve(group, roles.get(group.name, "other")) for group in groups]
-    charts.add(page, curves, groups[:_MATRICES])
+    curves: list[Curve] = [
+        (one, "best" if one is best else "baseline" if one.name == baseline else "other")
+        for one in groups
+    ]
+    page.add_charts(curves, groups[:_MATRICES])
     return page
 
 
-def _conclusion(
+def _which_to_merge(
     best: Group, verdicts: Mapping[str, Verdict], baseline: str | None, metric: str
 ) -> str:
-    """Which experiment to merge, and why."""
     name, (low, high) = code(best.name), best.interval
     scores = f"{METRICS[metric]} {best.shown(metric)}"
     scores += f" over {len(best.runs)} runs, " if len(best.runs) > 1 else ", "
@@ -173,25 +155,181 @@ def _conclusion(
     if baseline == best.name:
         return f"**Keep {base}.** Nothing scores higher: {scores}."
     first = verdicts[baseline].advice(name, base) if baseline else "**No baseline.**"
-    said = f"{first} {name} scores best: {scores}."
-    same = ("the same", "not significantly different")
-    if alike := [code(other) for other, one in verdicts.items() if one.known in same]:
-        more = f" and {len(alike) - _NAMED} more" if len(alike) > _NAMED else ""
-        said += f" It is not significantly different from {', '.join(alike[:_NAMED])}{more}."
-    return said
+    return f"{first} {name} scores best: {scores}."
 
 
-def _warnings(groups: Sequence[Group], metric: str) -> list[str]:
-    """Warnings about the ranking of ``groups``."""
-    best, found = groups[0], []
+def _warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]) -> list[str]:
+    """Warnings about the scores of ``groups``, in Markdown.
+
+    ``verdicts`` are on ``new``, one of the groups, against each of the others, by name.
+    """
+    permuted = [code(group.name) for group in groups if group.settings.get("data.permute_labels")]
+    apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
+    known, unknown = [], []
+    for group in (group for group in groups if group.leaks):
+        test = group.runs[0].evaluation
+        shared, subjects = test["split"]["shared_subjects"], test["subject"]["n"]
+        if shared is None:
+            unknown.append(code(group.name))
+        else:
+            known.append(f"{code(group.name)} ({shared} of {subjects})")
+    found = {
+        f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** No estimate for"
+        " new subjects, whatever the score.": known,
+        f"**Subjects unknown, this split LEAKS: {', '.join(unknown)}.** No estimate for new"
+        " subjects, whatever the score.": unknown,
+        f"Labels are permuted between subjects: {', '.join(permuted)} should score at"
+        " chance.": permuted,
+        f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their scores are of another"
+        " test; no difference is given.": apart,
+    }
+    return [warning for warning, names in found.items() if names]
+
+
+def _ranking_warnings(groups: Sequence[Group], metric: str) -> Iterator[str]:
+    best = groups[0]
     if others := [code(g.name) for g in groups if g.runs[0].sources != best.runs[0].sources]:
-        found.append(
+        yield (
             f"Other code or data than {code(best.name)} ran in {', '.join(others)}:"
             " `alzmri review` lists what differs."
         )
     if len(groups) > 2 and not metric.startswith("val_"):
-        found.append(
+        yield (
             f"The best of {len(groups)} by its test score owes some of it to luck."
             " `--metric val_macro_f1` chooses by validation and leaves the test alone."
         )
-    return found
+
+
+def write_review(base: str, head: str | None) -> dict[str, Any]:
+    """Write the report on ``head`` in the place of ``base``; return what :meth:`Page.write` does.
+
+    Each is a branch, tag, commit or experiment; without ``head``, it is the workspace.
+
+    Raises:
+        UserError: when there is no such revision, or a file of its results is not there.
+    """
+    before = chosen([base])[0]
+    after = chosen([head])[0] if head else Workspace()
+    return reviewed(before, after).write(folder_name(f"review-{before.name}-{after.name}"))
+
+
+def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
+    """The page on ``after`` in the place of ``before``."""
+    base, head = Group(before.name, (before,)), Group(after.name, (after,))
+    old, new = before.settings, after.settings
+    settings = [(k, old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)]
+    images, verdict = _images(before, after), compare(head, base)
+    changed = before.lock.changes(after.lock)
+    stages = [(stage, ", ".join(map(code, paths))) for stage, paths in changed.items()]
+    sides = (code(before.name), code(after.name))
+    conclusion = _whether_to_merge(before, after, verdict)
+    alike = before.evaluation == after.evaluation and not (settings or images or stages)
+    if alike and not after.stale:
+        conclusion = (
+            "**Nothing changed.** Parameters, data, code of the stages and scores of"
+            f" {sides[1]} are those of {sides[0]}."
+        )
+    warnings = [*_warnings((base, head), head, {base.name: verdict}), *_notes(before, after)]
+    page = Page(
+        f"{after.name} against {before.name}",
+        conclusion,
+        warnings,
+        verdict=asdict(verdict),
+        base=before.name,
+        head=after.name,
+        scores={
+            key: {"base": number(before.score(key)), "head": number(after.score(key))}
+            for key in METRICS
+        },
+        parameters={key: {"base": one, "head": other} for key, one, other in settings},
+        images=[dict(zip(("class", *_PARTS), row, strict=True)) for row in images],
+        code=changed,
+    )
+    page.add("Scores", table(("", *sides, "change"), _scores(before, after, verdict)))
+    whose = "unknown" if after.subjects_unknown else after.summary["subjects"]
+    total = f": {after.summary['images']} images of {whose} subjects"
+    for heading, header, rows, same in (
+        ("Parameters", ("parameter", *sides), settings, ""),
+        ("Images (subjects)", ("class", *_PARTS.values()), images, total),
+        ("Code and sources of the stages", ("stage", "differs in"), stages, ""),
+    ):
+        shown = ((code(name), *cells) for name, *cells in rows)
+        page.add(heading, table(header, shown) if rows else f"The same in both{same}.")
+    page.add_charts(((head, "new"), (base, "baseline")), (base, head))
+    return page
+
+
+def _whether_to_merge(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> str:
+    base, head = code(before.name), code(after.name)
+    if after.stale:
+        return f"**No conclusion.** {_is_stale(after)}. Run `dvc repro` and commit."
+    if after.leaks and not before.leaks:
+        return (
+            f"**Do not merge {head} for its score: it LEAKS.** Its test subjects"
+            f" {'may have been' if after.subjects_unknown else 'were'} in training too, those of"
+            f" {base} were not."
+        )
+    leak = " **Both LEAK: this says nothing about new subjects.**" if after.leaks else ""
+    return verdict.advice(head, base) + leak
+
+
+def _is_stale(run: FinishedRun) -> str:
+    stages = ", ".join(run.stale)
+    return (
+        f"The results of {code(run.name)} are not of its parameters and code: {stages} ran with"
+        " others"
+    )
+
+
+def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterator[tuple[str, ...]]:
+    for metric, name in METRICS.items():
+        old, new = before.score(metric), after.score(metric)
+        better = (new < old) if metric in LESS_IS_BETTER else (new > old)
+        change = "same" if new == old else f"{new - old:+.3f} {'better' if better else 'worse'}"
+        if metric == "macro_f1":
+            change = verdict.words
+        elif verdict.difference is None or math.isnan(new - old):
+            change = ""
+        yield name, before.shown(metric), after.shown(metric), change
+    yield "best epoch", before.best_epoch, after.best_epoch, ""
+
+
+def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
+    """Images (subjects) of each class in each part, if any differ."""
+    old, new = before.summary["split"], after.summary["split"]
+    if old == new:
+        return []
+
+    def cell(*known: Mapping[str, int] | None) -> str:
+        one, other = (f"{side['images']} ({side['subjects']})" if side else "–" for side in known)
+        return one if one == other else f"{one} → {other}"
+
+    return [
+        (name, *(cell(old[part].get(name), new[part].get(name)) for part in _PARTS))
+        for name in old["train"] | new["train"]
+    ]
+
+
+def _notes(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
+    """Further warnings for a reviewer, a sentence each."""
+    for run in (before, after):
+        if near := run.summary["leak"]["test_images_with_training_near_duplicate"]:
+            yield f"{code(run.name)}: {near} test images have a near-duplicate in training."
+        if run.stale:
+            yield f"{_is_stale(run)}. `dvc repro` brings them up to date."
+    had, has = before.summary["subjects"], after.summary["subjects"]
+    if had and has and has < had:
+        yield f"{had - has} fewer subjects in the collection: {has} instead of {had}."
+    error, more = before.score("ece"), after.score("ece")
+    chance = after.evaluation.get("calibrated_ece")  # not in results of earlier versions
+    known = before.evaluation["ci95"].get("ece")
+    if chance and known and more > max(chance["range"][1], known[1]):
+        yield (
+            f"Calibration is worse: error {more:.3f} instead of {error:.3f}, and up to"
+            f" {chance['range'][1]:.3f} by chance. `evaluate.temperature` corrects part of it."
+        )
+    if after.training["best_epoch"] == len(after.history):
+        yield (
+            f"{code(after.name)} was at its best in its last epoch, {after.best_epoch}: it might"
+            " gain from more."
+        )

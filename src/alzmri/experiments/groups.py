@@ -17,9 +17,7 @@ from alzmri.evaluation.intervals import (
     difference,
     mean_macro_f1,
 )
-from alzmri.experiments.document import code
-from alzmri.experiments.runs import FinishedRun, counts
-from alzmri.experiments.scores import SlicePredictions
+from alzmri.experiments.finished_runs import FinishedRun, SlicePredictions, counts
 
 
 @dataclass(frozen=True)
@@ -71,25 +69,22 @@ def _classified(run: FinishedRun) -> Classified:
 
 
 def grouped(runs: Sequence[FinishedRun]) -> list[Group]:
-    """``runs`` by what they set, but for ``REPEATED``, and by their code and data."""
+    """``runs`` by what they set, but for ``REPEATED``, and by their code and data.
+
+    A group has its runs' name without seed and fold where that is one name, and no other group's.
+    """
     alike: dict[str, list[FinishedRun]] = {}
     for run in runs:
         alike.setdefault(run.identity, []).append(run)
     groups = [sorted(group, key=lambda run: run.repetition) for group in alike.values()]
-    keys = varying([group[0] for group in groups])
-    own, described, names = [group[0].name for group in groups], [], []
+    names = []
     for group in groups:
-        words = [f"{key.rpartition('.')[2]}{group[0].settings.get(key)}" for key in keys]
-        described.append("-".join(words) or group[0].name)
-        # What is left of the names without seed and fold, if it is the same for all.
         left = {re.sub(r"-(seed|fold)\d+(?=-|$)", "", run.name) for run in group}
-        repeats = left.pop() if len(left) == 1 else described[-1]
-        names.append(repeats if len(group) > 1 else group[0].name)
-    # Two groups with one name would be one line to a reader.
-    for others in (described, own):
-        both = zip(names, others, strict=True)
-        names = [name if names.count(name) == 1 else other for name, other in both]
-    return list(map(Group, names, groups))
+        names.append(left.pop() if len(left) == 1 < len(group) else group[0].name)
+    return [
+        Group(name if names.count(name) == 1 else group[0].name, group)
+        for name, group in zip(names, groups, strict=True)
+    ]
 
 
 def varying(runs: Sequence[FinishedRun | Group]) -> list[str]:
@@ -161,12 +156,10 @@ def compare(new: Group, old: Group) -> Verdict:
         paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
     low, high = found.interval
     known: Known = "better" if low > 0 else "worse" if high < 0 else "not significantly different"
-    same = all(
-        np.array_equal(one.predicted, other.predicted)
-        for one, other in zip(first, second, strict=True)
-    )
+    if all(np.array_equal(a.predicted, b.predicted) for a, b in zip(first, second, strict=True)):
+        known = "the same"
     return Verdict(
-        "the same" if same else known,
+        known,
         f"{_signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
         f" {len(subjects)} test subjects{paired}",
         found,
@@ -187,31 +180,3 @@ def _incomparable(ours: SlicePredictions, theirs: SlicePredictions) -> str:
         known = len(subjects & set(ours.subjects))
         return f"other test subjects ({known} of {len(subjects)} in common)"
     return "other labels" if (ours.truth != theirs.truth).any() else ""
-
-
-def warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]) -> list[str]:
-    """Warnings about the scores of ``groups``, in Markdown.
-
-    ``verdicts`` are on ``new``, one of the groups, against each of the others, by name.
-    """
-    permuted = [code(group.name) for group in groups if group.settings.get("data.permute_labels")]
-    apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
-    known, unknown = [], []
-    for group in (group for group in groups if group.leaks):
-        if group.runs[0].subjects_unknown:
-            unknown.append(code(group.name))
-            continue
-        test = group.runs[0].evaluation
-        shared, subjects = test["split"]["shared_subjects"], test["subject"]["n"]
-        known.append(f"{code(group.name)} ({shared} of {subjects})")
-    found = {
-        f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** No estimate for"
-        " new subjects, whatever the score.": known,
-        f"**Subjects unknown, this split LEAKS: {', '.join(unknown)}.** No estimate for new"
-        " subjects, whatever the score.": unknown,
-        f"Labels are permuted between subjects: {', '.join(permuted)} should score at"
-        " chance.": permuted,
-        f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their scores are of another"
-        " test; no difference is given.": apart,
-    }
-    return [warning for warning, names in found.items() if names]

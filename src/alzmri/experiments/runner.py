@@ -15,9 +15,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -25,14 +26,14 @@ import psutil
 from filelock import FileLock, Timeout
 from rich.live import Live
 from rich.table import Table
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from alzmri import git, terminal
+from alzmri import git, params, terminal
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.experiments import runs
-from alzmri.experiments.runs import Experiment, FinishedRun
-from alzmri.experiments.scores import METRICS
+from alzmri.experiments.finished_runs import METRICS, FinishedRun, finished
 from alzmri.files import write_json
-from alzmri.terminal import SECONDS_BETWEEN_LINES
+from alzmri.params import Params
 
 AGAIN = 3
 """How often an experiment that was killed is started again."""
@@ -53,16 +54,66 @@ _EXIT = re.compile(r"exited with (-?\d+)")
 RUNNING, FAILED, DONE = "running", "failed", "done"
 _COLOURS = {RUNNING: "cyan", FAILED: "red", DONE: "green"}
 
+Settings = Mapping[str, object]
+"""Keys of ``params.yaml`` with a dot, such as ``train.lr``, and their values."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment to run: its name, and what it sets in ``params.yaml``."""
+
+    name: str
+    settings: Settings
+
+    @property
+    def params(self) -> Params:
+        """The parameters it runs with; UserError when they do not fit the schema."""
+        content = params.load().model_dump()
+        for key, value in self.settings.items():
+            section, _, name = key.partition(".")
+            known = isinstance(content.get(section), dict) and name
+            (content[section] if known else content)[name if known else key] = value
+        return params.check(content, f"params.yaml with the settings of {self.name}")
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, object]:
+    """``KEY=VALUE`` as on DVC's command line, values read as YAML; UserError for anything else."""
+    settings: dict[str, object] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        try:
+            settings[key] = YAML(typ="safe").load(value)
+        except YAMLError:
+            equals = ""
+        if not (key and equals):
+            raise UserError(f"-S {word}: write KEY=VALUE, a value of YAML, such as train.lr=0.001")
+    return settings
+
+
+def on_this_machine(jobs: int) -> Settings:
+    """How ``jobs`` experiments at once share the machine, which the committed run does not use."""
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
+    return {"compute.portable": False, "compute.threads": threads}
+
+
+def require_source(name: str) -> None:
+    """Raise UserError when there is no collection data/``name``."""
+    if name != "phantom" and not any(map(os.path.lexists, (f"data/{name}", f"data/{name}.dvc"))):
+        raise UserError(
+            f"data/{name} not found: bring it in with `alzmri data import SOURCE --name {name}`"
+        )
+
 
 class Board:
-    """Progress of ``total`` experiments: a live table on a terminal, a line per change in a log."""
+    """Progress of ``total`` experiments: a live table on a terminal, a line per change in a log.
+
+    The table shows while ``live`` is entered.
+    """
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._rows: dict[str, tuple[str, str, str]] = {}
-        self._said: dict[str, tuple[str, float]] = {}
         self.live: AbstractContextManager[object] = nullcontext()
-        """The table shows while this is entered."""
         if terminal.out.is_terminal:
             self.live = Live(console=terminal.out, get_renderable=self._table)
 
@@ -70,10 +121,7 @@ class Board:
         """Show an experiment: its status, how far it is, and its latest score."""
         before = self._rows.get(name, ("", "", ""))
         self._rows[name] = row = (status, where or before[1], score or before[2])
-        last, since = self._said.get(name, ("", 0.0))
-        due = row != before and time.monotonic() - since >= SECONDS_BETWEEN_LINES
-        if not terminal.out.is_terminal and (status != last or due):
-            self._said[name] = status, time.monotonic()
+        if not terminal.out.is_terminal and (status != before[0] or where.startswith("again")):
             terminal.say("  ".join(filter(None, (name, *row))))
 
     def _table(self) -> Table:
@@ -83,10 +131,10 @@ class Board:
         parts = ", ".join(f"{counts[n]} {n}" for n in (*_COLOURS, "to come") if counts[n])
         caption = f"{self._total} experiments: {parts}"
         table = Table("experiment", "", "where", "score", caption=caption, caption_justify="left")
-        for status, colour in _COLOURS.items():
-            for name, (is_in, *rest) in rows.items():
-                if is_in == status:
-                    table.add_row(name, f"[{colour}]{status}[/]", *rest)
+        for name, (status, *rest) in sorted(
+            rows.items(), key=lambda one: [*_COLOURS].index(one[1][0])
+        ):
+            table.add_row(name, f"[{_COLOURS[status]}]{status}[/]", *rest)
         return table
 
 
@@ -94,42 +142,37 @@ class _Child:
     """A ``dvc exp run --temp`` of ``experiment``, which starts with this object."""
 
     def __init__(self, experiment: Experiment, baseline: str) -> None:
-        self._name, self._root, self._folder = experiment.name, Path.cwd().resolve(), ""
-        self._log = _FOLDER / f"{self._name}.log"
-        self._record = {"baseline": baseline, "settings": experiment.settings}
+        name, self._root, self._folder = experiment.name, str(Path.cwd().resolve()), ""
+        self._log = _FOLDER / f"{name}.log"
         self._epochs = experiment.params.train.epochs
-        end(self._name)  # what a killed one left
-        self._note()
-        words = ["dvc", "exp", "run", "--temp", "--name", self._name]
-        for key, value in experiment.settings.items():
-            words += ["-S", f"{key}={value}"]
+        end(name)  # what a killed one left
+        record = {"baseline": baseline, "settings": experiment.settings}
+        write_json(_FOLDER / f"{name}.json", record)
+        words = [f"--set-param={key}={value}" for key, value in experiment.settings.items()]
         # The `python` of the stages is the one of this program.
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         with self._log.open("w") as log:
             self.process = psutil.Popen(
-                [sys.executable, "-m", *words],
+                [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PATH": path, _MARK: f"{self._root}/{self._name}"},
+                env={**os.environ, "PATH": path, _MARK: f"{self._root}/{name}"},
                 start_new_session=True,
             )
 
-    @property
     def is_starting(self) -> bool:
         """Whether DVC may be changing the workspace, from which it takes the experiment.
 
         It moves to a temporary copy for everything else.
         """
         with suppress(psutil.Error, OSError):  # it has ended
-            if self.process.poll() is None and (here := self.process.cwd()) != str(self._root):
-                self._folder = here
-                self._note()
+            self._folder = here if (here := self.process.cwd()) != self._root else ""
         return self.process.poll() is None and not self._folder
 
     def progress(self) -> tuple[str, str]:
         """The stage that runs, or the epoch; and the latest validation macro F1."""
-        stage = (_STAGE.findall(self._text) or ["starting"])[-1]
+        stage = (_STAGE.findall(self._text()) or ["starting"])[-1]
         if stage in ("starting", "phantom", "prepare"):
             return stage, ""  # the history is still that of the run before
         try:
@@ -142,25 +185,19 @@ class _Child:
 
     def why(self) -> tuple[bool, str]:
         """Whether to start it again after it ended without a result, and the reason."""
-        code = [self.process.returncode, *map(int, _EXIT.findall(self._text))][-1]
+        code = [self.process.returncode, *map(int, _EXIT.findall(self._text()))][-1]
         if code == 0:
             return True, "its result was lost"
         killed = 128 - code if 128 < code < 160 else code  # as a shell reports a signal
         return killed < 0, f"killed by signal {-killed}" if killed < 0 else f"exit status {code}"
 
-    @property
     def said(self) -> str:
         """The end of what it has printed."""
-        lines = (line.rstrip() for line in self._text.splitlines() if line.strip())
+        lines = (line.rstrip() for line in self._text().splitlines() if line.strip())
         return "\n  ".join([line for line, _ in itertools.groupby(lines)][-8:])  # DVC repeats some
 
-    @property
     def _text(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
-
-    def _note(self) -> None:
-        record = {**self._record, "folder": self._folder}
-        write_json(_FOLDER / f"{self._name}.json", record)
 
 
 def begun(name: str, baseline: str) -> dict[str, object]:
@@ -176,14 +213,16 @@ def begun(name: str, baseline: str) -> dict[str, object]:
 def end(name: str = "*") -> bool:
     """End what runs of the experiment ``name``, or of all; say whether there was anything.
 
-    Trainings save their work. The copy that a killed DVC left is removed.
+    Trainings save their work. The copies in which they worked are removed.
     """
-    root, asked, deadline = Path.cwd().resolve(), set(), time.monotonic() + STOP_SECONDS
+    root, deadline = Path.cwd().resolve(), time.monotonic() + STOP_SECONDS
+    asked, folders = set(), set()
 
     def left() -> Iterator[psutil.Process]:
-        for process in psutil.process_iter(["environ"]):
+        for process in psutil.process_iter(["environ", "cwd"]):
             place, _, one = (process.info["environ"] or {}).get(_MARK, "").rpartition("/")
             if place == str(root) and name in ("*", one):
+                folders.add(Path(process.info["cwd"] or root))
                 yield process
 
     try:
@@ -198,12 +237,12 @@ def end(name: str = "*") -> bool:
         for process in left():
             with suppress(psutil.Error):
                 process.kill()
-        for path in _FOLDER.glob(f"{name}.json"):
-            folder = Path(json.loads(path.read_text(encoding="utf-8"))["folder"] or "/")
-            if root / ".dvc/tmp" in folder.parents and folder.exists():
-                whole = next(one for one in (folder, *folder.parents) if (one / ".git").exists())
-                if root in whole.parents:
-                    shutil.rmtree(whole, ignore_errors=True)
+        for folder in folders:
+            whole = next(
+                (one for one in (folder, *folder.parents) if (one / ".git").exists()), root
+            )
+            if root / ".dvc/tmp" in whole.parents:
+                shutil.rmtree(whole, ignore_errors=True)
     return bool(asked)
 
 
@@ -233,8 +272,7 @@ class Runner:
                 "another sweep or study runs in this repository: wait for it, or stop it"
             ) from None
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            # A shell starts background jobs with SIGINT ignored, which experiments would
-            # inherit; they do not inherit a handler.
+            # As for a shell's background job. Experiments inherit that, but no handler.
             signal.signal(signal.SIGINT, lambda *_: None)
         if end():
             terminal.say(
@@ -248,7 +286,7 @@ class Runner:
         The next one is asked for when there is room for it, and when DVC is not changing the
         workspace: only then can it be read. Ctrl-C ends what runs first.
         """
-        waiting, before, asked = iter(experiments), runs.finished(self.baseline), []
+        waiting, before, asked = iter(experiments), finished(self.baseline), []
 
         def work() -> None:
             while True:
@@ -259,8 +297,9 @@ class Runner:
                 self.results[name] = result = before.get(name) or self._run(experiment)
                 if result:
                     score = f"{METRICS[self._metric]} {result.score(self._metric):.3f}"
-                    epoch = f"best epoch {result.training['best_epoch']}"
-                    self._board.put(name, DONE, epoch, score)
+                    self._board.put(
+                        name, DONE, f"best epoch {result.training['best_epoch']}", score
+                    )
 
         with self._board.live, ThreadPoolExecutor(self._jobs) as pool:
             workers = [pool.submit(work) for _ in range(self._jobs)]
@@ -289,17 +328,17 @@ class Runner:
                     why = "code, data or parameters were changed meanwhile: see `git status`"
                     break
                 child, tries = _Child(experiment, self.baseline), tries + 1
-                while child.is_starting:
+                while child.is_starting():
                     self._board.put(name, RUNNING, "starting")
                     time.sleep(_POLL_SECONDS)
             while child.process.poll() is None:
                 locked_since = 0.0
                 self._board.put(name, RUNNING, *child.progress())
                 time.sleep(_POLL_SECONDS)
-            result = runs.finished(self.baseline).get(name)
+            result = finished(self.baseline).get(name)
             if result or self._stopping:
                 return result
-            said, (killed, why) = child.said, child.why()
+            said, (killed, why) = child.said(), child.why()
             again = killed and tries <= AGAIN
             if _LOCKED.search(said):
                 locked_since = locked_since or time.monotonic()

@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alzmri import params, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.evaluation.markdown import table
-from alzmri.experiments import comparison, document, runs
+from alzmri.experiments import comparison, report_page
+from alzmri.experiments.finished_runs import METRICS, FinishedRun, finished
 from alzmri.experiments.groups import Group
-from alzmri.experiments.runner import Runner, begun
-from alzmri.experiments.runs import Experiment, FinishedRun, Settings, parse_settings
-from alzmri.experiments.scores import METRICS
+from alzmri.experiments.runner import (
+    Experiment,
+    Runner,
+    Settings,
+    begun,
+    parse_settings,
+    require_source,
+)
 from alzmri.params import FaultyParams
 
 if TYPE_CHECKING:
@@ -46,9 +52,9 @@ class Sweep(NamedTuple):
 
         One that has finished, or was begun, from ``baseline`` keeps its values.
         """
-        finished = runs.finished(baseline)
+        done = finished(baseline)
         for name in self.names:
-            before = finished[name].settings if name in finished else begun(name, baseline)
+            before = done[name].settings if name in done else begun(name, baseline)
             yield self.choose(name, before, results)
 
 
@@ -72,7 +78,11 @@ def plan(
     """
     values, kinds, faults = _read(words)
     varied = [key for key in values if len(values[key]) > 1]
-    short = _short(varied or list(values))
+    last = [key.rpartition(".")[2] for key in varied or values]
+    short = {
+        key: word if last.count(word) == 1 else key.replace(".", "_")
+        for key, word in zip(varied or values, last, strict=True)
+    }
     name = name or "-".join(("sweep", *short.values()))
     # Where runs are reported to, the sweep is one group.
     base = {**base, "track.group": name, **{key: values[key][0] for key in values}}
@@ -116,11 +126,10 @@ def _read(words: Sequence[str]) -> tuple[dict[str, list[Any]], dict[str, str], l
     faults, usual = [], params.load().model_dump()
     for word in words:
         section, name = (key := word.partition("=")[0]).partition(".")[::2]
-        choices: list[Any]
         try:
             if found := _RANGE.fullmatch(word):
-                whole = isinstance(usual.get(section, {}).get(name), int)
-                choices = [int(end) if whole else float(end) for end in found.groups()[1:]]
+                end = int if isinstance(usual.get(section, {}).get(name), int) else float
+                choices: list[Any] = [end(text) for text in found.groups()[1:]]
                 kinds[key] = found[1]
             else:
                 single = [one for sweep in get_hydra_sweeps({"": [word]}) for one in sweep[""]]
@@ -131,24 +140,14 @@ def _read(words: Sequence[str]) -> tuple[dict[str, list[Any]], dict[str, str], l
             continue
         if not choices or key in values:
             faults.append(f"{key}: given twice" if choices else f"{word}: no values")
+            continue
         # `range(0.1,0.4,0.1)` is not to contain 0.30000000000000004.
-        values[key] = list(
-            {str(one): one for one in (_rounded(one, 12) for one in choices)}.values()
-        )
-    return {key: choices for key, choices in values.items() if choices}, kinds, faults
+        values[key] = list({str(one): one for one in (_rounded(x, 12) for x in choices)}.values())
+    return values, kinds, faults
 
 
 def _rounded(value: Any, digits: int) -> Any:
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
-
-
-def _short(keys: Sequence[str]) -> Mapping[str, str]:
-    """Each key without its section, where the keys stay distinct."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {
-        key: word if last.count(word) == 1 else key.replace(".", "_")
-        for key, word in zip(keys, last, strict=True)
-    }
 
 
 def _part(key: str, value: object) -> str:
@@ -165,7 +164,7 @@ def _refuse(name: str, faults: Sequence[str], experiments: Sequence[Experiment])
         found[f"--name {name}: up to 64 letters, digits, hyphens and underscores"] = None
     for experiment in experiments:
         try:
-            runs.require_source(str(experiment.settings.get("data.source", usual)))
+            require_source(str(experiment.settings.get("data.source", usual)))
         except UserError as error:
             found[str(error)] = None
         try:
@@ -222,13 +221,9 @@ def _propose(
             with suppress(ValueError):  # of an earlier call with other ranges
                 trial = create_trial(state=state, value=score, params=values, distributions=ranges)
                 study.add_trial(trial)
-        drawn: dict[str, Any] = study.ask(ranges).params
-    for key, value in drawn.items():
-        # More digits make a number longer, not better.
-        if isinstance(draw := ranges[key], optuna.distributions.FloatDistribution):
-            short = _rounded(value, 4)
-            drawn[key] = short if draw.low <= short <= draw.high else value
-    return drawn
+        drawn = study.ask(ranges).params
+    # More digits make a number longer, not better.
+    return {key: _rounded(value, 4) for key, value in drawn.items()}
 
 
 def sweep(plan: Sweep, jobs: int, metric: str) -> None:
@@ -239,9 +234,9 @@ def sweep(plan: Sweep, jobs: int, metric: str) -> None:
         EnvironmentFault: at the end, when experiments failed.
     """
     runner = Runner(jobs, len(plan.names), metric)
-    finished, others = runs.finished(runner.baseline), []
-    for name in (name for name in plan.names if name in finished):
-        if not finished[name].is_of(plan.choose(name, finished[name].settings, {}).params):
+    done, others = finished(runner.baseline), []
+    for name in (name for name in plan.names if name in done):
+        if not done[name].is_of(plan.choose(name, done[name].settings, {}).params):
             others.append(name)
     if others:
         raise UserError(
@@ -249,13 +244,12 @@ def sweep(plan: Sweep, jobs: int, metric: str) -> None:
             f" sweep another --name, or remove them:\n  dvc exp remove {' '.join(others)}"
         )
     if results := runner.run(plan.ask(runner.baseline, runner.results)):
-        groups = comparison.ranked([Group(run.name, [run]) for run in results], metric)
         rows = (
-            (group.name + " LEAKS" * run.leaks, run.shown(metric), run.best_epoch)
-            for group in groups
+            (run.name + " LEAKS" * run.leaks, run.shown(metric), run.best_epoch)
+            for group in comparison.ranked([Group(run.name, [run]) for run in results], metric)
             for run in group.runs
         )
         header = ("experiment", METRICS[metric], "best epoch")
         terminal.out.print(table(header, rows), markup=False)
-        document.say(comparison.write(results, plan.name, metric))
+        report_page.say(comparison.write_comparison(results, plan.name, metric))
     runner.complain()

@@ -248,7 +248,10 @@ def _pixels(path: Path, header: Any) -> Volume:
     """float32 ``[row, column]``, in the scanner's units."""
     pixels = require("pydicom.pixels", "volumes")
     try:
-        values = pixels.apply_rescale(pixels.pixel_array(path), header)
+        # By the dataset: the function that takes a path reads no deflated file.
+        values = pixels.apply_rescale(
+            require("pydicom", "volumes").dcmread(path).pixel_array, header
+        )
     except Exception as error:  # noqa: BLE001 - see read_dicom
         raise Unreadable(f"its pixels cannot be decoded: {error}") from None
     return np.asarray(values, np.float32)

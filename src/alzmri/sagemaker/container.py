@@ -8,7 +8,6 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.ht
 This module imports the standard library only: nothing else is installed yet.
 """
 
-import collections
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -31,17 +31,11 @@ ENTRY_POINT = [
     f"mkdir -p {CODE} && tar -xzf {ML}/input/data/code/code.tar.gz -C {CODE}"
     f" && cd {CODE}/src && exec python3 -m alzmri.sagemaker.container",
 ]
-FAILURE_LENGTH = 1024
-"""Characters of the failure file that the service shows."""
 UNSAID = (
     "the container ended without a word, as when memory runs out: lower train.batch_size, or take"
     " a larger instance_type"
 )
-
-CODE_VARIABLE, DATA_VARIABLE = "ALZMRI_CODE", "ALZMRI_DATA"
-"""They hold the digests of what the job trains with; `fetch` compares them with what is here."""
 SECRET_VARIABLE = "ALZMRI_WANDB_SECRET"  # noqa: S105  # names the variable that holds a name
-
 OUTPUTS = (
     "models/model.json",
     "models/model.safetensors",
@@ -50,127 +44,105 @@ OUTPUTS = (
     "metrics/train.json",
 )
 NEEDED = (
-    "albumentations",
-    "filelock",
-    "fsspec",
-    "numpy",
-    "opencv-python-headless",
-    "psutil",
-    "pydantic",
-    "rich",
-    "ruamel.yaml",
-    "safetensors",
-    "scikit-learn",
-    "scipy",
-    "wandb",
+    *("albumentations", "filelock", "fsspec", "numpy", "opencv-python-headless", "psutil"),
+    *("pydantic", "rich", "ruamel.yaml", "safetensors", "scikit-learn", "scipy", "wandb"),
 )
 """What the stage train imports besides PyTorch, which the image has; versions as we pin them."""
-
-PORT = 29500
-RESOLVE_SECONDS = 120
-"""A host's name is known some time after the host is."""
+RESOLVE_SECONDS = 120  # a host's name is known some time after the host is
 
 
-class Failure(Exception):
+class TrainingFailure(Exception):
     """The job cannot go on; the message is what its owner reads."""
-
-
-class Program:
-    """The one child process of the moment; signals to the container are forwarded to it.
-
-    Attributes:
-        told: the signal that asked the container to stop, 0 while there is none.
-        last_lines: of what was printed.
-    """
-
-    def __init__(self) -> None:
-        self.told = 0
-        self.last_lines: collections.deque[str] = collections.deque(maxlen=200)
-        self._child: subprocess.Popen[str] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._forward)
-
-    def run(self, command: Sequence[str], environment: dict[str, str]) -> int:
-        """Run ``command``, its output printed as it comes; its status, 128 + n after signal n."""
-        self.stop_if_told()
-        self._child = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        if self.told:  # it came before there was someone to forward it to
-            self._child.send_signal(self.told)
-        assert self._child.stdout is not None
-        for line in self._child.stdout:
-            print(line, end="", flush=True)
-            self.last_lines.append(line.rstrip("\n"))
-        status = self._child.wait()
-        return status if status >= 0 else 128 - status
-
-    def stop_if_told(self) -> None:
-        """Leave before the next step begins."""
-        if self.told:
-            sys.exit(128 + self.told)
-
-    def _forward(self, number: int, _: FrameType | None) -> None:
-        if self.told:
-            return  # a second one would end the trainer before it has saved
-        self.told = number
-        if self._child is not None and self._child.poll() is None:
-            self._child.send_signal(number)
 
 
 def main() -> int:
     """Train, and hand over what came of it; the container's exit status.
 
     Raises:
-        SystemExit: with the signal's status, when told to stop before training was complete.
+        SystemExit: with 128 + the signal's number, when told to stop before training was complete.
     """
-    program = Program()
+    signal.signal(signal.SIGTERM, _leave)  # without a handler the first process ignores it
     failure = ML / "output/failure"
+    failure.parent.mkdir(parents=True, exist_ok=True)
+    failure.write_text(UNSAID)  # what the service shows if this process is killed
     try:
-        # Takes the room now: a full disk has none. What is written is true should nobody live to.
-        failure.parent.mkdir(parents=True, exist_ok=True)
-        failure.write_bytes(UNSAID.encode().ljust(FAILURE_LENGTH))
-        train(program)
-    except (Failure, OSError) as error:
-        why = str(error)
-        if isinstance(error, OSError):
-            why = f"{error.strerror or error}" + f": {error.filename}" * bool(error.filename)
-        print(f"failed: {why}", flush=True)
-        with failure.open("r+b") as file:
-            file.write(why.encode()[:FAILURE_LENGTH])
-            file.truncate()
+        train()
+    except (TrainingFailure, OSError) as error:
+        print(f"failed: {error}", flush=True)
+        failure.write_text(str(error)[:1024])
         return 1
     failure.unlink()
     return 0
 
 
-def train(program: Program) -> None:
+def _leave(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def train() -> None:
     """Run the stage, on every host its part; the first one delivers the model.
 
     Raises:
-        Failure: with the reason for the job's owner.
+        TrainingFailure: with the reason for the job's owner.
     """
     os.chdir(CODE)
     Path("data").mkdir(exist_ok=True)
     Path("data/prepared").symlink_to(ML / "input/data/prepared")
     hosts, here, interface = _hosts()
     _write_params()
-    _install(program)
+    if wanted := unmet((CODE / "requirements.txt").read_text()):
+        print(f"installing {len(wanted)} pinned packages", flush=True)
+        # As constraints too, so that what they bring has our pins.
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        status, last = run([*pip, "--constraint", "requirements.txt", *wanted], dict(os.environ))
+        if status:
+            why = [status, *last][-1]
+            raise TrainingFailure(f"pip install failed: {why}. In a VPC the job needs a NAT")
     environment = _environment(interface, first=here == hosts[0])
     if len(hosts) > 1:
-        _await_name(hosts[0], program)
-    if status := program.run(_command(hosts, here), environment):
-        program.stop_if_told()
-        raise Failure(reason(program.last_lines, status))
+        _await_name(hosts[0])
+    status, last = run(_command(hosts, here), environment)
+    if status:
+        raise TrainingFailure(reason(last, status))
     if here == hosts[0]:
         for name in OUTPUTS:
             shutil.move(name, ML / "model" / Path(name).name)
+
+
+def run(command: Sequence[str], environment: dict[str, str]) -> tuple[int, Sequence[str]]:
+    """Run ``command``, its output printed as it comes; its status and its last 200 lines.
+
+    The first SIGTERM is forwarded to it, so that the trainer saves; a second one would end it
+    before it has. Status: 128 + n after signal n. Raises `SystemExit` if it failed after SIGTERM.
+    """
+    child = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    told = 0
+
+    def forward(number: int, _: FrameType | None) -> None:
+        nonlocal told
+        if not told:
+            child.send_signal(number)
+        told = number
+
+    signal.signal(signal.SIGTERM, forward)
+    assert child.stdout is not None
+    last: deque[str] = deque(maxlen=200)
+    for line in child.stdout:
+        print(line, end="", flush=True)
+        last.append(line.rstrip("\n"))
+    status = child.wait()
+    signal.signal(signal.SIGTERM, _leave)
+    if told and status:
+        sys.exit(128 + told)
+    return (status if status >= 0 else 128 - status), last
 
 
 def _hosts() -> tuple[list[str], str, str]:
@@ -191,19 +163,6 @@ def _write_params() -> None:
     (CODE / "params.yaml").write_text(json.dumps(content, indent=1))
 
 
-def _install(program: Program) -> None:
-    wanted = unmet((CODE / "requirements.txt").read_text())
-    if not wanted:
-        return
-    print(f"installing {len(wanted)} pinned packages", flush=True)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # As constraints, so that what they bring has our pins too.
-    if program.run([*pip, "--constraint", "requirements.txt", *wanted], dict(os.environ)):
-        program.stop_if_told()
-        last = program.last_lines[-1] if program.last_lines else "pip said nothing"
-        raise Failure(f"packages could not be installed: {last}. In a VPC the job needs a NAT")
-
-
 def unmet(requirements: str) -> list[str]:
     """The pins among ``requirements`` that training needs and this Python does not have."""
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)", requirements, re.MULTILINE))
@@ -215,7 +174,6 @@ def unmet(requirements: str) -> list[str]:
 def _environment(interface: str, *, first: bool) -> dict[str, str]:
     """The trainer's. Only the first host's speaks to W&B; without a key nobody could sync a run."""
     key = _wandb_key() if first else None
-    tracking = {"WANDB_API_KEY": key} if key else {"WANDB_MODE": "disabled"}
     return {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
@@ -224,7 +182,7 @@ def _environment(interface: str, *, first: bool) -> dict[str, str]:
         "NCCL_SOCKET_IFNAME": interface,
         # Else the client replaces the id by which a resumed run is found again.
         "WANDB_SAGEMAKER_DISABLE": "true",
-        **tracking,
+        **({"WANDB_API_KEY": key} if key else {"WANDB_MODE": "disabled"}),
     }
 
 
@@ -247,17 +205,16 @@ def _wandb_key() -> str | None:
         return None
 
 
-def _await_name(host: str, program: Program) -> None:
+def _await_name(host: str) -> None:
     """Return once ``host`` has an address; torch would hang for minutes on one without."""
     deadline = time.monotonic() + RESOLVE_SECONDS
     while True:
-        program.stop_if_told()
         try:
             socket.gethostbyname(host)
             return
         except OSError:
             if time.monotonic() > deadline:
-                raise Failure(f"host {host} has no address: submit the job again") from None
+                raise TrainingFailure(f"host {host} has no address: submit it again") from None
             time.sleep(1)
 
 
@@ -272,7 +229,7 @@ def _command(hosts: list[str], here: str) -> list[str]:
         f"--nproc-per-node={processes}",
         f"--node-rank={hosts.index(here)}",
         f"--master-addr={hosts[0]}",
-        f"--master-port={PORT}",
+        "--master-port=29500",
         "src/train.py",
     ]
 

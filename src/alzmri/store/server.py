@@ -1,4 +1,4 @@
-"""The local SeaweedFS server: found, started, stopped.
+"""The local SeaweedFS server: found, started, stopped, and what `alzmri store status` says of it.
 
 There is no pid file, because one can go stale and name a stranger. The server is found in the
 process table by its data folder, which no other program has on its command line.
@@ -7,6 +7,7 @@ process table by its data folder, which no other program has on its command line
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -14,16 +15,22 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 from filelock import FileLock, Timeout
 
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.store import ports, settings
-from alzmri.store.check import SECONDS, StoreUnavailable, check, proxied
-from alzmri.store.settings import Remote
+from alzmri.store import remotes
+from alzmri.store.remotes import HIGHEST_PORT, LOWEST_PORT, SECONDS, Remote, StoreUnavailable
 
+PARTS = ("s3", "filer", "master", "volume", "admin")
+"""Each has a port, five in a row; its port for gRPC is 10000 higher.
+
+All are given to the server explicitly: left to itself it moves silently to the next free one, and
+its parts look for each other's gRPC port at +10000 whatever the options say.
+"""
+GRPC_OFFSET = 10_000
 START_SECONDS = 40
 STOP_SECONDS = 10
 _LOCK_SECONDS = START_SECONDS + 2 * STOP_SECONDS
@@ -41,8 +48,8 @@ _OPTIONS = [
 ]
 
 
-class Running(NamedTuple):
-    """A server of this repository, alive."""
+class RunningServer(NamedTuple):
+    """A server of this repository, alive, and the first of its ports."""
 
     process: psutil.Process
     port: int
@@ -53,14 +60,14 @@ def folder(root: Path) -> Path:
     return root / ".store"
 
 
-def find(root: Path) -> Running | None:
+def find(root: Path) -> RunningServer | None:
     """This repository's server, if one is alive."""
     data = f"-dir={folder(root) / 'data'}"
     for process in psutil.process_iter(["name", "cmdline"]):
         words = process.info["cmdline"] or []
         if process.info["name"] == "weed" and data in words:
             port = next(word.partition("=")[2] for word in words if word.startswith("-s3.port="))
-            return Running(process, int(port))
+            return RunningServer(process, int(port))
     return None
 
 
@@ -72,21 +79,30 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
     or does not open its bucket in time.
     """
     with _lock(root):
-        remote = settings.local(root)
+        remote = remotes.named(root)
         if running := find(root):
-            return _running(remote, running, port), "already up"
-        wanted = remote.at_port(port or remote.port)
-        if _answers(wanted):
-            # A clone that was given this config.local shares the server; the keys prove it.
-            return settings.save_local(root, wanted), "already up, started from another checkout"
-        if proxied(wanted):
-            raise EnvironmentFault(
-                "HTTP_PROXY sends even 127.0.0.1 to a proxy: run `export NO_PROXY=127.0.0.1`"
-            )
+            if port not in {None, running.port}:
+                raise UserError(
+                    f"the store is already up on port {running.port}: run `alzmri store down` first"
+                )
+            try:
+                remote.check()
+            except StoreUnavailable as error:
+                remedy = "run `alzmri store down`, then `alzmri store up`"
+                raise EnvironmentFault(f"the store runs, but {error}: {remedy}") from error
+            return remote, "already up"
+        port = port or remotes.port_of(remote.endpoint)
+        wanted = remote.but(endpointurl=f"http://127.0.0.1:{port}")
+        if wanted.keys:
+            with suppress(StoreUnavailable):
+                # A clone that was given this config.local shares the server; the keys prove it.
+                wanted.check()
+                shared = "already up, started from another checkout"
+                return remotes.save_local(root, wanted), shared
         weed = _weed()
-        ports.require_free(wanted.port)
-        ready = settings.save_local(root, wanted)
-        _start(weed, root, ready)
+        require_free(port)
+        ready = remotes.save_local(root, wanted)
+        _start(weed, root, ready, port)
         return ready, "started"
 
 
@@ -102,26 +118,69 @@ def down(root: Path) -> bool:
         return running is not None
 
 
-def _running(remote: Remote, running: Running, port: int | None) -> Remote:
-    if port not in {None, running.port}:
-        raise UserError(
-            f"the store is already up on port {running.port}: run `alzmri store down` first"
-        )
+def describe(root: Path) -> dict[str, Any]:
+    """``remote``, ``url``, ``bucket``, ``endpoint``, ``answers``, and ``error`` when it does not.
+
+    Of the local store ``process`` (None while it is down), ``folder`` and ``filer_port`` too.
+    """
+    remote, remedy = remotes.default(root), ""
+    found: dict[str, Any] = {
+        "remote": remote.name,
+        "url": remote.url,
+        "bucket": remote.bucket,
+        "endpoint": remote.endpoint,
+    }
+    if remote.is_local:
+        running = find(root)
+        found |= {
+            "process": running.process.pid if running else None,
+            "folder": str(folder(root)),
+            "filer_port": running.port + PARTS.index("filer") if running else None,
+        }
+        remedy = "" if running else ": run `alzmri store up`"
     try:
-        check(remote)
+        remote.check()
     except StoreUnavailable as error:
-        remedy = "run `alzmri store down`, then `alzmri store up`"
-        raise EnvironmentFault(f"the store runs, but {error}: {remedy}") from error
-    return remote
+        return found | {"answers": False, "error": f"{error}{remedy}"}
+    return found | {"answers": True}
 
 
-def _answers(remote: Remote) -> bool:
-    if not (remote.key and remote.secret):
-        return False
-    with suppress(StoreUnavailable):
-        check(remote)
-        return True
-    return False
+def require_free(port: int) -> None:
+    """Raise `EnvironmentFault` naming the first taken port of the block, and a free block."""
+    taken = _taken(port)
+    if taken is None:
+        return
+    step = len(PARTS)
+    block = f" (the store needs {port} to {port + step - 1}, and each + {GRPC_OFFSET})"
+    others = [*range(port + step, HIGHEST_PORT, step), *range(LOWEST_PORT, port - step, step)]
+    free = next((start for start in others if _taken(start) is None), port)
+    raise EnvironmentFault(
+        f"port {taken} on 127.0.0.1 is taken by another program{'' if taken == port else block}: "
+        f"run `alzmri store up --port {free}`"
+    )
+
+
+def remove_sockets(port: int) -> None:
+    """Remove the Unix sockets that an ended server of this block left; it always leaves one."""
+    for number in _block(port):
+        for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108 - its choice
+            path.unlink(missing_ok=True)
+
+
+def _block(port: int) -> list[int]:
+    return [n for first in (port, port + GRPC_OFFSET) for n in range(first, first + len(PARTS))]
+
+
+def _taken(port: int) -> int | None:
+    for number in _block(port):
+        with socket.socket() as probe:
+            # As the server does: a connection still in TIME_WAIT does not hold the port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                return number
+    return None
 
 
 def _weed() -> Path:
@@ -132,69 +191,61 @@ def _weed() -> Path:
     return Path(found)
 
 
-def _start(weed: Path, root: Path, remote: Remote) -> None:
+def _start(weed: Path, root: Path, remote: Remote, port: int) -> None:
     data, details, log = (folder(root) / name for name in ("data", "details", "log"))
     data.mkdir(exist_ok=True)
     details.mkdir(exist_ok=True)
+    assert remote.keys, "without keys the server would let everyone in"
+    keys = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), remote.keys, strict=True))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "S3_", "WEED_"))}
+    words = [
+        str(weed),
+        f"-logdir={details}",  # by default /tmp, where all can read the name of the key
+        "mini",
+        f"-dir={data}",
+        f"-bucket={remote.bucket}",
+        *_OPTIONS,
+    ]
+    for number, part in enumerate(PARTS, port):
+        words += [f"-{part}.port={number}", f"-{part}.port.grpc={number + GRPC_OFFSET}"]
     try:
         with log.open("wb") as output:
             process = psutil.Popen(
-                [
-                    str(weed),
-                    # By default these, with the name of the key, are in /tmp for all to read.
-                    f"-logdir={details}",
-                    "mini",
-                    f"-dir={data}",
-                    f"-bucket={remote.bucket}",
-                    *ports.options(remote.port),
-                    *_OPTIONS,
-                ],
+                words,
                 cwd=folder(root),
-                env=_environment(remote),
+                env={**kept, **keys, "GOMEMLIMIT": "300MiB"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # Its own session: it outlives the terminal, and Ctrl-C there is not for it.
                 start_new_session=True,
             )
-        _wait_until_ready(process, remote, log)
+        _wait_until_ready(process, remote, port, log)
     except BaseException:
         # Also when interrupted: nobody would know of a server that never got ready. Looked up,
         # because the interruption may have come before Popen returned.
         if started := find(root):
             _stop(started)
-        ports.sweep(remote.port)
+        remove_sockets(port)
         raise
 
 
-def _environment(remote: Remote) -> dict[str, str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "S3_", "WEED_"))}
-    if not (remote.key and remote.secret):
-        # Without keys the server would let everyone in.
-        raise EnvironmentFault("the local store has no keys in .dvc/config.local")
-    return inherited | {
-        "AWS_ACCESS_KEY_ID": remote.key,
-        "AWS_SECRET_ACCESS_KEY": remote.secret,
-        "GOMEMLIMIT": "300MiB",
-    }
-
-
-def _wait_until_ready(process: psutil.Popen, remote: Remote, log: Path) -> None:
+def _wait_until_ready(process: psutil.Popen, remote: Remote, port: int, log: Path) -> None:
     """Return once our key opens the bucket, only our server knows it, and objects can be read."""
-    deadline = time.monotonic() + START_SECONDS
-    reason = ""
+    deadline, reason = time.monotonic() + START_SECONDS, ""
     while time.monotonic() < deadline:
         with suppress(psutil.TimeoutExpired):
             status = process.wait(timeout=0.1)
-            raise EnvironmentFault(
-                f"the store ended at once (status {status}): {_last_words(log)} (log: {log})"
-            )
+            # Go prints the state of all its threads after the reason.
+            said = log.read_text(encoding="utf-8", errors="replace").partition("\ngoroutine ")[0]
+            why = said.strip().rpartition("\n")[2].strip() or "it said nothing"
+            raise EnvironmentFault(f"the store ended at once (status {status}): {why} (log: {log})")
         try:
-            check(remote)
+            remote.check()
         except StoreUnavailable as error:
             reason = str(error)
             continue
-        if _has_volumes(remote.port):
+        if _has_volumes(port):
             return
         reason = "its volume server is not there"
     raise EnvironmentFault(f"the store is not ready after {START_SECONDS} s: {reason} (log: {log})")
@@ -206,26 +257,20 @@ def _has_volumes(port: int) -> bool:
     Its first heartbeat fails in one start of ten, and the next comes five seconds later. Until then
     the bucket is listed already, but what is in it cannot be read.
     """
-    master = HTTPConnection("127.0.0.1", ports.of("master", port), timeout=SECONDS)
+    master = HTTPConnection("127.0.0.1", port + PARTS.index("master"), timeout=SECONDS)
     with suppress(OSError), closing(master):
         master.request("GET", "/dir/status")
         return bool(json.load(master.getresponse())["Topology"]["DataCenters"])
     return False
 
 
-def _last_words(log: Path) -> str:
-    # Go prints the state of all its threads after the reason.
-    said = log.read_text(encoding="utf-8", errors="replace").partition("\ngoroutine ")[0]
-    return said.strip().rpartition("\n")[2].strip() or "it said nothing"
-
-
-def _stop(running: Running) -> None:
+def _stop(running: RunningServer) -> None:
     for ask in (running.process.terminate, running.process.kill):
         with suppress(psutil.NoSuchProcess):
             ask()
         with suppress(psutil.TimeoutExpired):
             running.process.wait(STOP_SECONDS)
-            return ports.sweep(running.port)
+            return remove_sockets(running.port)
     raise EnvironmentFault(f"the store (process {running.process.pid}) does not end")
 
 

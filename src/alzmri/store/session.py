@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 
 from alzmri.errors import UserError
-from alzmri.store import server, settings
-from alzmri.store.check import check
+from alzmri.store import remotes, server
 
 _GRACE_SECONDS = 60
 """How long what the command started may take to save its work after a signal."""
@@ -22,7 +21,7 @@ def run(root: Path, command: list[str]) -> int:
 
     A local store that is down is brought up before and taken down after, whatever happens; any
     other must answer before the command starts. Raises `UserError` when there is no such command,
-    and what `server.up` and `check` raise.
+    and what `server.up` and `Remote.check` raise.
     """
     if shutil.which(command[0]) is None:
         raise UserError(f"no such command: {command[0]}")
@@ -44,14 +43,13 @@ def run(root: Path, command: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup asks for that
             signal.signal(number, pass_on)
-    remote = settings.default(root)
-    started = False
+    remote, started = remotes.default(root), False
     try:
         if remote.is_local:
             started = server.find(root) is None
             server.up(root)
         else:
-            check(remote)
+            remote.check()
         family.append(psutil.Popen(command))
         status = int(family[0].wait())
         psutil.wait_procs(signalled, _GRACE_SECONDS)

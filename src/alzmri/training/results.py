@@ -21,7 +21,7 @@ from alzmri.models import saved
 from alzmri.models.device import bfloat16
 from alzmri.models.forward import MEAN, STD
 from alzmri.params import Params, Train
-from alzmri.tracking import Tracker
+from alzmri.tracking.tracker import Tracker
 from alzmri.training.initial import Initial
 from alzmri.training.loop import Epoch, Run
 

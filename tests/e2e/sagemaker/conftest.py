@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from alzmri.sagemaker.container import OUTPUTS
-from alzmri.store import settings
+from alzmri.store import remotes
 
 from .namespaces import refused, serve
 from .simulator import ACCOUNT, REGION, Simulator
@@ -41,11 +41,9 @@ class Cloud:
         """Type `alzmri sagemaker …`."""
         return self.run("alzmri", "sagemaker", *words, code=code)
 
-    def run(
-        self, *words: str, code: int | None = 0, **variables: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run a command with the account's credentials."""
-        return self.clone.run(*words, code=code, **{**self.environment, **variables})
+        return self.clone.run(*words, code=code, **self.environment)
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
         """Type it, and do not wait."""
@@ -57,11 +55,8 @@ class Cloud:
         yaml = YAML()
         content = yaml.load((self.root / file).read_text())
         for key, value in values.items():
-            *sections, last = key.split("__")
-            place = content
-            for section in sections:
-                place = place[section]
-            place[last] = value
+            section, _, last = key.rpartition("__")
+            (content[section] if section else content)[last] = value
         with (self.root / file).open("w") as handle:
             yaml.dump(content, handle)
 
@@ -99,21 +94,21 @@ def cloud(repro, free_block, tmp_path_factory) -> Iterator[Cloud]:
     folder = tmp_path_factory.mktemp("sagemaker")
     clone = repro.copy(folder / "alzmri")
     clone.run("alzmri", "store", "up", "--port", str(free_block()))
-    remote = settings.default(clone.root)
+    remote = remotes.default(clone.root)
     s3 = boto3.client(
         "s3",
         region_name=REGION,
         endpoint_url=remote.endpoint,
-        aws_access_key_id=remote.key,
-        aws_secret_access_key=remote.secret,
+        aws_access_key_id=remote.keys[0],
+        aws_secret_access_key=remote.keys[1],
     )
     simulator = Simulator(folder / "service", s3, clone.environment["PATH"])
     server = serve(simulator.answer, ("127.0.0.1", 0), simulator.endpoints.invoke)
     Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     environment = {
-        "AWS_ACCESS_KEY_ID": remote.key,
-        "AWS_SECRET_ACCESS_KEY": remote.secret,
+        "AWS_ACCESS_KEY_ID": remote.keys[0],
+        "AWS_SECRET_ACCESS_KEY": remote.keys[1],
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_ENDPOINT_URL_S3": remote.endpoint,
         **{f"AWS_ENDPOINT_URL_{name}": address for name in SERVICES},
@@ -130,7 +125,7 @@ def cloud(repro, free_block, tmp_path_factory) -> Iterator[Cloud]:
     )
     # As a job computes, so that its bytes can be compared with those of a run here.
     cloud.edit("params.yaml", compute__portable=False, compute__threads=0)
-    cloud.edit("params.yaml", train__checkpoint_every=3)  # for interruptions without notice
+    cloud.edit("params.yaml", train__checkpoint_every=3)  # steps: for interruptions without notice
     clone.commit("the whole machine, an account")
     yield cloud
     simulator.end()

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -12,17 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-KINDS = {
-    "model": ("ModelName", "ModelArn"),
-    "endpoint-config": ("EndpointConfigName", "EndpointConfigArn"),
-    "endpoint": ("EndpointName", "EndpointArn"),
-}
-IMAGE = {"ALZMRI_SERVE_HOST": "0.0.0.0"}  # noqa: S104
-"""What Dockerfile sets. The port, which it leaves as it is, is another for each server here."""
+from .namespaces import Refused
+
+KINDS = ("Model", "EndpointConfig", "Endpoint")
+OPERATION = re.compile(rf"(Create|Update|Describe|Delete)({'|'.join(KINDS)})")
 
 
 class Endpoints:
-    """Models, configurations and endpoints, by the names of the service's operations.
+    """Models, configurations and endpoints.
 
     Attributes:
         there: what was created, by kind and name.
@@ -35,50 +33,35 @@ class Endpoints:
         environment: dict[str, str],
         arn: str,
         download: Callable[[str, Path], None],
-        refuse: Callable[[str], None],
     ) -> None:
         self.there: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}
         self.broken = ""
-        self._folder, self._environment, self._arn = folder, environment, arn
-        self._download, self._refuse = download, refuse
+        # What Dockerfile sets. The port, which it leaves as it is, is another for each server here.
+        self._environment = {**environment, "ALZMRI_SERVE_HOST": "0.0.0.0"}  # noqa: S104
+        self._folder, self._arn, self._download = folder, arn, download
         self._servers: dict[str, Server] = {}
 
-    def CreateModel(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return self._keep("model", body)
-
-    def CreateEndpointConfig(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        for variant in body["ProductionVariants"]:
-            self._kept("model", variant)
-        return self._keep("endpoint-config", body)
-
-    def CreateEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        self._kept("endpoint-config", body)
-        made = self._keep("endpoint", body)
-        self._begin(body, "Creating")
-        return made
-
-    def UpdateEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        self._kept("endpoint-config", body)
-        self._begin(body, "Updating")
-        return {"EndpointArn": self._kept("endpoint", body)["EndpointArn"]}
-
-    def DescribeEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return self._kept("endpoint", body)
-
-    def DescribeEndpointConfig(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return self._kept("endpoint-config", body)
-
-    def DeleteModel(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return self._remove("model", body)
-
-    def DeleteEndpointConfig(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return self._remove("endpoint-config", body)
-
-    def DeleteEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        self._remove("endpoint", body)
-        if server := self._servers.pop(body["EndpointName"], None):
-            server.end()
-        return {}
+    def answer(self, verb: str, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """What the service answers to one of its operations; raises `Refused`."""
+        name, kept = body[f"{kind}Name"], self.there[kind]
+        arn = f"{self._arn}:{kind.lower()}/{name}"
+        if verb == "Create" and name in kept:
+            raise Refused("ValidationException", f'Cannot create already existing {kind} "{arn}".')
+        if verb != "Create" and name not in kept:
+            raise Refused("ValidationException", f'Could not find {kind} "{arn}".')
+        if verb == "Delete":
+            del kept[name]
+            if kind == "Endpoint" and (server := self._servers.pop(name, None)):
+                server.end()
+            return {}
+        if verb == "Create":
+            kept[name] = {**body, f"{kind}Arn": arn, "CreationTime": time.time()}
+        if kind == "Endpoint" and verb != "Describe":
+            kept[name] |= {"EndpointStatus": verb[:-1] + "ing", "LastModifiedTime": time.time()}
+            kept[name].pop("FailureReason", None)
+            words = (kept[name], body["EndpointConfigName"])
+            threading.Thread(target=self._serve, args=words, daemon=True).start()
+        return kept[name]
 
     def invoke(self, name: str, kind: str, body: bytes) -> tuple[int, str, dict[str, Any]]:
         """What the runtime answers: status, kind of error, and the server's answer or an error."""
@@ -87,51 +70,21 @@ class Endpoints:
         status, said = self._servers[name].ask("POST", "/invocations", body, kind)
         if status == 200:
             return 200, "", json.loads(said)
-        error = {
-            "Message": f'Received client error ({status}) from all with message "{said}".',
-            "OriginalStatusCode": status,
-            "OriginalMessage": said,
-        }
-        return 424, "ModelError", error
+        message = f'Received client error ({status}) from all with message "{said}".'
+        return 424, "ModelError", {"Message": message, "OriginalMessage": said}
 
     def end(self) -> None:
         """Kill what still runs."""
         for server in self._servers.values():
             server.end()
 
-    def _keep(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        name, arn = KINDS[kind]
-        own = f"{self._arn}:{kind}/{body[name]}"
-        if body[name] in self.there[kind]:
-            self._refuse(f'Cannot create already existing {kind} "{own}".')
-        self.there[kind][body[name]] = {**body, arn: own, "CreationTime": time.time()}
-        return {arn: own}
-
-    def _kept(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        name = body[KINDS[kind][0]]
-        if name not in self.there[kind]:
-            self._refuse(f'Could not find {kind} "{self._arn}:{kind}/{name}".')
-        return self.there[kind][name]
-
-    def _remove(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        del self.there[kind][self._kept(kind, body)[KINDS[kind][0]]]
-        return {}
-
-    def _begin(self, body: dict[str, Any], status: str) -> None:
-        endpoint = self._kept("endpoint", body)
-        endpoint |= {"EndpointStatus": status, "LastModifiedTime": time.time()}
-        endpoint.pop("FailureReason", None)
-        words = (endpoint, body["EndpointConfigName"])
-        threading.Thread(target=self._serve, args=words, daemon=True).start()
-
     def _serve(self, endpoint: dict[str, Any], configuration: str) -> None:
         """Start a server; once it answers, it takes the place of the one before."""
         name = endpoint["EndpointName"]
-        (variant,) = self.there["endpoint-config"][configuration]["ProductionVariants"]
-        container = self.there["model"][variant["ModelName"]]["PrimaryContainer"]
+        (variant,) = self.there["EndpointConfig"][configuration]["ProductionVariants"]
+        container = self.there["Model"][variant["ModelName"]]["PrimaryContainer"]
         folder = self._folder / variant["ModelName"]
         shutil.rmtree(folder, ignore_errors=True)
-        server = None
         try:
             if self.broken:
                 raise ValueError(self.broken)
@@ -143,7 +96,7 @@ class Endpoints:
                 key: value.replace("/opt/ml/model", str(folder / "model"))
                 for key, value in container["Environment"].items()
             }
-            server = Server(folder, {**self._environment, **IMAGE, **there})
+            server = Server(folder, {**self._environment, **there})
         except Exception as error:  # noqa: BLE001
             endpoint["FailureReason"] = f"The primary container did not pass the ping: {error}"
             endpoint["EndpointStatus"] = "InService" if name in self._servers else "Failed"
@@ -158,7 +111,6 @@ class Server:
     """`docker run IMAGE serve`, as far as the image's entry point goes. It answers a ping."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
             ["alzmri", "serve", "--port", "0"],
             cwd=folder,
@@ -182,7 +134,6 @@ class Server:
         threading.Thread(target=self._process.stdout.read, daemon=True).start()
         status, _ = self.ask("GET", "/ping")
         assert status == 200
-        self.said = "".join(said)
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, kind: str = ""

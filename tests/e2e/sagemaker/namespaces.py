@@ -19,8 +19,6 @@ import psutil
 
 SCRIPT = Path(__file__).with_name("container.sh")
 OWN = ("unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child")
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNET = 0x40000000
 
 
 def refused() -> str:
@@ -34,9 +32,8 @@ def refused() -> str:
     return probe.stderr.strip()
 
 
-def _check(status: int) -> None:
-    if status:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+class Refused(Exception):
+    """The service's answer is an error: its code and message."""
 
 
 class Host:
@@ -181,7 +178,7 @@ class Containers:
 
         def listen() -> None:  # a thread of its own: it stays in that network
             with Path(f"/proc/{self._switch.pid}/ns/net").open() as network:
-                _check(_LIBC.setns(network.fileno(), _CLONE_NEWNET))
+                assert ctypes.CDLL(None).setns(network.fileno(), 0) == 0
             server.socket = socket.create_server(("10.77.0.254", 8080))
 
         thread = threading.Thread(target=listen)
@@ -198,10 +195,7 @@ def serve(
     *,
     bind: bool = True,
 ) -> ThreadingHTTPServer:
-    """A server that speaks AWS's JSON protocol; errors are exceptions with code and message.
-
-    ``invoke`` answers what is sent to an endpoint.
-    """
+    """A server that speaks AWS's JSON protocol; ``invoke`` answers what is sent to an endpoint."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -213,9 +207,8 @@ def serve(
                 try:
                     operation = self.headers["X-Amz-Target"].rpartition(".")[2]
                     status, said = 200, answer(operation, json.loads(body or b"{}"))
-                except Exception as error:  # noqa: BLE001
-                    two = error.args if len(error.args) == 2 else ("Internal", repr(error))
-                    status, said = 400, {"__type": two[0], "message": two[1]}
+                except Refused as error:
+                    status, said = 400, {"__type": error.args[0], "message": error.args[1]}
             content = json.dumps(said).encode()
             self.send_response(status)
             if kind:

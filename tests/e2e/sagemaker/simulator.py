@@ -1,7 +1,7 @@
 """SageMaker on one machine: its interface, and jobs that really run.
 
-The interface is JSON over HTTP as boto3 speaks it, requests judged by botocore's own model of the
-service. A container is a set of namespaces: file system, network, process numbers and host name of
+The interface is JSON over HTTP as boto3 speaks it; botocore's own model of the service validates
+requests. A container is a set of namespaces: file system, network, process numbers and host name of
 its own, the entry point as process 1, no way out but the job's own network. Data, code, checkpoints
 and models go through a real S3.
 """
@@ -23,14 +23,14 @@ import botocore.session
 from botocore.validate import ParamValidator
 
 from ... import forks
-from .endpoints import Endpoints
-from .namespaces import Containers, Host
+from .endpoints import OPERATION, Endpoints
+from .namespaces import Containers, Host, Refused
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
+ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}"
 GRACE_SECONDS = 120
 HOLD = Path(__file__).with_name("hold")
-GROUP = "/aws/sagemaker/TrainingJobs"
 
 
 def complaints(shape: Any, value: Any, where: str = "") -> list[str]:
@@ -38,46 +38,35 @@ def complaints(shape: Any, value: Any, where: str = "") -> list[str]:
 
     botocore sends what breaks these; the service refuses it.
     """
-    match shape.type_name:
-        case "structure":
-            return [
-                fault
-                for key, part in value.items()
-                if key in shape.members
-                for fault in complaints(shape.members[key], part, f"{where}.{key}")
-            ]
-        case "list":
-            parts = enumerate(value)
-            return [f for i, part in parts for f in complaints(shape.member, part, f"{where}[{i}]")]
-        case "map":
-            return [
-                fault
-                for key, part in value.items()
-                for fault in complaints(shape.key, key, f"{where}.{key}")
-                + complaints(shape.value, part, f"{where}.{key}")
-            ]
-        case "string":
-            # Java's classes of letters, which Python has as \w.
-            pattern = re.sub(r"\\p\{[LZN]\}", r"\\w ", shape.metadata.get("pattern", ".*"))
-            if shape.enum and value not in shape.enum:
-                rule = f"Member must satisfy enum value set: [{', '.join(shape.enum[:3])}, ...]"
-            elif not re.fullmatch(pattern, value, re.DOTALL):
-                rule = f"Member must satisfy regular expression pattern: {pattern}"
-            elif len(value) > shape.metadata.get("max", len(value)):
-                rule = f"Member must have length less than or equal to {shape.metadata['max']}"
-            else:
-                return []
-            return [f"Value '{value}' at '{where}' failed to satisfy constraint: {rule}"]
-    return []
-
-
-class Refused(Exception):
-    """The service's answer is an error: its code and message."""
+    if shape.type_name == "list":
+        return [fault for part in value for fault in complaints(shape.member, part, where)]
+    if shape.type_name in ("structure", "map"):
+        found = []
+        for key, part in value.items():
+            if shape.type_name == "map":
+                found += complaints(shape.key, key, f"{where}.{key}")
+                found += complaints(shape.value, part, f"{where}.{key}")
+            elif key in shape.members:
+                found += complaints(shape.members[key], part, f"{where}.{key}")
+        return found
+    if shape.type_name != "string":
+        return []
+    # Java's classes of letters, which Python has as \w.
+    pattern = re.sub(r"\\p\{[LZN]\}", r"\\w ", shape.metadata.get("pattern", ".*"))
+    if shape.enum and value not in shape.enum:
+        rule = f"Member must satisfy enum value set: [{', '.join(shape.enum[:3])}, ...]"
+    elif not re.fullmatch(pattern, value, re.DOTALL):
+        rule = f"Member must satisfy regular expression pattern: {pattern}"
+    elif len(value) > shape.metadata.get("max", len(value)):
+        rule = f"Member must have length less than or equal to {shape.metadata['max']}"
+    else:
+        return []
+    return [f"Value '{value}' at '{where}' failed to satisfy constraint: {rule}"]
 
 
 @dataclass
 class Job:
-    """One job: the request, what became of it, and who is told to end it."""
+    """One job: the request, what became of it, and what is called at the line where it is held."""
 
     request: dict[str, Any]
     status: str = "InProgress"
@@ -89,41 +78,29 @@ class Job:
     created: float = field(default_factory=time.time)
     stop: bool = False
     containers: Containers | None = None
-    held_at: str = ""
-    at_line: "Callable[[Job], object] | None" = None
+    hold: tuple[str, Callable[["Job"], object]] | None = None
 
     @property
     def name(self) -> str:
         return self.request["TrainingJobName"]
 
-    @property
-    def said(self) -> str:
-        """All that the containers printed."""
-        return "\n".join(self.lines)
-
     def enter(self, phase: str, message: str = "") -> None:
         self.phases.append({"Status": phase, "StartTime": time.time(), "StatusMessage": message})
+        if phase in ("Stopped", "Failed", "Completed"):
+            self.status, self.reason = phase, message
 
     def description(self) -> dict[str, Any]:
-        hidden = {"Tags"}
-        said = {key: value for key, value in self.request.items() if key not in hidden}
-        ended = (
-            {} if self.status in ("InProgress", "Stopping") else {"TrainingEndTime": time.time()}
-        )
+        metrics = [{"MetricName": name, "Value": value} for name, value in self.metrics.items()]
         return {
-            **said,
-            **ended,
-            "TrainingJobArn": f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:training-job/{self.name}",
+            **{key: value for key, value in self.request.items() if key != "Tags"},
+            "TrainingJobArn": f"{ARN}:training-job/{self.name}",
             "TrainingJobStatus": self.status,
             "SecondaryStatus": self.phases[-1]["Status"],
             "SecondaryStatusTransitions": self.phases,
             "CreationTime": self.created,
             "FailureReason": self.reason[:1024],
             "ModelArtifacts": {"S3ModelArtifacts": self.artifact},
-            "FinalMetricDataList": [
-                {"MetricName": name, "Value": value, "Timestamp": time.time()}
-                for name, value in self.metrics.items()
-            ],
+            "FinalMetricDataList": [{**metric, "Timestamp": time.time()} for metric in metrics],
         }
 
 
@@ -131,7 +108,6 @@ class Simulator:
     """The services, their jobs, and what tests may do to them.
 
     Attributes:
-        refusals: by operation, the code and message with which it is answered instead.
         secrets: of Secrets Manager, by name.
         holds: for each start of a job's containers to come: a line at which its trainer waits for a
             signal, by its beginning, and what is called with the job then.
@@ -139,41 +115,28 @@ class Simulator:
 
     def __init__(self, folder: Path, s3: Any, path: str) -> None:
         self.jobs: dict[str, Job] = {}
-        self.refusals: dict[str, tuple[str, str]] = {}
         self.secrets: dict[str, str] = {}
         self.holds: list[tuple[str, Callable[[Job], object]]] = []
         self._folder, self._s3, self._path = folder, s3, path
         self._model = botocore.session.get_session().get_service_model("sagemaker")
         self._events: list[dict[str, Any]] = []
         self._threads: list[threading.Thread] = []
-        self.endpoints = Endpoints(
-            folder / "endpoints",
-            {**forks.environment(), "PATH": path},
-            f"arn:aws:sagemaker:{REGION}:{ACCOUNT}",
-            self._download,
-            self._refuse,
-        )
+        environment = {**forks.environment(), "PATH": path}
+        self.endpoints = Endpoints(folder / "endpoints", environment, ARN, self._download)
 
     def answer(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the services answer; raises `Refused`."""
-        if operation in self.refusals:
-            raise Refused(*self.refusals[operation])
-        if hasattr(self.endpoints, operation):
+        if found := OPERATION.fullmatch(operation):
             self._check(operation, body)
-            return getattr(self.endpoints, operation)(body)
+            return self.endpoints.answer(*found.groups(), body)
         return getattr(self, f"_{operation}")(body)
 
     def _check(self, operation: str, body: dict[str, Any], *more: str) -> None:
         """Refuse what the service's own model does not allow."""
         shape = self._model.operation_model(operation).input_shape
-        faults = [*complaints(shape, body), *more]
-        if report := ParamValidator().validate(body, shape).generate_report():
-            faults.append(report)
-        if faults:
-            self._refuse("; ".join(faults))
-
-    def _refuse(self, message: str) -> None:
-        raise Refused("ValidationException", message)
+        report = ParamValidator().validate(body, shape).generate_report()
+        if faults := [*complaints(shape, body), *more, *filter(None, [report])]:
+            raise Refused("ValidationException", "; ".join(faults))
 
     def end(self) -> None:
         """Kill what still runs."""
@@ -193,15 +156,11 @@ class Simulator:
         why = "Invalid MaxWaitTimeInSeconds. It should be greater than or equal to"
         self._check("CreateTrainingJob", body, *[f"{why} MaxRuntimeInSeconds"] * bool(short))
         if body["TrainingJobName"] in self.jobs:
-            raise Refused(
-                "ResourceInUse",
-                "Training job names must be unique within an AWS account and region",
-            )
+            raise Refused("ResourceInUse", "Training job names must be unique within an account")
         job = self.jobs[body["TrainingJobName"]] = Job(body)
         job.enter("Starting")
-        thread = threading.Thread(target=self._run, args=(job,), daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._threads.append(threading.Thread(target=self._run, args=(job,), daemon=True))
+        self._threads[-1].start()
         return {"TrainingJobArn": job.description()["TrainingJobArn"]}
 
     def _DescribeTrainingJob(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
@@ -242,38 +201,28 @@ class Simulator:
         try:
             while True:
                 job.enter("Downloading", "Downloading input data")
-                line, job.at_line = self.holds.pop(0) if self.holds else ("", None)
-                hosts = self._instances(job, line)
+                job.hold = self.holds.pop(0) if self.holds else None
+                hosts = self._instances(job)
                 job.enter("Training", "Training image download completed.")
-                ended = self._train(job, hosts)
-                if ended != "interrupt":
+                if not self._train(job, hosts):
                     break
                 job.enter("Interrupted", "Spot instances are being reclaimed")
             job.enter("Uploading", "Uploading generated training model")
             self._upload(job, hosts)
-            self._conclude(job, hosts, ended)
+            failures = [h.ml / "output/failure" for h in hosts if h.status]
+            if job.stop:
+                job.enter("Stopped")
+            elif failures:
+                why = next((path.read_text() for path in failures if path.exists()), "")
+                worst = max(host.status or 0 for host in hosts)
+                job.enter("Failed", f"AlgorithmError: {why[:1024]}, exit code: {worst}")
+            else:
+                job.enter("Completed")
         except Exception as error:
-            job.enter("Failed")
-            job.status, job.reason = "Failed", f"InternalServerError: {error!r}"
+            job.enter("Failed", f"InternalServerError: {error!r}")
             raise
 
-    def _conclude(self, job: Job, hosts: list[Host], ended: str) -> None:
-        if ended == "stop":
-            job.enter("Stopped")
-            job.status = "Stopped"
-        elif any(host.status for host in hosts):
-            failures = [
-                path.read_text() for h in hosts if (path := h.ml / "output/failure").exists()
-            ]
-            worst = max(host.status or 0 for host in hosts)
-            job.reason = f"AlgorithmError: {''.join(failures[:1])[:1024]}, exit code: {worst}"
-            job.enter("Failed", job.reason)
-            job.status = "Failed"
-        else:
-            job.enter("Completed")
-            job.status = "Completed"
-
-    def _instances(self, job: Job, hold: str) -> list[Host]:
+    def _instances(self, job: Job) -> list[Host]:
         """New instances: empty disks, then the channels and the checkpoints."""
         resources = job.request["ResourceConfig"]
         names = [f"algo-{number + 1}" for number in range(resources["InstanceCount"])]
@@ -290,10 +239,9 @@ class Simulator:
             "AWS_ACCESS_KEY_ID": "AKIAOFTHEROLE",
             "AWS_SECRET_ACCESS_KEY": "of the role",
             "AWS_ENDPOINT_URL_SECRETS_MANAGER": Containers.SERVICES,
-            **({"PYTHONPATH": str(HOLD), "HOLD": hold} if hold else {}),
+            **({"PYTHONPATH": str(HOLD), "HOLD": job.hold[0]} if job.hold else {}),
             **job.request.get("Environment", {}),
         }
-        job.held_at = hold
         hosts = []
         for name in names:
             host = Host(self._folder / job.name / name, name, len(hosts) + 1)
@@ -302,49 +250,36 @@ class Simulator:
                 source = channel["DataSource"]["S3DataSource"]
                 self._download(source["S3Uri"], host.ml / "input/data" / channel["ChannelName"])
             self._download(job.request["CheckpointConfig"]["S3Uri"], host.ml / "checkpoints")
-            configuration = {
+            for file, content in {
                 "hyperparameters": job.request["HyperParameters"],
-                "resourceconfig": {
-                    "current_host": name,
-                    "hosts": names,
-                    "current_instance_type": resources["InstanceType"],
-                    "network_interface_name": "eth0",
-                },
-                "inputdataconfig": {
-                    channel["ChannelName"]: {"TrainingInputMode": "File"}
-                    for channel in job.request["InputDataConfig"]
-                },
-            }
-            for file, content in configuration.items():
+                "resourceconfig": {"current_host": name, "hosts": names},
+            }.items():
                 (host.ml / f"input/config/{file}.json").write_text(json.dumps(content))
             hosts.append(host)
         return hosts
 
-    def _train(self, job: Job, hosts: list[Host]) -> str:
-        """Run the containers; how it ended: stop, interrupt, or by itself."""
+    def _train(self, job: Job, hosts: list[Host]) -> bool:
+        """Run the containers; whether they were interrupted."""
         command = job.request["AlgorithmSpecification"]["ContainerEntrypoint"]
         job.containers = Containers(
             hosts, command, lambda host, line: self._line(job, host, line), self.answer
         )
+        synced: dict[Path, int] = {}
         with job.containers as containers:
-            synced: dict[Path, int] = {}
             while containers.running():
                 self._sync(job, hosts, synced)
-                failed = any(host.status for host in hosts)
-                if job.stop or containers.interrupted or failed:
+                if job.stop or containers.interrupted or any(host.status for host in hosts):
                     containers.terminate(GRACE_SECONDS)
                     break
                 time.sleep(0.02)
-            interrupted = containers.interrupted
         self._sync(job, hosts, synced)
-        return "stop" if job.stop else "interrupt" if interrupted else ""
+        return containers.interrupted and not job.stop
 
     def _line(self, job: Job, host: str, line: str) -> None:
         job.lines.append(line)
-        stream = f"{job.name}/{host}-{round(job.created)}"
         self._events.append(
             {
-                "logStreamName": stream,
+                "logStreamName": f"{job.name}/{host}-{round(job.created)}",
                 "timestamp": round(time.time() * 1000),
                 "message": line,
                 "eventId": str(len(self._events)),
@@ -353,8 +288,8 @@ class Simulator:
         for metric in job.request["AlgorithmSpecification"]["MetricDefinitions"]:
             if found := re.search(metric["Regex"], line):
                 job.metrics[metric["Name"]] = float(found[1])
-        if job.at_line and line.startswith(job.held_at):
-            at_line, job.at_line = job.at_line, None
+        if job.hold and line.startswith(job.hold[0]):
+            (_, at_line), job.hold = job.hold, None
             at_line(job)
 
     # S3, as the service uses it.
@@ -363,14 +298,11 @@ class Simulator:
         """All that begins with ``address``: without a slash at its end, more than one folder."""
         bucket, prefix = _split(address)
         folder.mkdir(parents=True, exist_ok=True)
-        for page in self._s3.get_paginator("list_objects_v2").paginate(
-            Bucket=bucket, Prefix=prefix
-        ):
-            for item in page.get("Contents", []):
-                name = item["Key"].removeprefix(prefix).lstrip("/")
-                path = folder / (name or item["Key"].rpartition("/")[2])
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._s3.download_file(bucket, item["Key"], str(path))
+        for item in self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", []):
+            name = item["Key"].removeprefix(prefix).lstrip("/")
+            path = folder / (name or item["Key"].rpartition("/")[2])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._s3.download_file(bucket, item["Key"], str(path))
 
     def _sync(self, job: Job, hosts: list[Host], synced: dict[Path, int]) -> None:
         """New and changed checkpoints to S3; what was removed stays there."""

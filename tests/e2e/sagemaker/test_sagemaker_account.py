@@ -7,7 +7,6 @@ One on-demand job of a few minutes on a small CPU instance, which costs money.
 """
 
 import os
-import time
 
 from ruamel.yaml import YAML
 
@@ -25,7 +24,7 @@ if os.environ.get("ALZMRI_TEST_AWS"):
         def alzmri(*words):
             return clone.run("env", *variables, "alzmri", "sagemaker", *words).stdout
 
-        alzmri("submit", "--name", f"test-{round(time.time())}")
+        alzmri("submit")
         assert "epoch 3/3" in alzmri("logs", "--follow")
         alzmri("fetch")
         assert "Stage 'train' didn't change" in clone.run("dvc", "repro").stdout

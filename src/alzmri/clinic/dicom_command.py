@@ -1,0 +1,112 @@
+"""``alzmri dicom``."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alzmri import repository, terminal
+from alzmri.errors import UserError, require
+from alzmri.inference import NOTICE
+
+_AET_LENGTH = 16
+
+
+def dicom(
+    aet: Annotated[str, typer.Option(help="The node's own AE title.")] = "ALZMRI",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 11112,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine only with --accept.")
+    ] = "127.0.0.1",
+    send_to: Annotated[
+        str | None,
+        typer.Option(metavar="AET@HOST:PORT", help="Receives results; else they stay in --queue."),
+    ] = None,
+    accept: Annotated[
+        str | None,
+        typer.Option(metavar="AET,…", help="Callers that may send.", show_default="any here"),
+    ] = None,
+    model: Annotated[
+        Path, typer.Option(help="The folder of the trained model.", callback=repository.located)
+    ] = Path("models"),
+    slices: Annotated[
+        int, typer.Option(min=1, max=40, help="Slices of a volume: 1 mm apart, mid-ventricle.")
+    ] = 6,
+    queue: Annotated[
+        Path, typer.Option(help="Waiting series: patient data.", callback=repository.located)
+    ] = Path(".dicom"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep all, in QUEUE/kept.")] = False,
+    quiet_seconds: Annotated[
+        float, typer.Option(min=0.1, help="A series is complete after this time without an image.")
+    ] = 30,
+    max_seconds: Annotated[
+        float, typer.Option(min=1, help="Limit of one prediction; after it, a report says so.")
+    ] = 120,
+    max_associations: Annotated[int, typer.Option(min=1, help="Maximum at once.")] = 8,
+    max_images: Annotated[int, typer.Option(min=1, help="Maximum per series.")] = 1000,
+    max_gigabytes: Annotated[
+        float, typer.Option(min=0.001, help="Maximum size of the queue; more images are refused.")
+    ] = 8,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of /metrics on this machine; 0: none.")
+    ] = 11113,
+) -> None:
+    """Answer T1 series from a PACS with DICOM objects. Research software; no diagnosis.
+
+    Takes MR images by C-STORE, predicts as `alzmri predict` does, and sends into the same study a
+    structured report and a picture with overlays. Patient data stays in the queue folder until its
+    series is answered, and never enters the log. Ends on SIGTERM or Ctrl-C; started again, it
+    continues.
+
+    Examples:
+
+        alzmri dicom --send-to ORTHANC@127.0.0.1:4242
+
+        alzmri dicom --host 10.0.0.5 --accept PACS --send-to PACS@10.0.0.2:104
+    """
+    title = _title("--aet", aet)
+    callers = [_title("--accept", name) for name in accept.split(",")] if accept else []
+    if not callers and not _is_loopback(host):
+        raise UserError(f"--host {host} lets others in: name who may send with --accept AET,…")
+    receiver = _receiver(send_to) if send_to else None
+    for module in ("prometheus_client", "pydicom", "pynetdicom"):
+        require(module, "clinic")
+    from alzmri.clinic import dicom_node
+    from alzmri.clinic.inbox import Inbox
+
+    terminal.say(NOTICE)
+    if receiver is None:
+        terminal.warn(f"no --send-to: results stay in {queue / 'results'}")
+    dicom_node.run(
+        dicom_node.make_entity(title, callers, max_associations),
+        (host, port),
+        metrics_port,
+        Inbox(queue, keep, max_images, int(max_gigabytes * 1e9)),
+        receiver,
+        dicom_node.DicomWorker(model, slices, max_seconds),
+        quiet_seconds,
+    )
+
+
+def _title(option: str, text: str) -> str:
+    title = text.strip()
+    if not 0 < len(title) <= _AET_LENGTH or not title.isascii() or "\\" in title:
+        raise UserError(f"{option} {text!r}: an AE title has 1 to {_AET_LENGTH} ASCII characters")
+    return title
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _receiver(text: str) -> tuple[str, str, int]:
+    """AE title, host and port in ``AET@HOST:PORT``."""
+    title, _, address = text.rpartition("@")
+    host, _, port = address.rpartition(":")
+    if not (title and host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(f"--send-to {text!r}: write AET@HOST:PORT, as ORTHANC@127.0.0.1:4242")
+    return _title("--send-to", title), host, int(port)

@@ -1,0 +1,381 @@
+"""Experiments that have run, and commits with results: what they ran on, what they scored."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ruamel.yaml import YAML
+
+from alzmri import git, params
+from alzmri.errors import UserError
+from alzmri.evaluation.markdown import interval
+from alzmri.params import Params
+
+METRICS: Mapping[str, str] = {
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auc": "macro AUC",
+    "loss": "loss",
+    "ece": "calibration error",
+    "brier": "Brier score",
+    "subject.macro_f1": "subject-level macro F1",
+    "subject.accuracy": "subject-level accuracy",
+    "val_macro_f1": "validation macro F1",
+    "val_accuracy": "validation accuracy",
+    "val_loss": "validation loss",
+}
+"""Keys of models/evaluation.json and, with ``val_``, of metrics/train.json; what tables say."""
+LESS_IS_BETTER = {"loss", "ece", "brier", "val_loss"}
+
+REPEATED = ("train.seed", "split.seed", "split.fold")
+"""The keys that repeat an experiment; runs that differ in these alone are one line of a table."""
+_WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
+"""Keys that change no score."""
+_BESIDE = "export@"
+"""The names of stages that no score depends on begin with this."""
+_COLUMNS = ("path", "subject", "actual", "predicted", "ood")
+"""Columns of plots/predictions.csv before the classes; results of earlier versions lack ``ood``."""
+
+
+def counts(key: str) -> bool:
+    """Whether ``key`` of params.yaml makes another experiment, not a repetition of the same."""
+    return key not in REPEATED and not key.startswith(_WITHOUT_EFFECT)
+
+
+def check_metric(key: str) -> None:
+    """Raise UserError when ``key`` is not one of ``METRICS``."""
+    if key not in METRICS:
+        raise UserError(f"--metric {key}: allowed are {', '.join(METRICS)}")
+
+
+def number(value: float) -> float | None:
+    """``value`` for JSON, which has no NaN."""
+    return None if math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class SlicePredictions:
+    """The predictions of one or several experiments for the slices of the test part.
+
+    Attributes:
+        truth: class indices, int64 ``[n]``.
+        probabilities: float64 ``[n, classes]``, rows summing to 1.
+        subjects: the subject of each slice.
+        classes: names in severity order.
+        paths: of the slices, in the collection.
+        counted: bool ``[n]``, false where `alzmri predict` leaves the slice out as OOD.
+    """
+
+    truth: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    subjects: tuple[str, ...]
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    counted: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, *tables: str) -> "SlicePredictions":
+        """The rows of one or several ``plots/predictions.csv``, in the order of the paths."""
+        found = (row for table in tables for row in csv.DictReader(io.StringIO(table)))
+        rows = sorted(found, key=lambda row: row["path"])
+        classes = tuple(name for name in rows[0] if name not in _COLUMNS)
+        probabilities = np.array([[float(row[name]) for name in classes] for row in rows])
+        return cls(
+            np.array([classes.index(row["actual"]) for row in rows], dtype=np.int64),
+            # Six digits in the file: the sum is 1 to within rounding only.
+            probabilities / probabilities.sum(axis=1, keepdims=True),
+            tuple(row["subject"] for row in rows),
+            classes,
+            tuple(row["path"] for row in rows),
+            np.array([row.get("ood") != "1" for row in rows]),
+        )
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable class of each slice."""
+        most_probable: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return most_probable
+
+
+class LockFile:
+    """A ``dvc.lock``; ``scored`` are the stages that scores depend on, ``outputs`` MD5 by path."""
+
+    def __init__(self, text: str) -> None:
+        self.stages: Mapping[str, Any] = YAML(typ="safe").load(text).get("stages") or {}
+        self.scored = [name for name in self.stages if not name.startswith(_BESIDE)]
+        outputs = (out for stage in self.stages.values() for out in stage.get("outs", ()))
+        self.outputs: Mapping[str, str] = {out["path"]: out["md5"] for out in outputs}
+
+    def inputs(self, stage: str) -> dict[str, str]:
+        """MD5 of the code and data that ``stage`` ran on, by path; its command under ``cmd``.
+
+        Not of what other stages wrote: that differs wherever they do.
+        """
+        known = self.stages.get(stage, {})
+        digests = {dep["path"]: dep["md5"] for dep in known.get("deps", ())}
+        sources = {path: digests[path] for path in digests if path not in self.outputs}
+        return {"cmd": known["cmd"], **sources} if known else {}
+
+    def parameters(self, stage: str) -> dict[str, Any]:
+        """What ``stage`` ran with: keys of params.yaml with a dot, and their values."""
+        used: dict[str, Any] = {}
+        for file in self.stages.get(stage, {}).get("params", {}).values():
+            for name, value in file.items():
+                section = isinstance(value, Mapping)
+                used |= {f"{name}.{key}": value[key] for key in value} if section else {name: value}
+        return used
+
+    def changes(self, other: "LockFile", *, parameters: bool = False) -> dict[str, list[str]]:
+        """By stage, the names of its ``inputs`` that differ, and of its parameters if asked."""
+
+        def changed(stage: str) -> list[str]:
+            one, two = (
+                {**lock.inputs(stage), **(lock.parameters(stage) if parameters else {})}
+                for lock in (self, other)
+            )
+            return [name for name in {**one, **two} if one.get(name) != two.get(name)]
+
+        stages = {**self.stages, **other.stages}
+        return {stage: names for stage in stages if (names := changed(stage))}
+
+
+def _content(path: str) -> cached_property[dict[str, Any]]:
+    return cached_property(lambda run: dict(json.loads(run.read(path))))
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """An experiment that has run, or a commit with results.
+
+    Attributes:
+        name: of the experiment, the branch or the tag.
+        commit: DVC makes one of each experiment.
+        is_experiment: False for a commit of a branch.
+        training, evaluation, summary: the content of metrics/train.json, models/evaluation.json
+            and data/prepared/summary.json.
+    """
+
+    name: str
+    commit: str
+    is_experiment: bool = True
+
+    training = _content("metrics/train.json")
+    evaluation = _content("models/evaluation.json")
+    summary = _content("data/prepared/summary.json")
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Every key of its params.yaml with a dot; unchecked, so that an older schema is read."""
+        content = YAML(typ="safe").load(self.read("params.yaml")).items()
+        return {f"{name}.{key}": value for name, one in content for key, value in one.items()}
+
+    @cached_property
+    def lock(self) -> LockFile:
+        """Its dvc.lock."""
+        return LockFile(self.read("dvc.lock"))
+
+    @property
+    def stale(self) -> list[str]:
+        """The stages behind its scores that ran with other parameters than its params.yaml has."""
+        lock, known = self.lock, self.settings.items()
+        return [stage for stage in lock.scored if not lock.parameters(stage).items() <= known]
+
+    @cached_property
+    def history(self) -> list[dict[str, str]]:
+        """The rows of its ``plots/history.csv``, one per epoch."""
+        return list(csv.DictReader(io.StringIO(self.read("plots/history.csv"))))
+
+    @cached_property
+    def predictions(self) -> SlicePredictions:
+        """What it predicted for its test part, slices ordered by path."""
+        return SlicePredictions.of(self.read("plots/predictions.csv"))
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """Its packed images, ``[n, side, side]``, in the order of its ``manifest.csv``."""
+        packed = self._cached("data/prepared/images.npy") or b""
+        found: NDArray[np.uint8] = np.load(io.BytesIO(packed))
+        return found
+
+    @property
+    def repetition(self) -> tuple[Any, ...]:
+        """Its seeds and fold."""
+        return tuple(self.settings.get(key) for key in REPEATED)
+
+    @property
+    def sources(self) -> dict[str, dict[str, str]]:
+        """The digests of the code and data that the stages behind its scores ran on."""
+        return {stage: self.lock.inputs(stage) for stage in self.lock.scored}
+
+    @property
+    def identity(self) -> str:
+        """Equal for runs that differ in seeds and fold at most."""
+        settings = sorted((key, value) for key, value in self.settings.items() if counts(key))
+        return str((settings, self.sources))
+
+    @property
+    def leaks(self) -> bool:
+        """Whether test subjects were, or may have been, in training."""
+        split = self.evaluation["split"]
+        return bool(split["unit"] == "slice" or split["shared_subjects"] != 0)
+
+    @property
+    def subjects_unknown(self) -> bool:
+        """Whether nobody knows whose its slices are: ``split.subjects: unknown``."""
+        return self.evaluation["split"]["shared_subjects"] is None
+
+    @property
+    def best_epoch(self) -> str:
+        """Such as ``7 of 10``."""
+        return f"{self.training['best_epoch']} of {len(self.history)}"
+
+    def is_of(self, wanted: Params) -> bool:
+        """Whether ``wanted`` gives it with the workspace's code and data, computed anywhere."""
+        try:
+            mine = params.parse(self.read("params.yaml"), f"params.yaml of {self.name}")
+        except UserError:
+            return False  # of a schema before this one
+        same = mine.model_copy(update={"compute": wanted.compute, "track": wanted.track}) == wanted
+        return same and not git.run("diff", self.commit, "--", "src", "data", "dvc.yaml")
+
+    def score(self, metric: str) -> float:
+        """One of ``METRICS``; NaN where it is undefined."""
+        content: Any = self.training if metric.startswith("val_") else self.evaluation
+        for part in metric.split("."):
+            content = content[part]
+        return math.nan if content is None else float(content)
+
+    def shown(self, metric: str) -> str:
+        """One of ``METRICS`` with its interval over subjects, such as ``0.518 [0.459, 0.575]``."""
+        *part, key = metric.split(".")
+        bounds = (self.evaluation[part[0]] if part else self.evaluation)["ci95"].get(key)
+        return interval(self.score(metric), bounds) if bounds else f"{self.score(metric):.3f}"
+
+    def read(self, path: str) -> str:
+        """The content of a text file of it: git has that or, where a stage wrote it, DVC's cache.
+
+        Raises:
+            UserError: when it has no such file, or the cache has lost it.
+        """
+        content = git.show(self.commit, path)
+        if content is None and path != "dvc.lock" and (cached := self._cached(path)) is not None:
+            content = cached.decode()
+        if content is None:
+            raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
+        return content
+
+    def _cached(self, path: str) -> bytes | None:
+        from dvc.repo import Repo
+
+        cache, known = Repo().cache.local, dict(self.lock.outputs)
+
+        def content(digest: str) -> bytes:
+            return Path(cache.oid_to_path(digest)).read_bytes()
+
+        try:
+            for folder in [output for output in known if path.startswith(f"{output}/")]:
+                inside = json.loads(content(known[folder]))
+                known |= {f"{folder}/{one['relpath']}": one["md5"] for one in inside}
+            return content(known[path]) if path in known else None
+        except FileNotFoundError:
+            pass
+        if self.is_experiment:
+            raise UserError(
+                f"{path} of experiment {self.name} is not in DVC's cache any more:"
+                f" `dvc exp remove {self.name}`, then run this again"
+            )
+        here = "" if self.commit == git.head() else f"`git switch {self.name}`, "
+        raise UserError(
+            f"{path} of {self.name} was computed elsewhere and is not in DVC's cache here:"
+            f' {here}`make repro` and `git commit -am "my baseline"` make your own run the baseline'
+        )
+
+
+@dataclass(frozen=True)
+class Workspace(FinishedRun):
+    """The working tree, with the results of the last `dvc repro`."""
+
+    name: str = "workspace"
+    commit: str = ""
+
+    def read(self, path: str) -> str:
+        """The content of a file in the working tree."""
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(f"{path} not found: run `dvc repro` in the root of a clone") from None
+
+    @cached_property
+    def stale(self) -> list[str]:
+        """The stages behind the scores that ran on other parameters, code or data."""
+        from dvc.repo import Repo
+
+        # What is only not there, as before `dvc pull`, is no change.
+        return [
+            stage
+            for stage, changes in Repo().status().items()
+            for change in changes
+            if not stage.startswith(_BESIDE)
+            and (
+                change == "changed command"
+                or {*change.get("changed deps", {}).values()} - {"deleted"}
+            )
+        ]
+
+
+def finished(baseline: str = "") -> dict[str, FinishedRun]:
+    """The experiments that started from ``baseline``, by default any commit, by name.
+
+    Of several with one name it has the newest.
+    """
+    found = {}
+    listing = ("for-each-ref", "--sort=creatordate", "--format=%(objectname) %(refname)")
+    for line in git.lines(*listing, "refs/exps"):
+        commit, reference = line.split(" ", 1)
+        # refs/exps/12/34.../NAME, as DVC documents it; what it keeps for itself is named otherwise.
+        match reference.split("/", 4):
+            case [_, _, start, rest, name] if len(start + rest) == len(commit):
+                if baseline in ("", start + rest):
+                    found[name] = FinishedRun(name, commit)
+    return found
+
+
+def chosen(words: Sequence[str]) -> list[FinishedRun]:
+    """What is called as one of ``words``, each once; without words, this commit's experiments.
+
+    A word is the name of an experiment, of this commit or else of any other; of a branch, a tag or
+    a commit; or the start of the names of experiments.
+
+    Raises:
+        UserError: when a word names nothing, or there are no experiments.
+    """
+    here, everywhere = finished(git.head()), finished()
+    found = [] if words else list(here.values())
+    for word in words:
+        asked = f"{word}^{{commit}}"
+        commit = git.lines("rev-parse", "--quiet", "--verify", "--end-of-options", asked)
+        runs = [known[word] for known in (here, everywhere) if word in known][:1]
+        runs = runs or [FinishedRun(word, one, is_experiment=False) for one in commit]
+        for known in (here, everywhere):
+            runs = runs or [run for name, run in known.items() if name.startswith(word)]
+        if not runs:
+            raise UserError(
+                f"{word}: no such experiment, branch, tag or commit; `dvc exp list -A` and"
+                " `git branch -a` name them"
+            )
+        found += runs
+    if not found:
+        raise UserError(
+            "no experiment started from this commit: `dvc exp run -S train.lr=0.0005` makes one,"
+            " `dvc exp list -A` shows those of other commits"
+        )
+    return list({run.commit: run for run in found}.values())

@@ -1,0 +1,351 @@
+"""The honest number: cross-validation over subjects, beside the slice split that leaks.
+
+And floors, what a network must beat: logistic regression, in the same folds, on a few numbers per
+subject that are measured without learning; guesses; permuted labels.
+"""
+
+import csv
+import io
+import itertools
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from alzmri.data.images import Pixels
+from alzmri.errors import LeakError, UserError
+from alzmri.evaluation import report
+from alzmri.evaluation.intervals import Classified, difference, mean_macro_f1, of_new_subjects
+from alzmri.evaluation.markdown import interval, records
+from alzmri.evaluation.metrics import by_subject
+from alzmri.experiments.finished_runs import FinishedRun, SlicePredictions
+from alzmri.experiments.runner import Experiment
+from alzmri.experiments.studies import Scale, Study
+from alzmri.figure import SEVERITY, drawing
+from alzmri.inference import ventricles
+from alzmri.models.scores import macro_f1
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+TASKS = {"none": "4 classes", "three-class": "3 classes", "binary": "2 classes"}
+"""The values of ``data.merge`` and what the tables call them."""
+SCALES: Mapping[str, Scale] = {
+    "full": ({"data.image_size": 224, "train.epochs": 20}, ""),
+    "scaled": (
+        {"data.image_size": 128, "train.epochs": 6},
+        "Scaled for a machine without a GPU: 128 px instead of 224, 6 epochs instead of 20.",
+    ),
+}
+_USUAL = """\
+train.lr=0.004 train.momentum=0.9 train.schedule=onecycle train.batch_size=32
+train.class_weights=sqrt"""
+_NEW = 20
+"""How many new subjects the range of scores is given for."""
+_NEW_LABEL = f"{_NEW} new subjects"
+_LEARNABLE = 3
+"""Subjects of a class, one for each part of the split."""
+
+FLOORS = {"five numbers of fluid and contrast": range(5), "ventricle fraction alone": range(1)}
+"""The numbers of :func:`numbers_of` that each floor is given."""
+PERMUTATIONS, GUESSES = 50, 1000
+_STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+
+
+def numbers_of(slices: Sequence[Pixels]) -> Floats:
+    """Five numbers of one subject, from their slices, uint8 ``[side, side]`` each.
+
+    Shares of the brain's area that are fluid, in the ellipse of :mod:`alzmri.inference.ventricles`
+    (mean, most) and outside it (mean, most), and the contrast: grey and white, as 90 % less 50 %
+    quantile.
+    """
+    measured = np.array([_measured(image) for image in slices])
+    mean, most = measured.mean(axis=0), measured.max(axis=0)
+    return np.array([mean[0], most[0], mean[1], most[1], mean[2]])
+
+
+def _measured(image: Pixels) -> Floats:
+    plane = image.T.astype(np.float32)
+    if not plane.any():
+        return np.zeros(3)
+    brain = ventricles.brain(plane[:, :, np.newaxis])[:, :, 0]
+    tissue = float(np.median(plane[brain]))
+    fluid = brain & (plane < ventricles.FLUID * tissue)
+    inside = fluid & ventricles.middle(brain)
+    contrast = (np.quantile(plane[brain], 0.9) - tissue) / max(tissue, 1)
+    return np.append(np.array([inside.sum(), fluid.sum() - inside.sum()]) / brain.sum(), contrast)
+
+
+def floor(numbers: Floats, labels: Ints, folds: Ints) -> Ints:
+    """The class of each subject, by logistic regression on the ``numbers`` of the other folds.
+
+    The strength of its penalty is chosen inside the subjects that it is fitted to.
+    """
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
+    )
+    search = GridSearchCV(
+        model,
+        {"logisticregression__C": _STRENGTHS},
+        scoring="f1_macro",
+        cv=StratifiedKFold(3, shuffle=True, random_state=0),
+    )
+    found = np.zeros_like(labels)
+    with warnings.catch_warnings(action="ignore"):  # of a class of two subjects; of convergence
+        for test in (folds == fold for fold in np.unique(folds)):
+            found[test] = search.fit(numbers[~test], labels[~test]).predict(numbers[test])
+    return found
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """What the experiments of one task found.
+
+    Attributes:
+        name: such as ``4 classes``.
+        folds: each subject is tested in one of them.
+        slices: the same recipe on the slice split, which leaks.
+        repeats: the same folds with other seeds of training.
+    """
+
+    name: str
+    folds: Sequence[FinishedRun]
+    slices: FinishedRun
+    repeats: Sequence[Sequence[FinishedRun]] = ()
+
+    @cached_property
+    def test(self) -> SlicePredictions:
+        """Of all folds together; LeakError when two of them test one subject: no folds then."""
+        subjects = [subject for run in self.folds for subject in set(run.predictions.subjects)]
+        if twice := len(subjects) - len(set(subjects)):
+            raise LeakError(
+                f"{twice} subjects are tested in several folds: not one cross-validation"
+            )
+        return _pooled(self.folds)
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """Of all folds together, as in ``models/evaluation.json``."""
+        test = self.test
+        slices = (test.truth, test.probabilities, test.subjects)
+        return report.score(*slices, test.classes, 0, test.counted)
+
+    @cached_property
+    def new(self) -> list[float]:
+        """Where subject-level macro F1 of so few new subjects falls, 95 times out of 100."""
+        return of_new_subjects(_classified(self.test), len(self.test.classes), 0, _NEW)
+
+    @property
+    def by_fold(self) -> list[float]:
+        """The subject-level macro F1 of each fold."""
+        return [run.score("subject.macro_f1") for run in self.folds]
+
+    @property
+    def by_seed(self) -> list[float]:
+        """The subject-level macro F1 of all folds together, for each seed of training."""
+        others = [macro_f1(*_classified(_pooled(runs))[:2]) for runs in self.repeats]
+        return [self.scores["subject"]["macro_f1"], *others]
+
+    def row(self) -> dict[str, object]:
+        """Its row in the table of scores."""
+
+        def shown(scores: Mapping[str, Any], key: str) -> str:
+            return interval(scores[key], scores["ci95"][key])
+
+        leak, subject = self.slices.evaluation, self.scores["subject"]
+        truth = _classified(self.test).truth
+        sizes, seeds = np.bincount(truth, minlength=len(self.test.classes)), self.by_seed
+        return {
+            "task": self.name,
+            "subjects": subject["n"],
+            "**subject-level macro F1**": f"**{shown(subject, 'macro_f1')}**",
+            "at most": f"{(sizes >= _LEARNABLE).sum() / (sizes > 0).sum():.3f}",
+            "folds": _mean(self.by_fold),
+            "seeds": f"± {np.std(seeds, ddof=1):.3f} ({len(seeds)})" if seeds[1:] else "one",
+            "subject-level accuracy": shown(subject, "accuracy"),
+            "always the most frequent class": f"{sizes.max() / sizes.sum():.3f}",
+            "macro F1 per slice": shown(self.scores, "macro_f1"),
+            _NEW_LABEL: "{:.2f} to {:.2f}".format(*self.new),
+            "slice split, subject-level macro F1: LEAKS": (
+                f"{leak['subject']['macro_f1']:.3f} ({leak['split']['shared_subjects']} of"
+                f" {leak['subject']['n']} subjects known)"
+            ),
+        }
+
+    def floor_rows(self) -> Iterator[dict[str, object]]:
+        """The network, the floors, guesses; the difference, and the label permutation test."""
+        network, classes = _classified(self.test), len(self.test.classes)
+        labels, (numbers, folds) = network.truth, self._measurements(network.subjects)
+        predictions = {
+            "the network": network.predicted,
+            **{name: floor(numbers[:, of], labels, folds) for name, of in FLOORS.items()},
+        }
+        best = max(FLOORS, key=lambda name: macro_f1(labels, predictions[name]))
+        most = np.bincount(labels).argmax()
+        predictions["always the most frequent class"] = np.full(len(labels), most)
+        for name, predicted in predictions.items():
+            test = network._replace(predicted=predicted)
+            found = mean_macro_f1([test], classes, 0)
+            known = difference([network], [test], classes, 0)
+            low, high = known.interval
+            less = f"{known.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+            yield {
+                "task": self.name,
+                "": name,
+                "macro F1": interval(found.value, found.interval),
+                "accuracy": f"{np.mean(labels == predicted):.3f}",
+                "network − this": "" if name == "the network" else less,
+            }
+        rng, reached = np.random.default_rng(0), macro_f1(labels, predictions[best])
+        guesses = [macro_f1(labels, rng.choice(labels, len(labels))) for _ in range(GUESSES)]
+        rng, columns = np.random.default_rng(0), numbers[:, FLOORS[best]]
+        drawn = [rng.permutation(labels) for _ in range(PERMUTATIONS)]
+        permuted = [macro_f1(one, floor(columns, one, folds)) for one in drawn]
+        p = (1 + sum(value >= reached for value in permuted)) / (1 + PERMUTATIONS)
+        for name, values, said in (
+            ("guesses, each class as often as it occurs", guesses, ""),
+            (f"{best}, labels permuted between subjects", permuted, f"; p = {p:.3f}"),
+        ):
+            low, high = np.quantile(values, (0.025, 0.975))
+            range_ = f"mean {np.mean(values):.3f}, 95 of 100 in {low:.3f} to {high:.3f}"
+            empty = {"accuracy": "", "network − this": ""}
+            yield {"task": self.name, "": name, "macro F1": f"{range_}{said}", **empty}
+
+    def _measurements(self, names: Sequence[str]) -> tuple[Floats, Ints]:
+        """The numbers, ``[n, 5]``, and the fold of each subject of ``names``."""
+        manifests = [run.read("data/prepared/manifest.csv") for run in self.folds]
+        tables = [list(csv.DictReader(io.StringIO(text))) for text in manifests]
+        images, slices = self.folds[0].images, dict[str, list[Pixels]]()
+        for line in tables[0]:
+            slices.setdefault(line["subject"], []).append(images[int(line["index"])])
+        fold = {
+            line["subject"]: number
+            for number, lines in enumerate(tables)
+            for line in lines
+            if line["split"] == "test"
+        }
+        numbers = np.array([numbers_of(slices[name]) for name in names])
+        return numbers, np.array([fold[name] for name in names])
+
+
+def _pooled(folds: Sequence[FinishedRun]) -> SlicePredictions:
+    return SlicePredictions.of(*(fold.read("plots/predictions.csv") for fold in folds))
+
+
+def _classified(test: SlicePredictions) -> Classified:
+    """Each subject's class, in the order of their names."""
+    slices = (test.truth, test.probabilities, test.subjects)
+    truth, probabilities, names = by_subject(*slices, test.counted)
+    return Classified(truth, probabilities.argmax(axis=1), names)
+
+
+def _mean(scores: Sequence[float]) -> str:
+    return f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
+
+
+def planned(
+    study: Study, task: str, folds: int, seeds: int = 1
+) -> tuple[list[list[Experiment]], Experiment]:
+    """The folds of one task for each seed of training; the same on the slice split, which leaks."""
+    settings = {**study.settings(_USUAL), "data.merge": task}
+    name = f"honest-{study.source}-{TASKS[task].replace(' ', '')}"
+    slices = {**settings, "split.unit": "slice", "split.folds": 0, "split.fold": 0}
+    crossed = {**settings, "split.unit": "subject", "split.folds": folds}
+    start = int(str(settings["train.seed"]))
+    return [
+        [
+            Experiment(
+                f"{name}-fold{fold}" + f"-seed{seed}" * (seed > start),
+                {**crossed, "split.fold": fold, "train.seed": seed},
+            )
+            for fold in range(folds)
+        ]
+        for seed in range(start, start + seeds)
+    ], Experiment(f"{name}-slices", slices)
+
+
+def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
+    """Run what is missing of the plan, write the section of docs/results.md and its figure.
+
+    Raises:
+        UserError: when one of ``tasks`` is not in ``TASKS``.
+    """
+    if unknown := sorted({*tasks} - {*TASKS}):
+        raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(TASKS)}")
+    plans = [planned(study, task, folds, seeds) for task in tasks]
+    wanted = [one for crossed, slices in plans for one in (*itertools.chain(*crossed), slices)]
+    done = study.run(wanted)
+    runs, results = iter(done), []
+    for task in tasks:
+        first, *repeats = [list(itertools.islice(runs, folds)) for _ in range(seeds)]
+        results.append(TaskResults(TASKS[task], first, next(runs), repeats))
+    figure = Path(f"docs/honest-{study.source}.png")
+    _draw(figure, study.source, results)
+    study.report(
+        "honest",
+        "subjects that the model has never seen",
+        done,
+        f"{folds}-fold cross-validation over subjects: each subject is tested once, by a model"
+        " that was neither trained nor chosen on them. The epoch is chosen on validation subjects"
+        " of the same fold. Predictions of all folds are pooled; a subject's probabilities are the"
+        " mean over their slices. Intervals are 95 %, over subjects, and hold the fitted models"
+        " fixed: what another fold or seed of training changes is beside them.",
+        records([task.row() for task in results]),
+        f"*{_NEW_LABEL}* is where the macro F1 of so few falls 95 times out of 100, as far as these"
+        " subjects tell: a small test set says little. *At most* is what macro F1 can reach without"
+        f" the classes of fewer than {_LEARNABLE} subjects, which cannot be in training, validation"
+        " and test. *Leaks* is the same model, recipe and images with slices drawn singly: its test"
+        " subjects are in training too.",
+        "**Floors**, in the same folds. Each is logistic regression on numbers that are measured"
+        " without learning: the shares of the brain's area that are fluid, at the ventricles and"
+        " outside, and the contrast. *Network − this* is the paired difference of macro F1.",
+        records([line for task in results for line in task.floor_rows()]),
+        records(
+            [
+                {"subject-level macro F1": task.name}
+                | {f"fold {number}": f"{score:.3f}" for number, score in enumerate(task.by_fold)}
+                | {"mean": _mean(task.by_fold)}
+                for task in results
+            ]
+        ),
+        f"![Subject-level macro F1, by task]({figure.name})",
+    )
+
+
+def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
+    """Per task: pooled score with interval, the folds, the range of few subjects, the leak."""
+    blue, red = SEVERITY[0], SEVERITY[3]
+    with drawing(path, 6.8, 0.85 * len(results) + 1.3) as figure:
+        axes = figure.add_subplot()
+        for place, task in enumerate(results):
+            score, leak = (of["subject"] for of in (task.scores, task.slices.evaluation))
+            for ends, width, alpha, label in (
+                (task.new, 9, 0.25, _NEW_LABEL),
+                (score["ci95"]["macro_f1"], 3, 1, "all subjects, 95 %"),
+            ):
+                axes.hlines(place, ends[0], ends[1], blue, lw=width, alpha=alpha, label=label)
+            folds = task.by_fold
+            axes.plot(folds, [place] * len(folds), "k|", markersize=11, label="one fold")
+            for value, marker, colour, label in (
+                (score["macro_f1"], "o", blue, "cross-validated"),
+                (leak["macro_f1"], "X", red, "slice split: LEAKS"),
+            ):
+                axes.plot(value, place, marker, color=colour, ms=8.5, mec="white", label=label)
+                axes.text(value, place - 0.2, f"{value:.2f}", color=colour, ha="center")
+        axes.set_yticks(range(len(results)), [task.name for task in results])
+        axes.set_ylim(len(results) - 0.5, -0.6)
+        axes.set(xlim=(0, 1.02), xlabel="subject-level macro F1")
+        axes.tick_params(axis="y", length=0)
+        axes.set_title(f"{source}: new subjects, and the same subjects again", fontsize=10)
+        # Every task draws the same marks: each is explained once.
+        marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        figure.legend(marks.values(), marks, loc="outside lower center", ncols=5, fontsize=8)

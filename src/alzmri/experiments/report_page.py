@@ -1,0 +1,223 @@
+"""A report: Markdown with its pictures beside it, and one HTML file that needs no network.
+
+The HTML is the Markdown, rendered, with the pictures inside.
+"""
+
+import base64
+import json
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any, Literal
+from urllib.parse import unquote
+
+import numpy as np
+from markdown_it import MarkdownIt
+from matplotlib.figure import FigureBase
+from matplotlib.ticker import MaxNLocator
+
+from alzmri import terminal
+from alzmri.evaluation import figures
+from alzmri.experiments.finished_runs import LESS_IS_BETTER, METRICS
+from alzmri.experiments.groups import Group
+from alzmri.figure import SEVERITY, drawing
+from alzmri.files import replacing_directory
+
+REPORTS = Path("reports")
+"""Where reports are written; git ignores it."""
+
+Role = Literal["other", "baseline", "new", "best"]
+Curve = tuple[Group, Role]
+"""One group in a diagram by epoch, and its role in the report; the last role is drawn on top."""
+_ROLES: Sequence[Role] = ("other", "baseline", "new", "best")
+_DASHES = ("-", "--", ":", "-.")
+"""Of as many others; more are a crowd with one name."""
+
+_TEMPLATE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+  body { font: 16px/1.55 system-ui, sans-serif; color: #1b1f23; background: #fff;
+         max-width: 80rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+  @media (prefers-color-scheme: dark) {
+    html { background: #fff; filter: invert(1) hue-rotate(180deg); }  /* the pictures too */
+  }
+  h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
+  h2 { font-size: 1.15rem; margin-top: 2.5rem; }
+  p, ul { max-width: 46rem; }
+  p:has(> img) { max-width: none; display: flex; flex-wrap: wrap; gap: 1.2rem; }
+  img { max-width: 100%; height: auto; zoom: .72; }
+  blockquote { margin: 0; padding: .1rem 1.1rem; background: #f4f6f8; }
+  table { border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%;
+          font-size: .86rem; font-variant-numeric: tabular-nums; }
+  th { text-align: left; color: #59636e; }
+  th, td { padding: .35rem 1rem .35rem 0; border-bottom: 1px solid #d8dde2; white-space: nowrap; }
+  code { font-size: .88em; }
+</style>
+</head>
+<body>
+$body
+</body>
+</html>
+""")
+
+
+class Page:
+    """A report that is being written; ``conclusion`` and ``warnings`` are Markdown.
+
+    Attributes:
+        text: Markdown, all of it.
+        content: conclusion, warnings and other ``facts``, for a program to read.
+        figures: what draws each picture as a PNG, by its path in the folder of the report.
+    """
+
+    def __init__(
+        self, title: str, conclusion: str, warnings: Sequence[str], **facts: object
+    ) -> None:
+        self.title, self.text = title, f"# {title}\n\n> {conclusion}\n"
+        plain = [text.replace("**", "").replace("`", "") for text in (conclusion, *warnings)]
+        self.content = {"conclusion": plain[0], "warnings": plain[1:], **facts}
+        self.figures: dict[str, Callable[[Path], None]] = {}
+        self.add("Warnings", "\n".join(f"- {warning}" for warning in warnings))
+
+    def add(self, heading: str, *blocks: str) -> None:
+        """Add a section of those of ``blocks`` that have text; nothing where none has."""
+        if written := [block for block in blocks if block]:
+            self.text += "\n" + "\n\n".join((f"## {heading}", *written)) + "\n"
+
+    def picture(self, path: str, alt: str, draw: Callable[[Path], None]) -> str:
+        """Add a picture; ``alt`` says what it shows to those who cannot see it."""
+        self.figures[path] = draw
+        return f"![{alt}](<{path}>)"
+
+    def add_charts(self, curves: Sequence[Curve], matrices: Sequence[Group]) -> None:
+        """Add validation scores by epoch, and the confusion matrices; the best group is first."""
+        epochs, confusions = [], []
+        for name, key in (("macro-f1", "val_macro_f1"), ("loss", "val_loss")):
+            draw = partial(_draw_epochs, curves, key)
+            epochs.append(self.picture(f"{name}.png", f"{METRICS[key]} by epoch", draw))
+        for group in matrices:
+            path, alt = f"{folder_name(group.name)}/confusion.png", f"confusion of {group.name}"
+            confusions.append(self.picture(path, alt, partial(_draw_confusion, group)))
+        self.add("Validation, epoch by epoch", "\n".join(epochs))
+        self.add("Confusion on the test subjects", "\n".join(confusions))
+
+    def write(self, name: str) -> dict[str, Any]:
+        """Write the folder ``name`` of ``REPORTS`` anew: index.html, README.md, the pictures.
+
+        Returns ``content``, and the paths of all files as ``written``.
+        """
+        markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+        with replacing_directory(REPORTS / name) as folder:
+
+            def inside(found: re.Match[str]) -> str:
+                content = (folder / unquote(found[1])).read_bytes()
+                return f'<img src="data:image/png;base64,{base64.b64encode(content).decode()}"'
+
+            for path, draw in self.figures.items():
+                draw(folder / path)
+            body = re.sub(r'<img src="([^"]*)"', inside, markdown.render(self.text))
+            html = _TEMPLATE.substitute(title=escape(self.title), body=body)
+            for path, text in (("README.md", self.text), ("index.html", html)):
+                (folder / path).write_text(text, encoding="utf-8")
+        paths = ("index.html", "README.md", *self.figures)
+        return {**self.content, "written": [str(REPORTS / name / path) for path in paths]}
+
+
+def say(content: Mapping[str, Any], *, as_json: bool = False) -> None:
+    """Print a report: everything as JSON, or the conclusion and the path."""
+    if as_json:
+        terminal.say(json.dumps(content, indent=2, default=str))
+    else:
+        page = content["written"][0]
+        terminal.say(f"{content['conclusion']}\nwritten: {page} and README.md beside it")
+
+
+def folder_name(name: str) -> str:
+    """``name``, such as ``origin/main~1``, less the characters that a path should not have."""
+    return re.sub(r"[^\w.-]+", "-", name).lstrip("-.")
+
+
+def code(name: object) -> str:
+    """``name`` as it is, whatever characters it has, also in a table."""
+    return f"`{str(name).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+
+
+def _draw_confusion(group: Group, path: Path) -> None:
+    """The confusion matrix of all runs of ``group`` together."""
+    tests = [run.predictions for run in group.runs]
+    truth = np.concatenate([test.truth for test in tests])
+    predicted = np.concatenate([test.predicted for test in tests])
+    tested = "LEAKS: test subjects in training" if group.leaks else f"{len(truth)} test slices"
+    title = f"{textwrap.fill(group.name, 36)}\n{tested}"
+    figures.confusion(path, truth, predicted, tests[0].classes, title, small=True)
+
+
+def _draw_epochs(curves: Sequence[Curve], column: str, path: Path) -> None:
+    with drawing(path, 4.3, 3.3) as figure:
+        plot_epochs(figure, curves, column)
+
+
+def plot_epochs(figure: FigureBase, curves: Sequence[Curve], column: str) -> None:
+    """The mean over the runs of each group by epoch; around groups with a role, their range.
+
+    The highest ranked of ``curves`` is first; ``column`` is of plots/history.csv.
+    """
+    others = [group for group, role in curves if role == "other"]
+    leaking = sum(group.leaks for group in others)
+    crowd = f"{len(others)} others" + (f", {leaking} of them LEAK" if leaking else "")
+    axes = figure.add_subplot()
+    lowest_first = [one for role in _ROLES for one in curves[::-1] if one[1] == role]
+    for place, (group, role) in enumerate(lowest_first):
+        scores = group.history(column)
+        epochs = np.arange(1, scores.shape[1] + 1)
+        is_role = f" ({role})" if role not in ("other", group.name) else ""
+        style: dict[str, Any] = {"label": group.name + is_role + " LEAKS" * group.leaks, "lw": 2.2}
+        style["color"] = SEVERITY[3 if role == "baseline" else 0]
+        if role == "other":
+            style |= {"lw": 1.1, "color": "#8a9199", "ls": _DASHES[place % len(_DASHES)]}
+            if len(others) > len(_DASHES):
+                style |= {"ls": "-", "label": None if place else crowd}
+        axes.plot(epochs, scores.mean(axis=0), marker="o" if len(epochs) == 1 else None, **style)
+        if role != "other" and len(scores) > 1:
+            low, high = scores.min(axis=0), scores.max(axis=0)
+            axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, lw=0)
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", alpha=0.25, lw=0.6)
+    axes.set_title(METRICS[column], fontsize=9.5)
+    # Below the axes: names of experiments are longer than the gaps between curves.
+    handles, labels = axes.get_legend_handles_labels()
+    below: Any = {"loc": "outside lower left", "fontsize": 8.5, "labelcolor": "linecolor"}
+    figure.legend(handles[::-1], labels[::-1], **below)
+
+
+def draw_heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Path) -> None:
+    """Draw a score of ``groups`` over two parameters, the first in rows; the best is darkest.
+
+    A cell that did not run stays empty.
+    """
+    known = [[group.settings.get(key) for group in groups] for key in keys]
+    sides = [sorted({str(one): one for one in side}.values(), key=_numbers_first) for side in known]
+    values = np.full([len(side) for side in sides], np.nan)
+    texts = np.full(values.shape, "", dtype=object)
+    for group, row, column in zip(groups, *known, strict=True):
+        cell = sides[0].index(row), sides[1].index(column)
+        values[cell], texts[cell] = group.mean(metric), group.shown(metric).replace(" ±", "\n±")
+    names, less = [list(map(str, side)) for side in sides], metric in LESS_IS_BETTER
+    with drawing(path, 1.6 + 0.95 * values.shape[1], 1.3 + 0.62 * values.shape[0]) as figure:
+        axes = figure.add_subplot()
+        ticks, labels = (names[0], names[1]), (keys[0], keys[1])
+        figures.matrix(axes, values, texts, ticks, labels, less_is_better=less)
+        axes.set_title(METRICS[metric], fontsize=9.5)
+
+
+def _numbers_first(value: object) -> tuple[float, str]:
+    return (value, "") if isinstance(value, int | float) else (np.inf, str(value))

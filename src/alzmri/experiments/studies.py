@@ -1,0 +1,236 @@
+"""Studies that the documentation reports: what they run, and the page that they write.
+
+Every value that matters is spelt out: a default that changes in params.yaml must not change what
+the documentation reports. Here is also the published protocol, reproduced and labelled: it splits
+slices, not subjects.
+"""
+
+import os
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from alzmri import git, params, terminal
+from alzmri.classes import CLASSES
+from alzmri.evaluation.markdown import records
+from alzmri.experiments.finished_runs import FinishedRun, finished
+from alzmri.experiments.groups import Group
+from alzmri.experiments.report_page import Role, plot_epochs
+from alzmri.experiments.runner import (
+    Experiment,
+    Runner,
+    Settings,
+    on_this_machine,
+    parse_settings,
+    require_source,
+)
+from alzmri.figure import drawing
+from alzmri.files import write_bytes
+from alzmri.models import build
+from alzmri.params import Params
+
+PAGE = Path("docs/results.md")
+
+COMMON = """\
+data.fit=pad data.permute_labels=false split.subjects=auto split.seed=0 augment.p=0.2
+augment.shift=0.05 augment.scale=0.05 augment.rotate=15 model.name=alexnet model.dropout=0.5
+train.weight_decay=0.0001 train.warmup=0 train.label_smoothing=0.0 train.ema=0.0
+train.precision=auto train.patience=0 train.seed=0 train.init='' evaluate.temperature=true """
+
+Scale = tuple[Settings, str]
+"""How large a study is run, and what its page says of that."""
+PROTOCOL_SCALES: Mapping[str, Scale] = {
+    "full": ({"data.image_size": 224, "train.batch_size": 128, "train.epochs": 100}, ""),
+    "scaled": (
+        {"data.image_size": 128, "train.batch_size": 32, "train.epochs": 15},
+        "Scaled for a machine without a GPU: 128 px instead of 224; batches of 32 instead of 128"
+        " and 15 epochs instead of 100, which are 0.6 of the steps on 15 % of the images.",
+    ),
+}
+PROTOCOL = """\
+data.merge=none split.unit=slice split.folds=0 train.schedule=constant train.class_weights=none"""
+VARIANTS: Mapping[Role, Settings] = {
+    "baseline": {"train.lr": 0.0001, "train.momentum": 0.9},
+    "best": {"train.lr": 0.0005, "train.momentum": 0.85},
+}
+"""The protocol's two settings; everything else about them is the same."""
+
+_CORE, _GPU = 6_000, 1_000_000
+"""Images that one of these trains on in a second, divided by the image's size: roughly."""
+_OTHER_SECONDS, _OTHER_BYTES = 40, 1_500_000
+"""What each experiment takes besides training and model: other stages; pictures and tables."""
+
+
+class Study(NamedTuple):
+    """What a study is asked for: its collection, size, what the user sets, and ``jobs`` at once."""
+
+    source: str
+    scale: Scale
+    overrides: Settings
+    jobs: int = 1
+
+    def settings(self, usual: str) -> dict[str, object]:
+        """What all experiments set: ``COMMON``, what is ``usual`` in the study, and the user's."""
+        ours = {"data.source": self.source, **parse_settings((COMMON + usual).split())}
+        return {**ours, **self.scale[0], **self.overrides}
+
+    def run(self, experiments: Sequence[Experiment]) -> list[FinishedRun]:
+        """Say what ``experiments`` take, run those that are missing; return all, in order.
+
+        One of such a name with other parameters or code is replaced.
+
+        Raises:
+            UserError: before anything runs, with all that is wrong with the settings.
+            EnvironmentFault: at the end, when experiments failed.
+        """
+        runner = Runner(self.jobs, len(experiments), "macro_f1")
+        done, missing = finished(runner.baseline), []
+        start = f"refs/exps/{runner.baseline[:2]}/{runner.baseline[2:]}"
+        for name, used in [(experiment.name, experiment.params) for experiment in experiments]:
+            if name not in done or not done[name].is_of(used):
+                missing.append(used)
+                git.lines("update-ref", "-d", f"{start}/{name}")  # where there is one
+        count = len(missing)
+        terminal.say(f"{len(experiments)} experiments, {count} of them to run, {self.jobs} at once")
+        for line in (missing and _cost(missing[0], count, self.jobs), self.scale[1]):
+            if line:
+                terminal.say(line)
+        results = runner.run(experiments)
+        runner.complain()
+        return results
+
+    def report(self, name: str, title: str, done: Sequence[FinishedRun], *paragraphs: str) -> None:
+        """Write what the study ``name`` found in its ``done`` runs as a section of ``PAGE``."""
+        heading = (f"## {self.source}: {title}", f"{_provenance(done)} {self.scale[1]}".strip())
+        write_section(f"{name} {self.source}", "\n\n".join((*heading, *paragraphs)))
+        tables = [paragraph for paragraph in paragraphs if paragraph.startswith("|")]
+        terminal.out.print(tables[0], markup=False)
+        figure = f"docs/{name}-{self.source}.png"
+        terminal.say(f"written: {PAGE}, {figure}; the experiments: dvc exp show")
+
+
+def asked(
+    source: str | None,
+    size: str,
+    scales: Mapping[str, Scale],
+    jobs: int,
+    settings: Sequence[str] | None,
+) -> Study:
+    """Read the command line; ``size`` is full, scaled, or auto: full on a GPU.
+
+    Raises:
+        UserError: when there is no such collection, or a setting is not KEY=VALUE.
+    """
+    source = source or params.load().data.source
+    require_source(source)
+    if size == "auto":
+        size = "full" if torch.cuda.is_available() else "scaled"
+    overrides = {**on_this_machine(jobs), **parse_settings(settings or [])}
+    return Study(source, scales[size], overrides, jobs)
+
+
+def _cost(used: Params, count: int, jobs: int) -> str:
+    """Say what ``count`` experiments like ``used`` take."""
+    size, source = used.data.image_size, used.data.source
+    tracked = Path(f"data/{source}.dvc")
+    if source == "phantom":
+        images = 4 * used.phantom.subjects * used.phantom.slices
+    elif tracked.exists():
+        images = sum(map(int, re.findall(r"nfiles: (\d+)", tracked.read_text())))
+    else:
+        images = sum(path.is_file() for path in Path("data", source).rglob("*"))
+    # As many classes as most collections have: the last layer is a small part of the weights.
+    model = build(used.model.name, classes=len(CLASSES), image_size=size, dropout=0.0)
+    weights = sum(weight.numel() for weight in model.parameters()) * 4
+    speed = (_GPU if torch.cuda.is_available() else _CORE * (os.cpu_count() or 1)) / size
+    training = images * used.split.fractions[0] * used.train.epochs / speed
+    hours, minutes = divmod(round(count * (training + _OTHER_SECONDS / jobs) / 60) or 1, 60)
+    return (
+        f"roughly {f'{hours} h ' * bool(hours)}{minutes} min on this machine; DVC's cache grows"
+        f" by about {(count * (weights + _OTHER_BYTES) + images * size**2) / 1e9:.1f} GB"
+    )
+
+
+def write_section(name: str, content: str, page: Path = PAGE) -> None:
+    """Replace the section ``name`` of ``page`` by ``content``; add it at the end if it is new."""
+    begin, end = f"<!-- {name}: written by a command, do not edit -->", f"<!-- end of {name} -->"
+    text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{begin}{end}\n"
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    write_bytes(page, f"{before}{begin}\n{content.strip()}\n{end}{after}".encode())
+
+
+def _provenance(done: Sequence[FinishedRun]) -> str:
+    """Date, code, machine and versions of what the runs measured, in one sentence."""
+    # Not HEAD: where the collection is committed, others do not have it.
+    commit = git.run("log", "-1", "--format=%h", "--", "src", "params.yaml").strip()
+    # The day of the newest run, such as 2026-11-23.
+    date = max(git.run("show", "-s", "--format=%cs", *(run.commit for run in done)).split())
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    split, training = (
+        ", ".join(map(str, sorted({run.settings[key] for run in done})))
+        for key in ("split.seed", "train.seed")
+    )
+    return (
+        f"`{shlex.join(['alzmri', *sys.argv[1:]])}`, {date}, code of commit {commit},"
+        f" {os.cpu_count()} CPU cores ({platform.machine()}, {gpu}), torch {torch.__version__},"
+        f" seed of split {split}, of training {training}."
+    )
+
+
+def protocol_planned(study: Study) -> dict[str, Experiment]:
+    """The protocol's experiments, by variant; what the user sets wins."""
+    return {
+        name: Experiment(
+            f"protocol-{study.source}-{name}",
+            {**study.settings(PROTOCOL), **values, **study.overrides},
+        )
+        for name, values in VARIANTS.items()
+    }
+
+
+def protocol(study: Study) -> None:
+    """Run what is missing of the two variants, write the section of docs/results.md."""
+    done = study.run(list(protocol_planned(study).values()))
+    figure = Path(f"docs/protocol-{study.source}.png")
+    curves = [(Group(name, [run]), name) for name, run in zip(VARIANTS, done, strict=True)]
+    with drawing(figure, 7.2, 3.3) as whole:
+        parts: Any = whole.subfigures(1, 2)
+        for part, column in zip(parts, ("val_accuracy", "val_macro_f1"), strict=True):
+            plot_epochs(part, curves, column)
+    study.report(
+        "protocol",
+        "the protocol, which LEAKS",
+        done,
+        "Slices are split 70/15/15, not subjects: the test subjects are in training too, and the"
+        " score is mostly recognition of subjects. For comparison with the literature only.",
+        records([_protocol_row(name, run) for name, run in zip(VARIANTS, done, strict=True)]),
+        f"![Validation scores by epoch: this split leaks]({figure.name})",
+    )
+
+
+def _protocol_row(name: str, run: FinishedRun) -> dict[str, str]:
+    tested = sum(count["images"] for count in run.summary["split"]["test"].values())
+    near = run.summary["leak"]["test_images_with_training_near_duplicate"]
+    known = run.evaluation["split"]["shared_subjects"]
+    lr, momentum = run.settings["train.lr"], run.settings["train.momentum"]
+    return {
+        "slice split, LEAKS": f"{name}: lr {lr:g}, momentum {momentum:g}",
+        **{
+            column: run.shown(column.replace(" ", "_").lower())
+            for column in ("accuracy", "macro F1", "loss")
+        },
+        "best epoch": run.best_epoch,
+        "test subjects also in training": "subjects unknown"
+        if run.subjects_unknown
+        else f"{known} of {run.evaluation['subject']['n']}",
+        "test slices with a near-duplicate in training": f"{near} of {tested}",
+    }

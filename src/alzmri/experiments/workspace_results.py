@@ -1,0 +1,131 @@
+"""The run in this workspace: its scores, and whether it equals the committed run."""
+
+import json
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from rich.table import Table
+
+from alzmri import git, params, registry, terminal
+from alzmri.errors import UserError
+from alzmri.experiments.finished_runs import METRICS, LockFile, Workspace, number
+
+PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "albumentations", "matplotlib")
+"""The packages whose version can change a byte."""
+_SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "loss", "macro_auc", "subject.macro_f1")
+_NEXT = """\
+plots:   plots/*.png; in a browser with the curves: dvc plots show; the model: models/MODEL_CARD.md
+next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentum=0.85
+         alzmri review HEAD says whether it is better; dvc exp show --only-changed lists them"""
+_COMMIT = (
+    '\ncommit:  `git commit -am "my baseline"` makes this run your baseline, which `dvc metrics'
+    " diff`, `dvc plots diff` and `alzmri review` compare with"
+)
+_NAMED = 4
+"""At most this many names in a line; the others are counted."""
+
+
+def show(*, as_json: bool = False) -> None:
+    """Print the scores of the workspace and the paths of its plots.
+
+    Raises:
+        UserError: when the pipeline has not run here.
+    """
+    run = Workspace()
+    try:
+        subject = run.evaluation["subject"]
+        content = {
+            "scores": {key: number(run.score(key)) for key in METRICS},
+            "ci95": run.evaluation["ci95"]
+            | {f"subject.{key}": ends for key, ends in subject["ci95"].items()},
+            "leaks": run.leaks,
+            "test_subjects": subject["n"],
+            "test_subjects_in_training": run.evaluation["split"]["shared_subjects"],
+            "images": run.summary["images"],
+            "subjects": run.summary["subjects"],
+            "best_epoch": run.training["best_epoch"],
+            "version": registry.version(),
+        }
+    except (LookupError, TypeError, ValueError):
+        raise UserError("the results are damaged or of another version: run `dvc repro`") from None
+    if as_json:
+        terminal.say(json.dumps(content, indent=2))
+        return
+    title, over, whose = "Test set", "subjects", f"{content['subjects']} subjects"
+    tested = (
+        f"{subject['n']} test subjects, {content['test_subjects_in_training']} of them seen in"
+        " training"
+    )
+    if run.leaks:
+        title += " (this split LEAKS)"
+    if run.subjects_unknown:
+        title, over = "Test set (subjects unknown, this split LEAKS)", "slices"
+        whose, tested = "unknown subjects", "nothing is known about new subjects"
+    table = Table("score", "value", f"95 % over {over}", title=title)
+    for key in _SHOWN:
+        value, ends = content["scores"][key], content["ci95"].get(key)
+        bounds = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
+        table.add_row(METRICS[key], "undefined" if value is None else f"{value:.3f}", bounds)
+    terminal.out.print(table)
+    version = content["version"]
+    terminal.out.print(
+        f"{content['images']} images of {whose}; best epoch {content['best_epoch']}; {tested}"
+        + (f"\nregistered as {version}" if version else "")
+        + f"\n{_NEXT}"
+    )
+
+
+def verdict() -> str:
+    """The last lines of `make repro`: is this the committed run? Reads the current directory.
+
+    Raises:
+        UserError: when ``dvc.lock`` is not here.
+    """
+    committed = git.show("HEAD", "dvc.lock")
+    if committed is None:
+        return f"no run is committed yet.{_COMMIT.replace('`git', '`git add --all && git', 1)}"
+    try:
+        before, here = LockFile(committed), LockFile(Path("dvc.lock").read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError("dvc.lock not found: run `dvc repro` first") from None
+    if before.stages == here.stages:
+        return f"the committed run ({git.head()[:7]}) was reproduced byte for byte"
+    changed = {
+        f"the command of {stage}" if name == "cmd" else name
+        for stage, found in before.changes(here, parameters=True).items()
+        for name in found
+    }
+    if changed:
+        names = _some(sorted(changed))
+        return f"this run differs from the committed one: {names} changed.{_COMMIT}"
+    files = [path for path, md5 in here.outputs.items() if before.outputs.get(path) != md5]
+    why = "; ".join(_reasons()) or (
+        "the reason is unknown: `make portable` tests this machine, and a report is welcome"
+    )
+    return (
+        f"the committed experiment gave other bytes here: {_some(files)}.\nwhy:     {why}.{_COMMIT}"
+    )
+
+
+def _reasons() -> Iterator[str]:
+    """The known reasons for other bytes that apply here."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        yield f"{platform.machine()} processors round differently from x86-64"
+    model = Path("models/model.json")
+    if model.exists() and json.loads(model.read_bytes())["training"]["device"] != "cpu":
+        yield "the training ran on a GPU, which rounds differently from a CPU"
+    if not params.load().compute.portable:
+        yield "compute.portable is false, so the bytes are those of this kind of processor"
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)", Path("requirements.txt").read_text(), re.M))
+    for name in PACKAGES:
+        found = metadata.version(name).partition("+")[0]
+        if found != pins[name].partition("+")[0]:
+            yield f"{name} is {found} instead of {pins[name]}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,233 @@
+"""A trained model as an endpoint: on instances of its own, or serverless."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from alzmri import aws, registry, terminal
+from alzmri.aws import Answer
+from alzmri.errors import EnvironmentFault, LeakError, UserError
+from alzmri.sagemaker.sagemaker_settings import SagemakerSettings
+
+NEEDED = ("model.json", "model.safetensors", "ood.safetensors")
+"""Files of a model's folder without which the server does not start."""
+SHOWN = "MODEL_CARD.md"
+
+Requests = dict[str, dict[str, Any]]
+"""By operation, in their order: CreateModel, CreateEndpointConfig, CreateEndpoint."""
+
+
+def registered(version: str | None, stage: str | None, folder: Path) -> None:
+    """Fetch the model of a registered version, or of the one that has a stage, into ``folder``."""
+    chosen = ["--rev", version] if version else ["--stage", str(stage)]
+    words = [sys.executable, "-m", "dvc", "artifacts", "get", ".", registry.NAME, *chosen]
+    words += ["--out", str(folder), "--quiet"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["dvc failed"])[0].removeprefix("ERROR: ")
+        raise UserError(
+            f"{version or stage}: {said}; `gto show {registry.NAME}` lists what there is"
+        )
+
+
+def build(
+    settings: SagemakerSettings, folder: Path, *, serverless: bool, allow_leak: bool
+) -> Requests:
+    """What is asked for to serve the model in ``folder`` as an endpoint; no secret.
+
+    Model and configuration have one name, a digest of them: what is the same has the same.
+
+    Raises:
+        UserError: files are missing or damaged.
+        LeakError: the model was, or may have been, trained on subjects of its test.
+    """
+    files = [folder / file for file in NEEDED]
+    if absent := [str(path) for path in files if not path.is_file()]:
+        raise UserError(f"no {', '.join(absent)}: run `dvc repro`, or `dvc pull models`")
+    try:
+        card, scores = json.loads(files[0].read_bytes()), folder / "evaluation.json"
+        split = json.loads(scores.read_bytes())["split"] if scores.is_file() else {}
+        shared = split.get("shared_subjects", 0)  # None: unknown
+        leaks = card["parameters"]["split"]["unit"] == "slice" or shared != 0
+        tags = settings.tagged("alzmri:run", str(card["run"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the model in {folder} is damaged ({error!r}): `dvc checkout`") from None
+    if leaks and not allow_leak:
+        raise LeakError(
+            "this model's split LEAKS: its scores come from subjects that it was trained on, and"
+            " say nothing about new ones; train with split.unit=subject, or give --allow-leak"
+        )
+    contents = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    model: dict[str, Any] = {
+        "ExecutionRoleArn": settings.role,
+        "PrimaryContainer": {
+            "Image": settings.serve_image,
+            "ModelDataUrl": f"{settings.root}/models/{contents[:16]}/model.tar.gz",
+            "Environment": {"ALZMRI_SERVE_MODEL": "/opt/ml/model"},
+        },
+        # The server asks nobody. Serverless endpoints cannot be cut off.
+        "EnableNetworkIsolation": not serverless,
+        "Tags": tags,
+    }
+    if serverless:
+        where: dict[str, Any] = {
+            "ServerlessConfig": {
+                "MemorySizeInMB": settings.serverless_memory_mb,
+                "MaxConcurrency": settings.serverless_concurrency,
+            }
+        }
+    else:
+        where = {
+            "InstanceType": settings.serve_instance_type,
+            "InitialInstanceCount": settings.serve_instance_count,
+        }
+    digest = hashlib.sha256(json.dumps([model, where]).encode()).hexdigest()
+    name = f"{settings.endpoint}-{digest[:12]}"
+    variant = {"VariantName": "all", "ModelName": name, **where}
+    config = {"EndpointConfigName": name}
+    return {
+        "CreateModel": {"ModelName": name, **model},
+        "CreateEndpointConfig": {**config, "ProductionVariants": [variant], "Tags": tags},
+        "CreateEndpoint": {"EndpointName": settings.endpoint, **config, "Tags": tags},
+    }
+
+
+def deploy(session: Any, folder: Path, requests: Requests) -> bool:
+    """Make the endpoint for the model in ``folder``; whether there was need to.
+
+    Another model that the endpoint serves goes on until this one does, and is then removed.
+
+    Raises:
+        UserError: the endpoint cannot be changed now, or the account does not allow it.
+        EnvironmentFault: the endpoint did not come up; one that served before goes on.
+    """
+    client = session.client("sagemaker")
+    model, config, endpoint = requests.values()
+    name, configuration = endpoint["EndpointName"], endpoint["EndpointConfigName"]
+    before = _found(client, name)
+    if before and (status := before["EndpointStatus"]) != "InService":
+        raise UserError(
+            f"endpoint {name} is {status}: wait, or remove it with `alzmri sagemaker undeploy`"
+        )
+    if before.get("EndpointConfigName") == configuration:
+        return False
+    with TemporaryDirectory(prefix="alzmri-") as temporary:
+        archive = Path(temporary) / "model.tar.gz"
+        pack(folder, archive)
+        aws.upload(session, archive, model["PrimaryContainer"]["ModelDataUrl"])
+    # What is there from a time before is the same, as its name says.
+    with _unless("already existing"):
+        client.create_model(**model)
+    with _unless("already existing"):
+        client.create_endpoint_config(**config)
+    with aws.explained():
+        if before:
+            client.update_endpoint(EndpointName=name, EndpointConfigName=configuration)
+        else:
+            client.create_endpoint(**endpoint)
+    said = set()
+
+    def say(found: Answer) -> None:
+        if found["EndpointStatus"] not in said:
+            terminal.say(f"-- {found['EndpointStatus']}")
+            said.add(found["EndpointStatus"])
+
+    try:
+        after = aws.wait(session, "endpoint_in_service", say, EndpointName=name)
+    except KeyboardInterrupt:
+        terminal.err.print("AWS goes on: `alzmri sagemaker undeploy` removes it", markup=False)
+        raise
+    if after["EndpointStatus"] != "InService" or after["EndpointConfigName"] != configuration:
+        why = after.get("FailureReason", "AWS gives no reason")
+        rest = "the model from before serves" if before else "remove it: alzmri sagemaker undeploy"
+        log = f"/aws/sagemaker/Endpoints/{name}"
+        raise EnvironmentFault(f"endpoint {name} failed: {why}; its log is {log}; {rest}")
+    if before:
+        _remove(client, before["EndpointConfigName"])
+    return True
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Write all that serving needs of the model in ``folder``; as ONNX too, for quick starts."""
+    from alzmri.inference import onnx_export
+    from alzmri.inference.predictor import Predictor
+
+    Predictor.load(folder)  # refuses files that are damaged, or do not belong together
+    graph = archive.with_name("model.onnx")
+    onnx_export.write(folder, graph)
+    with tarfile.open(archive, "w:gz") as tar:
+        for path in (*(folder / name for name in (*NEEDED, SHOWN)), graph):
+            if path.is_file():
+                # Readable for the server's user, whoever owns it here.
+                tar.add(path, path.name, filter=lambda item: item.replace(mode=0o644, deep=False))
+
+
+@contextmanager
+def _unless(words: str) -> Iterator[None]:
+    """Turn AWS's errors into ours, but one that says ``words``: that is well."""
+    from botocore.exceptions import ClientError
+
+    with aws.explained():
+        try:
+            yield
+        except ClientError as error:
+            if words not in str(error):
+                raise
+
+
+def _found(client: Any, name: str) -> dict[str, Any]:
+    """What the service says of an endpoint; nothing where there is none."""
+    with _unless("Could not find"):
+        return dict(client.describe_endpoint(EndpointName=name))
+    return {}
+
+
+def undeploy(session: Any, name: str) -> None:
+    """Remove an endpoint, with its configuration and model; the archive stays in the bucket."""
+    client = session.client("sagemaker")
+    found = _found(client, name)
+    if not found:
+        raise UserError(f"there is no endpoint {name} in {session.region_name}")
+    with aws.explained():
+        client.delete_endpoint(EndpointName=name)
+    aws.wait(session, "endpoint_deleted", lambda _: None, EndpointName=name)
+    _remove(client, found["EndpointConfigName"])
+
+
+def _remove(client: Any, name: str) -> None:
+    """Remove a configuration and its model, as far as they are there."""
+    with _unless("Could not find"):
+        client.delete_endpoint_config(EndpointConfigName=name)
+    with _unless("Could not find"):
+        client.delete_model(ModelName=name)
+
+
+def invoke(session: Any, name: str, image: Path) -> dict[str, Any]:
+    """What the endpoint says of one image file; `UserError`, with its reason, if it refuses."""
+    from botocore.exceptions import ClientError
+
+    try:
+        content = image.read_bytes()
+    except OSError as error:
+        raise UserError(f"{image}: {error.strerror}: name an image file") from None
+    with aws.explained():
+        try:
+            answer = session.client("sagemaker-runtime").invoke_endpoint(
+                EndpointName=name, ContentType="application/octet-stream", Body=content
+            )
+        except ClientError as error:
+            if error.response["Error"].get("Code") != "ModelError":
+                raise
+            said = str(error.response.get("OriginalMessage") or error)
+            with suppress(ValueError, KeyError, TypeError):  # the server's own words
+                said = str(json.loads(said)["error"])
+            raise UserError(f"the endpoint refuses: {said}") from None
+        found: dict[str, Any] = json.load(answer["Body"])
+    return found

@@ -1,0 +1,108 @@
+"""`alzmri store`: the S3 remote of this repository."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from alzmri import repository, terminal
+from alzmri.errors import EnvironmentFault, UserError
+from alzmri.store.remotes import HIGHEST_PORT, LOWEST_PORT
+
+store_app = typer.Typer(
+    no_args_is_help=True, help="The S3 remote: a server on this machine, AWS, or any S3."
+)
+
+# The modules behind the commands load botocore, psutil and DVC: not before a command runs.
+
+
+@store_app.command()
+def up(
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=LOWEST_PORT,
+            max=HIGHEST_PORT,
+            help="First of its five ports; remembered. [default: 8333]",
+        ),
+    ] = None,
+) -> None:
+    """Start the local S3 server, unless it is up."""
+    from alzmri.store import remotes, server
+
+    root = repository.find()
+    remote = remotes.default(root)
+    if not remote.is_local:
+        raise UserError(
+            f"this repository uses {remote.url}: run `alzmri store use local` to go back first"
+        )
+    remote, done = server.up(root, port)
+    terminal.out.print(f"store {done}: {remote.url} at {remote.endpoint}")
+
+
+@store_app.command()
+def down() -> None:
+    """Stop the local S3 server; its data stay."""
+    from alzmri.store import server
+
+    stopped = server.down(repository.find())
+    terminal.out.print("store stopped" if stopped else "store was not running")
+
+
+@store_app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+) -> None:
+    """Say whether the remote answers; exit status 1 when it does not."""
+    from alzmri.store import server
+
+    found = server.describe(repository.find())
+    if as_json:
+        terminal.say(json.dumps(found, indent=2))
+    else:
+        for name, value in found.items():
+            terminal.say(f"{name.replace('_', ' '):<12}{'–' if value is None else value}")
+    if not found["answers"]:
+        raise EnvironmentFault(found["error"])
+
+
+@store_app.command()
+def use(
+    address: Annotated[str, typer.Argument(help="s3://bucket/prefix, or the word local.")],
+    profile: Annotated[
+        str | None, typer.Option(help="Profile in ~/.aws; stays on this machine.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="The bucket's region.")] = None,
+    endpoint_url: Annotated[str | None, typer.Option(help="For an S3 that is not AWS.")] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Others read it without keys: they pull, you push.")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="Ask the bucket before anything changes.")] = True,
+) -> None:
+    """Send data to another S3 address, or to this machine again."""
+    from alzmri.store import remotes
+
+    root = repository.find()
+    if address == "local":
+        if profile or region or endpoint_url or public:
+            raise UserError("`alzmri store use local` takes no profile, region or other option")
+        remotes.use_local(root)
+        terminal.say("using the store on this machine: `alzmri store up` starts it")
+        return
+    remote = remotes.team(root, address, profile, region, endpoint_url)
+    if check:
+        remote.check()
+        if public:
+            remote.but(allow_anonymous_login=True).check()
+    remotes.use_team(root, remote, public=public)
+    terminal.say(f"using {remote.url}: commit .dvc/config to tell the others")
+
+
+@store_app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="After `--`.")],
+) -> None:
+    """Run a command with the store up, then leave it as it was; another remote must answer."""
+    from alzmri.store import session
+
+    raise SystemExit(session.run(repository.find(), command))

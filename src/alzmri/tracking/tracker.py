@@ -1,0 +1,271 @@
+"""Report a stage to W&B, or to a file on disk. The stage waits for W&B only at its end."""
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from alzmri import git, terminal
+from alzmri.data.prepared import numbered
+from alzmri.errors import UserError
+from alzmri.params import Params, Track
+from alzmri.store import remotes
+
+if TYPE_CHECKING:  # it is imported by the thread of a `WandbTracker`
+    import wandb
+
+COMPLETE_SECONDS, STOP_SECONDS = 14, 5
+"""The longest wait for W&B at the end of a stage that is complete, and of one that failed."""
+START_SECONDS, FINISH_SECONDS = 4, 8
+"""Limits for the server's first answer, and for the upload of the rest at the end."""
+EPOCHS = "epochs"
+"""A file in the folder of an offline training: its epochs; empty until the folder is complete."""
+
+# Send nothing about the machine or its user except what we log, and print nothing by the client.
+_ON = ("silent", "finish_timeout_raises", "sagemaker_disable", "disable_git", "disable_code")
+_ALSO_ON = ("x_disable_meta", "x_disable_stats", "x_disable_machine_info")
+_SETTINGS: dict[str, Any] = {
+    **dict.fromkeys((*_ON, *_ALSO_ON), True),
+    "init_timeout": START_SECONDS,
+    "finish_timeout": FINISH_SECONDS,
+    "console": "off",
+    "host": "-",
+    "program": "alzmri",
+    "x_save_requirements": False,
+    "use_dot_wandb": False,
+}
+
+
+class Tracker:
+    """A stage reports to a tracker. This one does nothing: tracking is disabled."""
+
+    def epoch(self, values: Mapping[str, float]) -> None:
+        """Report one row of ``plots/history.csv``, by column name."""
+
+    def evaluation(self, classes: Sequence[str], after: int) -> None:
+        """Report the outputs of evaluate; ``after`` is the last possible epoch."""
+
+    def end(self, *, complete: bool, seconds: float) -> None:
+        """End: wait at most ``seconds`` until everything is saved."""
+
+
+class WandbTracker(Tracker):
+    """Report one stage to W&B: a thread executes the orders one by one; see :class:`WandbRun`."""
+
+    def __init__(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
+        self._orders: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
+        self._done = self._given_up = False
+        # A daemon thread, so that the stage can end while it waits.
+        self._thread = Thread(target=self._follow, args=(track, mode, config), daemon=True)
+        self._thread.start()
+
+    def epoch(self, values: Mapping[str, float]) -> None:
+        self._orders.put(lambda run: run.epoch(values))
+
+    def evaluation(self, classes: Sequence[str], after: int) -> None:
+        self._orders.put(lambda run: run.evaluation(classes, after + 1))
+
+    def end(self, *, complete: bool, seconds: float) -> None:
+        self._orders.put(lambda run: run.finish(complete=complete))
+        self._orders.put(None)
+        self._thread.join(seconds)
+        self._given_up = self._thread.is_alive()
+        if self._given_up and complete:
+            terminal.warn(f"W&B: this run is not tracked to its end (not done after {seconds} s)")
+        if not self._done:
+            # Python's exit would wait for the client's core, which saves its file when terminated.
+            cores = [core for core in psutil.Process().children() if core.name() == "wandb-core"]
+            for core in cores:
+                core.terminate()
+            for core in psutil.wait_procs(cores, timeout=1)[1]:
+                core.kill()
+            with suppress(Exception, SystemExit):  # so that Python does not try it again
+                sys.modules["wandb"].teardown()
+
+    def _follow(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
+        try:
+            run = WandbRun(track, mode, config)
+            for order in iter(self._orders.get, None):
+                order(run)
+            self._done = True
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the client raises
+            if not self._given_up:
+                terminal.warn(f"W&B: this run is not tracked to its end ({_reason(error)})")
+
+
+@contextmanager
+def following(params: Params, run: str, data_sha256: str) -> Iterator[Tracker]:
+    """Yield the tracker of a stage. Its failures are warnings, never exceptions.
+
+    Args:
+        params: all parameters; they become the run's config.
+        run: the fingerprint, and the run's id on W&B, so that a training that resumes continues
+            its run. "" is not tracked: an older model without a fingerprint.
+        data_sha256: digest of the prepared data.
+    """
+    track = params.track
+    mode = os.environ.get("WANDB_MODE", "auto") if track.mode == "auto" else track.mode
+    tracker = Tracker()
+    if mode != "disabled" and run:
+        config = params.model_dump(exclude={"track"}) | {"data_sha256": data_sha256, "run": run}
+        tracker = WandbTracker(track, mode, config)
+    try:
+        yield tracker
+    except BaseException:
+        tracker.end(complete=False, seconds=STOP_SECONDS)
+        raise
+    tracker.end(complete=True, seconds=COMPLETE_SECONDS)
+
+
+class WandbRun:
+    """The run on W&B or on disk; its id is ``config["run"]``."""
+
+    def __init__(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        self._wandb = wandb
+        self._root = Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
+        place = Path(os.environ.get("WANDB_DIR") or self._root)
+        # Files of tables and artifacts wait for the upload here, not in the home directory.
+        os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb" / "data"))
+        logging.raiseExceptions = False  # else a full disk prints many tracebacks
+        settings = wandb.Settings(root_dir=str(place), stop_fn=lambda: None, **_SETTINGS)
+        wandb.setup(settings)
+        failure = ""
+        try:
+            if mode == "auto":
+                mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+            self._run = self._begin(track, mode, config, settings)
+        except Exception as error:
+            if mode == "offline":
+                raise
+            failure = f"not reached ({_reason(error)})"
+            wandb.teardown()  # the client still uses the id
+            self._run = self._begin(track, "offline", config, settings)
+        self._folder = Path(self._run.dir).parent
+        place = self._folder.parent
+        place = place.relative_to(self._root) if place.is_relative_to(self._root) else place
+        runs = f"{place}/{self._run.settings.run_mode}-*-{self._run.id}"
+        self._upload = f"to upload it: wandb sync {runs}"
+        self._warned = bool(failure)
+        if failure:
+            terminal.warn(f"W&B: {failure}; {self._upload}")
+        elif not self._run.offline:
+            terminal.say(f"W&B: {self._run.name} is at {self._run.url}")
+        self._kept: set[str] | None = None
+        self._logged: list[str] = []
+
+    def _begin(
+        self, track: Track, mode: str, config: Mapping[str, Any], settings: "wandb.Settings"
+    ) -> "wandb.Run":
+        commit = "".join(git.lines("rev-parse", "HEAD"))
+        # The experiment's name; without one the branch, as in the first column of `dvc exp show`.
+        name = os.environ.get("DVC_EXP_NAME") or "".join(git.lines("branch", "--show-current"))
+        return self._wandb.init(
+            project=track.project,
+            entity=track.entity or None,
+            group=track.group or os.environ.get("DVC_EXP_BASELINE_REV", commit)[:7],
+            name=name or commit[:7] or config["run"],
+            id=config["run"],
+            resume="allow" if mode == "online" else None,
+            job_type="train",
+            tags=["LEAKS"] if config["split"]["unit"] == "slice" else None,
+            config={**config, "git_commit": commit},
+            mode=mode,  # type: ignore[arg-type]  # WANDB_MODE may say anything: it is refused here
+            settings=settings.model_copy(),
+        )
+
+    def epoch(self, values: Mapping[str, float]) -> None:
+        """Log a row of the history unless the run has it; the step is the epoch."""
+        if self._kept is None:
+            self._kept = self._kept_offline() if self._run.offline else set()
+        step = int(values["epoch"])
+        # Online, a run that resumes begins with the step after the last that W&B has.
+        if step >= self._run.step and str(step) not in self._kept:
+            self._run.log(dict(values), step=step)
+            self._logged.append(str(step))
+
+    def _kept_offline(self) -> set[str]:
+        """The epochs in other folders of this run.
+
+        The folder of a killed training is incomplete and is removed: a training that resumes
+        reports all of its epochs.
+        """
+        kept: set[str] = set()
+        for mark in self._folder.parent.glob(f"offline-run-*-{self._run.id}*/{EPOCHS}"):
+            if not (epochs := mark.read_text().split()):
+                shutil.rmtree(mark.parent)
+            kept.update(epochs)
+        (self._folder / EPOCHS).touch()
+        return kept
+
+    def evaluation(self, classes: Sequence[str], step: int) -> None:
+        """Log the outputs of evaluate in the current directory."""
+        wandb, labels = self._wandb, numbered(classes)
+        rows = list(csv.DictReader(Path("plots/confusion.csv").read_text("utf-8").splitlines()))
+        truth, said = ([labels.index(row[key]) for row in rows] for key in ("actual", "predicted"))
+        media = {
+            "confusion_matrix": wandb.plot.confusion_matrix(
+                y_true=truth, preds=said, class_names=labels, title="Confusion matrix"
+            ),
+            "confusion": wandb.Image("plots/confusion.png"),
+            "mistakes": wandb.Image("plots/mistakes.png"),
+        }
+        # Online, W&B knows the last step and takes only later ones; a file does not.
+        self._run.log(media, step=step if self._run.offline else None)
+        self._run.summary.update(_flat(json.loads(Path("models/evaluation.json").read_bytes())))
+        # The model's artifact only refers to the DVC remote.
+        about = "In the DVC remote once it is pushed there: `dvc push`, `dvc pull models`"
+        artifact = wandb.Artifact(f"model-{self._run.id}", type="model", description=about)
+        try:
+            remote = remotes.default(self._root)
+            artifact.metadata = {"remote": remote.url, "endpoint": remote.endpoint}
+            for name in ("model.safetensors", "model.json"):
+                content = Path("models", name).read_bytes()
+                digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+                address = f"{remote.url}/files/md5/{digest[:2]}/{digest[2:]}"
+                artifact.add_reference(address, name=name, checksum=False)
+        except (UserError, wandb.Error):
+            return  # no S3 remote, or no boto3, which the client needs even without a request
+        self._run.log_artifact(artifact)
+
+    def finish(self, *, complete: bool) -> None:
+        """Wait until W&B or the disk has everything."""
+        try:
+            self._run.finish(exit_code=0 if complete else 1)
+        except TimeoutError:
+            late = f"it did not take everything within {FINISH_SECONDS} s"
+            raise TimeoutError(f"{late}; {self._upload}") from None
+        self._wandb.teardown()  # only this completes the file
+        if (mark := self._folder / EPOCHS).exists():
+            mark.write_text("\n".join(self._logged))
+        if complete and self._run.offline and not self._warned:
+            terminal.say(f"W&B: {self._run.name} is kept offline; {self._upload}")
+
+
+def _reason(error: BaseException) -> str:
+    """The error as one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested values by keys with dots; intervals low and high."""
+    match value:
+        case dict():
+            inner = value.items()
+        case [low, high]:
+            inner = {"low": low, "high": high}.items()
+        case _:
+            return {name.lstrip("."): value}
+    return {k: v for key, part in inner for k, v in _flat(part, f"{name}.{key}").items()}

@@ -1,0 +1,75 @@
+"""What is asked for an endpoint, and which models are refused."""
+
+import json
+
+import pytest
+
+from alzmri.errors import LeakError, UserError
+from alzmri.sagemaker import endpoint, sagemaker_settings
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model's folder, as far as requests depend on it."""
+    _write(tmp_path / "model.json", {"run": "1f", "parameters": {"split": {"unit": "subject"}}})
+    for name in ("model.safetensors", "ood.safetensors"):
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def _write(path, content):
+    path.write_text(json.dumps(content))
+
+
+def _build(folder, *, serverless=False, allow_leak=False, **settings):
+    known = {"role": "arn:aws:iam::123456789012:role/a", "bucket": "ours", "serve_image": "our:1"}
+    wanted = sagemaker_settings.load().model_copy(update=known | settings)
+    return endpoint.build(wanted, folder, serverless=serverless, allow_leak=allow_leak)
+
+
+def test_sagemaker_a_model_that_leaks_or_is_not_whole_is_not_deployed(folder):
+    scores = folder / "evaluation.json"
+    for shared in (0, 1, None):
+        _write(scores, {"split": {"shared_subjects": shared}})
+        if shared == 0:
+            _build(folder)
+            continue
+        with pytest.raises(LeakError, match="LEAKS"):
+            _build(folder)
+    scores.unlink()
+    _write(folder / "model.json", {"run": "1f", "parameters": {"split": {"unit": "slice"}}})
+    with pytest.raises(LeakError, match="--allow-leak"):
+        _build(folder)
+    _build(folder, allow_leak=True)
+    (folder / "ood.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no .*ood\.safetensors: run `dvc repro`"):
+        _build(folder)
+    (folder / "ood.safetensors").touch()
+    (folder / "model.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        _build(folder)
+
+
+def test_sagemaker_the_same_model_has_the_same_name_and_another_has_another(folder):
+    first = _build(folder)
+    assert _build(folder) == first
+    others = [
+        _build(folder, serverless=True),
+        _build(folder, prefix="other"),
+        _build(folder, serve_instance_count=2),
+        _build(folder, serve_image="our:2"),
+    ]
+    (folder / "ood.safetensors").write_text("another detector")
+    others.append(_build(folder))
+    assert len({o["CreateEndpoint"]["EndpointConfigName"] for o in (first, *others)}) == 6
+    assert {o["CreateEndpoint"]["EndpointName"] for o in others} == {"alzmri", "other"}
+    (variant,) = first["CreateEndpointConfig"]["ProductionVariants"]
+    assert variant == {
+        "VariantName": "all",
+        "ModelName": first["CreateModel"]["ModelName"],
+        "InstanceType": "ml.c7i.large",
+        "InitialInstanceCount": 1,
+    }
+    # The server asks nobody; AWS cannot cut serverless endpoints off.
+    assert first["CreateModel"]["EnableNetworkIsolation"]
+    assert not others[0]["CreateModel"]["EnableNetworkIsolation"]
