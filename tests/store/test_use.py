@@ -82,8 +82,7 @@ def test_damaged_configuration_is_left_and_its_keys_are_not_shown(new_repo):
         path.write_bytes(content)
         refused = repo.store("use", "local")
         assert refused.returncode == 2
-        assert f"{path} is damaged" in refused.stderr
-        assert "correct it, or delete it" in refused.stderr
+        assert f"{path.parent}: config or config.local is damaged: correct it" in refused.stderr
         assert "SECRET" not in refused.stderr
         assert path.read_bytes() == content
 

@@ -35,19 +35,17 @@ significant."""
 
 
 def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) -> dict[str, Any]:
-    """Write the report ``name`` on one run at least; return what :meth:`Page.write` does.
+    """Write the report ``name`` on one run at least, and on the committed run if it is comparable.
 
-    Runs that differ in seeds or fold only are one line. The committed run is added as the baseline
-    if it was tested on the same subjects. The best by ``metric`` comes first.
-
-    Raises:
-        UserError: when a run's files are not there.
+    Returns what :meth:`Page.write` does; raises UserError when a run's files are not there.
     """
     for run in (run for run in finished if run.stale):
         terminal.warn(f"{run.name} is left out: {', '.join(run.stale)} did not run in it")
     fresh = [run for run in finished if not run.stale]
     if not fresh:
         raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
+    for run in fresh:
+        run.load()
     return compared(*_with_baseline(grouped(fresh)), metric, name).write(name)
 
 
@@ -59,8 +57,8 @@ def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
         for group in groups:
             if group.runs[0].identity == committed.identity:
                 return groups, group.name
+        committed.load()
         comparable = any(compare(group, alone).difference for group in groups)
-        _ = committed.evaluation, committed.history  # the report needs them
         if comparable and not committed.stale and all(one.name != BASELINE for one in groups):
             return [*groups, alone], BASELINE
     except UserError as error:
@@ -80,10 +78,7 @@ def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
 
 
 def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: str) -> Page:
-    """The page on ``groups``, one at least, the best by ``metric`` first.
-
-    ``baseline`` is the name of the one that the others are changes of; None when it is not known.
-    """
+    """The page on ``groups``, the best by ``metric`` first; ``baseline`` names one, if known."""
     groups = ranked(groups, metric)
     best, keys = groups[0], varying(groups)
     verdicts = {group.name: compare(best, group) for group in groups[1:]}
@@ -102,17 +97,15 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
                 "scores": {key: number(group.mean(key)) for key in METRICS},
                 "spread": {key: number(group.spread(key)) for key in METRICS},
                 "ci95": {"macro_f1": group.interval},
-                "best_against_this": asdict(one) if one else None,
+                "best_against_this": asdict(verdicts[group.name]) if group is not best else None,
             }
             for group in groups
-            for one in [verdicts.get(group.name)]
         ],
     )
     rows = []
     for group in groups:
         bold = "" if group.name in verdicts else "**"
         name = code(group.name) + " baseline" * (group.name == baseline != BASELINE)
-        # Each score is there once: what sorts, what the verdicts are about, what chose the epoch.
         row: dict[str, object] = {
             "experiment": bold + name + " **LEAKS**" * group.leaks + bold,
             METRICS[metric]: bold + group.shown(metric) + bold,
@@ -159,10 +152,7 @@ def _which_to_merge(
 
 
 def _warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]) -> list[str]:
-    """Warnings about the scores of ``groups``, in Markdown.
-
-    ``verdicts`` are on ``new``, one of the groups, against each of the others, by name.
-    """
+    """Warnings in Markdown; ``verdicts`` are on ``new`` against each of the others, by name."""
     permuted = [code(group.name) for group in groups if group.settings.get("data.permute_labels")]
     apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
     known, unknown = [], []
@@ -201,12 +191,9 @@ def _ranking_warnings(groups: Sequence[Group], metric: str) -> Iterator[str]:
 
 
 def write_review(base: str, head: str | None) -> dict[str, Any]:
-    """Write the report on ``head`` in the place of ``base``; return what :meth:`Page.write` does.
+    """Write the report on ``head``, by default the workspace, in the place of ``base``.
 
-    Each is a branch, tag, commit or experiment; without ``head``, it is the workspace.
-
-    Raises:
-        UserError: when there is no such revision, or a file of its results is not there.
+    Returns what :meth:`Page.write` does; raises UserError as :func:`chosen` and `FinishedRun` do.
     """
     before = chosen([base])[0]
     after = chosen([head])[0] if head else Workspace()
@@ -222,18 +209,11 @@ def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
     changed = before.lock.changes(after.lock)
     stages = [(stage, ", ".join(map(code, paths))) for stage, paths in changed.items()]
     sides = (code(before.name), code(after.name))
-    conclusion = _whether_to_merge(before, after, verdict)
     alike = before.evaluation == after.evaluation and not (settings or images or stages)
-    if alike and not after.stale:
-        conclusion = (
-            "**Nothing changed.** Parameters, data, code of the stages and scores of"
-            f" {sides[1]} are those of {sides[0]}."
-        )
-    warnings = [*_warnings((base, head), head, {base.name: verdict}), *_notes(before, after)]
     page = Page(
         f"{after.name} against {before.name}",
-        conclusion,
-        warnings,
+        _whether_to_merge(before, after, verdict, alike=alike),
+        [*_warnings((base, head), head, {base.name: verdict}), *_notes(before, after)],
         verdict=asdict(verdict),
         base=before.name,
         head=after.name,
@@ -259,10 +239,17 @@ def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
     return page
 
 
-def _whether_to_merge(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> str:
+def _whether_to_merge(
+    before: FinishedRun, after: FinishedRun, verdict: Verdict, *, alike: bool
+) -> str:
     base, head = code(before.name), code(after.name)
     if after.stale:
         return f"**No conclusion.** {_is_stale(after)}. Run `dvc repro` and commit."
+    if alike:
+        return (
+            f"**Nothing changed.** Parameters, data, code of the stages and scores of {head} are"
+            f" those of {base}."
+        )
     if after.leaks and not before.leaks:
         return (
             f"**Do not merge {head} for its score: it LEAKS.** Its test subjects"

@@ -41,8 +41,6 @@ def honest(
 
     Examples:
 
-        alzmri honest
-
         alzmri honest --source kaggle --task binary -S train.epochs=3
     """
     from alzmri.experiments import honest_study
@@ -108,11 +106,9 @@ def sweep(
 
         alzmri sweep train.lr=0.0001,0.0005 train.momentum=0.85,0.9 -j 2
 
-        alzmri sweep train.lr=0.0005,0.001 --seeds 3 -S train.epochs=20 --name rates
+        alzmri sweep train.lr=0.0005,0.001 --seeds 3 -S train.epochs=20 --on sagemaker
 
         alzmri sweep 'train.lr=log(1e-5,1e-2)' model.dropout=0.3,0.5 --trials 20
-
-        alzmri sweep train.lr=0.0001,0.0005 --on sagemaker -j 4
     """
     from alzmri.experiments import runner, sweeps
     from alzmri.experiments.finished_runs import check_metric
@@ -153,8 +149,6 @@ def compare(
     Runs that differ only in seeds or fold share a line.
 
     Examples:
-
-        alzmri compare sweep-lr-momentum --metric val_macro_f1
 
         alzmri compare main lusty-gird --json
     """

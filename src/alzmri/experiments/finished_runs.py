@@ -66,13 +66,8 @@ def number(value: float) -> float | None:
 class SlicePredictions:
     """The predictions of one or several experiments for the slices of the test part.
 
-    Attributes:
-        truth: class indices, int64 ``[n]``.
-        probabilities: float64 ``[n, classes]``, rows summing to 1.
-        subjects: the subject of each slice.
-        classes: names in severity order.
-        paths: of the slices, in the collection.
-        counted: bool ``[n]``, false where `alzmri predict` leaves the slice out as OOD.
+    ``truth`` is class indices ``[n]``, ``probabilities`` ``[n, classes]``, rows summing to 1, the
+    classes in severity order. ``counted`` is false where `alzmri predict` leaves a slice out.
     """
 
     truth: NDArray[np.int64]
@@ -116,10 +111,7 @@ class LockFile:
         self.outputs: Mapping[str, str] = {out["path"]: out["md5"] for out in outputs}
 
     def inputs(self, stage: str) -> dict[str, str]:
-        """MD5 of the code and data that ``stage`` ran on, by path; its command under ``cmd``.
-
-        Not of what other stages wrote: that differs wherever they do.
-        """
+        """``stage``'s command as ``cmd``; MD5 by path of what it ran on that no stage wrote."""
         known = self.stages.get(stage, {})
         digests = {dep["path"]: dep["md5"] for dep in known.get("deps", ())}
         sources = {path: digests[path] for path in digests if path not in self.outputs}
@@ -154,14 +146,10 @@ def _content(path: str) -> cached_property[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """An experiment that has run, or a commit with results.
+    """An experiment that has run, of which DVC makes a commit, or another commit with results.
 
-    Attributes:
-        name: of the experiment, the branch or the tag.
-        commit: DVC makes one of each experiment.
-        is_experiment: False for a commit of a branch.
-        training, evaluation, summary: the content of metrics/train.json, models/evaluation.json
-            and data/prepared/summary.json.
+    ``training``, ``evaluation`` and ``summary`` are its metrics/train.json, models/evaluation.json
+    and data/prepared/summary.json.
     """
 
     name: str
@@ -260,12 +248,12 @@ class FinishedRun:
         bounds = (self.evaluation[part[0]] if part else self.evaluation)["ci95"].get(key)
         return interval(self.score(metric), bounds) if bounds else f"{self.score(metric):.3f}"
 
-    def read(self, path: str) -> str:
-        """The content of a text file of it: git has that or, where a stage wrote it, DVC's cache.
+    def load(self) -> None:
+        """Read all that a report needs, so that what is missing is said first."""
+        _ = self.training, self.evaluation, self.history, self.predictions
 
-        Raises:
-            UserError: when it has no such file, or the cache has lost it.
-        """
+    def read(self, path: str) -> str:
+        """A text file of it from git or, where a stage wrote it, DVC's cache; else UserError."""
         content = git.show(self.commit, path)
         if content is None and path != "dvc.lock" and (cached := self._cached(path)) is not None:
             content = cached.decode()
@@ -333,10 +321,7 @@ class Workspace(FinishedRun):
 
 
 def finished(baseline: str = "") -> dict[str, FinishedRun]:
-    """The experiments that started from ``baseline``, by default any commit, by name.
-
-    Of several with one name it has the newest.
-    """
+    """The experiments from ``baseline``, by default any commit; of one name the newest."""
     found = {}
     listing = ("for-each-ref", "--sort=creatordate", "--format=%(objectname) %(refname)")
     for line in git.lines(*listing, "refs/exps"):
@@ -353,10 +338,7 @@ def chosen(words: Sequence[str]) -> list[FinishedRun]:
     """What is called as one of ``words``, each once; without words, this commit's experiments.
 
     A word is the name of an experiment, of this commit or else of any other; of a branch, a tag or
-    a commit; or the start of the names of experiments.
-
-    Raises:
-        UserError: when a word names nothing, or there are no experiments.
+    a commit; or the start of experiments' names. UserError when one names nothing.
     """
     here, everywhere = finished(git.head()), finished()
     found = [] if words else list(here.values())

@@ -69,10 +69,7 @@ def _classified(run: FinishedRun) -> Classified:
 
 
 def grouped(runs: Sequence[FinishedRun]) -> list[Group]:
-    """``runs`` by what they set, but for ``REPEATED``, and by their code and data.
-
-    A group has its runs' name without seed and fold where that is one name, and no other group's.
-    """
+    """``runs`` by what they set, but for ``REPEATED``, and by their code and data."""
     alike: dict[str, list[FinishedRun]] = {}
     for run in runs:
         alike.setdefault(run.identity, []).append(run)
@@ -109,11 +106,8 @@ _ADVICE: Mapping[Known, str] = {
 class Verdict:
     """The comparison of a new group with an old one.
 
-    Attributes:
-        known: by whether the whole interval of the difference is on one side of zero; "the same"
-            where every prediction is.
-        evidence: a clause: the difference, or why the two are not comparable.
-        difference: of macro F1, new less old; None when their tests are not of the same slices.
+    ``evidence`` is the ``difference`` of macro F1, new less old, in a clause; or why the two are
+    not comparable: their tests are not of the same slices.
     """
 
     known: Known

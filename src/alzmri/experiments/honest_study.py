@@ -86,10 +86,7 @@ def _measured(image: Pixels) -> Floats:
 
 
 def floor(numbers: Floats, labels: Ints, folds: Ints) -> Ints:
-    """The class of each subject, by logistic regression on the ``numbers`` of the other folds.
-
-    The strength of its penalty is chosen inside the subjects that it is fitted to.
-    """
+    """The class of each subject, by logistic regression on the ``numbers`` of the other folds."""
     model = make_pipeline(
         StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
     )
@@ -108,13 +105,9 @@ def floor(numbers: Floats, labels: Ints, folds: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """What the experiments of one task found.
+    """What the experiments of one task found, which is called ``name``, such as ``4 classes``.
 
-    Attributes:
-        name: such as ``4 classes``.
-        folds: each subject is tested in one of them.
-        slices: the same recipe on the slice split, which leaks.
-        repeats: the same folds with other seeds of training.
+    ``slices`` is the same recipe on the slice split, ``repeats`` the folds with other seeds.
     """
 
     name: str
@@ -274,11 +267,7 @@ def planned(
 
 
 def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
-    """Run what is missing of the plan, write the section of docs/results.md and its figure.
-
-    Raises:
-        UserError: when one of ``tasks`` is not in ``TASKS``.
-    """
+    """Run what is missing of the plan, write the section of docs/results.md and its figure."""
     if unknown := sorted({*tasks} - {*TASKS}):
         raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(TASKS)}")
     plans = [planned(study, task, folds, seeds) for task in tasks]

@@ -70,12 +70,9 @@ $body
 
 
 class Page:
-    """A report that is being written; ``conclusion`` and ``warnings`` are Markdown.
+    """A report that is being written: Markdown, ``content`` for a program, and pictures.
 
-    Attributes:
-        text: Markdown, all of it.
-        content: conclusion, warnings and other ``facts``, for a program to read.
-        figures: what draws each picture as a PNG, by its path in the folder of the report.
+    ``figures`` has what draws each picture as a PNG, by its path in the folder of the report.
     """
 
     def __init__(
@@ -166,10 +163,7 @@ def _draw_epochs(curves: Sequence[Curve], column: str, path: Path) -> None:
 
 
 def plot_epochs(figure: FigureBase, curves: Sequence[Curve], column: str) -> None:
-    """The mean over the runs of each group by epoch; around groups with a role, their range.
-
-    The highest ranked of ``curves`` is first; ``column`` is of plots/history.csv.
-    """
+    """``column`` of plots/history.csv: each group's mean; around those with a role their range."""
     others = [group for group, role in curves if role == "other"]
     leaking = sum(group.leaks for group in others)
     crowd = f"{len(others)} others" + (f", {leaking} of them LEAK" if leaking else "")
@@ -200,10 +194,7 @@ def plot_epochs(figure: FigureBase, curves: Sequence[Curve], column: str) -> Non
 
 
 def draw_heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Path) -> None:
-    """Draw a score of ``groups`` over two parameters, the first in rows; the best is darkest.
-
-    A cell that did not run stays empty.
-    """
+    """Draw a score of ``groups`` over two parameters, the first in rows; the best is darkest."""
     known = [[group.settings.get(key) for group in groups] for key in keys]
     sides = [sorted({str(one): one for one in side}.values(), key=_numbers_first) for side in known]
     values = np.full([len(side) for side in sides], np.nan)

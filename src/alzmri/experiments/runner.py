@@ -43,7 +43,7 @@ STOP_SECONDS = 60
 """How long experiments may take to save their training."""
 _POLL_SECONDS = 0.5
 _FOLDER = Path(".dvc/tmp/sweep")
-"""Each experiment's log, and the record of what it set and where DVC runs it."""
+"""Each experiment's log, and the record of what it set."""
 _MARK = "ALZMRI_SWEEP"
 """An environment variable of each experiment: the repository's root, /, its name."""
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|index\.lock|FileLocked|lock ref")
@@ -105,15 +105,13 @@ def require_source(name: str) -> None:
 
 
 class Board:
-    """Progress of ``total`` experiments: a live table on a terminal, a line per change in a log.
-
-    The table shows while ``live`` is entered.
-    """
+    """Progress of experiments: a live table on a terminal, a line now and then in a log."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._rows: dict[str, tuple[str, str, str]] = {}
-        self.live: AbstractContextManager[object] = nullcontext()
+        self._said: dict[str, float] = {}
+        self.live: AbstractContextManager[object] = nullcontext()  # shows the table
         if terminal.out.is_terminal:
             self.live = Live(console=terminal.out, get_renderable=self._table)
 
@@ -121,7 +119,9 @@ class Board:
         """Show an experiment: its status, how far it is, and its latest score."""
         before = self._rows.get(name, ("", "", ""))
         self._rows[name] = row = (status, where or before[1], score or before[2])
-        if not terminal.out.is_terminal and (status != before[0] or where.startswith("again")):
+        quiet = time.monotonic() - self._said.get(name, 0) < terminal.SECONDS_BETWEEN_LINES
+        if not terminal.out.is_terminal and (status != before[0] or (row != before and not quiet)):
+            self._said[name] = time.monotonic()
             terminal.say("  ".join(filter(None, (name, *row))))
 
     def _table(self) -> Table:
@@ -131,10 +131,10 @@ class Board:
         parts = ", ".join(f"{counts[n]} {n}" for n in (*_COLOURS, "to come") if counts[n])
         caption = f"{self._total} experiments: {parts}"
         table = Table("experiment", "", "where", "score", caption=caption, caption_justify="left")
-        for name, (status, *rest) in sorted(
-            rows.items(), key=lambda one: [*_COLOURS].index(one[1][0])
-        ):
-            table.add_row(name, f"[{_COLOURS[status]}]{status}[/]", *rest)
+        for status, colour in _COLOURS.items():
+            for name, (is_in, *rest) in rows.items():
+                if is_in == status:
+                    table.add_row(name, f"[{colour}]{status}[/]", *rest)
         return table
 
 
@@ -201,20 +201,14 @@ class _Child:
 
 
 def begun(name: str, baseline: str) -> dict[str, object]:
-    """What the experiment ``name`` from ``baseline`` set when it was last started; empty if never.
-
-    It may have a checkpoint: with the same settings it resumes.
-    """
+    """What the experiment ``name`` set when it was last started: with that it resumes."""
     path = _FOLDER / f"{name}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return dict(record["settings"]) if record.get("baseline") == baseline else {}
 
 
 def end(name: str = "*") -> bool:
-    """End what runs of the experiment ``name``, or of all; say whether there was anything.
-
-    Trainings save their work. The copies in which they worked are removed.
-    """
+    """End what runs of the experiment ``name``, or of all; say whether there was anything."""
     root, deadline = Path.cwd().resolve(), time.monotonic() + STOP_SECONDS
     asked, folders = set(), set()
 
@@ -249,12 +243,8 @@ def end(name: str = "*") -> bool:
 class Runner:
     """Runs what is missing of ``total`` experiments, ``jobs`` at once; shows their ``metric``.
 
-    Attributes:
-        baseline: the commit that they start from.
-        results: of what has ended, by name; None for what failed.
-
-    Raises:
-        UserError: in a shallow clone, or when another call is at work in this repository.
+    ``results`` are of what has ended, by name; None for what failed. UserError in a shallow clone,
+    or when another call is at work in this repository.
     """
 
     def __init__(self, jobs: int, total: int, metric: str) -> None:

@@ -83,11 +83,8 @@ class Study(NamedTuple):
     def run(self, experiments: Sequence[Experiment]) -> list[FinishedRun]:
         """Say what ``experiments`` take, run those that are missing; return all, in order.
 
-        One of such a name with other parameters or code is replaced.
-
-        Raises:
-            UserError: before anything runs, with all that is wrong with the settings.
-            EnvironmentFault: at the end, when experiments failed.
+        One of such a name with other parameters or code is replaced. UserError before anything
+        runs when settings are wrong; EnvironmentFault at the end when experiments failed.
         """
         runner = Runner(self.jobs, len(experiments), "macro_f1")
         done, missing = finished(runner.baseline), []
@@ -122,11 +119,7 @@ def asked(
     jobs: int,
     settings: Sequence[str] | None,
 ) -> Study:
-    """Read the command line; ``size`` is full, scaled, or auto: full on a GPU.
-
-    Raises:
-        UserError: when there is no such collection, or a setting is not KEY=VALUE.
-    """
+    """Read the command line; ``size`` is full, scaled, or auto: full on a GPU."""
     source = source or params.load().data.source
     require_source(source)
     if size == "auto":

@@ -38,20 +38,14 @@ Results = Mapping[str, FinishedRun | None]
 
 
 class Sweep(NamedTuple):
-    """Experiments that belong together, and their names.
-
-    ``choose`` makes one of its name, of what that set before, if anything, and of the results.
-    """
+    """Experiments; ``choose`` makes one of its name, what that set before, and the results."""
 
     name: str
     names: Sequence[str]
     choose: Callable[[str, Settings, Results], Experiment]
 
     def ask(self, baseline: str, results: Results) -> Iterator[Experiment]:
-        """Yield each experiment in turn, chosen by the ``results`` that there are by then.
-
-        One that has finished, or was begun, from ``baseline`` keeps its values.
-        """
+        """Yield each experiment, chosen by the ``results`` by then; one begun keeps its values."""
         done = finished(baseline)
         for name in self.names:
             before = done[name].settings if name in done else begun(name, baseline)
@@ -61,7 +55,7 @@ class Sweep(NamedTuple):
 def plan(
     words: Sequence[str], name: str | None, base: Settings, trials: int | None = None, seed: int = 0
 ) -> Sweep:
-    """Combine all values in ``words``, the last word's changing fastest; or search among them.
+    """Combine all values in ``words``; or let Optuna propose ``trials`` experiments of them.
 
     Args:
         words: `KEY=VALUES` each, in the syntax of `dvc exp run -S`, which is Hydra's:
@@ -69,8 +63,6 @@ def plan(
             `log(a,b)` and `uniform(a,b)`.
         name: of the sweep; by default `sweep-` and what varies.
         base: what all of them set unless ``words`` do.
-        trials: how many experiments Optuna proposes; None for all combinations.
-        seed: of Optuna's draws.
 
     Raises:
         UserError: with every fault of the words and of the values in one message.
@@ -227,12 +219,7 @@ def _propose(
 
 
 def sweep(plan: Sweep, jobs: int, metric: str) -> None:
-    """Run what is missing of ``plan``, ``jobs`` at once; print its table, write its page.
-
-    Raises:
-        UserError: before anything runs, when an experiment of such a name is another one.
-        EnvironmentFault: at the end, when experiments failed.
-    """
+    """Run what is missing of ``plan``, ``jobs`` at once; print its table, write its page."""
     runner = Runner(jobs, len(plan.names), metric)
     done, others = finished(runner.baseline), []
     for name in (name for name in plan.names if name in done):
@@ -244,11 +231,9 @@ def sweep(plan: Sweep, jobs: int, metric: str) -> None:
             f" sweep another --name, or remove them:\n  dvc exp remove {' '.join(others)}"
         )
     if results := runner.run(plan.ask(runner.baseline, runner.results)):
-        rows = (
-            (run.name + " LEAKS" * run.leaks, run.shown(metric), run.best_epoch)
-            for group in comparison.ranked([Group(run.name, [run]) for run in results], metric)
-            for run in group.runs
-        )
+        ranked = comparison.ranked([Group(run.name, [run]) for run in results], metric)
+        runs = [group.runs[0] for group in ranked]
+        rows = ((r.name + " LEAKS" * r.leaks, r.shown(metric), r.best_epoch) for r in runs)
         header = ("experiment", METRICS[metric], "best epoch")
         terminal.out.print(table(header, rows), markup=False)
         report_page.say(comparison.write_comparison(results, plan.name, metric))

@@ -29,11 +29,7 @@ _NAMED = 4
 
 
 def show(*, as_json: bool = False) -> None:
-    """Print the scores of the workspace and the paths of its plots.
-
-    Raises:
-        UserError: when the pipeline has not run here.
-    """
+    """Print the scores of the workspace and the paths of its plots."""
     run = Workspace()
     try:
         subject = run.evaluation["subject"]
@@ -79,11 +75,7 @@ def show(*, as_json: bool = False) -> None:
 
 
 def verdict() -> str:
-    """The last lines of `make repro`: is this the committed run? Reads the current directory.
-
-    Raises:
-        UserError: when ``dvc.lock`` is not here.
-    """
+    """The last lines of `make repro`: is this the committed run?"""
     committed = git.show("HEAD", "dvc.lock")
     if committed is None:
         return f"no run is committed yet.{_COMMIT.replace('`git', '`git add --all && git', 1)}"

@@ -72,10 +72,7 @@ class Remote:
         return Remote(self.name, kept)
 
     def check(self) -> None:
-        """List at most one object, in one attempt; raise `StoreUnavailable` with the reason.
-
-        Raise `EnvironmentFault` where a proxy is between this and the server on this machine.
-        """
+        """List at most one object, in one attempt; raise `StoreUnavailable` with the reason."""
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
         from botocore.utils import get_environ_proxies
 
@@ -144,7 +141,7 @@ def _failure(error: Exception) -> str:
 
 
 def default(root: Path) -> Remote:
-    """The remote that a plain ``dvc push`` uses; raises `UserError` when there is none on S3."""
+    """The remote that a plain ``dvc push`` uses; UserError when there is none on S3."""
     name = _config(root).get("core", {}).get("remote")
     if not name:
         raise UserError("no default remote in .dvc/config: `alzmri store use local` sets one")
@@ -174,10 +171,7 @@ def named(root: Path, name: str = LOCAL) -> Remote:
 def team(
     root: Path, address: str, profile: str | None, region: str | None, endpoint: str | None
 ) -> Remote:
-    """The remote for ``address``, with the keys that `dvc remote modify --local team` may have set.
-
-    Raises `UserError` for an address or endpoint that is none.
-    """
+    """The remote for ``address``, with the keys that `dvc remote modify --local team` has set."""
     _check_address(address)
     if endpoint and not port_of(endpoint):
         raise UserError("not an endpoint: write --endpoint-url https://host or http://host:port")
@@ -215,8 +209,7 @@ def use_local(root: Path) -> None:
 def use_team(root: Path, remote: Remote, *, public: bool) -> None:
     """Make ``remote`` the default: its address for everyone in git, the profile for this machine.
 
-    Others of a ``public`` one need no keys; this machine uses its own, to push. The timeouts bound
-    a link that stalls, not a transfer: they count while nothing arrives.
+    Others of a ``public`` one need no keys; this machine uses its own, to push.
     """
     with _edited(root, "repo") as content:
         content["core"]["remote"] = TEAM
@@ -227,7 +220,7 @@ def use_team(root: Path, remote: Remote, *, public: bool) -> None:
             "use_ssl": False if (remote.endpoint or "").startswith("http:") else None,
             "allow_anonymous_login": public or None,
             "connect_timeout": 10,
-            "read_timeout": 15,
+            "read_timeout": 15,  # of a link that stalls, not of a transfer
         }
         _set(content, TEAM, values)
     with _edited(root, "local") as content:
@@ -257,20 +250,17 @@ def _edited(root: Path, level: str) -> Iterator[dict[str, Any]]:
 def _config(root: Path) -> "Config":
     from dvc.config import Config, ConfigError
 
-    for name, remedy in (("config", "`git checkout .dvc/config`"), ("config.local", "delete it")):
-        path = root / ".dvc" / name
-        try:
-            content = Config.load_file(str(path)) if path.exists() else {}
-            damaged = not all(isinstance(section, dict) for section in content.values())
-        except (ConfigError, OSError, AttributeError):
-            damaged = True
-        if damaged:
-            # DVC's own message would quote the line, which may be the one with the key.
-            raise UserError(f"{path} is damaged: correct it, or {remedy}")
     try:
-        return Config(str(root / ".dvc"))
-    except ConfigError as error:
-        raise UserError(f"{root / '.dvc'}: {error}: correct config or config.local") from error
+        config = Config(str(root / ".dvc"))
+        if all(isinstance(config.get(section, {}), dict) for section in ("core", "remote")):
+            return config
+    except (ConfigError, OSError, AttributeError):
+        pass
+    # Without DVC's message: it would quote the line, which may be the one with the key.
+    raise UserError(
+        f"{root / '.dvc'}: config or config.local is damaged: correct it, or run `git checkout"
+        " .dvc/config` and delete config.local"
+    )
 
 
 def _check_address(url: str) -> None:

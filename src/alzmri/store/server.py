@@ -25,11 +25,8 @@ from alzmri.store import remotes
 from alzmri.store.remotes import HIGHEST_PORT, LOWEST_PORT, SECONDS, Remote, StoreUnavailable
 
 PARTS = ("s3", "filer", "master", "volume", "admin")
-"""Each has a port, five in a row; its port for gRPC is 10000 higher.
-
-All are given to the server explicitly: left to itself it moves silently to the next free one, and
-its parts look for each other's gRPC port at +10000 whatever the options say.
-"""
+"""Each has a port, five in a row, and one for gRPC 10000 higher; left to itself, the server moves
+silently to the next free one."""
 GRPC_OFFSET = 10_000
 START_SECONDS = 40
 STOP_SECONDS = 10
@@ -74,9 +71,8 @@ def find(root: Path) -> RunningServer | None:
 def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
     """Have the local store answer, starting it if need be, and say which; it stays up.
 
-    Raises `UserError` when it already runs on another port than the one asked for, and
-    `EnvironmentFault` when a port is taken, a proxy is in between, or the server is missing, ends,
-    or does not open its bucket in time.
+    Raises `UserError` when it already runs on another port, and `EnvironmentFault` when a port is
+    taken, a proxy is in between, or the server is missing, ends, or does not answer in time.
     """
     with _lock(root):
         remote = remotes.named(root)
@@ -107,10 +103,7 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
 
 
 def down(root: Path) -> bool:
-    """Stop this repository's server; False when there was none.
-
-    Raises `EnvironmentFault` when it outlives SIGKILL.
-    """
+    """Stop this repository's server; False when there was none."""
     with _lock(root):
         running = find(root)
         if running:
@@ -252,10 +245,9 @@ def _wait_until_ready(process: psutil.Popen, remote: Remote, port: int, log: Pat
 
 
 def _has_volumes(port: int) -> bool:
-    """Whether the master has heard of the volume server.
+    """Whether the master has heard of the volume server: until then no object can be read.
 
-    Its first heartbeat fails in one start of ten, and the next comes five seconds later. Until then
-    the bucket is listed already, but what is in it cannot be read.
+    Its first heartbeat fails in one start of ten, and the next comes five seconds later.
     """
     master = HTTPConnection("127.0.0.1", port + PARTS.index("master"), timeout=SECONDS)
     with suppress(OSError), closing(master):

@@ -20,8 +20,7 @@ def run(root: Path, command: list[str]) -> int:
     """Run ``command`` and return its exit status, 128 + n when signal n ended it.
 
     A local store that is down is brought up before and taken down after, whatever happens; any
-    other must answer before the command starts. Raises `UserError` when there is no such command,
-    and what `server.up` and `Remote.check` raise.
+    other must answer before the command starts. UserError when there is no such command.
     """
     if shutil.which(command[0]) is None:
         raise UserError(f"no such command: {command[0]}")

@@ -33,10 +33,10 @@ EPOCHS = "epochs"
 """A file in the folder of an offline training: its epochs; empty until the folder is complete."""
 
 # Send nothing about the machine or its user except what we log, and print nothing by the client.
-_ON = ("silent", "finish_timeout_raises", "sagemaker_disable", "disable_git", "disable_code")
-_ALSO_ON = ("x_disable_meta", "x_disable_stats", "x_disable_machine_info")
+_ON = """silent finish_timeout_raises sagemaker_disable disable_git disable_code x_disable_meta
+x_disable_stats x_disable_machine_info"""
 _SETTINGS: dict[str, Any] = {
-    **dict.fromkeys((*_ON, *_ALSO_ON), True),
+    **dict.fromkeys(_ON.split(), True),
     "init_timeout": START_SECONDS,
     "finish_timeout": FINISH_SECONDS,
     "console": "off",
@@ -108,11 +108,8 @@ class WandbTracker(Tracker):
 def following(params: Params, run: str, data_sha256: str) -> Iterator[Tracker]:
     """Yield the tracker of a stage. Its failures are warnings, never exceptions.
 
-    Args:
-        params: all parameters; they become the run's config.
-        run: the fingerprint, and the run's id on W&B, so that a training that resumes continues
-            its run. "" is not tracked: an older model without a fingerprint.
-        data_sha256: digest of the prepared data.
+    ``run``, the fingerprint, is the run's id on W&B, so that a training that resumes continues its
+    run. "" is not tracked: an older model without a fingerprint.
     """
     track = params.track
     mode = os.environ.get("WANDB_MODE", "auto") if track.mode == "auto" else track.mode
@@ -197,11 +194,7 @@ class WandbRun:
             self._logged.append(str(step))
 
     def _kept_offline(self) -> set[str]:
-        """The epochs in other folders of this run.
-
-        The folder of a killed training is incomplete and is removed: a training that resumes
-        reports all of its epochs.
-        """
+        """The epochs in other folders of this run; a killed training's is removed, incomplete."""
         kept: set[str] = set()
         for mark in self._folder.parent.glob(f"offline-run-*-{self._run.id}*/{EPOCHS}"):
             if not (epochs := mark.read_text().split()):
