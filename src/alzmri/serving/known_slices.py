@@ -68,13 +68,9 @@ class KnownSlices:
             spread = _Z**2 / trials
             middle = (share + spread / 2) / (1 + spread)
             half = float(np.sqrt(share * (1 - share) * spread + spread**2 / 4)) / (1 + spread)
-            result[name] = Frequency(
-                share=share,
-                low=max(0.0, middle - half),
-                high=min(1.0, middle + half),
-                slices=len(window),
-                subjects=trials,
-            )
+            bounds = {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
+            counts = {"slices": len(window), "subjects": trials}
+            result[name] = Frequency(share=share, **bounds, **counts)
         return result
 
 

@@ -26,16 +26,7 @@ from alzmri.errors import UserError
 from alzmri.inference import NOTICE, explain, onnx_export
 from alzmri.inference.onnx_export import Engine
 from alzmri.inference.predictor import Predictor, interpret
-from alzmri.serving import known_slices, workers
-from alzmri.serving.answers import (
-    ExplainAnswer,
-    PredictedSlice,
-    SliceAnswer,
-    SlicesAnswer,
-    VolumeAnswer,
-    VolumeSlice,
-    busy,
-)
+from alzmri.serving import answers, known_slices, workers
 from alzmri.serving.middleware import Limits
 
 BATCH = 32  # images in one run: larger ones are no faster on a CPU and make the others wait
@@ -150,20 +141,20 @@ class ModelService:
             async with asyncio.timeout(self._limits.ping):
                 await self._batcher.submit([np.zeros((side, side), np.uint8)])
         except TimeoutError:
-            raise busy() from None
+            raise answers.busy() from None
         return {"status": "ok", "notice": NOTICE}
 
-    async def invocations(self, request: Request) -> SliceAnswer:
+    async def invocations(self, request: Request) -> answers.SliceAnswer:
         """One image file as the body: what a SageMaker endpoint sends."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not (kind.startswith("image/") or kind == "application/octet-stream"):
             raise HTTPException(415, "send an image file as the body, as image/jpeg or image/png")
         (found,) = await self._find([await request.body()])
-        return SliceAnswer(**self._said(found))
+        return answers.SliceAnswer(**self._said(found))
 
     async def predict(
         self, images: Annotated[list[UploadFile], File(min_length=1)]
-    ) -> SlicesAnswer:
+    ) -> answers.SlicesAnswer:
         """One or many image files, as a form with a field `images` for each."""
         if len(images) > self._limits.images:
             limit = f"{self._limits.images} images"
@@ -171,19 +162,21 @@ class ModelService:
         found = await self._find([await image.read() for image in images])
         inside = [one.probabilities for one in found if one.in_distribution]
         mean = self._by_class(np.mean(inside, axis=0)) if inside else None
-        return SlicesAnswer(images=[PredictedSlice(**self._said(one)) for one in found], mean=mean)
+        return answers.SlicesAnswer(
+            images=[answers.PredictedSlice(**self._said(one)) for one in found], mean=mean
+        )
 
-    async def volume(self, volume: Annotated[UploadFile, File()]) -> VolumeAnswer:
+    async def volume(self, volume: Annotated[UploadFile, File()]) -> answers.VolumeAnswer:
         """A volume (.nii, .nii.gz, .mgz): the slices that the model was made for."""
         asked = workers.volume, await volume.read(), VOLUME_SLICES, *self._shape
         try:
             chosen = await self._volumes.run(*asked)
         except Unreadable as error:
             raise HTTPException(400, f"the volume cannot be used: {error}") from None
-        slices = [VolumeSlice(depth=depth, slice=_png(image)) for depth, image in chosen]
-        return VolumeAnswer(slices=slices)
+        slices = [answers.VolumeSlice(depth=depth, slice=_png(image)) for depth, image in chosen]
+        return answers.VolumeAnswer(slices=slices)
 
-    async def explain(self, image: Annotated[UploadFile, File()]) -> ExplainAnswer:
+    async def explain(self, image: Annotated[UploadFile, File()]) -> answers.ExplainAnswer:
         """One image file: where the model looked, and what is known of similar slices."""
         (found,) = await self._find([await image.read()])
         heat = await asyncio.get_running_loop().run_in_executor(
@@ -197,12 +190,12 @@ class ModelService:
                 calibration = known.observed(found.probabilities, classes)
         pictures = {"slice": _png(found.image), "heat": heat}
         said = self._said(found)
-        return ExplainAnswer(**said, **pictures, calibration=calibration, nearest=nearest)
+        return answers.ExplainAnswer(**said, **pictures, calibration=calibration, nearest=nearest)
 
     async def _find(self, contents: Sequence[bytes]) -> Sequence[Found]:
         """What the model says of each image file; an :class:`HTTPException` if one is unusable."""
         if self._pending + len(contents) > self._limits.queue:
-            raise busy()
+            raise answers.busy()
         self._pending += len(contents)
         try:
             async with asyncio.TaskGroup() as group:
