@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from alzmri.data.images import Unreadable
 from alzmri.serving import workers
-from alzmri.serving.workers import FEW, Batcher, Reader
+from alzmri.serving.workers import FEW, Batcher, ProcessReader
 
 from ..processes import limit
 
@@ -106,7 +106,7 @@ def test_few_take_all_threads_and_many_are_shared_out_among_them():
 def test_decoding_ends_at_its_limit_and_leaves_no_process_behind():
     async def main():
         own = psutil.Process()
-        reader = Reader(1, 2, 2.0)
+        reader = ProcessReader(1, 2, 2.0)
         with pytest.raises(Unreadable, match="not an image"):
             await reader.run(workers.image, b"nothing", 32, "pad")
         begin = time.monotonic()

@@ -34,7 +34,7 @@ VOLUME_SLICES = 6  # of a volume, as `alzmri predict` takes
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """What is read once at the start."""
 
     folder: Path
@@ -45,7 +45,7 @@ class Loaded:
     absent: str | None  # why there are no known slices
 
 
-def load(folder: Path, threads: int) -> Loaded:
+def load(folder: Path, threads: int) -> LoadedModel:
     """Load the model in ``folder`` and compare it with the prepared data, if they are its own.
 
     What is computed for that is kept in the user's cache for the next start.
@@ -75,7 +75,7 @@ def load(folder: Path, threads: int) -> Loaded:
             temperature, kept = predictor.card.temperature, cache / "known.npz"
             with terminal.progress("comparing with known slices") as update:
                 known = known_slices.compare(prepared, engine, temperature, kept, update)
-    return Loaded(folder, predictor, engine, narrow, known, absent)
+    return LoadedModel(folder, predictor, engine, narrow, known, absent)
 
 
 def _engine(folder: Path, kept: Path, predictor: Predictor, threads: int) -> Engine:
@@ -94,7 +94,7 @@ def _engine(folder: Path, kept: Path, predictor: Predictor, threads: int) -> Eng
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageResult:
     """What the model says of one image."""
 
     image: Pixels  # what it saw, [side, side]
@@ -110,7 +110,7 @@ class Found:
 class ModelService:
     """Answers for as long as :meth:`running` lasts. Docstrings of routes are for its users."""
 
-    def __init__(self, loaded: Loaded, limits: Limits, threads: int) -> None:
+    def __init__(self, loaded: LoadedModel, limits: Limits, threads: int) -> None:
         self.loaded, self._limits, self._threads = loaded, limits, threads
         self._pending = 0
         preprocessing = loaded.predictor.preprocessing
@@ -120,11 +120,11 @@ class ModelService:
     async def running(self) -> AsyncIterator[None]:
         """Start and stop the threads and the processes."""
         limits, threads = self._limits, self._threads
-        self._batcher: workers.Batcher[Pixels, Found] = workers.Batcher(
+        self._batcher: workers.Batcher[Pixels, ImageResult] = workers.Batcher(
             self._run, threads=threads, batch=BATCH
         )
-        self._images = workers.Reader(threads, limits.queue, limits.decoding)
-        self._volumes = workers.Reader(1, limits.volumes, limits.reading)
+        self._images = workers.ProcessReader(threads, limits.queue, limits.decoding)
+        self._volumes = workers.ProcessReader(1, limits.volumes, limits.reading)
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="decode") as self._decoding,
             ThreadPoolExecutor(1, thread_name_prefix="explain") as self._explaining,
@@ -192,7 +192,7 @@ class ModelService:
         said = self._said(found)
         return answers.ExplainAnswer(**said, **pictures, calibration=calibration, nearest=nearest)
 
-    async def _find(self, contents: Sequence[bytes]) -> Sequence[Found]:
+    async def _find(self, contents: Sequence[bytes]) -> Sequence[ImageResult]:
         """What the model says of each image file; an :class:`HTTPException` if one is unusable."""
         if self._pending + len(contents) > self._limits.queue:
             raise answers.busy()
@@ -223,16 +223,16 @@ class ModelService:
             raise HTTPException(400, f"{name} cannot be used: {error}") from None
         return found
 
-    def _run(self, images: Sequence[Pixels], threads: int) -> Sequence[Found]:
+    def _run(self, images: Sequence[Pixels], threads: int) -> Sequence[ImageResult]:
         """One batch, in a thread of the batcher."""
         predictor = self.loaded.predictor
         engine = self.loaded.narrow if threads == 1 else self.loaded.engine
         logits, features = engine.run(np.stack(images))
         said = interpret(logits, features, predictor.card, predictor.detector)
         rows = zip(images, said.probabilities, said.ood_score.tolist(), features, strict=True)
-        return [Found(*row) for row in rows]
+        return [ImageResult(*row) for row in rows]
 
-    def _said(self, found: Found) -> dict[str, Any]:
+    def _said(self, found: ImageResult) -> dict[str, Any]:
         """The fields of :class:`answers.PredictedSlice`."""
         best = self.loaded.predictor.classes[int(found.probabilities.argmax())]
         return {

@@ -57,7 +57,7 @@ def volume(content: bytes, count: int, side: int, fit: Fit) -> list[tuple[int, P
     return [(depth, images.fit(pixels, side, fit)) for depth, pixels in chosen]
 
 
-class Reader:
+class ProcessReader:
     """Processes for one kind of work."""
 
     def __init__(self, processes: int, waiting: int, seconds: float) -> None:
