@@ -48,10 +48,7 @@ class LoadedModel:
 def load(folder: Path, threads: int) -> LoadedModel:
     """Load the model in ``folder`` and compare it with the prepared data, if they are its own.
 
-    What is computed for that is kept in the user's cache for the next start.
-
-    Raises:
-        UserError: there is no model, or it is damaged.
+    What is computed is kept in the user's cache. Raises :class:`UserError` without a good model.
     """
     predictor = Predictor.load(folder)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alzmri/serve"
@@ -120,9 +117,7 @@ class ModelService:
     async def running(self) -> AsyncIterator[None]:
         """Start and stop the threads and the processes."""
         limits, threads = self._limits, self._threads
-        self._batcher: workers.Batcher[Pixels, ImageResult] = workers.Batcher(
-            self._run, threads=threads, batch=BATCH
-        )
+        self._batcher = workers.Batcher(self._run, threads=threads, batch=BATCH)
         self._images = workers.ProcessReader(threads, limits.queue, limits.decoding)
         self._volumes = workers.ProcessReader(1, limits.volumes, limits.reading)
         with (
