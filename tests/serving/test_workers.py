@@ -1,7 +1,6 @@
 """The model works in batches that form by themselves; what decodes a file can be ended, and is."""
 
 import asyncio
-import io
 import os
 import threading
 import time
@@ -9,14 +8,11 @@ from contextlib import closing
 
 import psutil
 import pytest
-from fastapi import UploadFile
 from starlette.exceptions import HTTPException
 
 from alzmri.data.images import Unreadable
 from alzmri.serving import workers
-from alzmri.serving.middleware import Limits
-from alzmri.serving.model_service import ModelService, load
-from alzmri.serving.workers import FEW, Batcher, Reader
+from alzmri.serving.workers import FEW, Batcher, ProcessReader
 
 from ..processes import limit
 
@@ -110,7 +106,7 @@ def test_few_take_all_threads_and_many_are_shared_out_among_them():
 def test_decoding_ends_at_its_limit_and_leaves_no_process_behind():
     async def main():
         own = psutil.Process()
-        reader = Reader(1, 2, 2.0)
+        reader = ProcessReader(1, 2, 2.0)
         with pytest.raises(Unreadable, match="not an image"):
             await reader.run(workers.image, b"nothing", 32, "pad")
         begin = time.monotonic()
@@ -132,42 +128,5 @@ def test_decoding_ends_at_its_limit_and_leaves_no_process_behind():
         assert worker != own.pid
         reader.close()
         assert not psutil.pid_exists(worker)
-
-    asyncio.run(main())
-
-
-def test_a_load_balancer_hears_when_the_model_does_not_answer(
-    workplace, servers, files, monkeypatch
-):
-    """And more images than may wait are refused."""
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
-    service = ModelService(load(workplace / "models", 1), Limits(ping=0.2, queue=2), 1)
-
-    async def main():
-        gate = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        run = service._run
-
-        def held(images, threads):
-            asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
-            return run(images, threads)
-
-        monkeypatch.setattr(service, "_run", held)
-        async with service.running():
-            with pytest.raises(HTTPException, match=r"503: .* busy"):
-                await service.ping()
-
-            def upload():
-                return UploadFile(io.BytesIO(files[0].read_bytes()))
-
-            waiting = asyncio.create_task(service.predict([upload(), upload()]))
-            await _until(lambda: service._pending == 2)
-            with pytest.raises(HTTPException, match="busy"):
-                await service.explain(upload())
-            gate.set()
-            assert len((await waiting).images) == 2
-            await service.explain(upload())
-            await service.ping()
 
     asyncio.run(main())

@@ -13,8 +13,9 @@ from alzmri.errors import UserError
 from alzmri.inference import ventricles, volumes
 from alzmri.inference.predictor import Preprocessing
 
+# Names that promise a volume or a slice of one: a file that is none is refused, not left out.
 _VOLUME, _DICOM = (".nii", ".nii.gz", ".mgh", ".mgz"), (".dcm", ".ima")
-"""Names that promise a volume or a slice of one: a file that is none is refused, not left out."""
+Kind = Literal["image", "volume", "dicom"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Source:
     """What is read at once: one file, or those of a DICOM series; ``name`` is for messages."""
 
     name: str
-    kind: Literal["image", "volume", "dicom"]
+    kind: Kind
     files: tuple[Path, ...]
 
 
@@ -77,7 +78,7 @@ def _at(path: Path) -> list[Source]:
     return sources
 
 
-def _kind(path: Path) -> Literal["image", "volume", "dicom"] | None:
+def _kind(path: Path) -> Kind | None:
     if path.suffix.lower() in images.SUFFIXES:
         return "image"
     kind, name = volumes.kind(path), path.name.lower()

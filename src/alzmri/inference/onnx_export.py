@@ -59,10 +59,8 @@ def write(directory: Path, path: Path) -> None:
 
     The graph takes packed slices, uint8 ``[n, side, side]`` for any ``n``, normalises them, and
     gives the logits and the features. How to make a packed slice of an image is in its metadata.
-
-    Raises:
-        UserError: when there is no usable model.
-        EnvironmentFault: a package is missing, or the results differ by more than ``TOLERANCE``.
+    Raises :class:`UserError` for an unusable model, and :class:`EnvironmentFault` for a missing
+    package or results that differ by more than ``TOLERANCE``.
     """
     onnx = require("onnx", "export")
     predictor = Predictor.load(directory)

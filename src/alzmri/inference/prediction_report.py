@@ -1,4 +1,4 @@
-"""What was predicted, for a person and for programs. Each form says that it is no diagnosis."""
+"""What was predicted, for readers and for programs. Each form says that it is no diagnosis."""
 
 import os
 from collections.abc import Iterator, Sequence

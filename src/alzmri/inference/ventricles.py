@@ -39,11 +39,7 @@ class ChosenSlice(NamedTuple):
 
 
 def choose(volume: Volume, count: int) -> list[ChosenSlice]:
-    """The ``count`` slices around the ventricles, lowest first.
-
-    Raises:
-        Unreadable: there is no such head in ``volume``.
-    """
+    """The ``count`` slices around the ventricles, lowest first; :class:`Unreadable` without."""
     head = brain(volume)
     levels = np.flatnonzero(head.sum(axis=(0, 1)) >= MIN_AREA)
     if not len(levels):

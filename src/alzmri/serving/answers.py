@@ -67,7 +67,7 @@ class VolumeAnswer(_Answer):
     slices: list[VolumeSlice]
 
 
-class Frequency(BaseModel):
+class ClassFrequency(BaseModel):
     """How often test slices with such a probability of a class were in it."""
 
     share: float
@@ -77,7 +77,7 @@ class Frequency(BaseModel):
     subjects: int
 
 
-class Nearest(BaseModel):
+class NearestSlices(BaseModel):
     """The training slices with the most similar features."""
 
     classes: list[str] = Field(description="Nearest first.")
@@ -89,8 +89,8 @@ class ExplainAnswer(SliceAnswer):
 
     slice: str = Field(description="What the model saw: a grayscale PNG as a data URL.")
     heat: str = Field(description="Grad-CAM of the most probable class over it, in the same way.")
-    calibration: dict[str, Frequency] | None = Field(description="By class, in distribution only.")
-    nearest: Nearest | None = Field(description="Null without the training data.")
+    calibration: dict[str, ClassFrequency] | None = Field(description="In distribution only.")
+    nearest: NearestSlices | None = Field(description="Null without the training data.")
 
 
 class ModelAnswer(_Answer):

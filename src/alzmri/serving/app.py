@@ -18,7 +18,7 @@ from alzmri import __version__, registry
 from alzmri.inference import NOTICE
 from alzmri.serving.answers import ModelAnswer, document, refusal
 from alzmri.serving.middleware import LOOPBACK, Limits, RequestGuard
-from alzmri.serving.model_service import Loaded, ModelService
+from alzmri.serving.model_service import LoadedModel, ModelService
 
 PAGE = Path(__file__).parent / "page"
 _BINARY = {
@@ -31,7 +31,7 @@ _REFUSED = document(400, 408, 413, 415, 422, 503)
 _READ = document(400)  # on the loopback, a request that names another host
 
 
-def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
+def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> FastAPI:
     """The application; ``host`` is the address that it will be bound to."""
     service = ModelService(loaded, limits, threads)
 
@@ -87,7 +87,7 @@ def create(loaded: Loaded, host: str, limits: Limits, threads: int) -> FastAPI:
     return app
 
 
-def _about(loaded: Loaded) -> ModelAnswer:
+def _about(loaded: LoadedModel) -> ModelAnswer:
     card = loaded.predictor.card
     path = loaded.folder / "MODEL_CARD.md"
     text = "No model card here."

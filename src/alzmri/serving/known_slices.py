@@ -18,7 +18,7 @@ from alzmri.data.prepared import Prepared
 from alzmri.files import replacing
 from alzmri.inference.onnx_export import Engine
 from alzmri.models.forward import probabilities
-from alzmri.serving.answers import Frequency, Nearest
+from alzmri.serving.answers import ClassFrequency, NearestSlices
 from alzmri.terminal import Update
 
 NEAREST = 10  # training slices that are shown
@@ -40,7 +40,7 @@ class KnownSlices:
     test_labels: Ints  # their class indices, [m],
     test_subjects: Ints  # and subjects
 
-    def nearest(self, features: NDArray[np.float32], classes: Sequence[str]) -> Nearest:
+    def nearest(self, features: NDArray[np.float32], classes: Sequence[str]) -> NearestSlices:
         """The training slices most like one with ``features`` ``[width]``.
 
         By the cosine of what the model sees, as deep k-nearest neighbours (Papernot and McDaniel,
@@ -49,11 +49,11 @@ class KnownSlices:
         similarity = self.features @ (features / np.linalg.norm(features))
         order = np.argsort(-similarity, kind="stable")[:NEAREST]
         found = [classes[label] for label in self.labels[order]]
-        return Nearest(classes=found, subjects=len(np.unique(self.subjects[order])))
+        return NearestSlices(classes=found, subjects=len(np.unique(self.subjects[order])))
 
     def observed(
         self, probabilities: NDArray[np.float64], classes: Sequence[str]
-    ) -> dict[str, Frequency]:
+    ) -> dict[str, ClassFrequency]:
         """For each class, how often test slices with such a probability were in it.
 
         The interval is Wilson's (1927) with as many trials as subjects: slices of one brain are
@@ -68,13 +68,9 @@ class KnownSlices:
             spread = _Z**2 / trials
             middle = (share + spread / 2) / (1 + spread)
             half = float(np.sqrt(share * (1 - share) * spread + spread**2 / 4)) / (1 + spread)
-            result[name] = Frequency(
-                share=share,
-                low=max(0.0, middle - half),
-                high=min(1.0, middle + half),
-                slices=len(window),
-                subjects=trials,
-            )
+            bounds = {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
+            counts = {"slices": len(window), "subjects": trials}
+            result[name] = ClassFrequency(share=share, **bounds, **counts)
         return result
 
 

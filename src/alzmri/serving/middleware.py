@@ -53,7 +53,7 @@ _GONE = 499  # for a status: the client went away before its request was there, 
 SECONDS = Histogram("alzmri_request_seconds", "Requests answered.", ["route", "status"])
 
 
-class Protocol(HttpToolsProtocol):
+class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's, which takes heads of any size and refuses in plain text, with neither."""
 
     _beside = 0

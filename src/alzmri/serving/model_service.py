@@ -26,16 +26,7 @@ from alzmri.errors import UserError
 from alzmri.inference import NOTICE, explain, onnx_export
 from alzmri.inference.onnx_export import Engine
 from alzmri.inference.predictor import Predictor, interpret
-from alzmri.serving import known_slices, workers
-from alzmri.serving.answers import (
-    ExplainAnswer,
-    PredictedSlice,
-    SliceAnswer,
-    SlicesAnswer,
-    VolumeAnswer,
-    VolumeSlice,
-    busy,
-)
+from alzmri.serving import answers, known_slices, workers
 from alzmri.serving.middleware import Limits
 
 BATCH = 32  # images in one run: larger ones are no faster on a CPU and make the others wait
@@ -43,7 +34,7 @@ VOLUME_SLICES = 6  # of a volume, as `alzmri predict` takes
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """What is read once at the start."""
 
     folder: Path
@@ -54,13 +45,10 @@ class Loaded:
     absent: str | None  # why there are no known slices
 
 
-def load(folder: Path, threads: int) -> Loaded:
+def load(folder: Path, threads: int) -> LoadedModel:
     """Load the model in ``folder`` and compare it with the prepared data, if they are its own.
 
-    What is computed for that is kept in the user's cache for the next start.
-
-    Raises:
-        UserError: there is no model, or it is damaged.
+    What is computed is kept in the user's cache. Raises :class:`UserError` without a good model.
     """
     predictor = Predictor.load(folder)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alzmri/serve"
@@ -84,7 +72,7 @@ def load(folder: Path, threads: int) -> Loaded:
             temperature, kept = predictor.card.temperature, cache / "known.npz"
             with terminal.progress("comparing with known slices") as update:
                 known = known_slices.compare(prepared, engine, temperature, kept, update)
-    return Loaded(folder, predictor, engine, narrow, known, absent)
+    return LoadedModel(folder, predictor, engine, narrow, known, absent)
 
 
 def _engine(folder: Path, kept: Path, predictor: Predictor, threads: int) -> Engine:
@@ -103,7 +91,7 @@ def _engine(folder: Path, kept: Path, predictor: Predictor, threads: int) -> Eng
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageResult:
     """What the model says of one image."""
 
     image: Pixels  # what it saw, [side, side]
@@ -119,7 +107,7 @@ class Found:
 class ModelService:
     """Answers for as long as :meth:`running` lasts. Docstrings of routes are for its users."""
 
-    def __init__(self, loaded: Loaded, limits: Limits, threads: int) -> None:
+    def __init__(self, loaded: LoadedModel, limits: Limits, threads: int) -> None:
         self.loaded, self._limits, self._threads = loaded, limits, threads
         self._pending = 0
         preprocessing = loaded.predictor.preprocessing
@@ -129,11 +117,9 @@ class ModelService:
     async def running(self) -> AsyncIterator[None]:
         """Start and stop the threads and the processes."""
         limits, threads = self._limits, self._threads
-        self._batcher: workers.Batcher[Pixels, Found] = workers.Batcher(
-            self._run, threads=threads, batch=BATCH
-        )
-        self._images = workers.Reader(threads, limits.queue, limits.decoding)
-        self._volumes = workers.Reader(1, limits.volumes, limits.reading)
+        self._batcher = workers.Batcher(self._run, threads=threads, batch=BATCH)
+        self._images = workers.ProcessReader(threads, limits.queue, limits.decoding)
+        self._volumes = workers.ProcessReader(1, limits.volumes, limits.reading)
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="decode") as self._decoding,
             ThreadPoolExecutor(1, thread_name_prefix="explain") as self._explaining,
@@ -150,20 +136,20 @@ class ModelService:
             async with asyncio.timeout(self._limits.ping):
                 await self._batcher.submit([np.zeros((side, side), np.uint8)])
         except TimeoutError:
-            raise busy() from None
+            raise answers.busy() from None
         return {"status": "ok", "notice": NOTICE}
 
-    async def invocations(self, request: Request) -> SliceAnswer:
+    async def invocations(self, request: Request) -> answers.SliceAnswer:
         """One image file as the body: what a SageMaker endpoint sends."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not (kind.startswith("image/") or kind == "application/octet-stream"):
             raise HTTPException(415, "send an image file as the body, as image/jpeg or image/png")
         (found,) = await self._find([await request.body()])
-        return SliceAnswer(**self._said(found))
+        return answers.SliceAnswer(**self._said(found))
 
     async def predict(
         self, images: Annotated[list[UploadFile], File(min_length=1)]
-    ) -> SlicesAnswer:
+    ) -> answers.SlicesAnswer:
         """One or many image files, as a form with a field `images` for each."""
         if len(images) > self._limits.images:
             limit = f"{self._limits.images} images"
@@ -171,19 +157,21 @@ class ModelService:
         found = await self._find([await image.read() for image in images])
         inside = [one.probabilities for one in found if one.in_distribution]
         mean = self._by_class(np.mean(inside, axis=0)) if inside else None
-        return SlicesAnswer(images=[PredictedSlice(**self._said(one)) for one in found], mean=mean)
+        return answers.SlicesAnswer(
+            images=[answers.PredictedSlice(**self._said(one)) for one in found], mean=mean
+        )
 
-    async def volume(self, volume: Annotated[UploadFile, File()]) -> VolumeAnswer:
+    async def volume(self, volume: Annotated[UploadFile, File()]) -> answers.VolumeAnswer:
         """A volume (.nii, .nii.gz, .mgz): the slices that the model was made for."""
         asked = workers.volume, await volume.read(), VOLUME_SLICES, *self._shape
         try:
             chosen = await self._volumes.run(*asked)
         except Unreadable as error:
             raise HTTPException(400, f"the volume cannot be used: {error}") from None
-        slices = [VolumeSlice(depth=depth, slice=_png(image)) for depth, image in chosen]
-        return VolumeAnswer(slices=slices)
+        slices = [answers.VolumeSlice(depth=depth, slice=_png(image)) for depth, image in chosen]
+        return answers.VolumeAnswer(slices=slices)
 
-    async def explain(self, image: Annotated[UploadFile, File()]) -> ExplainAnswer:
+    async def explain(self, image: Annotated[UploadFile, File()]) -> answers.ExplainAnswer:
         """One image file: where the model looked, and what is known of similar slices."""
         (found,) = await self._find([await image.read()])
         heat = await asyncio.get_running_loop().run_in_executor(
@@ -197,12 +185,12 @@ class ModelService:
                 calibration = known.observed(found.probabilities, classes)
         pictures = {"slice": _png(found.image), "heat": heat}
         said = self._said(found)
-        return ExplainAnswer(**said, **pictures, calibration=calibration, nearest=nearest)
+        return answers.ExplainAnswer(**said, **pictures, calibration=calibration, nearest=nearest)
 
-    async def _find(self, contents: Sequence[bytes]) -> Sequence[Found]:
+    async def _find(self, contents: Sequence[bytes]) -> Sequence[ImageResult]:
         """What the model says of each image file; an :class:`HTTPException` if one is unusable."""
         if self._pending + len(contents) > self._limits.queue:
-            raise busy()
+            raise answers.busy()
         self._pending += len(contents)
         try:
             async with asyncio.TaskGroup() as group:
@@ -230,16 +218,16 @@ class ModelService:
             raise HTTPException(400, f"{name} cannot be used: {error}") from None
         return found
 
-    def _run(self, images: Sequence[Pixels], threads: int) -> Sequence[Found]:
+    def _run(self, images: Sequence[Pixels], threads: int) -> Sequence[ImageResult]:
         """One batch, in a thread of the batcher."""
         predictor = self.loaded.predictor
         engine = self.loaded.narrow if threads == 1 else self.loaded.engine
         logits, features = engine.run(np.stack(images))
         said = interpret(logits, features, predictor.card, predictor.detector)
         rows = zip(images, said.probabilities, said.ood_score.tolist(), features, strict=True)
-        return [Found(*row) for row in rows]
+        return [ImageResult(*row) for row in rows]
 
-    def _said(self, found: Found) -> dict[str, Any]:
+    def _said(self, found: ImageResult) -> dict[str, Any]:
         """The fields of :class:`answers.PredictedSlice`."""
         best = self.loaded.predictor.classes[int(found.probabilities.argmax())]
         return {

@@ -61,7 +61,7 @@ def serve(
         loaded = model_service.load(model, threads)
         config = uvicorn.Config(
             app.create(loaded, host, limits, threads),
-            http=middleware.Protocol,
+            http=middleware.BoundedProtocol,
             log_config=None,
             access_log=False,
             server_header=False,

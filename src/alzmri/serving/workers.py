@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 from PIL import Image
@@ -28,9 +28,7 @@ FEW = 8  # items for each thread, below which all threads work on one batch: it 
 
 Fit = Literal["pad", "stretch"]
 R = TypeVar("R")
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
-_Asked = tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]
+_Asked = tuple[Sequence[Any], asyncio.Future[Sequence[Any]]]  # items, and their answers to come
 
 
 def quick_image(content: bytes, side: int, fit: Fit) -> Pixels | None:
@@ -57,7 +55,7 @@ def volume(content: bytes, count: int, side: int, fit: Fit) -> list[tuple[int, P
     return [(depth, images.fit(pixels, side, fit)) for depth, pixels in chosen]
 
 
-class Reader:
+class ProcessReader:
     """Processes for one kind of work."""
 
     def __init__(self, processes: int, waiting: int, seconds: float) -> None:
@@ -100,7 +98,7 @@ class Reader:
         self._pool.join()
 
 
-class Batcher(Generic[Item, Answer]):
+class Batcher:
     """Runs a model in ``threads`` of its own.
 
     Nothing waits for a batch to fill: an idle model starts at once, and what arrives while it runs
@@ -113,12 +111,12 @@ class Batcher(Generic[Item, Answer]):
     """
 
     def __init__(
-        self, run: Callable[[Sequence[Item], int], Sequence[Answer]], *, threads: int, batch: int
+        self, run: Callable[[Sequence[Any], int], Sequence[Any]], *, threads: int, batch: int
     ) -> None:
         """``run`` makes items, and the threads that it may take, into an answer for each item."""
         self._run, self._threads, self._batch = run, threads, batch
         self._lock = threading.Lock()  # of all that follows: the model's threads change it too
-        self._asked: deque[_Asked[Item, Answer]] = deque()
+        self._asked: deque[_Asked] = deque()
         self.waiting = self._running = 0  # items
         self._free = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
@@ -130,9 +128,9 @@ class Batcher(Generic[Item, Answer]):
             self.waiting = 0
         self._pool.shutdown()
 
-    async def submit(self, items: Sequence[Item]) -> Sequence[Answer]:
+    async def submit(self, items: Sequence[Any]) -> Sequence[Any]:
         """What the model says of ``items``."""
-        answer: asyncio.Future[Sequence[Answer]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Sequence[Any]] = asyncio.get_running_loop().create_future()
         with self._lock:
             self._asked.append((items, answer))
             self.waiting += len(items)
@@ -155,9 +153,9 @@ class Batcher(Generic[Item, Answer]):
             self._running += len(items)
             self._pool.submit(self._serve, taken, items, threads)
 
-    def _take(self, size: int) -> Sequence[_Asked[Item, Answer]]:
+    def _take(self, size: int) -> Sequence[_Asked]:
         """The next batch of about ``size`` items, without those whose asker has gone."""
-        taken: list[_Asked[Item, Answer]] = []
+        taken: list[_Asked] = []
         found = 0
         while self._asked and not (taken and found + len(self._asked[0][0]) > size):
             items, answer = self._asked.popleft()
@@ -167,11 +165,9 @@ class Batcher(Generic[Item, Answer]):
                 found += len(items)
         return taken
 
-    def _serve(
-        self, taken: Sequence[_Asked[Item, Answer]], items: Sequence[Item], threads: int
-    ) -> None:
+    def _serve(self, taken: Sequence[_Asked], items: Sequence[Any], threads: int) -> None:
         """One batch, in a thread of the pool."""
-        answers: Sequence[Answer] | Exception
+        answers: Sequence[Any] | Exception
         try:
             answers = self._run(items, threads)
         except Exception as error:  # noqa: BLE001 - it belongs to those who asked
@@ -183,7 +179,7 @@ class Batcher(Generic[Item, Answer]):
         taken[0][1].get_loop().call_soon_threadsafe(_hand_out, taken, answers)
 
 
-def _hand_out(taken: Sequence[_Asked[Item, Answer]], answers: Sequence[Answer] | Exception) -> None:
+def _hand_out(taken: Sequence[_Asked], answers: Sequence[Any] | Exception) -> None:
     """Give each asker the answers to its own items."""
     start = 0
     for items, answer in taken:
