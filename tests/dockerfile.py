@@ -62,7 +62,7 @@ class Image:
     def __init__(self, folder: Path, wheels: Path) -> None:
         self.folder, self.wheels = folder, wheels
         self.place, self.user = Path("/"), "root"
-        self.environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+        self.environment = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/bin", "LANG": "C.UTF-8"}
         self.said: dict[str, str] = {}
 
     def apply(self, word: str, rest: str) -> None:

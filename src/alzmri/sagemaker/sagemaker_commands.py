@@ -58,13 +58,13 @@ def submit(
         return
     session = aws.session(settings.region)
     made = training_job.submit(session, settings, work)
-    _say(f"job      {made}")
-    _say(f"console  {training_job.console(settings.region, made)}")
+    terminal.say(f"job      {made}")
+    terminal.say(f"console  {training_job.console(settings.region, made)}")
     if wait:
         training_job.follow(session, made)
     else:
-        _say(f"follow   alzmri sagemaker logs {made} --follow")
-    _say(f"then     alzmri sagemaker fetch {made}")
+        terminal.say(f"follow   alzmri sagemaker logs {made} --follow")
+    terminal.say(f"then     alzmri sagemaker fetch {made}")
 
 
 @sagemaker_app.command()
@@ -80,7 +80,7 @@ def status(name: Name = None, as_json: AsJson = False) -> None:
         _print_json({"state": job["TrainingJobStatus"], **facts})
     else:
         for word, value in facts.items():
-            _say(f"{word:<20} {value}")
+            terminal.say(f"{word:<20} {value}")
     training_job.require_success(job)
 
 
@@ -98,7 +98,7 @@ def logs(
     name = training_job.find(session, name)["TrainingJobName"]
     if follow:
         training_job.follow(session, name)
-        _say(f"{name} completed: `alzmri sagemaker fetch {name}`")
+        terminal.say(f"{name} completed: `alzmri sagemaker fetch {name}`")
         return
     for line in training_job.new_lines(session.client("logs"), name, {}):
         terminal.say(line)
@@ -113,7 +113,7 @@ def stop(name: Name = None) -> None:
     name = training_job.find(session, name)["TrainingJobName"]
     with aws.explained():
         session.client("sagemaker").stop_training_job(TrainingJobName=name)
-    _say(f"{name} is stopping: it saves its checkpoint first")
+    terminal.say(f"{name} is stopping: it saves its checkpoint first")
 
 
 @sagemaker_app.command()
@@ -131,8 +131,8 @@ def fetch(name: Name = None) -> None:
             " that, and type it again"
         )
     name, f1 = job["TrainingJobName"], f"{scores['val_macro_f1']:.4f}"
-    _say(f"{name}: best epoch {scores['best_epoch']}, validation macro F1 {f1}")
-    _say(f"score it with `dvc repro`, keep it with `dvc exp save --name {name}`")
+    terminal.say(f"{name}: best epoch {scores['best_epoch']}, validation macro F1 {f1}")
+    terminal.say(f"score it with `dvc repro`, keep it with `dvc exp save --name {name}`")
 
 
 @sagemaker_app.command("list")
@@ -152,7 +152,7 @@ def list_jobs(as_json: AsJson = False) -> None:
         _print_json(jobs)
     else:
         for job in jobs:
-            _say(f"{job['created']}  {job['state']:<10}  {job['job']}")
+            terminal.say(f"{job['created']}  {job['state']:<10}  {job['job']}")
 
 
 @sagemaker_app.command()
@@ -195,8 +195,8 @@ def deploy(
             _print_json(asked)
             return
         made = endpoint.deploy(aws.session(settings.region), folder, asked)
-    _say(f"endpoint {settings.endpoint} {'serves' if made else 'serves it already'}")
-    _say("ask      alzmri sagemaker invoke IMAGE")
+    terminal.say(f"endpoint {settings.endpoint} {'serves' if made else 'serves it already'}")
+    terminal.say("ask      alzmri sagemaker invoke IMAGE")
 
 
 @sagemaker_app.command()
@@ -217,15 +217,11 @@ def undeploy() -> None:
 
     settings = sagemaker_settings.load(["region"])
     endpoint.undeploy(aws.session(settings.region), settings.endpoint)
-    _say(f"endpoint {settings.endpoint} is removed")
+    terminal.say(f"endpoint {settings.endpoint} is removed")
 
 
 def _session() -> Any:
     return aws.session(sagemaker_settings.load(["region"]).region)
-
-
-def _say(line: str) -> None:
-    terminal.out.print(line, markup=False)
 
 
 def _print_json(content: object) -> None:
