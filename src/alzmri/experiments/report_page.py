@@ -27,15 +27,13 @@ from alzmri.experiments.groups import Group
 from alzmri.figure import SEVERITY, drawing
 from alzmri.files import replacing_directory
 
-REPORTS = Path("reports")
-"""Where reports are written; git ignores it."""
+REPORTS = Path("reports")  # where reports are written; git ignores it
 
 Role = Literal["other", "baseline", "new", "best"]
 Curve = tuple[Group, Role]
 """One group in a diagram by epoch, and its role in the report; the last role is drawn on top."""
 _ROLES: Sequence[Role] = ("other", "baseline", "new", "best")
-_DASHES = ("-", "--", ":", "-.")
-"""Of as many others; more are a crowd with one name."""
+_DASHES = ("-", "--", ":", "-.")  # of as many others; more are a crowd with one name
 
 _TEMPLATE = Template("""<!doctype html>
 <html lang="en">

@@ -37,8 +37,7 @@ augment.shift=0.05 augment.scale=0.05 augment.rotate=15 model.name=alexnet model
 train.weight_decay=0.0001 train.warmup=0 train.label_smoothing=0.0 train.ema=0.0
 train.precision=auto train.patience=0 train.seed=0 train.init='' evaluate.temperature=true """
 
-Scale = tuple[Settings, str]
-"""How large a study is run, and what its page says of that."""
+Scale = tuple[Settings, str]  # how large a study is run, and what its page says of that
 PROTOCOL_SCALES: Mapping[str, Scale] = {
     "full": ({"data.image_size": 224, "train.batch_size": 128, "train.epochs": 100}, ""),
     "scaled": (

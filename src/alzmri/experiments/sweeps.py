@@ -22,8 +22,7 @@ from alzmri.params import FaultyParams
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-METRIC = "val_macro_f1"
-"""Optuna optimises this; it never sees the test part."""
+METRIC = "val_macro_f1"  # Optuna optimises this; it never sees the test part
 _RANGE = re.compile(r"[\w.]+=(log|uniform)\(([^,()]+),([^,()]+)\)")
 
 Results = Mapping[str, FinishedRun | None]
