@@ -6,8 +6,7 @@ import vl_convert
 
 from alzmri.files import write_bytes
 
-PAGE = Path(".dvc/plots.html")
-"""Named by ``plots.html_template`` in ``.dvc/config``."""
+PAGE = Path(".dvc/plots.html")  # named by ``plots.html_template`` in ``.dvc/config``
 
 _TEMPLATE = """<!doctype html>
 <html lang="en">

@@ -8,8 +8,7 @@ from pathlib import Path
 from alzmri import git
 from alzmri.errors import UserError
 
-NAME = "alzmri"
-"""The artifact's name in ``dvc.yaml``."""
+NAME = "alzmri"  # the artifact's name in ``dvc.yaml``
 
 
 def version(folder: Path = Path("models")) -> str | None:

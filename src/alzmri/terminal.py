@@ -16,13 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from alzmri.errors import EnvironmentFault, UserError
 
 INTERRUPTED = 130
-SECONDS_BETWEEN_LINES = 10
-"""Between two lines of progress in a log."""
+SECONDS_BETWEEN_LINES = 10  # between two lines of progress in a log
 
 UNDO = "to undo, and lose every edit that is not committed: `git restore . && dvc checkout`"
 
-Update = Callable[[int, int], None]
-"""Called with the work done and the work in all."""
+Update = Callable[[int, int], None]  # called with the work done and the work in all
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)

@@ -15,7 +15,6 @@ from alzmri.experiments import honest_study, studies
 from alzmri.experiments.honest_study import TaskResults, planned
 from alzmri.experiments.runner import parse_settings
 from alzmri.experiments.studies import Study, protocol_planned, write_section
-from alzmri.params import Params
 
 
 def study(scales, size="scaled", **overrides):
@@ -67,27 +66,6 @@ def test_the_task_is_what_the_table_calls_it_and_seeds_have_names_of_their_own()
     assert [one.name for one in first] == [f"honest-phantom-2classes-fold{n}" for n in range(3)]
     assert [one.name for one in second] == [f"{one.name}-seed8" for one in first]
     assert {one.params.train.seed for one in second} == {8}
-
-
-def test_what_is_scaled_is_said():
-    full, scaled = (protocol(size)["best"].params for size in ("full", "scaled"))
-    note = studies.PROTOCOL_SCALES["scaled"][1]
-    for value in (full, scaled):
-        for number in (value.data.image_size, value.train.batch_size, value.train.epochs):
-            assert str(number) in note
-    assert _other_than_size(full) == _other_than_size(scaled)
-    images = scaled.train.epochs / full.train.epochs
-    steps = images * full.train.batch_size / scaled.train.batch_size
-    assert f"{steps:.1g} of the steps" in note
-    assert f"{images * 100:.0f} % of the images" in note
-
-
-def _other_than_size(used: Params) -> dict[str, object]:
-    content = used.model_dump()
-    for key in ("batch_size", "epochs"):
-        del content["train"][key]
-    del content["data"]["image_size"]
-    return content
 
 
 def test_settings_of_the_user_win_and_are_checked(tmp_path, monkeypatch):

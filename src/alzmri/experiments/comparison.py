@@ -22,10 +22,8 @@ from alzmri.experiments.finished_runs import (
 from alzmri.experiments.groups import Group, Verdict, compare, grouped, varying
 from alzmri.experiments.report_page import Curve, Page, code, draw_heat_map, folder_name
 
-BASELINE = "baseline"
-"""The name of the committed run that the experiments started from."""
-_MATRICES = 12
-"""Confusion matrices shown at most, the best first."""
+BASELINE = "baseline"  # the name of the committed run that the experiments started from
+_MATRICES = 12  # confusion matrices shown at most, the best first
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 _REMARKS = """\
 ± is the standard deviation over seeds and folds. The interval is of macro F1, over the test

@@ -40,8 +40,7 @@ REPEATED = ("train.seed", "split.seed", "split.fold")
 """The keys that repeat an experiment; runs that differ in these alone are one line of a table."""
 _WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
-_BESIDE = "export@"
-"""The names of stages that no score depends on begin with this."""
+_BESIDE = "export@"  # the names of stages that no score depends on begin with this
 _COLUMNS = ("path", "subject", "actual", "predicted", "ood")
 """Columns of plots/predictions.csv before the classes; results of earlier versions lack ``ood``."""
 

@@ -10,13 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.evaluation.intervals import (
-    Classified,
-    Difference,
-    Interval,
-    difference,
-    mean_macro_f1,
-)
+from alzmri.evaluation import intervals
 from alzmri.experiments.finished_runs import FinishedRun, SlicePredictions, counts
 
 
@@ -52,10 +46,10 @@ class Group:
         return f"{self.mean(metric):.3f}{spread}"
 
     @cached_property
-    def interval(self) -> Interval:
+    def interval(self) -> intervals.Interval:
         """The 95 % interval over subjects of the mean macro F1 of its runs."""
         classes, seed = len(self.runs[0].predictions.classes), self.settings["split.seed"]
-        return mean_macro_f1(list(map(_classified, self.runs)), classes, seed).interval
+        return intervals.mean_macro_f1(list(map(_classified, self.runs)), classes, seed).interval
 
     def history(self, column: str) -> NDArray[np.float64]:
         """``[runs, epochs]`` of a column of plots/history.csv, up to the last epoch of all."""
@@ -63,9 +57,9 @@ class Group:
         return np.array(list(zip(*scores, strict=False))).T
 
 
-def _classified(run: FinishedRun) -> Classified:
+def _classified(run: FinishedRun) -> intervals.Classified:
     test = run.predictions
-    return Classified(test.truth, test.predicted, test.subjects)
+    return intervals.Classified(test.truth, test.predicted, test.subjects)
 
 
 def grouped(runs: Sequence[FinishedRun]) -> list[Group]:
@@ -112,7 +106,7 @@ class Verdict:
 
     known: Known
     evidence: str
-    difference: Difference | None = None
+    difference: intervals.Difference | None = None
 
     @property
     def words(self) -> str:
@@ -142,7 +136,7 @@ def compare(new: Group, old: Group) -> Verdict:
         for ours, (_, other) in zip(first, pairs, strict=True)
     ]
     classes = len(new.runs[0].predictions.classes)
-    found = difference(first, second, classes, new.settings["split.seed"])
+    found = intervals.difference(first, second, classes, new.settings["split.seed"])
     subjects = {subject for test in first for subject in test.subjects}
     runs = max(len(new.runs), len(old.runs))
     paired = f", in {runs} pairs of runs" * (runs > 1)
@@ -160,7 +154,7 @@ def compare(new: Group, old: Group) -> Verdict:
     )
 
 
-def _signed(found: Difference) -> str:
+def _signed(found: intervals.Difference) -> str:
     low, high = found.interval
     return f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 

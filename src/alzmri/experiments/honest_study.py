@@ -49,11 +49,9 @@ SCALES: Mapping[str, Scale] = {
 _USUAL = """\
 train.lr=0.004 train.momentum=0.9 train.schedule=onecycle train.batch_size=32
 train.class_weights=sqrt"""
-_NEW = 20
-"""How many new subjects the range of scores is given for."""
+_NEW = 20  # how many new subjects the range of scores is given for
 _NEW_LABEL = f"{_NEW} new subjects"
-_LEARNABLE = 3
-"""Subjects of a class, one for each part of the split."""
+_LEARNABLE = 3  # subjects of a class, one for each part of the split
 
 FLOORS = {"five numbers of fluid and contrast": range(5), "ventricle fraction alone": range(1)}
 """The numbers of :func:`numbers_of` that each floor is given."""

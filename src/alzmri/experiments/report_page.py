@@ -27,15 +27,13 @@ from alzmri.experiments.groups import Group
 from alzmri.figure import SEVERITY, drawing
 from alzmri.files import replacing_directory
 
-REPORTS = Path("reports")
-"""Where reports are written; git ignores it."""
+REPORTS = Path("reports")  # where reports are written; git ignores it
 
 Role = Literal["other", "baseline", "new", "best"]
 Curve = tuple[Group, Role]
 """One group in a diagram by epoch, and its role in the report; the last role is drawn on top."""
 _ROLES: Sequence[Role] = ("other", "baseline", "new", "best")
-_DASHES = ("-", "--", ":", "-.")
-"""Of as many others; more are a crowd with one name."""
+_DASHES = ("-", "--", ":", "-.")  # of as many others; more are a crowd with one name
 
 _TEMPLATE = Template("""<!doctype html>
 <html lang="en">
@@ -44,22 +42,17 @@ _TEMPLATE = Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-  body { font: 16px/1.55 system-ui, sans-serif; color: #1b1f23; background: #fff;
-         max-width: 80rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-  @media (prefers-color-scheme: dark) {
-    html { background: #fff; filter: invert(1) hue-rotate(180deg); }  /* the pictures too */
-  }
-  h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
-  h2 { font-size: 1.15rem; margin-top: 2.5rem; }
+  html { background: #fff; }
+  @media (prefers-color-scheme: dark) { html { filter: invert(1) hue-rotate(180deg); } }
+  body { font: 16px/1.55 system-ui, sans-serif; color: #1b1f23; max-width: 80rem; padding: 0 1rem;
+         margin: 1.5rem auto; overflow-wrap: anywhere; }
   p, ul { max-width: 46rem; }
   p:has(> img) { max-width: none; display: flex; flex-wrap: wrap; gap: 1.2rem; }
   img { max-width: 100%; height: auto; zoom: .72; }
   blockquote { margin: 0; padding: .1rem 1.1rem; background: #f4f6f8; }
-  table { border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%;
-          font-size: .86rem; font-variant-numeric: tabular-nums; }
+  table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .86rem; }
   th { text-align: left; color: #59636e; }
   th, td { padding: .35rem 1rem .35rem 0; border-bottom: 1px solid #d8dde2; white-space: nowrap; }
-  code { font-size: .88em; }
 </style>
 </head>
 <body>

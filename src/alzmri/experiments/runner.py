@@ -35,15 +35,12 @@ from alzmri.experiments.finished_runs import METRICS, FinishedRun, finished
 from alzmri.files import write_json
 from alzmri.params import Params
 
-AGAIN = 3
-"""How often an experiment that was killed is started again."""
+AGAIN = 3  # how often an experiment that was killed is started again
 LOCK_SECONDS = 180
 """How long an experiment is tried again because another process holds DVC's or git's lock."""
-STOP_SECONDS = 60
-"""How long experiments may take to save their training."""
+STOP_SECONDS = 60  # how long experiments may take to save their training
 _POLL_SECONDS = 0.5
-_FOLDER = Path(".dvc/tmp/sweep")
-"""Each experiment's log, and the record of what it set."""
+_FOLDER = Path(".dvc/tmp/sweep")  # each experiment's log, and the record of what it set
 _MARK = "ALZMRI_SWEEP"
 """An environment variable of each experiment: the repository's root, /, its name."""
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|index\.lock|FileLocked|lock ref")

@@ -19,17 +19,11 @@ import torch
 from alzmri import git, params, terminal
 from alzmri.classes import CLASSES
 from alzmri.evaluation.markdown import records
+from alzmri.experiments import runner
 from alzmri.experiments.finished_runs import FinishedRun, finished
 from alzmri.experiments.groups import Group
 from alzmri.experiments.report_page import Role, plot_epochs
-from alzmri.experiments.runner import (
-    Experiment,
-    Runner,
-    Settings,
-    on_this_machine,
-    parse_settings,
-    require_source,
-)
+from alzmri.experiments.runner import Experiment, Runner, Settings
 from alzmri.figure import drawing
 from alzmri.files import write_bytes
 from alzmri.models import build
@@ -43,8 +37,7 @@ augment.shift=0.05 augment.scale=0.05 augment.rotate=15 model.name=alexnet model
 train.weight_decay=0.0001 train.warmup=0 train.label_smoothing=0.0 train.ema=0.0
 train.precision=auto train.patience=0 train.seed=0 train.init='' evaluate.temperature=true """
 
-Scale = tuple[Settings, str]
-"""How large a study is run, and what its page says of that."""
+Scale = tuple[Settings, str]  # how large a study is run, and what its page says of that
 PROTOCOL_SCALES: Mapping[str, Scale] = {
     "full": ({"data.image_size": 224, "train.batch_size": 128, "train.epochs": 100}, ""),
     "scaled": (
@@ -77,7 +70,7 @@ class Study(NamedTuple):
 
     def settings(self, usual: str) -> dict[str, object]:
         """What all experiments set: ``COMMON``, what is ``usual`` in the study, and the user's."""
-        ours = {"data.source": self.source, **parse_settings((COMMON + usual).split())}
+        ours = {"data.source": self.source, **runner.parse_settings((COMMON + usual).split())}
         return {**ours, **self.scale[0], **self.overrides}
 
     def run(self, experiments: Sequence[Experiment]) -> list[FinishedRun]:
@@ -86,9 +79,9 @@ class Study(NamedTuple):
         One of such a name with other parameters or code is replaced. UserError before anything
         runs when settings are wrong; EnvironmentFault at the end when experiments failed.
         """
-        runner = Runner(self.jobs, len(experiments), "macro_f1")
-        done, missing = finished(runner.baseline), []
-        start = f"refs/exps/{runner.baseline[:2]}/{runner.baseline[2:]}"
+        running = Runner(self.jobs, len(experiments), "macro_f1")
+        done, missing = finished(running.baseline), []
+        start = f"refs/exps/{running.baseline[:2]}/{running.baseline[2:]}"
         for name, used in [(experiment.name, experiment.params) for experiment in experiments]:
             if name not in done or not done[name].is_of(used):
                 missing.append(used)
@@ -98,8 +91,8 @@ class Study(NamedTuple):
         for line in (missing and _cost(missing[0], count, self.jobs), self.scale[1]):
             if line:
                 terminal.say(line)
-        results = runner.run(experiments)
-        runner.complain()
+        results = running.run(experiments)
+        running.complain()
         return results
 
     def report(self, name: str, title: str, done: Sequence[FinishedRun], *paragraphs: str) -> None:
@@ -121,10 +114,10 @@ def asked(
 ) -> Study:
     """Read the command line; ``size`` is full, scaled, or auto: full on a GPU."""
     source = source or params.load().data.source
-    require_source(source)
+    runner.require_source(source)
     if size == "auto":
         size = "full" if torch.cuda.is_available() else "scaled"
-    overrides = {**on_this_machine(jobs), **parse_settings(settings or [])}
+    overrides = {**runner.on_this_machine(jobs), **runner.parse_settings(settings or [])}
     return Study(source, scales[size], overrides, jobs)
 
 

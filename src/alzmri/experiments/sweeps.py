@@ -13,24 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alzmri import params, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.evaluation.markdown import table
-from alzmri.experiments import comparison, report_page
+from alzmri.experiments import comparison, report_page, runner
 from alzmri.experiments.finished_runs import METRICS, FinishedRun, finished
 from alzmri.experiments.groups import Group
-from alzmri.experiments.runner import (
-    Experiment,
-    Runner,
-    Settings,
-    begun,
-    parse_settings,
-    require_source,
-)
+from alzmri.experiments.runner import Experiment, Runner, Settings
 from alzmri.params import FaultyParams
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-METRIC = "val_macro_f1"
-"""Optuna optimises this; it never sees the test part."""
+METRIC = "val_macro_f1"  # Optuna optimises this; it never sees the test part
 _RANGE = re.compile(r"[\w.]+=(log|uniform)\(([^,()]+),([^,()]+)\)")
 
 Results = Mapping[str, FinishedRun | None]
@@ -48,7 +40,7 @@ class Sweep(NamedTuple):
         """Yield each experiment, chosen by the ``results`` by then; one begun keeps its values."""
         done = finished(baseline)
         for name in self.names:
-            before = done[name].settings if name in done else begun(name, baseline)
+            before = done[name].settings if name in done else runner.begun(name, baseline)
             yield self.choose(name, before, results)
 
 
@@ -125,7 +117,9 @@ def _read(words: Sequence[str]) -> tuple[dict[str, list[Any]], dict[str, str], l
                 kinds[key] = found[1]
             else:
                 single = [one for sweep in get_hydra_sweeps({"": [word]}) for one in sweep[""]]
-                choices = [value for one in single for value in parse_settings([one]).values()]
+                choices = [
+                    value for one in single for value in runner.parse_settings([one]).values()
+                ]
         except (HydraException, DvcException, UserError, ValueError) as error:
             reason = str(error).splitlines()[0]
             faults.append(f"{word}: {reason}; write KEY=A,B or KEY=range(START,STOP,STEP)")
@@ -156,7 +150,7 @@ def _refuse(name: str, faults: Sequence[str], experiments: Sequence[Experiment])
         found[f"--name {name}: up to 64 letters, digits, hyphens and underscores"] = None
     for experiment in experiments:
         try:
-            require_source(str(experiment.settings.get("data.source", usual)))
+            runner.require_source(str(experiment.settings.get("data.source", usual)))
         except UserError as error:
             found[str(error)] = None
         try:
@@ -220,8 +214,8 @@ def _propose(
 
 def sweep(plan: Sweep, jobs: int, metric: str) -> None:
     """Run what is missing of ``plan``, ``jobs`` at once; print its table, write its page."""
-    runner = Runner(jobs, len(plan.names), metric)
-    done, others = finished(runner.baseline), []
+    running = Runner(jobs, len(plan.names), metric)
+    done, others = finished(running.baseline), []
     for name in (name for name in plan.names if name in done):
         if not done[name].is_of(plan.choose(name, done[name].settings, {}).params):
             others.append(name)
@@ -230,11 +224,11 @@ def sweep(plan: Sweep, jobs: int, metric: str) -> None:
             "experiments of these names exist with other parameters, code or data: give this"
             f" sweep another --name, or remove them:\n  dvc exp remove {' '.join(others)}"
         )
-    if results := runner.run(plan.ask(runner.baseline, runner.results)):
+    if results := running.run(plan.ask(running.baseline, running.results)):
         ranked = comparison.ranked([Group(run.name, [run]) for run in results], metric)
         runs = [group.runs[0] for group in ranked]
         rows = ((r.name + " LEAKS" * r.leaks, r.shown(metric), r.best_epoch) for r in runs)
         header = ("experiment", METRICS[metric], "best epoch")
         terminal.out.print(table(header, rows), markup=False)
         report_page.say(comparison.write_comparison(results, plan.name, metric))
-    runner.complain()
+    running.complain()

@@ -24,8 +24,7 @@ _COMMIT = (
     '\ncommit:  `git commit -am "my baseline"` makes this run your baseline, which `dvc metrics'
     " diff`, `dvc plots diff` and `alzmri review` compare with"
 )
-_NAMED = 4
-"""At most this many names in a line; the others are counted."""
+_NAMED = 4  # at most this many names in a line; the others are counted
 
 
 def show(*, as_json: bool = False) -> None:

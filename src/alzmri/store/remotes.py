@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 LOCAL, TEAM = "store", "team"
 LOWEST_PORT, HIGHEST_PORT = 1024, 55_530
 """Of the local store, which takes five in a row, and each of them + 10000."""
-AWS_SETTINGS = "seaweedfs.ini"
-"""Of the local store, beside DVC's configuration."""
-SECONDS = 4
-"""Longest wait for a connection, and then for the answer."""
+AWS_SETTINGS = "seaweedfs.ini"  # of the local store, beside DVC's configuration
+SECONDS = 4  # longest wait for a connection, and then for the answer
 
 
 class StoreUnavailable(EnvironmentFault):

@@ -12,8 +12,7 @@ import psutil
 from alzmri.errors import UserError
 from alzmri.store import remotes, server
 
-_GRACE_SECONDS = 60
-"""How long what the command started may take to save its work after a signal."""
+_GRACE_SECONDS = 60  # how long what the command started may take to save its work after a signal
 
 
 def run(root: Path, command: list[str]) -> int:
