@@ -10,7 +10,7 @@ import pytest
 
 from alzmri.classes import CLASSES
 from alzmri.errors import LeakError, UserError
-from alzmri.evaluation import report
+from alzmri.evaluation import assessment
 from alzmri.experiments import runs
 from alzmri.experiments.studies import Study, floors, honest, protocol, write_section
 from alzmri.params import Params
@@ -160,7 +160,7 @@ def fold(make_run):
                 for n, (name, stage) in enumerate(everyone.items())
             ),
         )
-        run.evaluation.update(report.score(truth, probabilities, names.tolist(), CLASSES, 0))
+        run.evaluation.update(assessment.score(truth, probabilities, names.tolist(), CLASSES, 0))
         return run
 
     return make

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from alzmri.inference.predictor import Predictor, Preprocessing
-from alzmri.models import build
+from alzmri.models.architectures import build
 from alzmri.ood.detector import Detector
 from alzmri.ood.features import WithFeatures, run
-from alzmri.training import results
+from alzmri.training import outputs
 from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import train
 
@@ -24,7 +24,7 @@ def predictor(prepared, make_params) -> Predictor:
     params = make_params(train=settings, model={"name": "lenet"}, data={"image_size": 32})
     store = Checkpoints("memory://checkpoints", uuid.uuid4().hex)
     trained = train(prepared, params, CPU, store, lambda *_: None, lambda *_: None)
-    card = results.card(trained, prepared, params, "test")
+    card = outputs.card(trained, prepared, params, "test")
     model = build(**card.architecture)
     model.load_state_dict(trained.best_weights)
     network = WithFeatures(model)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alzmri.inference.predictor import interpret
-from alzmri.models import build
+from alzmri.models.architectures import build
 from alzmri.models.forward import predict
 from alzmri.models.saved import Card
 from alzmri.ood import features

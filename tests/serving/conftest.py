@@ -25,9 +25,10 @@ from ruamel.yaml import YAML
 from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared, Row, relevant, write_manifest
 from alzmri.files import write_json
-from alzmri.models import build, saved
+from alzmri.models import saved
+from alzmri.models.architectures import build
 from alzmri.models.forward import MEAN, STD, normalise
-from alzmri.ood import fit as ood_fit
+from alzmri.ood.detector import fit as fit_detector
 from alzmri.params import load
 
 SIDE = 32
@@ -98,7 +99,7 @@ def _train(folder: Path, prepared: Prepared, parameters: dict[str, Any]) -> None
         versions={},
     )
     saved.save(folder, model.state_dict(), card)
-    detector, _ = ood_fit.fit(folder, prepared)
+    detector, _ = fit_detector(folder, prepared)
     detector.save(folder)
     (folder / "MODEL_CARD.md").write_text(
         "---\nhead: yaml\n---\n\n"

@@ -21,7 +21,7 @@ from alzmri.inference.predictor import CPU, Predictor, Preprocessing, interpret
 from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD, probabilities
 from alzmri.models.saved import Card
-from alzmri.models.scores import macro_f1
+from alzmri.models.validation import macro_f1
 from alzmri.ood.features import WithFeatures, run
 
 if TYPE_CHECKING:

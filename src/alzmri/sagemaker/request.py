@@ -39,7 +39,7 @@ METRICS = {
     "validation:accuracy": rf"accuracy {_NUMBER}",
     "validation:macro_f1": rf"macro F1 {_NUMBER}",
 }
-"""Found in the lines that :func:`alzmri.training.results.reporting` prints after each epoch."""
+"""Found in the lines that :func:`alzmri.training.outputs.reporting` prints after each epoch."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -15,9 +16,17 @@ import torch
 from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
 
+import alzmri
 from alzmri import terminal
+from alzmri.data.prepared import Prepared
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import write_bytes
+from alzmri.models.device import bfloat16
+from alzmri.params import Params
+from alzmri.training.initial import Initial
+
+CODE = ("training", "models", "data/prepared.py")
+"""What shapes the weights: after a change here a run starts from zero, by another name."""
 
 STORE_VARIABLE = "ALZMRI_CHECKPOINTS"
 """Names another store, such as ``s3://bucket/prefix``: where training resumes on any machine."""
@@ -34,16 +43,41 @@ It costs training a little more than it takes: cores that share a step wait for 
 State = dict[str, Any]
 
 
-def default_store() -> str:
-    """``ALZMRI_CHECKPOINTS``, else a folder of the repository that an experiment started from.
+def fingerprint(
+    params: Params, prepared: Prepared, device: torch.device, initial: Initial | None = None
+) -> str:
+    """What identifies a run, 16 hexadecimal digits.
 
-    DVC runs queued experiments in temporary copies and deletes them when they fail; its
-    ``DVC_ROOT`` is the repository itself.
+    Of parameters, data, code, device, precision, and the weights and classes of ``initial``. Runs
+    alike in all of them end with the same weights on the same machine, so that one may go on where
+    the other stopped. How often to checkpoint, what to keep and who computes does not matter.
     """
+    matters = params.model_dump(
+        mode="json",
+        include={"data", "split", "augment", "model", "train", "compute"},
+        exclude={"train": {"checkpoint_every", "keep_last"}, "compute": {"train_on"}},
+    )
+    digest = hashlib.sha256()
+    machine = (torch.__version__, device.type, bfloat16(params.train.precision, device))
+    start = initial and (initial.digest, initial.card.classes)
+    for part in (matters, prepared.digest, *machine, start):
+        digest.update(json.dumps(part, sort_keys=True).encode())
+    package = Path(alzmri.__file__).parent
+    for name in CODE:
+        path = package / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def default_store() -> str:
+    """``ALZMRI_CHECKPOINTS``, else a folder of the repository that an experiment started from."""
     return os.environ.get(STORE_VARIABLE) or str(_local_folder())
 
 
 def _local_folder() -> Path:
+    # DVC runs queued experiments in temporary copies and deletes them when they fail; its DVC_ROOT
+    # is the repository itself.
     return Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve() / ".checkpoints"
 
 
@@ -111,10 +145,7 @@ class Checkpoints:
             self._writing = None
 
     def clear(self) -> None:
-        """Remove all: the run is complete. What cannot be removed costs a warning.
-
-        Left behind it does no harm: the same run again goes on from its end.
-        """
+        """Remove all: the run is complete. What cannot be removed costs a warning, and no harm."""
         self.wait()
         try:
             if self._files.exists(str(self._folder)):
@@ -157,8 +188,7 @@ class Checkpoints:
                 self._files.pipe_file(str(path), content)
             for old in self._paths()[:-KEPT]:
                 self._files.rm_file(old)
-        except Exception as error:  # noqa: BLE001
-            # Whatever the store's client raises: training is worth more than its safety net.
+        except Exception as error:  # noqa: BLE001 - training is worth more than its safety net
             terminal.warn(f"checkpoint {place} could not be written ({error}): training goes on")
         self._affordable_from = time.monotonic() + (time.thread_time() - began) / SHARE
 

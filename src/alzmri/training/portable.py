@@ -1,8 +1,7 @@
 """How a stage uses the processor, so that its results have the same bytes on every x86-64 one.
 
 This module imports neither torch nor NumPy: they read these variables when they are imported. Each
-stage that computes sets them before that, so ``dvc repro``, experiments, the queue, ``torchrun``
-and SageMaker's container all compute alike.
+stage that computes sets them before that.
 """
 
 import os
@@ -54,11 +53,7 @@ def variables(compute: Compute) -> dict[str, str]:
 
 
 def idle_cores(threads: int) -> str:
-    """What a training with so many ``threads`` leaves unused, and the settings that use it.
-
-    Returns:
-        Empty when it leaves no core idle.
-    """
+    """What a training with ``threads`` leaves unused, and the settings that use it; else empty."""
     import psutil
 
     cores = psutil.cpu_count(logical=False) or 1

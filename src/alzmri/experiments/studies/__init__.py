@@ -21,7 +21,7 @@ from alzmri.experiments import runs
 from alzmri.experiments.runner import Runner
 from alzmri.experiments.runs import Experiment, FinishedRun, Settings, parse_settings
 from alzmri.files import write_bytes
-from alzmri.models import build
+from alzmri.models.architectures import build
 from alzmri.params import Params
 
 PAGE = Path("docs/results.md")

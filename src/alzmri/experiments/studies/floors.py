@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from alzmri.data.images import Pixels
 from alzmri.inference import ventricles
-from alzmri.models.scores import macro_f1
+from alzmri.models.validation import macro_f1
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alzmri.errors import LeakError
-from alzmri.evaluation import report
+from alzmri.evaluation import assessment
 from alzmri.evaluation.intervals import (
     Classified,
     Interval,
@@ -23,7 +23,7 @@ from alzmri.experiments.scores import SlicePredictions
 from alzmri.experiments.studies import Scale, Scales, Study
 from alzmri.experiments.studies.floors import FLOORS, PERMUTATIONS, Subjects, guessed
 from alzmri.figure import SEVERITY, drawing
-from alzmri.models.scores import macro_f1
+from alzmri.models.validation import macro_f1
 
 TASKS = {"none": "4 classes", "three-class": "3 classes", "binary": "2 classes"}
 """The values of ``data.merge`` and what the tables call them."""
@@ -89,7 +89,7 @@ class TaskResults(NamedTuple):
             )
         test = _pooled(folds)
         slice_level = (test.truth, test.probabilities, test.subjects)
-        scores = report.score(*slice_level, test.classes, 0, test.counted)
+        scores = assessment.score(*slice_level, test.classes, 0, test.counted)
         others = [macro_f1(*_classified(_pooled(runs))[:2]) for runs in repeats]
         manifests = [fold.read("data/prepared/manifest.csv") for fold in folds]
         return cls(

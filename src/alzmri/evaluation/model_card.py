@@ -15,9 +15,6 @@ from alzmri.models.saved import Card
 FEW_SUBJECTS = 10
 """In a class of the test part: with fewer, the card says that its scores say little."""
 
-_OF_A_CLASS = ("recall", "specificity", "precision", "f1")
-_OFF = ("right", "neighbouring class")
-
 
 def write(
     path: Path, trained: Card, prepared: Prepared, metrics: dict[str, Any], alarms: dict[str, Any]
@@ -27,14 +24,9 @@ def write(
     ``metrics`` are its ``models/evaluation.json``, ``alarms`` its ``models/ood.json``.
     """
     sections = (
-        _front_matter(trained, metrics),
-        _head(trained),
-        _data(trained, prepared),
-        _scores(metrics),
-        _calibration(metrics),
-        _alarms(alarms),
-        _limits(trained, prepared, leaks=_leaks(metrics)),
-        _training(trained),
+        *(_front_matter(trained, metrics), _head(trained), _data(trained, prepared)),
+        *(_scores(metrics), _calibration(metrics), _alarms(alarms)),
+        *(_limits(trained, prepared, leaks=_leaks(metrics)), _training(trained)),
     )
     write_bytes(path, "\n\n".join(sections).encode() + b"\n")
 
@@ -43,17 +35,13 @@ def _front_matter(trained: Card, metrics: dict[str, Any]) -> str:
     """The YAML head that model hubs read: the scores with intervals, and whether they leak."""
     source, subject = trained.parameters["data"]["source"], metrics["subject"]
     leaks = str(_leaks(metrics)).lower()
-    levels = [("slice", metrics)]
-    if subject["n"]:
-        levels.append(("subject", subject))
+    levels = [("slice", metrics), *([("subject", subject)] if subject["n"] else [])]
+    kinds = (("f1", "macro_f1", "macro F1"), ("accuracy", "accuracy", "accuracy"))
     rows = "\n".join(
         f"    - {{type: {kind}, name: {name} per {level}, value: {of[key]:.3f},"
         f" ci95: [{of['ci95'][key][0]:.3f}, {of['ci95'][key][1]:.3f}], leaks: {leaks}}}"
         for level, of in levels
-        for kind, key, name in (
-            ("f1", "macro_f1", "macro F1"),
-            ("accuracy", "accuracy", "accuracy"),
-        )
+        for kind, key, name in kinds
     )
     return f"""\
 ---
@@ -110,8 +98,8 @@ def _data(trained: Card, prepared: Prepared) -> str:
         unit = "**slices drawn singly, subjects unknown: it leaks**"
 
     def count(name: str, part: str) -> str:
-        people = [row.subject for row in prepared.rows if (row.label, row.split) == (name, part)]
-        return f"{len(people)} of {len(set(people)) if prepared.subjects_known else '?'}"
+        subjects = _subjects(prepared, name, part)
+        return f"{len(subjects)} of {len(set(subjects)) if prepared.subjects_known else '?'}"
 
     counts = ((name, *(count(name, part) for part in PARTS)) for name in prepared.classes)
     return f"""\
@@ -124,27 +112,20 @@ def _data(trained: Card, prepared: Prepared) -> str:
 
 def _scores(metrics: dict[str, Any]) -> str:
     subject, split = metrics["subject"], metrics["split"]
-    rows = [
+    names = {"macro_f1": "macro F1", "accuracy": "accuracy"}
+    names |= {"balanced_accuracy": "balanced accuracy", "macro_auc": "macro AUC", "loss": "loss"}
+    rows = (
         (name, *(interval(of.get(key), of["ci95"].get(key)) for of in (metrics, subject)))
-        for key, name in (
-            ("macro_f1", "macro F1"),
-            ("accuracy", "accuracy"),
-            ("balanced_accuracy", "balanced accuracy"),
-            ("macro_auc", "macro AUC"),
-            ("loss", "loss"),
-        )
-    ]
+        for key, name in names.items()
+    )
+    of_a_class = ("recall", "specificity", "precision", "f1")
     classes = (
-        (name, *(f"{values[key]:.3f}" for key in _OF_A_CLASS), values["support"])
+        (name, *(f"{values[key]:.3f}" for key in of_a_class), values["support"])
         for name, values in (subject if subject["n"] else metrics)["per_class"].items()
     )
     off = (
-        (name, count["slices"], count["people"])
-        for name, count in zip(
-            (*_OFF, *(f"{number} classes off" for number in range(2, len(metrics["stages_off"])))),
-            metrics["stages_off"].values(),
-            strict=True,
-        )
+        ({0: "right", 1: "neighbouring class"}.get(far, f"{far} classes off"), *count.values())
+        for far, count in enumerate(metrics["stages_off"].values())
     )
     warning = ""
     if near_duplicates := split.get("near_duplicates"):
@@ -183,20 +164,17 @@ How far off the mistakes are, in order of severity:
 
 def _calibration(metrics: dict[str, Any]) -> str:
     calibration = metrics["calibration"]
-    subject = {**metrics["subject"], "name": "per subject"}
+    levels = {f"per slice, {when}": calibration[when] for when in ("before", "after")}
+    levels["per subject, as scored"] = metrics["subject"]
     rows = (
         (
             name,
             f"{of['loss']:.3f}",
             interval(of["ece"], of["ci95"]["ece"]),
-            interval(of["calibrated_ece"]["mean"], of["calibrated_ece"]["range"]),
+            interval(*of["calibrated_ece"].values()),
             f"{of['brier']:.3f}",
         )
-        for name, of in (
-            ("per slice, before", calibration["before"]),
-            ("per slice, after", calibration["after"]),
-            ("per subject, as scored", subject),
-        )
+        for name, of in levels.items()
         if of.get("ece") is not None
     )
     used = "after" if calibration["applied"] else "before"
@@ -247,10 +225,15 @@ def _limits(trained: Card, prepared: Prepared, *, leaks: bool) -> str:
     if trained.parameters["data"]["source"] == "phantom":
         limits.insert(0, "Trained on simulated slices: useless on real ones.")
     for name in prepared.classes:
-        people = {row.subject for row in prepared.rows if (row.label, row.split) == (name, "test")}
-        if prepared.subjects_known and len(people) < FEW_SUBJECTS:
-            limits.append(f"{name}: {len(people)} test subjects, so its scores say little.")
+        few = len(set(_subjects(prepared, name, "test")))
+        if prepared.subjects_known and few < FEW_SUBJECTS:
+            limits.append(f"{name}: {few} test subjects, so its scores say little.")
     return "## Known limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
+def _subjects(prepared: Prepared, name: str, part: str) -> list[str]:
+    """The subject of each slice of a class in a part of the split."""
+    return [row.subject for row in prepared.rows if (row.label, row.split) == (name, part)]
 
 
 def _training(trained: Card) -> str:
