@@ -72,27 +72,16 @@ def near_duplicates() -> int:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The test part and what the model says of it, row by row.
+    """The test part and what the model says of it, row by row."""
 
-    Attributes:
-        rows: lines of the manifest.
-        images: uint8 ``[n, side, side]``.
-        truth: class indices, int64 ``[n]``.
-        logits: float64 ``[n, classes]``.
-        ood: bool ``[n]``, unlike the training slices: `alzmri predict` leaves these out.
-        temperature: fitted on the validation part.
-        calibrated: whether the probabilities are those at this temperature.
-        classes: names in severity order.
-    """
-
-    rows: tuple[Row, ...]
-    images: NDArray[np.uint8]
-    truth: Ints
-    logits: Floats
-    ood: NDArray[np.bool_]
-    temperature: float
-    calibrated: bool
-    classes: tuple[str, ...]
+    rows: tuple[Row, ...]  # lines of the manifest
+    images: NDArray[np.uint8]  # [n, side, side]
+    truth: Ints  # class indices, [n]
+    logits: Floats  # [n, classes]
+    ood: NDArray[np.bool_]  # [n], unlike the training slices: `alzmri predict` leaves these out
+    temperature: float  # fitted on the validation part
+    calibrated: bool  # whether the probabilities are those at this temperature
+    classes: tuple[str, ...]  # in severity order
 
     @property
     def probabilities(self) -> Floats:

@@ -41,17 +41,11 @@ class Classified(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """Macro F1 of one model less that of another, on the same subjects.
+    """Macro F1 of one model less that of another, on the same subjects."""
 
-    Attributes:
-        value: on all of them; -1 to 1.
-        interval: 95 %, over subjects.
-        ahead: the share of resamples in which the first scores higher; ties count half.
-    """
-
-    value: float
-    interval: Interval
-    ahead: float
+    value: float  # on all of them, -1 to 1
+    interval: Interval  # 95 %, over subjects
+    ahead: float  # the share of resamples in which the first scores higher; ties count half
 
 
 class Resampled(NamedTuple):

@@ -27,32 +27,19 @@ def subject_digest(subject: str) -> str:
 
 @dataclass(frozen=True)
 class Card:
-    """``model.json``: all that is needed to use the weights, and to know where they come from.
+    """``model.json``: all that is needed to use the weights, and to know where they come from."""
 
-    Attributes:
-        architecture: the arguments of :func:`alzmri.models.architectures.build`.
-        classes: names in the order of the model's outputs, least severe first.
-        preprocessing: how a slice becomes the model's input.
-        parameters: the validated ``params.yaml`` of the run.
-        training_subjects: digests of the training subjects, sorted.
-        data_sha256: digest of the prepared data.
-        temperature: divides the logits, for calibrated probabilities.
-        versions: of Python, torch and the other packages that computed the weights.
-        run: the fingerprint of the training run, its id on W&B; empty in older models.
-        training: epochs in all, the best epoch, the number of weights, the model that it started
-            from (name and SHA-256 of the weights, or None), the device (``cpu`` or ``cuda``) and
-            the precision (``fp32`` or ``bf16``); empty in older models.
-    """
-
-    architecture: dict[str, Any]
+    architecture: dict[str, Any]  # the arguments of `build`
+    # In the order of the model's outputs, least severe first.
     classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
-    preprocessing: dict[str, Any]
-    parameters: dict[str, Any]
-    training_subjects: list[str]
-    data_sha256: str
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    versions: dict[str, str]
-    run: str = ""
+    preprocessing: dict[str, Any]  # how a slice becomes the model's input
+    parameters: dict[str, Any]  # the validated params.yaml of the run
+    training_subjects: list[str]  # digests, sorted
+    data_sha256: str  # of the prepared data
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # divides the logits
+    versions: dict[str, str]  # of Python, torch and other packages that computed the weights
+    run: str = ""  # the fingerprint of the training, its id on W&B; empty in older models
+    # Epochs, the best one, number of weights, the model that it started from, device, precision.
     training: dict[str, Any] = field(default_factory=dict)
 
     def shared_subjects(self, subjects: Iterable[str]) -> int:

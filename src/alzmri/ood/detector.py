@@ -41,23 +41,14 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Detector:
-    """The Gaussian and its threshold: ``models/ood.safetensors``.
+    """The Gaussian and its threshold: ``models/ood.safetensors``."""
 
-    Attributes:
-        mean: float32 ``[width]``.
-        directions: orthonormal, float32 ``[leading, width]``.
-        variances: along them, float32 ``[leading]``.
-        residual: the variance along every other direction.
-        threshold: the distance up to which an image counts as of the same kind: :func:`limit`.
-        weights: SHA-256 of the ``model.safetensors`` whose features these are.
-    """
-
-    mean: Features
-    directions: Features
-    variances: Features
-    residual: float
-    threshold: float
-    weights: str
+    mean: Features  # [width]
+    directions: Features  # orthonormal, [leading, width]
+    variances: Features  # along them, [leading]
+    residual: float  # the variance along every other direction
+    threshold: float  # the distance up to which an image is of the same kind, see `limit`
+    weights: str  # SHA-256 of the model.safetensors whose features these are
 
     @classmethod
     def fit(
@@ -68,10 +59,7 @@ class Detector:
         labels: NDArray[np.int64],
         weights: str,
     ) -> "Detector":
-        """Fit to features ``[n, width]`` of slices; ``weights`` as in the attributes.
-
-        ``subjects`` and ``labels`` are those of the validation slices.
-        """
+        """Fit to features ``[n, width]``; subjects and labels are of the validation slices."""
         mean = training.mean(axis=0)
         _, lengths, directions = np.linalg.svd(training - mean, full_matrices=False)
         spread = np.square(lengths, dtype=np.float64) / len(training)

@@ -18,19 +18,12 @@ NO_CLASS = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """What this process has of a batch.
+    """What this process has of a batch."""
 
-    Attributes:
-        images: uint8 ``[share, side, side]``.
-        labels: their classes, int64 ``[share]``.
-        slices: in the whole batch.
-        weight: of all their classes together, in the loss.
-    """
-
-    images: Tensor
-    labels: Tensor
-    slices: int
-    weight: float
+    images: Tensor  # uint8 [share, side, side]
+    labels: Tensor  # their classes, int64 [share]
+    slices: int  # in the whole batch
+    weight: float  # of all their classes together, in the loss
 
 
 class Batches:
@@ -44,11 +37,7 @@ class Batches:
     """
 
     def __init__(
-        self,
-        prepared: Prepared,
-        params: Params,
-        device: torch.device,
-        processes: Processes = ALONE,
+        self, prepared: Prepared, params: Params, device: torch.device, processes: Processes = ALONE
     ) -> None:
         self._labels = prepared.labels
         self._indices = prepared.indices("train")

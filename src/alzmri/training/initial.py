@@ -17,19 +17,12 @@ from alzmri.params import Params
 
 @dataclass(frozen=True)
 class Initial:
-    """A model to start from.
+    """A model to start from."""
 
-    Attributes:
-        name: as ``train.init`` has it.
-        card: its ``model.json``.
-        weights: its parameters and buffers by name, on the CPU.
-        digest: SHA-256 of its ``model.safetensors``.
-    """
-
-    name: str
+    name: str  # as `train.init` has it
     card: saved.Card
-    weights: dict[str, Tensor]
-    digest: str
+    weights: dict[str, Tensor]  # parameters and buffers by name, on the CPU
+    digest: str  # SHA-256 of its model.safetensors
 
     def give_to(self, model: Network, classes: Sequence[str]) -> None:
         """Set the weights of ``model``; its last layer keeps its own where ``classes`` differ."""

@@ -49,33 +49,21 @@ class Epoch:
 
 @dataclass
 class TrainingState:
-    """A training between two steps: all that decides how it goes on.
-
-    Attributes:
-        replica: trains the parameters of ``model``, in step with the other processes.
-        averaged: the moving average of ``model`` with ``train.ema``.
-        precision: entered for the forward pass.
-        loss: of this process in the epoch under way, summed over its slices so far.
-        epoch: the one under way, from 1; one more than there are when training is complete.
-        steps: done in it.
-        slices: of it so far, of all processes.
-        history: the epochs that are done.
-        temperature: calibrates ``best_weights``.
-    """
+    """A training between two steps: all that decides how it goes on."""
 
     model: Network
-    replica: nn.Module
-    averaged: AveragedModel | None
+    replica: nn.Module  # trains the parameters of `model`, in step with the other processes
+    averaged: AveragedModel | None  # of `model`, with `train.ema`
     optimizer: torch.optim.Optimizer
-    precision: torch.autocast
-    loss: Tensor
-    epoch: int = 1
-    steps: int = 0
-    slices: int = 0
-    history: list[Epoch] = field(default_factory=list)
+    precision: torch.autocast  # for the forward pass
+    loss: Tensor  # of this process in the epoch under way, summed over its slices so far
+    epoch: int = 1  # under way; one more than there are when training is complete
+    steps: int = 0  # done in it
+    slices: int = 0  # of it so far, of all processes
+    history: list[Epoch] = field(default_factory=list)  # the epochs that are done
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    temperature: float = 1.0
+    temperature: float = 1.0  # calibrates `best_weights`
 
     @classmethod
     def start(
@@ -89,12 +77,9 @@ class TrainingState:
         """The weights of ``initial``, fresh ones from ``train.seed`` for what it does not have."""
         settings = params.train
         torch.manual_seed(settings.seed)
-        model = build(
-            params.model.name,
-            classes=len(prepared.classes),
-            image_size=prepared.images.shape[1],
-            dropout=params.model.dropout,
-        )
+        size, dropout = prepared.images.shape[1], params.model.dropout
+        number = len(prepared.classes)
+        model = build(params.model.name, classes=number, image_size=size, dropout=dropout)
         if initial:
             initial.give_to(model, prepared.classes)
         model.to(device)
