@@ -81,16 +81,6 @@ def test_one_class_or_one_subject_has_an_interval_and_no_area():
     assert found["accuracy"][1] == 1
 
 
-def test_a_class_that_does_not_occur_leaves_the_interval_alone():
-    truth = np.arange(100) % 2
-    predicted = np.where(np.arange(100) % 5, truth, 1 - truth)
-    two, four = (
-        mean_macro_f1([Classified(truth, predicted, _names(100))], classes, seed=0).interval
-        for classes in (2, 4)
-    )
-    assert two == pytest.approx(four)
-
-
 def test_few_new_subjects_score_further_from_the_average_than_it_is_known():
     rng = np.random.default_rng(2)
     truth = np.arange(200) % 2
@@ -148,29 +138,9 @@ def test_the_difference_is_that_of_the_scores_and_turns_with_them():
     assert turned.interval == pytest.approx([-found.interval[1], -found.interval[0]])
     assert turned.ahead == pytest.approx(1 - found.ahead)
     assert found == difference([first], [second], 4, seed=0)
-
-
-def test_people_who_are_hard_for_both_fall_out():
-    rng = np.random.default_rng(2)
-    hard = rng.random(80) < 0.4
-    second = _test(~hard)
-    corrected = hard & (rng.random(80) < 0.3)
-    first = _test(~hard | corrected)
-    found = difference([first], [second], 4, seed=0)
-    assert found.interval[0] > 0
-    assert found.ahead > 0.99
-    alone = mean_macro_f1([second], 4, seed=0).interval
-    assert found.interval[1] - found.interval[0] < alone[1] - alone[0]
-    assert found.value < alone[1] - alone[0]  # which the two intervals alone would not have shown
-
-
-def test_the_same_predictions_do_not_differ():
-    test = _test(np.arange(40) % 3 > 0)
-    found = difference([test], [test], 4, seed=0)
-    low, high = found.interval
-    assert (found.value, found.ahead) == (0, 0.5)
-    # On subjects who were not tested they may.
-    assert -0.15 < low < 0 < high < 0.15
+    for other in (_test(np.ones(8, dtype=bool), prefix="Q"), _test(np.ones(12, dtype=bool))):
+        with pytest.raises(ValueError, match="not tested on the same slices"):
+            difference([_test(np.ones(8, dtype=bool))], [other], 4, 0)
 
 
 def test_seeds_are_averaged_and_folds_have_their_own_people():
@@ -190,35 +160,11 @@ def test_seeds_are_averaged_and_folds_have_their_own_people():
     assert found.low.std() == pytest.approx(one.low.std() / 2, rel=0.25)
 
 
-def test_the_subjects_of_a_fold_are_weighted_within_that_fold():
-    """With one of each class in each fold nobody can take another's place."""
-    folds = [
-        _test(np.array(right), prefix=f"F{fold}-")
-        for fold, right in enumerate([[True] * 4, [False] * 4])
-    ]
-    found = mean_macro_f1(folds, 4, seed=0)
-    # All that moves is the half of an imagined subject, a quarter in each fold.
-    assert np.median(found.high) == pytest.approx(found.value, abs=0.1)
-    assert (found.high >= found.value - 1e-9).all()
-    assert (found.low <= found.value + 1e-9).all()
-
-
-def test_tests_of_other_slices_are_refused():
-    test = _test(np.ones(8, dtype=bool))
-    for other in (_test(np.ones(8, dtype=bool), prefix="Q"), _test(np.ones(12, dtype=bool))):
-        with pytest.raises(ValueError, match="not tested on the same slices"):
-            difference([test], [other], 4, 0)
-
-
 def test_models_that_are_equally_good_are_told_apart_as_seldom_as_promised():
     rng = np.random.default_rng(7)
     told_apart = 0
-    for _ in range(150):
-        found = difference(
-            [_test(rng.random(60) < 0.7, slices=1)],
-            [_test(rng.random(60) < 0.7, slices=1)],
-            4,
-            0,
-        )
-        told_apart += not found.interval[0] <= 0 <= found.interval[1]
-    assert told_apart / 150 <= 0.07
+    for _ in range(100):
+        one, other = ([_test(rng.random(60) < 0.7, slices=1)] for _ in range(2))
+        low, high = difference(one, other, 4, 0).interval
+        told_apart += not low <= 0 <= high
+    assert told_apart <= 7

@@ -10,7 +10,7 @@ import torch
 from alzmri.models import saved
 from alzmri.training import outputs
 from alzmri.training.checkpoints import Checkpoints
-from alzmri.training.loop import Epoch, TrainingState, train
+from alzmri.training.loop import train
 
 CPU = torch.device("cpu")
 
@@ -132,18 +132,3 @@ def test_each_epoch_can_be_seen_at_once_and_a_resumed_run_shows_those_before(
     assert histories[2] == [1]  # the last checkpoint is of its end
     assert histories[-1] == [1, 2, 3]
     assert "resuming in epoch 2" in capsys.readouterr().out
-
-
-def test_a_run_that_resumes_behind_an_epochs_last_step_has_no_pace_yet(
-    prepared, make_params, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    params = make_params(train={"batch_size": 16}, model={"name": "lenet"})
-    state = TrainingState.start(prepared, params, CPU)
-    state.steps = len(prepared.indices("train")) // 16
-    with outputs.reporting(params.train, prepared) as (_, on_epoch):
-        on_epoch(state, False)
-        state.best = Epoch(1, 0.1, 1.0, 0.5, 0.9, 0.8)
-        state.history, state.epoch, state.steps = [state.best], 2, 0
-        on_epoch(state, True)
-    assert "images/s" not in capsys.readouterr().out
