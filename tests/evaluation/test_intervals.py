@@ -14,6 +14,7 @@ from alzmri.evaluation.intervals import (
     mean_macro_f1,
     of_new_subjects,
     roc_band,
+    samples,
 )
 from alzmri.models.validation import macro_f1
 
@@ -109,12 +110,12 @@ def test_it_holds_the_truth_as_often_as_it_says(subjects, right):
 def test_the_band_of_a_roc_curve_is_around_it_and_never_certain(tested):
     truth, chances, names = tested
     grid = np.linspace(0, 1, 21)
-    low, high = roc_band(truth, chances, names, 1, grid)
+    low, high = roc_band(samples(truth, chances, names, 0), 1, grid)
     curve = np.interp(grid, *metrics.roc(truth == 1, chances[:, 1]))
     assert (low <= curve).all()
     assert (curve[1:] <= high[1:] + 1e-9).all()
     perfect = np.eye(3)[truth] * 0.7 + 0.1
-    low, _ = roc_band(truth, perfect, names, 1, grid)
+    low, _ = roc_band(samples(truth, perfect, names, 0), 1, grid)
     assert 0.5 < low[5] < 1
 
 

@@ -113,6 +113,7 @@ def roc(
 ) -> None:
     """One curve per class against the rest, its area, and a 95 % band over subjects."""
     grid = np.linspace(0, 1, 101)
+    bounds = intervals.samples(truth, probabilities, subjects, seed=0)
     with drawing(path, 5.2, 4.6) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
@@ -123,7 +124,7 @@ def roc(
             false_positive, true_positive = metrics.roc(positive, probabilities[:, index])
             area = np.trapezoid(true_positive, false_positive)
             axes.plot(false_positive, true_positive, color=colour, label=f"{name}  {area:.2f}")
-            band = intervals.roc_band(truth, probabilities, subjects, index, grid)
+            band = intervals.roc_band(bounds, index, grid)
             axes.fill_between(grid, *band, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -187,7 +188,7 @@ def mistakes(
     height, width, head, gap = max(1, len(rows)) * 1.72 + 0.3, 9.6, 0.52, 0.3  # inches
     with drawing(path, width, height) as figure:
         figure.set_layout_engine("none")  # which would take a second for so many axes
-        title = f"The surest mistakes in each class, and what was predicted ({note})"
+        title = f"The surest mistakes in each class: prediction and its probability ({note})"
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")
         if not len(rows):
             figure.text(0.5, 0.4, "no mistakes", ha="center", color=GREY)

@@ -61,7 +61,7 @@ class Resampled(NamedTuple):
         return [float(np.quantile(self.low, 0.025)), float(np.quantile(self.high, 0.975))]
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
     """A test with its imagined subjects; ``member`` is the column of ``weights`` of each slice."""
 
     truth: Ints
@@ -83,7 +83,7 @@ def intervals(
     test = Classified(truth, probabilities.argmax(axis=1), subjects)
     macro_f1 = mean_macro_f1([test], probabilities.shape[1], seed).interval
     found: dict[str, Interval | None] = {"macro_f1": macro_f1}
-    wrong, right = map(_weighted, _samples(truth, probabilities, subjects, seed))
+    wrong, right = map(_weighted, samples(truth, probabilities, subjects, seed))
     for name in wrong:
         ends = np.quantile([wrong[name], right[name]], (0.025, 0.975), axis=1)
         found[name] = [float(ends[0].min()), float(ends[1].max())]
@@ -94,13 +94,13 @@ def intervals(
     return found | ({"macro_auc": None} if len(np.unique(truth)) < 2 else {})
 
 
-def roc_band(
-    truth: Ints, probabilities: Floats, subjects: Sequence[str], label: int, grid: Floats
-) -> tuple[Floats, Floats]:
-    """Bounds of the true positive rate of class ``label`` at the false positive rates ``grid``."""
-    bounds = []
-    samples = _samples(truth, probabilities, subjects, seed=0)
-    for sample, quantile in zip(samples, (0.025, 0.975), strict=True):
+def roc_band(bounds: Sequence[Sample], label: int, grid: Floats) -> list[Floats]:
+    """The true positive rate of class ``label`` at the false positive rates ``grid``, low and high.
+
+    ``bounds`` are of :func:`samples`.
+    """
+    band = []
+    for sample, quantile in zip(bounds, (0.025, 0.975), strict=True):
         order = np.argsort(-sample.probabilities[:, label], kind="stable")
         weights = sample.weights[:_ROC_RESAMPLES, sample.member[order]]
         positive = sample.truth[order] == label
@@ -109,13 +109,11 @@ def roc_band(
             np.interp(grid, wrong / wrong[-1], right / right[-1])
             for wrong, right in zip(alarms, hits, strict=True)
         ]
-        bounds.append(np.quantile(curves, quantile, axis=0))
-    return bounds[0], bounds[1]
+        band.append(np.quantile(curves, quantile, axis=0))
+    return band
 
 
-def _samples(
-    truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: int
-) -> tuple[_Sample, _Sample]:
+def samples(truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: int) -> list[Sample]:
     """For the lower and for the upper bound: all that is imagined is wrong, or right.
 
     An imagined subject is predicted with the mean confidence of all slices.
@@ -126,25 +124,25 @@ def _samples(
     draws = _draw(np.random.default_rng(seed), strata)
     _, member = np.unique(np.asarray(subjects), return_inverse=True)
     confidence = float(probabilities.max(axis=1).mean())
-    samples = []
+    found = []
     for right in (False, True):
         # A row for each class and what it is taken for, weighted by how many slices that is.
         imagined = _imagined(confusion, draws, right=right)[0]
         actual, said = np.nonzero(imagined.sum(axis=0))
         rows = np.full((len(said), classes), (1 - confidence) / (classes - 1))
         rows[np.arange(len(said)), said] = confidence
-        samples.append(
-            _Sample(
+        found.append(
+            Sample(
                 np.concatenate((truth, actual)),
                 np.concatenate((probabilities, rows)),
                 np.concatenate((member, len(draws.stratum) + np.arange(len(said)))),
                 np.concatenate((draws.real, draws.imagined @ imagined[:, actual, said]), axis=1),
             )
         )
-    return samples[0], samples[1]
+    return found
 
 
-def _weighted(sample: _Sample) -> dict[str, Floats]:
+def _weighted(sample: Sample) -> dict[str, Floats]:
     """The scores in each resample."""
     truth, probabilities, member, weights = sample
     right = probabilities.argmax(axis=1) == truth
