@@ -68,7 +68,7 @@ def main() -> None:
             state = train(
                 prepared, settings, device, checkpoints, on_step, on_epoch, processes, start
             )
-            outputs.write(state, prepared, settings, name, start)
+            outputs.write(state, prepared, settings, name)
             checkpoints.clear()
 
 

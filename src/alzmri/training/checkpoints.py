@@ -35,10 +35,7 @@ KEPT = 2
 """Checkpoints of a run: should the latest be damaged, the one before it is used."""
 
 SHARE = 0.015
-"""Of the time that writing may take where nobody asked for a checkpoint at that very step.
-
-It costs training a little more than it takes: cores that share a step wait for the one that writes.
-"""
+"""Of the time that writing may take where nobody asked for a checkpoint at that very step."""
 
 State = dict[str, Any]
 
@@ -85,8 +82,7 @@ class Checkpoints:
     """The checkpoints of one run, in ``store``: a folder, or any address that fsspec opens.
 
     A file is named after the epoch and the steps done in it, and the SHA-256 of its content. They
-    are written in the background, one at a time. One that cannot be written costs a warning, not
-    the run.
+    are written in the background, one at a time. One that cannot be written costs a warning.
     """
 
     def __init__(self, store: str, run: str) -> None:
@@ -111,9 +107,8 @@ class Checkpoints:
                 try:
                     return self._read(path)
                 except ValueError as error:
-                    terminal.warn(
-                        f"checkpoint {path} is {error}: set aside, the one before it is used"
-                    )
+                    used = "set aside, the one before it is used"
+                    terminal.warn(f"checkpoint {path} is {error}: {used}")
                     self._files.mv(path, f"{path}.bad")
         except Exception as error:  # whatever the store's client raises
             raise EnvironmentFault(
@@ -130,8 +125,7 @@ class Checkpoints:
     @property
     def affordable(self) -> bool:
         """Whether nothing is being written, and writing would keep within its ``SHARE``."""
-        idle = self._writing is None or self._writing.done()
-        return idle and self.rest <= 0
+        return (self._writing is None or self._writing.done()) and self.rest <= 0
 
     @property
     def rest(self) -> float:

@@ -64,6 +64,7 @@ class TrainingState:
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     temperature: float = 1.0  # calibrates `best_weights`
+    initial: Initial | None = None  # the model that it started from
 
     @classmethod
     def start(
@@ -89,15 +90,10 @@ class TrainingState:
         if settings.ema:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
         replica = in_step(model, device) if processes.size > 1 else model
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        precision = autocast(settings.precision, device)
-        return cls(model, replica, averaged, optimizer, precision, torch.zeros((), device=device))
+        rates = {name: getattr(settings, name) for name in ("lr", "momentum", "weight_decay")}
+        optimizer = torch.optim.SGD(model.parameters(), **rates, fused=True)
+        precision, loss = autocast(settings.precision, device), torch.zeros((), device=device)
+        return cls(model, replica, averaged, optimizer, precision, loss, initial=initial)
 
     def saved(self) -> State:
         """A copy, for a checkpoint."""

@@ -22,7 +22,6 @@ from alzmri.models.device import bfloat16
 from alzmri.models.forward import MEAN, STD
 from alzmri.params import Params, Train
 from alzmri.tracking import Tracker
-from alzmri.training.initial import Initial
 from alzmri.training.loop import Epoch, TrainingState
 
 HISTORY = Path("plots/history.csv")
@@ -84,15 +83,9 @@ def _write_history(history: list[Epoch], best: Epoch) -> None:
     write_json(SCORES, {"best_epoch": best.epoch, **scores}, decimals=6)
 
 
-def write(
-    state: TrainingState,
-    prepared: Prepared,
-    params: Params,
-    run: str,
-    initial: Initial | None = None,
-) -> None:
+def write(state: TrainingState, prepared: Prepared, params: Params, run: str) -> None:
     """Write ``models/`` of a finished training; ``run`` is its fingerprint."""
-    saved.save(saved.MODELS, state.best_weights, card(state, prepared, params, run, initial))
+    saved.save(saved.MODELS, state.best_weights, card(state, prepared, params, run))
     last: dict[str, Any] = {}  # written all the same: DVC has no optional outputs
     if params.train.keep_last:
         last = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
@@ -102,15 +95,9 @@ def write(
     write_bytes(saved.MODELS / "last.pt", buffer.getvalue())
 
 
-def card(
-    state: TrainingState,
-    prepared: Prepared,
-    params: Params,
-    run: str,
-    initial: Initial | None = None,
-) -> saved.Card:
-    """``model.json`` of a training; its training subjects are also those of ``initial``."""
-    subjects = set(map(saved.subject_digest, prepared.subjects("train")))
+def card(state: TrainingState, prepared: Prepared, params: Params, run: str) -> saved.Card:
+    """``model.json`` of a training; the subjects are also those of the model it started from."""
+    subjects, initial = set(map(saved.subject_digest, prepared.subjects("train"))), state.initial
     if initial:
         subjects |= set(initial.card.training_subjects)
     device = state.loss.device

@@ -46,8 +46,7 @@ def variables(compute: Compute) -> dict[str, str]:
         chosen |= dict.fromkeys(THREADS, str(max(1, compute.threads // processes)))
         # Or MKL takes fewer where two threads share a core.
         chosen["MKL_DYNAMIC"] = "FALSE"
-        # A thread that waits for the others sleeps: where other work wants the cores, threads that
-        # spin made a step four times as slow.
+        # A thread that waits sleeps: on a busy machine spinning made a step four times as slow.
         chosen["OMP_WAIT_POLICY"] = "PASSIVE"
     return chosen
 

@@ -28,10 +28,7 @@ PATIENCE = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, number ``rank`` of ``size``; by default the only one.
-
-    With one process, every method returns its argument.
-    """
+    """This process, number ``rank`` of ``size``; by default the only one."""
 
     rank: int = 0
     size: int = 1
@@ -131,18 +128,14 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 class Stop:
-    """While entered, a first signal is noted and a second one ends the program at once.
+    """While entered, a first signal is noted in ``wanted``, a second one ends the program at once.
 
-    Args:
-        insist: pass over the second one. ``torchrun`` repeats to its processes what the terminal
-            sent them already, and kills them itself when they take too long.
-
-    Attributes:
-        wanted: the signal, 0 while there is none.
+    With ``insist`` it does not: ``torchrun`` repeats to its processes what the terminal sent them
+    already, and kills them itself when they take too long.
     """
 
     def __init__(self, *, insist: bool = False) -> None:
-        self.wanted = 0
+        self.wanted = 0  # no signal yet
         self._insist = insist
         self._before: dict[int, object] = {}
 
