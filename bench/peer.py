@@ -24,7 +24,7 @@ from training import synchronize
 
 from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared
-from alzmri.models import build
+from alzmri.models.architectures import build
 
 IMAGE_SIZE = 224
 

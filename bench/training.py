@@ -25,7 +25,7 @@ from alzmri.models.forward import normalise
 from alzmri.params import PARAMS_FILE, Params, check, load
 from alzmri.phantom import generate
 from alzmri.training.batches import Batches
-from alzmri.training.loop import Run, step
+from alzmri.training.loop import TrainingState, step
 
 ROOT = Path(__file__).parent.parent
 TRAIN = (sys.executable, str(ROOT / "src/train.py"))
@@ -86,7 +86,7 @@ class Training:
         prepared = Prepared.open(settings, folder / PREPARED)
         self._train = settings.train
         self._batches = Batches(prepared, settings, self.device)
-        self.run = Run.start(prepared, settings, self.device)
+        self.run = TrainingState.start(prepared, settings, self.device)
         self.run.epoch = 0
         self.images = len(prepared.indices("train"))
         chosen = prepared.indices("train")[:batch_size]

@@ -10,7 +10,7 @@ from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.files import write_json
 from alzmri.models import saved
-from alzmri.ood.fit import fit, headline
+from alzmri.ood.detector import fit, headline
 
 
 def main() -> None:

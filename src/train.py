@@ -17,9 +17,8 @@ from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.models.device import bfloat16, choose
 from alzmri.tracking.tracker import following
-from alzmri.training import initial, results
-from alzmri.training.checkpoints import Checkpoints, alone, default_store
-from alzmri.training.fingerprint import fingerprint
+from alzmri.training import initial, outputs
+from alzmri.training.checkpoints import Checkpoints, alone, default_store, fingerprint
 from alzmri.training.loop import train
 from alzmri.training.processes import joined
 
@@ -43,7 +42,7 @@ def main() -> None:
                 " hosts alike, for example with `git pull` and `dvc pull`"
             )
         if not processes.first:
-            train(prepared, settings, device, checkpoints, _silent, _silent, processes, start)
+            train(prepared, settings, device, checkpoints, processes=processes, initial=start)
             return
         several = f"{processes.size} processes, " if processes.size > 1 else ""
         threads = torch.get_num_threads()
@@ -64,17 +63,13 @@ def main() -> None:
         with (
             alone(name),
             following(settings, name, prepared.digest) as tracked,
-            results.reporting(settings.train, prepared, tracked) as (on_step, on_epoch),
+            outputs.reporting(settings.train, prepared, tracked) as (on_step, on_epoch),
         ):
-            run = train(
+            state = train(
                 prepared, settings, device, checkpoints, on_step, on_epoch, processes, start
             )
-            results.write(run, prepared, settings, name, start)
+            outputs.write(state, prepared, settings, name)
             checkpoints.clear()
-
-
-def _silent(*_: object) -> None:
-    """Only the first of several processes prints."""
 
 
 if __name__ == "__main__":

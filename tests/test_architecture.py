@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from alzmri.training.fingerprint import CODE
+from alzmri.training.checkpoints import CODE
 
 from . import forks
 

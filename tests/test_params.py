@@ -89,11 +89,6 @@ def test_a_text_that_looks_like_a_number_is_text(ours, written):
     assert params.parse(text, "params.yaml").track.project == written.strip("'")
 
 
-LONG = "12345678901234567890123456"
-"""It makes params.yaml longer: git can take a file for unchanged that changes within the second in
-which it was committed and keeps its size."""
-
-
 def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
     """DVC itself writes the parameters, and leaves them there."""
     stage = (
@@ -115,96 +110,83 @@ def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
 
     start = "git init -q; git config user.name t; git config user.email t@localhost; dvc init -q;"
     assert run(f"{start} git add -A; git commit -qm start").returncode == 0
-    settings = f"-S track.group={LONG} -S track.entity=true -S train.lr=-1"
-    refused = run(f"dvc exp run {settings}")
+    refused = run("dvc exp run -S track.project=12345678901234567890 -S train.lr=-1")
     assert refused.returncode != 0
     assert "params.yaml has 1 fault(s)" in refused.stderr
     assert run("git diff --quiet").returncode == 1
     (undo,) = re.findall("to undo, .*: `(.*)`", refused.stderr)
     assert run(undo).returncode == 0
     assert run("git status --porcelain").stdout == ""
-    taken = run(f"dvc exp run {settings.replace('-1', '0.5')}")
-    assert f"group='{LONG}'" in taken.stdout
-    assert "entity='true'" in taken.stdout
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "expected"),
-    [
-        ("train.lr", 0, "greater than 0"),
-        ("train.lr", "fast", "train.lr = 'fast'"),
-        ("train.lr", True, "train.lr = True"),
-        ("train.lr", float("nan"), "finite"),
-        ("train.batch_size", 1.5, "valid integer"),
-        ("train.epochs", -1, "greater than or equal to 1"),
-        ("train.warmup", 10, "below train.epochs"),
-        ("data.image_size", 65, "allowed are 32, 64, 96, 128, 160 or 224"),
-        ("data.source", "../secret", "data.source"),
-        ("data.source", "prepared", "an output of the pipeline"),
-        ("data.merge", "two", "'binary'"),
-        ("split.unit", "person", "'subject' or 'slice'"),
-        ("split.fractions", [0.7, 0.2, 0.2], "sum to 1"),
-        ("split.fractions", [1.0, 0.0, 0.0], "above 0"),
-        ("split.fractions", [0.5, 0.5], "at least 3 items"),
-        ("split.folds", 2, "at least 3"),
-        ("split.fold", 1, "below split.folds"),
-        ("model.dropout", 1, "less than 1"),
-        ("train.keep_last", "yes", "valid boolean"),
-        ("track.mode", "on", "'auto', 'online', 'offline' or 'disabled'"),
-        ("track.project", "a/b", "track.project = 'a/b'"),
-    ],
-)
-def test_a_value_out_of_range_is_named_with_what_is_allowed(write, key, value, expected):
-    with pytest.raises(UserError) as caught:
-        params.load(write({key: value}))
-    assert key in str(caught.value)
-    assert expected in str(caught.value)
+FAULTS = [
+    ("train.lr", "fast", "train.lr = 'fast'"),
+    ("train.lr", True, "train.lr = True"),
+    ("train.lr", float("nan"), "finite"),
+    ("train.batch_size", 1.5, "valid integer"),
+    ("data.image_size", 65, "allowed are 32, 64, 96, 128, 160 or 224"),
+    ("data.source", "../secret", "data.source"),
+    ("data.source", "prepared", "an output of the pipeline"),
+    ("data.merge", "two", "'binary'"),
+    ("split.unit", "person", "'subject' or 'slice'"),
+    ("split.subjects", "unknown", "split.unit=slice does not, and LEAKS"),
+    ("split.fractions", [0.7, 0.2, 0.2], "sum to 1"),
+    ("split.fractions", [1.0, 0.0, 0.0], "above 0"),
+    ("split.fractions", [0.5, 0.5], "at least 3 items"),
+    ("split.fold", 1, "below split.folds"),
+    ("train.warmup", 10, "below train.epochs"),
+    ("train.keep_last", "yes", "valid boolean"),
+    ("export.formats", ["onnx", "onnx"], "at most 1 item"),
+    ("track.mode", "on", "'auto', 'online', 'offline' or 'disabled'"),
+    ("track.project", "a/b", "track.project = 'a/b'"),
+]
 
 
-@pytest.mark.parametrize(
-    ("key", "usable", "refused"),
-    [
-        ("phantom.subjects", (3, 10_000), (2, 10_001)),
-        ("phantom.slices", (1, 32), (0, 33)),
-        ("phantom.difficulty", (0, 2), (-0.1, 2.1)),
-        ("data.max_rejected", (0, 1), (-0.1, 1.1)),
-        ("split.folds", (0, 3, 100), (-1, 1, 2, 101)),
-        ("split.seed", (0, 2**32 - 1), (-1, 2**32)),
-        ("augment.p", (0, 1), (-0.1, 1.1)),
-        ("augment.shift", (0, 0.5), (-0.1, 0.6)),
-        ("augment.scale", (0, 0.5), (-0.1, 0.6)),
-        ("augment.rotate", (0, 180), (-1, 181)),
-        ("model.dropout", (0, 0.99), (-0.1, 1)),
-        ("train.lr", (1e-9, 10), (0, -1, 10.1)),
-        ("train.momentum", (0, 0.99), (-0.1, 1)),
-        ("train.weight_decay", (0, 1), (-0.1, 1.1)),
-        ("train.batch_size", (2, 65_536), (1, 65_537)),
-        ("train.epochs", (1, 100_000), (0, 100_001)),
-        ("train.warmup", (0, 0.9), (-0.1,)),
-        ("train.label_smoothing", (0, 0.99), (-0.1, 1)),
-        ("train.ema", (0, 0.999), (-0.1, 1)),
-        ("train.seed", (0, 2**32 - 1), (-1, 2**32)),
-        ("train.checkpoint_every", (0, 1), (-1,)),
-        ("train.patience", (0, 1), (-1,)),
-    ],
-)
-def test_the_bounds_of_every_number_are_where_they_are_documented(write, key, usable, refused):
-    section, name = key.split(".")
-    for value in usable:
-        loaded = params.load(write({key: value}))
-        assert getattr(getattr(loaded, section), name) == value
-    for value in refused:
-        with pytest.raises(UserError, match=rf"{key} = {value!r}: ".replace(".", r"\.")):
+def test_a_value_out_of_range_is_named_with_what_is_allowed(write):
+    for key, value, expected in FAULTS:
+        with pytest.raises(UserError) as caught:
             params.load(write({key: value}))
+        assert key in str(caught.value)
+        assert expected in str(caught.value)
 
 
-def test_a_fold_is_one_of_the_folds_and_the_warmup_ends_before_training(write):
-    assert params.load(write({"split.folds": 3, "split.fold": 2})).split.fold == 2
-    with pytest.raises(UserError, match=r"split\.fold = 3: .*below split\.folds"):
-        params.load(write({"split.folds": 3, "split.fold": 3}))
-    assert params.load(write({"train.epochs": 5, "train.warmup": 4.9})).train.warmup == 4.9
-    with pytest.raises(UserError, match=r"train\.warmup = 5: .*below train\.epochs"):
-        params.load(write({"train.epochs": 5, "train.warmup": 5}))
+BOUNDS = [
+    ("phantom.subjects", (3, 10_000), (2, 10_001)),
+    ("phantom.slices", (1, 32), (0, 33)),
+    ("phantom.difficulty", (0, 2), (-0.1, 2.1)),
+    ("data.max_rejected", (0, 1), (-0.1, 1.1)),
+    ("split.folds", (0, 3, 100), (-1, 1, 2, 101)),
+    ("split.seed", (0, 2**32 - 1), (-1, 2**32)),
+    ("augment.p", (0, 1), (-0.1, 1.1)),
+    ("augment.shift", (0, 0.5), (-0.1, 0.6)),
+    ("augment.scale", (0, 0.5), (-0.1, 0.6)),
+    ("augment.rotate", (0, 180), (-1, 181)),
+    ("model.dropout", (0, 0.99), (-0.1, 1)),
+    ("train.lr", (1e-9, 10), (0, -1, 10.1)),
+    ("train.momentum", (0, 0.99), (-0.1, 1)),
+    ("train.weight_decay", (0, 1), (-0.1, 1.1)),
+    ("train.batch_size", (2, 65_536), (1, 65_537)),
+    ("train.epochs", (1, 100_000), (0, 100_001)),
+    ("train.warmup", (0, 0.9, 9.9), (-0.1, 10)),
+    ("train.label_smoothing", (0, 0.99), (-0.1, 1)),
+    ("train.ema", (0, 0.999), (-0.1, 1)),
+    ("train.seed", (0, 2**32 - 1), (-1, 2**32)),
+    ("train.checkpoint_every", (0, 1), (-1,)),
+    ("train.patience", (0, 1), (-1,)),
+]
+
+
+def test_the_bounds_of_every_number_are_where_they_are_documented(ours):
+    content = YAML(typ="safe").load(ours.read_text())
+    for key, usable, refused in BOUNDS:
+        section, name = key.split(".")
+        for value in usable:
+            changed = {**content, section: {**content[section], name: value}}
+            assert getattr(getattr(params.check(changed, "x"), section), name) == value
+        for value in refused:
+            changed = {**content, section: {**content[section], name: value}}
+            with pytest.raises(UserError, match=re.escape(f"{key} = {value!r}: ")):
+                params.check(changed, "x")
 
 
 def test_all_faults_come_in_one_message(write):
@@ -227,7 +209,7 @@ def test_all_faults_come_in_one_message(write):
     "text",
     [
         *("train: [", "- a\n- b", "", "train: {lr: 1, lr: 2}", "train: {seed: 2001-99-99}"),
-        *(f"train: {{seed: {'9' * 5000}}}", 'train: !!int "abc"', "[" * 20_000),
+        *(f"train: {{seed: {'9' * 5000}}}", 'train: !!int "abc"', "[" * 500),
     ],
 )
 def test_a_file_that_is_no_mapping_is_a_users_mistake(tmp_path, text):

@@ -29,22 +29,19 @@ MERGES = {
 """What ``data.merge`` may be: for each, the new name of the classes that it merges."""
 
 _WORDS = {
-    CLASSES[0]: (
-        *("non", "no impairment", "non impairment", "non dementia", "no dementia"),
-        *("not demented", "normal", "healthy", "control", "controls", "normal control"),
-        *("healthy control", "cognitively normal", "cn", "nc", "hc"),
-        *("CDR 0", "CDR 0.0"),
-    ),
-    CLASSES[1]: ("very mild", "very mild impairment", "very mild dementia", "CDR 0.5"),
-    CLASSES[2]: ("mild", "mild impairment", "mild dementia", "CDR 1", "CDR 1.0"),
-    CLASSES[3]: ("moderate", "moderate impairment", "moderate dementia", "CDR 2", "CDR 2.0"),
-    DEMENTED: ("dementia",),
+    CLASSES[0]: "non,no impairment,non impairment,non dementia,no dementia,not demented,normal,"
+    "healthy,control,controls,normal control,healthy control,cognitively normal,cn,nc,hc,"
+    "CDR 0,CDR 0.0",
+    CLASSES[1]: "very mild,very mild impairment,very mild dementia,CDR 0.5",
+    CLASSES[2]: "mild,mild impairment,mild dementia,CDR 1,CDR 1.0",
+    CLASSES[3]: "moderate,moderate impairment,moderate dementia,CDR 2,CDR 2.0",
+    DEMENTED: "dementia",
 }
 """How releases spell the classes, besides their names."""
 
 _NO_STAGE = (
-    *("SCD", "SMC", "EMCI", "MCI", "LMCI", "AD", "Alzheimer", "Alzheimers", "Alzheimers disease"),
-    *("CDR 3", "severe", "severe impairment", "severe dementia", "severe demented"),
+    "SCD,SMC,EMCI,MCI,LMCI,AD,Alzheimer,Alzheimers,Alzheimers disease,"
+    "CDR 3,severe,severe impairment,severe dementia,severe demented"
 )
 """Diagnoses that are none of the stages, least to most severe: only their user can place them."""
 
@@ -74,7 +71,6 @@ def folder(name: str) -> str:
 
 
 FOLDERS = tuple(map(folder, CLASSES))
-"""The folders of the four stages."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +100,10 @@ class Naming:
         return ", ".join(self.classes or FOLDERS)
 
 
-_SPELLINGS = {plain(word): name for name in KNOWN for word in (name, *_WORDS[name])}
+_SPELLINGS = {plain(word): name for name in KNOWN for word in (name, *_WORDS[name].split(","))}
 STAGES = Naming((), _SPELLINGS, open=True)
 """Where nobody names the classes."""
-_STAGELESS = tuple(map(plain, _NO_STAGE))
+_STAGELESS = tuple(map(plain, _NO_STAGE.split(",")))
 
 
 def of_folders(naming: Naming, folders: Sequence[str]) -> tuple[str, str | None] | None:
@@ -149,13 +145,10 @@ def parse(text: str) -> Naming:
         labels = list(map(str, range(len(names))))
     extra: dict[str, str] = {}
     for label, name in zip(labels, names, strict=True):
-        if label and extra.setdefault(plain(label), _meant(naming, name)) != _meant(naming, name):
+        meant = naming.class_of(name) or name
+        if label and extra.setdefault(plain(label), meant) != meant:
             raise UserError(f"--classes: {label} means two classes")
     return Naming(naming.classes, {**naming.words, **extra}, naming.open)
-
-
-def _meant(naming: Naming, name: str) -> str:
-    return naming.class_of(name) or name
 
 
 def named(names: Sequence[str], where: str) -> Naming:
@@ -191,18 +184,17 @@ def option(words: Iterable[str]) -> str:
     words = sorted(set(words))
     if all(map(number, words)):
         words.sort(key=float)
-        if words == list(map(str, range(len(words)))):
-            shown = f"--classes '{','.join(f'NAME OF {word}' for word in words)}'"
-        else:
-            shown = f"--classes '{','.join(f'{word}=NAME' for word in words)}'"
-        return f"{shown}\nwhere the numbers have another order: --classes '2=NAME,0=NAME,1=NAME'"
+        in_order = words == list(map(str, range(len(words))))
+        shown = ",".join(f"NAME OF {word}" if in_order else f"{word}=NAME" for word in words)
+        return (
+            f"--classes '{shown}'\nwhere the numbers have another order:"
+            " --classes '2=NAME,0=NAME,1=NAME'"
+        )
     words.sort(key=_severity)
-    unknown = [word for word in words if _severity(word)[0] == len(KNOWN) + len(_STAGELESS)]
-    return f"--classes '{','.join(words)}'" + (
-        f"\nwith {' and '.join(unknown)} where they belong, which is not known here"
-        if unknown
-        else ""
-    )
+    shown = f"--classes '{','.join(words)}'"
+    if unknown := [word for word in words if _severity(word)[0] == len(KNOWN) + len(_STAGELESS)]:
+        shown += f"\nwith {' and '.join(unknown)} where they belong, which is not known here"
+    return shown
 
 
 def _severity(word: str) -> tuple[int, str]:

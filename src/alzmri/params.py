@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
-    field_validator,
 )
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
@@ -32,12 +32,10 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 def _number(value: object) -> object:
     """A number, also where YAML 1.1 reads a text such as ``1e-4``."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _text(value: object) -> object:
@@ -52,6 +50,46 @@ Text = Annotated[str, BeforeValidator(_text)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+
+def _not_our_own(source: str) -> str:
+    if source == "prepared":
+        raise ValueError("data/prepared is an output of the pipeline, not a collection")
+    return source
+
+
+def _known_if_kept_whole(subjects: str, info: ValidationInfo) -> str:
+    if subjects == "unknown" and info.data.get("unit") == "subject":
+        raise ValueError(
+            "a split of subjects must know them; split.unit=slice does not, and LEAKS. Or"
+            " `alzmri data import --subject REGEX` finds them in file names, or a subjects.csv"
+            " (columns path,subject) says whose each image is"
+        )
+    return subjects
+
+
+def _whole(fractions: list[float]) -> list[float]:
+    if abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0:
+        raise ValueError("training, validation and test must each be above 0 and sum to 1")
+    return fractions
+
+
+def _enough(folds: int) -> int:
+    if folds in (1, 2):
+        raise ValueError("must be 0 (one split by fractions) or at least 3")
+    return folds
+
+
+def _one_of_folds(fold: int, info: ValidationInfo) -> int:
+    if fold >= max(info.data.get("folds", fold + 1), 1):
+        raise ValueError("counts from 0 and must be below split.folds")
+    return fold
+
+
+def _within_training(warmup: float, info: ValidationInfo) -> float:
+    if warmup >= info.data.get("epochs", warmup + 1):
+        raise ValueError("is counted in epochs and must be below train.epochs")
+    return warmup
 
 
 class _Section(BaseModel):
@@ -70,62 +108,25 @@ class Phantom(_Section):
 class Data(_Section):
     """The collection, and how its slices become square images."""
 
-    source: Name
+    source: Annotated[Name, AfterValidator(_not_our_own)]
     image_size: Literal[32, 64, 96, 128, 160, 224]
     fit: Literal["pad", "stretch"]
     merge: Literal["none", "three-class", "binary"]
     max_rejected: Fraction
     permute_labels: bool
 
-    @field_validator("source")
-    @classmethod
-    def _not_our_own(cls, source: str) -> str:
-        if source == "prepared":
-            raise ValueError("data/prepared is an output of the pipeline, not a collection")
-        return source
-
 
 class Split(_Section):
     """Which subjects are for training, for choosing the epoch, and for the test."""
 
     unit: Literal["subject", "slice"]
-    subjects: Literal["auto", "file", "pixels", "unknown"]
-    fractions: list[Fraction] = Field(min_length=3, max_length=3)
-    folds: int = Field(ge=0, le=100)
-    fold: int = Field(ge=0)
+    subjects: Annotated[
+        Literal["auto", "file", "pixels", "unknown"], AfterValidator(_known_if_kept_whole)
+    ]
+    fractions: Annotated[list[Fraction], Field(min_length=3, max_length=3), AfterValidator(_whole)]
+    folds: Annotated[int, Field(ge=0, le=100), AfterValidator(_enough)]
+    fold: Annotated[int, Field(ge=0), AfterValidator(_one_of_folds)]
     seed: Seed
-
-    @field_validator("subjects")
-    @classmethod
-    def _known_if_kept_whole(cls, subjects: str, info: ValidationInfo) -> str:
-        if subjects == "unknown" and info.data.get("unit") == "subject":
-            raise ValueError(
-                "a split of subjects must know them; split.unit=slice does not, and LEAKS. Or"
-                " `alzmri data import --subject REGEX` finds them in file names, or a subjects.csv"
-                " (columns path,subject) says whose each image is"
-            )
-        return subjects
-
-    @field_validator("fractions")
-    @classmethod
-    def _whole(cls, fractions: list[float]) -> list[float]:
-        if abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0:
-            raise ValueError("training, validation and test must each be above 0 and sum to 1")
-        return fractions
-
-    @field_validator("folds")
-    @classmethod
-    def _enough(cls, folds: int) -> int:
-        if folds in (1, 2):
-            raise ValueError("must be 0 (one split by fractions) or at least 3")
-        return folds
-
-    @field_validator("fold")
-    @classmethod
-    def _one_of_folds(cls, fold: int, info: ValidationInfo) -> int:
-        if fold >= max(info.data.get("folds", fold + 1), 1):
-            raise ValueError("counts from 0 and must be below split.folds")
-        return fold
 
 
 class Augment(_Section):
@@ -153,7 +154,7 @@ class Train(_Section):
     batch_size: int = Field(ge=2, le=65_536)
     epochs: int = Field(ge=1, le=100_000)
     schedule: Literal["constant", "cosine", "onecycle"]
-    warmup: Number = Field(ge=0)
+    warmup: Annotated[Number, Field(ge=0), AfterValidator(_within_training)]
     class_weights: Literal["none", "sqrt", "balanced"]
     label_smoothing: Number = Field(ge=0, lt=1)
     ema: Number = Field(ge=0, lt=1)
@@ -163,13 +164,6 @@ class Train(_Section):
     checkpoint_every: int = Field(ge=0)
     keep_last: bool
     patience: int = Field(ge=0)
-
-    @field_validator("warmup")
-    @classmethod
-    def _within_training(cls, warmup: float, info: ValidationInfo) -> float:
-        if warmup >= info.data.get("epochs", warmup + 1):
-            raise ValueError("is counted in epochs and must be below train.epochs")
-        return warmup
 
 
 class Evaluate(_Section):
@@ -181,14 +175,7 @@ class Evaluate(_Section):
 class Export(_Section):
     """What the model is exported to."""
 
-    formats: list[Literal["onnx"]]
-
-    @field_validator("formats")
-    @classmethod
-    def _once(cls, formats: list[str]) -> list[str]:
-        if len(set(formats)) < len(formats):
-            raise ValueError("names a format twice")
-        return formats
+    formats: list[Literal["onnx"]] = Field(max_length=1)
 
 
 class Compute(_Section):
@@ -270,14 +257,14 @@ def read(text: str | bytes, name: str) -> Any:
 def _restore_texts(content: object, text: str | bytes) -> None:
     """Put texts into ``content`` as the file has them: ``1e5``, not the number that YAML reads."""
     written = None
-    for section, schema in Params.model_fields.items():
+    for key in _valid_keys(Params):
+        section, _, name = key.partition(".")
         values = content.get(section) if isinstance(content, dict) else None
-        if not isinstance(values, dict) or not isinstance(schema.annotation, type):
-            continue
-        for key, field in schema.annotation.model_fields.items():
-            if field.annotation is str and isinstance(values.get(key), int | float | date):
+        if name and isinstance(values, dict) and isinstance(values.get(name), int | float | date):
+            schema: Any = Params.model_fields[section].annotation
+            if schema.model_fields[name].annotation is str:
                 written = written or YAML(typ="base", pure=True).load(text)
-                values[key] = written[section][key]
+                values[name] = written[section][name]
 
 
 def check(content: object, name: str) -> Params:
@@ -317,10 +304,8 @@ def _explain(fault: ErrorDetails, valid: list[str]) -> str:
 
 
 def _valid_keys(schema: type[BaseModel]) -> list[str]:
-    keys = []
+    keys = list(schema.model_fields)
     for name, field in schema.model_fields.items():
-        keys.append(name)
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            keys += [f"{name}.{key}" for key in section.model_fields]
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += [f"{name}.{key}" for key in field.annotation.model_fields]
     return keys

@@ -22,7 +22,8 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from alzmri.inference import inputs
 from alzmri.inference.predictor import Preprocessing
-from alzmri.models import build, saved
+from alzmri.models import saved
+from alzmri.models.architectures import build
 from alzmri.models.forward import MEAN, STD
 from alzmri.ood.detector import Detector
 from alzmri.ood.features import WithFeatures, run

@@ -40,20 +40,44 @@ def test_the_confusion_has_actual_classes_in_rows_and_shares_of_them(drawn):
     assert len(cells) == 16
 
 
-def test_the_mistakes_are_the_surest_ones_and_the_surest_comes_first(drawn):
+def test_the_mistakes_are_the_surest_ones_of_each_class_and_the_surest_comes_first(drawn):
     chances = np.full((6, 4), 0.02)
     chances[np.arange(6), PREDICTED] = [0.9, 0.5, 0.8, 0.9, 0.6, 0.9]
     images = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((8, 8), np.uint8)
     figures.mistakes(Path("x.png"), images, TRUTH, chances, CLASSES, "note")
-    shown = [axes for axes in drawn[0].axes if axes.get_title()]
-    assert [int(axes.images[0].get_array()[0, 0]) for axes in shown] == [2, 4, 1]
-    assert shown[0].get_title() == "is Non\nsaid Very Mild 80%"
+    shown = [axes for axes in drawn[0].axes if axes.images]
+    assert [int(axes.images[0].get_array()[0, 0]) for axes in shown] == [2, 1, 4]
+    assert shown[0].get_title() == "Very Mild 80%"
+    rows = [text.get_text() for axes in shown for text in axes.texts]
+    assert rows == ["Non Demented\n2 of 3 wrong", "Mild Demented\n1 of 1 wrong"]
 
 
-def test_every_class_has_its_own_roc_curve_and_area(drawn):
+def test_every_class_has_its_own_roc_curve_area_and_band(drawn):
     chances = np.eye(4)[PREDICTED] * 0.9 + 0.025
-    figures.roc(Path("x.png"), TRUTH, chances, CLASSES, "note")
-    (legend,) = (axes.get_legend() for axes in drawn[0].axes)
-    labels = [text.get_text() for text in legend.get_texts()]
+    figures.roc(Path("x.png"), TRUTH, chances, list("aaabcd"), CLASSES, "note")
+    (axes,) = drawn[0].axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert [label.rpartition("  ")[0] for label in labels] == list(CLASSES)
     assert labels[3].endswith("0.90")  # all of class 3 found; one in five others taken for it
+    assert len(axes.collections) == 4
+
+
+def test_reliability_has_an_interval_over_subjects_of_every_point(drawn):
+    """Of two subjects, both right: Clopper and Pearson's begins at 0.158."""
+    chances = np.tile([0.8, 0.2], (20, 1))
+    names = ["a"] * 10 + ["b"] * 10
+    sets = {"before": chances, "after": chances}
+    figures.reliability_diagram(Path("x.png"), np.zeros(20, int), sets, names, "note")
+    bars = [tuple(line.get_segments()[0][:, 1]) for line in drawn[0].axes[0].collections]
+    assert bars == [pytest.approx((0.158, 1), abs=1e-3)] * 2
+
+
+def test_the_learning_curves_mark_the_epoch_that_was_kept(drawn, tmp_path):
+    table = tmp_path / "history.csv"
+    header = "epoch,lr,train_loss,val_loss,val_accuracy,val_macro_f1"
+    table.write_text(f"{header}\n1,0.1,3,2,0.5,0.4\n2,0.1,2,1,0.6,0.5\n3,0.1,1,2,0.6,0.5\n")
+    figures.history(Path("x.png"), table)
+    losses, scores = drawn[0].axes
+    assert np.array(losses.lines[1].get_ydata()).tolist() == [2, 1, 2]
+    assert np.array(scores.lines[1].get_ydata()).tolist() == [0.4, 0.5, 0.5]
+    assert scores.get_xlabel() == "epoch (the model is of epoch 2)"

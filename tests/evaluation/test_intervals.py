@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from alzmri.evaluation import metrics
-from alzmri.evaluation.intervals import Classified, intervals, mean_macro_f1, of_new_subjects
+from alzmri.evaluation.intervals import (
+    Classified,
+    difference,
+    intervals,
+    mean_macro_f1,
+    of_new_subjects,
+    roc_band,
+    samples,
+)
+from alzmri.models.validation import macro_f1
 
 
 def _chances(predicted, classes):
@@ -31,7 +40,7 @@ def test_each_holds_the_score_and_repeats_itself(tested):
     truth, chances, _ = tested
     found = intervals(*tested, seed=3)
     scores = metrics.confidence_scores(truth, chances) | {
-        "macro_f1": metrics.macro_f1(truth, chances.argmax(axis=1)),
+        "macro_f1": macro_f1(truth, chances.argmax(axis=1)),
         "accuracy": float(np.mean(truth == chances.argmax(axis=1))),
         "macro_auc": metrics.macro_auc(truth, chances),
     }
@@ -73,16 +82,6 @@ def test_one_class_or_one_subject_has_an_interval_and_no_area():
     assert found["accuracy"][1] == 1
 
 
-def test_a_class_that_does_not_occur_leaves_the_interval_alone():
-    truth = np.arange(100) % 2
-    predicted = np.where(np.arange(100) % 5, truth, 1 - truth)
-    two, four = (
-        mean_macro_f1([Classified(truth, predicted, _names(100))], classes, seed=0).interval
-        for classes in (2, 4)
-    )
-    assert two == pytest.approx(four)
-
-
 def test_few_new_subjects_score_further_from_the_average_than_it_is_known():
     rng = np.random.default_rng(2)
     truth = np.arange(200) % 2
@@ -106,3 +105,67 @@ def test_it_holds_the_truth_as_often_as_it_says(subjects, right):
         low, high = mean_macro_f1([test], 2, seed).interval
         held += low <= right <= high
     assert held >= 93
+
+
+def test_the_band_of_a_roc_curve_is_around_it_and_never_certain(tested):
+    truth, chances, names = tested
+    grid = np.linspace(0, 1, 21)
+    low, high = roc_band(samples(truth, chances, names, 0), 1, grid)
+    curve = np.interp(grid, *metrics.roc(truth == 1, chances[:, 1]))
+    assert (low <= curve).all()
+    assert (curve[1:] <= high[1:] + 1e-9).all()
+    perfect = np.eye(3)[truth] * 0.7 + 0.1
+    low, _ = roc_band(samples(truth, perfect, names, 0), 1, grid)
+    assert 0.5 < low[5] < 1
+
+
+def _test(right, slices=3, prefix="P"):
+    """A test in which subject ``n`` of class ``n % 4`` is told right where ``right[n]``."""
+    truth = np.repeat(np.arange(len(right)) % 4, slices)
+    predicted = np.where(np.repeat(right, slices), truth, (truth + 1) % 4)
+    return Classified(
+        truth, predicted, [f"{prefix}{n}" for n in np.repeat(range(len(right)), slices)]
+    )
+
+
+def test_the_difference_is_that_of_the_scores_and_turns_with_them():
+    rng = np.random.default_rng(1)
+    first, second = (_test(rng.random(60) < share) for share in (0.8, 0.6))
+    found = difference([first], [second], 4, seed=0)
+    scores = [macro_f1(test.truth, test.predicted) for test in (first, second)]
+    assert found.value == pytest.approx(scores[0] - scores[1])
+    turned = difference([second], [first], 4, seed=0)
+    assert turned.value == -found.value
+    assert turned.interval == pytest.approx([-found.interval[1], -found.interval[0]])
+    assert turned.ahead == pytest.approx(1 - found.ahead)
+    assert found == difference([first], [second], 4, seed=0)
+    for other in (_test(np.ones(8, dtype=bool), prefix="Q"), _test(np.ones(12, dtype=bool))):
+        with pytest.raises(ValueError, match="not tested on the same slices"):
+            difference([_test(np.ones(8, dtype=bool))], [other], 4, 0)
+
+
+def test_seeds_are_averaged_and_folds_have_their_own_people():
+    rng = np.random.default_rng(3)
+    seeds = [_test(rng.random(40) < 0.7) for _ in range(3)]
+    others = [_test(rng.random(40) < 0.5) for _ in range(3)]
+    single = [difference([a], [b], 4, 0) for a, b in zip(seeds, others, strict=True)]
+    together = difference(seeds, others, 4, 0)
+    assert together.value == pytest.approx(np.mean([found.value for found in single]))
+    widths = [found.interval[1] - found.interval[0] for found in single]
+    assert together.interval[1] - together.interval[0] < np.mean(widths)
+    # As many folds of other subjects are as many more subjects: each fold is resampled by itself.
+    folds = [_test(rng.random(40) < 0.7, prefix=f"F{fold}-") for fold in range(4)]
+    found = mean_macro_f1(folds, 4, seed=0)
+    assert found.value == pytest.approx(np.mean([macro_f1(t.truth, t.predicted) for t in folds]))
+    one = mean_macro_f1(folds[:1], 4, seed=0)
+    assert found.low.std() == pytest.approx(one.low.std() / 2, rel=0.25)
+
+
+def test_models_that_are_equally_good_are_told_apart_as_seldom_as_promised():
+    rng = np.random.default_rng(7)
+    told_apart = 0
+    for _ in range(100):
+        one, other = ([_test(rng.random(60) < 0.7, slices=1)] for _ in range(2))
+        low, high = difference(one, other, 4, 0).interval
+        told_apart += not low <= 0 <= high
+    assert told_apart <= 7

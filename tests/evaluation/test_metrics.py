@@ -31,21 +31,10 @@ def test_scores_by_hand():
     assert scores["per_class"]["Non Demented"]["support"] == 2
     first = 0.3**2 + 3 * 0.1**2
     assert metrics.brier_scores(TRUTH[:1], PROBABILITIES[:1]) == pytest.approx([first])
-
-
-def test_a_class_that_does_not_occur_does_not_lower_the_mean():
-    only = TRUTH < 2
-    assert metrics.macro_f1(np.array([0, 1]), np.array([0, 1])) == 1
-    scores = metrics.scores(TRUTH[only], PROBABILITIES[only], CLASSES)
-    assert scores["per_class"]["Moderate Demented"]["support"] == 0
-    assert 0 <= scores["macro_auc"] <= 1
-
-
-def test_auc_counts_pairs_in_the_right_order():
-    truth = np.array([0, 0, 1, 1])
-    first = np.array([0.9, 0.4, 0.6, 0.1])
-    # Of the four pairs of one slice per class, three have the true one ahead.
-    assert metrics.macro_auc(truth, np.stack([first, 1 - first], 1)) == pytest.approx(0.75)
+    # Of the four slices of other classes one is taken for class 1.
+    assert scores["per_class"][CLASSES[1]]["specificity"] == 0.75
+    assert scores["counts"][CLASSES[0]] == dict(zip(CLASSES, [1, 1, 0, 0], strict=True))
+    assert scores["counts"][CLASSES[3]] == dict(zip(CLASSES, [0, 0, 1, 0], strict=True))
 
 
 def test_auc_is_the_mean_over_all_classes_that_occur():
@@ -58,6 +47,7 @@ def test_auc_is_the_mean_over_all_classes_that_occur():
     some = truth != 2
     each = [sklearn.roc_auc_score(truth[some] == k, probabilities[some, k]) for k in (0, 1, 3)]
     assert metrics.macro_auc(truth[some], probabilities[some]) == pytest.approx(np.mean(each))
+    assert metrics.macro_auc(np.array([1, 1]), probabilities[:2]) is None
 
 
 def test_every_score_is_scikit_learns():
@@ -84,19 +74,6 @@ def test_every_score_is_scikit_learns():
     np.testing.assert_allclose((wrong, right), expected[:2])
 
 
-def test_one_class_alone_has_no_auc():
-    assert metrics.macro_auc(np.array([1, 1]), PROBABILITIES[:2]) is None
-
-
-def test_calibration_error_is_the_gap():
-    # Confidence 0.8 in ten slices of which six are right.
-    truth = np.array([0] * 6 + [1] * 4)
-    probabilities = np.tile([0.8, 0.2], (10, 1))
-    assert metrics.expected_calibration_error(truth, probabilities) == pytest.approx(0.2)
-    certain = np.tile([1.0, 0.0], (10, 1))
-    assert metrics.expected_calibration_error(truth, certain) == pytest.approx(0.4)
-
-
 def test_calibration_error_weights_bins_by_their_slices():
     # Nine slices at 0.6, all right: a gap of 0.4. One at 0.9, wrong: a gap of 0.9.
     truth = np.array([0] * 9 + [1])
@@ -108,23 +85,13 @@ def test_calibration_error_weights_bins_by_their_slices():
     assert confidence.tolist() == pytest.approx([0.6, 0.9])
     assert accuracy.tolist() == [1, 0]
     assert counts.tolist() == [9, 1]
-
-
-def test_calibration_has_fifteen_bins():
-    # From 9/15 to 10/15, and beyond.
+    certain = np.tile([1.0, 0.0], (10, 1))
+    assert metrics.expected_calibration_error(1 - truth, certain) == pytest.approx(0.9)
+    # There are fifteen bins: from 9/15 to 10/15, and beyond.
     confidence = np.array([0.61, 0.66, 0.67])
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     _, _, counts = metrics.reliability(np.zeros(3, np.int64), probabilities)
     assert counts.tolist() == [2, 1]
-
-
-def test_a_person_is_the_mean_of_their_slices():
-    truth = np.array([1, 1, 0])
-    probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.9, 0.1]])
-    who, mean, names = metrics.by_subject(truth, probabilities, ["b", "b", "a"])
-    assert names == ["a", "b"]
-    assert who.tolist() == [0, 1]
-    np.testing.assert_allclose(mean, [[0.9, 0.1], [0.35, 0.65]])
 
 
 def test_mistakes_are_counted_by_their_distance():
@@ -134,20 +101,16 @@ def test_mistakes_are_counted_by_their_distance():
 
 
 def test_a_subject_is_the_mean_of_the_slices_that_count():
-    truth, names = np.zeros(4, np.int64), ["a", "a", "b", "b"]
-    probabilities = np.array([[1.0, 0], [0, 1.0], [0.5, 0.5], [0.3, 0.7]])
-    counted = np.array([True, False, False, False])
-    _, mean, _ = metrics.by_subject(truth, probabilities, names, counted)
+    truth, subjects = np.array([1, 1, 0, 0]), ["b", "b", "a", "a"]
+    probabilities = np.array([[0.5, 0.5], [0.3, 0.7], [1.0, 0], [0, 1.0]])
+    actual, mean, names = metrics.by_subject(truth, probabilities, subjects)
+    assert names == ["a", "b"]
+    assert actual.tolist() == [0, 1]
+    np.testing.assert_allclose(mean, [[0.5, 0.5], [0.4, 0.6]])
+    counted = np.array([False, False, True, False])
+    _, mean, _ = metrics.by_subject(truth, probabilities, subjects, counted)
     # Of b none counts: all do.
     np.testing.assert_allclose(mean, [[1, 0], [0.4, 0.6]])
-
-
-def test_specificity_is_of_the_others_and_counts_are_by_the_actual_class():
-    found = metrics.scores(TRUTH, PROBABILITIES, CLASSES)
-    # Of the four slices of other classes one is taken for class 1.
-    assert found["per_class"][CLASSES[1]]["specificity"] == 0.75
-    assert found["counts"][CLASSES[0]] == dict(zip(CLASSES, [1, 1, 0, 0], strict=True))
-    assert found["counts"][CLASSES[3]] == dict(zip(CLASSES, [0, 0, 1, 0], strict=True))
 
 
 def test_chance_alone_shows_an_error_that_shrinks_with_subjects_not_slices():

@@ -14,7 +14,7 @@ import pytest
 
 from alzmri import params
 from alzmri.classes import CLASSES
-from alzmri.evaluation import report
+from alzmri.evaluation import assessment
 from alzmri.experiments.finished_runs import FinishedRun
 
 SUBJECTS, SLICES = 40, 3
@@ -53,7 +53,7 @@ def _tested(right: float, seed: int, subjects: str, merged: bool) -> tuple[Any, 
         (f"{name}_{n % SLICES}.jpg", name, classes[actual], classes[row.argmax()], *row)
         for n, (name, actual, row) in enumerate(zip(names, truth, probabilities, strict=True))
     ]
-    return classes, rows, report.score(truth, probabilities, names, classes, 0)
+    return classes, rows, assessment.score(truth, probabilities, names, classes, 0)
 
 
 @pytest.fixture

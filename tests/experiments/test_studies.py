@@ -10,7 +10,7 @@ import pytest
 
 from alzmri.classes import CLASSES
 from alzmri.errors import LeakError, UserError
-from alzmri.evaluation import report
+from alzmri.evaluation import assessment
 from alzmri.experiments import honest_study, studies
 from alzmri.experiments.honest_study import TaskResults, planned
 from alzmri.experiments.runner import parse_settings
@@ -129,7 +129,7 @@ def fold(make_run):
                 for n, (name, stage) in enumerate(everyone.items())
             ),
         )
-        run.evaluation.update(report.score(truth, probabilities, names.tolist(), CLASSES, 0))
+        run.evaluation.update(assessment.score(truth, probabilities, names.tolist(), CLASSES, 0))
         return run
 
     return make

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alzmri.inference.predictor import CPU, Predictor, Preprocessing
-from alzmri.models import build
+from alzmri.models.architectures import build
 from alzmri.models.forward import MEAN, STD, normalise
 from alzmri.models.saved import Card
 from alzmri.ood.detector import Detector

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import spearmanr
 
 from alzmri.inference.explain import grad_cam, overlay
-from alzmri.models import ARCHITECTURES, build
+from alzmri.models.architectures import ARCHITECTURES, build
 from alzmri.models.forward import normalise
 from alzmri.ood.features import WithFeatures
 

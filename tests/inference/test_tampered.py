@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from alzmri.errors import UserError
 from alzmri.inference.predictor import CPU, Predictor
-from alzmri.models import build, saved
+from alzmri.models import saved
+from alzmri.models.architectures import build
 from alzmri.models.forward import MEAN, STD
 from alzmri.ood import features
 from alzmri.ood.detector import Detector

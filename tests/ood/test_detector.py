@@ -1,10 +1,21 @@
-"""The OOD detector of a model: fitted, kept, and never another model's."""
+"""The OOD detector of a model: fitted, kept, and never another model's.
+
+Training slices give the Gaussian, validation slices the threshold, test slices the alarms.
+"""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from alzmri.errors import UserError
-from alzmri.ood.detector import FILE, Detector, limit
+from alzmri.models import saved
+from alzmri.models.architectures import build
+from alzmri.ood import features as activations
+from alzmri.ood.detector import FILE, Detector, fit, limit
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -69,12 +80,6 @@ def test_it_sees_both_far_along_and_far_beside_the_known_directions(features):
     assert detector.score(detector.mean[None]) == 0
 
 
-def test_a_dead_layer_makes_everything_else_out_of_distribution():
-    detector = _fit(np.zeros((20, 8), np.float32), np.zeros((5, 8), np.float32))
-    assert detector.score(np.zeros((1, 8), np.float32)) <= 1
-    assert detector.score(np.ones((1, 8), np.float32)) > 1
-
-
 def test_it_is_read_back_as_it_was_and_written_alike(features, tmp_path):
     detector = _fit(*features)
     detector.save(tmp_path)
@@ -86,10 +91,7 @@ def test_it_is_read_back_as_it_was_and_written_alike(features, tmp_path):
 
 
 def test_a_missing_damaged_or_foreign_one_is_refused_with_the_remedy(features, tmp_path):
-    with pytest.raises(UserError, match="dvc repro ood"):
-        Detector.load(tmp_path, "w")
-    (tmp_path / "scope.safetensors").touch()
-    with pytest.raises(UserError, match=r"earlier version .*: run `dvc repro`$"):
+    with pytest.raises(UserError, match=r"scope\.safetensors in an earlier version: run `dvc"):
         Detector.load(tmp_path, "w")
     _fit(*features).save(tmp_path)
     with pytest.raises(UserError, match="other weights: run `dvc repro ood`"):
@@ -97,3 +99,67 @@ def test_a_missing_damaged_or_foreign_one_is_refused_with_the_remedy(features, t
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:100])
     with pytest.raises(UserError, match="damaged"):
         Detector.load(tmp_path, "w")
+
+
+@pytest.fixture
+def fitted(tmp_path):
+    """``fitted(prepared)``: what is learnt about an untrained model of these data."""
+
+    def run(prepared):
+        shape = {"name": "lenet", "classes": 4, "image_size": 32, "dropout": 0.5}
+        torch.manual_seed(0)
+        model = build(**shape)
+        card = saved.Card(shape, list(prepared.classes), {}, {}, [], prepared.digest, 1.0, {})
+        saved.save(tmp_path, model.state_dict(), card)
+        return model, *fit(tmp_path, prepared)
+
+    return run
+
+
+def _with_test_slices(prepared, images):
+    changed = prepared.images.copy()
+    changed[prepared.indices("test")] = images
+    return replace(prepared, images=changed)
+
+
+def test_the_threshold_is_of_validation_and_the_alarms_are_of_test(prepared, fitted):
+    model, detector, metrics = fitted(prepared)
+    network = activations.WithFeatures(model)
+    of = {
+        part: activations.run(network, prepared.images, prepared.indices(part), CPU)[1]
+        for part in ("train", "val", "test")
+    }
+    np.testing.assert_allclose(detector.mean, of["train"].mean(axis=0), rtol=1e-3, atol=1e-5)
+    distances = detector.score(of["val"]) * detector.threshold
+    rows = [prepared.rows[index] for index in prepared.indices("val")]
+    labels = prepared.labels[prepared.indices("val")]
+    expected = limit(distances, [row.subject for row in rows], labels)
+    assert detector.threshold == pytest.approx(expected, rel=1e-4)
+    assert metrics["validation"] == {"false_alarms": 0}
+    assert metrics["false_alarms"] == np.mean(detector.score(of["test"]) > 1)
+    assert (metrics["slices"], metrics["subjects"]) == (16, 4)
+    low, high = metrics["ci95"]["false_alarms"]
+    assert low <= metrics["false_alarms"] <= high
+
+
+def test_slices_like_those_of_validation_raise_no_alarm_and_noise_always_does(prepared, fitted):
+    alike = _with_test_slices(prepared, prepared.images[prepared.indices("val")])
+    _, _, metrics = fitted(alike)
+    assert metrics["false_alarms"] == 0
+    # None of four subjects: 1 - 0.025 ** (1 / 4), by Clopper and Pearson.
+    assert metrics["ci95"]["false_alarms"] == pytest.approx([0, 0.602], abs=1e-3)
+    assert metrics["flagged"] == {}
+    noise = np.random.default_rng(0).integers(0, 256, (16, 32, 32), np.uint8)
+    _, _, metrics = fitted(_with_test_slices(prepared, noise))
+    assert metrics["false_alarms"] == 1
+    assert metrics["ci95"]["false_alarms"] == pytest.approx([0.398, 1], abs=1e-3)
+    assert metrics["subjects_flagged"] == metrics["subjects"] == 4
+    assert metrics["classes"]["Mild Demented"]["subjects_flagged"] == 1
+    assert metrics["flagged"]["2-5"] == "4 of 4"
+
+
+def test_a_model_of_other_data_is_refused_with_the_remedy(prepared, fitted, tmp_path):
+    fitted(prepared)
+    other = _with_test_slices(prepared, 0)
+    with pytest.raises(UserError, match=r"other data or another split.*dvc repro train"):
+        fit(tmp_path, other)

@@ -25,9 +25,10 @@ from ruamel.yaml import YAML
 from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared, Row, relevant, write_manifest
 from alzmri.files import write_json
-from alzmri.models import build, saved
+from alzmri.models import saved
+from alzmri.models.architectures import build
 from alzmri.models.forward import MEAN, STD, normalise
-from alzmri.ood import fit as ood_fit
+from alzmri.ood.detector import fit as fit_detector
 from alzmri.params import load
 
 SIDE = 32
@@ -92,7 +93,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, committed: Callable[[str
         versions={},
     )
     saved.save(root / "models", model.state_dict(), card)
-    detector, _ = ood_fit.fit(root / "models", prepared)
+    detector, _ = fit_detector(root / "models", prepared)
     detector.save(root / "models")
     (root / "models/MODEL_CARD.md").write_text(
         "---\nhead: yaml\n---\n\n"

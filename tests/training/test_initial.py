@@ -8,18 +8,16 @@ import torch
 
 from alzmri.errors import LeakError, UserError
 from alzmri.models import saved
-from alzmri.training import initial, results
-from alzmri.training.checkpoints import Checkpoints
-from alzmri.training.fingerprint import fingerprint
-from alzmri.training.loop import Run, train
+from alzmri.training import initial, outputs
+from alzmri.training.checkpoints import Checkpoints, fingerprint
+from alzmri.training.loop import TrainingState, train
 
 CPU = torch.device("cpu")
 
 
 def _train(prepared, params, start=None):
     store = Checkpoints("memory://checkpoints", uuid.uuid4().hex)
-    ignore = lambda *_: None  # noqa: E731
-    return train(prepared, params, CPU, store, ignore, ignore, initial=start)
+    return train(prepared, params, CPU, store, initial=start)
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def first(prepared, quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     run = _train(prepared, quick())
-    results.write(run, prepared, quick(), "0123456789abcdef")
+    outputs.write(run, prepared, quick(), "0123456789abcdef")
     (tmp_path / "models").rename(tmp_path / "first")
     return run
 
@@ -51,9 +49,12 @@ def test_it_begins_where_the_other_ended_and_names_it(prepared, quick, first, tm
     start = initial.find(params, prepared)
     run = _train(prepared, params, start)
     assert run.history[0].val_loss == pytest.approx(first.best.val_loss, rel=1e-4)
-    card = results.card(run, prepared, params, "name", start)
+    card = outputs.card(run, prepared, params, "name")
     assert card.training["init"] == {"name": "first", "weights": saved.digest(tmp_path / "first")}
     assert start.describe(prepared.classes) == f"starts from first (weights {start.digest[:16]})"
+    # The fingerprint is of the weights and not of their name alone.
+    other = replace(start, digest="0" * 64)
+    assert len({fingerprint(params, prepared, CPU, each) for each in (None, start, other)}) == 3
 
 
 def test_other_classes_get_a_new_last_layer_and_keep_the_rest(prepared, quick, first):
@@ -67,12 +68,12 @@ def test_other_classes_get_a_new_last_layer_and_keep_the_rest(prepared, quick, f
     params = quick(init="first")
     start = initial.find(params, other)
     assert "; the last layer is new, for its classes were Non" in start.describe(other.classes)
-    run = Run.start(other, params, CPU, initial=start)
-    fresh = Run.start(other, params, CPU)
+    run = TrainingState.start(other, params, CPU, initial=start)
+    fresh = TrainingState.start(other, params, CPU)
     for name, values in run.model.state_dict().items():
         source = fresh.model.state_dict() if "classifier.6" in name else first.best_weights
         assert torch.equal(values, source[name]), name
-    assert len(results.card(run, other, params, "name", start).training_subjects) == 32
+    assert len(outputs.card(run, other, params, "name").training_subjects) == 32
 
 
 @pytest.mark.parametrize(
@@ -101,11 +102,3 @@ def test_a_model_that_has_seen_the_test_subjects_is_refused_unless_the_split_lea
     with pytest.raises(LeakError, match=r"first: 16 of 20 validation and test subjects"):
         initial.find(quick(init="first"), other)
     assert initial.find(quick(init="first", unit="slice"), other)
-
-
-def test_the_fingerprint_is_of_the_weights_and_not_of_their_name_alone(prepared, quick, first):
-    params = quick(init="first")
-    start = initial.find(params, prepared)
-    other = replace(start, digest="0" * 64)
-    prints = {fingerprint(params, prepared, CPU, each) for each in (None, start, other)}
-    assert len(prints) == 3

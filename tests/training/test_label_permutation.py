@@ -9,7 +9,6 @@ import torch
 from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared, Row
 from alzmri.data.splits import assign
-from alzmri.evaluation.metrics import scores
 from alzmri.models.forward import predict, probabilities
 from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import train
@@ -40,19 +39,18 @@ def test_permuted_labels_score_at_chance_on_new_subjects(
         split={"unit": unit},
         data={"image_size": 32},
         model={"name": "lenet"},
-        train={"lr": 0.02, "epochs": 30, "batch_size": 16},
+        train={"lr": 0.02, "epochs": 15, "batch_size": 16},
     )
     groups = [row.subject if unit == "subject" else row.sha256 for row in permuted.rows]
     parts = assign([row.label for row in permuted.rows], groups, params.split)
     rows = tuple(replace(row, split=part) for row, part in zip(permuted.rows, parts, strict=True))
     prepared = replace(permuted, rows=rows)
     store = Checkpoints(str(tmp_path), "test")
-    run = train(prepared, params, CPU, store, lambda *_: None, lambda *_: None)
-    run.scored.load_state_dict(run.best_weights)
+    scored = train(prepared, params, CPU, store).scored
     test = prepared.indices("test")
-    chances = probabilities(predict(run.scored, prepared.images, test, CPU))
+    chances = probabilities(predict(scored, prepared.images, test, CPU))
     truth = prepared.labels[test]
-    accuracy = scores(truth, chances, CLASSES)["accuracy"]
+    accuracy = np.mean(truth == chances.argmax(1))
     subjects = [rows[index].subject for index in test]
     p = by_chance(truth, chances.argmax(1), subjects)
     if recognised:

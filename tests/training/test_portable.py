@@ -23,27 +23,17 @@ def asked(make_params, monkeypatch):
     return lambda **compute: portable.variables(make_params(compute=compute).compute)
 
 
-def test_a_portable_run_has_capped_instructions_and_fixed_threads(asked):
+def test_instructions_are_capped_and_threads_fixed_each_by_its_own_parameter(asked, monkeypatch):
     variables = asked(portable=True, threads=2)
     assert portable.CAPS.items() <= variables.items()
     assert {variables[name] for name in portable.THREADS} == {"2"}
-
-
-def test_each_of_the_two_is_switched_off_by_itself(asked):
     assert asked(portable=False, threads=0) == {}
     assert asked(portable=True, threads=0) == portable.CAPS
     assert not portable.CAPS.keys() & asked(portable=False, threads=3).keys()
-    assert asked(portable=False, threads=3)["OMP_NUM_THREADS"] == "3"
-
-
-@pytest.mark.parametrize(("processes", "each"), [("1", "4"), ("2", "2"), ("3", "1"), ("8", "1")])
-def test_the_processes_of_a_host_share_its_threads(asked, monkeypatch, processes, each):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-    assert asked(threads=4)["OMP_NUM_THREADS"] == each
-
-
-def test_other_processors_have_no_such_instructions(asked, monkeypatch):
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    for processes, each in (("1", "4"), ("2", "2"), ("3", "1"), ("8", "1")):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)  # of a host, which share its threads
+        assert asked(portable=False, threads=4)["OMP_NUM_THREADS"] == each
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")  # it has no such instructions
     assert not portable.CAPS.keys() & asked(portable=True).keys()
 
 
@@ -84,12 +74,7 @@ import {stage}
     done = subprocess.run(
         [sys.executable, "-c", check],
         cwd=tmp_path,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT / "src"),
-            "MKL_CBWR": "AUTO",
-            "OMP_NUM_THREADS": "7",
-        },
+        env=os.environ | {"PYTHONPATH": f"{ROOT}/src", "MKL_CBWR": "AUTO", "OMP_NUM_THREADS": "7"},
         capture_output=True,
         text=True,
         check=True,

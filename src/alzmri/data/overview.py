@@ -1,5 +1,6 @@
 """What ``prepare`` made of a collection: classes over the parts of the split, and subjects."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,20 +37,23 @@ def write_table(path: Path, counts: Counts, classes: tuple[str, ...]) -> None:
 
 def draw(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> None:
     """Bars of images and of subjects, per class, stacked by part of the split."""
-    with drawing(path, 8.0, 2.9) as figure:
+    with drawing(path, 8.0, 1.3 + 0.4 * len(classes)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
-        for axes, (what, column) in zip(
-            (left, right), (("images", 0), ("subjects", 1)), strict=True
-        ):
-            start = [0] * len(classes)
-            for part, colour in zip(PARTS, PART_COLOURS, strict=True):
-                widths = [counts[name, part][column] for name in classes]
-                bars = axes.barh(range(len(classes)), widths, left=start, color=colour, label=part)
-                axes.bar_label(bars, [str(w or "") for w in widths], label_type="center", size=8)
-                start = [a + b for a, b in zip(start, widths, strict=True)]
-            axes.set(xlabel=what)
-        left.set_yticks(range(len(classes)), classes)
+        for column, (axes, what) in enumerate(((left, "images"), (right, "subjects"))):
+            numbers = [[counts[name, part][column] for part in PARTS] for name in classes]
+            start = np.zeros(len(classes))
+            for part, colour, widths in zip(
+                PARTS, PART_COLOURS, np.transpose(numbers), strict=True
+            ):
+                axes.barh(range(len(classes)), widths, left=start, color=colour, label=part)
+                start += widths
+            # Behind the bars: many parts are narrower than their number.
+            for place, row in enumerate(numbers):
+                text = "  " + " + ".join(f"{number:,}" for number in row)
+                axes.text(start[place], place, text, va="center", size=8)
+            axes.set(xlabel=what, xlim=(0, 1.8 * max(start.max(), 1)))
+        left.set_yticks(range(len(classes)), [textwrap.fill(name, 24) for name in classes])
         left.invert_yaxis()
         right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 

@@ -4,6 +4,7 @@ Arguments are named as in ``alzmri.evaluation.metrics``; ``note`` is the title, 
 that says what was tested, and whether the split leaks.
 """
 
+import csv
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,15 +15,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from alzmri.evaluation import intervals, metrics
 from alzmri.figure import SEVERITY, drawing, severity
+from alzmri.models.validation import Floats, Ints
 
 GREY = "#767676"
-MISTAKES_SHOWN = 24
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+MISTAKES_OF_A_CLASS = 6
 
 
 def matrix(
@@ -102,11 +103,17 @@ def confusion(
             bar.outline.set_visible(False)
 
 
-def roc(path: Path, truth: Ints, probabilities: Floats, classes: Sequence[str], note: str) -> None:
-    """One curve per class against the rest, with its area."""
-    # Not at the top: compare and review draw without torch.
-    from alzmri.evaluation import metrics
-
+def roc(
+    path: Path,
+    truth: Ints,
+    probabilities: Floats,
+    subjects: Sequence[str],
+    classes: Sequence[str],
+    note: str,
+) -> None:
+    """One curve per class against the rest, its area, and a 95 % band over subjects."""
+    grid = np.linspace(0, 1, 101)
+    bounds = intervals.samples(truth, probabilities, subjects, seed=0)
     with drawing(path, 5.2, 4.6) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
@@ -117,45 +124,47 @@ def roc(path: Path, truth: Ints, probabilities: Floats, classes: Sequence[str], 
             false_positive, true_positive = metrics.roc(positive, probabilities[:, index])
             area = np.trapezoid(true_positive, false_positive)
             axes.plot(false_positive, true_positive, color=colour, label=f"{name}  {area:.2f}")
-        axes.set(
-            xlabel="false positive rate",
-            ylabel="true positive rate",
-            xlim=(-0.01, 1.01),
-            ylim=(-0.01, 1.01),
-            aspect="equal",
-        )
-        axes.set_title(note, fontsize=9)
+            low, high = intervals.roc_band(bounds, index, grid)
+            axes.fill_between(grid, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.set_title(f"{note}\nbands: 95 % over subjects", fontsize=9)
         axes.legend(title="area under the curve", loc="lower right", fontsize=9)
 
 
 def reliability_diagram(
-    path: Path, truth: Ints, probabilities: Mapping[str, Floats], note: str
+    path: Path, truth: Ints, probabilities: Mapping[str, Floats], subjects: Sequence[str], note: str
 ) -> None:
-    """Accuracy against confidence, points as large as their share of slices, and how many.
+    """Accuracy against confidence with 95 % intervals over subjects, and how many slices.
 
     ``probabilities`` are two sets by their names in the legend: before and after calibration.
     """
-    from alzmri.evaluation.metrics import (
-        CALIBRATION_BINS,
-        expected_calibration_error,
-        reliability,
-    )
+    # Not at the top: compare and review draw without torch.
+    from alzmri.ood.detector import share_interval
 
+    edges = np.linspace(0, 1, metrics.CALIBRATION_BINS + 1)
     with drawing(path, 5.0, 5.2) as figure:
         axes, histogram = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="calibrated")
-        for (name, chances), colour in zip(
-            probabilities.items(), (SEVERITY[0], SEVERITY[2]), strict=True
+        for (name, chances), colour, aside in zip(
+            probabilities.items(), (SEVERITY[0], SEVERITY[2]), (-0.004, 0.004), strict=True
         ):
-            confidence, accuracy, counts = reliability(truth, chances)
-            error = expected_calibration_error(truth, chances)
+            confidence, accuracy, _ = metrics.reliability(truth, chances)
+            whose = zip(metrics.bins(chances).tolist(), subjects, strict=True)
+            places = [place for place, _ in set(whose)]
+            tested = np.bincount(places, minlength=metrics.CALIBRATION_BINS)
+            bounds = [
+                share_interval(share, number)
+                for share, number in zip(accuracy, tested[tested > 0], strict=True)
+            ]
+            away = np.abs(np.transpose(bounds) - accuracy)
+            error = metrics.expected_calibration_error(truth, chances)
             label = f"{name}: error {error:.3f}"
-            axes.plot(confidence, accuracy, "-", color=colour, linewidth=1, label=label)
-            axes.scatter(confidence, accuracy, 3 + 300 * counts / counts.sum(), color=colour)
-            edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+            style: dict[str, Any] = {"color": colour, "linewidth": 1, "elinewidth": 0.8}
+            axes.errorbar(confidence + aside, accuracy, away, fmt=".-", label=label, **style)
             histogram.hist(chances.max(axis=1), edges, color=colour, histtype="step", linewidth=1.5)
         axes.set(ylabel="accuracy", ylim=(0, 1.02))
-        axes.set_title(note, fontsize=9)
+        axes.set_title(f"{note}\nbars: 95 % over subjects", fontsize=9)
         axes.legend(loc="lower right", fontsize=8.5)
         histogram.set(xlabel="confidence (probability of the predicted class)", xlim=(0, 1.02))
         histogram.set_ylabel("slices")
@@ -169,30 +178,56 @@ def mistakes(
     classes: Sequence[str],
     note: str,
 ) -> None:
-    """The slices (uint8 ``[n, side, side]``) that the model got wrong with most confidence."""
-    predicted = probabilities.argmax(axis=1)
-    confidence = probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != truth)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
-    short = [name.removesuffix(" Demented") for name in classes]
-    columns = 6
-    rows = max(1, -(-len(worst) // columns))
-    height, head, gap = rows * 1.78 + 0.5, 0.72, 0.36  # inches; two lines stand above a slice
-    with drawing(path, columns * 1.45, height) as figure:
+    """Of each class, in a row, the slices that the model got wrong with the most confidence.
+
+    ``images`` are uint8 ``[n, side, side]``.
+    """
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = predicted != truth
+    rows = np.unique(truth[wrong])
+    height, width, head, gap = max(1, len(rows)) * 1.72 + 0.3, 9.6, 0.52, 0.3  # inches
+    with drawing(path, width, height) as figure:
         figure.set_layout_engine("none")  # which would take a second for so many axes
-        figure.suptitle(note, fontsize=9, x=0.01, ha="left")
-        if not len(worst):
+        title = f"The surest mistakes in each class: prediction and its probability ({note})"
+        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+        if not len(rows):
             figure.text(0.5, 0.4, "no mistakes", ha="center", color=GREY)
             return
-        side = (height - head - (rows - 1) * gap) / rows
-        places = {"left": 0.01, "right": 0.99, "bottom": 0, "top": 1 - head / height}
+        side = (height - head - (len(rows) - 1) * gap) / len(rows)
+        places = {"left": 0.13, "right": 0.99, "bottom": 0.01, "top": 1 - head / height}
         spaces = {"wspace": 0.05, "hspace": gap / side}
-        grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={**places, **spaces})
-        for axes in grid.flat:
-            axes.axis("off")
-        for axes, index in zip(grid.flat, worst, strict=False):
-            axes.imshow(images[index], cmap="gray", vmin=0, vmax=255)
-            axes.set_title(
-                f"is {short[truth[index]]}\nsaid {short[predicted[index]]} {confidence[index]:.0%}",
-                fontsize=7.5,
-            )
+        grid = figure.subplots(
+            len(rows), MISTAKES_OF_A_CLASS, squeeze=False, gridspec_kw={**places, **spaces}
+        )
+        for line, row in zip(grid, rows, strict=True):
+            mine = np.flatnonzero(wrong & (truth == row))
+            worst = mine[np.argsort(-confidence[mine], kind="stable")]
+            name = textwrap.fill(classes[row], 14)
+            shown = f"{name}\n{len(mine)} of {(truth == row).sum()} wrong"
+            line[0].text(-0.08, 0.5, shown, ha="right", va="center", fontsize=8)
+            line[0].texts[0].set_transform(line[0].transAxes)
+            for axes in line:
+                axes.axis("off")
+            for axes, index in zip(line, worst, strict=False):
+                axes.imshow(images[index], cmap="gray", vmin=0, vmax=255)
+                said = classes[predicted[index]].removesuffix(" Demented")
+                axes.set_title(f"{said} {confidence[index]:.0%}", fontsize=7.5, pad=3)
+
+
+def history(path: Path, table: Path) -> None:
+    """The learning curves of ``plots/history.csv``; the epoch that was kept is marked."""
+    with table.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    columns = {name: [float(row[name]) for row in rows] for name in rows[0]}
+    best = max(rows, key=lambda row: (float(row["val_macro_f1"]), -float(row["val_loss"])))
+    with drawing(path, 8.0, 3.0) as figure:
+        pairs = (("train_loss", "val_loss"), ("val_accuracy", "val_macro_f1"))
+        for axes, names in zip(figure.subplots(1, 2), pairs, strict=True):
+            for name, colour in zip(names, (SEVERITY[0], SEVERITY[3]), strict=True):
+                label = name.replace("val_", "validation ").replace("train_", "training ")
+                label = label.replace("macro_f1", "macro F1")
+                axes.plot(columns["epoch"], columns[name], ".-", color=colour, label=label)
+            axes.axvline(int(best["epoch"]), color=GREY, linewidth=0.8, linestyle=":")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set(xlabel=f"epoch (the model is of epoch {best['epoch']})")
+            axes.legend(fontsize=9)

@@ -17,14 +17,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from alzmri.evaluation import metrics
+from alzmri.models.validation import Floats, Ints
+
 RESAMPLES = 2000
 IMAGINED = 0.5
 """Subjects added to each class: with a quarter, the coverage of some tests falls below 0.93."""
 _LEVELS = 1000
 """More different scores than so many are rounded for the resamples of an area under a curve."""
+_ROC_RESAMPLES = 400
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Interval = list[float]
 """``[low, high]``."""
 
@@ -39,17 +41,11 @@ class Classified(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """Macro F1 of one model less that of another, on the same subjects.
+    """Macro F1 of one model less that of another, on the same subjects."""
 
-    Attributes:
-        value: on all of them; -1 to 1.
-        interval: 95 %, over subjects.
-        ahead: the share of resamples in which the first scores higher; ties count half.
-    """
-
-    value: float
-    interval: Interval
-    ahead: float
+    value: float  # on all of them, -1 to 1
+    interval: Interval  # 95 %, over subjects
+    ahead: float  # the share of resamples in which the first scores higher; ties count half
 
 
 class Resampled(NamedTuple):
@@ -65,45 +61,31 @@ class Resampled(NamedTuple):
         return [float(np.quantile(self.low, 0.025)), float(np.quantile(self.high, 0.975))]
 
 
+class Sample(NamedTuple):
+    """A test with its imagined subjects; ``member`` is the column of ``weights`` of each slice."""
+
+    truth: Ints
+    probabilities: Floats
+    member: Ints
+    weights: Floats  # [RESAMPLES, subjects]
+
+
 def intervals(
     truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: int
 ) -> dict[str, Interval | None]:
     """Of ``macro_f1``, ``accuracy``, ``macro_auc``, ``loss``, ``ece`` and ``brier``.
 
-    Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is of the weights. An
-    imagined subject is predicted with the mean confidence of all slices. The calibration error of a
-    sample is too high, and that of a resample once more so: its interval reaches as far below as
-    above, and begins at 0 where chance alone shows as much. The area under the curve is None where
-    it has none.
+    Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is of the weights. The
+    calibration error of a sample is too high, and that of a resample once more so: its interval
+    reaches as far below as above, and begins at 0 where chance alone shows as much. The area under
+    the curve is None where it has none.
     """
-    # Not at the top: compare and review need differences, and no torch.
-    from alzmri.evaluation import metrics
-
-    classes = probabilities.shape[1]
     test = Classified(truth, probabilities.argmax(axis=1), subjects)
-    confusion, strata = _confusion([test], classes)
-    draws = _draw(np.random.default_rng(seed), strata)
-    _, member = np.unique(np.asarray(subjects), return_inverse=True)
-    confidence = float(probabilities.max(axis=1).mean())
-    samples: list[dict[str, Floats]] = []
-    for right in (False, True):
-        # A row for each class and what it is taken for, weighted by how many slices that is.
-        imagined = _imagined(confusion, draws, right=right)[0]
-        actual, said = np.nonzero(imagined.sum(axis=0))
-        rows = np.full((len(said), classes), (1 - confidence) / (classes - 1))
-        rows[np.arange(len(said)), said] = confidence
-        weights = np.concatenate((draws.real, draws.imagined @ imagined[:, actual, said]), axis=1)
-        samples.append(
-            _weighted(
-                np.concatenate((truth, actual)),
-                np.concatenate((probabilities, rows)),
-                np.concatenate((member, len(draws.stratum) + np.arange(len(said)))),
-                weights,
-            )
-        )
-    found: dict[str, Interval | None] = {"macro_f1": _mean_macro_f1(confusion, draws).interval}
-    for name in samples[0]:
-        ends = np.quantile([kind[name] for kind in samples], (0.025, 0.975), axis=1)
+    macro_f1 = mean_macro_f1([test], probabilities.shape[1], seed).interval
+    found: dict[str, Interval | None] = {"macro_f1": macro_f1}
+    wrong, right = map(_weighted, samples(truth, probabilities, subjects, seed))
+    for name in wrong:
+        ends = np.quantile([wrong[name], right[name]], (0.025, 0.975), axis=1)
         found[name] = [float(ends[0].min()), float(ends[1].max())]
     _, high = found["ece"] or (0.0, 0.0)
     ece = metrics.expected_calibration_error(truth, probabilities)
@@ -112,12 +94,57 @@ def intervals(
     return found | ({"macro_auc": None} if len(np.unique(truth)) < 2 else {})
 
 
-def _weighted(
-    truth: Ints, probabilities: Floats, member: Ints, weights: Floats
-) -> dict[str, Floats]:
-    """The scores in each resample; ``member`` is the column of ``weights`` of each slice."""
-    from alzmri.evaluation import metrics
+def roc_band(bounds: Sequence[Sample], label: int, grid: Floats) -> list[Floats]:
+    """The true positive rate of class ``label`` at the false positive rates ``grid``, low and high.
 
+    ``bounds`` are of :func:`samples`.
+    """
+    band = []
+    for sample, quantile in zip(bounds, (0.025, 0.975), strict=True):
+        order = np.argsort(-sample.probabilities[:, label], kind="stable")
+        weights = sample.weights[:_ROC_RESAMPLES, sample.member[order]]
+        positive = sample.truth[order] == label
+        hits, alarms = (np.cumsum(weights * kind, axis=1) for kind in (positive, ~positive))
+        curves = [
+            np.interp(grid, wrong / wrong[-1], right / right[-1])
+            for wrong, right in zip(alarms, hits, strict=True)
+        ]
+        band.append(np.quantile(curves, quantile, axis=0))
+    return band
+
+
+def samples(truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: int) -> list[Sample]:
+    """For the lower and for the upper bound: all that is imagined is wrong, or right.
+
+    An imagined subject is predicted with the mean confidence of all slices.
+    """
+    classes = probabilities.shape[1]
+    test = Classified(truth, probabilities.argmax(axis=1), subjects)
+    confusion, strata = _confusion([test], classes)
+    draws = _draw(np.random.default_rng(seed), strata)
+    _, member = np.unique(np.asarray(subjects), return_inverse=True)
+    confidence = float(probabilities.max(axis=1).mean())
+    found = []
+    for right in (False, True):
+        # A row for each class and what it is taken for, weighted by how many slices that is.
+        imagined = _imagined(confusion, draws, right=right)[0]
+        actual, said = np.nonzero(imagined.sum(axis=0))
+        rows = np.full((len(said), classes), (1 - confidence) / (classes - 1))
+        rows[np.arange(len(said)), said] = confidence
+        found.append(
+            Sample(
+                np.concatenate((truth, actual)),
+                np.concatenate((probabilities, rows)),
+                np.concatenate((member, len(draws.stratum) + np.arange(len(said)))),
+                np.concatenate((draws.real, draws.imagined @ imagined[:, actual, said]), axis=1),
+            )
+        )
+    return found
+
+
+def _weighted(sample: Sample) -> dict[str, Floats]:
+    """The scores in each resample."""
+    truth, probabilities, member, weights = sample
     right = probabilities.argmax(axis=1) == truth
     gaps = np.eye(metrics.CALIBRATION_BINS)[metrics.bins(probabilities)]
     gaps *= (probabilities.max(axis=1) - right)[:, np.newaxis]
@@ -180,10 +207,7 @@ def mean_macro_f1(tests: Sequence[Classified], classes: int, seed: int) -> Resam
     seed only: two models tested on the same slices are resampled alike.
     """
     confusion, strata = _confusion(tests, classes)
-    return _mean_macro_f1(confusion, _draw(np.random.default_rng(seed), strata))
-
-
-def _mean_macro_f1(confusion: Ints, draws: "_Draws") -> Resampled:
+    draws = _draw(np.random.default_rng(seed), strata)
     real = np.tensordot(draws.real, confusion.astype(np.float64), axes=(1, 1))
     low, high = (
         _macro_f1(
@@ -216,19 +240,12 @@ def difference(
 
 
 class _Draws(NamedTuple):
-    """Weights in each resample, as many in a stratum as it has subjects.
+    """Weights in each resample, as many in a stratum as it has subjects."""
 
-    Attributes:
-        real: float64 ``[RESAMPLES, subjects]``.
-        imagined: float64 ``[RESAMPLES, strata]``.
-        stratum: of each subject, int64 ``[subjects]``.
-        of_class: of each stratum, int64 ``[strata]``.
-    """
-
-    real: Floats
-    imagined: Floats
-    stratum: Ints
-    of_class: Ints
+    real: Floats  # [RESAMPLES, subjects]
+    imagined: Floats  # [RESAMPLES, strata]
+    stratum: Ints  # of each subject
+    of_class: Ints  # of each stratum
 
 
 def _draw(rng: np.random.Generator, strata: Ints) -> _Draws:
@@ -274,7 +291,7 @@ def _imagined(confusion: Ints, draws: _Draws, *, right: bool) -> Floats:
     return found
 
 
-def _macro_f1(confusion: NDArray[np.int64] | Floats) -> Floats:
+def _macro_f1(confusion: Ints | Floats) -> Floats:
     """Of each matrix of ``[..., actual, predicted]``, over the classes that occur in it."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     actual, guessed = confusion.sum(axis=-1), confusion.sum(axis=-2)

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.models.scores import Floats as Floats
-from alzmri.models.scores import Ints as Ints
-from alzmri.models.scores import macro_f1
+from alzmri.models.validation import Floats, Ints, macro_f1
 
 CALIBRATION_BINS = 15
 """Of equal width over the confidence; the number of Guo et al. (2017)."""
@@ -26,25 +24,22 @@ def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[s
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(confusion, (truth, predicted), 1)
     hits, support, said = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    precision, recall = hits / np.maximum(said, 1), hits / np.maximum(support, 1)
-    f1 = 2 * hits / np.maximum(support + said, 1)
     others = len(truth) - support
-    specificity = (others - (said - hits)) / np.maximum(others, 1)
+    rates = {
+        "precision": hits / np.maximum(said, 1),
+        "recall": hits / np.maximum(support, 1),
+        "specificity": (others - (said - hits)) / np.maximum(others, 1),
+        "f1": 2 * hits / np.maximum(support + said, 1),
+    }
     return {
         "accuracy": float(np.mean(truth == predicted)),
         "macro_f1": macro_f1(truth, predicted),
-        "balanced_accuracy": float(recall[support > 0].mean()),
+        "balanced_accuracy": float(rates["recall"][support > 0].mean()),
         "macro_auc": macro_auc(truth, probabilities),
         **confidence_scores(truth, probabilities),
         "per_class": {
-            name: {
-                "precision": float(precision[index]),
-                "recall": float(recall[index]),
-                "specificity": float(specificity[index]),
-                "f1": float(f1[index]),
-                "support": int(support[index]),
-            }
-            for index, name in enumerate(classes)
+            name: {**{key: float(values[index]) for key, values in rates.items()}, "support": count}
+            for index, (name, count) in enumerate(zip(classes, support.tolist(), strict=True))
         },
         "counts": {
             name: dict(zip(classes, row, strict=True))
@@ -103,16 +98,14 @@ def expected_calibration_error(truth: Ints, probabilities: Floats) -> float:
     return float(np.sum(np.abs(confidence - accuracy) * counts) / counts.sum())
 
 
-def calibrated(
-    probabilities: Floats, subjects: Sequence[str], seed: int, draws: int = 1000
-) -> dict[str, Any]:
-    """The calibration error that chance alone shows where the ``probabilities`` are right.
+def calibrated(probabilities: Floats, subjects: Sequence[str], seed: int) -> dict[str, Any]:
+    """The calibration error by chance alone, where the ``probabilities`` are right.
 
-    Labels are drawn from the probabilities of each slice, by one random number for all slices of a
-    subject, since slices of a subject share their label. ``seed`` is of these.
+    Labels are drawn 1000 times from the probabilities of each slice, by one random number for all
+    slices of a subject, since they share their label.
 
     Returns:
-        ``mean``, and ``range``, from the 2.5 % to the 97.5 % quantile of the ``draws``.
+        ``mean``, and ``range``, from the 2.5 % to the 97.5 % quantile.
     """
     rng = np.random.default_rng(seed)
     names, member = np.unique(np.asarray(subjects), return_inverse=True)
@@ -120,7 +113,7 @@ def calibrated(
     high = np.take_along_axis(np.cumsum(probabilities, axis=1), said, axis=1)[:, 0]
     confidence, places = probabilities.max(axis=1), bins(probabilities)
     errors = []
-    for chance in rng.random((draws, len(names))):
+    for chance in rng.random((1000, len(names))):
         drawn = chance[member]
         gaps = confidence - ((high - confidence < drawn) & (drawn <= high))
         errors.append(np.abs(np.bincount(places, gaps)).sum() / len(places))
@@ -156,7 +149,7 @@ def by_subject(
     """One row per subject: most frequent class, mean of the slice probabilities, name.
 
     The mean is over the slices that are ``counted``, bool ``[n]``; over all where none of a subject
-    is, or it is None.
+    is, or ``counted`` is None.
     """
     names, member = np.unique(np.asarray(subjects), return_inverse=True)
     votes = np.zeros((len(names), probabilities.shape[1]), dtype=np.int64)

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from alzmri.data.images import Pixels
 from alzmri.errors import LeakError, UserError
-from alzmri.evaluation import report
+from alzmri.evaluation import assessment
 from alzmri.evaluation.intervals import Classified, difference, mean_macro_f1, of_new_subjects
 from alzmri.evaluation.markdown import interval, records
 from alzmri.evaluation.metrics import by_subject
@@ -32,7 +32,7 @@ from alzmri.experiments.runner import Experiment
 from alzmri.experiments.studies import Scale, Study
 from alzmri.figure import SEVERITY, drawing
 from alzmri.inference import ventricles
-from alzmri.models.scores import macro_f1
+from alzmri.models.validation import macro_f1
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -128,7 +128,7 @@ class TaskResults:
         """Of all folds together, as in ``models/evaluation.json``."""
         test = self.test
         slices = (test.truth, test.probabilities, test.subjects)
-        return report.score(*slices, test.classes, 0, test.counted)
+        return assessment.score(*slices, test.classes, 0, test.counted)
 
     @cached_property
     def new(self) -> list[float]:

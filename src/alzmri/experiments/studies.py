@@ -26,7 +26,7 @@ from alzmri.experiments.report_page import Role, plot_epochs
 from alzmri.experiments.runner import Experiment, Runner, Settings
 from alzmri.figure import drawing
 from alzmri.files import write_bytes
-from alzmri.models import build
+from alzmri.models.architectures import build
 from alzmri.params import Params
 
 PAGE = Path("docs/results.md")

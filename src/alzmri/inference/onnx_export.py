@@ -16,7 +16,7 @@ from alzmri.files import replacing
 from alzmri.inference import NOTICE
 from alzmri.inference.predictor import Predictor, interpret
 from alzmri.models.forward import MEAN, STD
-from alzmri.models.scores import macro_f1
+from alzmri.models.validation import macro_f1
 
 INPUT, OUTPUTS = "images", ["logits", "features"]  # names in the graph
 TOLERANCE = 1e-4  # of probabilities, between ONNX Runtime and PyTorch

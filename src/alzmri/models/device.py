@@ -19,7 +19,7 @@ def choose() -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Not use_deterministic_algorithms, which imports torch's compiler for the same: 1.4 s.
     torch.set_deterministic_debug_mode("error")
-    # That also fills memory with NaN before it is written: for finding bugs, at a price.
+    # Or torch fills memory with NaN before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_freed_memory()
     if not torch.cuda.is_available():
@@ -32,8 +32,8 @@ def choose() -> torch.device:
 def bfloat16(precision: str, device: torch.device) -> bool:
     """Whether ``train.precision`` means bfloat16 products on ``device``.
 
-    ``auto`` takes them where they are several times faster: GPUs that have them, CPUs with AMX,
-    unless ``compute.portable`` keeps the CPU to instructions that all have.
+    ``auto`` takes them where they are several times faster: GPUs that have them, and CPUs with AMX
+    unless ``compute.portable`` forbids that.
     """
     if precision != "auto":
         return precision == "bf16"
@@ -45,19 +45,15 @@ def bfloat16(precision: str, device: torch.device) -> bool:
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The products of a training step as ``train.precision`` has them."""
-    return torch.autocast(
-        device.type,
-        torch.bfloat16,
-        enabled=bfloat16(precision, device),
-        cache_enabled=False,  # a weight is used once; and a CUDA graph cannot hold on to it
-    )
+    enabled = bfloat16(precision, device)
+    # A weight is used once in a step: no cache.
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def generator(device: torch.device) -> torch.Generator:
     """The generator that dropout on ``device`` draws from.
 
-    ``torch.manual_seed`` seeds it too, and formats a stack trace for each kind of device that is
-    not there: 0.2 ms a step on the host of an H200.
+    ``torch.manual_seed`` seeds it too, and takes 0.2 ms of a step for devices that are not there.
     """
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index]
@@ -65,11 +61,7 @@ def generator(device: torch.device) -> torch.Generator:
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library reuse the activations' memory from step to step.
-
-    By default it returns each large block to the system, which clears its pages again for the
-    next step.
-    """
+    """Let the C library reuse memory from step to step: the system would clear its pages again."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)

@@ -15,12 +15,9 @@ from torch import Tensor
 
 from alzmri.errors import UserError
 from alzmri.files import write_bytes, write_json
-from alzmri.models import build
-from alzmri.models.alexnet import STRIDE_AND_PADDING
-from alzmri.models.network import Network
+from alzmri.models.architectures import STRIDE_AND_PADDING, Network, build
 
 MODELS = Path("models")
-IMAGE_SIZES = frozenset(STRIDE_AND_PADDING)
 
 
 def subject_digest(subject: str) -> str:
@@ -30,37 +27,24 @@ def subject_digest(subject: str) -> str:
 
 @dataclass(frozen=True)
 class Card:
-    """``model.json``: all that is needed to use the weights, and to know where they come from.
+    """``model.json``: all that is needed to use the weights, and to know where they come from."""
 
-    Attributes:
-        architecture: the arguments of ``models.build``.
-        classes: names in the order of the model's outputs, least severe first.
-        preprocessing: how a slice becomes the model's input.
-        parameters: the validated ``params.yaml`` of the run.
-        training_subjects: digests of the training subjects, sorted.
-        data_sha256: digest of the prepared data.
-        temperature: divides the logits, for calibrated probabilities.
-        versions: of Python, torch and the other packages that computed the weights.
-        run: the fingerprint of the training run, its id on W&B; empty in older models.
-        training: epochs in all, the best epoch, the number of weights, the model that it started
-            from (name and SHA-256 of the weights, or None), the device (``cpu`` or ``cuda``) and
-            the precision (``fp32`` or ``bf16``); empty in older models.
-    """
-
-    architecture: dict[str, Any]
+    architecture: dict[str, Any]  # the arguments of `build`
+    # In the order of the model's outputs, least severe first.
     classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
-    preprocessing: dict[str, Any]
-    parameters: dict[str, Any]
-    training_subjects: list[str]
-    data_sha256: str
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    versions: dict[str, str]
-    run: str = ""
+    preprocessing: dict[str, Any]  # how a slice becomes the model's input
+    parameters: dict[str, Any]  # the validated params.yaml of the run
+    training_subjects: list[str]  # digests, sorted
+    data_sha256: str  # of the prepared data
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # divides the logits
+    versions: dict[str, str]  # of Python, torch and other packages that computed the weights
+    run: str = ""  # the fingerprint of the training, its id on W&B; empty in older models
+    # Epochs, the best one, number of weights, the model that it started from, device, precision.
     training: dict[str, Any] = field(default_factory=dict)
 
     def shared_subjects(self, subjects: Iterable[str]) -> int:
         """How many of ``subjects`` the model was trained on."""
-        return len({subject_digest(subject) for subject in subjects} & set(self.training_subjects))
+        return len(set(map(subject_digest, subjects)) & set(self.training_subjects))
 
 
 def save(directory: Path, weights: dict[str, Tensor], card: Card) -> None:
@@ -89,18 +73,20 @@ def load(directory: Path = MODELS) -> tuple[Network, Card]:
         _check_card(card)  # first: an architecture may ask for any amount of memory
         model = build(**card.architecture)
         weights = load_file(directory / "model.safetensors")
-        _check_weights(weights)
+        for name, tensor in weights.items():
+            least = tensor.min() if name.endswith("running_var") else 0
+            if not torch.isfinite(tensor).all() or least < 0:
+                raise ValueError(f"model.safetensors: {name} has impossible values")
         model.load_state_dict(weights)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"no trained model in {directory}/: run `dvc repro train`, or `dvc pull` to fetch one"
         ) from None
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             reason = f"model.json: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        else:
-            reason = str(error).splitlines()[0]
         raise UserError(
             f"the model in {directory}/ is damaged ({reason}): run `dvc checkout -f models`"
             " or `dvc repro -f train`"
@@ -109,17 +95,9 @@ def load(directory: Path = MODELS) -> tuple[Network, Card]:
 
 
 def _check_card(card: Card) -> None:
-    """Raise :class:`ValueError` for values that no training writes."""
+    """Raise ValueError for values that no training writes."""
     classes, outputs = card.classes, card.architecture["classes"]
     if outputs != len(classes) or len(set(classes)) < len(classes):
         raise ValueError(f"model.json: {outputs} outputs, for the classes {classes}")
-    if (size := card.architecture["image_size"]) not in IMAGE_SIZES:
+    if (size := card.architecture["image_size"]) not in STRIDE_AND_PADDING:
         raise ValueError(f"model.json: image_size {size}")
-
-
-def _check_weights(weights: dict[str, Tensor]) -> None:
-    """Raise :class:`ValueError` for weights that are not finite, or a negative variance."""
-    for name, tensor in weights.items():
-        least = tensor.min() if name.endswith("running_var") else 0
-        if not torch.isfinite(tensor).all() or least < 0:
-            raise ValueError(f"model.safetensors: {name} has impossible values")

@@ -10,21 +10,25 @@ directions have their own variance, all others share one.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
+from scipy.stats import beta
 from scipy.stats import t as student
 
+from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.files import write_bytes
+from alzmri.models import saved
+from alzmri.models.device import choose
+from alzmri.ood.features import WithFeatures, run
 
 FILE = "ood.safetensors"
-_EARLIER = "scope.safetensors"
-"""Its name before; for one release, a folder of that time is recognised."""
 KEPT_VARIANCE = 0.99
 """Of the training features, held by the leading directions."""
 SUBJECTS = 0.99
@@ -37,23 +41,14 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Detector:
-    """The Gaussian and its threshold: ``models/ood.safetensors``.
+    """The Gaussian and its threshold: ``models/ood.safetensors``."""
 
-    Attributes:
-        mean: float32 ``[width]``.
-        directions: orthonormal, float32 ``[leading, width]``.
-        variances: along them, float32 ``[leading]``.
-        residual: the variance along every other direction.
-        threshold: the distance up to which an image counts as of the same kind: :func:`limit`.
-        weights: SHA-256 of the ``model.safetensors`` whose features these are.
-    """
-
-    mean: Features
-    directions: Features
-    variances: Features
-    residual: float
-    threshold: float
-    weights: str
+    mean: Features  # [width]
+    directions: Features  # orthonormal, [leading, width]
+    variances: Features  # along them, [leading]
+    residual: float  # the variance along every other direction
+    threshold: float  # the distance up to which an image is of the same kind, see `limit`
+    weights: str  # SHA-256 of the model.safetensors whose features these are
 
     @classmethod
     def fit(
@@ -64,10 +59,7 @@ class Detector:
         labels: NDArray[np.int64],
         weights: str,
     ) -> "Detector":
-        """Fit to features ``[n, width]`` of slices; ``weights`` as in the attributes.
-
-        ``subjects`` and ``labels`` are those of the validation slices.
-        """
+        """Fit to features ``[n, width]``; subjects and labels are of the validation slices."""
         mean = training.mean(axis=0)
         _, lengths, directions = np.linalg.svd(training - mean, full_matrices=False)
         spread = np.square(lengths, dtype=np.float64) / len(training)
@@ -85,7 +77,7 @@ class Detector:
             weights=weights,
         )
         threshold = limit(fitted.score(validation), subjects, labels)
-        return cls(**{**vars(fitted), "threshold": max(threshold, least)})
+        return replace(fitted, threshold=max(threshold, least))
 
     def score(self, features: Features) -> NDArray[np.float64]:
         """The distance over the threshold, float64 ``[n]``: above 1 is out-of-distribution."""
@@ -100,28 +92,11 @@ class Detector:
 
     def save(self, directory: Path) -> str:
         """Write ``ood.safetensors``; return its SHA-256."""
-        tensors = {
-            name: np.asarray(value) for name, value in vars(self).items() if name != "weights"
-        }
+        tensors = {n: np.asarray(value) for n, value in vars(self).items() if n != "weights"}
         # Not more than one entry here: safetensors would write them in any order.
         content = serialize(tensors, {"weights": self.weights})
         write_bytes(directory / FILE, content)
         return hashlib.sha256(content).hexdigest()
-
-    def _check(self) -> None:
-        """Refuse (:class:`ValueError`) what no fit gives: every image would seem like the others.
-
-        A product with a NaN is a NaN, and no NaN is above a threshold.
-        """
-        leading, width = self.directions.shape
-        if self.mean.shape != (width,) or self.variances.shape != (leading,):
-            raise ValueError("its parts do not fit together")
-        lengths = np.square(self.directions).sum(axis=1)
-        if not (np.isfinite(self.mean).all() and np.allclose(lengths, 1, atol=1e-3)):
-            raise ValueError("its mean or directions have impossible values")
-        spreads = (*self.variances.tolist(), self.residual, self.threshold)
-        if not all(0 < value < np.inf for value in spreads):
-            raise ValueError("its variances or its threshold have impossible values")
 
     @classmethod
     def load(cls, directory: Path, weights: str) -> "Detector":
@@ -134,30 +109,33 @@ class Detector:
         try:
             with safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                found = cls(
-                    mean=tensors["mean"],
-                    directions=tensors["directions"],
-                    variances=tensors["variances"],
-                    residual=float(tensors["residual"]),
-                    threshold=float(tensors["threshold"]),
-                    weights=(file.metadata() or {})["weights"],
-                )
+                residual, threshold = (float(tensors.pop(n)) for n in ("residual", "threshold"))
+                made_for = (file.metadata() or {})["weights"]
+                found = cls(**tensors, residual=residual, threshold=threshold, weights=made_for)
             found._check()
         except FileNotFoundError:
-            if (directory / _EARLIER).exists():
-                raise UserError(
-                    f"the model in {directory}/ was written by an earlier version ({_EARLIER} is"
-                    f" now {FILE}): run `dvc repro`"
-                ) from None
             raise UserError(
-                f"{path} not found; it recognises images unlike the training slices: run"
-                " `dvc repro ood`, or `dvc pull` to fetch it"
+                f"{path} not found; it recognises images unlike the training slices, and was"
+                " scope.safetensors in an earlier version: run `dvc repro ood`, or `dvc pull` to"
+                " fetch it"
             ) from None
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): run `dvc repro -f ood`") from None
         if found.weights != weights:
             raise UserError(f"{path} belongs to other weights: run `dvc repro ood`")
         return found
+
+    def _check(self) -> None:
+        """Refuse (ValueError) what no fit gives: with a NaN every image would seem familiar."""
+        leading, width = self.directions.shape
+        if self.mean.shape != (width,) or self.variances.shape != (leading,):
+            raise ValueError("its parts do not fit together")
+        lengths = np.square(self.directions).sum(axis=1)
+        if not (np.isfinite(self.mean).all() and np.allclose(lengths, 1, atol=1e-3)):
+            raise ValueError("its mean or directions have impossible values")
+        spreads = (*self.variances.tolist(), self.residual, self.threshold)
+        if not all(0 < value < np.inf for value in spreads):
+            raise ValueError("its variances or its threshold have impossible values")
 
 
 def limit(
@@ -189,3 +167,93 @@ def limit(
     spread = np.sqrt(np.square(farthest - centres[group]).sum() / free)
     reach = float(student.ppf(SUBJECTS, free)) * np.sqrt(1 + 1 / sizes)
     return float(np.max(centres + reach * spread))
+
+
+def fit(directory: Path, prepared: Prepared) -> tuple[Detector, dict[str, Any]]:
+    """The detector for the model in ``directory``, and the content of ``models/ood.json``.
+
+    Training slices give the Gaussian, validation subjects the threshold, test slices the rate of
+    false alarms, in each class and of each subject that has any.
+
+    Raises:
+        UserError: when the model is missing, damaged, or was trained on other data.
+    """
+    model, card = saved.load(directory)
+    if card.data_sha256 != prepared.digest:
+        raise UserError(
+            f"{directory}/ was trained on other data or another split than data/prepared: run"
+            " `dvc repro train`"
+        )
+    device = choose()
+    network = WithFeatures(model).to(device)
+    training, validation, test = (prepared.indices(part) for part in ("train", "val", "test"))
+    every = -(-len(training) // TRAINING_IMAGES)
+    _, known = run(network, prepared.images, training[::every], device)
+    _, held_out = run(network, prepared.images, validation, device)
+    _, unseen = run(network, prepared.images, test, device)
+    weights = saved.digest(directory)
+    of_validation = [prepared.rows[index].subject for index in validation]
+    detector = Detector.fit(known, held_out, of_validation, prepared.labels[validation], weights)
+    flagged = detector.score(unseen) > 1
+    subjects = np.array([prepared.rows[index].subject for index in test])
+    found: dict[str, Any] = {
+        **_alarms(flagged, subjects),
+        "classes": {
+            name: _alarms(flagged[of_class], subjects[of_class])
+            for number, name in enumerate(prepared.classes)
+            for of_class in [prepared.labels[test] == number]
+            if of_class.any()
+        },
+        "flagged": {
+            str(name): f"{flagged[subjects == name].sum()} of {(subjects == name).sum()}"
+            for name in np.unique(subjects[flagged])
+        },
+        "validation": {"false_alarms": float((detector.score(held_out) > 1).mean())},
+        "directions": len(detector.directions),
+        # With the detector's, which the stage adds: evaluate depends on this file instead of both.
+        "weights": weights,
+    }
+    if not prepared.subjects_known:  # each slice counts as a subject above
+        for of in (found, *found["classes"].values()):
+            of["subjects"] = of["subjects_flagged"] = None
+        found["flagged"] = {}
+    return detector, found
+
+
+def _alarms(flagged: NDArray[np.bool_], subjects: NDArray[np.str_]) -> dict[str, Any]:
+    """The share of slices that are ``flagged``, with its 95 % interval over subjects."""
+    names, of = np.unique(subjects, return_inverse=True)
+    rate = float(flagged.mean())
+    return {
+        "false_alarms": rate,
+        "ci95": {"false_alarms": share_interval(rate, len(names))},
+        "slices": len(flagged),
+        "subjects": len(names),
+        "subjects_flagged": int((np.bincount(of, flagged) > 0).sum()),
+    }
+
+
+def share_interval(share: float, subjects: int) -> list[float]:
+    """The 95 % interval of a ``share`` of the slices of ``subjects``, 0 to 1.
+
+    Clopper and Pearson's (1934) with subjects as the trials: exact where all slices of a subject
+    are alike, and wider than need be where they are not.
+    """
+    hits = share * subjects
+    low = float(beta.ppf(0.025, hits, subjects - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(0.975, hits + 1, subjects - hits)) if hits < subjects else 1.0
+    return [low, high]
+
+
+def headline(found: dict[str, Any]) -> str:
+    """One line for the terminal, of the content of ``models/ood.json``."""
+    low, high = found["ci95"]["false_alarms"]
+    of = (
+        f", of {found['subjects_flagged']} of {found['subjects']} subjects,"
+        if found["subjects"]
+        else ""
+    )
+    return (
+        f"{found['false_alarms']:.1%} [{low:.1%}, {high:.1%}] of the {found['slices']} test"
+        f" slices{of} are flagged as unlike the training slices, though they are of the same kind"
+    )

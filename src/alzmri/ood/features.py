@@ -6,13 +6,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from alzmri.models.architectures import Network
 from alzmri.models.forward import BATCH_SIZE, normalise
-from alzmri.models.network import Network
 from alzmri.terminal import Update
 
 MOST_CELLS = 6
-"""A side of the maps that are the features, as of AlexNet at 224 pixels; larger ones are averaged.
-LeNet's would be 53."""
+"""The longest side of the maps that are the features, as of AlexNet; larger ones are averaged."""
 
 
 class WithFeatures(nn.Module):
@@ -45,8 +44,8 @@ def run(
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Logits, float64 ``[len(indices), classes]``, and features, float32 ``[.., width]``.
 
-    ``images`` is uint8 ``[n, side, side]`` and may be memory-mapped; which other images are asked
-    for at once changes no more than rounding. ``progress(done, total)`` counts images.
+    ``images`` is uint8 ``[n, side, side]`` and may be memory-mapped. ``progress(done, total)``
+    counts images.
     """
     logits, features = [], []
     for start in range(0, len(indices), BATCH_SIZE):

@@ -1,29 +1,34 @@
-"""The protocol's augmentation, as a pure function of seed, epoch and sample."""
+"""The protocol's augmentation: a slice is a pure function of seed, epoch and sample.
+
+Shift, zoom and rotation about the centre, with bilinear interpolation and black fill. What was
+drawn before, the number of processes and resuming leave no trace.
+"""
+
+from typing import Any
 
 import albumentations as A
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
+from alzmri.data.prepared import Prepared
 from alzmri.params import Augment
 
 
-class Augmenter:
-    """Shift, zoom and rotate about the centre, with bilinear interpolation and black fill.
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+    # A stream of its own beside that of the order, which has the same seed.
+    return np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(1,)))
 
-    The same (seed, epoch, sample) always gives the same image, whatever was drawn before: the
-    number of workers, processes or resumes leaves no trace.
 
-    Args:
-        augment: how far and how often.
-        seed: of all that is drawn.
-        samples: there are so many, numbered from 0.
-    """
+class HostSlices:
+    """Slices read from the packed file and augmented by Albumentations, one by one."""
 
-    def __init__(self, augment: Augment, seed: int, samples: int) -> None:
-        self._seed, self._samples, self._p = seed, samples, augment.p
-        self._epoch = -1
-        self._applied: NDArray[np.bool_]
-        self._seeds: NDArray[np.int64]
+    def __init__(self, prepared: Prepared, augment: Augment, seed: int) -> None:
+        self._images = np.asarray(prepared.images)  # indexing a memmap itself takes far longer
+        self._seed, self._p, self._epoch = seed, augment.p, -1
+        self._applied, self._seeds = np.empty(0, bool), np.empty(0, np.int64)
         self._transform = A.Compose(
             [
                 A.Affine(
@@ -37,22 +42,75 @@ class Augmenter:
             ]
         )
 
-    def __call__(self, image: NDArray[np.uint8], epoch: int, sample: int) -> NDArray[np.uint8]:
-        """``image`` (uint8, H×W) as sample number ``sample`` appears in ``epoch``."""
+    def __call__(self, epoch: int, chosen: NDArray[np.int64]) -> Tensor:
+        """uint8 ``[len(chosen), side, side]``: the slices ``chosen`` as they are in ``epoch``."""
         if epoch != self._epoch:
-            self._draw(epoch)
-        if not self._applied[sample]:
-            return image
-        self._transform.set_random_seed(int(self._seeds[sample]))
-        augmented: NDArray[np.uint8] = self._transform(image=image)["image"]
-        return augmented
+            # For the whole epoch at once: the library would take longer to leave a slice as it is
+            # than all else takes, and most slices stay as they are.
+            rng, self._epoch = _generator(self._seed, epoch), epoch
+            self._applied = rng.random(len(self._images)) < self._p
+            self._seeds = rng.integers(2**32, size=len(self._images))
+        slices = self._images[chosen]
+        for place in np.flatnonzero(self._applied[chosen]):
+            self._transform.set_random_seed(int(self._seeds[chosen[place]]))
+            slices[place] = self._transform(image=slices[place])["image"]
+        return torch.from_numpy(slices)
 
-    def _draw(self, epoch: int) -> None:
-        """Which slices are augmented, for the whole epoch at once: the library would take longer
-        to leave a slice as it is than all else takes, and most slices stay as they are.
+
+class DeviceSlices:
+    """Slices that are all kept on ``device`` and augmented there, a batch at a time.
+
+    What is drawn has the distribution of Albumentations' draws, from another generator.
+    """
+
+    def __init__(
+        self, prepared: Prepared, augment: Augment, seed: int, device: torch.device
+    ) -> None:
+        self._images = torch.from_numpy(np.array(prepared.images)).to(device)
+        self._augment, self._seed, self._epoch = augment, seed, -1
+        self._applied, self._maps = np.empty(0, bool), np.empty((0, 2, 3), np.float32)
+
+    def __call__(self, epoch: int, chosen: NDArray[np.int64]) -> Tensor:
+        """uint8 ``[len(chosen), side, side]``: the slices ``chosen`` as they are in ``epoch``."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._applied, self._maps = self._draw(epoch)
+        device = self._images.device
+        images = self._images[sent(chosen, device)]
+        places = np.flatnonzero(self._applied[chosen])
+        if not len(places):
+            return images
+        where = sent(places, device)
+        plain = images[where].unsqueeze(1).float()
+        maps = sent(self._maps[chosen[places]], device)
+        grid = F.affine_grid(maps, list(plain.shape), align_corners=False)
+        warped = F.grid_sample(plain, grid, padding_mode="zeros", align_corners=False)
+        return images.index_copy_(0, where, warped.round_().to(torch.uint8).squeeze(1))
+
+    def _draw(self, epoch: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Which slices are augmented, and where each pixel comes from, ``[n, 2, 3]``.
+
+        An affine map about the centre, in units of half the side: turn and zoom, then shift, as
+        Albumentations' Affine composes them, which also cuts shifts to whole pixels. The maps of
+        slices that are not augmented are left unset.
         """
-        # A stream of its own beside that of the order, which has the same seed.
-        rng = np.random.default_rng(np.random.SeedSequence((self._seed, epoch), spawn_key=(1,)))
-        self._epoch = epoch
-        self._applied = rng.random(self._samples) < self._p
-        self._seeds = rng.integers(2**32, size=self._samples)
+        side, augment, rng = self._images.shape[1], self._augment, _generator(self._seed, epoch)
+        applied = rng.random(len(self._images)) < augment.p
+        count = np.count_nonzero(applied)
+        angle = np.deg2rad(rng.uniform(-augment.rotate, augment.rotate, count))
+        zoom = rng.uniform(1 - augment.scale, 1 + augment.scale, count)
+        shift = rng.uniform(-augment.shift, augment.shift, (count, 2))
+        cosine, sine = np.cos(angle) / zoom, np.sin(angle) / zoom
+        back = np.stack((np.stack((cosine, -sine), 1), np.stack((sine, cosine), 1)), 1)
+        offset = -back @ (np.trunc(shift * side) * 2 / side)[:, :, None]
+        maps = np.empty((len(applied), 2, 3), np.float32)
+        maps[applied] = np.concatenate((back, offset), axis=2)
+        return applied, maps
+
+
+def sent(array: NDArray[Any], device: torch.device) -> Tensor:
+    """``array`` on ``device``, without waiting for what a GPU has still to do."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

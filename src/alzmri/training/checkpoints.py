@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -15,9 +16,17 @@ import torch
 from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
 
+import alzmri
 from alzmri import terminal
+from alzmri.data.prepared import Prepared
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import write_bytes
+from alzmri.models.device import bfloat16
+from alzmri.params import Params
+from alzmri.training.initial import Initial
+
+CODE = ("training", "models", "data/prepared.py")
+"""What shapes the weights: after a change here a run starts from zero, by another name."""
 
 STORE_VARIABLE = "ALZMRI_CHECKPOINTS"
 """Names another store, such as ``s3://bucket/prefix``: where training resumes on any machine."""
@@ -26,24 +35,46 @@ KEPT = 2
 """Checkpoints of a run: should the latest be damaged, the one before it is used."""
 
 SHARE = 0.015
-"""Of the time that writing may take where nobody asked for a checkpoint at that very step.
-
-It costs training a little more than it takes: cores that share a step wait for the one that writes.
-"""
+"""Of the time that writing may take where nobody asked for a checkpoint at that very step."""
 
 State = dict[str, Any]
 
 
-def default_store() -> str:
-    """``ALZMRI_CHECKPOINTS``, else a folder of the repository that an experiment started from.
+def fingerprint(
+    params: Params, prepared: Prepared, device: torch.device, initial: Initial | None = None
+) -> str:
+    """What identifies a run, 16 hexadecimal digits.
 
-    DVC runs queued experiments in temporary copies and deletes them when they fail; its
-    ``DVC_ROOT`` is the repository itself.
+    Of parameters, data, code, device, precision, and the weights and classes of ``initial``. Runs
+    alike in all of them end with the same weights on the same machine, so that one may go on where
+    the other stopped. How often to checkpoint, what to keep and who computes does not matter.
     """
+    matters = params.model_dump(
+        mode="json",
+        include={"data", "split", "augment", "model", "train", "compute"},
+        exclude={"train": {"checkpoint_every", "keep_last"}, "compute": {"train_on"}},
+    )
+    digest = hashlib.sha256()
+    machine = (torch.__version__, device.type, bfloat16(params.train.precision, device))
+    start = initial and (initial.digest, initial.card.classes)
+    for part in (matters, prepared.digest, *machine, start):
+        digest.update(json.dumps(part, sort_keys=True).encode())
+    package = Path(alzmri.__file__).parent
+    for name in CODE:
+        path = package / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def default_store() -> str:
+    """``ALZMRI_CHECKPOINTS``, else a folder of the repository that an experiment started from."""
     return os.environ.get(STORE_VARIABLE) or str(_local_folder())
 
 
 def _local_folder() -> Path:
+    # DVC runs queued experiments in temporary copies and deletes them when they fail; its DVC_ROOT
+    # is the repository itself.
     return Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve() / ".checkpoints"
 
 
@@ -51,8 +82,7 @@ class Checkpoints:
     """The checkpoints of one run, in ``store``: a folder, or any address that fsspec opens.
 
     A file is named after the epoch and the steps done in it, and the SHA-256 of its content. They
-    are written in the background, one at a time. One that cannot be written costs a warning, not
-    the run.
+    are written in the background, one at a time. One that cannot be written costs a warning.
     """
 
     def __init__(self, store: str, run: str) -> None:
@@ -77,9 +107,8 @@ class Checkpoints:
                 try:
                     return self._read(path)
                 except ValueError as error:
-                    terminal.warn(
-                        f"checkpoint {path} is {error}: set aside, the one before it is used"
-                    )
+                    used = "set aside, the one before it is used"
+                    terminal.warn(f"checkpoint {path} is {error}: {used}")
                     self._files.mv(path, f"{path}.bad")
         except Exception as error:  # whatever the store's client raises
             raise EnvironmentFault(
@@ -96,8 +125,7 @@ class Checkpoints:
     @property
     def affordable(self) -> bool:
         """Whether nothing is being written, and writing would keep within its ``SHARE``."""
-        idle = self._writing is None or self._writing.done()
-        return idle and self.rest <= 0
+        return (self._writing is None or self._writing.done()) and self.rest <= 0
 
     @property
     def rest(self) -> float:
@@ -111,10 +139,7 @@ class Checkpoints:
             self._writing = None
 
     def clear(self) -> None:
-        """Remove all: the run is complete. What cannot be removed costs a warning.
-
-        Left behind it does no harm: the same run again goes on from its end.
-        """
+        """Remove all: the run is complete. What cannot be removed costs a warning, and no harm."""
         self.wait()
         try:
             if self._files.exists(str(self._folder)):
@@ -157,8 +182,7 @@ class Checkpoints:
                 self._files.pipe_file(str(path), content)
             for old in self._paths()[:-KEPT]:
                 self._files.rm_file(old)
-        except Exception as error:  # noqa: BLE001
-            # Whatever the store's client raises: training is worth more than its safety net.
+        except Exception as error:  # noqa: BLE001 - training is worth more than its safety net
             terminal.warn(f"checkpoint {place} could not be written ({error}): training goes on")
         self._affordable_from = time.monotonic() + (time.thread_time() - began) / SHARE
 

@@ -11,34 +11,23 @@ from torch import Tensor
 from alzmri.data.prepared import Prepared
 from alzmri.errors import LeakError, UserError
 from alzmri.models import saved
-from alzmri.models.network import Network
+from alzmri.models.architectures import Network
 from alzmri.params import Params
 
 
 @dataclass(frozen=True)
 class Initial:
-    """A model to start from.
+    """A model to start from."""
 
-    Attributes:
-        name: as ``train.init`` has it.
-        card: its ``model.json``.
-        weights: its parameters and buffers by name, on the CPU.
-        digest: SHA-256 of its ``model.safetensors``.
-    """
-
-    name: str
+    name: str  # as `train.init` has it
     card: saved.Card
-    weights: dict[str, Tensor]
-    digest: str
-
-    def fits(self, classes: Sequence[str]) -> bool:
-        """Whether its last layer is of ``classes``, in this order."""
-        return self.card.classes == list(classes)
+    weights: dict[str, Tensor]  # parameters and buffers by name, on the CPU
+    digest: str  # SHA-256 of its model.safetensors
 
     def give_to(self, model: Network, classes: Sequence[str]) -> None:
         """Set the weights of ``model``; its last layer keeps its own where ``classes`` differ."""
         given = dict(self.weights)
-        if not self.fits(classes):
+        if self.card.classes != list(classes):
             last = f"classifier.{len(model.classifier) - 1}"
             del given[f"{last}.weight"], given[f"{last}.bias"]
         model.load_state_dict(given, strict=False)
@@ -46,7 +35,7 @@ class Initial:
     def describe(self, classes: Sequence[str]) -> str:
         """One line: from which model training on ``classes`` starts, and what of it is new."""
         line = f"starts from {self.name} (weights {self.digest[:16]})"
-        if not self.fits(classes):
+        if self.card.classes != list(classes):
             line += f"; the last layer is new, for its classes were {', '.join(self.card.classes)}"
         return line
 
@@ -72,21 +61,16 @@ def find(params: Params, prepared: Prepared) -> Initial | None:
             f"train.init = {name}: training replaces that folder; copy it and name the copy, or"
             " name the experiment that made it"
         )
-    if folder.is_dir():
-        found = _load(name, folder)
-    else:
-        with TemporaryDirectory() as temporary:
-            _fetch(root, name, Path(temporary))
-            found = _load(name, Path(temporary))
+    with TemporaryDirectory() as temporary:
+        if not folder.is_dir():
+            folder = Path(temporary)
+            _fetch(root, name, folder)
+        if not (folder / "model.json").is_file():
+            raise UserError(f"train.init = {name}: that folder has no model.json")
+        model, card = saved.load(folder)
+        found = Initial(name, card, model.state_dict(), saved.digest(folder))
     _check(found, params, prepared)
     return found
-
-
-def _load(name: str, folder: Path) -> Initial:
-    if not (folder / "model.json").is_file():
-        raise UserError(f"train.init = {name}: that folder has no model.json")
-    model, card = saved.load(folder)
-    return Initial(name, card, model.state_dict(), saved.digest(folder))
 
 
 def _fetch(root: Path, revision: str, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: :func:`train` reads in the order in which it runs."""
 
 import copy
 import math
@@ -14,20 +14,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from alzmri import terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
-from alzmri.models import build
+from alzmri.models.architectures import Network, build
 from alzmri.models.device import autocast, generator
 from alzmri.models.forward import BATCH_SIZE, normalise, predict
-from alzmri.models.network import Network
-from alzmri.models.scores import Floats, Ints, macro_f1
+from alzmri.models.validation import Floats, Ints, fit_temperature, macro_f1
 from alzmri.params import Params, Train
 from alzmri.training.batches import Batch, Batches
-from alzmri.training.calibration import fit_temperature
 from alzmri.training.checkpoints import Checkpoints, State
-from alzmri.training.graphs import Replayed
 from alzmri.training.initial import Initial
-from alzmri.training.processes import ALONE, Processes, in_step
+from alzmri.training.processes import ALONE, Processes, Stop, in_step
 from alzmri.training.schedule import learning_rate
-from alzmri.training.stopping import Stop
 
 RECALIBRATION_IMAGES = 1024
 """At most so many training slices give batch normalisation its statistics before validation."""
@@ -52,34 +48,23 @@ class Epoch:
 
 
 @dataclass
-class Run:
-    """A training run between two steps: all that decides how it goes on.
-
-    Attributes:
-        replica: what trains the parameters of ``model``, in step with the other processes.
-        averaged: the moving average of ``model`` with ``train.ema``.
-        precision: entered for the forward pass.
-        loss: summed over the slices of the epoch under way so far, of this process.
-        epoch: the one under way, from 1; one more than there are when training is complete.
-        steps: done in it.
-        slices: of it so far, of all processes.
-        history: the epochs that are done.
-        temperature: calibrates ``best_weights``, see :mod:`alzmri.training.calibration`.
-    """
+class TrainingState:
+    """A training between two steps: all that decides how it goes on."""
 
     model: Network
-    replica: nn.Module
-    averaged: AveragedModel | None
+    replica: nn.Module  # trains the parameters of `model`, in step with the other processes
+    averaged: AveragedModel | None  # of `model`, with `train.ema`
     optimizer: torch.optim.Optimizer
-    precision: torch.autocast
-    loss: Tensor
-    epoch: int = 1
-    steps: int = 0
-    slices: int = 0
-    history: list[Epoch] = field(default_factory=list)
+    precision: torch.autocast  # for the forward pass
+    loss: Tensor  # of this process in the epoch under way, summed over its slices so far
+    epoch: int = 1  # under way; one more than there are when training is complete
+    steps: int = 0  # done in it
+    slices: int = 0  # of it so far, of all processes
+    history: list[Epoch] = field(default_factory=list)  # the epochs that are done
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    temperature: float = 1.0
+    temperature: float = 1.0  # calibrates `best_weights`
+    initial: Initial | None = None  # the model that it started from
 
     @classmethod
     def start(
@@ -89,46 +74,33 @@ class Run:
         device: torch.device,
         processes: Processes = ALONE,
         initial: Initial | None = None,
-    ) -> "Run":
+    ) -> "TrainingState":
         """The weights of ``initial``, fresh ones from ``train.seed`` for what it does not have."""
         settings = params.train
         torch.manual_seed(settings.seed)
-        model = build(
-            params.model.name,
-            classes=len(prepared.classes),
-            image_size=prepared.images.shape[1],
-            dropout=params.model.dropout,
-        )
+        size, dropout = prepared.images.shape[1], params.model.dropout
+        number = len(prepared.classes)
+        model = build(params.model.name, classes=number, image_size=size, dropout=dropout)
         if initial:
             initial.give_to(model, prepared.classes)
         model.to(device)
         # Convolutions run faster in this layout, by 15 % on the CPU measured.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         averaged = None
-        replica: nn.Module = model
         if settings.ema:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-        if processes.size > 1:
-            replica = in_step(model, device)
-        elif device.type == "cuda":
-            replica = Replayed(model, min(settings.batch_size, len(prepared.indices("train"))))
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        precision = autocast(settings.precision, device)
-        return cls(model, replica, averaged, optimizer, precision, torch.zeros((), device=device))
+        replica = in_step(model, device) if processes.size > 1 else model
+        rates = {name: getattr(settings, name) for name in ("lr", "momentum", "weight_decay")}
+        optimizer = torch.optim.SGD(model.parameters(), **rates, fused=True)
+        precision, loss = autocast(settings.precision, device), torch.zeros((), device=device)
+        return cls(model, replica, averaged, optimizer, precision, loss, initial=initial)
 
-    def state(self) -> State:
+    def saved(self) -> State:
         """A copy, for a checkpoint."""
         changing = {
             "model": self.model.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "averaged": self.averaged and self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "loss": self.loss,
         }
         return {
             **copy.deepcopy(changing),
@@ -142,7 +114,7 @@ class Run:
         }
 
     def restore(self, state: State) -> None:
-        """Go back to where :meth:`state` was taken; takes ``state`` over."""
+        """Go back to where :meth:`saved` was called; takes ``state`` over."""
         self.model.load_state_dict(state["model"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
@@ -173,21 +145,17 @@ def train(
     params: Params,
     device: torch.device,
     checkpoints: Checkpoints,
-    on_step: Callable[[int, int], None],
-    on_epoch: Callable[[Run, bool], None],
+    on_step: Callable[[int, int], None] = lambda *_: None,
+    on_epoch: Callable[[TrainingState, bool], None] = lambda *_: None,
     processes: Processes = ALONE,
     initial: Initial | None = None,
-) -> Run:
+) -> TrainingState:
     """Train on the ``train`` part, choose the epoch on the ``val`` part.
 
     Args:
-        prepared: the packed data.
-        params: model, augmentation and optimiser.
-        device: where to compute.
         checkpoints: where the run goes on if it was interrupted, to the same bit.
         on_step: called after each step with the number done and the number in all.
-        on_epoch: called with the run and True after each epoch; with the run and False when it
-            resumes.
+        on_epoch: called with the state and True after each epoch; with False when it resumes.
         processes: that train together; only the first of them uses ``checkpoints``.
         initial: the model to start from, see :mod:`alzmri.training.initial`.
 
@@ -198,87 +166,89 @@ def train(
     settings = params.train
     batches = Batches(prepared, params, device, processes)
     validation = prepared.indices("val")
-    truth = prepared.labels[validation]
-    run = Run.start(prepared, params, device, processes, initial)
-    if state := processes.of_first(checkpoints.load() if processes.first else None):
-        run.restore(state)
+    state = TrainingState.start(prepared, params, device, processes, initial)
+    if found := processes.of_first(checkpoints.load() if processes.first else None):
+        state.restore(found)
         if processes.first:
-            terminal.say(f"resuming in epoch {run.epoch} after step {run.steps}")
-            on_epoch(run, False)
+            terminal.say(f"resuming in epoch {state.epoch} after step {state.steps}")
+            on_epoch(state, False)
         else:
-            run.loss.zero_()  # the first has the sum
+            state.loss.zero_()  # the first has the sum
 
     with Stop(insist=processes.size > 1) as stop:
-
-        def save(*, due: bool) -> None:
-            """Checkpoint the run where it is due; where a stop is wanted, do so and leave."""
-            wanted = processes.largest(stop.wanted)
-            if due or wanted:
-                loss = processes.sum(run.loss)
-                if processes.first:
-                    checkpoints.save({**run.state(), "loss": loss})
-            if wanted:
-                checkpoints.wait()
-                stop.leave(wanted)
-
-        while not run.complete(settings):
-            run.replica.train()
-            for batch in batches.epoch(run.epoch, first=run.steps):
-                step(run, batch, batches, settings)
-                done = batches.before(run.epoch, run.steps)
+        while not state.complete(settings):
+            state.replica.train()
+            for batch in batches.epoch(state.epoch, first=state.steps):
+                step(state, batch, batches, settings)
+                done = batches.before(state.epoch, state.steps)
                 on_step(done, settings.epochs * len(batches))
-                save(due=bool(settings.checkpoint_every and not done % settings.checkpoint_every))
-            recalibrate(run.scored, prepared, device, processes)
-            mine = predict(run.scored, prepared.images, processes.share(validation), device)
-            logits = processes.gather(mine)
+                due = bool(settings.checkpoint_every) and done % settings.checkpoint_every == 0
+                save(state, checkpoints, processes, stop, due=due)
+
+            recalibrate(state.scored, prepared, device)
+            mine = predict(state.scored, prepared.images, processes.share(validation), device)
+            logits, truth = processes.gather(mine), prepared.labels[validation]
             epoch = Epoch(
-                run.epoch,
-                run.optimizer.param_groups[0]["lr"],
-                float(processes.sum(run.loss)) / run.slices,
+                state.epoch,
+                state.optimizer.param_groups[0]["lr"],
+                float(processes.sum(state.loss)) / state.slices,
                 *validation_scores(truth, logits),
             )
             require_finite(epoch, settings)
-            run.history.append(epoch)
-            if epoch.better_than(run.best):
-                run.best, run.temperature = epoch, fit_temperature(truth, logits)
-                run.best_weights = copy.deepcopy(run.scored.state_dict())
-            run.epoch, run.steps, run.slices = run.epoch + 1, 0, 0
-            run.loss.zero_()
-            on_epoch(run, True)
-            save(due=processes.of_first(checkpoints.affordable))
+            state.history.append(epoch)
+            if epoch.better_than(state.best):
+                state.best, state.temperature = epoch, fit_temperature(truth, logits)
+                state.best_weights = copy.deepcopy(state.scored.state_dict())
+
+            state.epoch, state.steps, state.slices = state.epoch + 1, 0, 0
+            state.loss.zero_()
+            on_epoch(state, True)
+            due = processes.of_first(checkpoints.affordable)
+            save(state, checkpoints, processes, stop, due=due)
     checkpoints.wait()
-    return run
+    return state
 
 
-def step(run: Run, batch: Batch, batches: Batches, settings: Train) -> None:
+def step(state: TrainingState, batch: Batch, batches: Batches, settings: Train) -> None:
     """The next step of the epoch under way: of ``batch``, what this process has."""
     rank, device = batches.processes.rank, batch.images.device
-    number = batches.before(run.epoch, run.steps)
-    run.optimizer.param_groups[0]["lr"] = learning_rate(settings, number, len(batches))
+    number = batches.before(state.epoch, state.steps)
+    state.optimizer.param_groups[0]["lr"] = learning_rate(settings, number, len(batches))
     # Dropout is a function of the position in the run: RNG state is not saved.
     seed = np.random.SeedSequence((settings.seed, number, rank)).generate_state(1)[0]
     generator(device).manual_seed(int(seed))
-    with run.precision:
-        logits = run.replica(normalise(batch.images))
-    # This process's part of the mean over the whole batch.
-    loss = (
-        F.cross_entropy(
-            logits.float(),
-            batch.labels,
-            batches.weights,
-            reduction="sum",
-            label_smoothing=settings.label_smoothing,
-        )
-        / batch.weight
+    with state.precision:
+        logits = state.replica(normalise(batch.images))
+    loss = F.cross_entropy(
+        logits.float(),
+        batch.labels,
+        batches.weights,
+        reduction="sum",
+        label_smoothing=settings.label_smoothing,
     )
-    run.optimizer.zero_grad()
+    loss = loss / batch.weight  # this process's part of the mean over the whole batch
+    state.optimizer.zero_grad()
     (loss * batches.processes.size).backward()  # of which the replica takes the mean
-    run.optimizer.step()
-    if run.averaged is not None:
-        run.averaged.update_parameters(run.model)
-    run.loss.add_(loss.detach(), alpha=batch.slices)
-    run.slices += batch.slices
-    run.steps += 1
+    state.optimizer.step()
+    if state.averaged is not None:
+        state.averaged.update_parameters(state.model)
+    state.loss.add_(loss.detach(), alpha=batch.slices)
+    state.slices += batch.slices
+    state.steps += 1
+
+
+def save(
+    state: TrainingState, checkpoints: Checkpoints, processes: Processes, stop: Stop, *, due: bool
+) -> None:
+    """Write a checkpoint where one is ``due``; where a stop is wanted, write one and leave."""
+    wanted = processes.largest(stop.wanted)
+    if due or wanted:
+        loss = processes.sum(state.loss)
+        if processes.first:
+            checkpoints.save({**state.saved(), "loss": loss})
+    if wanted:
+        checkpoints.wait()
+        stop.leave(wanted)
 
 
 def require_finite(epoch: Epoch, settings: Train) -> None:
@@ -290,9 +260,7 @@ def require_finite(epoch: Epoch, settings: Train) -> None:
         )
 
 
-def recalibrate(
-    model: Network, prepared: Prepared, device: torch.device, processes: Processes = ALONE
-) -> None:
+def recalibrate(model: Network, prepared: Prepared, device: torch.device) -> None:
     """Re-estimate batch normalisation's running statistics on training slices, as they are now.
 
     Running averages lag behind the weights when the learning rate stays high, and validation
@@ -302,19 +270,15 @@ def recalibrate(
     count = min(len(indices), RECALIBRATION_IMAGES)
     chosen = indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)]
     batches = -(-count // BATCH_SIZE)
-    mine = processes.share(np.arange(batches))
 
     def inputs() -> Iterator[Tensor]:
         # Strided: the manifest is sorted by class, and the variance within a batch of one class
         # is too small. Strided batches also have one size, as their plain average wants it.
-        for first in mine:
+        for first in range(batches):
             yield normalise(torch.from_numpy(prepared.images[chosen[first::batches]]).to(device))
 
     # The layers with such statistics; the dropout after them would use up random numbers.
     update_bn(inputs(), model.features)
-    for buffer in model.features.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(processes.sum(buffer * (len(mine) / batches)))
 
 
 def validation_scores(truth: Ints, logits: Floats) -> tuple[float, float, float]:

@@ -1,8 +1,7 @@
 """How a stage uses the processor, so that its results have the same bytes on every x86-64 one.
 
 This module imports neither torch nor NumPy: they read these variables when they are imported. Each
-stage that computes sets them before that, so ``dvc repro``, experiments, the queue, ``torchrun``
-and SageMaker's container all compute alike.
+stage that computes sets them before that.
 """
 
 import os
@@ -47,18 +46,13 @@ def variables(compute: Compute) -> dict[str, str]:
         chosen |= dict.fromkeys(THREADS, str(max(1, compute.threads // processes)))
         # Or MKL takes fewer where two threads share a core.
         chosen["MKL_DYNAMIC"] = "FALSE"
-        # A thread that waits for the others sleeps: where other work wants the cores, threads that
-        # spin made a step four times as slow.
+        # A thread that waits sleeps: on a busy machine spinning made a step four times as slow.
         chosen["OMP_WAIT_POLICY"] = "PASSIVE"
     return chosen
 
 
 def idle_cores(threads: int) -> str:
-    """What a training with so many ``threads`` leaves unused, and the settings that use it.
-
-    Returns:
-        Empty when it leaves no core idle.
-    """
+    """What a training with ``threads`` leaves unused, and the settings that use it; else empty."""
     import psutil
 
     cores = psutil.cpu_count(logical=False) or 1

@@ -1,11 +1,14 @@
-"""The processes that train one model together: torch's own distribution, as torchrun starts it."""
+"""The processes that train one model together, as torchrun starts them, and signals to stop."""
 
 import copy
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 from typing import TypeVar
 
 import numpy as np
@@ -25,10 +28,7 @@ PATIENCE = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, number ``rank`` of ``size``; by default the only one.
-
-    With one process, every method returns its argument.
-    """
+    """This process, number ``rank`` of ``size``; by default the only one."""
 
     rank: int = 0
     size: int = 1
@@ -44,8 +44,6 @@ class Processes:
 
     def gather(self, mine: NDArray[np.float64]) -> NDArray[np.float64]:
         """The rows of all processes, in the order from which they took their :meth:`share`."""
-        if self.size == 1:
-            return mine
         parts = self._held(mine)
         rows = np.empty((sum(map(len, parts)), *mine.shape[1:]))
         for rank, part in enumerate(parts):
@@ -69,20 +67,20 @@ class Processes:
 
     def agree(self, value: object) -> bool:
         """Whether all processes have the same."""
-        return self.size == 1 or all(other == value for other in self._held(value))
+        return all(other == value for other in self._held(value))
 
     def of_first(self, value: T) -> T:
         """What the first process has."""
-        if self.size == 1:
-            return value
         held = [value]
-        dist.broadcast_object_list(held)
+        if self.size > 1:
+            dist.broadcast_object_list(held)
         return held[0]
 
     def _held(self, value: T) -> list[T]:
         """What all processes have."""
         held = [value] * self.size
-        dist.all_gather_object(held, value)
+        if self.size > 1:
+            dist.all_gather_object(held, value)
         return held
 
 
@@ -127,3 +125,38 @@ def joined(device: torch.device) -> Iterator[Processes]:
             f" ({str(error).splitlines()[0]}): its own message says why; start them all again,"
             " training goes on from the last checkpoint"
         ) from error
+
+
+class Stop:
+    """While entered, a first signal is noted in ``wanted``, a second one ends the program at once.
+
+    With ``insist`` it does not: ``torchrun`` repeats to its processes what the terminal sent them
+    already, and kills them itself when they take too long.
+    """
+
+    def __init__(self, *, insist: bool = False) -> None:
+        self.wanted = 0  # no signal yet
+        self._insist = insist
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Stop":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def leave(self, number: int) -> None:
+        """End the program with the exit status of signal ``number``."""
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if not self.wanted:
+            self.wanted = number
+        elif not self._insist:
+            self.leave(number)

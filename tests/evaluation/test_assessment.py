@@ -1,4 +1,4 @@
-"""What is said of a test set: with the temperature and without it, in numbers and in tables."""
+"""What is said of a test part, in numbers and in tables; a leak is refused, or labelled."""
 
 import csv
 from dataclasses import replace
@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from alzmri.classes import CLASSES
-from alzmri.data.prepared import Row
-from alzmri.evaluation import metrics, report
-from alzmri.models import build
+from alzmri.data.prepared import PREPARED, Row
+from alzmri.errors import LeakError, UserError
+from alzmri.evaluation import assessment, metrics
+from alzmri.evaluation.assessment import check_leak
+from alzmri.files import write_json
+from alzmri.models.architectures import build
 from alzmri.models.forward import predict, probabilities
+from alzmri.training.loop import TrainingState
+from alzmri.training.outputs import card
 
 TEMPERATURE = 3.0
 
@@ -26,8 +31,8 @@ def make_test():
         for number, label in enumerate(truth)
     )
 
-    def make(*, calibrated: bool) -> report.Predictions:
-        return report.Predictions(
+    def make(*, calibrated: bool) -> assessment.Predictions:
+        return assessment.Predictions(
             rows=rows,
             images=np.zeros((len(rows), 32, 32), np.uint8),
             truth=truth,
@@ -47,7 +52,7 @@ def test_calibration_divides_the_logits_and_the_scores_are_of_what_params_ask_fo
 ):
     test = make_test(calibrated=calibrated)
     plain, divided = probabilities(test.logits), probabilities(test.logits / TEMPERATURE)
-    found = report.details(test, make_params().split, shared=0)
+    found = assessment.details(test, make_params().split, shared=0)
     calibration = found["calibration"]
     assert (calibration["temperature"], calibration["applied"]) == (TEMPERATURE, calibrated)
     for name, expected in (("before", plain), ("after", divided)):
@@ -65,7 +70,7 @@ def test_calibration_divides_the_logits_and_the_scores_are_of_what_params_ask_fo
 
 
 def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test, make_params):
-    found = report.details(make_test(calibrated=False), make_params().split, shared=2)
+    found = assessment.details(make_test(calibrated=False), make_params().split, shared=2)
     # Every fourth of 32 slices is wrong, but the mean of each of the 16 subjects is right.
     assert found["accuracy"] == 0.75
     assert sum(off["slices"] for off in found["stages_off"].values()) == 32
@@ -78,25 +83,22 @@ def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test, make_param
             low, high = scores["ci95"][key]
             assert low <= scores[key] <= high
     assert found["split"] == {"unit": "subject", "shared_subjects": 2}
-
-
-def test_slices_that_predict_leaves_out_do_not_count_for_their_subject(make_test, make_params):
-    test = make_test(calibrated=True)
-    wrong = test.predicted != test.truth
-    with_all = report.details(test, make_params().split, 0)
-    without = report.details(replace(test, ood=wrong), make_params().split, 0)
-    assert without["accuracy"] == with_all["accuracy"]
-    assert without["subject"]["loss"] < with_all["subject"]["loss"]
-
-
-def test_the_headline_has_the_interval_from_low_to_high():
-    scores = {"macro_f1": 0.5, "accuracy": 0.6, "loss": 0.7, "ci95": {"macro_f1": [0.4, 0.55]}}
-    assert report.headline(scores) == "macro F1 0.500 [0.400, 0.550], accuracy 0.600, loss 0.700"
+    low, high = found["ci95"]["macro_f1"]
+    shown = assessment.headline(found)
+    assert shown.startswith(
+        f"macro F1 {found['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy 0."
+    )
+    # Slices that `alzmri predict` leaves out do not count for their subject.
+    test = make_test(calibrated=False)
+    test = replace(test, ood=test.predicted != test.truth)
+    without = assessment.details(test, make_params().split, 0)
+    assert without["accuracy"] == found["accuracy"]
+    assert without["subject"]["loss"] < found["subject"]["loss"]
 
 
 def test_the_test_part_is_predicted_and_no_other(prepared, make_params):
     model = build("lenet", classes=4, image_size=32, dropout=0.5)
-    found = report.predict_test(model, TEMPERATURE, prepared, make_params().evaluate)
+    found = assessment.predict_test(model, TEMPERATURE, prepared, make_params().evaluate)
     rows = prepared.indices("test")
     assert found.rows == tuple(prepared.rows[row] for row in rows)
     assert {row.split for row in found.rows} == {"test"}
@@ -108,7 +110,7 @@ def test_the_test_part_is_predicted_and_no_other(prepared, make_params):
 
 def test_tables_have_a_row_per_slice_with_its_own_probabilities(make_test, tmp_path):
     test = make_test(calibrated=True)
-    report.write_tables(tmp_path, test)
+    assessment.write_tables(tmp_path, test)
     with (tmp_path / "predictions.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [row["actual"] for row in rows] == [CLASSES[label] for label in test.truth]
@@ -123,3 +125,51 @@ def test_tables_have_a_row_per_slice_with_its_own_probabilities(make_test, tmp_p
     for column in ("actual", "predicted"):
         expected = [f"{CLASSES.index(row[column])} {row[column]}" for row in rows]
         assert [pair[column] for pair in pairs] == expected
+
+
+@pytest.fixture
+def trained(prepared, make_params):
+    """The card of an untrained model."""
+    params = make_params(model={"name": "lenet"})
+    state = TrainingState.start(prepared, params, torch.device("cpu"))
+    return card(state, prepared, params, "0123456789abcdef")
+
+
+def test_a_leak_is_refused_unless_it_is_declared_and_then_labelled(trained, prepared, make_params):
+    assert check_leak(trained, prepared, "subject") == 0
+    rows = tuple(
+        replace(row, split="test") if row.path.endswith("0-0_3.png") else row
+        for row in prepared.rows
+    )
+    leaking = replace(prepared, rows=rows)
+    with pytest.raises(LeakError, match=r"1 of 5 test subjects.*dvc repro train"):
+        check_leak(trained, leaking, "subject")
+    trained = replace(trained, data_sha256=leaking.digest)
+    shared = check_leak(trained, leaking, "slice")
+    assert shared == 1
+    params = make_params(split={"unit": "slice"})
+    test = assessment.predict_test(build(**trained.architecture), 1.0, leaking, params.evaluate)
+    assert "1 of them in training too: THIS SPLIT LEAKS" in assessment.note(test, params, shared)
+
+
+def test_other_names_do_not_hide_a_leak(trained, prepared):
+    """The same subjects under other names, training and test exchanged."""
+    other = {"train": "test", "test": "train", "val": "val"}
+    rows = tuple(
+        replace(row, subject=f"new {row.subject}", split=other[row.split]) for row in prepared.rows
+    )
+    with pytest.raises(UserError, match="trained on other data or another split"):
+        check_leak(trained, replace(prepared, rows=rows), "subject")
+
+
+def test_near_duplicates_across_the_parts_end_the_claim(
+    make_test, make_params, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_json(PREPARED / "summary.json", {"leak": {"near_duplicates_across_subject_split": 7}})
+    params, test = make_params(), make_test(calibrated=True)
+    assert "none seen in training" in assessment.note(test, params, 0, 0)
+    note = assessment.note(test, params, 0, assessment.near_duplicates())
+    assert "7 near-duplicates across the parts: THIS SPLIT LEAKS" in note
+    assert "none seen" not in note
+    assert assessment.details(test, params.split, 0, 7)["shared_subjects"] is None

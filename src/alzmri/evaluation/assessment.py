@@ -1,18 +1,19 @@
-"""Everything that is said about a test set: metrics, tables, figures, one line."""
+"""Everything that is said about a test part: leak, scores, tables, figures, one line."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alzmri.data.prepared import Prepared, Row, numbered
+from alzmri.data.prepared import PREPARED, Prepared, Row, numbered
+from alzmri.errors import LeakError, UserError
 from alzmri.evaluation import figures
 from alzmri.evaluation.intervals import intervals
 from alzmri.evaluation.metrics import (
-    Floats,
-    Ints,
     by_distance,
     by_subject,
     calibrated,
@@ -20,37 +21,67 @@ from alzmri.evaluation.metrics import (
     scores,
 )
 from alzmri.files import write_csv
+from alzmri.models.architectures import Network
 from alzmri.models.device import choose
 from alzmri.models.forward import probabilities
-from alzmri.models.network import Network
+from alzmri.models.saved import Card
+from alzmri.models.validation import Floats, Ints
 from alzmri.ood import features
 from alzmri.ood.detector import Detector
 from alzmri.params import Evaluate, Params, Split
 
+METRICS = (
+    *("macro_f1", "accuracy", "loss", "macro_auc", "ece"),
+    *("subject_macro_f1", "subject_accuracy", "shared_subjects"),
+)
+"""What DVC shows of an evaluation, in ``metrics/evaluate.json``: few numbers, on one screen."""
+
+
+def check_leak(card: Card, prepared: Prepared, unit: str) -> int | None:
+    """How many test subjects the model has seen in training; None where subjects are unknown.
+
+    Raises:
+        LeakError: when there are any and ``split.unit`` does not say that the split leaks.
+        UserError: when the model was trained on another preparation of the data.
+    """
+    tested = prepared.subjects("test")
+    shared = card.shared_subjects(tested)
+    if shared and unit != "slice":
+        raise LeakError(
+            f"{shared} of {len(tested)} test subjects were in this model's training: its score"
+            " would measure recognition of subjects. Train on this split: `dvc repro train`"
+        )
+    # Subjects may have other names in another preparation: only the data that it was trained on
+    # can tell that the model has not seen them.
+    if card.data_sha256 != prepared.digest:
+        raise UserError(
+            "models/ was trained on other data or another split than data/prepared: run"
+            " `dvc repro train`"
+        )
+    return shared if prepared.subjects_known else None
+
+
+def near_duplicates() -> int:
+    """How many images have a near-duplicate in another part of a subject split, as prepare counted.
+
+    Where there are any, one subject has several names, and the model may have seen it in training.
+    """
+    summary = json.loads((PREPARED / "summary.json").read_bytes())
+    return int(summary["leak"]["near_duplicates_across_subject_split"])
+
 
 @dataclass(frozen=True)
 class Predictions:
-    """The test part and what the model says of it, row by row.
+    """The test part and what the model says of it, row by row."""
 
-    Attributes:
-        rows: lines of the manifest.
-        images: uint8 ``[n, side, side]``.
-        truth: class indices, int64 ``[n]``.
-        logits: float64 ``[n, classes]``.
-        ood: bool ``[n]``, unlike the training slices: `alzmri predict` leaves these out.
-        temperature: fitted on validation, see :mod:`alzmri.training.calibration`.
-        calibrated: whether the probabilities are those at this temperature.
-        classes: names in severity order.
-    """
-
-    rows: tuple[Row, ...]
-    images: np.ndarray[Any, np.dtype[np.uint8]]
-    truth: Ints
-    logits: Floats
-    ood: np.ndarray[Any, np.dtype[np.bool_]]
-    temperature: float
-    calibrated: bool
-    classes: tuple[str, ...]
+    rows: tuple[Row, ...]  # lines of the manifest
+    images: NDArray[np.uint8]  # [n, side, side]
+    truth: Ints  # class indices, [n]
+    logits: Floats  # [n, classes]
+    ood: NDArray[np.bool_]  # [n], unlike the training slices: `alzmri predict` leaves these out
+    temperature: float  # fitted on the validation part
+    calibrated: bool  # whether the probabilities are those at this temperature
+    classes: tuple[str, ...]  # in severity order
 
     @property
     def probabilities(self) -> Floats:
@@ -93,27 +124,13 @@ def predict_test(
     )
 
 
-METRICS = (
-    "macro_f1",
-    "accuracy",
-    "loss",
-    "macro_auc",
-    "ece",
-    "subject_macro_f1",
-    "subject_accuracy",
-    "shared_subjects",
-)
-"""What DVC shows of an evaluation, in ``metrics/evaluate.json``: few numbers, on one screen."""
-
-
 def details(
     test: Predictions, split: Split, shared: int | None, near_duplicates: int = 0
 ) -> dict[str, Any]:
     """The content of ``models/evaluation.json``: ``METRICS``, and everything else that is known.
 
-    ``shared`` and ``near_duplicates`` are what :mod:`alzmri.evaluation.leak` found. ``shared`` is
-    None where subjects are unknown. Nothing is said of them then, and intervals are over slices.
-    Where there are near-duplicates, how many subjects are shared is not known either.
+    ``shared`` is what :func:`check_leak` found. Where it is None nothing is said of subjects, and
+    intervals are over slices. Where there are near-duplicates, it is not known either.
     """
     labels, names, seed = test.truth, test.subjects, split.seed
     found = score(labels, test.probabilities, names, test.classes, seed, ~test.ood)
@@ -121,31 +138,24 @@ def details(
         found["subject"] = {"n": None, "accuracy": None, "macro_f1": None, "ci95": {}}
         for count in found["stages_off"].values():
             count["people"] = None
-    as_trained, divided = (probabilities(test.logits / t) for t in (1, test.temperature))
     leak: dict[str, Any] = {"unit": split.unit, "shared_subjects": shared}
     if near_duplicates:  # the names hide who was seen in training
         leak |= {"shared_subjects": None, "near_duplicates": near_duplicates}
+    calibration: dict[str, Any] = {"temperature": test.temperature, "applied": test.calibrated}
+    for when, temperature in (("before", 1), ("after", test.temperature)):
+        chances = probabilities(test.logits / temperature)
+        calibration[when] = {
+            **confidence_scores(labels, chances),
+            "ci95": {"ece": intervals(labels, chances, names, seed)["ece"]},
+            "calibrated_ece": calibrated(chances, names, seed),
+        }
     return {
         **found,
         "subject_macro_f1": found["subject"]["macro_f1"],
         "subject_accuracy": found["subject"]["accuracy"],
         "shared_subjects": leak["shared_subjects"],
-        "calibration": {
-            "temperature": test.temperature,
-            "applied": test.calibrated,
-            "before": _confidence(labels, as_trained, names, seed),
-            "after": _confidence(labels, divided, names, seed),
-        },
+        "calibration": calibration,
         "split": leak,
-    }
-
-
-def _confidence(truth: Ints, chances: Floats, subjects: Sequence[str], seed: int) -> dict[str, Any]:
-    """Loss, calibration error and Brier score, with how well the error is known."""
-    return {
-        **confidence_scores(truth, chances),
-        "ci95": {"ece": intervals(truth, chances, subjects, seed)["ece"]},
-        "calibrated_ece": calibrated(chances, subjects, seed),
     }
 
 
@@ -155,49 +165,38 @@ def score(
     subjects: Sequence[str],
     classes: Sequence[str],
     seed: int,
-    counted: np.ndarray[Any, np.dtype[np.bool_]] | None = None,
+    counted: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """All that predictions alone tell, of slices and of subjects, with intervals over subjects.
 
     Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is of the intervals. A
     subject is scored as `alzmri predict` answers: by the mean over the slices that are ``counted``.
     """
-    number = len(classes)
-    predicted = probabilities.argmax(axis=1)
-    person_truth, person_probabilities, people = by_subject(truth, probabilities, subjects, counted)
-    person_predicted = person_probabilities.argmax(axis=1)
-    slices_off = by_distance(truth, predicted, number)
-    people_off = by_distance(person_truth, person_predicted, number)
+    by = by_subject(truth, probabilities, subjects, counted)
+    levels, off = [], []
+    for labels, chances, names in ((truth, probabilities, subjects), by):
+        off.append(by_distance(labels, chances.argmax(axis=1), len(classes)))
+        levels.append(
+            {
+                **scores(labels, chances, classes),
+                "ci95": intervals(labels, chances, names, seed),
+                "calibrated_ece": calibrated(chances, names, seed),
+            }
+        )
     return {
-        **_scored(truth, probabilities, subjects, classes, seed),
-        "subject": {
-            "n": len(people),
-            **_scored(person_truth, person_probabilities, people, classes, seed),
-        },
+        **levels[0],
+        "subject": {"n": len(by[2]), **levels[1]},
         "stages_off": {
-            str(off): {"slices": slices_off[off], "people": people_off[off]}
-            for off in range(number)
+            str(distance): {"slices": slices, "people": people}
+            for distance, (slices, people) in enumerate(zip(*off, strict=True))
         },
-    }
-
-
-def _scored(
-    truth: Ints, chances: Floats, subjects: Sequence[str], classes: Sequence[str], seed: int
-) -> dict[str, Any]:
-    return {
-        **scores(truth, chances, classes),
-        "ci95": intervals(truth, chances, subjects, seed),
-        "calibrated_ece": calibrated(chances, subjects, seed),
     }
 
 
 def note(test: Predictions, params: Params, shared: int | None, near_duplicates: int = 0) -> str:
-    """One line that goes on every figure: what was tested, and whether it leaks.
-
-    ``shared`` and ``near_duplicates`` are what :mod:`alzmri.evaluation.leak` found.
-    """
-    people = "unknown" if shared is None else len(set(test.subjects))
-    tested = f"{len(test.rows)} test slices of {people} subjects"
+    """One line that goes on every figure: what was tested, and whether it leaks."""
+    known = "unknown" if shared is None else len(set(test.subjects))
+    tested = f"{len(test.rows)} test slices of {known} subjects"
     if params.data.permute_labels:
         tested += " with PERMUTED LABELS"
     if near_duplicates:
@@ -211,21 +210,16 @@ def note(test: Predictions, params: Params, shared: int | None, near_duplicates:
 
 def draw(directory: Path, test: Predictions, title: str) -> None:
     """Write the PNGs, each under ``title``."""
-    truth, classes = test.truth, test.classes
+    truth, names, classes = test.truth, test.subjects, test.classes
+    plain, divided = (probabilities(test.logits / t) for t in (1, test.temperature))
+    sets = {"as trained": plain, f"at temperature {test.temperature:.2f}": divided}
     figures.confusion(directory / "confusion.png", truth, test.predicted, classes, title)
-    figures.reliability_diagram(
-        directory / "reliability.png",
-        truth,
-        {
-            "as trained": probabilities(test.logits),
-            f"at temperature {test.temperature:.2f}": probabilities(test.logits / test.temperature),
-        },
-        title,
-    )
-    figures.roc(directory / "roc.png", truth, test.probabilities, classes, title)
+    figures.reliability_diagram(directory / "reliability.png", truth, sets, names, title)
+    figures.roc(directory / "roc.png", truth, test.probabilities, names, classes, title)
     figures.mistakes(
         directory / "mistakes.png", test.images, truth, test.probabilities, classes, title
     )
+    figures.history(directory / "history.png", directory / "history.csv")
 
 
 def write_tables(directory: Path, test: Predictions) -> None:
@@ -236,19 +230,16 @@ def write_tables(directory: Path, test: Predictions) -> None:
         ("actual", "predicted"),
         ((labels[a], labels[p]) for a, p in zip(test.truth, test.predicted, strict=True)),
     )
+    what = zip(test.rows, test.predicted, test.ood, test.probabilities, strict=True)
     write_csv(
         directory / "predictions.csv",
         ("path", "subject", "actual", "predicted", "ood", *test.classes),
         (
             (
-                row.path,
-                row.subject,
-                row.label,
-                test.classes[test.predicted[number]],
-                int(test.ood[number]),
-                *(f"{p:.6f}" for p in test.probabilities[number]),
+                *(row.path, row.subject, row.label, test.classes[predicted], int(ood)),
+                *(f"{p:.6f}" for p in chances),
             )
-            for number, row in enumerate(test.rows)
+            for row, predicted, ood, chances in what
         ),
     )
 

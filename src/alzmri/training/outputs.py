@@ -22,13 +22,12 @@ from alzmri.models.device import bfloat16
 from alzmri.models.forward import MEAN, STD
 from alzmri.params import Params, Train
 from alzmri.tracking.tracker import Tracker
-from alzmri.training.initial import Initial
-from alzmri.training.loop import Epoch, Run
+from alzmri.training.loop import Epoch, TrainingState
 
 HISTORY = Path("plots/history.csv")
 SCORES = Path("metrics/train.json")
 
-OnEpoch = Callable[[Run, bool], None]
+OnEpoch = Callable[[TrainingState, bool], None]
 
 
 @contextmanager
@@ -46,88 +45,62 @@ def reporting(
     began = last = time.monotonic()
     first = before = 0.0  # how many epochs were done then
 
-    def on_epoch(run: Run, new: bool) -> None:
+    def on_epoch(state: TrainingState, new: bool) -> None:
         nonlocal began, first, last, before
-        if run.history:
-            write_history(HISTORY, run.history)
-            write_scores(SCORES, run)
-        now, done = time.monotonic(), run.epoch - 1 + run.steps / steps
+        if state.best:
+            _write_history(state.history, state.best)
+        for epoch in state.history[-1:] if new else state.history:
+            if tracked:
+                tracked.epoch(asdict(epoch))
+        now, done = time.monotonic(), state.epoch - 1 + state.steps / steps
+        pace = ""
         if not new:
             began, first = now, done
-        else:
-            epoch = run.history[-1]
-            pace = ""
-            if done > first:  # a run that resumes after an epoch's last step has no pace yet
-                left = round((now - began) / (done - first) * (train.epochs - done))
-                pace = f"  {(done - before) * slices / (now - last):.0f} images/s"
-                pace += f"  {str(timedelta(seconds=left)).removeprefix('0:')} left" if left else ""
+        elif done > first:  # a run that resumes after an epoch's last step has no pace yet
+            left = round((now - began) / (done - first) * (train.epochs - done))
+            pace = f"  {(done - before) * slices / (now - last):.0f} images/s"
+            pace += f"  {str(timedelta(seconds=left)).removeprefix('0:')} left" if left else ""
+        if new:
+            epoch = state.history[-1]
             terminal.say(
                 f"epoch {epoch.epoch:>{len(str(train.epochs))}}/{train.epochs}  lr {epoch.lr:.2g}"
                 f"  train loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}"
                 f"  accuracy {epoch.val_accuracy:.3f}  macro F1 {epoch.val_macro_f1:.3f}"
                 + pace
-                + ("  best" if epoch == run.best else "")
+                + ("  best" if epoch == state.best else "")
             )
-        for epoch in run.history[-1:] if new else run.history:
-            if tracked:
-                tracked.epoch(asdict(epoch))
         last, before = now, done
 
     with terminal.progress("training", in_log=False) as on_step:
         yield on_step, on_epoch
 
 
-def write(
-    run: Run, prepared: Prepared, params: Params, name: str, initial: Initial | None = None
-) -> None:
-    """Write ``models/`` of a finished run.
-
-    Args:
-        run: that is finished.
-        prepared: what it was trained on.
-        params: what it was trained with.
-        name: its fingerprint.
-        initial: the model that it started from.
-    """
-    saved.save(saved.MODELS, run.best_weights, card(run, prepared, params, name, initial))
-    state: dict[str, Any] = {}  # written all the same: DVC has no optional outputs
-    if params.train.keep_last:
-        state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
-        state["epoch"] = run.history[-1].epoch
-    last = io.BytesIO()
-    torch.save(state, last)
-    write_bytes(saved.MODELS / "last.pt", last.getvalue())
-
-
-def write_scores(path: Path, run: Run) -> None:
-    """The scores of the best epoch so far, rounded to six decimals."""
-    best = run.best
-    assert best is not None
-    write_json(
-        path,
-        {
-            "best_epoch": best.epoch,
-            "val_loss": best.val_loss,
-            "val_accuracy": best.val_accuracy,
-            "val_macro_f1": best.val_macro_f1,
-        },
-        decimals=6,
-    )
-
-
-def write_history(path: Path, history: list[Epoch]) -> None:
-    """One line per epoch, six significant digits."""
+def _write_history(history: list[Epoch], best: Epoch) -> None:
+    """All epochs in six significant digits, and the scores of the best one."""
     lines = ([f"{value:.6g}" for value in astuple(epoch)] for epoch in history)
-    write_csv(path, [field.name for field in fields(Epoch)], lines)
+    write_csv(HISTORY, [field.name for field in fields(Epoch)], lines)
+    scores = {name: getattr(best, name) for name in ("val_loss", "val_accuracy", "val_macro_f1")}
+    write_json(SCORES, {"best_epoch": best.epoch, **scores}, decimals=6)
 
 
-def card(
-    run: Run, prepared: Prepared, params: Params, name: str, initial: Initial | None = None
-) -> saved.Card:
-    """What ``model.json`` says of a run; its training subjects are also those of ``initial``."""
-    subjects = set(map(saved.subject_digest, prepared.subjects("train")))
+def write(state: TrainingState, prepared: Prepared, params: Params, run: str) -> None:
+    """Write ``models/`` of a finished training; ``run`` is its fingerprint."""
+    saved.save(saved.MODELS, state.best_weights, card(state, prepared, params, run))
+    last: dict[str, Any] = {}  # written all the same: DVC has no optional outputs
+    if params.train.keep_last:
+        last = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
+        last["epoch"] = state.history[-1].epoch
+    buffer = io.BytesIO()
+    torch.save(last, buffer)
+    write_bytes(saved.MODELS / "last.pt", buffer.getvalue())
+
+
+def card(state: TrainingState, prepared: Prepared, params: Params, run: str) -> saved.Card:
+    """``model.json`` of a training; the subjects are also those of the model it started from."""
+    subjects, initial = set(map(saved.subject_digest, prepared.subjects("train"))), state.initial
     if initial:
         subjects |= set(initial.card.training_subjects)
+    device = state.loss.device
     return saved.Card(
         architecture={
             "name": params.model.name,
@@ -140,14 +113,14 @@ def card(
         parameters=params.model_dump(include={"data", "split", "augment", "model", "train"}),
         training_subjects=sorted(subjects),
         data_sha256=prepared.digest,
-        temperature=run.temperature,
+        temperature=state.temperature,
         training={
-            "epochs": len(run.history),
-            "best_epoch": run.best.epoch if run.best else None,
-            "weights": sum(p.numel() for p in run.model.parameters()),
+            "epochs": len(state.history),
+            "best_epoch": state.best.epoch if state.best else None,
+            "weights": sum(p.numel() for p in state.model.parameters()),
             "init": {"name": initial.name, "weights": initial.digest} if initial else None,
-            "device": run.loss.device.type,
-            "precision": "bf16" if bfloat16(params.train.precision, run.loss.device) else "fp32",
+            "device": device.type,
+            "precision": "bf16" if bfloat16(params.train.precision, device) else "fp32",
         },
         versions={
             "alzmri": alzmri.__version__,
@@ -155,5 +128,5 @@ def card(
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        run=name,
+        run=run,
     )

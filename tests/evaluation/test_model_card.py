@@ -8,9 +8,9 @@ import torch
 from ruamel.yaml import YAML
 
 from alzmri.classes import CLASSES
-from alzmri.evaluation import card, report
-from alzmri.training import results
-from alzmri.training.loop import Run
+from alzmri.evaluation import assessment, model_card
+from alzmri.training import outputs
+from alzmri.training.loop import TrainingState
 
 _RATE = {
     "false_alarms": 0.25,
@@ -30,12 +30,12 @@ def written(prepared, make_params, tmp_path):
         shared: int | None = 0, prepared=prepared, init=None, near_duplicates=0, **sections
     ) -> str:
         params = make_params(model={"name": "lenet"}, **sections)
-        run = Run.start(prepared, params, torch.device("cpu"))
-        trained = results.card(run, prepared, params, "0123456789abcdef")
+        state = TrainingState.start(prepared, params, torch.device("cpu"))
+        trained = outputs.card(state, prepared, params, "0123456789abcdef")
         trained.training["init"] = init
-        test = report.predict_test(run.model, 1.5, prepared, params.evaluate)
-        metrics = report.details(test, params.split, shared, near_duplicates)
-        card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics, ALARMS)
+        test = assessment.predict_test(state.model, 1.5, prepared, params.evaluate)
+        metrics = assessment.details(test, params.split, shared, near_duplicates)
+        model_card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics, ALARMS)
         return Path(tmp_path / "MODEL_CARD.md").read_text()
 
     return write
@@ -63,18 +63,20 @@ def test_it_has_scores_intervals_people_and_limits(written):
     assert "- Mild Demented: 1 test subjects, so its scores say little." in text
     assert "| `train.lr` | 0.0001 |" in text
     assert "leak" not in text
+    assert "trained from scratch" in text
+    start = {"name": "alzmri@v0.1.0", "weights": "0123456789abcdef0"}
+    other = written(init=start, data={"source": "kaggle"})
+    assert "trained further from `alzmri@v0.1.0` (weights `0123456789abcdef`)" in other
+    assert "simulated" not in other
 
 
-def test_a_leak_and_a_label_permutation_are_named_where_the_numbers_are(written):
+def test_leaks_and_a_label_permutation_are_named_where_the_numbers_are(written):
     text = written(shared=3, split={"unit": "slice"}, data={"permute_labels": True})
     assert "leaks: true" in text.split("---\n")[1]
     assert "**slices drawn singly: it leaks**" in text
     scores = text[text.index("## Scores") :]
     assert "**These scores leak: 3 of 4 test subjects" in scores[:200]
     assert "labels shuffled between subjects" in text
-
-
-def test_near_duplicates_across_a_subject_split_leak(written):
     text = written(near_duplicates=7)
     assert "leaks: true" in text.split("---\n")[1]
     assert "**These scores leak: 7 images have a near-duplicate" in text
@@ -98,22 +100,6 @@ def test_of_unknown_subjects_nothing_is_said_but_that(written, prepared):
     assert "test subjects, so" not in text
     (score,) = (line for line in text.splitlines() if line.startswith("| macro F1"))
     assert score.endswith("] | – |")
-
-
-def test_the_model_that_training_started_from_is_named(written):
-    start = {"name": "alzmri@v0.1.0", "weights": "0123456789abcdef0"}
-    assert "trained from scratch" in written()
-    assert "trained further from `alzmri@v0.1.0` (weights `0123456789abcdef`)" in written(
-        init=start
-    )
-
-
-def test_the_same_run_writes_the_same_card(written):
-    assert written() == written()
-
-
-def test_a_real_collection_is_not_called_simulated(written):
-    assert "simulated" not in written(data={"source": "kaggle"})
 
 
 def test_a_class_of_ten_subjects_is_not_called_few(written, prepared):
