@@ -8,12 +8,11 @@ from typer.core import TyperGroup
 
 from alzmri import __version__, repository, terminal
 from alzmri.clinic.command import dicom
-from alzmri.collections.cli import data_app
+from alzmri.collections.data_commands import data_app
 from alzmri.experiments.cli import compare, honest, protocol, results, review, sweep
 from alzmri.inference.cli import explain, export, predict
 from alzmri.sagemaker.cli import sagemaker_app
 from alzmri.serving.command import serve
-from alzmri.slices import slices
 from alzmri.store.cli import store_app
 
 IN_PLACE = {"predict", "explain", "store"}
@@ -40,7 +39,6 @@ app = typer.Typer(
     context_settings={"max_content_width": 100},
     pretty_exceptions_enable=False,
 )
-data_app.command()(slices)
 app.add_typer(data_app, name="data", cls=_Group)
 app.add_typer(store_app, name="store", cls=_Group)
 app.add_typer(sagemaker_app, name="sagemaker", cls=_Group)

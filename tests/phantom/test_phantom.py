@@ -12,12 +12,12 @@ from scipy import ndimage
 
 from alzmri.classes import FOLDERS
 from alzmri.errors import EnvironmentFault
-from alzmri.phantom import collection, generate
+from alzmri.phantom import simulate
 from alzmri.phantom.anatomy import draw_subject
-from alzmri.phantom.collection import slice_heights
+from alzmri.phantom.exact import ExactRandom
 from alzmri.phantom.mni import Maps, prepare_maps, template_files
 from alzmri.phantom.render import HEIGHT, WIDTH, render_slice
-from alzmri.phantom.rng import ExactRandom
+from alzmri.phantom.simulate import generate, slice_heights
 
 PINNED_PIXELS = "c046cbf615a4783e87a545e27eaef48780c976cac3941abd8e73de33be278174"
 
@@ -30,7 +30,7 @@ def maps() -> Maps:
 @pytest.fixture(autouse=True)
 def prepared_once(monkeypatch: pytest.MonkeyPatch, maps: Maps) -> None:
     """Preparing them takes seconds."""
-    monkeypatch.setattr(collection, "prepare_maps", lambda: maps)
+    monkeypatch.setattr(simulate, "prepare_maps", lambda: maps)
 
 
 def digests(directory: Path) -> dict[str, str]:

@@ -1,20 +1,16 @@
 """What ``prepare`` made of a collection: classes over the parts of the split, and subjects."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from alzmri.classes import CLASSES
-from alzmri.data.counts import Count
-from alzmri.data.prepared import PARTS, UNKNOWN, Row, numbered
+from alzmri.data.packing import Counts, Packed
+from alzmri.data.prepared import PARTS, numbered
 from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.subjects import People
 from alzmri.figure import drawing
 from alzmri.files import write_csv
-
-Counts = Mapping[tuple[str, str], Count]
-"""See :func:`alzmri.data.counts.count`."""
 
 PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
 """Of training, validation and test: black figures stay readable on each."""
@@ -39,9 +35,7 @@ def draw(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> Non
     with drawing(path, 8.0, 2.9) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
-        for axes, (what, column) in zip(
-            (left, right), (("images", 0), ("subjects", 1)), strict=True
-        ):
+        for column, (axes, what) in enumerate(((left, "images"), (right, "subjects"))):
             start = [0] * len(classes)
             for part, colour in zip(PARTS, PART_COLOURS, strict=True):
                 widths = [counts[name, part][column] for name in classes]
@@ -83,35 +77,28 @@ def draw_links(path: Path, links: Forest, found: People | None, note: str) -> No
         axes.yaxis.set_major_formatter("{x:,.0f}")
         if gap:
             axes.axvspan(gap.low, gap.high, color="#eeeeee", lw=0)
-            axes.axvline(gap.cut, color="black", lw=1, ls="--")
-            text = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n cut at {gap.cut:.2f}"
-            axes.text(gap.cut, np.sqrt(top), text, va="center", size=9)
-        elif found and found.cut:
+        if found and found.cut:
+            above = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n" if gap else ""
             axes.axvline(found.cut, color="black", lw=1, ls="--")
-            axes.text(found.cut, np.sqrt(top), f" cut at {found.cut:.2f}", va="center", size=9)
+            text = f"{above} cut at {found.cut:.2f}"
+            axes.text(found.cut, np.sqrt(top), text, va="center", size=9)
         for (label, colour, values), count in zip(groups, counts, strict=True):
             axes.stairs(count, edges, fill=True, color=colour)
             if not len(values):
                 continue
             # At the ends of the axis, where neighbours never meet.
-            axes.annotate(
-                f"{len(values):,} links\n{label}",
-                (0.99 if colour == _ONE else 0.01, 0.99),
-                xycoords="axes fraction",
-                ha="right" if colour == _ONE else "left",
-                va="top",
-                color=colour,
-            )
+            at, side = ((0.99, 0.99), "right") if colour == _ONE else ((0.01, 0.99), "left")
+            text = f"{len(values):,} links\n{label}"
+            axes.annotate(text, at, xycoords="axes fraction", ha=side, va="top", color=colour)
 
 
-def problems(rows: Sequence[Row], counts: Counts, classes: tuple[str, ...]) -> list[str]:
+def problems(packed: Packed) -> list[str]:
     """One sentence for each class that does not occur in every part of the split."""
     found = []
-    known = not rows[0].subject.startswith(UNKNOWN)
-    for name in classes:
-        if missing := [part for part in PARTS if not counts[name, part].images]:
-            subjects = {row.subject for row in rows if row.label == name}
-            who = f" has {len(subjects)} subjects and" if known else ""
+    for name in packed.classes:
+        if missing := [part for part in PARTS if not packed.counts[name, part].images]:
+            subjects = {row.subject for row in packed.rows if row.label == name}
+            who = f" has {len(subjects)} subjects and" if packed.people.known else ""
             remedy = "; data.merge joins it with its neighbour" if name in CLASSES else ""
             found.append(
                 f"{name}{who} does not occur in {' and '.join(missing)}: its scores there say"

@@ -1,8 +1,10 @@
 """From a collection of files to ``data/prepared``: validated, resized, assigned, packed."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
@@ -10,16 +12,25 @@ from numpy.typing import NDArray
 
 from alzmri import terminal
 from alzmri.classes import merged
-from alzmri.data import collection, images, similarity, splits, subjects
-from alzmri.data.collection import Collection
-from alzmri.data.counts import count
-from alzmri.data.label_permutation import permuted
-from alzmri.data.prepared import PARTS, Row, relevant, write_manifest
+from alzmri.data import class_folders, images, similarity, splits, subjects
+from alzmri.data.class_folders import Collection
+from alzmri.data.prepared import COPY, PARTS, UNKNOWN, Row, relevant, write_manifest
 from alzmri.data.similarity import Forest
 from alzmri.data.subjects import People
-from alzmri.files import write_json
+from alzmri.files import write_csv, write_json
 from alzmri.params import Data, Params
 from alzmri.terminal import Update
+
+
+class Count(NamedTuple):
+    """Of one class in one part."""
+
+    images: int
+    subjects: int
+
+
+Counts = Mapping[tuple[str, str], Count]
+"""By class and part: parts, then classes in order."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +43,9 @@ class Packed:
         collection: the files used, and those rejected.
         people: who is on each image, in the order of ``rows``.
         links: how similar the images are.
-        near_duplicates: test images that have a near-duplicate among the training images.
+        counts: see :func:`count`.
         across: images that have a near-duplicate in another part of a subject split; 0 of others.
+        summary: the content of ``data/prepared/summary.json``: all counts.
     """
 
     rows: list[Row]
@@ -41,8 +53,9 @@ class Packed:
     collection: Collection
     people: People
     links: Forest
-    near_duplicates: int
+    counts: Counts
     across: int
+    summary: Mapping[str, Any]
 
 
 def pack(source: Path, directory: Path, params: Params) -> Packed:
@@ -54,36 +67,61 @@ def pack(source: Path, directory: Path, params: Params) -> Packed:
     """
     with terminal.progress("reading") as progress:
         found, thumbnails = _pack_images(source, directory, params.data, progress)
-    collection.write_rejected(directory / "rejected.csv", found.rejected)
-    paths = [entry.path for entry in found.entries]
-    hashes = [entry.sha256 for entry in found.entries]
+    entries, rejected = found.entries, found.rejected
+    reasons = ((item.path, item.reason) for item in rejected)
+    write_csv(directory / "rejected.csv", ("path", "reason"), reasons)
     called = merged(params.data.merge, found.classes)
-    labels = [called[entry.label] for entry in found.entries]
+    labels = [called[entry.label] for entry in entries]
 
     with terminal.progress("comparing images") as progress:
         codes = similarity.encode(thumbnails)
         links = similarity.forest(codes, progress)
-    people = subjects.find(source, params.split.subjects, found.entries, lambda: links)
+    people = subjects.find(source, params.split.subjects, entries, lambda: links)
     if params.data.permute_labels:
-        labels = permuted(labels, people.names, params.split.seed)
-    groups = people.names if params.split.unit == "subject" else hashes
-    parts = splits.assign(labels, groups, params.split)
-
-    columns = (range(len(paths)), paths, labels, people.names, parts, hashes)
-    rows = [Row(*row) for row in zip(*columns, strict=True)]
+        labels = splits.permuted(labels, people.names, params.split.seed)
+    copy_of = class_folders.copies(source)
+    parts = splits.parts(entries, labels, people.names, params.split, copy_of)
+    rows = [
+        Row(index, entry.path, label, subject, part, entry.sha256)
+        for index, (entry, label, subject, part) in enumerate(
+            zip(entries, labels, people.names, parts, strict=True)
+        )
+    ]
     write_manifest(directory / "manifest.csv", rows)
     write_json(directory / "params.json", relevant(params))
-    which = np.array(parts)
-    train, val, test = (which == part for part in PARTS)
+
+    train, val, test = (np.array(parts) == part for part in PARTS)
     near_duplicates, across = subjects.near_duplicates(codes, train, test), 0
     if params.split.unit == "subject":
-        across = subjects.near_duplicates(codes, train | val, test) + subjects.near_duplicates(
-            codes, train, val
-        )
+        across = subjects.near_duplicates(codes, train | val, test)
+        across += subjects.near_duplicates(codes, train, val)
     classes = tuple(dict.fromkeys(called.values()))
-    packed = Packed(rows, classes, found, people, links, near_duplicates, across)
-    write_json(directory / "summary.json", summary(packed))
-    return packed
+    counts = count(rows, classes)
+    cut, gap = people.cut, people.gap
+    summary = {
+        "classes": classes,
+        "images": len(rows),
+        "subjects": len(set(people.names)) if people.known else None,
+        "people": {
+            "from": "pixels" if cut else "file" if people.known else "unknown",
+            "cut": round(cut, 3) if cut else None,
+            "gap": [round(gap.low, 3), round(gap.high, 3)] if gap else None,
+        },
+        "rejected": len(rejected),
+        "duplicates": sum(item.duplicate_of is not None for item in rejected),
+        "converted": sum(entry.converted is not None for entry in entries),
+        "split": {
+            part: {label: counts[label, part]._asdict() for label in classes} for part in PARTS
+        },
+        "leak": {
+            "test_images_with_training_near_duplicate": near_duplicates,
+            "near_duplicates_across_subject_split": across,
+        },
+    }
+    if COPY in parts:
+        summary["copies_not_scored"] = parts.count(COPY)
+    write_json(directory / "summary.json", summary)
+    return Packed(rows, classes, found, people, links, counts, across, summary)
 
 
 def _pack_images(
@@ -93,8 +131,7 @@ def _pack_images(
     side, thumbnails = data.image_size, []
 
     def keep(pixels: images.Pixels) -> tuple[bytes, images.Pixels]:
-        fitted = images.fit(pixels, side, data.fit)
-        return fitted.tobytes(), images.thumbnail(pixels)
+        return images.fit(pixels, side, data.fit).tobytes(), images.thumbnail(pixels)
 
     # Written, not mapped: on a full disk a write fails with a message, a mapped page with SIGBUS.
     with (directory / "images.npy").open("wb") as packed:
@@ -108,36 +145,20 @@ def _pack_images(
             thumbnails.append(kept[1])
 
         write_header(0)  # NumPy leaves room in it for the number, which is known at the end
-        found = collection.read(source, keep, append, progress)
-        collection.require(found, data.max_rejected)
+        found = class_folders.read(source, keep, append, progress)
+        class_folders.require(found, data.max_rejected)
         packed.seek(0)
         write_header(len(thumbnails))
     return found, np.stack(thumbnails)
 
 
-def summary(packed: Packed) -> dict[str, Any]:
-    """The content of ``data/prepared/summary.json``: all counts."""
-    rows, rejected = packed.rows, packed.collection.rejected
-    gap, cut = packed.people.gap, packed.people.cut
-    counts = count(rows, packed.classes)
-    return {
-        "classes": packed.classes,
-        "images": len(rows),
-        "subjects": len({row.subject for row in rows}) if packed.people.known else None,
-        "people": {
-            "from": "pixels" if cut else "file" if packed.people.known else "unknown",
-            "cut": round(cut, 3) if cut else None,
-            "gap": [round(gap.low, 3), round(gap.high, 3)] if gap else None,
-        },
-        "rejected": len(rejected),
-        "duplicates": sum(item.duplicate for item in rejected),
-        "converted": sum(entry.converted is not None for entry in packed.collection.entries),
-        "split": {
-            part: {label: counts[label, part]._asdict() for label in packed.classes}
-            for part in PARTS
-        },
-        "leak": {
-            "test_images_with_training_near_duplicate": packed.near_duplicates,
-            "near_duplicates_across_subject_split": packed.across,
-        },
-    }
+def count(rows: Sequence[Row], classes: Sequence[str]) -> Counts:
+    """How many images and subjects each class has in each part, also where it has none.
+
+    A subject with images in two classes, or parts, counts in both; unknown ones do not count.
+    """
+    pictured = Counter((row.label, row.split) for row in rows)
+    known = {(row.label, row.split, row.subject) for row in rows if row.subject[:1] != UNKNOWN}
+    people = Counter((label, part) for label, part, _ in known)
+    keys = [(label, part) for part in PARTS for label in classes]
+    return {key: Count(pictured[key], people[key]) for key in keys}

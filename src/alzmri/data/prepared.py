@@ -20,7 +20,8 @@ PREPARED = Path("data/prepared")
 
 PARTS = ("train", "val", "test")
 """What ``split`` says in the manifest."""
-
+COPY = "copy"
+"""What it says of images of no part: copies of what is scored, see :func:`splits.parts`."""
 
 UNKNOWN = "?"
 """How the subject of an image begins where nobody knows whose it is: it stands for that alone."""

@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from alzmri.terminal import Update
 
@@ -66,6 +66,13 @@ class Forest:
     first: NDArray[np.int64]
     second: NDArray[np.int64]
     correlations: NDArray[np.float64]
+
+    def components(self, images: int, cut: float) -> NDArray[np.int64]:
+        """int64 ``[images]``: the number of each one's group, of those linked from ``cut`` on."""
+        keep = self.correlations >= cut
+        links = (np.ones(keep.sum(), bool), (self.first[keep], self.second[keep]))
+        graph = coo_array(links, shape=(images, images))
+        return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def encode(thumbnails: Thumbnails) -> Codes:

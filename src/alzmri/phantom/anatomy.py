@@ -21,8 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.phantom.exact import bspline_along
-from alzmri.phantom.rng import ExactRandom
+from alzmri.phantom.exact import ExactRandom, bspline_along
 
 _STAGE_RANGE = (-0.5, 3.5)
 """The classes are at 0, 1, 2, 3; a subject may lie a little beyond, never far."""
@@ -69,7 +68,7 @@ _HEAD = (192, 160, 36)
 
 
 @dataclass(frozen=True)
-class Subject:
+class SimulatedSubject:
     """Everything about one subject that every slice shares. Lengths in mm, intensities with white
     matter near 1."""
 
@@ -125,7 +124,7 @@ _DEPTH_SPACING = 24
 _BIAS_SD = (0.05, 0.05, 0.06, 0.06, 0.04, 0.04)
 
 
-def draw_subject(stage_of_class: int, difficulty: float, random: ExactRandom) -> Subject:
+def draw_subject(stage_of_class: int, difficulty: float, random: ExactRandom) -> SimulatedSubject:
     """One subject of the class at ``stage_of_class``.
 
     ``difficulty`` is the standard deviation of the subjects' latent stage around their class, in
@@ -133,7 +132,7 @@ def draw_subject(stage_of_class: int, difficulty: float, random: ExactRandom) ->
     """
     low, high = _STAGE_RANGE
     stage = min(max(stage_of_class + difficulty * random.normal(), low), high)
-    return Subject(
+    return SimulatedSubject(
         stage=stage,
         ventricle=VENTRICLE.draw(stage, random),
         ventricle_front=0.12 * random.normal(),

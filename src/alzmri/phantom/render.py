@@ -9,15 +9,15 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.phantom.anatomy import FOLD_CENTRE, FOLD_STEP, Lattice, Subject
+from alzmri.phantom.anatomy import FOLD_CENTRE, FOLD_STEP, Lattice, SimulatedSubject
 from alzmri.phantom.exact import (
+    ExactRandom,
     bspline_along,
     bspline_weights,
     central_difference,
     sample,
 )
 from alzmri.phantom.mni import ORIGIN, Maps
-from alzmri.phantom.rng import ExactRandom
 
 HEIGHT, WIDTH = 208, 176
 """Size of a slice in pixels of 1 mm, that of the public collection."""
@@ -72,7 +72,7 @@ class _Tissue(NamedTuple):
 
 
 def render_slice(
-    maps: Maps, subject: Subject, height: float, random: ExactRandom
+    maps: Maps, subject: SimulatedSubject, height: float, random: ExactRandom
 ) -> NDArray[np.uint8]:
     """Draw the slice at ``height`` mm above the anterior commissure; ``random`` is its noise.
 
@@ -92,7 +92,7 @@ def render_slice(
     return _acquire(image, tissue.depth > 0, subject.noise, random)
 
 
-def _plane(subject: Subject, height: float) -> _Plane:
+def _plane(subject: SimulatedSubject, height: float) -> _Plane:
     level = height - _LATTICE_FLOOR
     warps = [_cross_section(lattice, level) for lattice in subject.warps]
     dx, dy, dz = ((coarse + fine).reshape(-1)[_INSIDE] for coarse, fine in zip(*warps, strict=True))
@@ -121,7 +121,7 @@ def _cross_section(lattice: Lattice, level: float) -> NDArray[np.float32]:
     return bspline_along(rows, -1, _COLUMNS, lattice.spacing)
 
 
-def _widen_ventricles(maps: Maps, subject: Subject, plane: _Plane) -> _Tissue:
+def _widen_ventricles(maps: Maps, subject: SimulatedSubject, plane: _Plane) -> _Tissue:
     """Pull the template outward from the ventricles, each side and end by its own amount."""
     x, y, z = (p + np.float32(o) for p, o in zip(plane[:3], ORIGIN, strict=True))
     *motion, wall = sample(maps.motion, x, y, z)
@@ -136,7 +136,7 @@ def _widen_ventricles(maps: Maps, subject: Subject, plane: _Plane) -> _Tissue:
     return tissue._replace(wall=np.minimum(tissue.wall, wall - passed))
 
 
-def _distance_to_folds(subject: Subject, plane: _Plane, depth: Pixels) -> Pixels:
+def _distance_to_folds(subject: SimulatedSubject, plane: _Plane, depth: Pixels) -> Pixels:
     """Distance in mm, within the slice, to the nearest sulcus of the subject's own folding.
 
     A sulcus is the zero surface of a random field, down to a depth that varies over the head. The
@@ -159,7 +159,7 @@ def _distance_to_folds(subject: Subject, plane: _Plane, depth: Pixels) -> Pixels
     return nearest
 
 
-def _cortex(subject: Subject, plane: _Plane, tissue: _Tissue, folds: Pixels) -> Pixels:
+def _cortex(subject: SimulatedSubject, plane: _Plane, tissue: _Tissue, folds: Pixels) -> Pixels:
     """CSF, grey and white matter by the distance from the nearest sulcus or the rim."""
     rim = np.maximum(tissue.depth - subject.rim, 0)
     distance = np.minimum(np.minimum(folds, tissue.sulcus), rim)
@@ -173,14 +173,14 @@ def _cortex(subject: Subject, plane: _Plane, tissue: _Tissue, folds: Pixels) -> 
     return cortex
 
 
-def _deep_structures(subject: Subject, intensity: Pixels) -> Pixels:
+def _deep_structures(subject: SimulatedSubject, intensity: Pixels) -> Pixels:
     """The template's intensity (CSF 0.1, grey 0.6, white 1) in the subject's tissue values."""
     dark = subject.csf + (intensity - 0.1) * ((subject.grey - subject.csf) / 0.5)
     bright = subject.grey + (intensity - 0.6) * ((subject.white - subject.grey) / 0.4)
     return np.where(intensity < 0.6, dark, bright)
 
 
-def _septum(subject: Subject, plane: _Plane) -> Pixels:
+def _septum(subject: SimulatedSubject, plane: _Plane) -> Pixels:
     """Weight of the septum pellucidum and fornix: a thin sheet on the midline."""
     sheet: Pixels = np.clip((0.9 - np.abs(plane.x + 5 * subject.ventricle_right)) * 1.2, 0, 1)
     for inside in (
@@ -193,7 +193,7 @@ def _septum(subject: Subject, plane: _Plane) -> Pixels:
     return 0.85 * sheet
 
 
-def _receive_field(subject: Subject, plane: _Plane, height: float) -> Pixels:
+def _receive_field(subject: SimulatedSubject, plane: _Plane, height: float) -> Pixels:
     """Smooth shading by the coil, times the scanner's gain."""
     x, y = plane.x / _BRAIN_HALF_AXES[0], (plane.y - _BRAIN_CENTRE[1]) / _BRAIN_HALF_AXES[1]
     terms = (x, y, x * x - 0.3, y * y - 0.3, x * y)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 
@@ -11,44 +10,20 @@ from alzmri.classes import FOLDERS
 from alzmri.files import replacing_directory, write_csv
 from alzmri.parallel import in_order
 from alzmri.phantom.anatomy import draw_subject
+from alzmri.phantom.exact import ExactRandom
 from alzmri.phantom.mni import Maps, prepare_maps
 from alzmri.phantom.render import render_slice
-from alzmri.phantom.rng import ExactRandom
 
 _PREFIXES = ("ND", "VMD", "MD", "MOD")
 """Of subject ids, one per class in severity order."""
-
 _MIDDLE = 14.0
 """Height of a subject's middle slice above the anterior commissure, mm."""
-_MOST_SPACING = 1.0
-"""Distance of adjacent slices, mm, as long as all fit into the range below."""
-_RANGE = 30.0
-"""From the lowest to the highest slice at most, mm: from the level of the commissures to the roof
-of the lateral ventricles, like the public collection."""
-
+_MOST_SPACING, _RANGE = 1.0, 30.0
+"""Distance of adjacent slices, and from the lowest to the highest, at most, mm: from the level of
+the commissures to the roof of the lateral ventricles, like the public collection."""
 _JPEG_QUALITY = 95
-
 _ANATOMY_STREAM, _NOISE_STREAM = 0, 1
 """Streams of random numbers per subject: more slices leave the anatomy as it is."""
-
-
-class _Task(NamedTuple):
-    """One subject to draw."""
-
-    directory: Path
-    stage: int
-    number: int
-    slices: int
-    seed: int
-    difficulty: float
-
-    @property
-    def subject(self) -> str:
-        return f"{_PREFIXES[self.stage]}-{self.number:03d}"
-
-    def path(self, index: int) -> str:
-        """Of the slice ``index`` (from 0, lowest first) within the collection."""
-        return f"{FOLDERS[self.stage]}/{self.subject}_{index + 1:02d}.jpg"
 
 
 def generate(
@@ -81,20 +56,15 @@ def generate(
         for folder in FOLDERS:
             (target / folder).mkdir()
         tasks = [
-            _Task(target, stage, number, slices, seed, difficulty)
-            for number in range(1, subjects + 1)
-            for stage in range(len(FOLDERS))
+            (stage, number) for number in range(1, subjects + 1) for stage in range(len(FOLDERS))
         ]
-        drawn = in_order(partial(_draw, prepare_maps()), tasks, threads)
-        for count, _ in enumerate(drawn, start=1):
+        draw = partial(_draw, prepare_maps(), target, seed, difficulty, slice_heights(slices))
+        rows: list[tuple[str, str]] = []
+        for count, drawn in enumerate(in_order(draw, tasks, threads), start=1):
+            rows += drawn
             if progress:
                 progress(count * slices, len(tasks) * slices)
-        _write_table(target / "subjects.csv", tasks)
-
-
-def _write_table(path: Path, tasks: list[_Task]) -> None:
-    rows = [(task.path(index), task.subject) for task in tasks for index in range(task.slices)]
-    write_csv(path, ("path", "subject"), sorted(rows))
+        write_csv(target / "subjects.csv", ("path", "subject"), sorted(rows))
 
 
 def slice_heights(slices: int) -> list[float]:
@@ -103,12 +73,23 @@ def slice_heights(slices: int) -> list[float]:
     return [_MIDDLE + spacing * (index - (slices - 1) / 2) for index in range(slices)]
 
 
-def _draw(maps: Maps, task: _Task) -> None:
-    """Write all slices of one subject."""
-    key = (task.seed, task.stage, task.number)
-    random = ExactRandom(*key, _ANATOMY_STREAM)
-    subject = draw_subject(task.stage, task.difficulty, random)
-    for index, height in enumerate(slice_heights(task.slices)):
-        noise = ExactRandom(*key, _NOISE_STREAM, index)
-        picture = render_slice(maps, subject, height, noise)
-        Image.fromarray(picture).save(task.directory / task.path(index), quality=_JPEG_QUALITY)
+def _draw(
+    maps: Maps,
+    directory: Path,
+    seed: int,
+    difficulty: float,
+    heights: list[float],
+    task: tuple[int, int],
+) -> list[tuple[str, str]]:
+    """Write all slices of one subject, by stage and number; return the path and subject of each."""
+    stage, number = task
+    name = f"{_PREFIXES[stage]}-{number:03d}"
+    subject = draw_subject(stage, difficulty, ExactRandom(seed, stage, number, _ANATOMY_STREAM))
+    rows = []
+    for index, height in enumerate(heights):
+        noise = ExactRandom(seed, stage, number, _NOISE_STREAM, index)
+        path = f"{FOLDERS[stage]}/{name}_{index + 1:02d}.jpg"
+        picture = Image.fromarray(render_slice(maps, subject, height, noise))
+        picture.save(directory / path, quality=_JPEG_QUALITY)
+        rows.append((path, name))
+    return rows
