@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from alzmri import classes
 from alzmri.classes import CLASSES_FILE, DEMENTED, STAGES, Naming
@@ -32,16 +32,9 @@ _SHOWN = 5
 """Rejected files that a message quotes."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A usable image.
-
-    Attributes:
-        path: relative to the collection, with ``/``.
-        label: one of :attr:`Collection.classes`.
-        sha256: hexadecimal digest of the file's bytes.
-        converted: see :class:`images.Decoded`.
-    """
+class Entry(NamedTuple):
+    """A usable image: its path in the collection, with ``/``; its class; the hexadecimal SHA-256 of
+    the file's bytes; what was converted, see :class:`images.Decoded`."""
 
     path: str
     label: str
@@ -51,13 +44,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that is not used.
+    """A file that is not used: its path, :func:`printable`, and the reason in a few words.
 
-    Attributes:
-        path: relative to the collection, :func:`printable`.
-        reason: why, in a few words.
-        duplicate_of: the path of the image of the same class and bytes that is used instead.
-        stray: what a system or a user left among the images: never meant as one.
+    ``duplicate_of`` is the path of the image of the same class and bytes that is used instead;
+    ``stray`` is what a system or a user left among the images: never meant as one.
     """
 
     path: str
@@ -68,14 +58,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Collection:
-    """What a directory holds.
+    """What a directory holds: the usable images and all other files, each sorted by path.
 
-    Attributes:
-        directory: where.
-        classes: names, least to most severe: those of ``classes.txt``, else the stages that any
-            file is in a folder of.
-        entries: the usable images, sorted by path.
-        rejected: all others, sorted by path.
+    ``classes`` are names, least to most severe: those of ``classes.txt``, else the stages that any
+    file is in a folder of.
     """
 
     directory: Path
@@ -109,8 +95,7 @@ def read(
     """Validate every file below ``directory``, and append what is kept of each usable image.
 
     The class of an image is that of the nearest folder above it whose name means one, in any
-    spelling. A ``classes.txt`` names the classes; without it they are stages of dementia. Each
-    content is decoded once, in the order of the first path that has it.
+    spelling. A ``classes.txt`` names the classes; without it they are stages of dementia.
 
     Rejected, with a reason, is what :func:`images.decode` refuses, what lies in no class folder,
     names that are not UTF-8, symbolic links, and exact duplicates: within a class all but the
@@ -121,7 +106,7 @@ def read(
         directory: the collection.
         keep: makes what is kept of uint8 ``[height, width]``; called from several threads.
         append: takes that, in the order of the entries.
-        progress: ``progress(done, total)``, in distinct contents.
+        progress: counts distinct contents.
 
     Raises:
         UserError: there is no such directory, or its ``classes.txt`` has faults.
@@ -177,11 +162,8 @@ def read(
 
 
 def described(file: Path) -> bytes | None:
-    """The bytes of a ``file`` that describes a collection; None where there is none.
-
-    Raises:
-        UserError: what is there cannot be read.
-    """
+    """The bytes of a ``file`` that describes a collection; None if there is none, `UserError` if it
+    cannot be read."""
     if not os.path.lexists(file):
         return None
     try:
@@ -200,11 +182,8 @@ def classes_of(table: bytes, name: str) -> Naming:
 
 
 def rows(table: bytes, name: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The line number and the cells of each row of a CSV ``table``, which messages call ``name``.
-
-    Raises:
-        UserError: it is not UTF-8 CSV, or lacks one of ``columns``.
-    """
+    """The line number and the cells of each row of a CSV ``table``, which messages call ``name``;
+    `UserError` if it is not UTF-8 CSV, or lacks one of ``columns``."""
     try:
         # Spreadsheets begin UTF-8 with a byte order mark.
         text = io.StringIO(table.decode("utf-8-sig"), newline="")
@@ -217,11 +196,8 @@ def rows(table: bytes, name: str, columns: Sequence[str]) -> list[tuple[int, dic
 
 
 def origins(directory: Path) -> dict[str, list[str]]:
-    """Where each image in ``directory`` was published, by path, as its import noted it.
-
-    Raises:
-        UserError: ``origin.csv`` is no table of origins.
-    """
+    """Where each image in ``directory`` was published, by path, as its import noted it; `UserError`
+    if ``origin.csv`` is no such table."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for row in _origin_rows(directory):
         found[row["path"]].append(row["origin"])
@@ -296,7 +272,7 @@ def require(
             "Demented" is a class beside its stages, or more than the fraction ``max_rejected``
             (0 to 1) of the images was rejected.
     """
-    directory, faults = collection.directory, collection.faults
+    directory, faults, classed = collection.directory, collection.faults, collection.classes
     if collection.volumes and not collection.entries:
         raise UserError(
             f"{directory} has no usable image, but {collection.volumes} volumes (DICOM, NIfTI,"
@@ -314,10 +290,10 @@ def require(
             f"most {max_rejected:.0%} may be (data.max_rejected, --max-rejected)"
         )
     used = {item.label for item in collection.entries}
-    if missing := [name for name in collection.classes if name not in used]:
+    if missing := [name for name in classed if name not in used]:
         problems.append(f"no usable image of {', '.join(missing)}")
-    elif len(collection.classes) == 1:
-        problems.append(f"{collection.classes[0]} is its only class")
+    elif len(classed) == 1:
+        problems.append(f"{classed[0]} is its only class")
     elif DEMENTED in used and used & set(classes.CLASSES[1:]):
         problems.append(
             f"{DEMENTED} is a class beside stages of dementia: `alzmri data import --classes` with"

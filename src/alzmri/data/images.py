@@ -6,7 +6,6 @@ import io
 import os
 import stat
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -58,7 +57,7 @@ SYMBOLIC_LINK = (
 )
 """Why a link is refused."""
 
-_POINTER = b"version https://git-lfs.github.com/spec/"
+_POINTER, _PULL = b"version https://git-lfs.github.com/spec/", "run `git lfs pull` in its clone"
 START = len(_POINTER)
 """Bytes by which :func:`check_start` knows a pointer."""
 
@@ -77,15 +76,9 @@ class NotAnImage(Unreadable):
     """The content is of no image format that is read here."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A usable image.
-
-    Attributes:
-        pixels: uint8 ``[height, width]``, 0 black to 255 white, upright.
-        converted: what had to be converted, such as ``RGB`` or ``16-bit, rotated``; None if
-            the file was 8-bit grayscale and upright.
-    """
+class Decoded(NamedTuple):
+    """A usable image: uint8 ``[height, width]``, 0 black to 255 white, upright; and what had to be
+    converted, such as ``RGB`` or ``16-bit, rotated``, None if nothing had to."""
 
     pixels: Pixels
     converted: str | None
@@ -117,12 +110,34 @@ def decode_bytes(data: bytes) -> Decoded:
     """
     check_bytes(len(data))
     if data.startswith(_POINTER):
-        raise Unreadable("a Git LFS pointer instead of the image: run `git lfs pull` in its clone")
-    pixels, converted = _decode(data)
-    low, high = pixels.min(), pixels.max()
-    if low == high:
-        raise Unreadable(f"blank: every pixel is {low}")
-    return Decoded(pixels, converted)
+        raise Unreadable(f"a Git LFS pointer instead of the image: {_PULL}")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            size = f"{image.width}x{image.height}"
+            if max(image.size) > MAX_SIDE:
+                raise Unreadable(f"more than {MAX_SIDE} pixels a side: {size}")
+            if min(image.size) < MIN_SIDE:
+                raise Unreadable(f"smaller than {MIN_SIDE}x{MIN_SIDE} pixels: {size}")
+            # Compressed data have a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
+            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+                raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG: made to waste time")
+            with contextlib.suppress(EOFError):
+                image.seek(1)  # to count them all could take for ever: some formats chain them
+                raise Unreadable("animated or stacked: several frames, one slice is expected")
+            rotated = image.getexif().get(ExifTag.Orientation) in range(2, 9)
+            pixels, converted = _to_gray(ImageOps.exif_transpose(image) if rotated else image)
+    except Unreadable:
+        raise
+    except UnidentifiedImageError:
+        raise NotAnImage("not an image (read are JPEG, PNG, BMP, GIF, TIFF, WebP, PGM)") from None
+    except Image.DecompressionBombError:
+        raise Unreadable(f"more than {MAX_SIDE} pixels a side") from None
+    except Exception as error:  # noqa: BLE001 - a damaged file can make Pillow raise anything
+        raise Unreadable(f"damaged: {error}") from None
+    if pixels.min() == pixels.max():
+        raise Unreadable(f"blank: every pixel is {pixels.min()}")
+    what = ", ".join(filter(None, (converted, "rotated" if rotated else None)))
+    return Decoded(pixels, what or None)
 
 
 def read(path: Path) -> bytes:
@@ -158,9 +173,7 @@ def check_bytes(size: int) -> None:
 def check_start(data: bytes, path: Path) -> None:
     """Refuse (:class:`UserError`) the file at ``path``, beginning with ``data``, if it is none."""
     if data.startswith(_POINTER):
-        raise UserError(
-            f"{path} is a Git LFS pointer instead of the file: run `git lfs pull` in its clone"
-        )
+        raise UserError(f"{path} is a Git LFS pointer instead of the file: {_PULL}")
 
 
 def fit(pixels: Pixels, image_size: int, mode: Literal["pad", "stretch"]) -> Pixels:
@@ -279,34 +292,6 @@ def _tilt(head: Pixels) -> float:
 
 def _area(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _decode(data: bytes) -> tuple[Pixels, str | None]:
-    """Pixels and what was converted."""
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            size = f"{image.width}x{image.height}"
-            if max(image.size) > MAX_SIDE:
-                raise Unreadable(f"more than {MAX_SIDE} pixels a side: {size}")
-            if min(image.size) < MIN_SIDE:
-                raise Unreadable(f"smaller than {MIN_SIDE}x{MIN_SIDE} pixels: {size}")
-            # Compressed data have a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
-            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-                raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG: made to waste time")
-            with contextlib.suppress(EOFError):
-                image.seek(1)  # to count them all could take for ever: some formats chain them
-                raise Unreadable("animated or stacked: several frames, one slice is expected")
-            rotated = image.getexif().get(ExifTag.Orientation) in range(2, 9)
-            pixels, converted = _to_gray(ImageOps.exif_transpose(image) if rotated else image)
-    except Unreadable:
-        raise
-    except UnidentifiedImageError:
-        raise NotAnImage("not an image (read are JPEG, PNG, BMP, GIF, TIFF, WebP, PGM)") from None
-    except Image.DecompressionBombError:
-        raise Unreadable(f"more than {MAX_SIDE} pixels a side") from None
-    except Exception as error:  # noqa: BLE001 - a damaged file can make Pillow raise anything
-        raise Unreadable(f"damaged: {error}") from None
-    return pixels, ", ".join(filter(None, (converted, "rotated" if rotated else None))) or None
 
 
 def _to_gray(image: Image.Image) -> tuple[Pixels, str | None]:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,24 +32,13 @@ Counts = Mapping[tuple[str, str], Count]
 """By class and part: parts, then classes in order."""
 
 
-@dataclass(frozen=True)
-class Packed:
-    """What became of a collection.
-
-    Attributes:
-        rows: the manifest.
-        classes: names after ``data.merge``, least to most severe.
-        collection: the files used, and those rejected.
-        people: who is on each image, in the order of ``rows``.
-        links: how similar the images are.
-        counts: see :func:`count`.
-        across: images that have a near-duplicate in another part of a subject split; 0 of others.
-        summary: the content of ``data/prepared/summary.json``: all counts.
-    """
+class Packed(NamedTuple):
+    """What became of a collection: the manifest; class names after ``data.merge``, least to most
+    severe; who is on each image, and how similar they are; images that have a near-duplicate in
+    another part of a subject split; all counts, as ``data/prepared/summary.json`` has them."""
 
     rows: list[Row]
     classes: tuple[str, ...]
-    collection: Collection
     people: People
     links: Forest
     counts: Counts
@@ -121,7 +109,7 @@ def pack(source: Path, directory: Path, params: Params) -> Packed:
     if COPY in parts:
         summary["copies_not_scored"] = parts.count(COPY)
     write_json(directory / "summary.json", summary)
-    return Packed(rows, classes, found, people, links, counts, across, summary)
+    return Packed(rows, classes, people, links, counts, across, summary)
 
 
 def _pack_images(
@@ -153,10 +141,8 @@ def _pack_images(
 
 
 def count(rows: Sequence[Row], classes: Sequence[str]) -> Counts:
-    """How many images and subjects each class has in each part, also where it has none.
-
-    A subject with images in two classes, or parts, counts in both; unknown ones do not count.
-    """
+    """How many images and subjects each class has in each part, also where it has none; a subject
+    with images in two counts in both, unknown ones do not count."""
     pictured = Counter((row.label, row.split) for row in rows)
     known = {(row.label, row.split, row.subject) for row in rows if row.subject[:1] != UNKNOWN}
     people = Counter((label, part) for label, part, _ in known)

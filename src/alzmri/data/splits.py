@@ -23,15 +23,11 @@ def parts(
     split: Split,
     copy_of: Mapping[str, str],
 ) -> list[str]:
-    """The part of each image by ``split.unit``: see :func:`assign`.
+    """The part of each image, of its class and subject, by ``split.unit``: see :func:`assign`.
 
-    A subject split scores one image of each slice: in validation and test, the other copies of it
-    are :data:`COPY`. The protocol's slice split scores every copy, as published.
-
-    Args:
-        entries, labels, people: the images, their classes and subjects.
-        split: of the parameters.
-        copy_of: see :func:`class_folders.copies`.
+    A subject split scores one image of each slice: in validation and test, the other copies of it,
+    as :func:`class_folders.copies` tells them, are :data:`COPY`. The protocol's slice split scores
+    every copy, as published.
     """
     if split.unit == "slice":
         return assign(labels, [entry.sha256 for entry in entries], split)
@@ -42,9 +38,8 @@ def parts(
     ]
     scored: dict[tuple[str, str], str] = {}
     for which, entry in zip(slices, entries, strict=True):
-        if entry.path == which[1]:  # the original, else the first copy
+        if entry.path == which[1] or which not in scored:  # the original, else the first copy
             scored[which] = entry.path
-        scored.setdefault(which, entry.path)
     return [
         part if part == "train" or scored[which] == entry.path else COPY
         for part, which, entry in zip(dealt, slices, entries, strict=True)

@@ -20,12 +20,9 @@ SUBJECTS_FILE = "subjects.csv"
 """In a collection's folder: columns ``path`` (relative to it) and ``subject``."""
 
 NEAR_DUPLICATE = 0.7
-"""Similarity (see :mod:`similarity`) from which on two images are near-duplicates.
-
-Fixed, so that splits compare: neighbouring slices of a subject on the public collection reach 0.78,
-slices of different subjects 0.38, with turned copies among them or without.
-"""
-
+"""Similarity (see :mod:`similarity`) from which on two images are near-duplicates. Fixed, so that
+splits compare: neighbouring slices of a subject on the public collection reach 0.78, slices of
+different subjects 0.38, with turned copies among them or without."""
 CUT = 0.39
 """Similarity from which on two images are of one subject, where no gap shows one: above what two
 subjects reach, so that none are joined; a subject whose slices lie far apart falls in several."""
@@ -60,10 +57,8 @@ class Unclear(UserError):
 
 
 class Gap(NamedTuple):
-    """Between the links of different subjects and those of one: nothing is linked in between.
-
-    ``low`` and ``high`` are similarities; ``low`` is ``FLOOR`` if no two subjects reach it.
-    """
+    """The similarities between which there is no link: below are those of different subjects, above
+    those of one. ``low`` is ``FLOOR`` if no two subjects reach it."""
 
     low: float
     high: float
@@ -71,13 +66,11 @@ class Gap(NamedTuple):
 
 @dataclass(frozen=True)
 class People:
-    """Who is on each image, and how that is known.
+    """The subject of each image, and how that is known.
 
-    Attributes:
-        names: the subject of each image.
-        cut: from which similarity on two images are of one subject; None if not by the pixels.
-        gap: that has the cut in its middle; None if there is none.
-        doubt: one sentence if a subject may be in several groups.
+    ``cut`` is from which similarity on two images are of one subject, None if not by the pixels;
+    ``gap`` has it in its middle, if there is one; ``doubt`` is one sentence if a subject may be in
+    several groups.
     """
 
     names: list[str]
@@ -126,8 +119,8 @@ def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
     Rows about other paths are allowed: an image may have been rejected since.
 
     Raises:
-        UserError: one message with all faults and their lines: no UTF-8 CSV table with the
-            columns, a path listed twice, an empty cell, an image that is not listed.
+        UserError: no UTF-8 CSV table with the columns; or all faults and their lines: a path listed
+            twice, an empty cell, an image that is not listed.
     """
     wanted = set(paths)
     subjects: dict[str, str] = {}
@@ -143,11 +136,11 @@ def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
         subjects.setdefault(path, subject)
         lines.setdefault(path, line)
     faults += [f"{printable(path)} is not listed" for path in paths if path not in subjects]
+    if more := faults[_FAULTS_SHOWN:]:
+        faults[_FAULTS_SHOWN:] = [f"and {len(more)} more"]
     if faults:
-        shown = [f"  {fault}" for fault in faults[:_FAULTS_SHOWN]]
-        if len(faults) > len(shown):
-            shown.append(f"  and {len(faults) - len(shown)} more")
-        raise UserError("\n".join([f"{name} has {len(faults)} fault(s):", *shown]))
+        number = len(faults) + max(0, len(more) - 1)
+        raise UserError("\n  ".join([f"{name} has {number} fault(s):", *faults]))
     return [subjects[path] for path in paths]
 
 
@@ -216,12 +209,6 @@ def clear_gap(links: Forest, images: int) -> Gap | None:
 
 
 def near_duplicates(codes: Codes, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> int:
-    """How many of the ``test`` images have a near-duplicate among the ``train`` images.
-
-    Args:
-        codes: ``[n, ...]``, of the whole collection.
-        train: ``[n]``, true for the training images.
-        test: ``[n]``, true for the test images.
-    """
+    """How many of the images where ``test`` is true have a near-duplicate where ``train`` is."""
     _, _, alike = nearest(codes[test], codes[train], NEAR_DUPLICATE)
     return int((alike > 0).sum())
