@@ -126,9 +126,10 @@ class Leak:
         )
 
 
-class Audit(NamedTuple):
-    """What the layouts of a collection leak: ``leaks``, of the published layout, if that is known,
-    the subject and the slice split.
+@dataclass(frozen=True)
+class Audit:
+    """What the layouts of a collection leak: the published one, if that is known, the subject and
+    the slice split.
 
     ``people`` (how many) and ``subjects_from`` (``pixels`` or ``subjects.csv``) are None where
     subjects are unknown; ``doubt`` is as in :class:`subjects.People`; ``refused`` says by the unit
@@ -139,8 +140,8 @@ class Audit(NamedTuple):
     people: int | None
     doubt: str | None
     subjects_from: str | None
-    leaks: Sequence[Leak]
-    refused: Mapping[str, UserError]
+    layouts: Sequence[Leak]
+    refused: Mapping[str, str]
 
 
 def audit(directory: Path, params: Params, *, pairs: int) -> Audit:
@@ -156,14 +157,14 @@ def audit(directory: Path, params: Params, *, pairs: int) -> Audit:
     found, heads = importing.read(directory)
     class_folders.require(found, params.data.max_rejected)
     entries, (codes, links) = found.entries, importing.compared(heads)
-    refused: dict[str, UserError] = {}
+    refused: dict[str, str] = {}
     try:
         people = subjects.find(directory, params.split.subjects, entries, lambda: links)
     except subjects.Unclear as error:
-        refused["subject"] = error
+        refused["subject"] = str(error)
         people = subjects.find(directory, "unknown", entries, lambda: links)
     if not people.known:
-        refused.setdefault("subject", UserError("split.subjects is unknown"))
+        refused.setdefault("subject", "split.subjects is unknown")
     called, copy_of = merged(params.data.merge, found.classes), class_folders.copies(directory)
     labels = [called[entry.label] for entry in entries]
     layouts: dict[str, Masks | None] = {"published": _published(directory, entries)}
@@ -175,7 +176,7 @@ def audit(directory: Path, params: Params, *, pairs: int) -> Audit:
                 parts = np.array(splits.parts(entries, labels, people.names, split, copy_of))
                 layouts[unit] = [parts == part for part in PARTS]
         except UserError as error:
-            refused[unit] = error
+            refused[unit] = str(error)
     slices = _Slices(
         *(entries, np.array(labels), np.array(people.names), people.known, codes, copy_of)
     )

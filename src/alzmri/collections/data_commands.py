@@ -78,13 +78,7 @@ def import_(
 
         alzmri data import slices/ --name mine --subject 'patient(\\d+)'
     """
-    _bring(
-        *(source, name),
-        named_classes=classes,
-        subject=subject,
-        force=force,
-        max_rejected=max_rejected,
-    )
+    _bring(source, name, classes, subject, force, max_rejected)
 
 
 @data_app.command()
@@ -115,22 +109,16 @@ def slices(
     """
     from alzmri.collections import sources
 
-    _bring(
-        *(source, name),
-        named_classes=classes,
-        subject=subject,
-        force=force,
-        max_rejected=max_rejected,
-        command="slices",
-        reader=partial(sources.volumes, count),
-    )
+    reader = partial(sources.volumes, count)
+    _bring(source, name, classes, subject, force, max_rejected, "slices", reader=reader)
 
 
-def _bring(source: Path, name: str, **options: Any) -> None:
-    """Import ``source`` as data/NAME, say what it brought, and how to go on."""
+def _bring(*arguments: Any, **reading: Any) -> None:
+    """Import a source, say what it brought, and how to go on: see ``import_collection``."""
     from alzmri.collections.importing import import_collection
 
-    brought = import_collection(source, name, **options)
+    brought = import_collection(*arguments, **reading)
+    name = arguments[1]
     _show(brought.collection, brought.people)
     for note in brought.notes:
         _say(note)
@@ -234,26 +222,17 @@ def audit(
     found = auditing.audit(Path("data", name), given, pairs=pairs)
     for unit, refusal in found.refused.items():
         terminal.warn(f"no {unit} split: {refusal}")
-    if not found.leaks or (strict and given.split.unit in found.refused):
-        raise found.refused[given.split.unit]
+    if not found.layouts or (strict and given.split.unit in found.refused):
+        raise UserError(found.refused[given.split.unit])
     figure = figure or Path("plots", f"audit-{name}.png")
-    auditing.draw(figure, Path("data", name), found.leaks, name)
+    auditing.draw(figure, Path("data", name), found.layouts, name)
     if as_json:
-        content = {
-            "collection": name,
-            "images": found.images,
-            "people": found.people,
-            "people_are_an_upper_bound": bool(found.doubt),
-            "subjects_from": found.subjects_from,
-            "layouts": [asdict(leak) for leak in found.leaks],
-            "refused": {unit: str(refusal) for unit, refusal in found.refused.items()},
-            "figure": str(figure),
-        }
+        content = {"collection": name, **asdict(found), "figure": str(figure)}
         print(json.dumps(content, indent=2, allow_nan=False))
     else:
         _show_audit(name, found)
         _say(f"{figure} shows the most similar pairs")
-    if strict and any(leak.at_fault for leak in found.leaks):
+    if strict and any(leak.at_fault for leak in found.layouts):
         raise typer.Exit(1)
 
 
@@ -269,34 +248,34 @@ def _show_audit(name: str, found: "Audit") -> None:
     if found.doubt:
         _say(found.doubt)
     table = Table("test slices")
-    for leak in found.leaks:
-        table.add_column(leak.called + " *" * leak.current, justify="right")
     columns = []
-    for leak in found.leaks:
-        train, val, test = leak.train, leak.val, leak.test
-        same = "?" if leak.same_subject is None else f"{leak.same_subject:.1%}"
+    for leak in found.layouts:
+        table.add_column(leak.called + " *" * leak.current, justify="right")
+        test = leak.test
+        parts = [f"{part.images} ({_count(part.people)})" for part in (leak.train, leak.val, test)]
+        scores = (leak.accuracy, leak.majority_accuracy, leak.macro_f1)
         columns.append(
-            {
-                "images (subjects): train": f"{train.images} ({_count(train.people)})",
-                "  validation": f"{val.images} ({_count(val.people)})",
-                "  test": f"{test.images} ({_count(test.people)})",
-                "subjects also in training": f"{_count(leak.shared_subjects)}"
-                f" of {_count(test.people)}",
-                "with a near-duplicate": f"{leak.test_near_duplicates} of {test.images}",
-                "nearest: same subject": same,
-                "1-NN accuracy": f"{leak.accuracy:.3f}",
-                "  most frequent class": f"{leak.majority_accuracy:.3f}",
-                "1-NN macro F1": f"{leak.macro_f1:.3f}",
-            }
+            [
+                *parts,
+                f"{_count(leak.shared_subjects)} of {_count(test.people)}",
+                f"{leak.test_near_duplicates} of {test.images}",
+                "?" if leak.same_subject is None else f"{leak.same_subject:.1%}",
+                *(f"{score:.3f}" for score in scores),
+            ]
         )
-    for label in columns[0]:
-        table.add_row(label, *(column[label] for column in columns))
+    labels = (
+        *("images (subjects): train", "  validation", "  test", "subjects also in training"),
+        *("with a near-duplicate", "nearest: same subject"),
+        *("1-NN accuracy", "  most frequent class", "1-NN macro F1"),
+    )
+    for row in zip(labels, *columns, strict=True):
+        table.add_row(*row)
     terminal.out.print(table)
     _say(
         "* the current split (params.yaml). Near-duplicates are similar by"
         f" {NEAR_DUPLICATE} or more. 1-NN: the class of the most similar training slice"
     )
-    for leak in found.leaks:
+    for leak in found.layouts:
         _say(
             f"{leak.headline}. The most similar training slice has the right class for"
             f" {leak.accuracy:.1%} (always {leak.majority}: {leak.majority_accuracy:.1%})"
@@ -306,7 +285,7 @@ def _show_audit(name: str, found: "Audit") -> None:
                 f"{leak.called}: {leak.turned_copies} of the {leak.test.images} test images are"
                 " turned copies of training images, or of the same slice"
             )
-    if found.leaks[0].layout != "published":
+    if found.layouts[0].layout != "published":
         _say(
             "no published split is known: no origin.csv, which an import writes, has images from"
             " folders such as train and test"

@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -29,16 +29,9 @@ _MAX_NAME = 200
 """Bytes of a file name. File systems take 255: a number or a suffix may still be added."""
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What an import brought.
-
-    Attributes:
-        collection: the images, and what was left behind.
-        people: the subject of each of ``collection.entries``; None if nothing tells.
-        notes: what to say of it, in sentences.
-        warnings: the same, of what deserves a second look.
-    """
+class Imported(NamedTuple):
+    """What an import brought: the images, and what was left behind; the subject of each image, None
+    if nothing tells; what to say of it, in sentences, and what deserves a second look."""
 
     collection: Collection
     people: Sequence[str] | None
@@ -47,7 +40,7 @@ class Imported:
 
 
 class Head(NamedTuple):
-    """What is kept of an image: see :func:`images.thumbnail`; its height and width."""
+    """What is kept of an image: :func:`images.thumbnail`; its height and width."""
 
     thumbnail: images.Pixels
     size: tuple[int, ...]
@@ -62,20 +55,14 @@ class _Placed(NamedTuple):
 
 
 def read(directory: Path) -> tuple[Collection, list[Head]]:
-    """The collection in ``directory``, and the heads of its entries. Shows its progress.
-
-    Raises:
-        UserError: there is no such directory, or its ``classes.txt`` has faults.
-    """
+    """:func:`class_folders.read`, and the heads of the entries. Shows its progress."""
     heads: list[Head] = []
+
+    def keep(pixels: images.Pixels) -> Head:
+        return Head(images.thumbnail(pixels), pixels.shape)
+
     with terminal.progress("validating") as progress:
-        found = class_folders.read(
-            directory,
-            lambda pixels: Head(images.thumbnail(pixels), pixels.shape),
-            heads.append,
-            progress,
-        )
-    return found, heads
+        return class_folders.read(directory, keep, heads.append, progress), heads
 
 
 def compared(heads: Sequence[Head]) -> tuple[similarity.Codes, similarity.Forest]:
@@ -88,28 +75,26 @@ def compared(heads: Sequence[Head]) -> tuple[similarity.Codes, similarity.Forest
 def import_collection(
     source: Path,
     name: str,
-    *,
-    force: bool = False,
     named_classes: str | None = None,
     subject: str | None = None,
+    force: bool = False,
     max_rejected: float = 0.1,
     command: str = "import",
     reader: Callable[[Path, int, Naming], AbstractContextManager[sources.Found]] = sources.members,
 ) -> Imported:
     """Copy the usable images of ``source`` to ``data/name`` and give them to DVC and git.
 
-    ``source`` is only read. Images keep their bytes, go to the folder of their class and keep their
-    name; where several of a class have the same, the folders above go in front of it
-    (``test-x.jpg``). Rejected files stay behind. ``classes.txt`` lists the classes, ``origin.csv``
-    says which path each image was published under and what it is a copy of, and ``subjects.csv``
-    has the subjects that names or a table of the source tell. ``data/name`` appears whole or not at
-    all; ``force`` lets it replace another.
+    Images keep their bytes, go to the folder of their class and keep their name; where several of a
+    class have the same, the folders above go in front of it (``test-x.jpg``). ``classes.txt`` lists
+    the classes, ``origin.csv`` says which path each image was published under and what it is a copy
+    of, ``subjects.csv`` has the subjects that names or a table of the source tell. ``data/name``
+    appears whole or not at all; ``force`` lets it replace another.
 
     Args:
         named_classes: ``--classes``, see :func:`classes.parse`; None for the stages.
         subject: ``--subject``, see :func:`recognition.by_pattern`.
         command: the one of ``alzmri data`` that messages name.
-        reader: what opens ``source``, see :func:`sources.members`.
+        reader: what opens ``source``, which is only read: see :func:`sources.members`.
 
     Raises:
         UserError: a bad name, a name in use, a source that cannot be used
@@ -294,12 +279,15 @@ def _place(
     words: dict[str, str | None] = {}
     by_name: defaultdict[str, list[tuple[Member, str]]] = defaultdict(list)
     for member in sorted(members, key=lambda item: item.path):
-        word, found = _class_of(member, naming)
+        word, found = member.label, None
+        if word is None:
+            word, found = class_folders.place(member.path, naming)
+        elif not (found := naming.class_of(word)):
+            why = f"unknown label '{word}'; known are {naming.known}" if word else "no label"
+            found = Rejected(printable(member.path), why)
+        label = found if isinstance(found, str) else None
         if isinstance(found, Rejected):
             rejected.append(found)
-        if found is None:
-            continue
-        label = found if isinstance(found, str) else None
         if word:
             words[word] = label
         if label:
@@ -321,28 +309,12 @@ def _place(
     return placed, rejected, words
 
 
-def _class_of(member: Member, naming: Naming) -> tuple[str | None, str | Rejected | None]:
-    """The label or folder that is to say its class; the class, why it has none, or None."""
-    if member.label is None:
-        found = class_folders.place(member.path, naming)
-        if found is None or (isinstance(found, Rejected) and found.stray):
-            return None, found
-        folders = PurePosixPath(member.path).parts[:-1]
-        meant = classes.of_folders(naming, folders)
-        return (meant[0] if meant else folders[-1] if folders else None), found
-    reason = f"unknown label '{member.label}'; known are {naming.known}"
-    refused = Rejected(printable(member.path), reason if member.label else "no label")
-    return member.label or None, naming.class_of(member.label) or refused
-
-
 def _short(name: str) -> str:
     """``name``, or if no file system takes it, its beginning, a digest of it, and its suffix."""
     if len(name.encode()) <= _MAX_NAME:
         return name
-    suffix = PurePosixPath(name).suffix
-    end = f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    end += suffix if suffix.lower() in images.SUFFIXES else ""
-    return name.encode()[: _MAX_NAME - len(end)].decode(errors="ignore") + end
+    end = f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}{PurePosixPath(name).suffix[:6]}"
+    return name.encode()[: _MAX_NAME - len(end.encode())].decode(errors="ignore") + end
 
 
 def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member], list[Rejected]]:

@@ -167,7 +167,7 @@ def _with_rows(source: Path, files: list[Member], room: int, naming: Naming) -> 
     expanded: list[Member] = []
     stacks: list[Member] = []
     for member in files:
-        stray = isinstance(place(member.path, STAGES), Rejected)
+        stray = isinstance(place(member.path, STAGES)[1], Rejected)
         if member.path.lower().endswith(".parquet") and not stray:
             expanded += _rows(source / member.path, member, room)
         elif member.path.lower().endswith(".npy") and not stray:

@@ -61,7 +61,7 @@ def labelled(source: Path, members: Sequence[Member], naming: Naming) -> list[Me
         for member in members
         if PurePosixPath(member.path).suffix.lower() in images.SUFFIXES
         and member.label is None
-        and not isinstance(place(member.path, naming), str)
+        and not isinstance(place(member.path, naming)[1], str)
     }
     found: dict[str, Member] = {}
     for table in members:

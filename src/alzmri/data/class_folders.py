@@ -119,7 +119,7 @@ def read(
     labels: dict[str, str] = {}
     contents: defaultdict[str, list[str]] = defaultdict(list)
     for path in paths:
-        found = place(path, naming)
+        _, found = place(path, naming)
         if isinstance(found, Rejected):
             rejected.append(found)
         elif found:
@@ -242,21 +242,21 @@ def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
     return sorted(paths), rejected
 
 
-def place(path: str, naming: Naming) -> str | Rejected | None:
-    """The class that a file's folders mean, or why it has none, or None if it needs none."""
+def place(path: str, naming: Naming) -> tuple[str | None, str | Rejected | None]:
+    """The folder of a file that is to say its class; the class, or why it has none, or None if it
+    needs none."""
     *folders, name = PurePosixPath(path).parts
     if any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in (*folders, name)):
-        return Rejected(printable(path), "left by the system or a program", stray=True)
+        return None, Rejected(printable(path), "left by the system or a program", stray=True)
     if name.lower().endswith(VOLUMES):
-        return Rejected(printable(path), "a volume, not a slice", stray=True)
-    found = classes.of_folders(naming, folders)
-    if found and found[1]:
-        return found[1]
+        return None, Rejected(printable(path), "a volume, not a slice", stray=True)
+    word, label = classes.of_folders(naming, folders) or (folders[-1] if folders else None, None)
+    if label:
+        return word, label
     if PurePosixPath(name).suffix.lower() not in images.SUFFIXES:
-        return None
-    word = found[0] if found else folders[-1] if folders else None
+        return None, None
     where = "in no class folder" if word is None else f"unknown class folder '{printable(word)}'"
-    return Rejected(printable(path), f"{where}; known are {naming.known}")
+    return word, Rejected(printable(path), f"{where}; known are {naming.known}")
 
 
 def require(
