@@ -76,17 +76,6 @@ def test_pixels_are_the_pinned_ones_on_every_machine(maps: Maps) -> None:
     assert hashlib.sha256(np.stack(pictures).tobytes()).hexdigest() == PINNED_PIXELS
 
 
-def test_random_numbers_are_standardised_and_bounded() -> None:
-    normals = ExactRandom(3).normals(100, 1000)
-
-    assert normals.dtype == np.float32
-    assert abs(float(normals.mean())) < 0.01
-    assert float(normals.std()) == pytest.approx(1, abs=0.01)
-    assert float(np.abs(normals).max()) < 3.47
-    random = ExactRandom(4)
-    assert all(0 <= random.uniform() < 1 for _ in range(1000))
-
-
 def test_layout_is_class_folders_and_a_sorted_table(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     generate(
@@ -169,26 +158,6 @@ def test_slices_are_neighbours_and_fit_the_range(slices: int, spacing: float) ->
     assert len(heights) == slices
     assert np.allclose(np.diff(heights), spacing)
     assert np.mean(heights) == pytest.approx(14)
-
-
-def test_interrupted_generation_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    before = digests(small(tmp_path / "phantom"))
-    for name in ("phantom", "absent"):
-        with pytest.raises(KeyboardInterrupt):
-            generate(
-                tmp_path / name,
-                subjects=8,
-                slices=1,
-                seed=9,
-                difficulty=0.1,
-                threads=2,
-                progress=interrupt,
-            )
-    assert digests(tmp_path / "phantom") == before
-    assert list(tmp_path.iterdir()) == [tmp_path / "phantom"]
 
 
 def test_missing_template_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ classes is exaggerated on purpose.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,7 @@ _STAGE_RANGE = (-0.5, 3.5)
 """The classes are at 0, 1, 2, 3; a subject may lie a little beyond, never far."""
 
 
-@dataclass(frozen=True)
-class Trait:
+class Trait(NamedTuple):
     """A quantity that changes with the stage and differs between subjects."""
 
     base: float
@@ -53,14 +53,12 @@ LEUKOARAIOSIS = Trait(base=0.03, per_stage=0.06, sd=0.02)
 """Darkening of the white matter at the ventricles' wall, as a fraction of its intensity."""
 
 
-@dataclass(frozen=True)
-class Lattice:
-    """Knots of a smooth random field over the head, cubic B-splines between them."""
+class Lattice(NamedTuple):
+    """Knots (..., Y, X, Z) of a smooth random field over the head, ``spacing`` mm apart, cubic
+    B-splines between them."""
 
     spacing: float
-    """Distance of the knots, mm."""
     knots: NDArray[np.float32]
-    """Shape (..., Y, X, Z)."""
 
 
 _HEAD = (192, 160, 36)

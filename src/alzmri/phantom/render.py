@@ -9,14 +9,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from alzmri.phantom import exact
 from alzmri.phantom.anatomy import FOLD_CENTRE, FOLD_STEP, Lattice, SimulatedSubject
-from alzmri.phantom.exact import (
-    ExactRandom,
-    bspline_along,
-    bspline_weights,
-    central_difference,
-    sample,
-)
+from alzmri.phantom.exact import ExactRandom
 from alzmri.phantom.mni import ORIGIN, Maps
 
 HEIGHT, WIDTH = 208, 176
@@ -113,23 +108,23 @@ def _cross_section(lattice: Lattice, level: float) -> NDArray[np.float32]:
     """The field at ``level`` mm above its floor: shape (..., rows, columns)."""
     cell = int(level // lattice.spacing)
     fraction = np.full(1, level / lattice.spacing - cell, np.float32)
-    weights = bspline_weights(fraction)
+    weights = exact.bspline_weights(fraction)
     flat = lattice.knots[..., cell] * weights[0]
     for offset in (1, 2, 3):
         flat += lattice.knots[..., cell + offset] * weights[offset]
-    rows = bspline_along(flat, -2, _ROWS, lattice.spacing)
-    return bspline_along(rows, -1, _COLUMNS, lattice.spacing)
+    rows = exact.bspline_along(flat, -2, _ROWS, lattice.spacing)
+    return exact.bspline_along(rows, -1, _COLUMNS, lattice.spacing)
 
 
 def _widen_ventricles(maps: Maps, subject: SimulatedSubject, plane: _Plane) -> _Tissue:
     """Pull the template outward from the ventricles, each side and end by its own amount."""
     x, y, z = (p + np.float32(o) for p, o in zip(plane[:3], ORIGIN, strict=True))
-    *motion, wall = sample(maps.motion, x, y, z)
+    *motion, wall = exact.sample(maps.motion, x, y, z)
     side = 1 + subject.ventricle_right * np.clip(plane.x / 20, -1, 1)
     end = 1 + subject.ventricle_front * np.clip((plane.y + 12) / 30, -1, 1)
     shift = subject.ventricle * side * end
     moved = [p - shift * m for p, m in zip((x, y, z), motion, strict=True)]
-    tissue = _Tissue(*sample(maps.tissue, *moved))
+    tissue = _Tissue(*exact.sample(maps.tissue, *moved))
     # The pull can overshoot a narrow ventricle and land behind its opposite wall: whatever the
     # wall has passed is ventricle.
     passed = np.sqrt(sum(m * m for m in motion)) * shift
@@ -146,12 +141,14 @@ def _distance_to_folds(subject: SimulatedSubject, plane: _Plane, depth: Pixels) 
     x, y, z = (p / np.float32(a) for p, a in zip(from_centre, _BRAIN_HALF_AXES, strict=True))
     radius = np.sqrt(x * x + y * y + z * z) + np.float32(1e-3)
     pull = (0.5 + 0.5 * radius) / radius / np.float32(FOLD_STEP * subject.fold_scale)
-    fields = sample(subject.folds, *(axis * pull + np.float32(FOLD_CENTRE) for axis in from_centre))
+    fields = exact.sample(
+        subject.folds, *(axis * pull + np.float32(FOLD_CENTRE) for axis in from_centre)
+    )
     floors = (22 + 6 * plane.sulcal_depth, 13 - 4 * plane.sulcal_depth)
     nearest = np.full(depth.shape, np.inf, np.float32)
     for field, floor, flattest in zip(fields, floors, (0.035, 0.05), strict=True):
         window = _on_window(field)
-        slopes = [central_difference(window, axis).reshape(-1)[_INSIDE] for axis in (0, 1)]
+        slopes = [exact.central_difference(window, axis).reshape(-1)[_INSIDE] for axis in (0, 1)]
         steepness = np.sqrt(slopes[0] * slopes[0] + slopes[1] * slopes[1])
         aside = np.abs(field) / np.maximum(steepness, flattest)
         below = np.maximum(depth - floor, 0)

@@ -38,16 +38,13 @@ def generate(
 ) -> None:
     """Write a simulated collection to ``directory``, the same bytes for a seed everywhere.
 
-    ``subjects`` is the number of subjects per class, ``slices`` that of slices per subject. Images
-    are ``<class folder>/<subject>_<slice>.jpg``, 8-bit grayscale, 176 wide and 208 high, front of
-    the head down; subjects are ``ND-001``, ``VMD-001``, ``MD-001``, ``MOD-001`` and so on, slices
-    ``01`` (lowest) upward, at most 1 mm apart. ``subjects.csv`` (``path,subject``) lists them all,
-    sorted by path. ``difficulty`` is the standard deviation of the subjects' latent stage around
-    their class, in classes; the larger, the more the classes overlap.
-
-    ``directory`` appears, or is replaced, only once everything is written. ``threads`` (default:
-    one per processor) share the subjects; the result does not depend on their number.
-    ``progress(done, total)`` counts slices.
+    ``subjects`` are per class, ``slices`` per subject. Images are
+    ``<class folder>/<subject>_<slice>.jpg``, 8-bit grayscale, 176 wide and 208 high, front of the
+    head down; subjects are ``ND-001``, ``VMD-001``, ``MD-001``, ``MOD-001`` and so on, slices
+    ``01`` (lowest) upward. ``subjects.csv`` (``path,subject``) lists them all, sorted by path.
+    ``difficulty`` is as in :func:`draw_subject`. ``directory`` appears, or is replaced, only once
+    everything is written. ``threads`` (default: one per processor) share the subjects; the result
+    does not depend on their number. ``progress(done, total)`` counts slices.
 
     Raises:
         EnvironmentFault: the MNI152 template is missing, damaged or another.
