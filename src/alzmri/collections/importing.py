@@ -244,8 +244,8 @@ def _require_names(
 ) -> None:
     """Refuse a source with classes that have no known names, and say how to give them.
 
-    ``words`` are the labels and class folders of its images, with their class; ``much`` says that
-    too many images have none.
+    ``words`` are its labels and class folders, with their class; too many images have none if it is
+    ``much``.
     """
     unknown = [word for word, label in words.items() if label is None]
     stageless = [word for word in unknown if classes.stageless(word)]
@@ -341,9 +341,7 @@ def _published(known: _Table | None, came: Mapping[str, str]) -> Iterator[tuple[
     if known:
         for _, row in class_folders.rows(known.content, known.name, ("path", "origin")):
             before[known.above + row["path"]].append(row["origin"])
-    for path, here in came.items():
-        for origin in before.get(here, [here]):
-            yield path, origin
+    return ((path, place) for path, here in came.items() for place in before.get(here, [here]))
 
 
 def _subjects(

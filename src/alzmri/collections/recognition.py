@@ -54,11 +54,8 @@ class Named(NamedTuple):
 
 
 def by_pattern(pattern: str, paths: Sequence[str]) -> Named:
-    """What ``--subject`` finds in each of ``paths``: its group, or else the whole match.
-
-    Raises:
-        UserError: it is no regular expression, has several groups, or is not found in some path.
-    """
+    """What ``--subject`` finds in each path: its group, or else the whole match; `UserError` if it
+    is no regular expression, has several groups, or is not found in some path."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -118,8 +115,8 @@ def _below_class(path: str, naming: Naming) -> str | None:
 def part(origin: str) -> str | None:
     """The part that an image was published in: ``train``, ``val``, ``test``, or None.
 
-    The nearest folder above it whose name says so, in any case, decides; so does a parquet file's
-    name, such as ``train-00000-of-00001.parquet``.
+    The nearest folder whose name says so decides, or a parquet file's name, such as
+    ``train-00000-of-00001.parquet``.
     """
     for folder in reversed(PurePosixPath(origin).parts[:-1]):
         name = re.sub(r"(-\d+-of-\d+\S*)?\.parquet$", "", folder.lower())
@@ -138,12 +135,8 @@ def copies(
     most images show the slice of another, they are copies alone, and the first of each slice
     counts as the original of the others.
 
-    Args:
-        codes, links: of ``n`` images, see :mod:`similarity`.
-        sizes: of each image in pixels.
-
-    Returns:
-        int64 ``[n]``; -1 for originals, and images without one.
+    Of ``n`` images, with their ``sizes`` in pixels: int64 ``[n]``, -1 for originals and images
+    without one.
     """
     original, count = np.full(len(codes), -1, np.int64), len(codes)
     kinds, kind = np.unique(np.array(sizes).reshape(-1, 2), axis=0, return_inverse=True)

@@ -22,8 +22,6 @@ from alzmri.data import images
 from alzmri.data.class_folders import Rejected, place, printable, walk
 from alzmri.errors import EnvironmentFault, UserError
 
-_MAX_RATIO = 100
-"""Unpacked to packed bytes. Images hardly pack at all; above this an archive is a trap."""
 _TABLES = (".parquet", ".npy")
 """Ends of the names of files that hold many images."""
 _VOLUME_ENDS = (".gz", ".nii", ".mgz", ".mgh", ".hdr")
@@ -36,10 +34,9 @@ Found = tuple[list[Member], list[Rejected]]
 def members(source: Path, room: int, naming: Naming = STAGES) -> Iterator[Found]:
     """Yield the members of ``source``, sorted by path, and what is none. Nothing is changed.
 
-    Parquet files and arrays of NumPy, alone or inside a folder or archive, are replaced by their
-    rows, as members ``<file>/<label>/<name>``. What CSV tables say of images in no class folder
-    is their label. ``room`` is how many bytes the unpacked source may take, ``naming`` what its
-    folders mean.
+    Parquet files and arrays of NumPy are replaced by their rows, as members
+    ``<file>/<label>/<name>``. What CSV tables say of images in no class folder is their label.
+    ``room`` is how many bytes the unpacked source may take, ``naming`` what its folders mean.
 
     Raises:
         UserError: no such source, an archive or parquet file that cannot be read or is larger
@@ -122,20 +119,10 @@ def _readable(file: Path, fault: str = "is damaged, or encrypted") -> Iterator[N
 
 
 def _zip_members(source: Path, archive: zipfile.ZipFile, room: int) -> Found:
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    _check_room(source, sum(entry.file_size for entry in entries), room)
     # Windows programs write backslashes.
-    named = {
-        entry.filename.replace("\\", "/"): entry
-        for entry in archive.infolist()
-        if not entry.is_dir()
-    }
-    unpacked = sum(entry.file_size for entry in named.values())
-    # The file's own size: members that share bytes would add up to more.
-    if unpacked > _MAX_RATIO * source.stat().st_size:
-        raise UserError(
-            f"{source} refused: it would unpack to more than {_MAX_RATIO} times its size, which "
-            "images never do"
-        )
-    _check_room(source, unpacked, room)
+    named = {entry.filename.replace("\\", "/"): entry for entry in entries}
 
     def read(path: str) -> bytes:
         # The archive checks that no more than this comes out.
@@ -204,18 +191,15 @@ def _rows(where: Path, member: Member, room: int) -> Iterator[Member]:
             for cell, label in zip(cells, batch.column("label").to_pylist(), strict=True):
                 value = cell["bytes"] if isinstance(cell, dict) else cell
                 if not isinstance(value, bytes | None):
-                    raise TypeError(
-                        f"the column image is of type {batch.schema.field('image').type}"
-                    )
+                    raise TypeError(f"image is of type {batch.schema.field('image').type}")
                 value = distinct.setdefault(value or b"", value or b"")
                 size += len(value)
                 _check_room(where, size, room)
                 given = cell.get("path") if isinstance(cell, dict) else None
-                name = PurePosixPath(given if isinstance(given, str) else "").name
+                name = PurePosixPath(given).name if isinstance(given, str) else ""
                 name = name or f"{number:06d}{_suffix(value)}"
-                if isinstance(label, int) and 0 <= label < len(names):
-                    label = names[label]
-                word = tables.word(label)
+                named = isinstance(label, int) and 0 <= label < len(names)
+                word = names[label] if named else tables.word(label)
                 path = f"{member.path}/{word.replace('/', '_') or 'no label'}/{name}"
                 yield Member(path, partial(_checked, value), word)
                 number += 1

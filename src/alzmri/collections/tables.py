@@ -5,10 +5,9 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +30,9 @@ _SUBJECT = ("subject", "subjectid", "patient", "patientid", "ptid")
 """Plain names of columns."""
 
 
-@dataclass(frozen=True)
-class Member:
-    """One file of a source.
-
-    Attributes:
-        path: relative to the source, with ``/``.
-        read: gets its bytes; raises :class:`images.Unreadable` if they cannot be had or used.
-        label: what a table says of its class; None if its folders are to say it.
-        subject: what a table says of its subject.
-    """
+class Member(NamedTuple):
+    """One file of a source: its path there, with ``/``; what gets its bytes, or raises
+    :class:`images.Unreadable`; what a table says of its class and subject, if one does."""
 
     path: str
     read: Callable[[], bytes]
@@ -69,7 +61,8 @@ def labelled(source: Path, members: Sequence[Member], naming: Naming) -> list[Me
         if not name.lower().endswith(".csv") or name in (SUBJECTS_FILE, ORIGIN_FILE):
             continue
         for path, label, subject in _listed(source / table.path, table, list(unplaced)):
-            known = found.setdefault(path, replace(unplaced[path], label=label, subject=subject))
+            said = unplaced[path]._replace(label=label, subject=subject)
+            known = found.setdefault(path, said)
             if known.label != label:
                 raise UserError(
                     f"{source / table.path}: {printable(path)} is {label}, and {known.label} in"

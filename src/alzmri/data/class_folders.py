@@ -218,28 +218,24 @@ def _origin_rows(directory: Path) -> list[dict[str, str]]:
 def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
     """Paths of all files below ``directory``, relative and sorted, and what cannot be listed."""
     paths: list[str] = []
-    rejected: list[Rejected] = []
-
-    def refuse(path: str, reason: str) -> None:
-        rejected.append(Rejected(printable(path), reason))
+    refused: dict[str, str] = {}
 
     def unlistable(error: OSError) -> None:
         folder = os.path.relpath(error.filename, directory)
-        refuse(folder, f"cannot be listed: {(error.strerror or str(error)).lower()}")
+        refused[folder] = f"cannot be listed: {(error.strerror or str(error)).lower()}"
 
     for folder, subfolders, names in os.walk(directory, onerror=unlistable):
         above = Path(folder).relative_to(directory)
         for name in subfolders:
             if Path(folder, name).is_symlink():
-                refuse((above / name).as_posix(), images.SYMBOLIC_LINK)
-        for name in names:
-            path = (above / name).as_posix()
+                refused[(above / name).as_posix()] = images.SYMBOLIC_LINK
+        for path in ((above / name).as_posix() for name in names):
             try:
                 path.encode()
                 paths.append(path)
             except UnicodeEncodeError:
-                refuse(path, "the name is not valid UTF-8")
-    return sorted(paths), rejected
+                refused[path] = "the name is not valid UTF-8"
+    return sorted(paths), [Rejected(printable(path), why) for path, why in refused.items()]
 
 
 def place(path: str, naming: Naming) -> tuple[str | None, str | Rejected | None]:
