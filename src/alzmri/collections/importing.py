@@ -25,8 +25,8 @@ from alzmri.data.subjects import SUBJECTS_FILE
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing_directory, write_bytes, write_csv
 
-_MAX_NAME = 200
-"""Bytes of a file name. File systems take 255: a number or a suffix may still be added."""
+_LONGEST = 200
+"""Bytes of a folder and a file's name. File systems take 255 of each."""
 
 
 class Imported(NamedTuple):
@@ -242,11 +242,8 @@ def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
 def _require_names(
     command: str, naming: Naming, words: Mapping[str, str | None], much: bool
 ) -> None:
-    """Refuse a source with classes that have no known names, and say how to give them.
-
-    ``words`` are its labels and class folders, with their class; too many images have none if it is
-    ``much``.
-    """
+    """Refuse a source of which ``much`` is in no known class, and say how to name the classes of
+    its labels and folders, ``words``."""
     unknown = [word for word, label in words.items() if label is None]
     stageless = [word for word in unknown if classes.stageless(word)]
     if not unknown or not (much or stageless) or len(words) > classes.MOST:
@@ -277,7 +274,7 @@ def _place(
     """
     rejected: list[Rejected] = []
     words: dict[str, str | None] = {}
-    by_name: defaultdict[str, list[tuple[Member, str]]] = defaultdict(list)
+    by_name: defaultdict[tuple[str, str], list[tuple[Member, str]]] = defaultdict(list)
     for member in sorted(members, key=lambda item: item.path):
         word, found = member.label, None
         if word is None:
@@ -291,30 +288,18 @@ def _place(
         if word:
             words[word] = label
         if label:
-            name = _short(printable(PurePosixPath(member.path).name))
-            by_name[f"{classes.folder(label)}/{name}"].append((member, label))
-    taken = {path for path, same in by_name.items() if len(same) == 1}
-    placed = [_Placed(*by_name[path][0], path) for path in sorted(taken)]
-    for path in sorted(by_name.keys() - taken):
-        folder, name = path.split("/")
-        for member, label in by_name[path]:
+            name = printable(PurePosixPath(member.path).name)
+            by_name[classes.folder(label), name].append((member, label))
+    placed: dict[str, _Placed] = {}
+    for (folder, name), same in sorted(by_name.items()):
+        for member, label in same:
             above = [part for part in member.path.split("/")[:-1] if not naming.class_of(part)]
-            wanted = free = f"{folder}/{_short(printable('-'.join([*above, name])))}"
-            number = 1
-            while free in taken:
-                number += 1
-                free = wanted.replace("/", f"/{number}-")
-            taken.add(free)
-            placed.append(_Placed(member, label, free))
-    return placed, rejected, words
-
-
-def _short(name: str) -> str:
-    """``name``, or if no file system takes it, its beginning, a digest of it, and its suffix."""
-    if len(name.encode()) <= _MAX_NAME:
-        return name
-    end = f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}{PurePosixPath(name).suffix[:6]}"
-    return name.encode()[: _MAX_NAME - len(end.encode())].decode(errors="ignore") + end
+            path = f"{folder}/{name if len(same) == 1 else printable('-'.join([*above, name]))}"
+            if path in placed or len(path.encode()) > _LONGEST:
+                digest = hashlib.sha256(printable(member.path).encode()).hexdigest()
+                path = f"{folder}/{digest[:16]}{PurePosixPath(name).suffix[:8]}"
+            placed[path] = _Placed(member, label, path)
+    return list(placed.values()), rejected, words
 
 
 def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member], list[Rejected]]:
