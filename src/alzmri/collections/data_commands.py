@@ -153,19 +153,17 @@ def check(name: Existing) -> None:
     importing.check_name(name, ("prepared",))
     given, directory = params.load(), Path("data", name)
     found, heads = importing.read(directory)
-    people, unclear = None, None
+    for item in found.rejected:
+        _say(f"rejected: {item.path}: {item.reason}")
     try:
         people = subjects.find(
             directory, given.split.subjects, found.entries, lambda: importing.compared(heads)[1]
         )
     except subjects.Unclear as error:
-        unclear = error
-    _show(found, people.names if people and people.known else None)
-    for item in found.rejected:
-        _say(f"rejected: {item.path}: {item.reason}")
+        _show(found, None)
+        raise UserError(f"prepare would refuse it: {error}") from None
+    _show(found, people.names if people.known else None)
     class_folders.require(found, given.data.max_rejected, remedy="prepare would refuse it")
-    if not people:
-        raise UserError(f"prepare would refuse it: {unclear}")
     called = merged(given.data.merge, found.classes)
     labels = [called[item.label] for item in found.entries]
     splits.parts(found.entries, labels, people.names, given.split, {})
@@ -245,21 +243,16 @@ def _show_audit(name: str, found: "Audit") -> None:
     if found.doubt:
         _say(found.doubt)
     table = Table("test slices")
-    columns = []
+    columns: list[list[str]] = []
     for leak in found.layouts:
         table.add_column(leak.called + " *" * leak.current, justify="right")
-        test = leak.test
-        parts = [f"{part.images} ({_count(part.people)})" for part in (leak.train, leak.val, test)]
+        parts = (leak.train, leak.val, leak.test)
+        same = "?" if leak.same_subject is None else f"{leak.same_subject:.1%}"
         scores = (leak.accuracy, leak.majority_accuracy, leak.macro_f1)
-        columns.append(
-            [
-                *parts,
-                f"{_count(leak.shared_subjects)} of {_count(test.people)}",
-                f"{leak.test_near_duplicates} of {test.images}",
-                "?" if leak.same_subject is None else f"{leak.same_subject:.1%}",
-                *(f"{score:.3f}" for score in scores),
-            ]
-        )
+        cells = [f"{part.images} ({_count(part.people)})" for part in parts]
+        cells += [f"{_count(leak.shared_subjects)} of {_count(leak.test.people)}"]
+        cells += [f"{leak.test_near_duplicates} of {leak.test.images}", same]
+        columns.append(cells + [f"{score:.3f}" for score in scores])
     labels = (
         *("images (subjects): train", "  validation", "  test", "subjects also in training"),
         *("with a near-duplicate", "nearest: same subject"),
@@ -273,20 +266,14 @@ def _show_audit(name: str, found: "Audit") -> None:
         f" {NEAR_DUPLICATE} or more. 1-NN: the class of the most similar training slice"
     )
     for leak in found.layouts:
-        _say(
-            f"{leak.headline}. The most similar training slice has the right class for"
-            f" {leak.accuracy:.1%} (always {leak.majority}: {leak.majority_accuracy:.1%})"
-        )
+        _say(leak.headline)
         if leak.turned_copies is not None:
             _say(
                 f"{leak.called}: {leak.turned_copies} of the {leak.test.images} test images are"
                 " turned copies of training images, or of the same slice"
             )
     if found.layouts[0].layout != "published":
-        _say(
-            "no published split is known: no origin.csv, which an import writes, has images from"
-            " folders such as train and test"
-        )
+        _say("no published split is known: no origin.csv has folders such as train and test")
 
 
 def _show(found: "Collection", people: Sequence[str] | None) -> None:
