@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from alzmri import params, terminal
-from alzmri.data import overview, subjects
-from alzmri.data.packing import pack
+from alzmri.data import packing, subjects
 from alzmri.data.prepared import PREPARED
 from alzmri.errors import UserError
 from alzmri.files import replacing_directory
@@ -16,9 +15,9 @@ def main() -> None:
     figure = Path("plots/subjects.png")
     try:
         with replacing_directory(PREPARED) as directory:
-            packed = pack(source, directory, settings)
+            packed = packing.pack(source, directory, settings)
     except subjects.Unclear as error:
-        overview.draw_links(figure, error.links, None, settings.data.source)
+        packing.draw_links(figure, error.links, None, settings.data.source)
         raise UserError(f"{source}: {error}. {figure} shows the similarities") from None
 
     known, found = packed.people.known, packed.summary
@@ -27,9 +26,9 @@ def main() -> None:
         note += ", LABELS PERMUTED between subjects"
     if not known:
         note += ", subjects unknown: this split LEAKS"
-    overview.write_table(Path("plots/classes.csv"), packed.counts, packed.classes)
-    overview.draw(Path("plots/classes.png"), packed.counts, packed.classes, note)
-    overview.draw_links(figure, packed.links, packed.people, settings.data.source)
+    packing.write_table(Path("plots/classes.csv"), packed.counts, packed.classes)
+    packing.draw_classes(Path("plots/classes.png"), packed.counts, packed.classes, note)
+    packing.draw_links(figure, packed.links, packed.people, settings.data.source)
 
     terminal.out.print(
         f"{found['images']} images of {found['subjects'] or 'unknown'} subjects packed,"
@@ -51,7 +50,7 @@ def main() -> None:
             " the same subjects have several names, so its scores LEAK. Correct subjects.csv, or"
             f" set split.subjects to pixels; `alzmri data audit {settings.data.source}` shows pairs"
         )
-    for problem in overview.problems(packed):
+    for problem in packing.problems(packed):
         terminal.warn(problem)
 
 

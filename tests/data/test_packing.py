@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alzmri.classes import FOLDERS
-from alzmri.data import images, overview, subjects
+from alzmri.data import images, packing, subjects
 from alzmri.data.packing import pack
 from alzmri.data.prepared import COPY, Prepared
 from alzmri.errors import UserError
@@ -84,7 +84,7 @@ def test_rows_pixels_and_subjects(packed, collection, tmp_path):
         ("no gap", subjects.People(result.people.names, subjects.CUT)),
         ("unclear", None),
     ):
-        overview.draw_links(tmp_path / f"{name}.png", result.links, people, "mine")
+        packing.draw_links(tmp_path / f"{name}.png", result.links, people, "mine")
         drawn[name] = (tmp_path / f"{name}.png").read_bytes()
     assert drawn["pixels"] == drawn["again"]
     assert len(set(drawn.values())) == 4
@@ -145,9 +145,9 @@ def test_merged_and_missing_classes(packed, collection):
     assert np.bincount(prepared.labels).tolist() == [12, 36]
     for path in (collection / "ModerateDemented").glob("[23]_*"):
         path.unlink()
-    (problem,) = overview.problems(packed()[0])
+    (problem,) = packing.problems(packed()[0])
     assert problem.startswith("Moderate Demented has 2 subjects and does not occur in val:")
-    assert overview.problems(packed(data={"merge": "three-class"})[0]) == []
+    assert packing.problems(packed(data={"merge": "three-class"})[0]) == []
 
 
 def test_data_that_do_not_fit_name_the_remedy(packed, make_params, tmp_path):
