@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
@@ -32,8 +31,6 @@ _ACROSS = 3
 """Pairs beside each other."""
 _ROW, _TITLE = 1.65, 0.3
 """Inches: of a row of pairs, and of what stands above the rows of a layout."""
-_FULL = 128
-"""Of the difference: shown at full brightness, for half the range is already another picture."""
 _WHOSE = {True: "the same", False: "another", None: "unknown"}
 
 Masks = Sequence[NDArray[np.bool_]]
@@ -271,20 +268,12 @@ def draw(path: Path, directory: Path, leaks: Sequence[Leak], name: str) -> None:
 
 def _draw_pair(axes: Axes, directory: Path, pair: Pair) -> None:
     test, train = (images.decode(directory / path).pixels for path in (pair.test, pair.train))
-    height, width = test.shape
-    train = np.asarray(cv2.resize(train, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    gap = np.ones((height, max(1, width // 24), 3))
-    gray, heat = mpl.colormaps["gray"], mpl.colormaps["inferno"]
-    shown = (gray(test), gray(train), heat(cv2.absdiff(test, train) / _FULL))
-    axes.imshow(np.hstack([part for image in shown for part in (image[..., :3], gap)][:-1]))
+    size = test.shape[::-1]
+    train = np.asarray(cv2.resize(train, size, interpolation=cv2.INTER_AREA), np.uint8)
+    axes.imshow(np.hstack([test, train, 2 * np.minimum(cv2.absdiff(test, train), 127)]), "gray")
     labels = [label.removesuffix(" Demented") for label in (pair.test_label, pair.train_label)]
-    axes.set_xticks(
-        [width / 2 + number * (width + gap.shape[1]) for number in range(3)],
-        [f"test: {labels[0]}", f"train: {labels[1]}", "difference"],
-        fontsize=7.5,
-    )
-    axes.set_yticks([])
-    axes.tick_params(length=0)
+    axes.set_xlabel(f"test: {labels[0]}, train: {labels[1]}, difference × 2", fontsize=7.5)
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     title = f"similarity {pair.similarity:.2f}, {_WHOSE[pair.same_subject]} subject"
     colour = SEVERITY[3 if pair.same_subject else 0]

@@ -48,15 +48,10 @@ SUFFIXES = frozenset(
     (".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp")
 )
 """File names that promise an image. What a file is, its content says."""
-
 # Only raster formats: others that Pillow reads start programs (EPS) or hold no single picture.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
-
-SYMBOLIC_LINK = (
-    "symbolic link: may lead out of the collection (if DVC made it, set cache.type to hardlink)"
-)
+SYMBOLIC_LINK = "symbolic link: may lead elsewhere (if DVC made it, set cache.type to hardlink)"
 """Why a link is refused."""
-
 _POINTER, _PULL = b"version https://git-lfs.github.com/spec/", "run `git lfs pull` in its clone"
 START = len(_POINTER)
 """Bytes by which :func:`check_start` knows a pointer."""
@@ -141,12 +136,8 @@ def decode_bytes(data: bytes) -> Decoded:
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a regular file that is neither empty nor larger than ``MAX_BYTES``.
-
-    Raises:
-        Unreadable: otherwise, also for a symbolic link (it may lead out of the collection) and for
-            whatever the system refuses.
-    """
+    """The bytes of a regular file that is neither empty nor larger than ``MAX_BYTES``; `Unreadable`
+    otherwise, also for a symbolic link (it may lead out of the collection)."""
     try:
         # NONBLOCK: a named pipe would wait for its writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -171,7 +162,7 @@ def check_bytes(size: int) -> None:
 
 
 def check_start(data: bytes, path: Path) -> None:
-    """Refuse (:class:`UserError`) the file at ``path``, beginning with ``data``, if it is none."""
+    """Refuse (`UserError`) the file at ``path``, which begins with ``data``, if it is a pointer."""
     if data.startswith(_POINTER):
         raise UserError(f"{path} is a Git LFS pointer instead of the file: {_PULL}")
 
@@ -251,8 +242,7 @@ def _outline(pixels: Pixels) -> _Outline:
     areas = [cv2.contourArea(outline) for outline in outlines]
     least = _SPECK * max(areas, default=0)
     parts = [outline for outline, area in zip(outlines, areas, strict=True) if area >= least]
-    hull = cv2.convexHull(np.concatenate(parts)) if parts else np.zeros((0, 1, 2), np.int32)
-    moments = cv2.moments(hull) if len(hull) else {"m00": 0}
+    moments = cv2.moments(cv2.convexHull(np.concatenate(parts))) if parts else {"m00": 0}
     if moments["m00"] <= 0:
         height, width = pixels.shape
         sides = np.array([width, height], np.float64)

@@ -59,12 +59,8 @@ class Prepared:
 
     @classmethod
     def open(cls, params: Params, directory: Path = PREPARED) -> "Prepared":
-        """Open ``directory``, as it is made from ``params``.
-
-        Raises:
-            UserError: when the stage that writes it has not run, or ran with other parameters, or
-                what it wrote is damaged.
-        """
+        """Open ``directory``, as it is made from ``params``; `UserError` when the stage that writes
+        it has not run, or ran with other parameters, or what it wrote is damaged."""
         try:
             made_from = json.loads((directory / "params.json").read_bytes())
             classes = tuple(json.loads((directory / "summary.json").read_bytes())["classes"])

@@ -47,16 +47,12 @@ def parts(
 
 
 def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:
-    """The part of each image: ``train``, ``val`` or ``test``.
+    """The part of each image, by its class and group: ``train``, ``val`` or ``test``.
 
-    Images of one group always share a part. The answer depends on the labels, the groups and
-    ``split`` alone, not on the order of the images.
-
-    Args:
-        labels: the class of each image.
-        groups: what must not be divided: the subject of each image, or its own hash.
-        split: with ``folds`` 0, parts by ``fractions``. Otherwise the test part is fold number
-            ``fold``, and the other folds are divided by the first two of ``fractions``.
+    Images of one group always share a part: a subject's, or the same hash. The order of the images
+    does not change the answer. With ``split.folds`` 0, parts are by ``fractions``. Otherwise the
+    test part is fold number ``fold``, and the other folds are divided by the first two of
+    ``fractions``.
 
     Raises:
         UserError: when a part would be empty.
