@@ -23,7 +23,7 @@ from alzmri.errors import EnvironmentFault
 from alzmri.models.device import choose
 from alzmri.models.forward import normalise
 from alzmri.params import PARAMS_FILE, Params, check, load
-from alzmri.phantom import generate
+from alzmri.phantom.simulate import generate
 from alzmri.training.batches import Batches
 from alzmri.training.loop import TrainingState, step
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from alzmri import params, terminal
-from alzmri.phantom import generate
+from alzmri.phantom.simulate import generate
 
 
 def main() -> None:

@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from alzmri import params, terminal
-from alzmri.data import overview, subjects
-from alzmri.data.counts import count
-from alzmri.data.packing import pack
+from alzmri.data import packing, subjects
 from alzmri.data.prepared import PREPARED
 from alzmri.errors import UserError
 from alzmri.files import replacing_directory
@@ -17,28 +15,30 @@ def main() -> None:
     figure = Path("plots/subjects.png")
     try:
         with replacing_directory(PREPARED) as directory:
-            packed = pack(source, directory, settings)
+            packed = packing.pack(source, directory, settings)
     except subjects.Unclear as error:
-        overview.draw_links(figure, error.links, None, settings.data.source)
+        packing.draw_links(figure, error.links, None, settings.data.source)
         raise UserError(f"{source}: {error}. {figure} shows the similarities") from None
 
-    classes = packed.classes
+    known, found = packed.people.known, packed.summary
     note = f"{settings.data.source}, {settings.split.unit} split"
     if settings.data.permute_labels:
         note += ", LABELS PERMUTED between subjects"
-    names = packed.people.names if packed.people.known else None
-    if names is None:
+    if not known:
         note += ", subjects unknown: this split LEAKS"
-    counts = count(packed.rows, classes)
-    overview.write_table(Path("plots/classes.csv"), counts, classes)
-    overview.draw(Path("plots/classes.png"), counts, classes, note)
-    overview.draw_links(figure, packed.links, packed.people, settings.data.source)
+    packing.write_table(Path("plots/classes.csv"), packed.counts, packed.classes)
+    packing.draw_classes(Path("plots/classes.png"), packed.counts, packed.classes, note)
+    packing.draw_links(figure, packed.links, packed.people, settings.data.source)
 
     terminal.out.print(
-        f"{len(packed.rows)} images of {len(set(names)) if names else 'unknown'} subjects packed,"
-        f" {len(packed.collection.rejected)} files rejected (data/prepared/rejected.csv)"
+        f"{found['images']} images of {found['subjects'] or 'unknown'} subjects packed,"
+        f" {found['rejected']} files rejected (data/prepared/rejected.csv)"
     )
-    if names is None:
+    if copies := found.get("copies_not_scored"):
+        terminal.out.print(
+            f"validation and test score one image of each slice: {copies} copies are left out"
+        )
+    if not known:
         terminal.warn(
             "subjects unknown, this split LEAKS: its scores say nothing about new subjects"
         )
@@ -50,7 +50,7 @@ def main() -> None:
             " the same subjects have several names, so its scores LEAK. Correct subjects.csv, or"
             f" set split.subjects to pixels; `alzmri data audit {settings.data.source}` shows pairs"
         )
-    for problem in overview.problems(packed.rows, counts, classes):
+    for problem in packing.problems(packed):
         terminal.warn(problem)
 
 

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "figure": set(),
     "phantom": {"classes"},
     "data": {"classes", "params", "figure"},
-    "collections": {"data", "classes", "params", "figure"},
+    "collections": {"inference", "data", "classes", "params", "figure"},
     "models": {"params"},
     "tracking": {"data.prepared", "params", "store"},
     "training": {"models", "data.prepared", "params", "tracking"},
@@ -52,9 +52,7 @@ MAY_IMPORT = {
     "plots_page": set(),
     "doctor": {"params", "store"},
     "sagemaker": {"aws", "inference", "data.prepared", "params", "registry"},
-    "slices": {"collections", "inference", "data"},
     "cli": {
-        "slices",
         "clinic",
         "collections",
         "sagemaker",

@@ -8,12 +8,11 @@ from typer.core import TyperGroup
 
 from alzmri import __version__, repository, terminal
 from alzmri.clinic.dicom_command import dicom
-from alzmri.collections.cli import data_app
+from alzmri.collections.data_commands import data_app
 from alzmri.experiments import experiment_commands as experiments
 from alzmri.inference.predict_commands import explain, export, predict
 from alzmri.sagemaker.sagemaker_commands import sagemaker_app
 from alzmri.serving.serve_command import serve
-from alzmri.slices import slices
 from alzmri.store.store_commands import store_app
 
 IN_PLACE = {"predict", "explain", "store"}
@@ -40,7 +39,6 @@ app = typer.Typer(
     context_settings={"max_content_width": 100},
     pretty_exceptions_enable=False,
 )
-data_app.command()(slices)
 for name, group in {"data": data_app, "store": store_app, "sagemaker": sagemaker_app}.items():
     app.add_typer(group, name=name, cls=_WholeSentences)
 for command in (

@@ -17,16 +17,18 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(template: Path, tmp_path: Path) -> Path:
-    """A fresh git and DVC repository."""
-    return Path(shutil.copytree(template, tmp_path / "repository"))
+def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh git and DVC repository, which is the current directory."""
+    copy = Path(shutil.copytree(template, tmp_path / "repository"))
+    monkeypatch.chdir(copy)
+    return copy
 
 
 @pytest.fixture
 def untracked(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     """The same, without the seconds that DVC takes at the end of an import."""
 
-    def leave_it(name: str, root: Path, *, fresh: bool) -> None:
+    def leave_it(name: str, *, fresh: bool) -> None:
         """In place of ``dvc add`` and ``git add``."""
 
     monkeypatch.setattr("alzmri.collections.importing._track", leave_it)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alzmri.data import images
-from alzmri.data.images import NotAnImage, Unreadable, decode, fit, thumbnail, upright
+from alzmri.data.images import NotAnImage, Unreadable, decode, fit, thumbnail
 
 Pixels = NDArray[np.uint8]
 Draw = Callable[..., Pixels]
@@ -34,15 +34,6 @@ def refused(path: Path) -> str:
     with pytest.raises(Unreadable) as caught:
         decode(path)
     return str(caught.value)
-
-
-def test_plain_jpeg_is_taken_as_it_is(tmp_path: Path, picture: Image.Image) -> None:
-    path = tmp_path / "x.jpg"
-    picture.save(path)
-    decoded = decode(path)
-    assert decoded.converted is None
-    assert decoded.pixels.dtype == np.uint8
-    assert np.array_equal(decoded.pixels, np.asarray(Image.open(path)))
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "gif", "pgm", "jp2", "webp"])
@@ -85,15 +76,6 @@ def test_colour_becomes_gray(
         assert np.abs(difference).mean() < 8
 
 
-def test_the_gray_of_a_colour_is_its_luma(tmp_path: Path) -> None:
-    """ITU-R 601: green looks brighter than red, red brighter than blue."""
-    stripes = np.zeros((16, 48, 3), np.uint8)
-    for channel in range(3):
-        stripes[:, 16 * channel : 16 * (channel + 1), channel] = 255
-    Image.fromarray(stripes).save(tmp_path / "x.png")
-    assert decode(tmp_path / "x.png").pixels[0, ::16].tolist() == [76, 150, 29]
-
-
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_transparency_is_laid_on_black(tmp_path: Path, picture: Image.Image, mode: str) -> None:
     transparent = picture.convert(mode)
@@ -125,18 +107,6 @@ def test_floats_are_scaled_unless_they_are_no_numbers(tmp_path: Path) -> None:
     values[3, 3] = np.nan
     Image.fromarray(values).save(tmp_path / "x.tif")
     assert "not numbers" in refused(tmp_path / "x.tif")
-
-
-def test_exif_orientation_is_applied(tmp_path: Path, picture: Image.Image) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    picture.save(tmp_path / "x.png", exif=exif)
-    decoded = decode(tmp_path / "x.png")
-    assert decoded.converted == "rotated"
-    assert np.array_equal(decoded.pixels, np.rot90(np.asarray(picture), -1))
-    picture.convert("RGB").save(tmp_path / "x.jpg", exif=exif)
-    decoded = decode(tmp_path / "x.jpg")
-    assert (decoded.converted, decoded.pixels.shape) == ("RGB, rotated", (32, 40))
 
 
 def test_every_exif_orientation_is_applied(tmp_path: Path, picture: Image.Image) -> None:
@@ -175,34 +145,6 @@ def test_truncated_jpeg_filled_up_with_zeros(tmp_path: Path, picture: Image.Imag
     assert "damaged" in refused(path)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("progressive", [False, True])
-@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_truncated_jpeg_with_an_end_marker(
-    tmp_path: Path, draw: Draw, mode: str, progressive: bool, share: float
-) -> None:
-    path = tmp_path / "x.jpg"
-    colours = np.stack([np.tile(draw(seed), (4, 4)) for seed in range(3)], axis=-1)
-    Image.fromarray(colours).convert(mode).save(path, progressive=progressive)
-    whole = path.read_bytes()
-    assert decode(path)
-    start = whole.index(b"\xff\xda") + 14
-    path.write_bytes(whole[: start + int((len(whole) - start) * share)] + b"\xff\xd9")
-    assert "damaged" in refused(path)
-
-
-def test_medium_gray_at_the_end_is_no_damage(tmp_path: Path) -> None:
-    pixels = np.full((40, 40), 128, np.uint8)
-    pixels[:16] = 0
-    Image.fromarray(pixels).save(tmp_path / "x.jpg")
-    assert decode(tmp_path / "x.jpg").pixels[-1, -1] == 128
-
-
-def test_empty(tmp_path: Path) -> None:
-    (tmp_path / "x.jpg").touch()
-    assert refused(tmp_path / "x.jpg") == "empty file"
-
-
 def huge_png() -> bytes:
     """60000 x 60000 pixels in a few bytes."""
 
@@ -214,24 +156,9 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
 
 
-def huge_jpeg() -> bytes:
-    """A plain grayscale header that promises 60000 x 60000 pixels."""
-    frame = struct.pack(">BHHBBBB", 8, 60_000, 60_000, 1, 1, 0x11, 0)
-    return b"\xff\xd8\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame + b"\xff\xd9"
-
-
-@pytest.mark.parametrize("content", [huge_png(), huge_jpeg()], ids=["png", "jpeg"])
-def test_bombs_are_refused_by_their_header(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x").write_bytes(content)
+def test_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(huge_png())
     assert "more than 4096 pixels a side" in refused(tmp_path / "x")
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_long_strips_are_refused(tmp_path: Path, suffix: str) -> None:
-    """Their area is small, that of the square that they would be padded to is not."""
-    strip = np.tile(np.arange(16, dtype=np.uint8)[:, None], (1, 60_000))
-    Image.fromarray(strip).save(tmp_path / f"x.{suffix}")
-    assert refused(tmp_path / f"x.{suffix}") == "more than 4096 pixels a side: 60000x16"
 
 
 def test_too_many_bytes(tmp_path: Path) -> None:
@@ -246,24 +173,6 @@ def test_several_frames(tmp_path: Path, draw: Draw, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
     frames[0].save(path, save_all=True, append_images=frames[1:])
     assert "several frames" in refused(path)
-
-
-def test_frames_are_not_counted(tmp_path: Path, picture: Image.Image) -> None:
-    """Following a chain of so many pages takes minutes, refusing it no time."""
-    path = tmp_path / "x.tif"
-    picture.save(path)
-    one = path.read_bytes()
-    (first,) = struct.unpack("<I", one[4:8])
-    (tags,) = struct.unpack("<H", one[first : first + 2])
-    page = one[first : first + 2 + 12 * tags]
-    chain = bytearray(one)
-    chain[first + len(page) : first + len(page) + 4] = struct.pack("<I", len(one))
-    for number in range(1, 100_001):
-        chain += page + struct.pack("<I", len(one) + number * (len(page) + 4))
-    path.write_bytes(chain)
-    begin = time.process_time()
-    assert "several frames" in refused(path)
-    assert time.process_time() - begin < 2
 
 
 def test_thousands_of_scans_are_refused(tmp_path: Path, picture: Image.Image) -> None:
@@ -298,16 +207,6 @@ def test_only_regular_files(tmp_path: Path, picture: Image.Image) -> None:
     assert refused(tmp_path / "pipe.png") == "not a regular file"
 
 
-def test_what_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refused(tmp_path / "gone.png") == "cannot be read: no such file or directory"
-
-    def forbid(*_: object) -> int:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "open", forbid)  # root may read everything
-    assert refused(tmp_path / "x.png") == "cannot be read: permission denied"
-
-
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     gradient = Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8))
@@ -318,7 +217,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damage_never_escapes(samples: list[bytes], data: st.DataObject) -> None:
     """Whatever happens to a file, it is decoded to pixels or refused."""
@@ -333,8 +232,7 @@ def test_damage_never_escapes(samples: list[bytes], data: st.DataObject) -> None
             assert decode(Path(file.name)).pixels.ndim == 2
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 32), (32, 40), (33, 20), (300, 300)])
-@pytest.mark.parametrize("side", [32, 64, 224])
+@pytest.mark.parametrize(("height", "width", "side"), [(40, 32, 64), (33, 20, 32), (300, 301, 224)])
 def test_fit_gives_squares(height: int, width: int, side: int) -> None:
     pixels = np.full((height, width), 200, np.uint8)
     for mode in ("pad", "stretch"):
@@ -342,12 +240,6 @@ def test_fit_gives_squares(height: int, width: int, side: int) -> None:
         assert fitted.shape == (side, side)
         assert fitted.dtype == np.uint8
     assert (fit(pixels, side, "stretch") == 200).all()
-
-
-def test_a_smaller_square_is_of_area_averages() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
-    blocks = pixels.reshape(32, 4, 32, 4).mean(axis=(1, 3))
-    assert np.abs(fit(pixels, 32, "pad") - blocks).max() <= 0.51
 
 
 def test_pad_adds_black_evenly_to_the_short_side() -> None:
@@ -385,20 +277,11 @@ def test_thumbnail_is_of_the_head_wherever_it_is(
     assert alike[1] < alike[0] + 0.01
 
 
-@pytest.mark.parametrize("degrees", [-17, 6, 14, 90, 100])
+@pytest.mark.parametrize("degrees", [-17, 6, 100])
 def test_thumbnail_is_upright_however_the_head_is_turned(degrees: int) -> None:
     plain = cv2.copyMakeBorder(_disc(40).astype(np.uint8), 20, 20, 28, 28, cv2.BORDER_CONSTANT)
     matrix = cv2.getRotationMatrix2D((67.5, 67.5), -degrees, 1)
     turned = np.asarray(cv2.warpAffine(plain, matrix, (136, 136)), np.uint8)
-    (first, none), (second, tilt) = upright(plain), upright(turned)
-    assert none == 0
-    assert abs(tilt - (degrees if degrees <= 90 else degrees - 180)) < 1 or degrees == -tilt == 90
+    first, second = thumbnail(plain), thumbnail(turned)
     same = [np.corrcoef(first.ravel(), view.ravel())[0, 1] for view in (second, second[::-1])]
     assert max(same) > 0.97
-
-
-@pytest.mark.parametrize("shape", [(16, 16), (16, 4096), (4096, 300)])
-def test_thumbnail_of_any_shape(shape: tuple[int, int]) -> None:
-    for pixels in (np.zeros(shape, np.uint8), np.eye(*shape, dtype=np.uint8) * 200):
-        assert thumbnail(pixels).shape == (32, 32)
-        assert thumbnail(pixels).dtype == np.uint8

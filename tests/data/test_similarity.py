@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from sklearn.metrics import adjusted_rand_score
 
 from alzmri.data import images, similarity, subjects
-from alzmri.phantom.collection import generate
+from alzmri.phantom.simulate import generate
 
 Pixels = NDArray[np.uint8]
 SIDE = 16
@@ -127,12 +127,11 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Pixels], lis
 
 @pytest.mark.parametrize(
     "kinds",
-    [(), (jpeg,), (resized,), (padded,), (relit,), (flipped,), (relit, padded, resized, jpeg)],
+    [(), (jpeg,), (resized,), (flipped,), (relit, padded, resized, jpeg)],
     ids=lambda kinds: "+".join(kind.__name__ for kind in kinds) or "none",
 )
-@pytest.mark.parametrize("each", [False, True], ids=["alike", "each its own"])
-def test_the_phantoms_people_are_found(
-    phantom: tuple[list[Pixels], list[str]], kinds: tuple[Perturb, ...], each: bool
+def test_the_phantoms_subjects_are_found(
+    phantom: tuple[list[Pixels], list[str]], kinds: tuple[Perturb, ...]
 ) -> None:
     pixels, truth = phantom
     draw = np.random.default_rng(5)
@@ -141,8 +140,6 @@ def test_the_phantoms_people_are_found(
         for kind in kinds:
             one = kind(one, draw)
         thumbnails.append(images.thumbnail(one))
-        if not each:
-            draw = np.random.default_rng(5)
     links = similarity.forest(similarity.encode(np.array(thumbnails)))
     found = subjects.from_pixels(links, [f"{number:064x}" for number in range(len(pixels))])
     assert adjusted_rand_score(truth, found.names) == 1

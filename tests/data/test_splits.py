@@ -1,6 +1,5 @@
 """Subjects are never divided, every image is used once, and the order of files means nothing."""
 
-import random
 from collections import Counter, defaultdict
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 from alzmri.classes import CLASSES
 from alzmri.data.prepared import PARTS
-from alzmri.data.splits import assign
+from alzmri.data.splits import assign, permuted
 from alzmri.errors import UserError
 from alzmri.params import Split
 
@@ -140,8 +139,21 @@ def test_too_few_people_is_a_users_mistake():
         assign([CLASSES[0]] * 2, ["a", "b"], _split())
 
 
-def test_labels_that_vary_within_a_person_do_not_divide_them():
-    images = [(random.Random(n).choice(CLASSES), f"p{n // 4}") for n in range(80)]
-    parts = _assigned(images, _split())
-    for person in range(20):
-        assert len(set(parts[4 * person : 4 * person + 4])) == 1
+@given(people, st.integers(0, 2**32 - 1), st.randoms())
+def test_permuted_labels_keep_subjects_whole_and_classes_as_frequent(images, seed, random):
+    labels, subjects = zip(*images, strict=True)
+    new = dict(zip(subjects, permuted(labels, subjects, seed), strict=True))
+    assert Counter(new.values()) == Counter(dict(zip(subjects, labels, strict=True)).values())
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    again = permuted([labels[i] for i in order], [subjects[i] for i in order], seed)
+    assert again == [new[subjects[i]] for i in order]
+
+
+def test_the_permuted_label_does_not_depend_on_the_old():
+    subjects = [f"P{n}" for n in range(400)]
+    labels = [CLASSES[n % 4] for n in range(400)]
+    same = sum(a == b for a, b in zip(labels, permuted(labels, subjects, 0), strict=True))
+    assert 60 < same < 140  # hypergeometric: mean 100, standard deviation about 8.7
+    assert permuted(labels, subjects, 1) != permuted(labels, subjects, 0)
+    assert permuted(CLASSES[:1] + CLASSES[1:2] * 2, ["a"] * 3, 0) == [CLASSES[1]] * 3

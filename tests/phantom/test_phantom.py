@@ -12,12 +12,12 @@ from scipy import ndimage
 
 from alzmri.classes import FOLDERS
 from alzmri.errors import EnvironmentFault
-from alzmri.phantom import collection, generate
+from alzmri.phantom import simulate
 from alzmri.phantom.anatomy import draw_subject
-from alzmri.phantom.collection import slice_heights
+from alzmri.phantom.exact import ExactRandom
 from alzmri.phantom.mni import Maps, prepare_maps, template_files
 from alzmri.phantom.render import HEIGHT, WIDTH, render_slice
-from alzmri.phantom.rng import ExactRandom
+from alzmri.phantom.simulate import generate, slice_heights
 
 PINNED_PIXELS = "c046cbf615a4783e87a545e27eaef48780c976cac3941abd8e73de33be278174"
 
@@ -30,7 +30,7 @@ def maps() -> Maps:
 @pytest.fixture(autouse=True)
 def prepared_once(monkeypatch: pytest.MonkeyPatch, maps: Maps) -> None:
     """Preparing them takes seconds."""
-    monkeypatch.setattr(collection, "prepare_maps", lambda: maps)
+    monkeypatch.setattr(simulate, "prepare_maps", lambda: maps)
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -74,17 +74,6 @@ def test_pixels_are_the_pinned_ones_on_every_machine(maps: Maps) -> None:
     pictures = [picture(maps, stage, 1, height) for stage, height in enumerate(heights)]
 
     assert hashlib.sha256(np.stack(pictures).tobytes()).hexdigest() == PINNED_PIXELS
-
-
-def test_random_numbers_are_standardised_and_bounded() -> None:
-    normals = ExactRandom(3).normals(100, 1000)
-
-    assert normals.dtype == np.float32
-    assert abs(float(normals.mean())) < 0.01
-    assert float(normals.std()) == pytest.approx(1, abs=0.01)
-    assert float(np.abs(normals).max()) < 3.47
-    random = ExactRandom(4)
-    assert all(0 <= random.uniform() < 1 for _ in range(1000))
 
 
 def test_layout_is_class_folders_and_a_sorted_table(tmp_path: Path) -> None:
@@ -169,26 +158,6 @@ def test_slices_are_neighbours_and_fit_the_range(slices: int, spacing: float) ->
     assert len(heights) == slices
     assert np.allclose(np.diff(heights), spacing)
     assert np.mean(heights) == pytest.approx(14)
-
-
-def test_interrupted_generation_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    before = digests(small(tmp_path / "phantom"))
-    for name in ("phantom", "absent"):
-        with pytest.raises(KeyboardInterrupt):
-            generate(
-                tmp_path / name,
-                subjects=8,
-                slices=1,
-                seed=9,
-                difficulty=0.1,
-                threads=2,
-                progress=interrupt,
-            )
-    assert digests(tmp_path / "phantom") == before
-    assert list(tmp_path.iterdir()) == [tmp_path / "phantom"]
 
 
 def test_missing_template_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,66 +6,46 @@ the class of the most similar training slice (1-nearest-neighbour). What that sc
 above what it scores on new subjects, in the subject split, is recognition of subjects.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score
 
-from alzmri import terminal
 from alzmri.classes import merged
-from alzmri.collections import origins
-from alzmri.data import collection, images, similarity, splits, subjects
-from alzmri.data.collection import Collection
+from alzmri.collections import importing, recognition
+from alzmri.data import class_folders, images, similarity, splits, subjects
+from alzmri.data.class_folders import Entry
 from alzmri.data.prepared import PARTS
 from alzmri.errors import UserError
+from alzmri.figure import SEVERITY, drawing
 from alzmri.params import Params
 
-UNITS: tuple[Literal["subject", "slice"], ...] = ("subject", "slice")
+_ACROSS = 3
+"""Pairs beside each other."""
+_ROW, _TITLE = 1.65, 0.3
+"""Inches: of a row of pairs, and of what stands above the rows of a layout."""
+_WHOSE = {True: "the same", False: "another", None: "unknown"}
 
-SOME_BRAIN = 0.1
-"""Of the 99th percentile of a slice's intensities: above it is the head, below it background."""
-
-END_AUC, END_Z = 0.9, 5.0
-"""From which on test images are called an end of the stack: almost always, and not by chance."""
-
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+Masks = Sequence[NDArray[np.bool_]]
+"""Which images are in training, validation and test: bool ``[n]`` each."""
 
 
-@dataclass(frozen=True)
-class Slices:
-    """The usable images of a collection, as an audit sees them; all ``[n]`` in one order.
+class _Slices(NamedTuple):
+    """The images of a collection in one order, ``labels`` after ``data.merge``."""
 
-    Attributes:
-        found: the files.
-        labels: classes after ``data.merge``.
-        people: who is on each, see :func:`subjects.find`.
-        codes: see :func:`similarity.encode`.
-        areas: int64, see :func:`area`.
-    """
-
-    found: Collection
-    labels: tuple[str, ...]
-    people: subjects.People
+    entries: Sequence[Entry]
+    labels: NDArray[np.str_]
+    people: NDArray[np.str_]
+    people_known: bool
     codes: similarity.Codes
-    areas: Ints
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A division of images; bool ``[n]`` each. A published one may have copies in both."""
-
-    name: str
-    current: bool
-    train: Bools
-    val: Bools
-    test: Bools
+    copy_of: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -74,33 +54,6 @@ class Part:
 
     images: int
     people: int | None
-
-
-@dataclass(frozen=True)
-class Ends:
-    """Whether test images are an end of the stack of slices of subjects who are in training too.
-
-    Attributes:
-        people: in training and test.
-        less: of them, those whose test slices all show less brain than every training slice.
-        more: the same with more.
-        auc: the chance that a training slice shows more brain than a test slice of the same
-            subject, ties counting half; the mean over subjects.
-        z: of ``auc`` against 0.5, in standard deviations of slices divided at random.
-    """
-
-    people: int
-    less: int
-    more: int
-    auc: float
-    z: float
-
-    @property
-    def which(self) -> Literal["least", "most"] | None:
-        """Whether the test slices are those with the least or the most brain, or neither."""
-        if abs(self.z) < END_Z or abs(self.auc - 0.5) < END_AUC - 0.5:
-            return None
-        return "least" if self.z > 0 else "most"
 
 
 @dataclass(frozen=True)
@@ -117,327 +70,211 @@ class Pair:
 
 @dataclass(frozen=True)
 class Leak:
-    """What one layout leaks. What takes subjects is None where they are unknown.
-
-    Attributes:
-        layout: ``published``, ``subject`` or ``slice``.
-        current: whether ``params.yaml`` has it.
-        train, val, test: what the parts hold.
-        shared_subjects: subjects of the test who are in training too.
-        test_near_duplicates: test images with a training image that is a near-duplicate:
-            :data:`subjects.NEAR_DUPLICATE`.
-        turned_copies: test images whose original, or another copy of it, is in training, see
-            :func:`origins.copies`; None where the collection has no known copies.
-        near_duplicate_pairs: all such pairs.
-        same_subject: the share of test images whose nearest training image is the same subject's.
-        similarity: of test images with their nearest training image: 5 %, 50 % and 95 %.
-        majority: the most frequent class of the training images.
-        majority_accuracy: of always answering ``majority``.
-        accuracy, macro_f1, recall: of answering with the class of the nearest training image;
-            recall per class of the test.
-        ends: None where nobody is shared.
-        pairs: the worst, see :func:`measure`.
-    """
+    """What one layout leaks. What takes subjects is None where they are unknown."""
 
     layout: str
+    """``published``, ``subject`` or ``slice``."""
     current: bool
+    """Whether ``params.yaml`` has it."""
     train: Part
     val: Part
     test: Part
     shared_subjects: int | None
+    """Of the test, who are in training too."""
     test_near_duplicates: int
+    """Test images with a training image that is similar by `subjects.NEAR_DUPLICATE` or more."""
     turned_copies: int | None
-    near_duplicate_pairs: int
+    """Test images whose original, or another copy of it, is in training; None without copies."""
     same_subject: float | None
-    similarity: tuple[float, float, float]
+    """The share of test images whose nearest training image is the same subject's."""
     majority: str
+    """The most frequent class of the training images; always answering it has the accuracy:"""
     majority_accuracy: float
     accuracy: float
+    """Of answering with the class of the nearest training image; its macro F1:"""
     macro_f1: float
-    recall: dict[str, float]
-    ends: Ends | None
     pairs: tuple[Pair, ...]
+    """Test images and their nearest, the most alike first, nobody twice."""
 
     @property
     def at_fault(self) -> bool:
         """Whether the layout is the current one and its test is not of new subjects only."""
-        return self.current and bool(
-            self.shared_subjects
-            or self.shared_subjects is None
-            or (self.layout == "subject" and self.test_near_duplicates)
+        near = self.layout == "subject" and self.test_near_duplicates
+        return self.current and bool(self.shared_subjects is None or self.shared_subjects or near)
+
+    @property
+    def called(self) -> str:
+        """The layout as users say it."""
+        return "published" if self.layout == "published" else f"{self.layout} split"
+
+    @property
+    def headline(self) -> str:
+        """How far the test is from new subjects, in half a sentence."""
+        name = self.called + " (current)" * self.current
+        number = f"{self.test_near_duplicates} of {self.test.images}"
+        near = f"{number} test images have a near-duplicate in training"
+        if self.shared_subjects is None:
+            return f"{name}: subjects unknown; {near}"
+        if self.test_near_duplicates and not self.shared_subjects:
+            return f"{name}: {near}: of {self.test.people} subjects, some have other names there"
+        return (
+            f"{name}: {self.shared_subjects} of {self.test.people} subjects tested are in training;"
+            f" the most similar training slice shows the same subject for {self.same_subject:.1%}"
         )
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What the layouts of a collection leak.
+    """What the layouts of a collection leak: the published one, if that is known, the subject and
+    the slice split.
 
-    Attributes:
-        subjects_from: ``pixels``, ``subjects.csv``, or None where subjects are unknown.
-        leaks: published, if that is known, then the subject and the slice split.
-        refused: why a split cannot be made, by its unit.
+    ``people`` (how many) and ``subjects_from`` (``pixels`` or ``subjects.csv``) are None where
+    subjects are unknown; ``doubt`` is as in :class:`subjects.People`; ``refused`` says by the unit
+    of a split why it cannot be made.
     """
 
-    slices: Slices
+    images: int
+    people: int | None
+    doubt: str | None
     subjects_from: str | None
-    leaks: tuple[Leak, ...]
-    refused: dict[str, UserError]
+    layouts: Sequence[Leak]
+    refused: Mapping[str, str]
 
 
 def audit(directory: Path, params: Params, *, pairs: int) -> Audit:
     """Read the collection in ``directory`` and measure every layout of it.
 
+    Args:
+        pairs: how many test images of each layout at most are listed with their nearest ones.
+
     Raises:
-        UserError: what :func:`read` and :func:`published` raise.
+        UserError: there is none, ``prepare`` would refuse it, or its ``subjects.csv`` or
+            ``origin.csv`` has faults.
     """
-    slices, refused = read(directory, params)
-    layouts: list[Layout | None] = [published(slices)]
-    for unit in UNITS:
+    found, heads = importing.read(directory)
+    class_folders.require(found, params.data.max_rejected)
+    entries, (codes, links) = found.entries, importing.compared(heads)
+    refused: dict[str, str] = {}
+    try:
+        people = subjects.find(directory, params.split.subjects, entries, lambda: links)
+    except subjects.Unclear as error:
+        refused["subject"] = str(error)
+        people = subjects.find(directory, "unknown", entries, lambda: links)
+    if not people.known:
+        refused.setdefault("subject", "split.subjects is unknown")
+    called, copy_of = merged(params.data.merge, found.classes), class_folders.copies(directory)
+    labels = [called[entry.label] for entry in entries]
+    layouts: dict[str, Masks | None] = {"published": _published(directory, entries)}
+    units: tuple[Literal["subject", "slice"], ...] = ("subject", "slice")
+    for unit in units:
+        split = params.split.model_copy(update={"unit": unit})
         try:
             if unit not in refused:
-                layouts.append(dealt(slices, params, unit))
+                parts = np.array(splits.parts(entries, labels, people.names, split, copy_of))
+                layouts[unit] = [parts == part for part in PARTS]
         except UserError as error:
-            refused[unit] = error
-    leaks = tuple(
-        measure(slices, layout, pairs=pairs, merge=params.data.merge)
-        for layout in layouts
-        if layout
+            refused[unit] = str(error)
+    slices = _Slices(
+        *(entries, np.array(labels), np.array(people.names), people.known, codes, copy_of)
     )
-    told = "pixels" if slices.people.cut else subjects.SUBJECTS_FILE
-    return Audit(slices, told if slices.people.known else None, leaks, refused)
+    leaks = [
+        _measure(slices, name, name == params.split.unit, masks, list(called.values()), pairs)
+        for name, masks in layouts.items()
+        if masks
+    ]
+    number = len(set(people.names)) if people.known else None
+    source = "pixels" if people.cut else subjects.SUBJECTS_FILE if people.known else None
+    return Audit(len(entries), number, people.doubt, source, leaks, refused)
 
 
-def read(directory: Path, params: Params) -> tuple[Slices, dict[str, UserError]]:
-    """The collection in ``directory``, subjects as ``split.subjects`` says.
-
-    Where nobody knows them, there is no subject split: why, by its unit, as in :class:`Audit`.
-
-    Raises:
-        UserError: there is none, ``prepare`` would refuse it, or its ``subjects.csv`` has faults.
-    """
-    kept: list[tuple[images.Pixels, int]] = []
-    with terminal.progress("validating") as progress:
-        found = collection.read(
-            directory,
-            lambda pixels: (images.thumbnail(pixels), area(pixels)),
-            kept.append,
-            progress,
-        )
-    collection.require(found, params.data.max_rejected)
-    thumbnails, areas = zip(*kept, strict=True)
-    called = merged(params.data.merge, found.classes)
-    with terminal.progress("comparing images") as progress:
-        codes = similarity.encode(np.stack(thumbnails))
-
-        def links() -> similarity.Forest:
-            return similarity.forest(codes, progress)
-
-        refused: dict[str, UserError] = {}
-        try:
-            people = subjects.find(directory, params.split.subjects, found.entries, links)
-        except subjects.Unclear as error:
-            refused["subject"] = error
-            people = subjects.find(directory, "unknown", found.entries, links)
-    if not people.known:
-        refused.setdefault("subject", UserError("split.subjects is unknown"))
-    slices = Slices(
-        found,
-        tuple(called[entry.label] for entry in found.entries),
-        people,
-        codes,
-        np.array(areas, np.int64),
-    )
-    return slices, refused
-
-
-def area(pixels: images.Pixels) -> int:
-    """How many pixels of a slice (uint8 ``[height, width]``) show the head.
-
-    Measured on the public collection: with :data:`SOME_BRAIN` 0.05 as with 0.1, each of 180
-    subjects' slices published as test has less than any of the same subject's in training.
-    """
-    return int((pixels > SOME_BRAIN * np.percentile(pixels, 99)).sum())
-
-
-def published(slices: Slices) -> Layout | None:
-    """The division that the collection was published with; None where none is known.
+def _published(directory: Path, entries: Sequence[Entry]) -> Masks | None:
+    """The published layout, in which an image may be in both parts; None where none is known.
 
     Without test images, those published for validation are the test.
-
-    Raises:
-        UserError: ``origin.csv`` is no table of origins.
     """
-    known = origins.find(slices.found.directory)
-    parts = [set(map(origins.part, known.get(item.path, ()))) for item in slices.found.entries]
+    known = class_folders.origins(directory)
+    parts = [set(map(recognition.part, known.get(entry.path, ()))) for entry in entries]
     train, val, test = (np.array([name in mine for mine in parts]) for name in PARTS)
     if not test.any():
         val, test = test, val
-    return Layout("published", False, train, val, test) if train.any() and test.any() else None
+    return [train, val, test] if train.any() and test.any() else None
 
 
-def dealt(slices: Slices, params: Params, unit: Literal["subject", "slice"]) -> Layout:
-    """The division that ``prepare`` would make, were ``split.unit`` so.
-
-    Raises:
-        UserError: when a part would be empty.
-    """
-    split = params.split.model_copy(update={"unit": unit})
-    hashes = [entry.sha256 for entry in slices.found.entries]
-    groups = slices.people.names if unit == "subject" else hashes
-    parts = np.array(splits.assign(slices.labels, groups, split))
-    masks = [parts == part for part in PARTS]
-    return Layout(unit, unit == params.split.unit, *masks)
-
-
-def measure(slices: Slices, layout: Layout, *, pairs: int, merge: str = "none") -> Leak:
-    """What ``layout`` leaks.
-
-    ``pairs`` is how many test images at most are listed with their nearest training images: the
-    most alike of each class, then the second of each class, and so on, and nobody twice, so that
-    they are not all of one kind. ``merge`` is ``data.merge``.
-    """
-    labels, people = np.array(slices.labels), np.array(slices.people.names)
-    known = slices.people.known
-    tested, trained = np.flatnonzero(layout.test), np.flatnonzero(layout.train)
+def _measure(
+    slices: _Slices, layout: str, current: bool, masks: Masks, classes: Sequence[str], pairs: int
+) -> Leak:
+    """What a layout leaks."""
+    entries, labels, people, known, codes, copy_of = slices
+    trained, _, tested = (np.flatnonzero(mask) for mask in masks)
     found, similarities, near_duplicates = similarity.nearest(
-        slices.codes[tested], slices.codes[trained], subjects.NEAR_DUPLICATE
+        codes[tested], codes[trained], subjects.NEAR_DUPLICATE
     )
     nearest = trained[found]
-    truth, said = labels[tested], labels[nearest]
-    classes = tuple(dict.fromkeys(merged(merge, slices.found.classes).values()))
-    present = [name for name in classes if name in truth]
+    truth, said, same = labels[tested], labels[nearest], people[tested] == people[nearest]
     # Ties by severity, whatever the order of files.
     counts = Counter(labels[trained].tolist())
     majority = max(classes, key=lambda name: counts[name])
-    low, median, high = np.quantile(similarities, (0.05, 0.5, 0.95)).tolist()
-
-    def part(mask: Bools) -> Part:
-        return Part(int(mask.sum()), len(set(people[mask])) if known else None)
-
+    present = sorted(set(truth), key=classes.index)
+    original = np.array([copy_of.get(entry.path, entry.path) for entry in entries])
+    turned = int(np.isin(original[tested], original[trained]).sum())
+    shown: set[str] = set()
+    worst: list[Pair] = []
+    for row in np.argsort(-similarities, kind="stable").tolist():
+        both = {str(people[tested[row]]), str(people[nearest[row]])}
+        if len(worst) < pairs and not both & shown:
+            shown |= both
+            paths = entries[tested[row]].path, entries[nearest[row]].path
+            whose = bool(same[row]) if known else None
+            worst.append(
+                Pair(*paths, str(truth[row]), str(said[row]), float(similarities[row]), whose)
+            )
+    train, val, test = (
+        Part(int(mask.sum()), len(set(people[mask])) if known else None) for mask in masks
+    )
     return Leak(
-        layout=layout.name,
-        current=layout.current,
-        train=part(layout.train),
-        val=part(layout.val),
-        test=part(layout.test),
+        *(layout, current, train, val, test),
         shared_subjects=len(set(people[trained]) & set(people[tested])) if known else None,
         test_near_duplicates=int((near_duplicates > 0).sum()),
-        turned_copies=_turned(slices, layout),
-        near_duplicate_pairs=int(near_duplicates.sum()),
-        same_subject=float((people[nearest] == people[tested]).mean()) if known else None,
-        similarity=(low, median, high),
+        turned_copies=turned if copy_of else None,
+        same_subject=float(same.mean()) if known else None,
         majority=majority,
         majority_accuracy=float((truth == majority).mean()),
         accuracy=float(accuracy_score(truth, said)),
         macro_f1=float(f1_score(truth, said, labels=present, average="macro", zero_division=0)),
-        recall={name: float((said[truth == name] == name).mean()) for name in present},
-        ends=ends(slices.people.names, slices.areas, layout),
-        pairs=tuple(
-            Pair(
-                slices.found.entries[tested[row]].path,
-                slices.found.entries[nearest[row]].path,
-                str(truth[row]),
-                str(said[row]),
-                float(similarities[row]),
-                bool(people[tested[row]] == people[nearest[row]]) if known else None,
-            )
-            for row in _worst(similarities, truth, people[tested], people[nearest], pairs)
-        ),
+        pairs=tuple(worst),
     )
 
 
-def _turned(slices: Slices, layout: Layout) -> int | None:
-    """``Leak.turned_copies``."""
-    paths = [entry.path for entry in slices.found.entries]
-    copies = origins.copies(slices.found.directory)
-    if not copies:
-        return None
-    original = [copies.get(path, path) for path in paths]
-    trained = {original[index] for index in np.flatnonzero(layout.train)}
-    return sum(original[index] in trained for index in np.flatnonzero(layout.test))
+def draw(path: Path, directory: Path, leaks: Sequence[Leak], name: str) -> None:
+    """A band per layout with its pairs: test slice, nearest training slice, their difference.
 
-
-def ends(people: Sequence[str], areas: Ints, layout: Layout) -> Ends | None:
-    """Whether each subject's test images are those with the least (or most) brain: see `Ends`.
-
-    Brain gets less toward the vertex and the neck, so an end of the stack shows in the areas,
-    whatever the files are called. Per subject it is Mann and Whitney's U (1947); its variance,
-    summed over subjects, gives ``z``.
+    ``directory`` is the collection ``name``; only the slices that are shown are read.
     """
-    mine: defaultdict[str, list[int]] = defaultdict(list)
-    for index in np.flatnonzero(layout.train | layout.test).tolist():
-        mine[people[index]].append(index)
-    auc, variance, less, more = [], [], 0, 0
-    for indices in mine.values():
-        at = np.array(indices)
-        train, test = areas[at[layout.train[at]]], areas[at[layout.test[at]]]
-        if not (len(train) and len(test)):
-            continue
-        over = train[:, None] > test
-        auc.append(float((over + 0.5 * (train[:, None] == test)).mean()))
-        variance.append((len(train) + len(test) + 1) / (12 * len(train) * len(test)))
-        less += bool(over.all())
-        more += bool((train[:, None] < test).all())
-    if not auc:
-        return None
-    z = float((np.array(auc) - 0.5).sum() / np.sqrt(sum(variance)))
-    return Ends(len(auc), less, more, float(np.mean(auc)), z)
+    rows = [-(-len(leak.pairs) // _ACROSS) for leak in leaks]
+    heights = [_TITLE + _ROW * number for number in rows]
+    with drawing(path, 9.0, sum(heights) + 0.4) as figure:
+        title = f"{name}: the most similar pairs of each layout"
+        figure.suptitle(title, x=0.005, ha="left", fontsize=12, weight="bold")
+        bands = figure.subfigures(len(leaks), 1, height_ratios=heights, squeeze=False)
+        for band, leak, number in zip(bands[:, 0], leaks, rows, strict=True):
+            text = leak.headline
+            band.suptitle(text[0].upper() + text[1:], x=0.005, ha="left", fontsize=10)
+            grid = band.subplots(number, _ACROSS, squeeze=False).ravel()
+            for axes in grid[len(leak.pairs) :]:
+                axes.axis("off")
+            for axes, pair in zip(grid, leak.pairs, strict=False):
+                _draw_pair(axes, directory, pair)
 
 
-def headline(leak: Leak) -> str:
-    """How far a layout's test is from new subjects, in half a sentence."""
-    name = called(leak) + (" (current)" if leak.current else "")
-    near = f"{leak.test_near_duplicates} of {leak.test.images} test images have a near-duplicate in"
-    if leak.shared_subjects is None:
-        return f"{name}: subjects unknown; {near} training"
-    if leak.test_near_duplicates and not leak.shared_subjects:
-        return (
-            f"{name}: {near} training: of {leak.test.people} subjects, some have other names there"
-        )
-    return (
-        f"{name}: {leak.shared_subjects} of {leak.test.people} subjects tested are in training; the"
-        f" most similar training slice shows the same subject for {leak.same_subject:.1%}"
-    )
-
-
-def called(leak: Leak) -> str:
-    """The layout as people say it."""
-    return "published" if leak.layout == "published" else f"{leak.layout} split"
-
-
-def end_of_stack(leak: Leak) -> str | None:
-    """One sentence if the test images are an end of the stack of the training subjects."""
-    if leak.ends is None or leak.ends.which is None:
-        return None
-    which = leak.ends.which
-    where, sign, count = {
-        "least": ("the end slices (top or bottom)", "less", leak.ends.less),
-        "most": ("the widest slices", "more", leak.ends.more),
-    }[which]
-    return (
-        f"{called(leak)}: the test images are {where} of the training subjects: in {count} of the"
-        f" {leak.ends.people} subjects in both, every test slice shows {sign} brain than any"
-        " training slice"
-    )
-
-
-def _worst(
-    similarities: Floats,
-    labels: NDArray[np.str_],
-    tested: NDArray[np.str_],
-    trained: NDArray[np.str_],
-    number: int,
-) -> list[int]:
-    """The rows to look at: nobody twice, and classes taking turns, the most alike first."""
-    shown: set[str] = set()
-    turns: Counter[str] = Counter()
-    chosen: list[tuple[int, int]] = []
-    for row in np.argsort(-similarities, kind="stable").tolist():
-        mine = {str(tested[row]), str(trained[row])}
-        if mine & shown:
-            continue
-        shown |= mine
-        chosen.append((turns[labels[row]], row))
-        turns[labels[row]] += 1
-    # A stable sort: within a turn the most alike stay first.
-    return [row for _, row in sorted(chosen, key=lambda item: item[0])][:number]
+def _draw_pair(axes: Axes, directory: Path, pair: Pair) -> None:
+    test, train = (images.decode(directory / path).pixels for path in (pair.test, pair.train))
+    size = test.shape[::-1]
+    train = np.asarray(cv2.resize(train, size, interpolation=cv2.INTER_AREA), np.uint8)
+    axes.imshow(np.hstack([test, train, 2 * np.minimum(cv2.absdiff(test, train), 127)]), "gray")
+    labels = [label.removesuffix(" Demented") for label in (pair.test_label, pair.train_label)]
+    axes.set_xlabel(f"test: {labels[0]}, train: {labels[1]}, difference × 2", fontsize=7.5)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    title = f"similarity {pair.similarity:.2f}, {_WHOSE[pair.same_subject]} subject"
+    colour = SEVERITY[3 if pair.same_subject else 0]
+    axes.set_title(title, fontsize=9, color=colour, weight="bold")

@@ -1,4 +1,4 @@
-"""Bringing a published collection into the repository, and saying what a collection holds."""
+"""Bringing a published collection into the repository."""
 
 import hashlib
 import re
@@ -7,80 +7,46 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from alzmri import classes, terminal
+from alzmri import classes, git, terminal
 from alzmri.classes import CLASSES_FILE, STAGES, Naming
-from alzmri.collections import named, origins, sources
+from alzmri.collections import recognition, sources
 from alzmri.collections.tables import Member
-from alzmri.data import collection, images, similarity, subjects
-from alzmri.data.collection import Collection, Entry, Rejected
+from alzmri.data import class_folders, images, similarity, subjects
+from alzmri.data.class_folders import ORIGIN_FILE, Collection, Entry, Rejected, printable
+from alzmri.data.subjects import SUBJECTS_FILE
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing_directory, write_bytes, write_csv
 
-MAX_REJECTED = 0.1
-"""Of the images of a source: above this fraction something is wrong with the source."""
-
-_RESERVED = ("phantom", "prepared")
-"""Folders in ``data`` that the pipeline writes."""
-
-_MAX_NAME = 200
-"""Bytes of a file name. File systems take 255: a number or a suffix may still be added."""
+_LONGEST = 200
+"""Bytes of a folder and a file's name. File systems take 255 of each."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a collection holds.
-
-    Attributes:
-        collection: the images, and what was rejected.
-        people: the subject of each of ``collection.entries``; None if nothing tells.
-        doubt: see :attr:`subjects.People.doubt`.
-        unclear: why nothing tells; None if something does.
-        known_by: what tells, of an import; None for the pixels.
-        near_duplicates: pairs of subjects, as names or a table tell them, that the pixels hold
-            to be one.
-        unused: what to say of names that only most images have.
-    """
+class Imported(NamedTuple):
+    """What an import brought: the images, and what was left behind; the subject of each image, None
+    if nothing tells; what to say of it, in sentences, and what deserves a second look."""
 
     collection: Collection
-    people: tuple[str, ...] | None
-    unclear: subjects.Unclear | None = None
-    known_by: str | None = None
-    near_duplicates: tuple[tuple[str, str], ...] = ()
-    unused: str | None = None
-    doubt: str | None = None
-
-    def images_of(self, label: str) -> int:
-        """How many usable images a class has."""
-        return sum(entry.label == label for entry in self.collection.entries)
-
-    def subjects_of(self, label: str) -> int | None:
-        """How many subjects have an image in a class; None if nothing tells."""
-        if self.people is None:
-            return None
-        pairs = zip(self.collection.entries, self.people, strict=True)
-        return len({person for entry, person in pairs if entry.label == label})
-
-    @property
-    def subjects_of_several_classes(self) -> int:
-        """How many subjects have images in more than one class, as far as anything tells."""
-        labels: defaultdict[str, set[str]] = defaultdict(set)
-        if self.people is None:
-            return 0
-        for entry, person in zip(self.collection.entries, self.people, strict=True):
-            labels[person].add(entry.label)
-        return sum(len(several) > 1 for several in labels.values())
+    people: Sequence[str] | None
+    notes: Sequence[str]
+    warnings: Sequence[str]
 
 
-@dataclass(frozen=True)
-class _Placed:
+class Head(NamedTuple):
+    """What is kept of an image: :func:`images.thumbnail`; its height and width."""
+
+    thumbnail: images.Pixels
+    size: tuple[int, ...]
+
+
+class _Placed(NamedTuple):
     """A member of a source, its class, and its path in the new collection."""
 
     member: Member
@@ -88,248 +54,123 @@ class _Placed:
     path: str
 
 
-def survey(
-    directory: Path,
-    *,
-    subjects_from: Literal["auto", "file", "pixels", "unknown"] = "auto",
-) -> Report:
-    """Validate a collection in place; ``subjects_from`` is ``split.subjects`` of the parameters.
+def read(directory: Path) -> tuple[Collection, list[Head]]:
+    """:func:`class_folders.read`, and the heads of the entries. Shows its progress."""
+    heads: list[Head] = []
 
-    Raises:
-        UserError: there is no such directory, or its ``subjects.csv`` is wanted and has faults.
-    """
-    found, read = _read(directory)
-    if subjects_from == "unknown":
-        return Report(found, None)
-    return _report(found, directory, subjects_from, lambda: _compared(read)[1])
+    def keep(pixels: images.Pixels) -> Head:
+        return Head(images.thumbnail(pixels), pixels.shape)
+
+    with terminal.progress("validating") as progress:
+        return class_folders.read(directory, keep, heads.append, progress), heads
+
+
+def compared(heads: Sequence[Head]) -> tuple[similarity.Codes, similarity.Forest]:
+    """How alike the images are. Shows its progress."""
+    with terminal.progress("comparing images") as progress:
+        codes = similarity.encode(np.array([head.thumbnail for head in heads], np.uint8))
+        return codes, similarity.forest(codes, progress)
 
 
 def import_collection(
     source: Path,
     name: str,
-    *,
-    force: bool,
-    root: Path,
     named_classes: str | None = None,
     subject: str | None = None,
-    max_rejected: float = MAX_REJECTED,
+    force: bool = False,
+    max_rejected: float = 0.1,
     command: str = "import",
-    reader: Callable[..., AbstractContextManager[sources.Found]] = sources.members,
-) -> Report:
-    """Copy the usable images of ``source`` to ``root/data/name`` and give them to DVC and git.
+    reader: Callable[[Path, int, Naming], AbstractContextManager[sources.Found]] = sources.members,
+) -> Imported:
+    """Copy the usable images of ``source`` to ``data/name`` and give them to DVC and git.
 
-    ``source`` is a folder, a zip archive or a parquet file in any published layout (see
-    :func:`sources.members`); it is only read. Images keep their bytes, go to the folder of their
-    class and keep their name; where several of a class have the same, the folders above go in
-    front of it (``test-x.jpg``). Rejected files stay behind. ``classes.txt`` lists the classes,
-    ``origin.csv`` says which path each image was published under, and ``subjects.csv`` has the
-    subjects that names or a table of the source tell. ``data/name`` appears whole or not at all;
-    ``force`` lets it replace another.
+    Images keep their bytes, go to the folder of their class and keep their name; where several of a
+    class have the same, the folders above go in front of it (``test-x.jpg``). ``classes.txt`` lists
+    the classes, ``origin.csv`` says which path each image was published under and what it is a copy
+    of, ``subjects.csv`` has the subjects that names or a table of the source tell. ``data/name``
+    appears whole or not at all; ``force`` lets it replace another.
 
     Args:
         named_classes: ``--classes``, see :func:`classes.parse`; None for the stages.
-        subject: ``--subject``, see :func:`named.by_pattern`.
+        subject: ``--subject``, see :func:`recognition.by_pattern`.
         command: the one of ``alzmri data`` that messages name.
-        reader: what opens ``source``.
+        reader: what opens ``source``, which is only read: see :func:`sources.members`.
 
     Raises:
         UserError: a bad name, a name in use, a source that cannot be used
-            (:func:`collection.require`) or has classes without a name, no git and DVC repository
-            in ``root``.
+            (:func:`class_folders.require`) or has classes without a name, no git and DVC
+            repository here.
         EnvironmentFault: git or DVC failed, or a package for the source is missing.
     """
-    check_name(name, _RESERVED)
-    target = root / "data" / name
-    _check_target(source, name, target, force=force, root=root)
+    check_name(name, ("phantom", "prepared"))
+    target = Path("data", name)
+    _check_target(source, target, force=force)
     fresh = not target.exists()
     naming = classes.parse(named_classes) if named_classes else STAGES
-    room = shutil.disk_usage(root).free
+    room = shutil.disk_usage(".").free
     with (
-        reader(source, room=room, naming=naming) as (members, rejected),
+        reader(source, room, naming) as (members, rejected),
         replacing_directory(target) as temporary,
     ):
-        if not named_classes:
-            naming = _kept_naming(source, members)
+        # An import of an import: other releases have a classes.txt whose order says nothing.
+        kept, known = (_table(source, members, file) for file in (CLASSES_FILE, ORIGIN_FILE))
+        if kept and known and kept.above == known.above and not named_classes:
+            naming = class_folders.classes_of(kept.content, kept.name)
         placed, misplaced, words = _place(members, naming)
         if not placed:
             _require_images(source, name, members)
         lost = sum(not item.stray for item in misplaced)
         much = lost > max_rejected * (lost + len(placed))
-        _require_names(f"{command} {_quoted(source)} --name {name}", naming, words, much=much)
+        _require_names(f"{command} {shlex.quote(str(source))} --name {name}", naming, words, much)
         present = {item.label for item in placed}
-        names = naming.classes or [known for known in classes.KNOWN if known in present]
+        names = naming.classes or [one for one in classes.KNOWN if one in present]
         if len(names) > 1:  # a single one is refused below, for what it is
-            write_bytes(temporary / CLASSES_FILE, "".join(f"{item}\n" for item in names).encode())
+            write_bytes(temporary / CLASSES_FILE, "".join(f"{one}\n" for one in names).encode())
         origin, unread = _copy(placed, temporary)
-        found, read = _read(temporary)
-        copies = _copies(temporary, found)
+        found, heads = read(temporary)
         for item in found.rejected:
             (temporary / item.path).unlink()
-        left = [
-            replace(item, path=collection.printable(origin[item.path].path))
-            for item in found.rejected
-        ]
+        came = {path: printable(member.path) for path, member in origin.items()}
+        left = [replace(item, path=came[item.path]) for item in found.rejected]
         behind = sorted(rejected + misplaced + unread + left, key=lambda item: item.path)
-        found = replace(found, directory=source, rejected=tuple(behind))
-        collection.require(found, max_rejected, remedy="nothing was imported")
-        published = _published(source, members, found.entries, copies, origin)
-        codes, links = _compared(read)
-        turned = origins.turned(codes, [head.size for head in read])
-        copied = {
-            entry.path: found.entries[original].path
-            for entry, original in zip(found.entries, turned.tolist(), strict=True)
-            if original >= 0
+        entries = found.entries
+        reported = replace(found, directory=source, rejected=tuple(behind))
+        class_folders.require(reported, max_rejected, remedy="nothing was imported")
+
+        codes, links = compared(heads)
+        of = recognition.copies(codes, links, [head.size for head in heads]).tolist()
+        copy_of = {
+            entry.path: entries[number].path
+            for entry, number in zip(entries, of, strict=True)
+            if number >= 0
         }
-        rows = ((path, place, copied.get(path, "")) for path, place in published)
-        write_csv(temporary / origins.ORIGIN_FILE, ("path", "origin", "copy_of"), rows)
-        found = replace(found, directory=target)
-        whose = _subjects(source, members, found.entries, origin, naming, subject)
-        if whose:
-            _write_subjects(temporary / subjects.SUBJECTS_FILE, found.entries, whose.names)
-            alike = _near_duplicates(whose, found.entries, links, copies, origin)
-            report = Report(found, tuple(whose.names), None, whose.known_by, alike)
-        else:
-            came = [collection.printable(origin[entry.path].path) for entry in found.entries]
-            report = _report(found, temporary, "pixels", lambda: links)
-            report = replace(report, unused=named.in_most(came))
+        used = {item.path: item.duplicate_of for item in found.rejected}
+        used |= {entry.path: entry.path for entry in entries}
+        rows = {
+            (path, place, copy_of.get(path, ""))
+            for copied, place in _published(known, came)
+            if (path := used[copied])
+        }
+        write_csv(temporary / ORIGIN_FILE, ("path", "origin", "copy_of"), sorted(rows))
+        table = _table(source, members, SUBJECTS_FILE)
+        members_used = [origin[entry.path] for entry in entries]
+        people, known_by, warnings = _subjects(table, members_used, entries, naming, subject, links)
+        notes = []
+        if people and known_by:
+            pairs = zip([entry.path for entry in entries], people, strict=True)
+            write_csv(temporary / SUBJECTS_FILE, ("path", "subject"), pairs)
+            notes.append(
+                f"{len(set(people))} subjects known by {known_by}: see {target}/{SUBJECTS_FILE}"
+            )
+        if copy_of:
+            notes.append(
+                f"{len(copy_of)} images are turned, mirrored or brightened copies of others (see"
+                f" {target}/{ORIGIN_FILE}): a subject split tests one image of each slice"
+            )
     with terminal.progress("adding to DVC and git") as progress:
-        _track(name, root, fresh=fresh)
-        progress(len(found.entries), len(found.entries))
-    return report
-
-
-def _kept_naming(source: Path, members: Sequence[Member]) -> Naming:
-    """The classes that ``source`` has if it is a collection of ours, which an import has named.
-
-    Other releases have a ``classes.txt`` whose order means something else.
-    """
-    table = _table(source, members, origins.ORIGIN_FILE)
-    kept = _table(source, members, CLASSES_FILE)
-    if table and kept and table[1] == kept[1]:
-        return collection.parse_classes(kept[2], kept[0])
-    return STAGES
-
-
-def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
-    """Refuse a source that has no image, but something that can be made into images."""
-    called = [item.path.lower() for item in members]
-    volumes = sum(path.endswith(collection.VOLUMES) for path in called)
-    volumes = volumes or sum(map(_is_dicom, members))  # their names often say nothing
-    if volumes:
-        raise UserError(
-            f"{source} has no images, but {volumes} volumes (DICOM, NIfTI, FreeSurfer):"
-            f" `alzmri data slices {_quoted(source)} --name {name}` makes a collection of their"
-            " slices"
-        )
-    if any(".tfrec" in path for path in called):
-        raise UserError(
-            f"{source} has TFRecord files, which only TensorFlow reads: where that is installed,"
-            " write the image of each record with tf.data.TFRecordDataset and tf.io.write_file to"
-            " a folder for its class, and import those folders"
-        )
-
-
-def _is_dicom(member: Member) -> bool:
-    try:
-        return member.read()[128:132] == b"DICM"
-    except images.Unreadable:
-        return False
-
-
-def _quoted(source: Path) -> str:
-    return shlex.quote(str(source))
-
-
-def _require_names(
-    command: str, naming: Naming, words: Mapping[str, str | None], *, much: bool
-) -> None:
-    """Refuse a source with classes that have no known names, and say how to give them.
-
-    ``words`` are the labels and class folders of its images, with their class; ``much`` says that
-    too many images have none.
-
-    Raises:
-        UserError: there are labels that name no class, or folders of diagnoses that are no stage,
-            or too many images are in other folders.
-    """
-    unknown = [word for word, label in words.items() if label is None]
-    stageless = [word for word in unknown if classes.stageless(word)]
-    if not unknown or not (much or stageless) or len(words) > classes.MOST:
-        return
-    if naming.classes:
-        raise UserError(
-            f"{', '.join(unknown)} is none of the classes {', '.join(naming.classes)}: name"
-            " it with --classes, as LABEL=NAME where the two differ. Nothing was imported"
-        )
-    numbers = all(map(classes.number, unknown))
-    what = (
-        "numbers, and nothing says what they mean"
-        if numbers
-        else "no stages of dementia, so their order is for you to say"
-    )
-    # Of several spellings of a class the first will do.
-    chosen = {label or word: word for word, label in reversed(list(words.items()))}
-    raise UserError(
-        f"the classes {', '.join(sorted(unknown))} are {what}. Nothing was imported; name"
-        " the classes from healthy to severe:\n"
-        f"  alzmri data {command} {classes.option(chosen.values())}"
-    )
-
-
-def _subjects(
-    source: Path,
-    members: Sequence[Member],
-    entries: Sequence[Entry],
-    origin: Mapping[str, Member],
-    naming: Naming,
-    pattern: str | None,
-) -> named.Subjects | None:
-    """The subject of each of ``entries``, as the user, a table or the names in the source say."""
-    came = [origin[entry.path] for entry in entries]
-    paths = [collection.printable(item.path) for item in came]
-    if pattern:
-        return named.by_pattern(pattern, paths)
-    if listed := _listed(source, members, came):
-        return named.Subjects(listed, f"the {subjects.SUBJECTS_FILE} of the source")
-    if all(item.subject for item in came):
-        return named.Subjects([item.subject or "" for item in came], "the table of labels")
-    return named.recognise(paths, [entry.label for entry in entries], naming)
-
-
-def _near_duplicates(
-    whose: named.Subjects,
-    entries: Sequence[Entry],
-    links: similarity.Forest,
-    copies: Mapping[str, str],
-    origin: Mapping[str, Member],
-) -> tuple[tuple[str, str], ...]:
-    """The pairs of subjects that have images as alike as only one subject's are.
-
-    Those of a chain of such pairs stand for all pairs of the chain. ``copies`` are exact.
-    """
-    close = links.correlations >= subjects.NEAR_DUPLICATE
-    linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
-    pairs = [(whose.names[one], whose.names[other]) for one, other in linked]
-    if whose.find:
-        of = dict(zip((entry.path for entry in entries), whose.names, strict=True))
-        for copy, used in copies.items():
-            path = collection.printable(origin[copy].path)
-            pairs.append((of[used], whose.find(path) or of[used]))
-    return tuple(sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]}))
-
-
-def _report(
-    found: Collection,
-    directory: Path,
-    subjects_from: Literal["auto", "file", "pixels"],
-    links: Callable[[], similarity.Forest],
-) -> Report:
-    """What ``found`` holds, with its subjects if anything tells them."""
-    try:
-        people = subjects.find(directory, subjects_from, found.entries, links)
-    except subjects.Unclear as error:
-        return Report(found, None, error)
-    return Report(found, tuple(people.names), doubt=people.doubt)
+        _track(name, fresh=fresh)
+        progress(len(entries), len(entries))
+    return Imported(replace(reported, directory=target), people, notes, warnings)
 
 
 def check_name(name: str, reserved: Sequence[str]) -> None:
@@ -341,18 +182,87 @@ def check_name(name: str, reserved: Sequence[str]) -> None:
         )
 
 
-def _check_target(source: Path, name: str, target: Path, *, force: bool, root: Path) -> None:
+def _check_target(source: Path, target: Path, *, force: bool) -> None:
     """Refuse before any work what would fail at its end."""
-    if not (root / ".dvc").is_dir():
-        raise UserError(f"{root.resolve()} is no DVC repository: run from the repository's root")
-    inside = _run(root, "git", "rev-parse", "--is-inside-work-tree")
-    if inside.returncode:
-        raise UserError(f"{root.resolve()} is no git repository: run from the repository's root")
+    if not Path(".dvc").is_dir():
+        raise UserError(f"{Path.cwd()} is no DVC repository: run from the repository's root")
+    git.run("rev-parse", "--git-dir")
     if source.resolve().is_relative_to(target.resolve()):
-        raise UserError(f"{source} is the collection {name} itself: choose another --name")
-    pointer = target.with_name(f"{name}.dvc")
-    if not force and (target.exists() or pointer.exists()):
-        raise UserError(f"data/{name} exists: choose another --name, or replace it with --force")
+        raise UserError(f"{source} is the collection {target.name} itself: choose another --name")
+    if not force and (target.exists() or target.with_name(f"{target.name}.dvc").exists()):
+        raise UserError(f"{target} exists: choose another --name, or replace it with --force")
+
+
+class _Table(NamedTuple):
+    """What messages call a table of the source, the folder that it speaks of, and its bytes."""
+
+    name: str
+    above: str
+    content: bytes
+
+
+def _table(source: Path, members: Sequence[Member], name: str) -> _Table | None:
+    """The topmost file ``name``."""
+    tables = [item for item in members if PurePosixPath(item.path).name == name]
+    if not tables:
+        return None
+    table = min(tables, key=lambda item: (item.path.count("/"), item.path))
+    called = str(source / table.path)
+    try:
+        return _Table(called, table.path.removesuffix(name), table.read())
+    except images.Unreadable as error:
+        raise UserError(f"{called}: {error}") from None
+
+
+def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
+    """Refuse a source that has no image, but something that can be made into images."""
+
+    def is_volume(member: Member) -> bool:
+        if member.path.lower().endswith(class_folders.VOLUMES):
+            return True
+        try:
+            return member.read()[128:132] == b"DICM"  # the names of DICOM files often say nothing
+        except images.Unreadable:
+            return False
+
+    if volumes := sum(map(is_volume, members)):
+        raise UserError(
+            f"{source} has no images, but {volumes} volumes (DICOM, NIfTI, FreeSurfer):"
+            f" `alzmri data slices {shlex.quote(str(source))} --name {name}` makes a collection of"
+            " their slices"
+        )
+    if any(".tfrec" in member.path.lower() for member in members):
+        raise UserError(
+            f"{source} has TFRecord files, which only TensorFlow reads: where that is installed,"
+            " write the image of each record with tf.data.TFRecordDataset and tf.io.write_file to"
+            " a folder for its class, and import those folders"
+        )
+
+
+def _require_names(
+    command: str, naming: Naming, words: Mapping[str, str | None], much: bool
+) -> None:
+    """Refuse a source of which ``much`` is in no known class, and say how to name the classes of
+    its labels and folders, ``words``."""
+    unknown = [word for word, label in words.items() if label is None]
+    stageless = [word for word in unknown if classes.stageless(word)]
+    if not unknown or not (much or stageless) or len(words) > classes.MOST:
+        return
+    if naming.classes:
+        raise UserError(
+            f"{', '.join(unknown)} is none of the classes {', '.join(naming.classes)}: name"
+            " it with --classes, as LABEL=NAME where the two differ. Nothing was imported"
+        )
+    what = "no stages of dementia, so their order is for you to say"
+    if all(map(classes.number, unknown)):
+        what = "numbers, and nothing says what they mean"
+    # Of several spellings of a class the first will do.
+    chosen = {label or word: word for word, label in reversed(list(words.items()))}
+    raise UserError(
+        f"the classes {', '.join(sorted(unknown))} are {what}. Nothing was imported; name"
+        " the classes from healthy to severe:\n"
+        f"  alzmri data {command} {classes.option(chosen.values())}"
+    )
 
 
 def _place(
@@ -364,58 +274,32 @@ def _place(
     """
     rejected: list[Rejected] = []
     words: dict[str, str | None] = {}
-    by_name: defaultdict[str, list[tuple[Member, str]]] = defaultdict(list)
+    by_name: defaultdict[tuple[str, str], list[tuple[Member, str]]] = defaultdict(list)
     for member in sorted(members, key=lambda item: item.path):
-        word, found = _class_of(member, naming)
+        word, found = member.label, None
+        if word is None:
+            word, found = class_folders.place(member.path, naming)
+        elif not (found := naming.class_of(word)):
+            why = f"unknown label '{word}'; known are {naming.known}" if word else "no label"
+            found = Rejected(printable(member.path), why)
+        label = found if isinstance(found, str) else None
         if isinstance(found, Rejected):
             rejected.append(found)
-        if found is None:
-            continue
-        label = found if isinstance(found, str) else None
         if word:
             words[word] = label
         if label:
-            name = _short(collection.printable(PurePosixPath(member.path).name))
-            by_name[f"{classes.folder(label)}/{name}"].append((member, label))
-    taken = {path for path, same in by_name.items() if len(same) == 1}
-    placed = [_Placed(*by_name[path][0], path) for path in sorted(taken)]
-    for path in sorted(by_name.keys() - taken):
-        folder, name = path.split("/")
-        for member, label in by_name[path]:
+            name = printable(PurePosixPath(member.path).name)
+            by_name[classes.folder(label), name].append((member, label))
+    placed: dict[str, _Placed] = {}
+    for (folder, name), same in sorted(by_name.items()):
+        for member, label in same:
             above = [part for part in member.path.split("/")[:-1] if not naming.class_of(part)]
-            wanted = free = f"{folder}/{_short(collection.printable('-'.join([*above, name])))}"
-            number = 1
-            while free in taken:
-                number += 1
-                free = wanted.replace("/", f"/{number}-")
-            taken.add(free)
-            placed.append(_Placed(member, label, free))
-    return placed, rejected, words
-
-
-def _class_of(member: Member, naming: Naming) -> tuple[str | None, str | Rejected | None]:
-    """The label or folder that is to say its class, and what :func:`collection.place` returns."""
-    if member.label is None:
-        found = collection.place(member.path, naming)
-        if found is None or (isinstance(found, Rejected) and found.stray):
-            return None, found
-        folders = PurePosixPath(member.path).parts[:-1]
-        meant = classes.of_folders(naming, folders)
-        return (meant[0] if meant else folders[-1] if folders else None), found
-    label = naming.class_of(member.label)
-    reason = f"unknown label '{member.label}'; known are {naming.known}"
-    refused = Rejected(collection.printable(member.path), reason if member.label else "no label")
-    return member.label or None, label or refused
-
-
-def _short(name: str) -> str:
-    """``name``, or if no file system takes it, its beginning, a digest of it, and its suffix."""
-    if len(name.encode()) <= _MAX_NAME:
-        return name
-    suffix = PurePosixPath(name).suffix
-    end = f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    end += suffix if suffix.lower() in images.SUFFIXES else ""
-    return name.encode()[: _MAX_NAME - len(end)].decode(errors="ignore") + end
+            path = f"{folder}/{name if len(same) == 1 else printable('-'.join([*above, name]))}"
+            if path in placed or len(path.encode()) > _LONGEST:
+                digest = hashlib.sha256(printable(member.path).encode()).hexdigest()
+                path = f"{folder}/{digest[:16]}{PurePosixPath(name).suffix[:8]}"
+            placed[path] = _Placed(member, label, path)
+    return list(placed.values()), rejected, words
 
 
 def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member], list[Rejected]]:
@@ -428,154 +312,104 @@ def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member]
         for done, item in enumerate(placed, start=1):
             try:
                 (directory / item.path).write_bytes(item.member.read())
-            except images.Unreadable as error:
-                rejected.append(Rejected(collection.printable(item.member.path), str(error)))
-            else:
                 origin[item.path] = item.member
+            except images.Unreadable as error:
+                rejected.append(Rejected(printable(item.member.path), str(error)))
             progress(done, len(placed))
     return origin, rejected
 
 
-class _Head(NamedTuple):
-    """What is kept of an image: see :func:`images.thumbnail`; its height and width."""
-
-    thumbnail: images.Pixels
-    size: tuple[int, int]
-
-
-def _read(directory: Path) -> tuple[Collection, list[_Head]]:
-    """The collection, and the heads of its entries."""
-    heads: list[_Head] = []
-
-    def head(pixels: images.Pixels) -> _Head:
-        height, width = pixels.shape
-        return _Head(images.thumbnail(pixels), (height, width))
-
-    with terminal.progress("validating") as progress:
-        found = collection.read(directory, head, heads.append, progress)
-    return found, heads
+def _published(known: _Table | None, came: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The path of each file and where it was published: the path in the source, ``came``, or what
+    the source's ``origin.csv`` says."""
+    before: defaultdict[str, list[str]] = defaultdict(list)
+    if known:
+        for _, row in class_folders.rows(known.content, known.name, ("path", "origin")):
+            before[known.above + row["path"]].append(row["origin"])
+    return ((path, place) for path, here in came.items() for place in before.get(here, [here]))
 
 
-def _compared(heads: Sequence[_Head]) -> tuple[similarity.Codes, similarity.Forest]:
-    with terminal.progress("comparing images") as progress:
-        codes = similarity.encode(np.array([head.thumbnail for head in heads], np.uint8))
-        return codes, similarity.forest(codes, progress)
-
-
-def _listed(source: Path, members: Sequence[Member], came: Sequence[Member]) -> list[str]:
-    """The subject of each of ``came`` by the source's ``subjects.csv``; empty if it has none."""
-    table = _table(source, members, subjects.SUBJECTS_FILE)
-    if table is None:
-        return []
-    name, above, content = table
-    paths = [item.path.removeprefix(above) for item in came]
-    return subjects.parse(content, name, paths)
-
-
-def _copies(directory: Path, found: Collection) -> dict[str, str]:
-    """The image that is used, of each duplicate of it; paths are relative to ``directory``."""
-    used = {entry.sha256: entry.path for entry in found.entries}
-    duplicates = [item.path for item in found.rejected if item.duplicate]
-    return {
-        path: used[hashlib.sha256((directory / path).read_bytes()).hexdigest()]
-        for path in duplicates
-    }
-
-
-def _published(
-    source: Path,
-    members: Sequence[Member],
+def _subjects(
+    table: _Table | None,
+    came: Sequence[Member],
     entries: Sequence[Entry],
-    copies: dict[str, str],
-    origin: Mapping[str, Member],
-) -> list[tuple[str, str]]:
-    """Each entry's path and where it was published; several times if several copies were.
+    naming: Naming,
+    pattern: str | None,
+    links: similarity.Forest,
+) -> tuple[list[str] | None, str | None, list[str]]:
+    """The subject of each entry, by what it is known if not by the pixels, and warnings.
 
-    That is what the source's ``origin.csv`` says, else the path in the source.
+    The user's pattern goes first, then a table, the names in the source, and the pixels.
     """
-    table = _table(source, members, origins.ORIGIN_FILE)
-    name, above, content = table or ("", "", b"path,origin")
-    known = origins.parse(content, name)
-    rows = set()
-    for copy, path in {**{entry.path: entry.path for entry in entries}, **copies}.items():
-        here = origin[copy].path
-        for published in known.get(here.removeprefix(above), [collection.printable(here)]):
-            rows.add((path, published))
-    return sorted(rows)
-
-
-def _table(source: Path, members: Sequence[Member], name: str) -> tuple[str, str, bytes] | None:
-    """What messages call the topmost file ``name``, the folder it speaks of, and its bytes."""
-    tables = [item for item in members if PurePosixPath(item.path).name == name]
-    if not tables:
-        return None
-    table = min(tables, key=lambda item: (item.path.count("/"), item.path))
-    called = str(source / table.path)
+    paths = [printable(item.path) for item in came]
+    of_labels = [item.subject for item in came if item.subject]
+    said: recognition.Named | str | None
+    if pattern:
+        said = recognition.by_pattern(pattern, paths)
+    elif table:
+        inside = [item.path.removeprefix(table.above) for item in came]
+        names = subjects.listed(table.content, table.name, inside)
+        said = recognition.Named(names, f"the {SUBJECTS_FILE} of the source")
+    elif len(of_labels) == len(came):
+        said = recognition.Named(of_labels, "the table of labels")
+    else:
+        said = recognition.by_names(paths, [entry.label for entry in entries], naming)
+    if isinstance(said, recognition.Named):
+        return said.subjects, said.known_by, _near_duplicates(said.subjects, links)
+    warnings = [said] if said else []
     try:
-        return called, table.path.removesuffix(name), table.read()
-    except images.Unreadable as error:
-        raise UserError(f"{called}: {error}") from None
+        people = subjects.from_pixels(links, [entry.sha256 for entry in entries])
+    except subjects.Unclear as error:
+        return None, None, [*warnings, f"prepare would refuse this: {error}"]
+    return people.names, None, [*warnings, people.doubt] if people.doubt else warnings
 
 
-def _write_subjects(path: Path, entries: Sequence[Entry], people: Sequence[str]) -> None:
-    paths = (entry.path for entry in entries)
-    write_csv(path, ("path", "subject"), zip(paths, people, strict=True))
+def _near_duplicates(people: Sequence[str], links: similarity.Forest) -> list[str]:
+    """A warning if pairs of subjects have images as alike as only one subject's are."""
+    close = links.correlations >= subjects.NEAR_DUPLICATE
+    linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
+    both = {tuple(sorted((people[one], people[other]))) for one, other in linked}
+    if not (pairs := sorted(pair for pair in both if pair[0] != pair[1])):
+        return []
+    shown = ", ".join(" and ".join(pair) for pair in pairs[:3]) + ", ..." * (len(pairs) > 3)
+    return [
+        f"{len(pairs)} pairs of subjects have near-duplicate images: {shown}. Are they the same"
+        " subject under two names? Then the split would leak"
+    ]
 
 
-def _track(name: str, root: Path, *, fresh: bool) -> None:
+def _track(name: str, *, fresh: bool) -> None:
     """``dvc add`` and ``git add``: a queued experiment sees only what git knows of.
 
     If they fail, what they wrote is taken back, and ``data/name`` too if it is ``fresh``.
     """
-    target, pointer, ignore = (root / "data" / file for file in (name, f"{name}.dvc", ".gitignore"))
+    target, pointer, ignore = (Path("data", file) for file in (name, f"{name}.dvc", ".gitignore"))
     before = {file: file.read_bytes() if file.exists() else None for file in (pointer, ignore)}
-
-    def run(*command: str) -> None:
-        finished = _run(root, *command)
-        if finished.returncode:
-            raise EnvironmentFault(
-                f"data/{name} could not be added to DVC and git: {_reason(finished)}\n"
-                + _how_to_go_on(name, fresh=fresh, tracked=before[pointer] is not None)
-            )
-
     try:
-        # The module, not the command: it is the DVC of this environment, activated or not. Not
-        # quiet: then it would fail without a word.
-        run(sys.executable, "-m", "dvc", "add", f"data/{name}")
+        # The module, not the command: it is the DVC of this environment, activated or not.
+        words = (sys.executable, "-m", "dvc", "add", str(target))
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
+            faults = [line for line in lines if line.startswith("ERROR: ")]  # others give advice
+            raise UserError((faults or lines or ["dvc add failed"])[0])
         # DVC writes no .gitignore where the user's own excludes name the folder already.
-        written = [f"data/{file.name}" for file in (pointer, ignore) if file.exists()]
-        run("git", "add", *written)
-    except BaseException:
+        git.run("add", *(str(file) for file in (pointer, ignore) if file.exists()))
+    except BaseException as error:
         for file, content in before.items():
             if content is None:
                 file.unlink(missing_ok=True)
             else:
                 file.write_bytes(content)
+        remedy = "nothing was imported: correct that, then import again"
         if fresh:
             shutil.rmtree(target)
+        else:
+            remedy = (
+                f"{target} holds the new images, untracked: correct that, then import again with"
+                f" --force; `dvc checkout --force {pointer}` brings the old images back"
+            )
+        if isinstance(error, UserError):
+            text = f"{target} could not be added to DVC and git: {error}\n{remedy}"
+            raise EnvironmentFault(text) from None
         raise
-
-
-def _how_to_go_on(name: str, *, fresh: bool, tracked: bool) -> str:
-    if fresh:
-        return "nothing was imported: correct that, then import again"
-    restore = f"; `dvc checkout --force data/{name}.dvc` brings the old images back"
-    return (
-        f"data/{name} holds the new images, untracked: correct that, then import again with --force"
-        + (restore if tracked else "")
-    )
-
-
-def _reason(finished: subprocess.CompletedProcess[str]) -> str:
-    """The line in which DVC or git says what is wrong: others give advice."""
-    lines = [line.strip() for line in f"{finished.stdout}\n{finished.stderr}".splitlines()]
-    faults = [line for line in lines if re.match("(error|fatal): ", line, re.IGNORECASE)]
-    spoken = [line for line in lines if line]
-    return (faults or spoken[-1:] or [f"exit status {finished.returncode}"])[0]
-
-
-def _run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise EnvironmentFault(f"{command[0]} is not installed") from None

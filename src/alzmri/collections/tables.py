@@ -4,20 +4,18 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from alzmri.classes import Naming, plain
-from alzmri.collections.origins import ORIGIN_FILE
 from alzmri.data import images
-from alzmri.data.collection import place, printable
+from alzmri.data.class_folders import ORIGIN_FILE, place, printable
 from alzmri.data.subjects import SUBJECTS_FILE
 from alzmri.errors import UserError
 
@@ -32,16 +30,9 @@ _SUBJECT = ("subject", "subjectid", "patient", "patientid", "ptid")
 """Plain names of columns."""
 
 
-@dataclass(frozen=True)
-class Member:
-    """One file of a source.
-
-    Attributes:
-        path: relative to the source, with ``/``.
-        read: gets its bytes; raises :class:`images.Unreadable` if they cannot be had or used.
-        label: what a table says of its class; None if its folders are to say it.
-        subject: what a table says of its subject.
-    """
+class Member(NamedTuple):
+    """One file of a source: its path there, with ``/``; what gets its bytes, or raises
+    :class:`images.Unreadable`; what a table says of its class and subject, if one does."""
 
     path: str
     read: Callable[[], bytes]
@@ -62,103 +53,78 @@ def labelled(source: Path, members: Sequence[Member], naming: Naming) -> list[Me
         for member in members
         if PurePosixPath(member.path).suffix.lower() in images.SUFFIXES
         and member.label is None
-        and not isinstance(place(member.path, naming), str)
+        and not isinstance(place(member.path, naming)[1], str)
     }
     found: dict[str, Member] = {}
     for table in members:
         name = PurePosixPath(table.path).name
         if not name.lower().endswith(".csv") or name in (SUBJECTS_FILE, ORIGIN_FILE):
             continue
-        for member in _listed(source / table.path, table, unplaced):
-            known = found.setdefault(member.path, member)
-            if (known.label, known.subject) != (member.label, member.subject):
+        for path, label, subject in _listed(source / table.path, table, list(unplaced)):
+            said = unplaced[path]._replace(label=label, subject=subject)
+            known = found.setdefault(path, said)
+            if known.label != label:
                 raise UserError(
-                    f"{source / table.path}: {printable(member.path)} is {member.label}, and"
-                    f" {known.label} in another line or table"
+                    f"{source / table.path}: {printable(path)} is {label}, and {known.label} in"
+                    " another line or table"
                 )
     return [found.get(member.path, member) for member in members]
 
 
-def _listed(where: Path, table: Member, unplaced: dict[str, Member]) -> Iterator[Member]:
-    """The images that one table lists, with their labels; none if it is no table of labels."""
+def _listed(
+    where: Path, table: Member, paths: Sequence[str]
+) -> Iterator[tuple[str, str, str | None]]:
+    """Path, label and subject of each image that a table lists; none if it is none of labels."""
     try:
         text = table.read().decode("utf-8-sig")
-    except (images.Unreadable, UnicodeDecodeError):
-        return
-    first = text.partition("\n")[0]
-    separator = max(",;\t", key=first.count)
-    try:
-        header, *rows = csv.reader(
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        lines = csv.reader(
             io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True
         )
-    except (ValueError, csv.Error):
+        header, *rows = [[cell.strip() for cell in line] for line in lines]
+    except (images.Unreadable, ValueError, csv.Error):  # also text that is no UTF-8, and no line
         return
     columns = [plain(column) for column in header]
     files = [index for index, column in enumerate(columns) if column in _FILE]
-    if not files:
-        return
-    above = PurePosixPath(table.path).parent
-    names = _names([path for path in unplaced if PurePosixPath(path).is_relative_to(above)])
-    lines = [
-        (number, row, path)
-        for number, row in enumerate(rows, start=2)
-        if len(row) == len(header) and (path := _named(row[files[0]], above, names))
-    ]
-    if not lines:
-        return
-    subject = next((index for index, column in enumerate(columns) if column in _SUBJECT), None)
-    for path, label, row in _labels(where, header, columns, lines):
-        whose = row[subject].strip() or None if subject is not None else None
-        yield replace(unplaced[path], label=label, subject=whose)
-
-
-def _names(paths: Iterable[str]) -> dict[str, str | None]:
-    """Each path by itself, its name, and its name without suffix; None where several have it."""
-    found: dict[str, str | None] = {}
+    # By the path from the table, the name, or that without suffix, where only one image has it.
+    called: dict[str, str] = {}
     for path in paths:
         whole = PurePosixPath(path)
-        for name in {path, whole.name, whole.stem}:
-            found[name] = None if name in found else path
-    return found
+        if whole.is_relative_to(above := PurePosixPath(table.path).parent):
+            for name in {str(whole.relative_to(above)), whole.name, whole.stem}:
+                called[name] = "" if name in called else path
 
+    def meant(cell: str) -> str:
+        name = PurePosixPath(cell.replace("\\", "/"))
+        return called.get(str(name)) or called.get(name.name) or called.get(name.stem, "")
 
-def _named(cell: str, above: PurePosixPath, names: dict[str, str | None]) -> str | None:
-    """The image that a cell means: by its path from the table, by its name, without its suffix."""
-    path = PurePosixPath(cell.strip().replace("\\", "/"))
-    return names.get(str(above / path)) or names.get(path.name) or names.get(path.stem)
-
-
-def _labels(
-    where: Path, header: list[str], columns: list[str], lines: list[tuple[int, list[str], str]]
-) -> Iterator[tuple[str, str, list[str]]]:
-    """Path, label and row of each line: of a column of labels, or of columns of 0 and 1.
-
-    None where there is neither.
-    """
+    listed = [
+        (number, row, path)
+        for number, row in enumerate(rows, start=2)
+        if files and len(row) == len(header) and (path := meant(row[files[0]]))
+    ]
     single = [index for index, column in enumerate(columns) if column in _LABEL]
+    marked = [
+        index
+        for index in range(len(header))
+        if all(row[index] in ("0", "1") for _, row, _ in listed)
+    ]
+    if not listed or not (single or marked[1:]):
+        return
     if len(single) > 1:
         raise UserError(
             f"{where}: which of the columns {', '.join(header[index] for index in single)} is the"
             " class? Keep one of them"
         )
-    if single:
-        # The number of a CDR is a name: the scale is known.
-        scale = "CDR " if columns[single[0]] == "cdr" else ""
-        for _, row, path in lines:
-            yield path, scale + row[single[0]].strip(), row
-        return
-    marked = [
-        index
-        for index in range(len(header))
-        if all(row[index].strip() in ("0", "1") for _, row, _ in lines)
-    ]
-    if len(marked) < 2:
-        return
-    for number, row, path in lines:
-        words = [header[index].strip() for index in marked if row[index].strip() == "1"]
+    subject = next((index for index, column in enumerate(columns) if column in _SUBJECT), None)
+    for number, row, path in listed:
+        words = [header[index] for index in marked if row[index] == "1"]
+        if single:
+            # The number of a CDR is a name: the scale is known.
+            words = ["CDR " * (columns[single[0]] == "cdr") + row[single[0]]]
         if len(words) != 1:
             raise UserError(f"{where}: line {number} marks {len(words)} classes instead of one")
-        yield path, words[0], row
+        yield path, words[0], (row[subject] or None) if subject is not None else None
 
 
 def arrays(source: Path, members: Sequence[Member]) -> Iterator[Member]:
@@ -171,38 +137,37 @@ def arrays(source: Path, members: Sequence[Member]) -> Iterator[Member]:
     Raises:
         UserError: a file is damaged, or it is not clear which labels are whose.
     """
-    folders: defaultdict[str, list[Member]] = defaultdict(list)
+    folders: defaultdict[str, dict[str, NDArray[Any]]] = defaultdict(dict)
     for member in members:
-        folders[str(PurePosixPath(member.path).parent)].append(member)
+        where = source / member.path
+        content = member.read()
+        images.check_start(content, where)
+        try:
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+        except Exception as error:  # noqa: BLE001 - a damaged header can make it raise anything
+            raise UserError(f"{where} cannot be read as a plain NumPy array: {error}") from None
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{where} is an archive of arrays: call it .zip")
+        folders[str(PurePosixPath(member.path).parent)][member.path] = array
     for inside in folders.values():
-        loaded = {member.path: _load(source / member.path, member) for member in inside}
-        labels = {path: array for path, array in loaded.items() if array.ndim <= 2}
-        for path, slices in loaded.items():
+        labels = {path: array for path, array in inside.items() if array.ndim <= 2}
+        alone = len(labels) == 1 and len(inside) == 2
+        for path, slices in inside.items():
             if path in labels:
                 continue
-            alone = len(labels) == 1 and len(loaded) == 2
-            mine = [other for other in labels if alone or _which(other) == _which(path)]
-            if len(mine) != 1 or len(labels[mine[0]]) != len(slices):
+            mine = [labels[other] for other in labels if alone or _which(other) == _which(path)]
+            if len(mine) != 1 or len(mine[0]) != len(slices):
                 raise UserError(
                     f"{source / path} has {len(slices)} slices, but not one file of as many labels"
                     " beside it: call them such as X_train.npy and y_train.npy"
                 )
-            for number, (pixels, label) in enumerate(
-                zip(_pixels(source / path, slices), _words(labels[mine[0]]), strict=True)
-            ):
-                yield Member(f"{path}/{number:06d}.tif", partial(_encoded, pixels), label)
-
-
-def _load(where: Path, member: Member) -> NDArray[Any]:
-    content = member.read()
-    images.check_start(content, where)
-    try:
-        found = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # noqa: BLE001 - a damaged header can make it raise anything
-        raise UserError(f"{where} cannot be read as a plain NumPy array: {error}") from None
-    if not isinstance(found, np.ndarray):
-        raise UserError(f"{where} is an archive of arrays: call it .zip")
-    return found
+            said = mine[0]
+            if said.ndim == 2:
+                said = said[:, 0] if said.shape[1] == 1 else said.argmax(axis=1)
+            pixels = _pixels(source / path, slices)
+            for number, label in enumerate(said.tolist()):
+                read = partial(encoded, pixels[number], "TIFF")
+                yield Member(f"{path}/{number:06d}.tif", read, word(label))
 
 
 def _which(path: str) -> str:
@@ -216,22 +181,13 @@ def _pixels(where: Path, slices: NDArray[Any]) -> NDArray[Any]:
     if slices.ndim == 4 and 1 in (slices.shape[1], slices.shape[3]):
         slices = slices.squeeze(axis=3 if slices.shape[3] == 1 else 1)
     colour = slices.ndim == 4 and slices.shape[3] == 3
-    if not (slices.ndim == 3 or colour) or slices.dtype.kind not in "iuf":
+    bytes_ = slices.dtype.kind in "iu" and 0 <= slices.min(initial=0) <= slices.max(initial=0) < 256
+    if not (bytes_ if colour else slices.ndim == 3 and slices.dtype.kind in "iuf"):
         raise UserError(
             f"{where}: an array of {slices.dtype} with the shape {slices.shape} holds no slices"
-            " [number, height, width]"
+            " [number, height, width], or [number, height, width, 3] from 0 to 255"
         )
-    if slices.dtype.kind in "iu" and slices.size and 0 <= slices.min() <= slices.max() <= 255:
-        return slices.astype(np.uint8)
-    if colour:
-        raise UserError(f"{where}: slices in colour must have values from 0 to 255")
-    return slices.astype(np.float32)
-
-
-def _words(labels: NDArray[Any]) -> list[str]:
-    if labels.ndim == 2:
-        labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
-    return [word(label) for label in labels.tolist()]
+    return slices.astype(np.uint8 if bytes_ else np.float32)
 
 
 def word(label: object) -> str:
@@ -243,8 +199,8 @@ def word(label: object) -> str:
     return "" if label is None else str(label)
 
 
-def _encoded(pixels: NDArray[Any]) -> bytes:
-    """One slice as an image file with the same values."""
+def encoded(pixels: NDArray[Any], kind: str) -> bytes:
+    """One slice as an image file, such as TIFF, with the same values."""
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "TIFF")
+    Image.fromarray(pixels).save(content, kind)
     return content.getvalue()

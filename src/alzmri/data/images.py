@@ -1,13 +1,13 @@
 """One image file: whether it can be used, and its pixels."""
 
+import contextlib
 import errno
 import io
 import os
 import stat
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -48,19 +48,11 @@ SUFFIXES = frozenset(
     (".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp")
 )
 """File names that promise an image. What a file is, its content says."""
-
 # Only raster formats: others that Pillow reads start programs (EPS) or hold no single picture.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
-
-SYMBOLIC_LINK = (
-    "symbolic link: may lead out of the collection (if DVC made it, set cache.type to hardlink)"
-)
+SYMBOLIC_LINK = "symbolic link: may lead elsewhere (if DVC made it, set cache.type to hardlink)"
 """Why a link is refused."""
-
-_FILLING = b"\0" + b"\x5a\xa5\x33" * 32
-"""Arbitrary data for a JPEG that misses some. The zero keeps a final FF from being a marker."""
-
-_POINTER = b"version https://git-lfs.github.com/spec/"
+_POINTER, _PULL = b"version https://git-lfs.github.com/spec/", "run `git lfs pull` in its clone"
 START = len(_POINTER)
 """Bytes by which :func:`check_start` knows a pointer."""
 
@@ -79,15 +71,9 @@ class NotAnImage(Unreadable):
     """The content is of no image format that is read here."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A usable image.
-
-    Attributes:
-        pixels: uint8 ``[height, width]``, 0 black to 255 white, upright.
-        converted: what had to be converted, such as ``RGB`` or ``16-bit, rotated``; None if
-            the file was 8-bit grayscale and upright.
-    """
+class Decoded(NamedTuple):
+    """A usable image: uint8 ``[height, width]``, 0 black to 255 white, upright; and what had to be
+    converted, such as ``RGB`` or ``16-bit, rotated``, None if nothing had to."""
 
     pixels: Pixels
     converted: str | None
@@ -119,21 +105,39 @@ def decode_bytes(data: bytes) -> Decoded:
     """
     check_bytes(len(data))
     if data.startswith(_POINTER):
-        raise Unreadable("a Git LFS pointer instead of the image: run `git lfs pull` in its clone")
-    pixels, converted = _decode(data)
-    low, high = pixels.min(), pixels.max()
-    if low == high:
-        raise Unreadable(f"blank: every pixel is {low}")
-    return Decoded(pixels, converted)
+        raise Unreadable(f"a Git LFS pointer instead of the image: {_PULL}")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            size = f"{image.width}x{image.height}"
+            if max(image.size) > MAX_SIDE:
+                raise Unreadable(f"more than {MAX_SIDE} pixels a side: {size}")
+            if min(image.size) < MIN_SIDE:
+                raise Unreadable(f"smaller than {MIN_SIDE}x{MIN_SIDE} pixels: {size}")
+            # Compressed data have a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
+            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+                raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG: made to waste time")
+            with contextlib.suppress(EOFError):
+                image.seek(1)  # to count them all could take for ever: some formats chain them
+                raise Unreadable("animated or stacked: several frames, one slice is expected")
+            rotated = image.getexif().get(ExifTag.Orientation) in range(2, 9)
+            pixels, converted = _to_gray(ImageOps.exif_transpose(image) if rotated else image)
+    except Unreadable:
+        raise
+    except UnidentifiedImageError:
+        raise NotAnImage("not an image (read are JPEG, PNG, BMP, GIF, TIFF, WebP, PGM)") from None
+    except Image.DecompressionBombError:
+        raise Unreadable(f"more than {MAX_SIDE} pixels a side") from None
+    except Exception as error:  # noqa: BLE001 - a damaged file can make Pillow raise anything
+        raise Unreadable(f"damaged: {error}") from None
+    if pixels.min() == pixels.max():
+        raise Unreadable(f"blank: every pixel is {pixels.min()}")
+    what = ", ".join(filter(None, (converted, "rotated" if rotated else None)))
+    return Decoded(pixels, what or None)
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a regular file that is neither empty nor larger than ``MAX_BYTES``.
-
-    Raises:
-        Unreadable: otherwise, also for a symbolic link (it may lead out of the collection) and for
-            whatever the system refuses.
-    """
+    """The bytes of a regular file that is neither empty nor larger than ``MAX_BYTES``; `Unreadable`
+    otherwise, also for a symbolic link (it may lead out of the collection)."""
     try:
         # NONBLOCK: a named pipe would wait for its writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -158,11 +162,9 @@ def check_bytes(size: int) -> None:
 
 
 def check_start(data: bytes, path: Path) -> None:
-    """Refuse (:class:`UserError`) the file at ``path``, beginning with ``data``, if it is none."""
+    """Refuse (`UserError`) the file at ``path``, which begins with ``data``, if it is a pointer."""
     if data.startswith(_POINTER):
-        raise UserError(
-            f"{path} is a Git LFS pointer instead of the file: run `git lfs pull` in its clone"
-        )
+        raise UserError(f"{path} is a Git LFS pointer instead of the file: {_PULL}")
 
 
 def fit(pixels: Pixels, image_size: int, mode: Literal["pad", "stretch"]) -> Pixels:
@@ -181,18 +183,13 @@ def fit(pixels: Pixels, image_size: int, mode: Literal["pad", "stretch"]) -> Pix
 
 
 def thumbnail(pixels: Pixels) -> Pixels:
-    """What :func:`upright` makes of a slice."""
-    return upright(pixels)[0]
-
-
-def upright(pixels: Pixels) -> tuple[Pixels, float]:
-    """The head alone and upright as uint8 ``[32, 32]``, and how many degrees it was turned.
+    """The head of a slice alone and upright: uint8 ``[32, 32]``; it may still be upside down.
 
     What is brighter than the background is wrapped in its convex hull. The head's own mirror
-    symmetry says how it is turned; upright may still be upside down. The hull's centre and standard
-    deviations (twice that is the edge of an ellipse) say what to cut out and stretch to the square.
-    The outline of a head differs less between copies of a slice, darker, resized or compressed,
-    than its outermost pixel or the shape of its tissue does.
+    symmetry says how it is turned. The hull's centre and standard deviations (twice that is the
+    edge of an ellipse) say what to cut out and stretch to the square. The outline of a head differs
+    less between copies of a slice, darker, resized or compressed, than its outermost pixel or the
+    shape of its tissue does.
     """
     height, width = pixels.shape
     scale = min(1, _MAX_OUTLINED / max(height, width))
@@ -204,28 +201,22 @@ def upright(pixels: Pixels) -> tuple[Pixels, float]:
     # Takes a disc to the ellipse of the head: in the disc, however a slice was stretched, the same
     # head differs by a turn alone.
     ellipse = (directions * np.sqrt(variances)) @ directions.T
-    tilt = _tilt(_cut(pixels, head, ellipse))
-    cos, sin = np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt))
+    tilt = np.deg2rad(_tilt(_cut(pixels, head, ellipse)))
+    cos, sin = np.cos(tilt), np.sin(tilt)
     turned = ellipse @ np.array([[cos, -sin], [sin, cos]])
-    return _area(_cut(pixels, head, turned), THUMBNAIL_SIDE), tilt
+    return _area(_cut(pixels, head, turned), THUMBNAIL_SIDE)
 
 
-@dataclass(frozen=True)
-class _Head:
-    """Where the head is: its convex hull.
-
-    Attributes:
-        centre: float64 ``[2]``, x and y.
-        covariance: float64 ``[2, 2]``, of x and y over the hull.
-        background: level of the pixels around it.
-    """
+class _Outline(NamedTuple):
+    """The convex hull of a head: its centre, x and y; their covariance ``[2, 2]``, over the hull;
+    the level of the pixels around it."""
 
     centre: NDArray[np.float64]
     covariance: NDArray[np.float64]
     background: int
 
 
-def _cut(pixels: Pixels, head: _Head, axes: NDArray[np.float64]) -> Pixels:
+def _cut(pixels: Pixels, head: _Outline, axes: NDArray[np.float64]) -> Pixels:
     """uint8 ``[128, 128]``: the head, of which the columns of ``axes`` are half the radii."""
     fine = THUMBNAIL_SIDE * _OVERSAMPLING
     matrix = axes * (4 / fine)
@@ -241,7 +232,7 @@ def _cut(pixels: Pixels, head: _Head, axes: NDArray[np.float64]) -> Pixels:
     return np.maximum(np.asarray(cut, np.uint8), np.uint8(head.background))
 
 
-def _outline(pixels: Pixels) -> _Head:
+def _outline(pixels: Pixels) -> _Outline:
     blurred = cv2.GaussianBlur(pixels, (0, 0), _BLUR * np.sqrt(pixels.size))
     between, _ = cv2.threshold(blurred, 0, 255, cv2.THRESH_OTSU)
     background = float(blurred[blurred <= between].mean())
@@ -251,16 +242,15 @@ def _outline(pixels: Pixels) -> _Head:
     areas = [cv2.contourArea(outline) for outline in outlines]
     least = _SPECK * max(areas, default=0)
     parts = [outline for outline, area in zip(outlines, areas, strict=True) if area >= least]
-    hull = cv2.convexHull(np.concatenate(parts)) if parts else np.zeros((0, 1, 2), np.int32)
-    moments = cv2.moments(hull) if len(hull) else {"m00": 0}
+    moments = cv2.moments(cv2.convexHull(np.concatenate(parts))) if parts else {"m00": 0}
     if moments["m00"] <= 0:
         height, width = pixels.shape
         sides = np.array([width, height], np.float64)
-        return _Head((sides - 1) / 2, np.diag((sides / 4) ** 2), round(background))
+        return _Outline((sides - 1) / 2, np.diag((sides / 4) ** 2), round(background))
     centre = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
     mixed = moments["mu11"]
     covariance = np.array([[moments["mu20"], mixed], [mixed, moments["mu02"]]]) / moments["m00"]
-    return _Head(centre, covariance, round(background))
+    return _Outline(centre, covariance, round(background))
 
 
 def _tilt(head: Pixels) -> float:
@@ -292,63 +282,6 @@ def _tilt(head: Pixels) -> float:
 
 def _area(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _check_shape(height: int, width: int) -> None:
-    if max(height, width) > MAX_SIDE:
-        raise Unreadable(f"more than {MAX_SIDE} pixels a side: {width}x{height}")
-    if min(height, width) < MIN_SIDE:
-        raise Unreadable(f"smaller than {MIN_SIDE}x{MIN_SIDE} pixels: {width}x{height}")
-
-
-def _decode(data: bytes) -> tuple[Pixels, str | None]:
-    """Pixels and what was converted."""
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_shape(image.height, image.width)
-            # Compressed data have a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
-            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-                raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG: made to waste time")
-            if _has_more_frames(image):
-                raise Unreadable("animated or stacked: several frames, one slice is expected")
-            if image.format == "JPEG" and _misses_data(image, data):
-                raise Unreadable("damaged: the file was cut short")
-            rotated = image.getexif().get(ExifTag.Orientation) in range(2, 9)
-            pixels, converted = _to_gray(ImageOps.exif_transpose(image) if rotated else image)
-    except Unreadable:
-        raise
-    except UnidentifiedImageError:
-        raise NotAnImage("not an image (read are JPEG, PNG, BMP, GIF, TIFF, WebP, PGM)") from None
-    except Image.DecompressionBombError:
-        raise Unreadable(f"more than {MAX_SIDE} pixels a side") from None
-    except Exception as error:  # noqa: BLE001 - a damaged file can make Pillow raise anything
-        raise Unreadable(f"damaged: {error}") from None
-    return pixels, ", ".join(filter(None, (converted, "rotated" if rotated else None))) or None
-
-
-def _has_more_frames(image: Image.Image) -> bool:
-    """Counting them all could take for ever: some formats chain them."""
-    try:
-        image.seek(1)
-    except EOFError:
-        return False
-    return True
-
-
-def _misses_data(image: Image.Image, data: bytes) -> bool:
-    """Whether a JPEG with an end marker was cut short before it; no decoder says so.
-
-    Decoders fill missing blocks with medium gray, in a progressive file with less detail. Where
-    that may have happened, the image is decoded once more with arbitrary data before the end
-    marker: a whole image has no use for it, any other changes.
-    """
-    last = np.asarray(image.getpixel((image.width - 1, image.height - 1)))
-    # 127: CMYK is stored inverted.
-    if not ("progressive" in image.info or np.isin(last, (127, 128)).all()):
-        return False
-    end = data.rfind(b"\xff\xd9")
-    with Image.open(io.BytesIO(data[:end] + _FILLING + data[end:]), formats=("JPEG",)) as filled:
-        return filled.tobytes() != image.tobytes()
 
 
 def _to_gray(image: Image.Image) -> tuple[Pixels, str | None]:

@@ -1,48 +1,58 @@
-"""From a collection of files to ``data/prepared``: validated, resized, assigned, packed."""
+"""From a collection of files to ``data/prepared``, and what the stage draws of it."""
 
-from dataclasses import dataclass
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from alzmri import terminal
-from alzmri.classes import merged
-from alzmri.data import collection, images, similarity, splits, subjects
-from alzmri.data.collection import Collection
-from alzmri.data.counts import count
-from alzmri.data.label_permutation import permuted
-from alzmri.data.prepared import PARTS, Row, relevant, write_manifest
-from alzmri.data.similarity import Forest
+from alzmri.classes import CLASSES, merged
+from alzmri.data import class_folders, images, similarity, splits, subjects
+from alzmri.data.class_folders import Collection
+from alzmri.data.prepared import COPY, PARTS, UNKNOWN, Row, numbered, relevant, write_manifest
+from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.subjects import People
-from alzmri.files import write_json
+from alzmri.figure import drawing
+from alzmri.files import write_csv, write_json
 from alzmri.params import Data, Params
 from alzmri.terminal import Update
 
+_PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
+"""Of training, validation and test: black figures stay readable on each."""
 
-@dataclass(frozen=True)
-class Packed:
-    """What became of a collection.
+_ONE, _TWO, _UNKNOWN = "#0072b2", "#d55e00", "#7f7f7f"
+"""Links within a subject, between subjects, and of unknown subjects."""
+_BINS = 80
 
-    Attributes:
-        rows: the manifest.
-        classes: names after ``data.merge``, least to most severe.
-        collection: the files used, and those rejected.
-        people: who is on each image, in the order of ``rows``.
-        links: how similar the images are.
-        near_duplicates: test images that have a near-duplicate among the training images.
-        across: images that have a near-duplicate in another part of a subject split; 0 of others.
-    """
+
+class Count(NamedTuple):
+    """Of one class in one part."""
+
+    images: int
+    subjects: int
+
+
+Counts = Mapping[tuple[str, str], Count]
+"""By class and part: parts, then classes in order."""
+
+
+class Packed(NamedTuple):
+    """What became of a collection: the manifest; class names after ``data.merge``, least to most
+    severe; who is on each image, and how similar they are; images that have a near-duplicate in
+    another part of a subject split; all counts, as ``data/prepared/summary.json`` has them."""
 
     rows: list[Row]
     classes: tuple[str, ...]
-    collection: Collection
     people: People
     links: Forest
-    near_duplicates: int
+    counts: Counts
     across: int
+    summary: Mapping[str, Any]
 
 
 def pack(source: Path, directory: Path, params: Params) -> Packed:
@@ -54,36 +64,61 @@ def pack(source: Path, directory: Path, params: Params) -> Packed:
     """
     with terminal.progress("reading") as progress:
         found, thumbnails = _pack_images(source, directory, params.data, progress)
-    collection.write_rejected(directory / "rejected.csv", found.rejected)
-    paths = [entry.path for entry in found.entries]
-    hashes = [entry.sha256 for entry in found.entries]
+    entries, rejected = found.entries, found.rejected
+    reasons = ((item.path, item.reason) for item in rejected)
+    write_csv(directory / "rejected.csv", ("path", "reason"), reasons)
     called = merged(params.data.merge, found.classes)
-    labels = [called[entry.label] for entry in found.entries]
+    labels = [called[entry.label] for entry in entries]
 
     with terminal.progress("comparing images") as progress:
         codes = similarity.encode(thumbnails)
         links = similarity.forest(codes, progress)
-    people = subjects.find(source, params.split.subjects, found.entries, lambda: links)
+    people = subjects.find(source, params.split.subjects, entries, lambda: links)
     if params.data.permute_labels:
-        labels = permuted(labels, people.names, params.split.seed)
-    groups = people.names if params.split.unit == "subject" else hashes
-    parts = splits.assign(labels, groups, params.split)
-
-    columns = (range(len(paths)), paths, labels, people.names, parts, hashes)
-    rows = [Row(*row) for row in zip(*columns, strict=True)]
+        labels = splits.permuted(labels, people.names, params.split.seed)
+    copy_of = class_folders.copies(source)
+    parts = splits.parts(entries, labels, people.names, params.split, copy_of)
+    rows = [
+        Row(index, entry.path, label, subject, part, entry.sha256)
+        for index, (entry, label, subject, part) in enumerate(
+            zip(entries, labels, people.names, parts, strict=True)
+        )
+    ]
     write_manifest(directory / "manifest.csv", rows)
     write_json(directory / "params.json", relevant(params))
-    which = np.array(parts)
-    train, val, test = (which == part for part in PARTS)
+
+    train, val, test = (np.array(parts) == part for part in PARTS)
     near_duplicates, across = subjects.near_duplicates(codes, train, test), 0
     if params.split.unit == "subject":
-        across = subjects.near_duplicates(codes, train | val, test) + subjects.near_duplicates(
-            codes, train, val
-        )
+        across = subjects.near_duplicates(codes, train | val, test)
+        across += subjects.near_duplicates(codes, train, val)
     classes = tuple(dict.fromkeys(called.values()))
-    packed = Packed(rows, classes, found, people, links, near_duplicates, across)
-    write_json(directory / "summary.json", summary(packed))
-    return packed
+    counts = count(rows, classes)
+    cut, gap = people.cut, people.gap
+    summary = {
+        "classes": classes,
+        "images": len(rows),
+        "subjects": len(set(people.names)) if people.known else None,
+        "people": {
+            "from": "pixels" if cut else "file" if people.known else "unknown",
+            "cut": round(cut, 3) if cut else None,
+            "gap": [round(gap.low, 3), round(gap.high, 3)] if gap else None,
+        },
+        "rejected": len(rejected),
+        "duplicates": sum(item.duplicate_of is not None for item in rejected),
+        "converted": sum(entry.converted is not None for entry in entries),
+        "split": {
+            part: {label: counts[label, part]._asdict() for label in classes} for part in PARTS
+        },
+        "leak": {
+            "test_images_with_training_near_duplicate": near_duplicates,
+            "near_duplicates_across_subject_split": across,
+        },
+    }
+    if COPY in parts:
+        summary["copies_not_scored"] = parts.count(COPY)
+    write_json(directory / "summary.json", summary)
+    return Packed(rows, classes, people, links, counts, across, summary)
 
 
 def _pack_images(
@@ -93,8 +128,7 @@ def _pack_images(
     side, thumbnails = data.image_size, []
 
     def keep(pixels: images.Pixels) -> tuple[bytes, images.Pixels]:
-        fitted = images.fit(pixels, side, data.fit)
-        return fitted.tobytes(), images.thumbnail(pixels)
+        return images.fit(pixels, side, data.fit).tobytes(), images.thumbnail(pixels)
 
     # Written, not mapped: on a full disk a write fails with a message, a mapped page with SIGBUS.
     with (directory / "images.npy").open("wb") as packed:
@@ -108,36 +142,110 @@ def _pack_images(
             thumbnails.append(kept[1])
 
         write_header(0)  # NumPy leaves room in it for the number, which is known at the end
-        found = collection.read(source, keep, append, progress)
-        collection.require(found, data.max_rejected)
+        found = class_folders.read(source, keep, append, progress)
+        class_folders.require(found, data.max_rejected)
         packed.seek(0)
         write_header(len(thumbnails))
     return found, np.stack(thumbnails)
 
 
-def summary(packed: Packed) -> dict[str, Any]:
-    """The content of ``data/prepared/summary.json``: all counts."""
-    rows, rejected = packed.rows, packed.collection.rejected
-    gap, cut = packed.people.gap, packed.people.cut
-    counts = count(rows, packed.classes)
-    return {
-        "classes": packed.classes,
-        "images": len(rows),
-        "subjects": len({row.subject for row in rows}) if packed.people.known else None,
-        "people": {
-            "from": "pixels" if cut else "file" if packed.people.known else "unknown",
-            "cut": round(cut, 3) if cut else None,
-            "gap": [round(gap.low, 3), round(gap.high, 3)] if gap else None,
-        },
-        "rejected": len(rejected),
-        "duplicates": sum(item.duplicate for item in rejected),
-        "converted": sum(entry.converted is not None for entry in packed.collection.entries),
-        "split": {
-            part: {label: counts[label, part]._asdict() for label in packed.classes}
-            for part in PARTS
-        },
-        "leak": {
-            "test_images_with_training_near_duplicate": packed.near_duplicates,
-            "near_duplicates_across_subject_split": packed.across,
-        },
-    }
+def count(rows: Sequence[Row], classes: Sequence[str]) -> Counts:
+    """How many images and subjects each class has in each part, also where it has none; a subject
+    with images in two counts in both, unknown ones do not count."""
+    pictured = Counter((row.label, row.split) for row in rows)
+    known = {(row.label, row.split, row.subject) for row in rows if row.subject[:1] != UNKNOWN}
+    people = Counter((label, part) for label, part, _ in known)
+    keys = [(label, part) for part in PARTS for label in classes]
+    return {key: Count(pictured[key], people[key]) for key in keys}
+
+
+def write_table(path: Path, counts: Counts, classes: tuple[str, ...]) -> None:
+    """CSV of ``class,split,images,subjects``, classes numbered so that letters keep the order."""
+    rows = (
+        (label, part, *counts[name, part])
+        for label, name in zip(numbered(classes), classes, strict=True)
+        for part in PARTS
+    )
+    write_csv(path, ("class", "split", "images", "subjects"), rows)
+
+
+def draw_classes(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> None:
+    """Bars of images and of subjects, per class, stacked by part of the split."""
+    with drawing(path, 8.0, 1.3 + 0.4 * len(classes)) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        figure.suptitle(note, fontsize=9, x=0.01, ha="left")
+        for column, (axes, what) in enumerate(((left, "images"), (right, "subjects"))):
+            numbers = [[counts[name, part][column] for part in PARTS] for name in classes]
+            start = np.zeros(len(classes))
+            for part, colour, widths in zip(
+                PARTS, _PART_COLOURS, np.transpose(numbers), strict=True
+            ):
+                axes.barh(range(len(classes)), widths, left=start, color=colour, label=part)
+                start += widths
+            # Behind the bars: many parts are narrower than their number.
+            for place, row in enumerate(numbers):
+                text = "  " + " + ".join(f"{number:,}" for number in row)
+                axes.text(start[place], place, text, va="center", size=8)
+            axes.set(xlabel=what, xlim=(0, 1.8 * max(start.max(), 1)))
+        left.set_yticks(range(len(classes)), [textwrap.fill(name, 24) for name in classes])
+        left.invert_yaxis()
+        right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+
+
+def draw_links(path: Path, links: Forest, found: People | None, note: str) -> None:
+    """Histogram of the links' similarities, within a subject and between subjects.
+
+    ``found`` is the subject of each image, None if the pixels do not tell.
+    """
+    gap = found and found.gap
+    if found is None or not found.known:
+        groups = [("in all", _UNKNOWN, links.correlations)]
+        title = f"{note}: {len(links.first) + 1:,} images, subjects unknown"
+    else:
+        names = np.array(found.names)
+        same = names[links.first] == names[links.second]
+        groups = [
+            ("between subjects", _TWO, links.correlations[~same]),
+            ("within a subject", _ONE, links.correlations[same]),
+        ]
+        how = "found from their pixels" if found.cut else "as in subjects.csv"
+        most = "at most " * bool(found.doubt)
+        title = f"{note}: {len(names):,} images, {most}{len(set(found.names)):,} subjects {how}"
+    edges = np.linspace(FLOOR, 1, _BINS + 1)
+    counts = [np.histogram(values, edges)[0] for _, _, values in groups]
+    top = max(1, *(int(count.max()) for count in counts))
+    with drawing(path, 8.0, 3.2) as figure:
+        axes = figure.subplots()
+        axes.set(title=title, xlim=(FLOOR, 1), yscale="log", ylim=(0.7, 10 * top))
+        axes.set(xlabel="similarity of the linked slices (1: the same anatomy)", ylabel="links")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        if gap:
+            axes.axvspan(gap.low, gap.high, color="#eeeeee", lw=0)
+        if found and found.cut:
+            above = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n" if gap else ""
+            axes.axvline(found.cut, color="black", lw=1, ls="--")
+            text = f"{above} cut at {found.cut:.2f}"
+            axes.text(found.cut, np.sqrt(top), text, va="center", size=9)
+        for (label, colour, values), count in zip(groups, counts, strict=True):
+            axes.stairs(count, edges, fill=True, color=colour)
+            if not len(values):
+                continue
+            # At the ends of the axis, where neighbours never meet.
+            at, side = ((0.99, 0.99), "right") if colour == _ONE else ((0.01, 0.99), "left")
+            text = f"{len(values):,} links\n{label}"
+            axes.annotate(text, at, xycoords="axes fraction", ha=side, va="top", color=colour)
+
+
+def problems(packed: Packed) -> list[str]:
+    """One sentence for each class that does not occur in every part of the split."""
+    found = []
+    for name in packed.classes:
+        if missing := [part for part in PARTS if not packed.counts[name, part].images]:
+            subjects = {row.subject for row in packed.rows if row.label == name}
+            who = f" has {len(subjects)} subjects and" if packed.people.known else ""
+            remedy = "; data.merge joins it with its neighbour" if name in CLASSES else ""
+            found.append(
+                f"{name}{who} does not occur in {' and '.join(missing)}: its scores there say"
+                f" nothing{remedy}"
+            )
+    return found

@@ -20,8 +20,8 @@ PREPARED = Path("data/prepared")
 
 PARTS = ("train", "val", "test")
 """What ``split`` says in the manifest."""
-
-
+COPY = "copy"
+"""What it says of images of no part: copies of what is scored, see :func:`splits.parts`."""
 UNKNOWN = "?"
 """How the subject of an image begins where nobody knows whose it is: it stands for that alone."""
 
@@ -50,13 +50,8 @@ def relevant(params: Params) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The packed collection.
-
-    Attributes:
-        images: uint8 ``[n, side, side]``, memory-mapped.
-        rows: the manifest, row ``i`` describing ``images[i]``.
-        classes: the class names in severity order.
-    """
+    """The packed collection: uint8 ``[n, side, side]``, memory-mapped; the manifest, row ``i``
+    describing ``images[i]``; the class names in severity order."""
 
     images: NDArray[np.uint8]
     rows: tuple[Row, ...]
@@ -64,12 +59,8 @@ class Prepared:
 
     @classmethod
     def open(cls, params: Params, directory: Path = PREPARED) -> "Prepared":
-        """Open ``directory``, as it is made from ``params``.
-
-        Raises:
-            UserError: when the stage that writes it has not run, or ran with other parameters, or
-                what it wrote is damaged.
-        """
+        """Open ``directory``, as it is made from ``params``; `UserError` when the stage that writes
+        it has not run, or ran with other parameters, or what it wrote is damaged."""
         try:
             made_from = json.loads((directory / "params.json").read_bytes())
             classes = tuple(json.loads((directory / "summary.json").read_bytes())["classes"])

@@ -8,14 +8,14 @@ Pentland, 1991; Belhumeur et al., 1997). Slices of unrelated subjects then corre
 Thumbnails are upright (:func:`alzmri.data.images.thumbnail`) or upside down, and may be mirrored.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from alzmri.terminal import Update
 
@@ -54,26 +54,27 @@ _MAX_EDGES = 4_000_000
 """Found before they are merged into the forest: about 200 MB with what the merging takes."""
 
 
-@dataclass(frozen=True)
-class Forest:
-    """The maximum spanning forest of a collection: what single linkage needs to know.
-
-    Attributes:
-        first, second: int64 ``[edges]``, the images of each edge; fewer edges than images.
-        correlations: float64 ``[edges]``, ``FLOOR`` to 1.
-    """
+class Forest(NamedTuple):
+    """The maximum spanning forest of a collection, all that single linkage needs: the images of
+    each edge, int64 ``[edges]``, and their correlation, float64 ``[edges]``, ``FLOOR`` to 1."""
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
     correlations: NDArray[np.float64]
 
+    def components(self, images: int, cut: float) -> NDArray[np.int64]:
+        """int64 ``[images]``: the number of each one's group, of those linked from ``cut`` on."""
+        keep = self.correlations >= cut
+        links = (np.ones(keep.sum(), bool), (self.first[keep], self.second[keep]))
+        graph = coo_array(links, shape=(images, images))
+        return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+
 
 def encode(thumbnails: Thumbnails) -> Codes:
     """What is each slice's own, compared with what all of them share.
 
-    Only codes that were made together can be correlated: encode the whole collection to get
-    numbers that do not depend on how it is split. A slice that is flat, or exactly the average,
-    has a code of zeros and correlates with nothing.
+    Only codes that were made together can be correlated: encode a whole collection. A slice that is
+    flat, or exactly the average, has a code of zeros and correlates with nothing.
     """
     thumbnails, doubtful = _one_way_up(thumbnails)
     mean, whitening = _whitening(thumbnails)
@@ -107,8 +108,8 @@ def _codes(
 def forest(codes: Codes, progress: Update | None = None) -> Forest:
     """The maximum spanning forest of all pairs that correlate at ``FLOOR`` or more.
 
-    Time grows with the square of the number of slices; memory with the number itself.
-    ``progress(done, total)`` is called in slices that are compared with all others.
+    Time grows with the square of the number of slices; memory with the number itself. ``progress``
+    counts slices that were compared with all others.
     """
     count = len(codes)
     found: list[Forest] = []
@@ -131,13 +132,8 @@ def forest(codes: Codes, progress: Update | None = None) -> Forest:
 def nearest(
     queries: Codes, references: Codes, alike: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """For each query the first most similar reference, their correlation, and how many are alike.
-
-    From ``alike`` on a reference is counted.
-
-    Returns:
-        int64, float64 and int64 ``[queries]``; -1, 0 and 0 if there are no references.
-    """
+    """For each query the first most similar reference (int64), their correlation (float64), and how
+    many references correlate at ``alike`` or more (int64); -1, 0 and 0 without references."""
     indices = np.full(len(queries), -1, np.int64)
     best = np.full(len(queries), -np.inf)
     counts = np.zeros(len(queries), np.int64)
@@ -152,19 +148,17 @@ def nearest(
     return indices, np.where(indices < 0, 0.0, np.minimum(best, 1)), counts
 
 
-def _spanning(parts: list[Forest], count: int) -> Forest:
+def _spanning(parts: Sequence[Forest], count: int) -> Forest:
     """The maximum spanning forest of the edges of all ``parts``, between ``count`` slices.
 
     An edge that a part of all edges does without, all edges do without: parts may be reduced
     one after the other.
     """
-    none = np.empty(0, np.int64)
-    first = np.concatenate([none, *(part.first for part in parts)])
-    second = np.concatenate([none, *(part.second for part in parts)])
-    # Above 0 for every pair: to SciPy 0 is no edge.
-    distances = 2 - np.concatenate([none, *(part.correlations for part in parts)])
-    graph = coo_array((distances, (first, second)), shape=(count, count)).tocsr()
-    kept = minimum_spanning_tree(graph).tocoo()
+    none = Forest(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    first, second, correlations = map(np.concatenate, zip(none, *parts, strict=True))
+    # 2 minus: above 0 for every pair, for to SciPy 0 is no edge.
+    edges = (2 - correlations, (first, second))
+    kept = minimum_spanning_tree(coo_array(edges, shape=(count, count)).tocsr()).tocoo()
     rows, columns = (np.asarray(axis, np.int64) for axis in kept.coords)
     return Forest(rows, columns, 2 - kept.data)
 
@@ -182,11 +176,8 @@ def _normalised(thumbnails: Thumbnails) -> NDArray[np.float64]:
 
 
 def _whitening(thumbnails: Thumbnails) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean ``[pixels]`` and symmetric whitening ``[pixels, pixels]`` of the slices.
-
-    Of the slices and their flips: then whitening a mirrored slice is mirroring the whitened one,
-    and few slices give a variance that is known four times as well.
-    """
+    """Mean ``[pixels]`` and symmetric whitening ``[pixels, pixels]`` of the slices and their flips:
+    then whitening a mirrored slice is mirroring the whitened one."""
     side = thumbnails.shape[-1]
     total = np.zeros(side * side)
     products = np.zeros((side * side, side * side))
@@ -226,9 +217,7 @@ def _one_way_up(thumbnails: Thumbnails) -> tuple[Thumbnails, NDArray[np.bool_]]:
 
 def _correlations(left: Codes, right: Codes) -> NDArray[np.float32]:
     """``[left, right]``: of each pair's two views, mirrored or not, the better correlation.
-
-    Mirroring changes the sign of the odd part alone.
-    """
+    Mirroring changes the sign of the odd part alone."""
     even, odd = (left[:, part] @ right[:, part].T for part in range(2))
     np.abs(odd, out=odd)
     even += odd

@@ -6,25 +6,53 @@ is a subject for the honest split, a single image for the protocol's leaking one
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from alzmri.data.prepared import PARTS
+import numpy as np
+
+from alzmri.data.class_folders import Entry
+from alzmri.data.prepared import COPY, PARTS
 from alzmri.errors import UserError
 from alzmri.params import Split
 
 
+def parts(
+    entries: Sequence[Entry],
+    labels: Sequence[str],
+    people: Sequence[str],
+    split: Split,
+    copy_of: Mapping[str, str],
+) -> list[str]:
+    """The part of each image, of its class and subject, by ``split.unit``: see :func:`assign`.
+
+    A subject split scores one image of each slice: in validation and test, the other copies of it,
+    as :func:`class_folders.copies` tells them, are :data:`COPY`. The protocol's slice split scores
+    every copy, as published.
+    """
+    if split.unit == "slice":
+        return assign(labels, [entry.sha256 for entry in entries], split)
+    dealt = assign(labels, people, split)
+    slices = [
+        (part, copy_of.get(entry.path, entry.path))
+        for part, entry in zip(dealt, entries, strict=True)
+    ]
+    scored: dict[tuple[str, str], str] = {}
+    for which, entry in zip(slices, entries, strict=True):
+        if entry.path == which[1] or which not in scored:  # the original, else the first copy
+            scored[which] = entry.path
+    return [
+        part if part == "train" or scored[which] == entry.path else COPY
+        for part, which, entry in zip(dealt, slices, entries, strict=True)
+    ]
+
+
 def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:
-    """The part of each image: ``train``, ``val`` or ``test``.
+    """The part of each image, by its class and group: ``train``, ``val`` or ``test``.
 
-    Images of one group always share a part. The answer depends on the labels, the groups and
-    ``split`` alone, not on the order of the images.
-
-    Args:
-        labels: the class of each image.
-        groups: what must not be divided: the subject of each image, or, for the protocol's
-            leaking split of slices, each image's own hash.
-        split: with ``folds`` 0, parts by ``fractions``. Otherwise the test part is fold number
-            ``fold``, and the other folds are divided by the first two of ``fractions``.
+    Images of one group always share a part: a subject's, or the same hash. The order of the images
+    does not change the answer. With ``split.folds`` 0, parts are by ``fractions``. Otherwise the
+    test part is fold number ``fold``, and the other folds are divided by the first two of
+    ``fractions``.
 
     Raises:
         UserError: when a part would be empty.
@@ -34,7 +62,7 @@ def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[s
         folds = _deal(stratum, size, [1 / split.folds] * split.folds, split.seed)
         test = {group for group, fold in folds.items() if fold == split.fold}
         rest = {group: label for group, label in stratum.items() if group not in test}
-        train, val = split.fractions[0], split.fractions[1]
+        train, val, _ = split.fractions
         dealt = _deal(rest, size, [train / (train + val), val / (train + val)], split.seed)
         part = {group: PARTS[index] for group, index in dealt.items()} | dict.fromkeys(test, "test")
     else:
@@ -96,3 +124,17 @@ def _deal(
             lacking[index] -= size[group]
             dealt[group] = index
     return dealt
+
+
+def permuted(labels: Sequence[str], subjects: Sequence[str], seed: int) -> list[str]:
+    """The label of each image after the labels were permuted between subjects.
+
+    The label permutation test: such labels say nothing, so only a leak scores above chance. All
+    images of a subject get one label: the most frequent one (ties by name) of the subject whose
+    label it receives. The order of the images does not change the result.
+    """
+    own, _ = _strata(labels, subjects)
+    names = sorted(own)
+    order = np.random.default_rng(seed).permutation(len(names))
+    given = {name: own[names[other]] for name, other in zip(names, order, strict=True)}
+    return [given[subject] for subject in subjects]

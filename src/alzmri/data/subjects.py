@@ -3,21 +3,15 @@
 Labels take no part in it: a subject must be neither split nor kept together because of a class.
 """
 
-import csv
-import io
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from alzmri.data import images
-from alzmri.data.collection import Entry, printable
+from alzmri.data.class_folders import Entry, described, printable, rows
 from alzmri.data.prepared import UNKNOWN
 from alzmri.data.similarity import FLOOR, Codes, Forest, nearest
 from alzmri.errors import UserError
@@ -26,12 +20,9 @@ SUBJECTS_FILE = "subjects.csv"
 """In a collection's folder: columns ``path`` (relative to it) and ``subject``."""
 
 NEAR_DUPLICATE = 0.7
-"""Similarity (see :mod:`similarity`) from which on two images are near-duplicates.
-
-Fixed, so that splits compare: neighbouring slices of a subject on the public collection reach 0.78,
-slices of different subjects 0.38, with turned copies among them or without.
-"""
-
+"""Similarity (see :mod:`similarity`) from which on two images are near-duplicates. Fixed, so that
+splits compare: neighbouring slices of a subject on the public collection reach 0.78, slices of
+different subjects 0.38, with turned copies among them or without."""
 CUT = 0.39
 """Similarity from which on two images are of one subject, where no gap shows one: above what two
 subjects reach, so that none are joined; a subject whose slices lie far apart falls in several."""
@@ -65,54 +56,27 @@ class Unclear(UserError):
         self.links = links
 
 
-@dataclass(frozen=True)
-class Gap:
-    """Between the links of different subjects and those of one: nothing is linked in between.
-
-    Attributes:
-        low, high: similarities, ``FLOOR`` to 1; ``low`` is ``FLOOR`` if no two subjects reach it.
-    """
+class Gap(NamedTuple):
+    """The similarities between which there is no link: below are those of different subjects, above
+    those of one. ``low`` is ``FLOOR`` if no two subjects reach it."""
 
     low: float
     high: float
 
-    @property
-    def cut(self) -> float:
-        """From which similarity on two images are of one subject."""
-        return (self.low + self.high) / 2
-
 
 @dataclass(frozen=True)
 class People:
-    """Who is on each image, and how that is known.
+    """The subject of each image, and how that is known.
 
-    Attributes:
-        names: the subject of each image.
-        gap: that separates them in the pixels; None if there is none, or the pixels are not
-            what tells.
-        cut: from which similarity on two images are of one subject; None if not by the pixels.
-        alike: float64 ``[k]``, the highest similarity of each group of images with another, where
-            it reaches ``FLOOR``; empty if not by the pixels.
+    ``cut`` is from which similarity on two images are of one subject, None if not by the pixels;
+    ``gap`` has it in its middle, if there is one; ``doubt`` is one sentence if a subject may be in
+    several groups.
     """
 
     names: list[str]
-    gap: Gap | None = None
     cut: float | None = None
-    alike: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-
-    @property
-    def doubt(self) -> str | None:
-        """One sentence if a subject may be in several groups."""
-        if self.cut is None or self.gap:
-            return None
-        groups = len(set(self.names))
-        near = f", half of them {np.median(self.alike):.2f} or more" if len(self.alike) else ""
-        return (
-            f"at most {groups} subjects: the similarities have no clear gap, so a subject may be"
-            f" in several of the {groups} groups. Images are linked from {self.cut:.2f} on; the"
-            f" most alike groups reach {self.alike.max(initial=0):.2f}{near}. With the slices that"
-            " copies were made from in the collection, or a subjects.csv, the number is exact"
-        )
+    gap: Gap | None = None
+    doubt: str | None = None
 
     @property
     def known(self) -> bool:
@@ -130,78 +94,54 @@ def find(
 
     ``how`` is ``split.subjects``: from the table, from the pixels, the table if there is one, or
     unknown: then each image has a name of its own, which begins with :data:`UNKNOWN`.
-    ``links`` is asked for only if the pixels are. Raises what :func:`from_file` and
-    :func:`from_pixels` raise.
+    ``links`` is called only for the pixels.
+
+    Raises:
+        Unclear: see :func:`from_pixels`.
+        UserError: see :func:`listed`.
     """
     if how == "unknown":
         return People([f"{UNKNOWN}{entry.sha256[:16]}" for entry in entries])
-    if how == "pixels" or (how == "auto" and not has_table(directory)):
-        return from_pixels(links(), [entry.sha256 for entry in entries])
-    paths = [entry.path for entry in entries]
-    return People(from_file(directory / SUBJECTS_FILE, paths))
+    file = directory / SUBJECTS_FILE
+    table = described(file) if how != "pixels" else None
+    if table is not None:
+        return People(listed(table, str(file), [entry.path for entry in entries]))
+    if how == "file":
+        raise UserError(
+            f"{file} not found: add it (columns path,subject), or set split.subjects to pixels"
+        )
+    return from_pixels(links(), [entry.sha256 for entry in entries])
 
 
-def has_table(directory: Path) -> bool:
-    """Whether ``directory`` says who is who; also if what it has there cannot be read."""
-    return os.path.lexists(directory / SUBJECTS_FILE)
-
-
-def from_file(file: Path, paths: Sequence[str]) -> list[str]:
-    """The subject of each of ``paths``, as ``file`` lists them.
+def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
+    """The subject of each of ``paths`` by a CSV ``table``, which messages call ``name``.
 
     Rows about other paths are allowed: an image may have been rejected since.
 
     Raises:
-        UserError: no regular file, or one message with all faults and their lines: not a UTF-8
-            CSV table with the columns, a path listed twice, an empty cell, an image that is not
-            listed.
+        UserError: no UTF-8 CSV table with the columns; or all faults and their lines: a path listed
+            twice, an empty cell, an image that is not listed.
     """
-    remedy = "(columns path,subject), or set split.subjects to pixels"
-    if not os.path.lexists(file):
-        raise UserError(f"{file} not found: add it {remedy}")
-    try:
-        table = images.read(file)
-    except images.Unreadable as error:
-        raise UserError(f"{file}: {error}; put a CSV file in its place {remedy}") from None
-    return parse(table, str(file), paths)
-
-
-def parse(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
-    """:func:`from_file` for a table in memory; ``name`` is what messages call it."""
     wanted = set(paths)
     subjects: dict[str, str] = {}
     lines: dict[str, int] = {}
     faults: list[str] = []
-    try:
-        # Spreadsheets begin UTF-8 with a byte order mark.
-        reader = csv.DictReader(io.StringIO(table.decode("utf-8-sig"), newline=""), strict=True)
-        if not {"path", "subject"} <= set(reader.fieldnames or ()):
-            raise UserError(f"{name}: the first line must name the columns path,subject")
-        for row in reader:
-            path, subject = _listed_path(row["path"] or "", wanted), (row["subject"] or "").strip()
-            if not (path and subject):
-                faults.append(f"line {reader.line_num}: empty {'subject' if path else 'path'}")
-            elif path in subjects:
-                first = f"{printable(path)} is listed on line {lines[path]} too"
-                faults.append(f"line {reader.line_num}: {first}")
-            subjects.setdefault(path, subject)
-            lines.setdefault(path, reader.line_num)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{name} is not a UTF-8 CSV table: {error}") from None
+    for line, row in rows(table, name, ("path", "subject")):
+        cell, subject = row["path"], row["subject"].strip()
+        path = cell if cell in wanted or not cell.strip() else str(PurePosixPath(cell.strip()))
+        if not (path.strip() and subject):
+            faults.append(f"line {line}: empty {'subject' if path.strip() else 'path'}")
+        elif path in subjects:
+            faults.append(f"line {line}: {printable(path)} is listed on line {lines[path]} too")
+        subjects.setdefault(path, subject)
+        lines.setdefault(path, line)
     faults += [f"{printable(path)} is not listed" for path in paths if path not in subjects]
+    if more := faults[_FAULTS_SHOWN:]:
+        faults[_FAULTS_SHOWN:] = [f"and {len(more)} more"]
     if faults:
-        shown = [f"  {fault}" for fault in faults[:_FAULTS_SHOWN]]
-        if len(faults) > len(shown):
-            shown.append(f"  and {len(faults) - len(shown)} more")
-        raise UserError("\n".join([f"{name} has {len(faults)} fault(s):", *shown]))
+        number = len(faults) + max(0, len(more) - 1)
+        raise UserError("\n  ".join([f"{name} has {number} fault(s):", *faults]))
     return [subjects[path] for path in paths]
-
-
-def _listed_path(cell: str, wanted: set[str]) -> str:
-    """The one of ``wanted`` that ``cell`` means, else the cell in its plainest form."""
-    tidy = str(PurePosixPath(cell.strip())) if cell.strip() else ""
-    # A name may end in a space, and a hand may type one.
-    return next((path for path in (cell, str(PurePosixPath(cell))) if path in wanted), tidy)
 
 
 def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
@@ -218,22 +158,31 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
     """
     count = len(sha256s)
     gap = clear_gap(links, count)
-    cut = gap.cut if gap else CUT
-    keep = links.correlations >= cut
-    names = _named(links.first[keep], links.second[keep], sha256s)
-    groups = len(set(names))
+    cut = (gap.low + gap.high) / 2 if gap else CUT
+    component = links.components(count, cut).tolist()
+    smallest: dict[int, str] = {}
+    for number, digest in zip(component, sha256s, strict=True):
+        smallest[number] = min(digest, smallest.get(number, digest))
+    groups, digits = len(smallest), 8
+    while len({digest[:digits] for digest in smallest.values()}) < len(set(smallest.values())):
+        digits += 1
     if not gap and not 2 <= groups <= count / 2:
         raise Unclear(
             f"the {count} images do not show who is who: at the similarity that two images of one"
             f" subject have they fall into {groups} group(s). {WAYS}",
             links,
         )
-    reached: dict[str, float] = {}
-    apart = (links.first[~keep], links.second[~keep], links.correlations[~keep])
-    for first, second, value in zip(*(part.tolist() for part in apart), strict=True):
-        for name in (names[first], names[second]):
-            reached[name] = max(value, reached.get(name, 0))
-    return People(names, gap, cut, np.array(list(reached.values())))
+    names = [f"P{smallest[number][:digits]}" for number in component]
+    if gap:
+        return People(names, cut, gap)
+    alike = links.correlations[links.correlations < cut].max(initial=0)
+    doubt = (
+        f"at most {groups} subjects: the similarities have no clear gap, so a subject may be"
+        f" in several of the {groups} groups. Images are linked from {cut:.2f} on; the most alike"
+        f" groups reach {alike:.2f}. With the slices that copies were made from in the"
+        " collection, or a subjects.csv, the number is exact"
+    )
+    return People(names, cut, doubt=doubt)
 
 
 def clear_gap(links: Forest, images: int) -> Gap | None:
@@ -259,29 +208,7 @@ def clear_gap(links: Forest, images: int) -> Gap | None:
     return Gap(float(starts[widest]), float(ends[widest]))
 
 
-def _named(
-    first: NDArray[np.int64], second: NDArray[np.int64], sha256s: Sequence[str]
-) -> list[str]:
-    """The name of each image's component in the graph of the edges from ``first`` to ``second``."""
-    count = len(sha256s)
-    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
-    component = connected_components(graph, directed=False)[1].tolist()
-    smallest: dict[int, str] = {}
-    for number, digest in zip(component, sha256s, strict=True):
-        smallest[number] = min(digest, smallest.get(number, digest))
-    digits = 8
-    while len({digest[:digits] for digest in smallest.values()}) < len(set(smallest.values())):
-        digits += 1
-    return [f"P{smallest[number][:digits]}" for number in component]
-
-
 def near_duplicates(codes: Codes, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> int:
-    """How many of the ``test`` images have a near-duplicate among the ``train`` images.
-
-    Args:
-        codes: ``[n, ...]``, of the whole collection.
-        train: ``[n]``, true for the training images.
-        test: ``[n]``, true for the test images.
-    """
+    """How many of the images where ``test`` is true have a near-duplicate where ``train`` is."""
     _, _, alike = nearest(codes[test], codes[train], NEAR_DUPLICATE)
     return int((alike > 0).sum())

@@ -17,19 +17,18 @@ classes is exaggerated on purpose.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.phantom.exact import bspline_along
-from alzmri.phantom.rng import ExactRandom
+from alzmri.phantom.exact import ExactRandom, bspline_along
 
 _STAGE_RANGE = (-0.5, 3.5)
 """The classes are at 0, 1, 2, 3; a subject may lie a little beyond, never far."""
 
 
-@dataclass(frozen=True)
-class Trait:
+class Trait(NamedTuple):
     """A quantity that changes with the stage and differs between subjects."""
 
     base: float
@@ -54,14 +53,12 @@ LEUKOARAIOSIS = Trait(base=0.03, per_stage=0.06, sd=0.02)
 """Darkening of the white matter at the ventricles' wall, as a fraction of its intensity."""
 
 
-@dataclass(frozen=True)
-class Lattice:
-    """Knots of a smooth random field over the head, cubic B-splines between them."""
+class Lattice(NamedTuple):
+    """Knots (..., Y, X, Z) of a smooth random field over the head, ``spacing`` mm apart, cubic
+    B-splines between them."""
 
     spacing: float
-    """Distance of the knots, mm."""
     knots: NDArray[np.float32]
-    """Shape (..., Y, X, Z)."""
 
 
 _HEAD = (192, 160, 36)
@@ -69,7 +66,7 @@ _HEAD = (192, 160, 36)
 
 
 @dataclass(frozen=True)
-class Subject:
+class SimulatedSubject:
     """Everything about one subject that every slice shares. Lengths in mm, intensities with white
     matter near 1."""
 
@@ -125,7 +122,7 @@ _DEPTH_SPACING = 24
 _BIAS_SD = (0.05, 0.05, 0.06, 0.06, 0.04, 0.04)
 
 
-def draw_subject(stage_of_class: int, difficulty: float, random: ExactRandom) -> Subject:
+def draw_subject(stage_of_class: int, difficulty: float, random: ExactRandom) -> SimulatedSubject:
     """One subject of the class at ``stage_of_class``.
 
     ``difficulty`` is the standard deviation of the subjects' latent stage around their class, in
@@ -133,7 +130,7 @@ def draw_subject(stage_of_class: int, difficulty: float, random: ExactRandom) ->
     """
     low, high = _STAGE_RANGE
     stage = min(max(stage_of_class + difficulty * random.normal(), low), high)
-    return Subject(
+    return SimulatedSubject(
         stage=stage,
         ventricle=VENTRICLE.draw(stage, random),
         ventricle_front=0.12 * random.normal(),

@@ -1,21 +1,57 @@
-"""Array operations whose results are the same bits on every machine.
+"""Array operations and random numbers that are the same bits on every machine.
 
 IEEE 754 defines the result of ``+ - * /``, square root, floor and comparison to the last bit, and
 integer sums do not depend on their order. Exponentials, trigonometry, floating-point sums and
-matrix products do depend on the processor and the libraries, so none is used here.
+matrix products do depend on the processor and the libraries, so none is used here. The methods of
+NumPy's ``Generator`` may change their streams between versions; the raw words of PCG64 and the
+seeding through ``SeedSequence`` are guaranteed by NumPy's compatibility policy (NEP 19).
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-Volume = NDArray[np.float32]
+Floats = NDArray[np.float32]
+Volume = Floats
 """float32, shape (X, Y, Z), X from left to right, Y to the front, Z up, in voxels of 1 mm."""
 
 _SUBVOXEL = 64
 """Sampling positions are snapped to 1/64 voxel: a last-bit difference cannot move a sample."""
+_UNIFORM_BITS = 24
+"""Bits of a uniform number: as many as a float32 holds exactly."""
+_HALFWORDS = 4
+"""16-bit parts of one 64-bit word, summed for one approximately normal number."""
+_HALFWORD_MEAN = _HALFWORDS * (2**16 - 1) // 2
+_HALFWORD_SCALE = math.sqrt(12 / _HALFWORDS) / 2**16
+
+
+class ExactRandom:
+    """A stream of random numbers that depends on nothing but ``key``."""
+
+    def __init__(self, *key: int) -> None:
+        self._words = np.random.PCG64(np.random.SeedSequence(key))
+
+    def uniform(self) -> float:
+        """One number, uniform in [0, 1)."""
+        return (int(self._words.random_raw()) >> (64 - _UNIFORM_BITS)) / 2.0**_UNIFORM_BITS
+
+    def normal(self) -> float:
+        """One number of mean 0 and variance 1; see :meth:`normals`."""
+        return float(self.normals(1)[0])
+
+    def normals(self, *shape: int) -> Floats:
+        """Numbers of mean 0 and variance 1, near normal, never beyond ±3.47.
+
+        Each is the standardised sum of four uniform integers (the Irwin-Hall distribution). Its
+        bounded tails are welcome: no subject is ever grotesque.
+        """
+        words = self._words.random_raw(math.prod(shape)).astype("<u8")
+        parts = words.view("<u2").reshape(*shape, _HALFWORDS)
+        total = parts.sum(axis=-1, dtype=np.int32) - _HALFWORD_MEAN
+        return np.asarray(total * _HALFWORD_SCALE, np.float32)
 
 
 def box_blur(values: NDArray[np.integer], radius: int, passes: int = 2) -> NDArray[np.int64]:
@@ -39,9 +75,7 @@ def blur_fixed(values: NDArray[np.floating], radius: int, passes: int, scale: in
     return box_blur(steps, radius, passes).astype(np.float32) / np.float32(scale)
 
 
-def piecewise_linear(
-    values: NDArray[np.float32], knots: Sequence[tuple[float, float]]
-) -> NDArray[np.float32]:
+def piecewise_linear(values: Floats, knots: Sequence[tuple[float, float]]) -> Floats:
     """Map ``values`` through straight lines between ``knots`` (x, y), constant beyond the ends."""
     mapped = np.full(values.shape, knots[0][1], np.float32)
     for (x0, y0), (x1, y1) in itertools.pairwise(knots):
@@ -49,7 +83,7 @@ def piecewise_linear(
     return mapped
 
 
-def central_difference(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+def central_difference(values: Floats, axis: int) -> Floats:
     """The slope along ``axis`` per sample, zero at the two borders."""
     slope = np.zeros_like(values)
     inner, source = np.moveaxis(slope, axis, 0), np.moveaxis(values, axis, 0)
@@ -57,12 +91,7 @@ def central_difference(values: NDArray[np.float32], axis: int) -> NDArray[np.flo
     return slope
 
 
-def sample(
-    channels: NDArray[np.float32],
-    x: NDArray[np.float32],
-    y: NDArray[np.float32],
-    z: NDArray[np.float32],
-) -> NDArray[np.float32]:
+def sample(channels: Floats, x: Floats, y: Floats, z: Floats) -> Floats:
     """Read ``channels`` (X, Y, Z, C) at N voxel positions: trilinear, clamped; gives (C, N)."""
     nx, ny, nz, _ = channels.shape
     fractions, cells = [], []
@@ -75,7 +104,7 @@ def sample(
     corner = (cells[0] * ny + cells[1]) * nz + cells[2]
     flat = channels.reshape(-1, channels.shape[-1])
 
-    def edge(start: NDArray[np.int32]) -> NDArray[np.float32]:
+    def edge(start: NDArray[np.int32]) -> Floats:
         low = np.take(flat, start, axis=0)
         return _mix(low, np.take(flat, start + 1, axis=0), fractions[2])
 
@@ -84,9 +113,7 @@ def sample(
     return np.ascontiguousarray(_mix(near, far, fractions[0]).T)
 
 
-def _mix(
-    low: NDArray[np.float32], high: NDArray[np.float32], fraction: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _mix(low: Floats, high: Floats, fraction: Floats) -> Floats:
     """``low + (high - low) * fraction``, written over ``high``: this is the hot path."""
     high -= low
     high *= fraction
@@ -94,7 +121,7 @@ def _mix(
     return high
 
 
-def bspline_weights(t: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+def bspline_weights(t: Floats) -> list[Floats]:
     """The four weights of a uniform cubic B-spline at the fraction ``t`` in [0, 1) of a cell."""
     t2 = t * t
     t3 = t2 * t
@@ -106,9 +133,7 @@ def bspline_weights(t: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     ]
 
 
-def bspline_along(
-    knots: NDArray[np.float32], axis: int, count: int, samples_per_knot: float
-) -> NDArray[np.float32]:
+def bspline_along(knots: Floats, axis: int, count: int, samples_per_knot: float) -> Floats:
     """Evaluate a cubic B-spline along ``axis`` at ``count`` samples, the first at knot 0."""
     position = (np.arange(count) / samples_per_knot).astype(np.float32)
     cell = np.floor(position).astype(np.int64)

@@ -15,21 +15,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from alzmri.errors import EnvironmentFault
-from alzmri.phantom.exact import (
-    Volume,
-    blur_fixed,
-    box_blur,
-    central_difference,
-    piecewise_linear,
-)
+from alzmri.phantom import exact
+from alzmri.phantom.exact import Volume
 
 _CROP = (slice(22, 175), slice(23, 212), slice(40, 124))
 """Voxels of the published template that are kept: the brain with a margin; z from -32 to 51 mm."""
-
 SHAPE = (153, 189, 84)
 ORIGIN = (98 - 22, 134 - 23, 72 - 40)
 """Voxel of (0, 0, 0) mm within the crop."""
-
 _TISSUES = ("t1", "gm", "wm")
 _DIGEST = "79197a4e816fe769af4e19e1f4964dc9965936606e35813a8a6afa06ff95b70c"
 """SHA-256 of the three volumes' voxels: another template would be other data under one seed."""
@@ -37,6 +30,7 @@ _DIGEST = "79197a4e816fe769af4e19e1f4964dc9965936606e35813a8a6afa06ff95b70c"
 _FAR = 30.0
 """Distances are not kept beyond this (mm): nothing depends on them."""
 
+Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
@@ -69,13 +63,7 @@ def template_files() -> list[Path]:
             "run `pip install -r requirements.txt`"
         )
     folder = Path(found.submodule_search_locations[0]) / "datasets" / "data"
-    files = [folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz" for name in _TISSUES]
-    for path in files:
-        if not path.is_file():
-            raise EnvironmentFault(
-                f"nilearn's MNI152 template is missing: {path}; install the pinned nilearn again"
-            )
-    return files
+    return [folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz" for name in _TISSUES]
 
 
 def prepare_maps() -> Maps:
@@ -84,11 +72,13 @@ def prepare_maps() -> Maps:
     grid = _Grid(*np.ogrid[tuple(slice(-o, n - o) for o, n in zip(ORIGIN, SHAPE, strict=True))])
     brain = ndimage.binary_fill_holes(t1 > 0)
     wall = _signed_distance(_ventricles(t1, grey, white, brain, grid))
-    hull = brain | (box_blur(brain * 1000, 3) > 470)
+    hull = brain | (exact.box_blur(brain * 1000, 3) > 470)
     fixed = t1.astype(np.int32) * 16
-    sharp = (fixed + (fixed - box_blur(fixed, 1)) * 12 // 10).astype(np.float32) / np.float32(16)
+    sharp = (fixed + (fixed - exact.box_blur(fixed, 1)) * 12 // 10).astype(np.float32) / np.float32(
+        16
+    )
     tissue = [
-        piecewise_linear(sharp, _TISSUE_OF_T1),
+        exact.piecewise_linear(sharp, _TISSUE_OF_T1),
         _deep_zone(wall, grid),
         np.minimum(_to_sulcus(sharp, brain & (wall > 4), hull & (wall > 8), grid), _FAR),
         _depth(hull),
@@ -105,7 +95,7 @@ _TISSUE_OF_T1 = [
 """Sharpened intensity of the average brain to tissue: CSF 0.1, grey 0.6, white 1."""
 
 
-def _load() -> list[NDArray[np.uint8]]:
+def _load() -> list[Bytes]:
     import nibabel  # slow to import
 
     nib: Any = nibabel
@@ -144,13 +134,7 @@ _VENTRICLE_SEEDS = (
 """Points (mm) in the frontal horns, bodies and atria, and in the third ventricle."""
 
 
-def _ventricles(
-    t1: NDArray[np.uint8],
-    grey: NDArray[np.uint8],
-    white: NDArray[np.uint8],
-    brain: Mask,
-    grid: _Grid,
-) -> Mask:
+def _ventricles(t1: Bytes, grey: Bytes, white: Bytes, brain: Mask, grid: _Grid) -> Mask:
     """Dark voxels connected to the seeds, with the passages into the cisterns cut."""
     side, y, z = np.abs(grid.x), grid.y, grid.z
     dark = brain & (t1 < 134) & (grey < 160) & (white < 110)
@@ -180,19 +164,18 @@ def _ventricles(
 def _wall_motion(wall: Volume, grid: _Grid) -> list[Volume]:
     """Displacement (x, y, z) of the tissue per mm of widening.
 
-    The wall moves fully along its outward normal; the motion fades to nothing ``_FAR`` away and
-    deep inside, at the front and back poles, and mostly at the third ventricle, which widens
-    less than the lateral ones.
+    The wall moves fully along its outward normal; the motion fades ``_FAR`` away and deep inside,
+    at the front and back poles, and mostly at the third ventricle, which widens less.
     """
-    smooth = blur_fixed(wall, 2, passes=2, scale=256)
-    normal = [central_difference(smooth, axis) for axis in range(3)]
+    smooth = exact.blur_fixed(wall, 2, passes=2, scale=256)
+    normal = [exact.central_difference(smooth, axis) for axis in range(3)]
     length = np.sqrt(normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2])
     fading = np.clip(1 - np.abs(smooth) / np.float32(_FAR), 0, 1)
     amount = np.where(smooth < 0, np.clip((smooth + 7) / np.float32(7), 0, 1), fading * fading)
     poles = np.clip((70 - np.abs(grid.y + 10)) / 25, 0, 1)
     third = _ramp(9 - np.abs(grid.x), 4) * _ramp(12 - grid.z, 5) * _ramp(14 - grid.y, 6)
     amount = amount / np.maximum(length, 0.35) * (poles * (1 - 0.6 * third)).astype(np.float32)
-    return [blur_fixed(part * amount, 1, passes=1, scale=4096) for part in normal]
+    return [exact.blur_fixed(part * amount, 1, passes=1, scale=4096) for part in normal]
 
 
 def _ramp(distance: NDArray[Any], width: float) -> NDArray[np.float64]:
@@ -217,7 +200,7 @@ def _deep_zone(wall: Volume, grid: _Grid) -> Volume:
     side = np.abs(grid.x)
     zone[np.broadcast_to((side < 14) & (grid.y < -36) & (grid.z > -6), zone.shape)] = 0
     zone[np.broadcast_to((side < 12) & (grid.y > 36), zone.shape)] = 0
-    return blur_fixed(zone, 1, passes=2, scale=4096)
+    return exact.blur_fixed(zone, 1, passes=2, scale=4096)
 
 
 def _to_sulcus(sharp: Volume, brain: Mask, hull: Mask, grid: _Grid) -> Volume:

@@ -9,15 +9,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.phantom.anatomy import FOLD_CENTRE, FOLD_STEP, Lattice, Subject
-from alzmri.phantom.exact import (
-    bspline_along,
-    bspline_weights,
-    central_difference,
-    sample,
-)
+from alzmri.phantom import exact
+from alzmri.phantom.anatomy import FOLD_CENTRE, FOLD_STEP, Lattice, SimulatedSubject
+from alzmri.phantom.exact import ExactRandom
 from alzmri.phantom.mni import ORIGIN, Maps
-from alzmri.phantom.rng import ExactRandom
 
 HEIGHT, WIDTH = 208, 176
 """Size of a slice in pixels of 1 mm, that of the public collection."""
@@ -72,7 +67,7 @@ class _Tissue(NamedTuple):
 
 
 def render_slice(
-    maps: Maps, subject: Subject, height: float, random: ExactRandom
+    maps: Maps, subject: SimulatedSubject, height: float, random: ExactRandom
 ) -> NDArray[np.uint8]:
     """Draw the slice at ``height`` mm above the anterior commissure; ``random`` is its noise.
 
@@ -92,7 +87,7 @@ def render_slice(
     return _acquire(image, tissue.depth > 0, subject.noise, random)
 
 
-def _plane(subject: Subject, height: float) -> _Plane:
+def _plane(subject: SimulatedSubject, height: float) -> _Plane:
     level = height - _LATTICE_FLOOR
     warps = [_cross_section(lattice, level) for lattice in subject.warps]
     dx, dy, dz = ((coarse + fine).reshape(-1)[_INSIDE] for coarse, fine in zip(*warps, strict=True))
@@ -113,30 +108,30 @@ def _cross_section(lattice: Lattice, level: float) -> NDArray[np.float32]:
     """The field at ``level`` mm above its floor: shape (..., rows, columns)."""
     cell = int(level // lattice.spacing)
     fraction = np.full(1, level / lattice.spacing - cell, np.float32)
-    weights = bspline_weights(fraction)
+    weights = exact.bspline_weights(fraction)
     flat = lattice.knots[..., cell] * weights[0]
     for offset in (1, 2, 3):
         flat += lattice.knots[..., cell + offset] * weights[offset]
-    rows = bspline_along(flat, -2, _ROWS, lattice.spacing)
-    return bspline_along(rows, -1, _COLUMNS, lattice.spacing)
+    rows = exact.bspline_along(flat, -2, _ROWS, lattice.spacing)
+    return exact.bspline_along(rows, -1, _COLUMNS, lattice.spacing)
 
 
-def _widen_ventricles(maps: Maps, subject: Subject, plane: _Plane) -> _Tissue:
+def _widen_ventricles(maps: Maps, subject: SimulatedSubject, plane: _Plane) -> _Tissue:
     """Pull the template outward from the ventricles, each side and end by its own amount."""
     x, y, z = (p + np.float32(o) for p, o in zip(plane[:3], ORIGIN, strict=True))
-    *motion, wall = sample(maps.motion, x, y, z)
+    *motion, wall = exact.sample(maps.motion, x, y, z)
     side = 1 + subject.ventricle_right * np.clip(plane.x / 20, -1, 1)
     end = 1 + subject.ventricle_front * np.clip((plane.y + 12) / 30, -1, 1)
     shift = subject.ventricle * side * end
     moved = [p - shift * m for p, m in zip((x, y, z), motion, strict=True)]
-    tissue = _Tissue(*sample(maps.tissue, *moved))
+    tissue = _Tissue(*exact.sample(maps.tissue, *moved))
     # The pull can overshoot a narrow ventricle and land behind its opposite wall: whatever the
     # wall has passed is ventricle.
     passed = np.sqrt(sum(m * m for m in motion)) * shift
     return tissue._replace(wall=np.minimum(tissue.wall, wall - passed))
 
 
-def _distance_to_folds(subject: Subject, plane: _Plane, depth: Pixels) -> Pixels:
+def _distance_to_folds(subject: SimulatedSubject, plane: _Plane, depth: Pixels) -> Pixels:
     """Distance in mm, within the slice, to the nearest sulcus of the subject's own folding.
 
     A sulcus is the zero surface of a random field, down to a depth that varies over the head. The
@@ -146,12 +141,14 @@ def _distance_to_folds(subject: Subject, plane: _Plane, depth: Pixels) -> Pixels
     x, y, z = (p / np.float32(a) for p, a in zip(from_centre, _BRAIN_HALF_AXES, strict=True))
     radius = np.sqrt(x * x + y * y + z * z) + np.float32(1e-3)
     pull = (0.5 + 0.5 * radius) / radius / np.float32(FOLD_STEP * subject.fold_scale)
-    fields = sample(subject.folds, *(axis * pull + np.float32(FOLD_CENTRE) for axis in from_centre))
+    fields = exact.sample(
+        subject.folds, *(axis * pull + np.float32(FOLD_CENTRE) for axis in from_centre)
+    )
     floors = (22 + 6 * plane.sulcal_depth, 13 - 4 * plane.sulcal_depth)
     nearest = np.full(depth.shape, np.inf, np.float32)
     for field, floor, flattest in zip(fields, floors, (0.035, 0.05), strict=True):
         window = _on_window(field)
-        slopes = [central_difference(window, axis).reshape(-1)[_INSIDE] for axis in (0, 1)]
+        slopes = [exact.central_difference(window, axis).reshape(-1)[_INSIDE] for axis in (0, 1)]
         steepness = np.sqrt(slopes[0] * slopes[0] + slopes[1] * slopes[1])
         aside = np.abs(field) / np.maximum(steepness, flattest)
         below = np.maximum(depth - floor, 0)
@@ -159,7 +156,7 @@ def _distance_to_folds(subject: Subject, plane: _Plane, depth: Pixels) -> Pixels
     return nearest
 
 
-def _cortex(subject: Subject, plane: _Plane, tissue: _Tissue, folds: Pixels) -> Pixels:
+def _cortex(subject: SimulatedSubject, plane: _Plane, tissue: _Tissue, folds: Pixels) -> Pixels:
     """CSF, grey and white matter by the distance from the nearest sulcus or the rim."""
     rim = np.maximum(tissue.depth - subject.rim, 0)
     distance = np.minimum(np.minimum(folds, tissue.sulcus), rim)
@@ -173,14 +170,14 @@ def _cortex(subject: Subject, plane: _Plane, tissue: _Tissue, folds: Pixels) -> 
     return cortex
 
 
-def _deep_structures(subject: Subject, intensity: Pixels) -> Pixels:
+def _deep_structures(subject: SimulatedSubject, intensity: Pixels) -> Pixels:
     """The template's intensity (CSF 0.1, grey 0.6, white 1) in the subject's tissue values."""
     dark = subject.csf + (intensity - 0.1) * ((subject.grey - subject.csf) / 0.5)
     bright = subject.grey + (intensity - 0.6) * ((subject.white - subject.grey) / 0.4)
     return np.where(intensity < 0.6, dark, bright)
 
 
-def _septum(subject: Subject, plane: _Plane) -> Pixels:
+def _septum(subject: SimulatedSubject, plane: _Plane) -> Pixels:
     """Weight of the septum pellucidum and fornix: a thin sheet on the midline."""
     sheet: Pixels = np.clip((0.9 - np.abs(plane.x + 5 * subject.ventricle_right)) * 1.2, 0, 1)
     for inside in (
@@ -193,7 +190,7 @@ def _septum(subject: Subject, plane: _Plane) -> Pixels:
     return 0.85 * sheet
 
 
-def _receive_field(subject: Subject, plane: _Plane, height: float) -> Pixels:
+def _receive_field(subject: SimulatedSubject, plane: _Plane, height: float) -> Pixels:
     """Smooth shading by the coil, times the scanner's gain."""
     x, y = plane.x / _BRAIN_HALF_AXES[0], (plane.y - _BRAIN_CENTRE[1]) / _BRAIN_HALF_AXES[1]
     terms = (x, y, x * x - 0.3, y * y - 0.3, x * y)

@@ -1,42 +1,40 @@
 """A collection: a directory of class folders of images, validated file by file."""
 
+import csv
 import hashlib
+import io
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from alzmri import classes
 from alzmri.classes import CLASSES_FILE, DEMENTED, STAGES, Naming
 from alzmri.data import images
 from alzmri.errors import UserError
-from alzmri.files import write_csv
 from alzmri.parallel import in_order
 from alzmri.terminal import Update
 
 T = TypeVar("T")
 
-_SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
+ORIGIN_FILE = "origin.csv"
+"""In a collection's folder: columns ``path`` (relative to it), ``origin`` (in the source) and
+``copy_of``, the path of the image that it is a turned, mirrored or brightened copy of."""
 VOLUMES = (".dcm", ".ima", ".mgh", ".mgz", ".nii", ".nii.gz")
 """Ends of the names of DICOM, FreeSurfer and NIfTI files."""
 MAKE_SLICES = "`alzmri data slices SOURCE --name NAME` makes a collection of their slices"
 """What to do with volumes."""
+
+_SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
 _SHOWN = 5
 """Rejected files that a message quotes."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A usable image.
-
-    Attributes:
-        path: relative to the collection, with ``/``.
-        label: one of :attr:`Collection.classes`.
-        sha256: hexadecimal digest of the file's bytes.
-        converted: see :class:`images.Decoded`.
-    """
+class Entry(NamedTuple):
+    """A usable image: its path in the collection, with ``/``; its class; the hexadecimal SHA-256 of
+    the file's bytes; what was converted, see :class:`images.Decoded`."""
 
     path: str
     label: str
@@ -46,32 +44,24 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that is not used.
+    """A file that is not used: its path, :func:`printable`, and the reason in a few words.
 
-    Attributes:
-        path: relative to the collection; bytes that are not UTF-8, and what does not print,
-            as ``\\x..``.
-        reason: why, in a few words.
-        duplicate: the same bytes as an image of the same class that is used: nothing is lost.
-        stray: what a system or a person left among the images: never meant as one.
+    ``duplicate_of`` is the path of the image of the same class and bytes that is used instead;
+    ``stray`` is what a system or a user left among the images: never meant as one.
     """
 
     path: str
     reason: str
-    duplicate: bool = False
+    duplicate_of: str | None = None
     stray: bool = False
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What a directory holds.
+    """What a directory holds: the usable images and all other files, each sorted by path.
 
-    Attributes:
-        directory: where.
-        classes: names, least to most severe: those of ``classes.txt``, else the stages that any
-            file is in a folder of.
-        entries: the usable images, sorted by path.
-        rejected: all others, sorted by path.
+    ``classes`` are names, least to most severe: those of ``classes.txt``, else the stages that any
+    file is in a folder of.
     """
 
     directory: Path
@@ -80,9 +70,9 @@ class Collection:
     rejected: tuple[Rejected, ...]
 
     @property
-    def faults(self) -> tuple[Rejected, ...]:
+    def faults(self) -> list[Rejected]:
         """The rejected files by which something is lost: neither duplicates nor strays."""
-        return tuple(item for item in self.rejected if not (item.duplicate or item.stray))
+        return [item for item in self.rejected if not (item.duplicate_of or item.stray)]
 
     @property
     def volumes(self) -> int:
@@ -92,8 +82,8 @@ class Collection:
     @property
     def rejected_fraction(self) -> float:
         """Of the images found, how many are :attr:`faults`: 0 to 1."""
-        duplicates = sum(item.duplicate for item in self.rejected)
-        return len(self.faults) / max(1, len(self.entries) + duplicates + len(self.faults))
+        found = len(self.entries) + sum(not item.stray for item in self.rejected)
+        return len(self.faults) / max(1, found)
 
 
 def read(
@@ -105,39 +95,40 @@ def read(
     """Validate every file below ``directory``, and append what is kept of each usable image.
 
     The class of an image is that of the nearest folder above it whose name means one, in any
-    spelling, so ``train/Mild_Demented`` and ``test/MildDemented`` are one class. A ``classes.txt``
-    names the classes; without it they are stages of dementia. Files are listed, hashed, and each
-    content is decoded once, in the order of the first path that has it.
+    spelling. A ``classes.txt`` names the classes; without it they are stages of dementia.
 
     Rejected, with a reason, is what :func:`images.decode` refuses, what lies in no class folder,
     names that are not UTF-8, symbolic links, and exact duplicates: within a class all but the
-    first by path, across classes every one, for their labels contradict each other. Files that
-    systems leave behind (``Thumbs.db``, hidden files) and files in class folders that neither
-    are images nor are named like one are listed as strays. Other files outside class folders,
-    such as ``README.md`` or ``subjects.csv``, are none of our business.
+    first by path, across classes every one, for their labels contradict each other. Other files
+    outside class folders, such as ``README.md`` or ``subjects.csv``, are not listed.
 
     Args:
         directory: the collection.
         keep: makes what is kept of uint8 ``[height, width]``; called from several threads.
         append: takes that, in the order of the entries.
-        progress: ``progress(done, total)``, in distinct contents.
+        progress: counts distinct contents.
 
     Raises:
-        UserError: when there is no such directory, or its ``classes.txt`` has faults.
+        UserError: there is no such directory, or its ``classes.txt`` has faults.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory; bring one in with `alzmri data import`")
-    naming = naming_of(directory)
+    table = described(directory / CLASSES_FILE)
+    naming = STAGES if table is None else classes_of(table, str(directory / CLASSES_FILE))
     paths, rejected = walk(directory)
     labels: dict[str, str] = {}
+    contents: defaultdict[str, list[str]] = defaultdict(list)
     for path in paths:
-        match place(path, naming):
-            case str(label):
-                labels[path] = label
-            case Rejected() as item:
-                rejected.append(item)
-    contents, unreadable = _contents(directory, labels)
-    rejected += unreadable
+        _, found = place(path, naming)
+        if isinstance(found, Rejected):
+            rejected.append(found)
+        elif found:
+            labels[path] = found
+            try:
+                digest = hashlib.sha256(images.read(directory / path)).hexdigest()
+                contents[digest].append(path)
+            except images.Unreadable as error:
+                rejected.append(_refused(path, error))
 
     def decode(copies: list[str]) -> tuple[str | None, T] | images.Unreadable:
         try:
@@ -149,17 +140,19 @@ def read(
     entries = []
     results = in_order(decode, contents.values())
     for done, (sha256, result) in enumerate(zip(contents, results, strict=True), start=1):
-        copies = contents[sha256]
+        first, *others = copies = contents[sha256]
         if isinstance(result, images.Unreadable):
             rejected += [_refused(path, result) for path in copies]
         elif len({labels[path] for path in copies}) > 1:
-            rejected += _contradictory(copies, labels)
+            for path in copies:
+                other = next(copy for copy in copies if labels[copy] != labels[path])
+                reason = f"contradictory labels: the same bytes as {printable(other)}"
+                rejected.append(Rejected(printable(path), reason))
         else:
-            first, converted = copies[0], result[0]
-            entries.append(Entry(first, labels[first], sha256, converted))
+            entries.append(Entry(first, labels[first], sha256, result[0]))
             append(result[1])
             reason = f"duplicate of {printable(first)}"
-            rejected += [Rejected(printable(path), reason, duplicate=True) for path in copies[1:]]
+            rejected += [Rejected(printable(path), reason, first) for path in others]
         if progress:
             progress(done, len(contents))
     rejected.sort(key=lambda item: item.path)
@@ -168,22 +161,18 @@ def read(
     return Collection(directory, names, tuple(entries), tuple(rejected))
 
 
-def naming_of(directory: Path) -> Naming:
-    """What folders in the collection in ``directory`` mean: as ``classes.txt`` says, else stages.
-
-    Raises:
-        UserError: ``classes.txt`` cannot be read, or does not name classes.
-    """
-    file = directory / CLASSES_FILE
+def described(file: Path) -> bytes | None:
+    """The bytes of a ``file`` that describes a collection; None if there is none, `UserError` if it
+    cannot be read."""
     if not os.path.lexists(file):
-        return STAGES
+        return None
     try:
-        return parse_classes(images.read(file), str(file))
+        return images.read(file)
     except images.Unreadable as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{file}: {error}; remove it, or put a text file in its place") from None
 
 
-def parse_classes(table: bytes, name: str) -> Naming:
+def classes_of(table: bytes, name: str) -> Naming:
     """The naming by the bytes of a ``classes.txt``, which messages call ``name``."""
     try:
         lines = table.decode("utf-8-sig").splitlines()
@@ -192,47 +181,78 @@ def parse_classes(table: bytes, name: str) -> Naming:
     return classes.named([line.strip() for line in lines if line.strip()], name)
 
 
+def rows(table: bytes, name: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The line number and the cells of each row of a CSV ``table``, which messages call ``name``;
+    `UserError` if it is not UTF-8 CSV, or lacks one of ``columns``."""
+    try:
+        # Spreadsheets begin UTF-8 with a byte order mark.
+        text = io.StringIO(table.decode("utf-8-sig"), newline="")
+        reader = csv.DictReader(text, restval="", strict=True)
+        if not set(columns) <= set(reader.fieldnames or ()):
+            raise UserError(f"{name}: the first line must name the columns {','.join(columns)}")
+        return [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{name} is not a UTF-8 CSV table: {error}") from None
+
+
+def origins(directory: Path) -> dict[str, list[str]]:
+    """Where each image in ``directory`` was published, by path, as its import noted it; `UserError`
+    if ``origin.csv`` is no such table."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for row in _origin_rows(directory):
+        found[row["path"]].append(row["origin"])
+    return found
+
+
+def copies(directory: Path) -> dict[str, str]:
+    """The image that each copy in ``directory`` is a copy of, by path; raises as `origins`."""
+    return {row["path"]: row["copy_of"] for row in _origin_rows(directory) if row.get("copy_of")}
+
+
+def _origin_rows(directory: Path) -> list[dict[str, str]]:
+    file = directory / ORIGIN_FILE
+    table = described(file)
+    return [] if table is None else [row for _, row in rows(table, str(file), ("path", "origin"))]
+
+
 def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
     """Paths of all files below ``directory``, relative and sorted, and what cannot be listed."""
     paths: list[str] = []
-    rejected: list[Rejected] = []
-
-    def refuse(path: str, reason: str) -> None:
-        rejected.append(Rejected(printable(path), reason))
+    refused: dict[str, str] = {}
 
     def unlistable(error: OSError) -> None:
         folder = os.path.relpath(error.filename, directory)
-        refuse(folder, f"cannot be listed: {(error.strerror or str(error)).lower()}")
+        refused[folder] = f"cannot be listed: {(error.strerror or str(error)).lower()}"
 
     for folder, subfolders, names in os.walk(directory, onerror=unlistable):
         above = Path(folder).relative_to(directory)
         for name in subfolders:
             if Path(folder, name).is_symlink():
-                refuse((above / name).as_posix(), images.SYMBOLIC_LINK)
-        for name in names:
-            path = (above / name).as_posix()
-            if _is_utf8(path):
+                refused[(above / name).as_posix()] = images.SYMBOLIC_LINK
+        for path in ((above / name).as_posix() for name in names):
+            try:
+                path.encode()
                 paths.append(path)
-            else:
-                refuse(path, "the name is not valid UTF-8")
-    return sorted(paths), rejected
+            except UnicodeEncodeError:
+                refused[path] = "the name is not valid UTF-8"
+    return sorted(paths), [Rejected(printable(path), why) for path, why in refused.items()]
 
 
-def place(path: str, naming: Naming) -> str | Rejected | None:
-    """The class that a file's folders mean, or why it has none, or None if it needs none."""
+def place(path: str, naming: Naming) -> tuple[str | None, str | Rejected | None]:
+    """The folder of a file that is to say its class; the class, or why it has none, or None if it
+    needs none."""
     *folders, name = PurePosixPath(path).parts
     if any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in (*folders, name)):
-        return Rejected(printable(path), "left by the system or a program", stray=True)
+        return None, Rejected(printable(path), "left by the system or a program", stray=True)
     if name.lower().endswith(VOLUMES):
-        return Rejected(printable(path), "a volume, not a slice", stray=True)
-    found = classes.of_folders(naming, folders)
-    if found and found[1]:
-        return found[1]
+        return None, Rejected(printable(path), "a volume, not a slice", stray=True)
+    word, label = classes.of_folders(naming, folders) or (folders[-1] if folders else None, None)
+    if label:
+        return word, label
     if PurePosixPath(name).suffix.lower() not in images.SUFFIXES:
-        return None
-    word = found[0] if found else folders[-1] if folders else None
+        return None, None
     where = "in no class folder" if word is None else f"unknown class folder '{printable(word)}'"
-    return Rejected(printable(path), f"{where}; known are {naming.known}")
+    return word, Rejected(printable(path), f"{where}; known are {naming.known}")
 
 
 def require(
@@ -248,7 +268,7 @@ def require(
             "Demented" is a class beside its stages, or more than the fraction ``max_rejected``
             (0 to 1) of the images was rejected.
     """
-    directory, faults = collection.directory, collection.faults
+    directory, faults, classed = collection.directory, collection.faults, collection.classes
     if collection.volumes and not collection.entries:
         raise UserError(
             f"{directory} has no usable image, but {collection.volumes} volumes (DICOM, NIfTI,"
@@ -266,27 +286,21 @@ def require(
             f"most {max_rejected:.0%} may be (data.max_rejected, --max-rejected)"
         )
     used = {item.label for item in collection.entries}
-    if missing := [name for name in collection.classes if name not in used]:
+    if missing := [name for name in classed if name not in used]:
         problems.append(f"no usable image of {', '.join(missing)}")
-    elif len(collection.classes) == 1:
-        problems.append(f"{collection.classes[0]} is its only class")
+    elif len(classed) == 1:
+        problems.append(f"{classed[0]} is its only class")
     elif DEMENTED in used and used & set(classes.CLASSES[1:]):
         problems.append(
             f"{DEMENTED} is a class beside stages of dementia: `alzmri data import --classes` with"
             " names of your own says which is more severe"
         )
-    if not problems:
-        return
-    lines = [f"{directory} cannot be used: {'; '.join(problems)}"]
-    lines += [f"  {item.path}: {item.reason}" for item in faults[:_SHOWN]]
-    if len(faults) > _SHOWN:
-        lines.append(f"  and {len(faults) - _SHOWN} more")
-    raise UserError("\n".join([*lines, remedy]))
-
-
-def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
-    """Write the table ``path,reason``."""
-    write_csv(path, ("path", "reason"), ((item.path, item.reason) for item in rejected))
+    if problems:
+        lines = [f"{directory} cannot be used: {'; '.join(problems)}"]
+        lines += [f"  {item.path}: {item.reason}" for item in faults[:_SHOWN]]
+        if len(faults) > _SHOWN:
+            lines.append(f"  and {len(faults) - _SHOWN} more")
+        raise UserError("\n".join([*lines, remedy]))
 
 
 def printable(path: str) -> str:
@@ -297,40 +311,8 @@ def printable(path: str) -> str:
     )
 
 
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _contents(directory: Path, paths: Iterable[str]) -> tuple[dict[str, list[str]], list[Rejected]]:
-    """The paths of each content, by its SHA-256, and what cannot be read. Orders stay."""
-    contents: defaultdict[str, list[str]] = defaultdict(list)
-    unreadable = []
-    for path in paths:
-        try:
-            digest = hashlib.sha256(images.read(directory / path)).hexdigest()
-        except images.Unreadable as error:
-            unreadable.append(_refused(path, error))
-        else:
-            contents[digest].append(path)
-    return contents, unreadable
-
-
 def _refused(path: str, error: images.Unreadable) -> Rejected:
     named = PurePosixPath(path).suffix.lower() in images.SUFFIXES
     if isinstance(error, images.NotAnImage) and not named:
         return Rejected(printable(path), "no image, nor named like one", stray=True)
     return Rejected(printable(path), str(error))
-
-
-def _contradictory(copies: list[str], labels: dict[str, str]) -> list[Rejected]:
-    """Each of ``copies`` beside the first one that has another label."""
-    rejected = []
-    for path in copies:
-        other = next(copy for copy in copies if labels[copy] != labels[path])
-        reason = f"contradictory labels: the same bytes as {printable(other)}"
-        rejected.append(Rejected(printable(path), reason))
-    return rejected

@@ -1,0 +1,324 @@
+"""``alzmri data``: bring a collection in, and say what is in it."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from alzmri import repository, terminal
+from alzmri.errors import UserError
+
+# What these import takes a second; `alzmri --help` must not.
+if TYPE_CHECKING:
+    from alzmri.collections.audit import Audit
+    from alzmri.data.class_folders import Collection
+
+data_app = typer.Typer(no_args_is_help=True, help="Bring in collections of MRI slices; check them.")
+
+Name = Annotated[str, typer.Option(help="What to call it: becomes data/NAME.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="Its classes from healthy to severe, as NAME,NAME,...; LABEL=NAME where the source"
+        " calls a class otherwise. The numbers 0, 1, ... mean the names in their order.",
+        show_default="the stages of dementia",
+    ),
+]
+Subject = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="What in the path of an image in the source is its subject: the group, or the match.",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace data/NAME if it exists.")]
+MaxRejected = Annotated[
+    float, typer.Option(min=0, max=1, help="Refuse if more than this fraction is unusable.")
+]
+Existing = Annotated[str, typer.Argument(help="The collection data/NAME.")]
+
+_MIN_SUBJECTS = 3
+"""Per class, for training, validation and test to have one each."""
+
+
+@data_app.command("import")
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder, a .zip or a .parquet file, as published.", callback=repository.located
+        ),
+    ],
+    name: Name,
+    classes: Classes = None,
+    subject: Subject = None,
+    force: Force = False,
+    max_rejected: MaxRejected = 0.1,
+) -> None:
+    """Copy a collection into data/NAME and track it with DVC.
+
+    Knows the class folders of every release, merges train and test folders, keeps the images'
+    bytes and leaves the source as it is. Labels are read from folders, from a CSV table, from
+    parquet files or from .npy beside .npy; subjects from OASIS, ADNI and BIDS names, or a folder
+    for each subject.
+
+    Examples:
+
+        alzmri data import ~/Downloads/archive.zip --name kaggle
+
+        alzmri data import adni/ --name adni --classes CN,MCI,AD
+
+        alzmri data import slices/ --name mine --subject 'patient(\\d+)'
+    """
+    _bring(source, name, classes, subject, force, max_rejected)
+
+
+@data_app.command()
+def slices(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with a folder of volumes for each class: NIfTI, DICOM series, .mgz.",
+            callback=repository.located,
+        ),
+    ],
+    name: Name,
+    count: Annotated[int, typer.Option("--slices", min=1, max=40, help="Of each volume.")] = 6,
+    classes: Classes = None,
+    subject: Subject = None,
+    force: Force = False,
+    max_rejected: MaxRejected = 0.1,
+) -> None:
+    """Make a collection of axial slices around the ventricles of volumes.
+
+    The volumes must be T1-weighted, with the skull stripped. Their slices are those that
+    `alzmri predict` shows the model, a millimetre apart. Each volume is a subject, unless OASIS,
+    ADNI or BIDS names or --subject say otherwise.
+
+    Example:
+
+        alzmri data slices adni/ --name adni --classes CN,MCI,AD
+    """
+    from alzmri.collections import sources
+
+    reader = partial(sources.volumes, count)
+    _bring(source, name, classes, subject, force, max_rejected, "slices", reader=reader)
+
+
+def _bring(*arguments: Any, **reading: Any) -> None:
+    """Import a source, say what it brought, and how to go on: see ``import_collection``."""
+    from alzmri.collections.importing import import_collection
+
+    brought = import_collection(*arguments, **reading)
+    name = arguments[1]
+    _show(brought.collection, brought.people)
+    for note in brought.notes:
+        _say(note)
+    for warning in brought.warnings:
+        terminal.warn(warning)
+    left: defaultdict[str, list[str]] = defaultdict(list)
+    for item in brought.collection.rejected:
+        # Without what differs from file to file.
+        left[re.split(r": | of ", item.reason)[0]].append(item.path)
+    for reason, paths in sorted(left.items(), key=lambda group: -len(group[1])):
+        shown = ", ".join(paths[:3]) + ", ..." * (len(paths) > 3)
+        _say(f"left behind: {len(paths)} x {reason}: {shown}")
+    _say(
+        f"data/{name} is in DVC and staged in git: commit it, then `dvc exp run -S "
+        f"data.source={name}`"
+    )
+
+
+@data_app.command()
+def check(name: Existing) -> None:
+    """Say what data/NAME holds and what is wrong with it. Exit status 2 if prepare would refuse.
+
+    Example:
+
+        alzmri data check kaggle
+    """
+    from alzmri import params
+    from alzmri.classes import merged
+    from alzmri.collections import importing
+    from alzmri.data import class_folders, splits, subjects
+
+    importing.check_name(name, ("prepared",))
+    given, directory = params.load(), Path("data", name)
+    found, heads = importing.read(directory)
+    for item in found.rejected:
+        _say(f"rejected: {item.path}: {item.reason}")
+    try:
+        people = subjects.find(
+            directory, given.split.subjects, found.entries, lambda: importing.compared(heads)[1]
+        )
+    except subjects.Unclear as error:
+        _show(found, None)
+        raise UserError(f"prepare would refuse it: {error}") from None
+    _show(found, people.names if people.known else None)
+    class_folders.require(found, given.data.max_rejected, remedy="prepare would refuse it")
+    called = merged(given.data.merge, found.classes)
+    labels = [called[item.label] for item in found.entries]
+    splits.parts(found.entries, labels, people.names, given.split, {})
+
+
+@data_app.command()
+def audit(
+    name: Existing,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the worst pairs are drawn.",
+            show_default="plots/audit-NAME.png",
+            callback=repository.located,
+        ),
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, max=60, help="How many a layout are drawn.")] = 3,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit status 1 if the current split shares subjects, or is a subject split with"
+            " near-duplicates in training and test.",
+        ),
+    ] = False,
+) -> None:
+    """Measure what train/test layouts of data/NAME leak: shared subjects, near-duplicate slices.
+
+    Compared are the layout that the collection was published with, as its import noted it, and
+    the subject and the slice split by params.yaml. 1-NN gives each test slice the class of the
+    most similar training slice: what that scores above its score on the subject split is
+    recognition of subjects. It is a report: leaks are no error without --strict.
+
+    Examples:
+
+        alzmri data audit kaggle
+
+        alzmri data audit kaggle --json | jq '.layouts[] | {layout, shared_subjects}'
+
+        alzmri data audit kaggle --strict --figure leak.png --pairs 6
+    """
+    from alzmri import params
+    from alzmri.collections import audit as auditing
+    from alzmri.collections.importing import check_name
+
+    check_name(name, ("prepared",))
+    given = params.load()
+    found = auditing.audit(Path("data", name), given, pairs=pairs)
+    for unit, refusal in found.refused.items():
+        terminal.warn(f"no {unit} split: {refusal}")
+    if not found.layouts or (strict and given.split.unit in found.refused):
+        raise UserError(found.refused[given.split.unit])
+    figure = figure or Path("plots", f"audit-{name}.png")
+    auditing.draw(figure, Path("data", name), found.layouts, name)
+    if as_json:
+        content = {"collection": name, **asdict(found), "figure": str(figure)}
+        print(json.dumps(content, indent=2, allow_nan=False))
+    else:
+        _show_audit(name, found)
+        _say(f"{figure} shows the most similar pairs")
+    if strict and any(leak.at_fault for leak in found.layouts):
+        raise typer.Exit(1)
+
+
+def _show_audit(name: str, found: "Audit") -> None:
+    """Print a column per layout, then what it means in sentences."""
+    from alzmri.data.subjects import NEAR_DUPLICATE
+
+    who = "subjects unknown"
+    if found.people is not None:
+        source = "the pixels" if found.subjects_from == "pixels" else found.subjects_from
+        who = f"{'at most ' * bool(found.doubt)}{found.people} subjects, known from {source}"
+    _say(f"{name}: {found.images} images of {who}")
+    if found.doubt:
+        _say(found.doubt)
+    table = Table("test slices")
+    columns: list[list[str]] = []
+    for leak in found.layouts:
+        table.add_column(leak.called + " *" * leak.current, justify="right")
+        parts = (leak.train, leak.val, leak.test)
+        same = "?" if leak.same_subject is None else f"{leak.same_subject:.1%}"
+        scores = (leak.accuracy, leak.majority_accuracy, leak.macro_f1)
+        cells = [f"{part.images} ({_count(part.people)})" for part in parts]
+        cells += [f"{_count(leak.shared_subjects)} of {_count(leak.test.people)}"]
+        cells += [f"{leak.test_near_duplicates} of {leak.test.images}", same]
+        columns.append(cells + [f"{score:.3f}" for score in scores])
+    labels = (
+        *("images (subjects): train", "  validation", "  test", "subjects also in training"),
+        *("with a near-duplicate", "nearest: same subject"),
+        *("1-NN accuracy", "  most frequent class", "1-NN macro F1"),
+    )
+    for row in zip(labels, *columns, strict=True):
+        table.add_row(*row)
+    terminal.out.print(table)
+    _say(
+        "* the current split (params.yaml). Near-duplicates are similar by"
+        f" {NEAR_DUPLICATE} or more. 1-NN: the class of the most similar training slice"
+    )
+    for leak in found.layouts:
+        _say(leak.headline)
+        if leak.turned_copies is not None:
+            _say(
+                f"{leak.called}: {leak.turned_copies} of the {leak.test.images} test images are"
+                " turned copies of training images, or of the same slice"
+            )
+    if found.layouts[0].layout != "published":
+        _say("no published split is known: no origin.csv has folders such as train and test")
+
+
+def _show(found: "Collection", people: Sequence[str] | None) -> None:
+    """Print the images and subjects of each class, and what deserves a warning.
+
+    ``people`` is the subject of each image; None if nothing tells.
+    """
+    from alzmri.data.class_folders import MAKE_SLICES
+
+    labels = [entry.label for entry in found.entries]
+    pictured, pairs = Counter(labels), set(zip(people or labels, labels, strict=True))
+    of_class, classes_of = (Counter(pair[at] for pair in pairs) for at in (1, 0))
+    table = Table("class")
+    table.add_column("images", justify="right")
+    table.add_column("subjects", justify="right")
+    for label in found.classes:
+        table.add_row(label, str(pictured[label]), str(of_class[label]) if people else "?")
+    table.add_section()
+    table.add_row("all", str(len(labels)), str(len(classes_of)) if people else "?")
+    terminal.out.print(table)
+    conversions = Counter(entry.converted for entry in found.entries if entry.converted)
+    for conversion, count in sorted(conversions.items()):
+        _say(f"converted to 8-bit grayscale when read: {count} x {conversion}")
+    if found.volumes:
+        terminal.warn(
+            f"{found.volumes} volumes (DICOM, NIfTI, FreeSurfer) are not read: {MAKE_SLICES}"
+        )
+    if not people:
+        return
+    if several := sum(number > 1 for number in classes_of.values()):
+        terminal.warn(
+            f"{several} subjects have images in several classes: each has one stage; check the"
+            " class folders and subjects.csv"
+        )
+    for label in found.classes:
+        if 0 < of_class[label] < _MIN_SUBJECTS:
+            terminal.warn(
+                f"{label} has {of_class[label]} subjects: no subject split can have the class in"
+                " training, validation and test at once"
+            )
+
+
+def _count(people: int | None) -> str:
+    return "?" if people is None else str(people)
+
+
+def _say(line: str) -> None:
+    terminal.out.print(escape(line), soft_wrap=True)
