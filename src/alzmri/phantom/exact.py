@@ -10,11 +10,12 @@ seeding through ``SeedSequence`` are guaranteed by NumPy's compatibility policy 
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Volume = Floats
 """float32, shape (X, Y, Z), X from left to right, Y to the front, Z up, in voxels of 1 mm."""
 
@@ -36,7 +37,7 @@ class ExactRandom:
 
     def uniform(self) -> float:
         """One number, uniform in [0, 1)."""
-        return (int(self._words.random_raw()) >> (64 - _UNIFORM_BITS)) / 2.0**_UNIFORM_BITS
+        return (self._words.random_raw() >> (64 - _UNIFORM_BITS)) / 2.0**_UNIFORM_BITS
 
     def normal(self) -> float:
         """One number of mean 0 and variance 1; see :meth:`normals`."""

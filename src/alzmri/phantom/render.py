@@ -4,7 +4,7 @@ The order is that of nature: pose and shape of the head, displaced ventricles, f
 structures, then receive field, point spread and noise of the scanner.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ _WHITE_LEVEL, _BRIGHTEST = 245, 250
 
 _T = TypeVar("_T", bound=np.generic)
 
-Pixels = NDArray[np.float32]
+Pixels = NDArray[np.floating[Any]]
 """float32, shape (N,): one value per pixel of ``_INSIDE``."""
 
 

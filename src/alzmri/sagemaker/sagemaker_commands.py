@@ -95,12 +95,12 @@ def logs(
     from alzmri.sagemaker import training_job
 
     session = _session()
-    name = training_job.find(session, name)["TrainingJobName"]
+    job = training_job.find(session, name)["TrainingJobName"]
     if follow:
-        training_job.follow(session, name)
-        terminal.say(f"{name} completed: `alzmri sagemaker fetch {name}`")
+        training_job.follow(session, job)
+        terminal.say(f"{job} completed: `alzmri sagemaker fetch {job}`")
         return
-    for line in training_job.new_lines(session.client("logs"), name, {}):
+    for line in training_job.new_lines(session.client("logs"), job, {}):
         terminal.say(line)
 
 
@@ -110,10 +110,10 @@ def stop(name: Name = None) -> None:
     from alzmri.sagemaker import training_job
 
     session = _session()
-    name = training_job.find(session, name)["TrainingJobName"]
+    job = training_job.find(session, name)["TrainingJobName"]
     with aws.explained():
-        session.client("sagemaker").stop_training_job(TrainingJobName=name)
-    terminal.say(f"{name} is stopping: it saves its checkpoint first")
+        session.client("sagemaker").stop_training_job(TrainingJobName=job)
+    terminal.say(f"{job} is stopping: it saves its checkpoint first")
 
 
 @sagemaker_app.command()
