@@ -38,7 +38,7 @@ def located(
     """
     here = Path.cwd()
     typed_in = context.find_root().obj or here
-    source = context.get_parameter_source(str(parameter.name))
+    source = context.get_parameter_source(parameter.name or "")
     given = source is not None and source.name != "DEFAULT"
     base = typed_in if given else _around(typed_in)
     if value is None or value.is_absolute() or base == here:

@@ -38,7 +38,7 @@ def bfloat16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     capped = torch.backends.cpu.get_cpu_capability() == "AVX2"
     return bool(torch.cpu.get_capabilities().get("amx_bf16")) and not capped
 

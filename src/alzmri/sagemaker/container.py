@@ -124,7 +124,7 @@ def run(command: Sequence[str], environment: dict[str, str]) -> tuple[int, Seque
         text=True,
         errors="replace",
     )
-    told = 0
+    told: int | None = None
 
     def forward(number: int, _: FrameType | None) -> None:
         nonlocal told
