@@ -62,9 +62,8 @@ _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 def numbers_of(slices: Sequence[Pixels]) -> Floats:
     """Five numbers of one subject, from their slices, uint8 ``[side, side]`` each.
 
-    Shares of the brain's area that are fluid, in the ellipse of :mod:`alzmri.inference.ventricles`
-    (mean, most) and outside it (mean, most), and the contrast: grey and white, as 90 % less 50 %
-    quantile.
+    Shares of the brain's area that are fluid, at the ventricles and outside (mean and most of the
+    slices), and the contrast of grey and white: 90 % less 50 % quantile.
     """
     measured = np.array([_measured(image) for image in slices])
     mean, most = measured.mean(axis=0), measured.max(axis=0)

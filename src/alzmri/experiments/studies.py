@@ -1,8 +1,7 @@
-"""Studies that the documentation reports: what they run, and the page that they write.
+"""Studies that the documentation reports, one of them the published protocol, which LEAKS.
 
 Every value that matters is spelt out: a default that changes in params.yaml must not change what
-the documentation reports. Here is also the published protocol, reproduced and labelled: it splits
-slices, not subjects.
+the documentation reports.
 """
 
 import os

@@ -49,16 +49,10 @@ def plan(
 ) -> Sweep:
     """Combine all values in ``words``; or let Optuna propose ``trials`` experiments of them.
 
-    Args:
-        words: `KEY=VALUES` each, in the syntax of `dvc exp run -S`, which is Hydra's:
-            `a,b`, `range(start,stop,step)`, `choice(a,b)`, or a single value. For a search also
-            `log(a,b)` and `uniform(a,b)`.
-        name: of the sweep; by default `sweep-` and what varies.
-        base: what all of them set unless ``words`` do.
-
-    Raises:
-        UserError: with every fault of the words and of the values in one message.
-        EnvironmentFault: when Optuna is needed and not installed.
+    Words are `KEY=VALUES`, in the syntax of `dvc exp run -S`, which is Hydra's: `a,b`,
+    `range(start,stop,step)`, `choice(a,b)`, or a single value; for a search also `log(a,b)` and
+    `uniform(a,b)`. ``base`` is what all set unless words do. UserError has every fault of the words
+    and of the values; EnvironmentFault when Optuna is needed and not installed.
     """
     values, kinds, faults = _read(words)
     varied = [key for key in values if len(values[key]) > 1]
