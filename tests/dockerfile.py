@@ -37,9 +37,9 @@ PIP = {
 }
 READ_ONLY = """
 ip link set lo up
-mount -t tmpfs none $0/tmp
-mount --bind -o ro $0 $0
+mount --bind $0 $0
 mount -o remount,bind,ro $0
+mount -t tmpfs none $0/tmp
 """
 ASK = """
 import sys, urllib.request
@@ -101,9 +101,10 @@ class Image:
     def command(self, words: list[str], mounts: str, environment: dict[str, str]) -> list[str]:
         """What runs ``words`` in the image, without a network, after ``mounts``."""
         script = f"""
-            mount --bind /dev $0/dev
-            mount -t proc none $0/proc
             {mounts}
+            mount --bind /dev $0/dev
+            mount -t tmpfs none $0/dev/shm
+            mount -t proc none $0/proc
             exec chroot --userspec="$1" "$0" env -i --chdir="$2" "${{@:3}}"
         """
         variables = [f"{key}={value}" for key, value in {**self.environment, **environment}.items()]
@@ -114,16 +115,14 @@ def serve(image: Image) -> None:
     """Start what the image starts, cut off and read-only; ask for its health and for a slice."""
     words = json.loads(image.said["ENTRYPOINT"]) + json.loads(image.said["CMD"])
     health = image.said["HEALTHCHECK"].partition("CMD ")[2]
-    process = subprocess.Popen(
-        image.command(words, READ_ONLY, {"HOME": "/nowhere"}), start_new_session=True
-    )
+    process = subprocess.Popen(image.command(words, READ_ONLY, {"HOME": "/nowhere"}))
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         deadline = time.monotonic() + 60 * float(os.environ.get("ALZMRI_TEST_PATIENCE", "4"))
         while True:
             first = children.read_text().strip()
             enter = ["nsenter", "-t", first, "--net", "--mount", "chroot", str(image.folder)]
-            if not subprocess.run([*enter, "sh", "-c", health], check=False).returncode:
+            if first and not subprocess.run([*enter, "sh", "-c", health], check=False).returncode:
                 break
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit("error: it does not pass its health check")
@@ -135,9 +134,10 @@ def serve(image: Image) -> None:
         scan = next((ROOT / "data").rglob("*.jpg"))
         ask = ["nsenter", "-t", first, "--net", sys.executable, "-c", ASK, str(scan)]
         subprocess.run(ask, check=True)
+        os.kill(int(first), signal.SIGTERM)
+        assert process.wait(60) == 0
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        process.kill()
 
 
 def train(image: Image) -> None:

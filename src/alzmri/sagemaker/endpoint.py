@@ -157,11 +157,9 @@ def deploy(session: Any, folder: Path, requests: Requests) -> bool:
 def pack(folder: Path, archive: Path) -> None:
     """Write all that serving needs of the model in ``folder``; as ONNX too, for quick starts."""
     from alzmri.inference import onnx_export
-    from alzmri.inference.predictor import Predictor
 
-    Predictor.load(folder)  # refuses files that are damaged, or do not belong together
     graph = archive.with_name("model.onnx")
-    onnx_export.write(folder, graph)
+    onnx_export.write(folder, graph)  # refuses files that are damaged or do not belong together
     with tarfile.open(archive, "w:gz") as tar:
         for path in (*(folder / name for name in (*NEEDED, SHOWN)), graph):
             if path.is_file():
