@@ -74,6 +74,11 @@ class Image:
                     options = ("--variant=minbase", f"--include={PACKAGES}")
                     subprocess.run(["debootstrap", *options, "bookworm", self.folder], check=True)
                 (self.folder / "wheels").mkdir(exist_ok=True)
+                for line in (self.folder / "etc/passwd").read_text().splitlines():
+                    name, _, number = line.split(":")[:3]
+                    if 1000 <= int(number) < 60_000:  # a step of the run before has made it
+                        remove = ("chroot", self.folder, "/usr/sbin/userdel", name)
+                        subprocess.run(remove, check=True)
             case "WORKDIR":
                 self.place = Path(rest)
                 (self.folder / rest[1:]).mkdir(parents=True, exist_ok=True)
