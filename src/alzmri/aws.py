@@ -67,7 +67,7 @@ def explained() -> Iterator[None]:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
         code, message = (str(error.response["Error"].get(key, "")) for key in ("Code", "Message"))
         if status >= 500 or "Throttl" in code or code == "SlowDown":
-            raise EnvironmentFault(f"AWS is too busy or unwell ({code}): try again") from error
+            raise EnvironmentFault(f"AWS is too busy or has a fault ({code}): try again") from error
         said = f"{code}: {message}"
         known = meaning(said)
         raise UserError(f"{known} (AWS: {message})" if known else f"AWS refuses: {said}") from error
