@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 # Some packages report to their makers unless this is set before they are imported: ONNX Runtime a
 # device id, paths and error texts; W&B its own errors; Albumentations asks for its newest version.
