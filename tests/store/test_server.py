@@ -164,7 +164,7 @@ def test_what_stops_a_start_is_one_message_and_names_the_place(new_repo):
     (repo.root / ".store").touch()
     refused = repo.store("up")
     assert refused.returncode == 2
-    assert f"{repo.root / '.store'} is no folder" in refused.stderr
+    assert f"{repo.root / '.store'} is not a folder" in refused.stderr
     assert "move it away" in refused.stderr
     (repo.root / ".dvc" / "config").unlink()
     refused = repo.store("up")
