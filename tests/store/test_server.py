@@ -73,7 +73,7 @@ def test_one_server_from_its_first_start_to_its_move(new_repo, free_block, tmp_p
     with monkeypatch.context() as patched:
         patched.setattr(server, "_weed", lambda: without)
         patched.setattr(server, "START_SECONDS", 8)
-        with pytest.raises(EnvironmentFault, match="its volume server is not there"):
+        with pytest.raises(EnvironmentFault, match="its volume server is not up"):
             server.up(repo.root)
     assert server.find(repo.root) is None
 
