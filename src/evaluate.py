@@ -28,7 +28,7 @@ def main() -> None:
     shared = assessment.check_leak(trained, prepared, settings.split.unit)
     across = assessment.near_duplicates()
     with following(settings, trained.run, prepared.digest) as tracked:
-        # What is flagged counts as little here as in `alzmri predict`.
+        # Slices out of distribution are left out, as in `alzmri predict`.
         detector = Detector.load(saved.MODELS, saved.digest())
         test = assessment.predict_test(
             model, trained.temperature, prepared, settings.evaluate, detector

@@ -1,4 +1,4 @@
-"""Stage export: write the model as models/model.onnx; write models/export.onnx.json."""
+"""Stage export: write models/model.onnx and models/export.onnx.json."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Stage ood: learn which images are unlike the training slices; write models/ood.*."""
+"""Stage ood: fit the detector of images unlike the training slices; write models/ood.*."""
 
 import os
 

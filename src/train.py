@@ -1,7 +1,6 @@
 """Stage train: learn from data/prepared; write models, plots/history.csv, metrics/train.json.
 
-Alone, or as one of the processes that ``torchrun`` starts: ``torchrun --nproc-per-node 2
-src/train.py``.
+On several devices: ``torchrun --nproc-per-node 2 src/train.py``.
 """
 
 import os
@@ -38,8 +37,8 @@ def main() -> None:
     with joined(device) as processes:
         if not processes.agree(name):
             raise UserError(
-                "the processes have different parameters, prepared data, code or torch: make their"
-                " hosts alike, for example with `git pull` and `dvc pull`"
+                "the processes have different parameters, prepared data, code or torch: use the"
+                " same on all hosts, for example with `git pull` and `dvc pull`"
             )
         if not processes.first:
             train(prepared, settings, device, checkpoints, processes=processes, initial=start)

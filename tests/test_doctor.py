@@ -114,7 +114,7 @@ def test_a_check_that_raises_is_a_finding_and_the_others_run(root, monkeypatch):
     assert reported["plots"].level is Level.FAIL
     assert "KeyError: 'bug'" in reported["plots"].message
     assert reported["checkpoints"].message == f"No such file or directory: {root / 'nowhere'}"
-    assert "no folder" in reported["data"].message
+    assert "not a folder" in reported["data"].message
     assert "config.local is damaged" in reported["store"].message
 
 
@@ -282,7 +282,7 @@ def test_a_collection_that_is_absent_or_not_of_files(root):
     assert elsewhere.level is Level.FAIL
     assert "dvc pull data/kaggle" in elsewhere.remedy
     kaggle.touch()
-    assert "no folder" in doctor.collection(root).message
+    assert "not a folder" in doctor.collection(root).message
     kaggle.unlink()
     folder = kaggle / "train" / "NonDemented"
     folder.mkdir(parents=True)

@@ -114,7 +114,7 @@ def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
     assert refused.returncode != 0
     assert "params.yaml has 1 fault(s)" in refused.stderr
     assert run("git diff --quiet").returncode == 1
-    (undo,) = re.findall("to undo, .*: `(.*)`", refused.stderr)
+    (undo,) = re.findall("to undo .*: `(.*)`", refused.stderr)
     assert run(undo).returncode == 0
     assert run("git status --porcelain").stdout == ""
 
@@ -129,7 +129,7 @@ FAULTS = [
     ("data.source", "prepared", "an output of the pipeline"),
     ("data.merge", "two", "'binary'"),
     ("split.unit", "person", "'subject' or 'slice'"),
-    ("split.subjects", "unknown", "split.unit=slice does not, and LEAKS"),
+    ("split.subjects", "unknown", "or set split.unit=slice, which LEAKS"),
     ("split.fractions", [0.7, 0.2, 0.2], "sum to 1"),
     ("split.fractions", [1.0, 0.0, 0.0], "above 0"),
     ("split.fractions", [0.5, 0.5], "at least 3 items"),

@@ -1,4 +1,4 @@
-"""AWS as the user reaches it; what its errors mean, in one sentence each, with the remedy."""
+"""Calls to AWS with the user's credentials; each error in one sentence, with the remedy."""
 
 import re
 import sys
@@ -18,46 +18,45 @@ Answer = Mapping[str, Any]
 _MEANT = {
     r"Expired": "the session has expired: sign in again (`aws sso login`), or export new keys",
     r"InvalidAccessKeyId|InvalidClientTokenId|InvalidToken|Signature|UnrecognizedClient": "the key"
-    " is wrong or was withdrawn: look at `aws configure list`, and at the clock of this machine",
-    r"^ResourceInUse": "a job of this name exists, and a name is used once: give another --name,"
-    " or none",
-    r"NoSuchBucket": "there is no such bucket: make it, or correct its name",
+    " is wrong or was revoked: check `aws configure list` and the clock of this machine",
+    r"^ResourceInUse": "a job of this name exists: give another --name, or none",
+    r"NoSuchBucket": "the bucket does not exist: create it, or correct its name",
     r"^301|PermanentRedirect|AuthorizationHeaderMalformed|bucket.*region": "the bucket is in"
     " another region: use one in the job's region, or set region to the bucket's",
     r"ResourceLimitExceeded": "the account's quota is too small: ask for more in the console under"
-    " Service Quotas, Amazon SageMaker, or take another instance_type",
+    " Service Quotas, Amazon SageMaker, or use another instance_type",
     r"CapacityError|InsufficientInstanceCapacity": "no such instance is free now: submit again"
-    " later, or take another instance_type",
+    " later, or use another instance_type",
     r"No space left": "raise volume_gb in sagemaker.yaml and submit again",
     r"AccessDenied|not authorized|^403": "a permission is missing (docs/sagemaker.md has what a job"
     " needs)",
-    r"assume role|role .*(not exist|not be found|not valid)": "SageMaker cannot take the role: it"
+    r"assume role|role .*(not exist|not be found|not valid)": "SageMaker cannot use the role: it"
     " must exist in this account and trust sagemaker.amazonaws.com (docs/sagemaker.md)",
-    r"instance ?type.*(enum|not|un|invalid)": "there is no such instance type in this region:"
+    r"instance ?type.*(enum|not|un|invalid)": "this region has no such instance type:"
     " correct instance_type in sagemaker.yaml",
-    r"CannotPullContainer|\becr\b|\bimage\b.*(not|fail)": "the image cannot be fetched in this"
-    " region: correct image in sagemaker.yaml (https://aws.github.io/deep-learning-containers)",
-    r"endpoint .*not found": "there is no such endpoint in this account and region: `alzmri"
-    " sagemaker deploy`",
-    r"resource not found": "there is no such job in this account and region: `alzmri sagemaker"
-    " list`",
+    r"CannotPullContainer|\becr\b|\bimage\b.*(not|fail)": "this region does not have the image:"
+    " correct image in sagemaker.yaml (https://aws.github.io/deep-learning-containers)",
+    r"endpoint .*not found": "this account and region have no such endpoint: `alzmri"
+    " sagemaker deploy` makes it",
+    r"resource not found": "this account and region have no such job: `alzmri sagemaker"
+    " list` names the jobs",
 }
-"""By what an error's code and message, or the reason of a failed job, contain; the first counts."""
+"""Remedies by a pattern in an error's code and message or a failed job's reason; the first wins."""
 
 
 def meaning(said: str) -> str:
-    """What AWS means by ``said``, with the remedy; empty when that is not known."""
+    """The meaning and remedy of the AWS message ``said``; empty when unknown."""
     found = (text for words, text in _MEANT.items() if re.search(words, said, re.I | re.S))
     return next(found, "")
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn the errors of AWS's client into ours.
+    """Turn the errors of AWS's client into UserError or EnvironmentFault.
 
     Raises:
-        UserError: what the user or the account's settings can correct.
-        EnvironmentFault: the network, or AWS itself.
+        UserError: for the user to correct, here or in the account.
+        EnvironmentFault: the network or AWS failed.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -67,10 +66,13 @@ def explained() -> Iterator[None]:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
         code, message = (str(error.response["Error"].get(key, "")) for key in ("Code", "Message"))
         if status >= 500 or "Throttl" in code or code == "SlowDown":
-            raise EnvironmentFault(f"AWS is too busy or has a fault ({code}): try again") from error
+            raise EnvironmentFault(
+                f"AWS throttled or failed the request ({code}): try again"
+            ) from error
         said = f"{code}: {message}"
         known = meaning(said)
-        raise UserError(f"{known} (AWS: {message})" if known else f"AWS refuses: {said}") from error
+        refused = f"AWS refused the request: {said}"
+        raise UserError(f"{known} (AWS: {message})" if known else refused) from error
     except BotoCoreError as error:
         if re.search("Credential|Token|SSO|Profile", type(error).__name__):
             raise UserError(
@@ -78,18 +80,18 @@ def explained() -> Iterator[None]:
                 " AWS_PROFILE=NAME, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
         raise EnvironmentFault(
-            f"AWS does not answer ({error}): look at the network, a proxy, and the region"
+            f"AWS does not answer ({error}): check the network, the proxy and the region"
         ) from error
 
 
 def session(region: str) -> Any:
-    """boto3's session with the user's own credentials."""
+    """A boto3 session with the user's credentials."""
     boto3 = require("boto3", "sagemaker")
     from botocore.config import Config
     from botocore.session import Session
 
     core = Session()
-    # Attempts wait longer each time: a throttled call is no reason to give up on a long job.
+    # The wait between attempts grows: a throttled call must not end the watch of a long job.
     retries: Any = {"mode": "standard", "total_max_attempts": 4}
     core.set_default_client_config(Config(connect_timeout=10, read_timeout=30, retries=retries))
     with explained():
@@ -97,13 +99,13 @@ def session(region: str) -> Any:
 
 
 def wait(session: Any, waiter: str, on_answer: Callable[[Answer], None], **resource: str) -> Answer:
-    """Wait with boto3's ``waiter`` of SageMaker until all is over, well or not; the last answer.
+    """Wait until a SageMaker resource is ready or has failed; return the last answer.
 
     Args:
-        session: boto3's.
-        waiter: such as ``endpoint_in_service``.
-        on_answer: called with each answer that the waiter gets.
-        resource: what to wait for, in the words of the operation that the waiter repeats.
+        session: the boto3 session.
+        waiter: the boto3 waiter, such as ``endpoint_in_service``.
+        on_answer: called with each answer.
+        resource: arguments of the waiter's operation, which name the resource.
     """
     from botocore.exceptions import ClientError, WaiterError
 
@@ -121,7 +123,7 @@ def wait(session: Any, waiter: str, on_answer: Callable[[Answer], None], **resou
         patience = {"Delay": POLL_SECONDS, "MaxAttempts": sys.maxsize}
         try:
             client.get_waiter(waiter).wait(WaiterConfig=patience, **resource)
-        except WaiterError as error:  # also how a job that failed ends
+        except WaiterError as error:  # the waiter raises it for a failed job, too
             if "Error" in error.last_response:
                 raise ClientError(error.last_response, waiter) from error
     return last
@@ -129,7 +131,7 @@ def wait(session: Any, waiter: str, on_answer: Callable[[Answer], None], **resou
 
 @explained()
 def upload(session: Any, path: Path, address: str) -> None:
-    """Send a file to ``s3://bucket/key``, with its progress, unless it is there: whole, in S3."""
+    """Send a file to ``s3://bucket/key`` and show progress, unless the object exists."""
     s3, (bucket, key) = session.client("s3"), _split(address)
     found = s3.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents", [])
     if key in (item["Key"] for item in found):
@@ -140,7 +142,7 @@ def upload(session: Any, path: Path, address: str) -> None:
 
 @explained()
 def download(session: Any, address: str, path: Path) -> None:
-    """Fetch the object at ``s3://bucket/key`` into ``path``, with its progress."""
+    """Fetch the object at ``s3://bucket/key`` into ``path`` and show progress."""
     s3, (bucket, key) = session.client("s3"), _split(address)
     size = s3.head_object(Bucket=bucket, Key=key)["ContentLength"]
     with _moving("downloading", path, size) as moved:
@@ -149,7 +151,7 @@ def download(session: Any, address: str, path: Path) -> None:
 
 @contextmanager
 def _moving(verb: str, path: Path, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield what boto3 calls with each number of bytes that it has moved."""
+    """Yield a callback for boto3, which passes it the number of bytes moved since the last call."""
     done = 0
     with terminal.progress(f"{verb} {path.name} (bytes)") as progress:
 

@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from alzmri.errors import UserError
 
 CLASSES = ("Non Demented", "Very Mild Demented", "Mild Demented", "Moderate Demented")
-"""Names of the four stages, least to most severe. This order is the order everywhere."""
+"""Names of the four stages, least to most severe: the order everywhere."""
 
 DEMENTED = "Demented"
-"""The second class of collections that have two only, and what ``data.merge: binary`` makes."""
+"""The second class of two-class collections and of ``data.merge: binary``."""
 
 KNOWN = (*CLASSES, DEMENTED)
 """Classes that need no ``--classes``, in the order of severity."""
 
 CLASSES_FILE = "classes.txt"
-"""In a collection's folder: its classes, one a line, least to most severe."""
+"""The file in a collection's folder with its classes, one a line, least to most severe."""
 
 MOST = 10
-"""Classes of a collection. They are numbered from 0, and sorted by that digit in some plots."""
+"""Maximum number of classes. Some plots sort them by their number, which must be one digit."""
 
 MERGES = {
     "none": {},
     "three-class": dict.fromkeys(CLASSES[2:], "Mild or Moderate Demented"),
     "binary": dict.fromkeys(CLASSES[1:], DEMENTED),
 }
-"""What ``data.merge`` may be: for each, the new name of the classes that it merges."""
+"""Values of ``data.merge``; each maps the classes that it merges to their new name."""
 
 _WORDS = {
     CLASSES[0]: "non,no impairment,non impairment,non dementia,no dementia,not demented,normal,"
@@ -37,36 +37,36 @@ _WORDS = {
     CLASSES[3]: "moderate,moderate impairment,moderate dementia,CDR 2,CDR 2.0",
     DEMENTED: "dementia",
 }
-"""How releases spell the classes, besides their names."""
+"""Other spellings of the classes in public collections."""
 
 _NO_STAGE = (
     "SCD,SMC,EMCI,MCI,LMCI,AD,Alzheimer,Alzheimers,Alzheimers disease,"
     "CDR 3,severe,severe impairment,severe dementia,severe demented"
 )
-"""Diagnoses that are none of the stages, least to most severe: only their user can place them."""
+"""Diagnoses other than the stages, least to most severe; only the user can place them."""
 
 _SHORT = ("verymild", "mild", "moderate")
-"""Below the folder of another diagnosis they are grades of that."""
+"""Words that, below the folder of another diagnosis, are grades of that diagnosis."""
 
 _NAME = re.compile(r"(?=.*[^\W\d])[^\W_][\w .+()'-]{0,39}")
 _COLUMNS = ("path", "subject", "actual", "predicted")
-"""Of ``plots/predictions.csv``, which has the classes as further columns."""
+"""Columns of ``plots/predictions.csv``, in which each class is a column too."""
 
 
 def number(word: str) -> bool:
-    """Whether ``word`` is a number, which says nothing of what it stands for."""
+    """Whether ``word`` is a number, whose meaning is unknown."""
     return re.fullmatch(r"\s*[+-]?\d+(\.\d+)?\s*", word) is not None
 
 
 def plain(word: str) -> str:
-    """``word`` without case, spaces and signs, in which spellings differ; a number as it counts."""
+    """``word`` without case, spaces and signs, in which spellings differ; numbers by value."""
     if number(word):
         return f"{float(word):g}"
     return "".join(sign for sign in word.casefold() if sign.isalnum())
 
 
 def folder(name: str) -> str:
-    """The folder of a class in a collection of ours."""
+    """The folder of a class in an imported collection."""
     return name.replace(" ", "")
 
 
@@ -75,12 +75,12 @@ FOLDERS = tuple(map(folder, CLASSES))
 
 @dataclass(frozen=True)
 class Naming:
-    """What the words of a source mean: its folders, its labels, its numbers.
+    """The classes that a source's folder names, labels and numbers mean.
 
     Attributes:
-        classes: the classes that it must have, least to most severe; empty where nobody said.
+        classes: the required classes, least to most severe; empty if nobody named them.
         words: the class of each plain word.
-        open: whether the words are those of the stages, of which digits may be left out.
+        open: whether the words are those of the stages, which may appear without digits.
     """
 
     classes: tuple[str, ...]
@@ -88,7 +88,7 @@ class Naming:
     open: bool
 
     def class_of(self, word: str) -> str | None:
-        """The class that ``word`` means, whatever its case, spaces and signs; None if none."""
+        """The class that ``word`` means, or None; case, spaces and signs do not matter."""
         found = self.words.get(plain(word))
         if found or not self.open:
             return found
@@ -102,16 +102,16 @@ class Naming:
 
 _SPELLINGS = {plain(word): name for name in KNOWN for word in (name, *_WORDS[name].split(","))}
 STAGES = Naming((), _SPELLINGS, open=True)
-"""Where nobody names the classes."""
+"""The naming if nobody names the classes."""
 _STAGELESS = tuple(map(plain, _NO_STAGE.split(",")))
 
 
 def of_folders(naming: Naming, folders: Sequence[str]) -> tuple[str, str | None] | None:
-    """The nearest of ``folders``, outermost first, that means a class, and this class.
+    """The innermost of ``folders`` (outermost first) that means a class, and this class.
 
-    The class is None for a diagnosis that is none of the classes; the whole is None where no
-    folder means anything. A number means a class only where no other folder does, and no other
-    number: subjects are numbered as well.
+    The class is None for a diagnosis that is not one of the classes; the result is None if no
+    folder means anything. A number means a class only if no other folder and no other number
+    does, because subjects are numbered too.
     """
     for at in reversed(range(len(folders))):
         word, above = folders[at], folders[at - 1] if at else ""
@@ -125,18 +125,18 @@ def of_folders(naming: Naming, folders: Sequence[str]) -> tuple[str, str | None]
 
 
 def stageless(word: str) -> bool:
-    """Whether ``word`` is a diagnosis that is none of the stages, such as MCI."""
+    """Whether ``word`` is a diagnosis other than the stages, such as MCI."""
     return plain(word) in _STAGELESS
 
 
 def parse(text: str) -> Naming:
-    """The classes of ``--classes``: ``NAME,NAME,…``, least to most severe.
+    """The naming of ``--classes``: ``NAME,NAME,…``, least to most severe.
 
-    A word of the source that is another than the name stands before it: ``LABEL=NAME``. Without
-    such words, the numbers 0, 1, … mean the names in the order in which they are given.
+    ``LABEL=NAME`` names a class that the source calls LABEL. Without labels, the numbers 0, 1, …
+    mean the names in order.
 
     Raises:
-        UserError: names that cannot be used.
+        UserError: a name is not valid.
     """
     given = [item.rpartition("=")[::2] for item in text.split(",")]
     labels, names = ([one.strip() for one in column] for column in zip(*given, strict=True))
@@ -152,18 +152,18 @@ def parse(text: str) -> Naming:
 
 
 def named(names: Sequence[str], where: str) -> Naming:
-    """The naming with the classes ``names``; ``where`` is what messages call their source.
+    """The naming with the classes ``names``; messages call their source ``where``.
 
-    If all are known, they are the stages, under their names and in their order.
+    If all are known, they get the names and the order of the stages.
 
     Raises:
-        UserError: fewer than 2 or more than :data:`MOST`, or a name that cannot be used.
+        UserError: fewer than 2 or more than :data:`MOST`, or a name is not valid.
     """
     for name in names:
         if not _NAME.fullmatch(name) or name.lower() in _COLUMNS:
             raise UserError(
-                f"{where}: {name!r} cannot name a class: use up to 40 letters, digits, spaces and"
-                f" .+-()', with a letter, but not {', '.join(_COLUMNS)}"
+                f"{where}: {name!r} is not a valid class name: use up to 40 letters, digits, spaces"
+                f" and .+-()', at least one letter, and not {', '.join(_COLUMNS)}"
             )
     known = [STAGES.class_of(name) for name in names]
     if all(known) and len(set(known)) == len(names):
@@ -180,25 +180,25 @@ def named(names: Sequence[str], where: str) -> Naming:
 
 
 def option(words: Iterable[str]) -> str:
-    """The option ``--classes`` for a source with ``words``, and what of it is not known."""
+    """A ``--classes`` option for a source with ``words``, and what the user must fill in."""
     words = sorted(set(words))
     if all(map(number, words)):
         words.sort(key=float)
         in_order = words == list(map(str, range(len(words))))
         shown = ",".join(f"NAME OF {word}" if in_order else f"{word}=NAME" for word in words)
         return (
-            f"--classes '{shown}'\nwhere the numbers have another order:"
+            f"--classes '{shown}'\nif the numbers have another order:"
             " --classes '2=NAME,0=NAME,1=NAME'"
         )
     words.sort(key=_severity)
     shown = f"--classes '{','.join(words)}'"
     if unknown := [word for word in words if _severity(word)[0] == len(KNOWN) + len(_STAGELESS)]:
-        shown += f"\nwith {' and '.join(unknown)} where they belong, which is not known here"
+        shown += f"\nand {' and '.join(unknown)} moved to the right place, which is not known here"
     return shown
 
 
 def _severity(word: str) -> tuple[int, str]:
-    """The place of ``word``, or of the first word in it that has one; else behind all."""
+    """The place of ``word``, or of the first word in it that has one; others are last."""
     for part in (word, *re.findall(r"[^\W_]+", word)):
         if stageless(part):
             return len(KNOWN) + _STAGELESS.index(plain(part)), word
@@ -211,7 +211,7 @@ def merged(merge: str, classes: Collection[str]) -> dict[str, str]:
     """Each of ``classes`` and its name after ``data.merge``, in severity order.
 
     Raises:
-        UserError: when it joins none of them.
+        UserError: ``merge`` joins none of them.
     """
     names = MERGES[merge]
     after = {name: names.get(name, name) for name in classes}

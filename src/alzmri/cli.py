@@ -1,4 +1,4 @@
-"""The ``alzmri`` command. Commands import what they need when they run: ``--help`` stays quick."""
+"""The ``alzmri`` command. Commands import modules when they run, so that ``--help`` is quick."""
 
 import json
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from alzmri.serving.serve_command import serve
 from alzmri.store.store_commands import store_app
 
 IN_PLACE = {"predict", "explain", "store"}
-"""Commands that run in the user's folder: they name the user's files, or run a command."""
+"""Commands that run in the user's folder, because they take the user's files or command."""
 
 
 class _WholeSentences(TyperGroup):
@@ -32,10 +32,10 @@ class _WholeSentences(TyperGroup):
 
 app = typer.Typer(
     cls=_WholeSentences,
-    help="Classify stages of Alzheimer's disease from brain MRI slices, honestly scored.",
-    epilog="Experiments are DVC's: dvc repro, dvc exp run -S train.lr=0.0005, dvc plots diff.",
+    help="Classify stages of Alzheimer's disease from brain MRI slices, evaluated by subject.",
+    epilog="DVC runs the experiments: dvc repro, dvc exp run -S train.lr=0.0005, dvc plots diff.",
     no_args_is_help=True,
-    rich_markup_mode=None,  # it drops [brackets] in a help text
+    rich_markup_mode=None,  # markup would drop [brackets] in a help text
     context_settings={"max_content_width": 100},
     pretty_exceptions_enable=False,
 )
@@ -64,7 +64,7 @@ def _options(
         typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """``--debug`` is read by ``terminal.run``, which sees every error."""
+    """``terminal.run``, which sees every error, reads ``--debug``."""
     if context.invoked_subcommand not in IN_PLACE:
         repository.enter(context)
 
@@ -74,7 +74,7 @@ def doctor(
     before_run: Annotated[bool, typer.Option("--before-run", help="Print problems only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check everything that could stop a run, and name the remedy.
+    """Check everything that could stop a run, and name remedies.
 
     The exit status is 1 if a check fails.
     """

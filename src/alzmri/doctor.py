@@ -1,4 +1,4 @@
-"""The checks of `alzmri doctor`: what could stop a run or an experiment, and the remedy."""
+"""The checks of `alzmri doctor` for faults that stop a run or an experiment, with remedies."""
 
 import os
 import re
@@ -26,11 +26,11 @@ from alzmri.store import remotes, server
 OLDEST, NEWEST = (3, 11), (3, 14)
 ENOUGH_BYTES = 5 * 10**9
 TOO_FEW_BYTES = 10**9
-ABANDONED_DAYS = 14  # without a new checkpoint: the training is abandoned
+ABANDONED_DAYS = 14  # a training without a new checkpoint for so long is abandoned
 
 
 class Level(Enum):
-    """How serious a finding is. Only FAIL stops a run or makes it do the wrong thing."""
+    """The severity of a finding. Only FAIL stops a run or makes it do the wrong thing."""
 
     OK = "ok"
     WARN = "warn"
@@ -56,8 +56,8 @@ def examine(*, before_run: bool = False) -> Iterator[Finding]:
     """Yield the findings for the repository whose root is the current directory.
 
     Args:
-        before_run: `dvc repro` with the local store is about to start. The store may be down, and
-            a missing need of experiments is only a warning.
+        before_run: `dvc repro` with the local store is about to start: the store may be down, and
+            something that only experiments need may be missing, with a warning.
     """
     yield from attempt("python", python_version)
     yield from attempt("environment", environment)
@@ -96,7 +96,7 @@ def attempt(subject: str, check: Callable[[], Finding | None]) -> Iterator[Findi
         finding = fail(subject, str(error))
     except OSError as error:
         finding = fail(subject, f"{error.strerror or error}: {error.filename or subject}")
-    except Exception as error:  # noqa: BLE001 - the other checks go on
+    except Exception as error:  # noqa: BLE001 - the other checks continue
         message = f"the check itself failed: {type(error).__name__}: {error}"
         finding = fail(subject, message, "report that, with what `alzmri --version` prints")
     if finding:
@@ -163,15 +163,15 @@ def history() -> Finding:
     """An experiment is a commit on top of another; DVC loses results in a shallow clone."""
     if not git.lines("rev-parse", "--verify", "HEAD"):
         remedy = "run `git add -A && git commit -m start`"
-        return fail("git history", "no commit: experiments need one", remedy)
+        return fail("git history", "there is no commit, and experiments need one", remedy)
     if git.lines("rev-parse", "--is-shallow-repository") == ["true"]:
         return fail("git history", "a shallow clone loses results", "run `git fetch --unshallow`")
-    return ok("git history", "whole")
+    return ok("git history", "complete")
 
 
 def git_identity() -> Finding:
     """An experiment is a commit, and a commit needs an author."""
-    # Asks git itself: the name may come from any configuration file or from the environment.
+    # Git itself knows: the name may come from any configuration file or from the environment.
     if git.lines("var", "GIT_AUTHOR_IDENT") and git.lines("var", "GIT_COMMITTER_IDENT"):
         return ok("git identity", "set")
     remedy = "run `git config user.name NAME` and `git config user.email ADDRESS`"
@@ -187,7 +187,7 @@ def line_endings(root: Path) -> Finding | None:
 
 
 def untracked_source() -> Finding:
-    """Temporary experiments have only the files that git tracks: a new module is missing."""
+    """Temporary experiments get only files that git tracks; an untracked module is missing."""
     files = git.lines("ls-files", "--others", "--exclude-standard", "--", "src")
     if not files:
         return ok("source", "all of src/ is tracked")
@@ -200,14 +200,14 @@ def _some(names: list[str]) -> str:
 
 
 def plots_template(root: Path) -> Finding:
-    """DVC's plots page is made from a template that set-up writes."""
+    """DVC makes its plots page from a template that `make setup` writes."""
     if (root / ".dvc" / "plots.html").is_file():
         return ok("plots", "template present")
     return fail("plots", ".dvc/plots.html is missing: `dvc plots` fails", "run `make setup`")
 
 
 def parameters(root: Path) -> Finding:
-    """params.yaml is what every stage accepts."""
+    """Every stage accepts params.yaml."""
     load(root / "params.yaml")
     return ok("params", "params.yaml is valid")
 
@@ -233,34 +233,34 @@ def collection(root: Path) -> Finding | None:
             if not (named and (path.is_file() or path.is_dir())):
                 unreadable.append(repr(str(path.relative_to(root))))
     if unreadable:
-        message = "neither readable files nor folders with UTF-8 names, so DVC stops: "
+        message = "DVC stops at these, which are not readable or have names that are not UTF-8: "
         return fail("data", message + _some(unreadable), "move them away")
     if links:
-        message = f"data/{name} has {links} symbolic links, which are no images"
-        return warn("data", message, "put the files themselves there")
+        message = f"data/{name} has {links} symbolic links, which are ignored"
+        return warn("data", message, "replace them by the files themselves")
     return ok("data", f"data/{name} can be read")
 
 
 def _absent(folder: Path) -> Finding:
     name = folder.name
     if os.path.lexists(folder):
-        return fail("data", f"data/{name} is no folder", "move it away")
+        return fail("data", f"data/{name} is not a folder", "move it away")
     if name == "phantom":
         return ok("data", f"the pipeline makes data/{name}")
     if folder.with_name(f"{name}.dvc").is_file():
-        message = f"data/{name} is known to DVC, but not here"
+        message = f"DVC tracks data/{name}, but it is not on this machine"
         return fail("data", message, f"run `dvc pull data/{name}`")
     message = f"params.yaml names the collection {name}, but there is no data/{name}"
     return fail("data", message, f"run `alzmri data import SOURCE --name {name}`")
 
 
 def checkpoints(root: Path) -> Finding:
-    """`.checkpoints` has trainings that ended early; abandoned ones stay until they are removed."""
+    """`.checkpoints` has trainings that ended early; nothing removes abandoned ones."""
     folder = root / ".checkpoints"
     newest: defaultdict[str, float] = defaultdict(float)
     size = 0
     for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # a running training removes what is no longer needed
+        with suppress(FileNotFoundError):  # a running training removes old checkpoints
             status = path.stat()
             run = path.relative_to(folder).parts[0].partition(".")[0]
             newest[run] = max(newest[run], status.st_mtime)
@@ -280,7 +280,7 @@ def store(root: Path, *, may_be_down: bool) -> Finding:
     """The bucket answers. A local store that is down is a warning: one command starts it."""
     remote, data = remotes.default(root), server.folder(root)
     if remote.is_local and os.path.lexists(data) and not data.is_dir():
-        return fail("store", f"{data} is no folder, but the store's data go there", "move it")
+        return fail("store", f"{data} is not a folder, but the store needs one", "move it away")
     try:
         remote.check()
     except remotes.StoreUnavailable as error:

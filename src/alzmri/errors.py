@@ -30,7 +30,7 @@ def require(module: str, extra: str) -> Any:
     """Import a module that only some commands need.
 
     Raises:
-        EnvironmentFault: it is not installed; the message names the ``extra`` that brings it.
+        EnvironmentFault: it is not installed; the message names the ``extra`` that has it.
     """
     try:
         return importlib.import_module(module)

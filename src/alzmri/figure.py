@@ -1,4 +1,4 @@
-"""One style for every figure: a paper column wide, colour-blind safe, with the same bytes."""
+"""One style for every figure: the width of a paper's column, colour-blind safe, reproducible."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +19,11 @@ SEVERITY = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00")
 """One colour per stage, least to most severe: Okabe and Ito's palette (2008)."""
 
 _WIDER = ("#00274d", *SEVERITY[:2], "#b8bf6a", *SEVERITY[2:], "#7a1f00")
-"""The same with darker ends, for more classes to differ."""
+"""The same with darker ends, so that more classes differ."""
 
 
 def severity(classes: int) -> list[str]:
-    """A colour for each of ``classes`` (2 or more), from blue to red; of 4 it is `SEVERITY`."""
+    """A colour for each of ``classes`` (2 or more), from blue to red; `SEVERITY` for 4."""
     colours = SEVERITY if classes <= len(SEVERITY) else _WIDER
     scale = LinearSegmentedColormap.from_list("severity", colours)
     return [to_hex(scale(index / (classes - 1))) for index in range(classes)]
@@ -49,7 +49,7 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         try:
             yield figure
             with replacing(path) as temporary:
-                # Without the version of matplotlib, whose upgrade would change the bytes.
+                # Without matplotlib's version: an upgrade must not change the bytes.
                 figure.savefig(
                     temporary, format="png", metadata={"Software": None}, bbox_inches="tight"
                 )

@@ -21,7 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk's error names no file
+        error.filename = error.filename or str(path)  # the error of a full disk names no file
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -67,10 +67,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any, *, decimals: int | None = None) -> None:
-    """Write ``content`` as indented JSON with a final newline; NaN is refused.
+    """Write ``content`` as indented JSON with a final newline; ValueError for NaN.
 
-    ``decimals`` rounds floats: the last digits of a sum differ between processors, but a file
-    that git or DVC compares must not.
+    ``decimals`` rounds floats, because the last digits of a sum differ between processors, and a
+    file that git or DVC compares must not differ.
     """
     if decimals is not None:
         content = _rounded(content, decimals)

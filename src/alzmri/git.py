@@ -13,7 +13,7 @@ def run(*words: str) -> str:
     """Run ``git WORDS`` and return its output.
 
     Raises:
-        UserError: with git's own message, which has its remedy, when it fails.
+        UserError: git fails; the message is git's own.
     """
     done = _git(words)
     if done.returncode:
@@ -33,11 +33,11 @@ def head() -> str:
     """The current commit.
 
     Raises:
-        UserError: when there is no repository, no commit, or git refuses to read it.
+        UserError: there is no repository or no commit, or git refuses to read it.
     """
     found = lines("rev-parse", "--verify", "--quiet", "HEAD")
     if not found:
-        run("rev-parse", "--git-dir")  # no repository, or one of another owner: git says so
+        run("rev-parse", "--git-dir")  # raises git's message about a missing or foreign repository
         raise UserError("this repository has no commit: `git add -A && git commit -m start`")
     return found[0]
 
@@ -45,9 +45,7 @@ def head() -> str:
 def show(commit: str, path: str) -> str | None:
     """The content of the text file ``path`` in ``commit``; None when it has no such file.
 
-    Args:
-        commit: any name of one.
-        path: relative to the current directory, which may be a folder of a larger repository.
+    ``path`` is relative to the current directory, which may be a folder of a larger repository.
     """
     done = _git(("cat-file", "blob", f"{commit}:./{path}"))
     return None if done.returncode else done.stdout

@@ -1,4 +1,4 @@
-"""A function over many items, on several threads, with the results in order."""
+"""Apply a function to many items on several threads, with the results in order."""
 
 import os
 from collections import deque
@@ -10,16 +10,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 4
-"""Items per thread that are begun before the oldest result is taken: few are left to finish when
-the caller stops, and few results wait in memory."""
+"""Items per thread that start before the caller takes the oldest result. A small number limits the
+results in memory and the work left when the caller stops."""
 
 
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` of each item; ``threads`` is one per processor by default.
+    """Yield ``function(item)`` of each item; by default one thread per processor.
 
-    NumPy, Pillow and OpenCV let other threads work while they compute.
+    NumPy, Pillow and OpenCV release the GIL while they compute.
     """
     threads = threads or os.cpu_count() or 1
     waiting: deque[Future[Result]] = deque()

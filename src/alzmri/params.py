@@ -1,6 +1,6 @@
 """The schema of ``params.yaml``, and the only place that reads it.
 
-Values are checked once, here, all faults reported together. Inside the program they are trusted.
+It checks all values at once and reports all faults together; other modules trust them.
 """
 
 import difflib
@@ -31,7 +31,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def _number(value: object) -> object:
-    """A number, also where YAML 1.1 reads a text such as ``1e-4``."""
+    """A number, even if YAML 1.1 reads it as a text, such as ``1e-4``."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -39,7 +39,7 @@ def _number(value: object) -> object:
 
 
 def _text(value: object) -> object:
-    """A text, also where YAML reads a number, a date or a boolean such as ``true``."""
+    """A text, even if YAML reads it as a number, a date or a boolean, such as ``true``."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float | date) else value
@@ -61,9 +61,8 @@ def _not_our_own(source: str) -> str:
 def _known_if_kept_whole(subjects: str, info: ValidationInfo) -> str:
     if subjects == "unknown" and info.data.get("unit") == "subject":
         raise ValueError(
-            "a split of subjects must know them; split.unit=slice does not, and LEAKS. Or"
-            " `alzmri data import --subject REGEX` finds them in file names, or a subjects.csv"
-            " (columns path,subject) says whose each image is"
+            "a subject split needs known subjects: use `alzmri data import --subject REGEX`,"
+            " add a subjects.csv (columns path,subject), or set split.unit=slice, which LEAKS"
         )
     return subjects
 
@@ -82,13 +81,13 @@ def _enough(folds: int) -> int:
 
 def _one_of_folds(fold: int, info: ValidationInfo) -> int:
     if fold >= max(info.data.get("folds", fold + 1), 1):
-        raise ValueError("counts from 0 and must be below split.folds")
+        raise ValueError("must be at least 0 and below split.folds")
     return fold
 
 
 def _within_training(warmup: float, info: ValidationInfo) -> float:
     if warmup >= info.data.get("epochs", warmup + 1):
-        raise ValueError("is counted in epochs and must be below train.epochs")
+        raise ValueError("must be below train.epochs")
     return warmup
 
 
@@ -117,7 +116,7 @@ class Data(_Section):
 
 
 class Split(_Section):
-    """Which subjects are for training, for choosing the epoch, and for the test."""
+    """The subjects for training, for validation (which chooses the epoch) and for the test."""
 
     unit: Literal["subject", "slice"]
     subjects: Annotated[
@@ -130,7 +129,7 @@ class Split(_Section):
 
 
 class Augment(_Section):
-    """Random geometry of a training slice."""
+    """Random shifts, scales and rotations of training slices."""
 
     p: Fraction
     shift: Number = Field(ge=0, le=0.5)
@@ -167,21 +166,21 @@ class Train(_Section):
 
 
 class Evaluate(_Section):
-    """How the test part is scored."""
+    """The evaluation on the test part."""
 
     temperature: bool
 
 
 class Export(_Section):
-    """What the model is exported to."""
+    """Formats to export the model to."""
 
     formats: list[Literal["onnx"]] = Field(max_length=1)
 
 
 class Compute(_Section):
-    """Where the stages compute, and how they use the processor.
+    """The machine that trains, and how stages use the processor.
 
-    The defaults describe experiments that are older than these parameters.
+    Experiments older than these parameters ran with the defaults.
     """
 
     train_on: Literal["here", "sagemaker"]
@@ -190,7 +189,7 @@ class Compute(_Section):
 
 
 class Track(_Section):
-    """Where a run is followed on W&B."""
+    """Tracking on W&B."""
 
     project: Annotated[Text, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
     entity: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]{0,128}$")]
@@ -215,7 +214,7 @@ class Params(_Section):
 
 
 class FaultyParams(UserError):
-    """Parameters that the schema refuses; ``faults`` has one line per fault."""
+    """Parameters that do not fit the schema; ``faults`` has one line per fault."""
 
     def __init__(self, name: str, faults: Sequence[str]) -> None:
         lines = (f"{name} has {len(faults)} fault(s):", *faults)
@@ -230,7 +229,7 @@ def load(path: Path = PARAMS_FILE) -> Params:
     """Read and check ``path``.
 
     Raises:
-        UserError: with every fault at once: key, value, what is allowed, the nearest valid key.
+        UserError: with all faults: key, value, allowed values, the nearest valid key.
     """
     try:
         return parse(path.read_bytes(), str(path))
@@ -250,12 +249,12 @@ def read(text: str | bytes, name: str) -> Any:
     try:
         return YAML(typ="safe").load(text)
     except (YAMLError, ValueError, IndexError, RecursionError) as error:
-        # The latter are how the parser fails on impossible dates, tags and depths.
+        # The parser raises the last three for impossible dates, tags and depths.
         raise UserError(f"{name} is not valid YAML: {error}") from None
 
 
 def _restore_texts(content: object, text: str | bytes) -> None:
-    """Put texts into ``content`` as the file has them: ``1e5``, not the number that YAML reads."""
+    """Restore texts in ``content`` as written: ``1e5``, not the number that YAML reads."""
     written = None
     for key in _valid_keys(Params):
         section, _, name = key.partition(".")

@@ -1,4 +1,4 @@
-"""The template of DVC's plots page, with Vega inside: the page opens without a network."""
+"""The template of DVC's plots page. It contains Vega, so that the page needs no network."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _TEMPLATE = """<!doctype html>
 <style>
   body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; }}
   img {{ max-width: 100%; height: auto; }}
-  /* The pictures of one plot beside each other, one per revision, where DVC has one long row. */
+  /* Wrap the pictures of one plot, one per revision, which DVC puts in one long row. */
   div:has(> div > img) {{ display: flex; flex-wrap: wrap; white-space: normal !important; }}
   div:has(> div > img) > p {{ flex-basis: 100%; font-weight: 600; }}
   div:has(> img) {{ flex: 1 1 20rem; max-width: 38rem; border: 0 !important; }}
@@ -32,8 +32,8 @@ _TEMPLATE = """<!doctype html>
 
 
 def write(path: Path = PAGE) -> None:
-    """Write the template; DVC puts the plots where it says ``{plot_divs}``."""
-    # What the scripts of DVC's plots call.
+    """Write the template; DVC replaces ``{plot_divs}`` by the plots."""
+    # The scripts of DVC's plots use these names.
     call = "window.vega = vega; window.vegaLite = vegaLite; window.vegaEmbed = vegaEmbed;"
     vega = vl_convert.javascript_bundle(call, vl_version="5.21")
     write_bytes(path, _TEMPLATE.format(vega=vega).encode())

@@ -1,6 +1,6 @@
-"""The registered version of the model in this workspace. GTO keeps it in git tags.
+"""The registered version of the model in this workspace, which GTO keeps in git tags.
 
-No output of the pipeline has it: it is given after the run and must not change its bytes.
+No output of the pipeline contains it, because a user registers a version after the run.
 """
 
 from pathlib import Path

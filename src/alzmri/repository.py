@@ -1,4 +1,4 @@
-"""Find the repository, so that commands work in each of its folders, like git's."""
+"""Find the repository, so that commands work in each of its folders, as git does."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ def find(start: Path | None = None) -> Path:
     """The root of the DVC repository around ``start``, by default the current directory.
 
     Raises:
-        UserError: outside of one.
+        UserError: there is none.
     """
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
@@ -22,7 +22,7 @@ def find(start: Path | None = None) -> Path:
 
 
 def enter(context: typer.Context) -> None:
-    """Change to the root, and keep the user's folder for `located`. Outside: do nothing."""
+    """Change to the root, if there is one, and keep the user's folder for `located`."""
     context.obj = Path.cwd()
     root = _around(context.obj)
     if root != context.obj:
@@ -32,9 +32,9 @@ def enter(context: typer.Context) -> None:
 def located(
     context: typer.Context, parameter: typer.CallbackParam, value: Path | None
 ) -> Path | None:
-    """``value`` relative to the current directory: a callback for options and arguments.
+    """Option callback: make ``value`` relative to the current directory.
 
-    A path that the user gave is relative to the user's folder, a default to the root.
+    A path from the user is relative to the user's folder, a default to the root.
     """
     here = Path.cwd()
     typed_in = context.find_root().obj or here

@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from alzmri.errors import EnvironmentFault, UserError
 
 INTERRUPTED = 130
-SECONDS_BETWEEN_LINES = 10  # between two lines of progress in a log
+SECONDS_BETWEEN_LINES = 10  # of progress in a log
 
-UNDO = "to undo, and lose every edit that is not committed: `git restore . && dvc checkout`"
+UNDO = "to undo everything and lose all uncommitted edits: `git restore . && dvc checkout`"
 
-Update = Callable[[int, int], None]  # called with the work done and the work in all
+Update = Callable[[int, int], None]  # takes the work done and the total work
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -28,16 +28,16 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 _REMEDIES = {
     errno.ENOSPC: "free some space on the disk",
     errno.EDQUOT: "free some of your quota",
-    errno.EACCES: "make it yours, or run where you may write",
-    errno.EROFS: "run in a folder that can be written",
+    errno.EACCES: "change its owner or permissions, or use a folder that you may write",
+    errno.EROFS: "use a folder on a writable disk",
 }
 
 
 def run(command: Callable[[], object]) -> int:
     """Run ``command`` and return the exit status.
 
-    0 done, 2 a user's mistake, 1 a fault of the environment, 130 interrupted. The traceback of
-    a known error shows only with ``--debug`` on the command line or ``ALZMRI_DEBUG`` set.
+    It is 0 for success, 2 for a user's mistake, 1 for a fault of the environment, 130 when
+    interrupted. Known errors show a traceback only with ``--debug`` or ``ALZMRI_DEBUG`` set.
     """
     debug = "--debug" in sys.argv or bool(os.environ.get("ALZMRI_DEBUG"))
     try:
@@ -67,19 +67,19 @@ def run(command: Callable[[], object]) -> int:
 
 
 def _in_the_workspace() -> bool:
-    """Whether DVC runs this stage in the user's own files, not in a folder of its own."""
+    """Whether DVC runs this stage in the user's workspace, not in a temporary copy."""
     return "DVC_STAGE" in os.environ and os.environ.get("DVC_ROOT") == str(Path.cwd())
 
 
 def start(command: Callable[[], object]) -> None:
-    """Run ``command`` as this process: the last line of every stage file, and the CLI's."""
+    """Run ``command`` and exit with its status: the last line of every stage and of the CLI."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # Unwind, so that nothing half-written stays and no worker process is left behind.
+        # Unwind, so that no temporary file and no worker process stays.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _unwind)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A file name that the terminal's encoding lacks is no reason to stop.
+            # A file name that the terminal cannot encode must not stop the program.
             stream.reconfigure(errors="backslashreplace")
     sys.exit(run(command))
 
@@ -89,9 +89,9 @@ def _unwind(number: int, _: object) -> None:
 
 
 def say(line: str) -> None:
-    """Print one plain line on stdout at once, above the live bar where there is one.
+    """Print one plain line on stdout at once, above a live progress bar.
 
-    ``out`` writes past the redirection that keeps lines above a bar.
+    ``out`` would not keep the line above the bar.
     """
     print(line, flush=True)
 
@@ -104,7 +104,7 @@ def warn(message: str) -> None:
 
 @contextmanager
 def progress(what: str, *, in_log: bool = True) -> Iterator[Update]:
-    """Yield ``update(done, total)``: a live bar on a terminal, a line now and then in a log.
+    """Yield ``update(done, total)``: a live bar on a terminal, occasional lines in a log.
 
     Args:
         what: the work, in a word or two.
@@ -113,7 +113,7 @@ def progress(what: str, *, in_log: bool = True) -> Iterator[Update]:
     if sys.stderr.isatty():
         text = TextColumn("{task.description}")
         columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # Lines printed meanwhile go above the bar, unless they go to a file.
+        # Printed lines go above the bar, unless stdout is a file.
         above = sys.stdout.isatty()
         with Progress(*columns, console=err, transient=True, redirect_stdout=above) as bar:
             task = bar.add_task(what, total=None)

@@ -434,7 +434,7 @@ def test_fewer_classes_and_classes_of_its_own(
     import_collection(MINE, "again")
     assert read(Path("data/again"))[0].classes == brought.collection.classes
     (MINE / "classes.txt").write_text("CN\n../x\n")
-    with pytest.raises(UserError, match=r"classes\.txt: '\.\./x' cannot name a class"):
+    with pytest.raises(UserError, match=r"classes\.txt: '\.\./x' is not a valid class name"):
         read(MINE)
 
 
@@ -660,6 +660,6 @@ def test_check_ends_as_prepare_would(
     assert brought.people is None
     assert "prepare would refuse this: the 12 images do not show who is who" in brought.warnings[0]
     set_to("unknown")
-    assert "split.subjects = 'unknown': a split of subjects must know them" in refusal()
+    assert "split.subjects = 'unknown': a subject split needs known subjects" in refusal()
     set_to("unknown", "slice")
     assert command("check", "mine").exit_code == 0

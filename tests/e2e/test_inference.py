@@ -183,7 +183,7 @@ def test_what_a_name_means(repro, manifest, alzmri):
     assert {Path(item["path"]).name for item in by_glob["slices"]} == {
         Path(row["path"]).name for row in manifest if row["path"].endswith("_01.jpg")
     }
-    for name, reason in (("nowhere.jpg", "no such file"), ("metrics", "holds no image")):
+    for name, reason in (("nowhere.jpg", "no such file"), ("metrics", "has no image")):
         with pytest.raises(UserError, match=reason):
             alzmri("predict", name)
 
@@ -223,7 +223,7 @@ def test_explanations_are_written_per_slice_and_per_person(repro, alzmri, tmp_pa
             assert picture.size == (256, 256)
             assert picture.text["Description"] == NOTICE
     assert maps[2] == pytest.approx((maps[0] + maps[1]) / 2)
-    with pytest.raises(UserError, match="the model knows Non Demented"):
+    with pytest.raises(UserError, match="the model's classes are Non Demented"):
         alzmri("explain", person, "--class", "Healthy", "--out", out)
 
 

@@ -135,7 +135,9 @@ def test_a_review_of_nothing_of_a_stale_workspace_and_of_edited_code(ran, tmp_pa
     source = clone.root / "src/alzmri/evaluation/figures.py"
     source.write_text(source.read_text() + "\n# edited\n")
     said = clone.run("alzmri", "review", "main").stdout
-    assert said.startswith("No conclusion. The results of workspace are not of its parameters and")
+    assert said.startswith(
+        "No conclusion. The results of workspace do not belong to its parameters and"
+    )
     assert "code: evaluate ran with others." in said
     clone.run("dvc", "repro")
     assert "every prediction is the same class" in clone.run("alzmri", "review", "main").stdout
@@ -151,7 +153,7 @@ def test_what_is_missing_is_said_in_one_sentence_and_four_small_files_are_enough
     shutil.rmtree(clone.root / ".dvc/cache")
     for words, message in (
         (("review", "nowhere"), "nowhere: no such experiment, branch, tag or commit"),
-        (("review", "main"), '`make repro` and `git commit -am "my baseline"` make your own run'),
+        (("review", "main"), "own run the baseline, `make repro` and `git commit"),
         (("review", "main~1"), "main~1 has no dvc.lock: run `dvc repro` there"),
         (("compare", "sweep"), "dvc exp remove sweep-lr0.05"),
     ):

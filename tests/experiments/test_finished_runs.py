@@ -66,14 +66,14 @@ def test_experiments_of_this_commit_come_first_then_the_newest_of_any_other(comm
 
 def test_what_is_not_there_is_said(commits):
     for words, message in (
-        (["swep"], "swep: no such experiment, branch, tag or commit; `dvc exp list -A`"),
+        (["swep"], "swep: no such experiment, branch, tag or commit; see `dvc exp list -A`"),
         (["here", "--all"], "--all: no such experiment"),
         (["EXEC_HEAD"], "EXEC_HEAD: no such"),
     ):
         with pytest.raises(UserError, match=message):
             chosen(words)
     _git("commit", "--quiet", "--allow-empty", "--message", "later")
-    with pytest.raises(UserError, match="no experiment started from this commit: `dvc exp run"):
+    with pytest.raises(UserError, match="no experiment started from this commit: run one"):
         chosen([])
     with pytest.raises(UserError, match="macrof1: allowed are macro_f1, accuracy"):
         check_metric("macrof1")

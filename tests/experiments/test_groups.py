@@ -75,7 +75,7 @@ def test_a_verdict_is_what_the_bootstrap_over_subjects_knows(make_run):
     assert said[0].startswith("**Merge `new`: better than `old`**, +0.")
     assert said[1].startswith("**Keep `old`: `new` is worse**, -0.")
     assert "every prediction is the same class" in said[2]
-    assert "wanted for another reason: the two are not significantly different" in said[3]
+    assert "for another reason: the two are not significantly different" in said[3]
 
 
 def test_equal_scores_of_other_mistakes_are_not_the_same(make_run):

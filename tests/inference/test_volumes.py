@@ -160,7 +160,7 @@ def test_a_compressed_series_with_any_names_gives_the_slices_of_the_same_nifti(
     [
         (4, {}, "not evenly spaced"),  # one is skipped
         (2, {}, "give the folder"),
-        (4, {"Modality": "CT"}, "modality CT"),
+        (4, {"Modality": "CT"}, "modality is CT"),
         (4, {"NumberOfFrames": 2}, "several frames"),
         (4, {"PixelSpacing": None}, "no PixelSpacing"),
         (4, {"PhotometricInterpretation": "RGB"}, "photometric"),
@@ -195,22 +195,22 @@ def test_what_is_no_volume_of_a_head_is_refused_with_the_reason(head, tmp_path):
     (tmp_path / "analyze.hdr").write_bytes((348).to_bytes(4, "little") + bytes(344))
     colours = np.zeros((60, 9, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     cases = {
-        "directionless.nii": "which way is up",
+        "directionless.nii": "has no directions",
         "cut.nii.gz": "damaged",
-        "stub.nii": "not NIfTI",
-        "text.nii.gz": "not NIfTI",
+        "stub.nii": "neither NIfTI",
+        "text.nii.gz": "neither NIfTI",
         "analyze.hdr": "convert it to NIfTI",
     }
     for name, voxels, reason in (
-        ("four", np.stack([block] * 3, 3), "3 volumes in one"),
+        ("four", np.stack([block] * 3, 3), "3 volumes: give"),
         ("zero", 0 * block, "blank"),
-        ("nan", np.full(block.shape, np.nan, np.float32), "not numbers"),
+        ("nan", np.full(block.shape, np.nan, np.float32), "are NaN"),
         ("inf", np.full(block.shape, np.inf, np.float32), "infinite"),
         ("phase", block.astype(np.complex64), "give their magn"),
         ("colours", colours, "RGB"),
         ("plane", block[:, :, :1], "not a volume"),
-        ("small", block[:9], "9 x 9 x 9 mm is no head"),
-        ("long", np.ones((600, 9, 9), np.uint8), "600 x 9 x 9 mm is no head"),
+        ("small", block[:9], "9 x 9 x 9 mm is not a head"),
+        ("long", np.ones((600, 9, 9), np.uint8), "600 x 9 x 9 mm is not a head"),
         ("noise", np.random.default_rng(0).random((60, 40, 40), np.float32), "no head"),
         ("tube", tube, "cut off"),
         ("solid", np.pad(tube, 5), "no ventricles"),
@@ -259,8 +259,8 @@ def _header(path, **changes):
         ({"dim": [3, 8, 8, -8, 1, 1, 1, 1]}, "not a volume"),
         ({"srow_x": [29.5, 28.5, 28.5, 0], "srow_y": [28.5, 29.5, 28.5, 0],
           "srow_z": [28.5, 28.5, 29.5, 0]}, "when turned upright"),
-        ({"srow_x": [np.nan] * 4}, "which way is up"),
-        ({"srow_x": [0, 10, 0, 0]}, "which way is up"),
+        ({"srow_x": [np.nan] * 4}, "no directions"),
+        ({"srow_x": [0, 10, 0, 0]}, "no directions"),
         ({"datatype": 1234}, "damaged"),
     ],
 )  # fmt: skip
@@ -323,7 +323,7 @@ def test_every_format_of_a_volume_is_known_by_its_content_and_gives_the_same(blo
     (found,) = inputs.find([str(tmp_path / "pair.img")])
     assert found.files == (tmp_path / "pair.hdr",)
     (tmp_path / "pair.img").unlink()
-    with pytest.raises(Unreadable, match=r"\.img is not beside it"):
+    with pytest.raises(Unreadable, match=r"\.img is missing"):
         volumes.read(tmp_path / "pair.hdr")
 
 
@@ -347,5 +347,5 @@ def test_directions_units_and_scale_are_the_headers(block, tmp_path):
     np.testing.assert_allclose(found[:59, :49, :39], expected, atol=0.1)
     metres.header["xyzt_units"] = 0
     nib.save(metres, tmp_path / "unsaid.nii")
-    with pytest.raises(Unreadable, match="no head: is its header in metres"):
+    with pytest.raises(Unreadable, match="not a head: is its header in metres"):
         volumes.read(tmp_path / "unsaid.nii")

@@ -21,7 +21,7 @@ REFUSALS = {
         "has expired: sign in again"
     ),
     "UnrecognizedClientException: The security token included in the request is invalid.": (
-        "the key is wrong or was withdrawn"
+        "the key is wrong or was revoked"
     ),
     "AccessDeniedException: User: arn:aws:iam::123456789012:user/me is not authorized to perform:"
     " sagemaker:CreateTrainingJob": (
@@ -39,15 +39,15 @@ REFUSALS = {
     " usage' is 0 Instances, with current utilization of 0 Instances and a request delta of 1": (
         "Service Quotas"
     ),
-    "NoSuchBucket: The specified bucket does not exist": "there is no such bucket: make it",
+    "NoSuchBucket: The specified bucket does not exist": "the bucket does not exist: create it",
     "ValidationException: The S3 bucket ours is in region eu-west-1, not in region us-east-1": (
         "in another region"
     ),
-    "ValidationException: Requested resource not found.": "there is no such job",
+    "ValidationException: Requested resource not found.": "have no such job",
     "ValidationException: Endpoint alzmri of account 123456789012 not found.": (
-        "there is no such endpoint"
+        "this account and region have no such endpoint"
     ),
-    "ValidationException: of another kind": "AWS refuses: ValidationException: of another kind",
+    "ValidationException: unknown": "AWS refused the request: ValidationException: unknown",
 }
 REASONS = {
     "CapacityError: Unable to provision requested ML compute capacity.": "submit again later",
@@ -79,7 +79,7 @@ def test_sagemaker_errors_are_one_sentence_with_the_remedy():
         ("SlowDown: x", 503),
         ("ThrottlingException: Rate exceeded", 400),
     ]:
-        with pytest.raises(EnvironmentFault, match="AWS is too busy"):
+        with pytest.raises(EnvironmentFault, match="AWS throttled or failed"):
             _raise(said, status)
     with pytest.raises(EnvironmentFault, match="does not answer"), aws.explained():
         raise EndpointConnectionError(endpoint_url="x")

@@ -98,7 +98,7 @@ def test_a_volume_is_taken_apart_into_the_slices_that_the_model_knows(server, he
     assert server.post("/invocations", data=content, headers=JPEG).ok
     refused = server.post("/volume", files={"volume": ("x.nii", b"no volume")})
     assert refused.status_code == 400
-    assert "the volume cannot be used: not NIfTI" in refused.json()["error"]
+    assert "the volume cannot be used: it is neither NIfTI" in refused.json()["error"]
 
 
 def test_no_answer_is_kept_nor_taken_for_another_kind_of_content(server, files):

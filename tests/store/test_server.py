@@ -73,7 +73,7 @@ def test_one_server_from_its_first_start_to_its_move(new_repo, free_block, tmp_p
     with monkeypatch.context() as patched:
         patched.setattr(server, "_weed", lambda: without)
         patched.setattr(server, "START_SECONDS", 8)
-        with pytest.raises(EnvironmentFault, match="its volume server is not there"):
+        with pytest.raises(EnvironmentFault, match="its volume server is not up"):
             server.up(repo.root)
     assert server.find(repo.root) is None
 
@@ -164,7 +164,7 @@ def test_what_stops_a_start_is_one_message_and_names_the_place(new_repo):
     (repo.root / ".store").touch()
     refused = repo.store("up")
     assert refused.returncode == 2
-    assert f"{repo.root / '.store'} is no folder" in refused.stderr
+    assert f"{repo.root / '.store'} is not a folder" in refused.stderr
     assert "move it away" in refused.stderr
     (repo.root / ".dvc" / "config").unlink()
     refused = repo.store("up")

@@ -159,7 +159,7 @@ def test_a_server_that_drops_the_connection_costs_one_warning(
 
     follow(1, 2, between=drop)
     said, out = _warning(capsys)
-    assert "not take everything within 8 s; to upload it: wandb sync wandb/run-*" in said
+    assert "the upload did not finish within 8 s; to upload it: wandb sync wandb/run-*" in said
     assert "W&B: main is at http://127.0.0.1:" in out
     (path,) = Path().glob(f"wandb/run-*-{RUN}/*.wandb")
     kept = [values(r.history.item)["epoch"] for r in records(path) if r.HasField("history")]

@@ -100,7 +100,7 @@ def test_a_client_that_cannot_be_imported_costs_one_warning(follow, warning, mon
     """As in an environment that lacks it."""
     monkeypatch.setitem(sys.modules, "wandb", None)
     follow(1, 2)
-    assert "not tracked to its end (import of wandb" in warning()
+    assert "tracking stopped early (import of wandb" in warning()
 
 
 def test_what_stops_the_stage_is_raised_and_the_run_is_whole_all_the_same(follow, root, capsys):
@@ -174,6 +174,6 @@ def test_nothing_is_left_behind_and_nothing_waits_for_ever(root, committed, even
         _, said = stage.communicate("", timeout=limit(15))
         assert time.monotonic() - began < limit(5)
         assert stage.returncode == 0
-        assert "W&B: this run is not tracked to its end (not done after 2 s)" in said
+        assert "W&B: tracking is incomplete (not done after 2 s)" in said
         assert said.count("\n") == 1
     eventually(lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE)

@@ -1,1 +1,1 @@
-"""Looking at experiments: the results of the run in this workspace."""
+"""Run experiments, compare them, and show the results of this workspace."""

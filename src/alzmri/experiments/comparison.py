@@ -1,4 +1,4 @@
-"""``alzmri compare`` ranks groups of runs; ``alzmri review`` says what one change does."""
+"""``alzmri compare`` ranks groups of runs; ``alzmri review`` reports what one change does."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,23 +22,22 @@ from alzmri.experiments.finished_runs import (
 from alzmri.experiments.groups import Group, Verdict, compare, grouped, varying
 from alzmri.experiments.report_page import Curve, Page, code, draw_heat_map, folder_name
 
-BASELINE = "baseline"  # the name of the committed run that the experiments started from
-_MATRICES = 12  # confusion matrices shown at most, the best first
+BASELINE = "baseline"  # the committed run that the experiments started from
+_MATRICES = 12  # maximum number of confusion matrices, the best first
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 _REMARKS = """\
-± is the standard deviation over seeds and folds. The interval is of macro F1, over the test
-subjects, the fitted models held fixed. *Best − this* is the difference in macro F1 with the same
-weights of the subjects for both, seed by seed: with zero inside its interval, the difference is not
-significant."""
+± is the standard deviation over seeds and folds. The interval of macro F1 is over the test subjects
+and holds the fitted models fixed. *Best − this* is the difference in macro F1, seed by seed, with
+the same weights of the subjects for both: if its interval contains zero, it is not significant."""
 
 
 def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) -> dict[str, Any]:
-    """Write the report ``name`` on one run at least, and on the committed run if it is comparable.
+    """Write the report ``name`` on one or more runs, and on the committed run if it is comparable.
 
-    Returns what :meth:`Page.write` does; raises UserError when a run's files are not there.
+    Returns the result of :meth:`Page.write`; raises UserError when a run's files are missing.
     """
     for run in (run for run in finished if run.stale):
-        terminal.warn(f"{run.name} is left out: {', '.join(run.stale)} did not run in it")
+        terminal.warn(f"{run.name} is left out: its stages {', '.join(run.stale)} did not run")
     fresh = [run for run in finished if not run.stale]
     if not fresh:
         raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
@@ -48,7 +47,7 @@ def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) ->
 
 
 def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
-    """``groups`` and the committed run, unless one of them repeats it; and the baseline's name."""
+    """``groups`` with the committed run, unless a group contains it, and the baseline's name."""
     committed = FinishedRun(BASELINE, git.head(), is_experiment=False)
     alone = Group(BASELINE, (committed,))
     try:
@@ -65,7 +64,7 @@ def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
 
 
 def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
-    """The best first; those that leak after all that do not."""
+    """``groups``, the best first; groups that leak come after all others."""
     sign = 1 if metric in LESS_IS_BETTER else -1
 
     def rank(group: Group) -> tuple[bool, float, str]:
@@ -76,7 +75,7 @@ def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
 
 
 def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: str) -> Page:
-    """The page on ``groups``, the best by ``metric`` first; ``baseline`` names one, if known."""
+    """The page on ``groups``, the best by ``metric`` first; ``baseline`` is the name of one."""
     groups = ranked(groups, metric)
     best, keys = groups[0], varying(groups)
     verdicts = {group.name: compare(best, group) for group in groups[1:]}
@@ -139,7 +138,7 @@ def _which_to_merge(
     scores += f"[{low:.3f}, {high:.3f}] over subjects"
     if best.leaks:
         return (
-            "**Merge nothing by these scores: every run LEAKS.** Their test subjects were in"
+            "**Merge nothing by these scores: every run LEAKS.** The test subjects were in"
             f" training too. {name} scores highest: {scores}."
         )
     base = "the baseline " * (baseline != BASELINE) + code(baseline)
@@ -150,7 +149,7 @@ def _which_to_merge(
 
 
 def _warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]) -> list[str]:
-    """Warnings in Markdown; ``verdicts`` are on ``new`` against each of the others, by name."""
+    """Warnings in Markdown; ``verdicts`` compare ``new`` with each of the others, by name."""
     permuted = [code(group.name) for group in groups if group.settings.get("data.permute_labels")]
     apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
     known, unknown = [], []
@@ -162,14 +161,14 @@ def _warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdic
         else:
             known.append(f"{code(group.name)} ({shared} of {subjects})")
     found = {
-        f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** No estimate for"
-        " new subjects, whatever the score.": known,
-        f"**Subjects unknown, this split LEAKS: {', '.join(unknown)}.** No estimate for new"
-        " subjects, whatever the score.": unknown,
+        f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** The score says"
+        " nothing about new subjects.": known,
+        f"**Subjects unknown, this split LEAKS: {', '.join(unknown)}.** The score says"
+        " nothing about new subjects.": unknown,
         f"Labels are permuted between subjects: {', '.join(permuted)} should score at"
         " chance.": permuted,
-        f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their scores are of another"
-        " test; no difference is given.": apart,
+        f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their tests differ, so no"
+        " difference is given.": apart,
     }
     return [warning for warning, names in found.items() if names]
 
@@ -178,20 +177,20 @@ def _ranking_warnings(groups: Sequence[Group], metric: str) -> Iterator[str]:
     best = groups[0]
     if others := [code(g.name) for g in groups if g.runs[0].sources != best.runs[0].sources]:
         yield (
-            f"Other code or data than {code(best.name)} ran in {', '.join(others)}:"
-            " `alzmri review` lists what differs."
+            f"{', '.join(others)} ran with other code or data than {code(best.name)}:"
+            " `alzmri review` lists the differences."
         )
     if len(groups) > 2 and not metric.startswith("val_"):
         yield (
-            f"The best of {len(groups)} by its test score owes some of it to luck."
-            " `--metric val_macro_f1` chooses by validation and leaves the test alone."
+            f"The test score of the best of {len(groups)} is partly luck."
+            " `--metric val_macro_f1` chooses by validation instead."
         )
 
 
 def write_review(base: str, head: str | None) -> dict[str, Any]:
-    """Write the report on ``head``, by default the workspace, in the place of ``base``.
+    """Write the report on ``head``, by default the workspace, compared with ``base``.
 
-    Returns what :meth:`Page.write` does; raises UserError as :func:`chosen` and `FinishedRun` do.
+    Returns the result of :meth:`Page.write`; raises UserError like :func:`chosen`.
     """
     before = chosen([base])[0]
     after = chosen([head])[0] if head else Workspace()
@@ -199,7 +198,7 @@ def write_review(base: str, head: str | None) -> dict[str, Any]:
 
 
 def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
-    """The page on ``after`` in the place of ``before``."""
+    """The page on ``after`` compared with ``before``."""
     base, head = Group(before.name, (before,)), Group(after.name, (after,))
     old, new = before.settings, after.settings
     settings = [(k, old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)]
@@ -245,13 +244,13 @@ def _whether_to_merge(
         return f"**No conclusion.** {_is_stale(after)}. Run `dvc repro` and commit."
     if alike:
         return (
-            f"**Nothing changed.** Parameters, data, code of the stages and scores of {head} are"
-            f" those of {base}."
+            f"**Nothing changed.** {head} has the same parameters, data, code of the stages and"
+            f" scores as {base}."
         )
     if after.leaks and not before.leaks:
         return (
             f"**Do not merge {head} for its score: it LEAKS.** Its test subjects"
-            f" {'may have been' if after.subjects_unknown else 'were'} in training too, those of"
+            f" {'may have been' if after.subjects_unknown else 'were'} in training too; those of"
             f" {base} were not."
         )
     leak = " **Both LEAK: this says nothing about new subjects.**" if after.leaks else ""
@@ -261,8 +260,8 @@ def _whether_to_merge(
 def _is_stale(run: FinishedRun) -> str:
     stages = ", ".join(run.stale)
     return (
-        f"The results of {code(run.name)} are not of its parameters and code: {stages} ran with"
-        " others"
+        f"The results of {code(run.name)} do not belong to its parameters and code: {stages} ran"
+        " with others"
     )
 
 
@@ -296,7 +295,7 @@ def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
 
 
 def _notes(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
-    """Further warnings for a reviewer, a sentence each."""
+    """More warnings for a reviewer, one sentence each."""
     for run in (before, after):
         if near := run.summary["leak"]["test_images_with_training_near_duplicate"]:
             yield f"{code(run.name)}: {near} test images have a near-duplicate in training."
@@ -315,6 +314,6 @@ def _notes(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
         )
     if after.training["best_epoch"] == len(after.history):
         yield (
-            f"{code(after.name)} was at its best in its last epoch, {after.best_epoch}: it might"
-            " gain from more."
+            f"The best epoch of {code(after.name)} was its last, {after.best_epoch}: more epochs"
+            " might help."
         )

@@ -1,10 +1,10 @@
-"""Experiments and their tables: sweep, honest, protocol; compare, review; the results of one."""
+"""The commands sweep, honest, protocol, compare, review and results."""
 
 from typing import Annotated, Literal
 
 import typer
 
-# The modules behind the commands load torch and DVC: not before a command runs.
+# Commands import their modules when they run, because these load torch and DVC.
 
 Source = Annotated[
     str | None, typer.Option(help="The collection data/NAME.", show_default="data.source")
@@ -35,9 +35,9 @@ def honest(
     """Cross-validate over subjects; write the tables of docs/results.md.
 
     Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. The tables also have baselines:
-    logistic regression on five numbers per subject, and its label permutation test. First prints
-    the number of runs, the time and the disk space. Experiments that finished from this commit are
-    not repeated.
+    logistic regression on five numbers per subject, and its label permutation test. It first
+    prints the number of runs, the time and the disk space, and skips experiments that finished
+    from this commit.
 
     Examples:
 
@@ -55,8 +55,8 @@ def protocol(
 ) -> None:
     """Run the published protocol's two settings on the slice split, which LEAKS.
 
-    Writes the tables of docs/results.md. First prints the time and the disk space. Experiments that
-    finished from this commit are not repeated.
+    It writes the tables of docs/results.md. It first prints the time and the disk space, and skips
+    experiments that finished from this commit.
 
     Examples:
 
@@ -74,7 +74,7 @@ def sweep(
     ] = None,
     jobs: Jobs = 1,
     name: Annotated[
-        str | None, typer.Option(help="Name the sweep.", show_default="sweep- and what varies")
+        str | None, typer.Option(help="Name of the sweep.", show_default="sweep-KEYS")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Values of train.seed: 3 means 0,1,2; or a list such as 1,7.")
@@ -84,12 +84,14 @@ def sweep(
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="Run this many experiments that Optuna proposes, not all."),
+        typer.Option(min=1, help="Let Optuna propose this many experiments instead of all."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of Optuna's draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of Optuna.")] = 0,
     metric: Annotated[
         str | None,
-        typer.Option(help="Sort by it.", show_default="macro_f1; val_macro_f1 with --trials"),
+        typer.Option(
+            help="Metric to sort by.", show_default="macro_f1; with --trials val_macro_f1"
+        ),
     ] = None,
     on: Annotated[
         Literal["here", "sagemaker"],
@@ -99,8 +101,8 @@ def sweep(
 ) -> None:
     """Run all combinations of values as DVC experiments, and compare them.
 
-    With --trials, KEY=log(A,B) and KEY=uniform(A,B) are ranges. Validation macro F1 decides.
-    After Ctrl-C the same command continues: it runs only what is missing.
+    With --trials, KEY=log(A,B) and KEY=uniform(A,B) are ranges, and Optuna maximises validation
+    macro F1. After Ctrl-C the same command continues: it runs only missing experiments.
 
     Examples:
 
@@ -134,18 +136,18 @@ def compare(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Experiments or the start of their names, branches, tags, commits.",
+            help="Experiments (or the start of their names), branches, tags, commits.",
             show_default="all experiments of this commit",
         ),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="Sort by it; for example val_macro_f1, loss, subject.accuracy.")
+        str, typer.Option(help="Metric to sort by, such as val_macro_f1, loss, subject.accuracy.")
     ] = "macro_f1",
     as_json: AsJson = False,
 ) -> None:
     """Compare finished experiments on one page: which is best, by how much, with intervals.
 
-    Writes reports/NAMES/index.html, which needs no network, and README.md with its pictures.
+    It writes reports/NAMES/index.html, which needs no network, and README.md with its pictures.
     Runs that differ only in seeds or fold share a line.
 
     Examples:
@@ -164,13 +166,13 @@ def compare(
 def review(
     base: Annotated[str, typer.Argument(help="A branch, tag, commit or experiment.")],
     head: Annotated[
-        str | None, typer.Argument(help="What to review.", show_default="the workspace")
+        str | None, typer.Argument(help="The change to review.", show_default="the workspace")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a change does to parameters, data, code and scores, and whether to merge it.
 
-    Writes reports/review-BASE-HEAD/README.md, for a comment, and index.html, for a browser.
+    It writes reports/review-BASE-HEAD/README.md, for a comment, and index.html, for a browser.
 
     Examples:
 
@@ -183,7 +185,7 @@ def review(
 
 def results(
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also say whether it equals the committed run.")
+        bool, typer.Option("--baseline", help="Also compare it with the committed run.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Experiments that have run, and commits with results: what they ran on, what they scored."""
+"""Finished experiments and commits with results: their parameters, data, code and scores."""
 
 import csv
 import io
@@ -33,20 +33,20 @@ METRICS: Mapping[str, str] = {
     "val_accuracy": "validation accuracy",
     "val_loss": "validation loss",
 }
-"""Keys of models/evaluation.json and, with ``val_``, of metrics/train.json; what tables say."""
+"""Keys of models/evaluation.json and, with ``val_``, of metrics/train.json; names in tables."""
 LESS_IS_BETTER = {"loss", "ece", "brier", "val_loss"}
 
 REPEATED = ("train.seed", "split.seed", "split.fold")
-"""The keys that repeat an experiment; runs that differ in these alone are one line of a table."""
+"""Runs that differ only in these keys repeat one experiment and share a line of a table."""
 _WITHOUT_EFFECT = ("compute.", "track.", "train.checkpoint_every", "train.keep_last")
 """Keys that change no score."""
-_BESIDE = "export@"  # the names of stages that no score depends on begin with this
+_BESIDE = "export@"  # prefix of stages that no score depends on
 _COLUMNS = ("path", "subject", "actual", "predicted", "ood")
 """Columns of plots/predictions.csv before the classes; results of earlier versions lack ``ood``."""
 
 
 def counts(key: str) -> bool:
-    """Whether ``key`` of params.yaml makes another experiment, not a repetition of the same."""
+    """Whether another value of ``key`` of params.yaml makes another experiment."""
     return key not in REPEATED and not key.startswith(_WITHOUT_EFFECT)
 
 
@@ -65,8 +65,8 @@ def number(value: float) -> float | None:
 class SlicePredictions:
     """The predictions of one or several experiments for the slices of the test part.
 
-    ``truth`` is class indices ``[n]``, ``probabilities`` ``[n, classes]``, rows summing to 1, the
-    classes in severity order. ``counted`` is false where `alzmri predict` leaves a slice out.
+    ``truth`` is class indices ``[n]``, ``probabilities`` ``[n, classes]`` with rows that sum to 1,
+    classes in severity order. ``counted`` is false for slices that `alzmri predict` leaves out.
     """
 
     truth: NDArray[np.int64]
@@ -85,7 +85,7 @@ class SlicePredictions:
         probabilities = np.array([[float(row[name]) for name in classes] for row in rows])
         return cls(
             np.array([classes.index(row["actual"]) for row in rows], dtype=np.int64),
-            # Six digits in the file: the sum is 1 to within rounding only.
+            # The file has six digits, so the sum is 1 only to within rounding.
             probabilities / probabilities.sum(axis=1, keepdims=True),
             tuple(row["subject"] for row in rows),
             classes,
@@ -101,7 +101,7 @@ class SlicePredictions:
 
 
 class LockFile:
-    """A ``dvc.lock``; ``scored`` are the stages that scores depend on, ``outputs`` MD5 by path."""
+    """A ``dvc.lock``: ``scored`` are the stages that scores depend on, ``outputs`` MD5 by path."""
 
     def __init__(self, text: str) -> None:
         self.stages: Mapping[str, Any] = YAML(typ="safe").load(text).get("stages") or {}
@@ -110,14 +110,14 @@ class LockFile:
         self.outputs: Mapping[str, str] = {out["path"]: out["md5"] for out in outputs}
 
     def inputs(self, stage: str) -> dict[str, str]:
-        """``stage``'s command as ``cmd``; MD5 by path of what it ran on that no stage wrote."""
+        """MD5 by path of ``stage``'s inputs that no stage wrote, and its command as ``cmd``."""
         known = self.stages.get(stage, {})
         digests = {dep["path"]: dep["md5"] for dep in known.get("deps", ())}
         sources = {path: digests[path] for path in digests if path not in self.outputs}
         return {"cmd": known["cmd"], **sources} if known else {}
 
     def parameters(self, stage: str) -> dict[str, Any]:
-        """What ``stage`` ran with: keys of params.yaml with a dot, and their values."""
+        """Parameters that ``stage`` ran with: keys of params.yaml with a dot, and their values."""
         used: dict[str, Any] = {}
         for file in self.stages.get(stage, {}).get("params", {}).values():
             for name, value in file.items():
@@ -126,7 +126,7 @@ class LockFile:
         return used
 
     def changes(self, other: "LockFile", *, parameters: bool = False) -> dict[str, list[str]]:
-        """By stage, the names of its ``inputs`` that differ, and of its parameters if asked."""
+        """Names of changed ``inputs`` and, with ``parameters``, of changed parameters, by stage."""
 
         def changed(stage: str) -> list[str]:
             one, two = (
@@ -145,7 +145,7 @@ def _content(path: str) -> cached_property[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """An experiment that has run, of which DVC makes a commit, or another commit with results.
+    """A finished experiment, which DVC saves as a commit, or another commit with results.
 
     ``training``, ``evaluation`` and ``summary`` are its metrics/train.json, models/evaluation.json
     and data/prepared/summary.json.
@@ -161,7 +161,7 @@ class FinishedRun:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Every key of its params.yaml with a dot; unchecked, so that an older schema is read."""
+        """Every key of its params.yaml with a dot; not validated: its schema may be older."""
         content = YAML(typ="safe").load(self.read("params.yaml")).items()
         return {f"{name}.{key}": value for name, one in content for key, value in one.items()}
 
@@ -172,7 +172,7 @@ class FinishedRun:
 
     @property
     def stale(self) -> list[str]:
-        """The stages behind its scores that ran with other parameters than its params.yaml has."""
+        """The scored stages that ran with other parameters than those of its params.yaml."""
         lock, known = self.lock, self.settings.items()
         return [stage for stage in lock.scored if not lock.parameters(stage).items() <= known]
 
@@ -183,7 +183,7 @@ class FinishedRun:
 
     @cached_property
     def predictions(self) -> SlicePredictions:
-        """What it predicted for its test part, slices ordered by path."""
+        """Predictions for the test part, slices ordered by path."""
         return SlicePredictions.of(self.read("plots/predictions.csv"))
 
     @property
@@ -200,12 +200,12 @@ class FinishedRun:
 
     @property
     def sources(self) -> dict[str, dict[str, str]]:
-        """The digests of the code and data that the stages behind its scores ran on."""
+        """Digests of the code and data that the scored stages ran on."""
         return {stage: self.lock.inputs(stage) for stage in self.lock.scored}
 
     @property
     def identity(self) -> str:
-        """Equal for runs that differ in seeds and fold at most."""
+        """A key that is equal for runs that differ only in seeds or fold."""
         settings = sorted((key, value) for key, value in self.settings.items() if counts(key))
         return str((settings, self.sources))
 
@@ -217,25 +217,25 @@ class FinishedRun:
 
     @property
     def subjects_unknown(self) -> bool:
-        """Whether nobody knows whose its slices are: ``split.subjects: unknown``."""
+        """Whether the subjects of its slices are unknown: ``split.subjects: unknown``."""
         return self.evaluation["split"]["shared_subjects"] is None
 
     @property
     def best_epoch(self) -> str:
-        """Such as ``7 of 10``."""
+        """The best epoch of all epochs, such as ``7 of 10``."""
         return f"{self.training['best_epoch']} of {len(self.history)}"
 
     def is_of(self, wanted: Params) -> bool:
-        """Whether ``wanted`` gives it with the workspace's code and data, computed anywhere."""
+        """Whether it ran with the parameters ``wanted`` and the workspace's code and data."""
         try:
             mine = params.parse(self.read("params.yaml"), f"params.yaml of {self.name}")
         except UserError:
-            return False  # of a schema before this one
+            return False  # its schema is older
         same = mine.model_copy(update={"compute": wanted.compute, "track": wanted.track}) == wanted
         return same and not git.run("diff", self.commit, "--", "src", "data", "dvc.yaml")
 
     def score(self, metric: str) -> float:
-        """One of ``METRICS``; NaN where it is undefined."""
+        """One of ``METRICS``; NaN if undefined."""
         content: Any = self.training if metric.startswith("val_") else self.evaluation
         for part in metric.split("."):
             content = content[part]
@@ -248,11 +248,11 @@ class FinishedRun:
         return interval(self.score(metric), bounds) if bounds else f"{self.score(metric):.3f}"
 
     def load(self) -> None:
-        """Read all that a report needs, so that what is missing is said first."""
+        """Read all files that a report needs, to raise an error for missing ones first."""
         _ = self.training, self.evaluation, self.history, self.predictions
 
     def read(self, path: str) -> str:
-        """A text file of it from git or, where a stage wrote it, DVC's cache; else UserError."""
+        """A text file from its commit or, for an output, from DVC's cache; UserError if missing."""
         content = git.show(self.commit, path)
         if content is None and path != "dvc.lock" and (cached := self._cached(path)) is not None:
             content = cached.decode()
@@ -277,13 +277,13 @@ class FinishedRun:
             pass
         if self.is_experiment:
             raise UserError(
-                f"{path} of experiment {self.name} is not in DVC's cache any more:"
-                f" `dvc exp remove {self.name}`, then run this again"
+                f"{path} of experiment {self.name} is no longer in DVC's cache:"
+                f" run `dvc exp remove {self.name}`, then this command again"
             )
         here = "" if self.commit == git.head() else f"`git switch {self.name}`, "
         raise UserError(
-            f"{path} of {self.name} was computed elsewhere and is not in DVC's cache here:"
-            f' {here}`make repro` and `git commit -am "my baseline"` make your own run the baseline'
+            f"{path} of {self.name} was computed elsewhere and is not in this DVC cache: to make"
+            f' your own run the baseline, {here}`make repro` and `git commit -am "my baseline"`'
         )
 
 
@@ -303,10 +303,10 @@ class Workspace(FinishedRun):
 
     @cached_property
     def stale(self) -> list[str]:
-        """The stages behind the scores that ran on other parameters, code or data."""
+        """The scored stages that ran on other parameters, code or data."""
         from dvc.repo import Repo
 
-        # What is only not there, as before `dvc pull`, is no change.
+        # A missing file, as before `dvc pull`, is not a change.
         return [
             stage
             for stage, changes in Repo().status().items()
@@ -320,12 +320,12 @@ class Workspace(FinishedRun):
 
 
 def finished(baseline: str = "") -> dict[str, FinishedRun]:
-    """The experiments from ``baseline``, by default any commit; of one name the newest."""
+    """The experiments from the commit ``baseline`` (by default any), by name; the newest counts."""
     found = {}
     listing = ("for-each-ref", "--sort=creatordate", "--format=%(objectname) %(refname)")
     for line in git.lines(*listing, "refs/exps"):
         commit, reference = line.split(" ", 1)
-        # refs/exps/12/34.../NAME, as DVC documents it; what it keeps for itself is named otherwise.
+        # DVC documents refs/exps/12/34.../NAME; its internal references have other forms.
         match reference.split("/", 4):
             case [_, _, start, rest, name] if len(start + rest) == len(commit):
                 if baseline in ("", start + rest):
@@ -334,10 +334,10 @@ def finished(baseline: str = "") -> dict[str, FinishedRun]:
 
 
 def chosen(words: Sequence[str]) -> list[FinishedRun]:
-    """What is called as one of ``words``, each once; without words, this commit's experiments.
+    """The runs that ``words`` name, each once; without words, this commit's experiments.
 
-    A word is the name of an experiment, of this commit or else of any other; of a branch, a tag or
-    a commit; or the start of experiments' names. UserError when one names nothing.
+    A word is the name of an experiment (this commit's first), a branch, a tag or a commit, or the
+    start of experiments' names. Raises UserError when a word names nothing.
     """
     here, everywhere = finished(git.head()), finished()
     found = [] if words else list(here.values())
@@ -350,13 +350,13 @@ def chosen(words: Sequence[str]) -> list[FinishedRun]:
             runs = runs or [run for name, run in known.items() if name.startswith(word)]
         if not runs:
             raise UserError(
-                f"{word}: no such experiment, branch, tag or commit; `dvc exp list -A` and"
-                " `git branch -a` name them"
+                f"{word}: no such experiment, branch, tag or commit; see `dvc exp list -A` and"
+                " `git branch -a`"
             )
         found += runs
     if not found:
         raise UserError(
-            "no experiment started from this commit: `dvc exp run -S train.lr=0.0005` makes one,"
+            "no experiment started from this commit: run one, as `dvc exp run -S train.lr=0.0005`;"
             " `dvc exp list -A` shows those of other commits"
         )
     return list({run.commit: run for run in found}.values())

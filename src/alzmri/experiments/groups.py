@@ -1,4 +1,4 @@
-"""Runs, grouped: those that differ only in a seed or a fold are one. Is one group better?"""
+"""Group runs that differ only in seeds or fold, and compare two groups."""
 
 import math
 import re
@@ -16,19 +16,19 @@ from alzmri.experiments.finished_runs import FinishedRun, SlicePredictions, coun
 
 @dataclass(frozen=True)
 class Group:
-    """Runs, one at least, that repeat one experiment with other seeds or folds, in their order."""
+    """One or more runs of one experiment that differ only in seeds or fold, sorted by these."""
 
     name: str
     runs: Sequence[FinishedRun]
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What its first run set: every key of params.yaml with a dot, and the value."""
+        """Parameters of its first run: every key of params.yaml with a dot, and the value."""
         return self.runs[0].settings
 
     @property
     def leaks(self) -> bool:
-        """Whether one of its tests leaks."""
+        """Whether one of its runs leaks."""
         return any(run.leaks for run in self.runs)
 
     def mean(self, metric: str) -> float:
@@ -36,7 +36,7 @@ class Group:
         return float(np.mean([run.score(metric) for run in self.runs]))
 
     def spread(self, metric: str) -> float:
-        """The standard deviation over its runs; NaN for a single one."""
+        """The standard deviation over its runs; NaN for a single run."""
         scores = [run.score(metric) for run in self.runs]
         return float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
 
@@ -52,7 +52,7 @@ class Group:
         return intervals.mean_macro_f1(list(map(_classified, self.runs)), classes, seed).interval
 
     def history(self, column: str) -> NDArray[np.float64]:
-        """``[runs, epochs]`` of a column of plots/history.csv, up to the last epoch of all."""
+        """A column of plots/history.csv, ``[runs, epochs]``, up to the last epoch of all runs."""
         scores = [[float(row[column]) for row in run.history] for run in self.runs]
         return np.array(list(zip(*scores, strict=False))).T
 
@@ -63,7 +63,7 @@ def _classified(run: FinishedRun) -> intervals.Classified:
 
 
 def grouped(runs: Sequence[FinishedRun]) -> list[Group]:
-    """``runs`` by what they set, but for ``REPEATED``, and by their code and data."""
+    """``runs`` grouped by parameters (without ``REPEATED``), code and data."""
     alike: dict[str, list[FinishedRun]] = {}
     for run in runs:
         alike.setdefault(run.identity, []).append(run)
@@ -79,7 +79,7 @@ def grouped(runs: Sequence[FinishedRun]) -> list[Group]:
 
 
 def varying(runs: Sequence[FinishedRun | Group]) -> list[str]:
-    """The keys that are not the same in all of ``runs``, but for ``REPEATED``."""
+    """The keys, without ``REPEATED``, whose values differ between ``runs``."""
     keys = dict.fromkeys(key for run in runs for key in run.settings if counts(key))
     return [key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1]
 
@@ -88,9 +88,9 @@ Known = Literal["better", "worse", "the same", "not significantly different", "n
 _ADVICE: Mapping[Known, str] = {
     "better": "**Merge {new}: better than {old}**, {evidence}.",
     "worse": "**Keep {old}: {new} is worse**, {evidence}.",
-    "the same": "**Keep {old}, unless {new} is wanted for another reason: every prediction is the"
+    "the same": "**Keep {old}, unless you want {new} for another reason: every prediction is the"
     " same class.**",
-    "not significantly different": "**Keep {old}, unless {new} is wanted for another reason: the"
+    "not significantly different": "**Keep {old}, unless you want {new} for another reason: the"
     " two are not significantly different**, {evidence}.",
     "not comparable": "**No conclusion about {old}: not comparable**, {evidence}.",
 }
@@ -100,8 +100,8 @@ _ADVICE: Mapping[Known, str] = {
 class Verdict:
     """The comparison of a new group with an old one.
 
-    ``evidence`` is the ``difference`` of macro F1, new less old, in a clause; or why the two are
-    not comparable: their tests are not of the same slices.
+    ``evidence`` is a clause on the ``difference`` of macro F1, new minus old, or on why the two are
+    not comparable.
     """
 
     known: Known
@@ -110,27 +110,27 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """The verdict in a cell, such as ``better: +0.080 [+0.020, +0.140]``."""
+        """The verdict for a table, such as ``better: +0.080 [+0.020, +0.140]``."""
         if self.difference is None or self.known == "the same":
             return self.known
         return f"{self.known}: {_signed(self.difference)}"
 
     def advice(self, new: str, old: str) -> str:
-        """Whether to merge ``new`` where ``old`` is, and why."""
+        """Whether to replace ``old`` by ``new``, and why."""
         return _ADVICE[self.known].format(new=new, old=old, evidence=self.evidence)
 
 
 def compare(new: Group, old: Group) -> Verdict:
-    """Compare on the subjects that both were tested on, run by run of the same seeds and fold."""
+    """Compare runs of the same seeds and fold on the same test slices."""
     others = {run.repetition: run for run in old.runs}
     pairs = [(run, others[run.repetition]) for run in new.runs if run.repetition in others]
-    # One by one where no seeds are the same.
+    # Without common seeds, pair the runs in their order.
     pairs = pairs or list(zip(new.runs, old.runs, strict=False))
     for one, other in pairs:
         if reason := _incomparable(one.predictions, other.predictions):
             return Verdict("not comparable", reason)
     first = [_classified(one) for one, _ in pairs]
-    # A subject may be called otherwise in the other run; the slices are the same.
+    # The other run may use other names of subjects; the slices are the same.
     second = [
         ours._replace(predicted=other.predictions.predicted)
         for ours, (_, other) in zip(first, pairs, strict=True)
@@ -160,7 +160,7 @@ def _signed(found: intervals.Difference) -> str:
 
 
 def _incomparable(ours: SlicePredictions, theirs: SlicePredictions) -> str:
-    """Why two tests differ; empty if they do not."""
+    """The reason why two tests differ; empty if they do not."""
     if ours.classes != theirs.classes:
         return "other classes"
     if ours.paths != theirs.paths:

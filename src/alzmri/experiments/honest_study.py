@@ -1,7 +1,7 @@
-"""The honest number: cross-validation over subjects, beside the slice split that leaks.
+"""`alzmri honest`: cross-validation over subjects, beside the slice split, which leaks.
 
-And floors, what a network must beat: logistic regression, in the same folds, on a few numbers per
-subject that are measured without learning; guesses; permuted labels.
+The floors are what a network must beat: logistic regression, in the same folds, on a few numbers
+per subject that are measured without learning; guesses; permuted labels.
 """
 
 import csv
@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TASKS = {"none": "4 classes", "three-class": "3 classes", "binary": "2 classes"}
-"""The values of ``data.merge`` and what the tables call them."""
+"""The values of ``data.merge`` and their names in tables."""
 SCALES: Mapping[str, Scale] = {
     "full": ({"data.image_size": 224, "train.epochs": 20}, ""),
     "scaled": (
@@ -49,12 +49,12 @@ SCALES: Mapping[str, Scale] = {
 _USUAL = """\
 train.lr=0.004 train.momentum=0.9 train.schedule=onecycle train.batch_size=32
 train.class_weights=sqrt"""
-_NEW = 20  # how many new subjects the range of scores is given for
+_NEW = 20  # number of new subjects that the range of scores is for
 _NEW_LABEL = f"{_NEW} new subjects"
-_LEARNABLE = 3  # subjects of a class, one for each part of the split
+_LEARNABLE = 3  # least number of subjects of a class: one for each part of the split
 
 FLOORS = {"five numbers of fluid and contrast": range(5), "ventricle fraction alone": range(1)}
-"""The numbers of :func:`numbers_of` that each floor is given."""
+"""The columns of :func:`numbers_of` that each floor uses."""
 PERMUTATIONS, GUESSES = 50, 1000
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 
@@ -62,8 +62,8 @@ _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 def numbers_of(slices: Sequence[Pixels]) -> Floats:
     """Five numbers of one subject, from their slices, uint8 ``[side, side]`` each.
 
-    Shares of the brain's area that are fluid, at the ventricles and outside (mean and most of the
-    slices), and the contrast of grey and white: 90 % less 50 % quantile.
+    They are the fractions of the brain's area that are fluid, at the ventricles and outside (mean
+    and maximum over slices), and the contrast of grey and white: 90 % minus 50 % quantile.
     """
     measured = np.array([_measured(image) for image in slices])
     mean, most = measured.mean(axis=0), measured.max(axis=0)
@@ -83,7 +83,7 @@ def _measured(image: Pixels) -> Floats:
 
 
 def floor(numbers: Floats, labels: Ints, folds: Ints) -> Ints:
-    """The class of each subject, by logistic regression on the ``numbers`` of the other folds."""
+    """Classify each subject by logistic regression on the ``numbers`` of the other folds."""
     model = make_pipeline(
         StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
     )
@@ -94,7 +94,7 @@ def floor(numbers: Floats, labels: Ints, folds: Ints) -> Ints:
         cv=StratifiedKFold(3, shuffle=True, random_state=0),
     )
     found = np.zeros_like(labels)
-    with warnings.catch_warnings(action="ignore"):  # of a class of two subjects; of convergence
+    with warnings.catch_warnings(action="ignore"):  # about small classes and convergence
         for test in (folds == fold for fold in np.unique(folds)):
             found[test] = search.fit(numbers[~test], labels[~test]).predict(numbers[test])
     return found
@@ -102,7 +102,7 @@ def floor(numbers: Floats, labels: Ints, folds: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """What the experiments of one task found, which is called ``name``, such as ``4 classes``.
+    """The experiments of the task ``name``, such as ``4 classes``.
 
     ``slices`` is the same recipe on the slice split, ``repeats`` the folds with other seeds.
     """
@@ -114,24 +114,24 @@ class TaskResults:
 
     @cached_property
     def test(self) -> SlicePredictions:
-        """Of all folds together; LeakError when two of them test one subject: no folds then."""
+        """Predictions of all folds together; LeakError when two folds test one subject."""
         subjects = [subject for run in self.folds for subject in set(run.predictions.subjects)]
         if twice := len(subjects) - len(set(subjects)):
             raise LeakError(
-                f"{twice} subjects are tested in several folds: not one cross-validation"
+                f"{twice} subjects are tested in several folds, so it is no cross-validation"
             )
         return _pooled(self.folds)
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """Of all folds together, as in ``models/evaluation.json``."""
+        """Scores of all folds together, as in ``models/evaluation.json``."""
         test = self.test
         slices = (test.truth, test.probabilities, test.subjects)
         return assessment.score(*slices, test.classes, 0, test.counted)
 
     @cached_property
     def new(self) -> list[float]:
-        """Where subject-level macro F1 of so few new subjects falls, 95 times out of 100."""
+        """The 95 % range of subject-level macro F1 of ``_NEW`` new subjects."""
         return of_new_subjects(_classified(self.test), len(self.test.classes), 0, _NEW)
 
     @property
@@ -232,7 +232,7 @@ def _pooled(folds: Sequence[FinishedRun]) -> SlicePredictions:
 
 
 def _classified(test: SlicePredictions) -> Classified:
-    """Each subject's class, in the order of their names."""
+    """The true and predicted class of each subject, ordered by name."""
     slices = (test.truth, test.probabilities, test.subjects)
     truth, probabilities, names = by_subject(*slices, test.counted)
     return Classified(truth, probabilities.argmax(axis=1), names)
@@ -245,7 +245,7 @@ def _mean(scores: Sequence[float]) -> str:
 def planned(
     study: Study, task: str, folds: int, seeds: int = 1
 ) -> tuple[list[list[Experiment]], Experiment]:
-    """The folds of one task for each seed of training; the same on the slice split, which leaks."""
+    """The folds of one task for each seed, and the experiment on the slice split, which leaks."""
     settings = {**study.settings(_USUAL), "data.merge": task}
     name = f"honest-{study.source}-{TASKS[task].replace(' ', '')}"
     slices = {**settings, "split.unit": "slice", "split.folds": 0, "split.fold": 0}
@@ -264,7 +264,7 @@ def planned(
 
 
 def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
-    """Run what is missing of the plan, write the section of docs/results.md and its figure."""
+    """Run missing experiments, write the section of docs/results.md and its figure."""
     if unknown := sorted({*tasks} - {*TASKS}):
         raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(TASKS)}")
     plans = [planned(study, task, folds, seeds) for task in tasks]
@@ -281,18 +281,18 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
         "subjects that the model has never seen",
         done,
         f"{folds}-fold cross-validation over subjects: each subject is tested once, by a model"
-        " that was neither trained nor chosen on them. The epoch is chosen on validation subjects"
-        " of the same fold. Predictions of all folds are pooled; a subject's probabilities are the"
-        " mean over their slices. Intervals are 95 %, over subjects, and hold the fitted models"
-        " fixed: what another fold or seed of training changes is beside them.",
+        " that was neither trained nor chosen on them. Validation subjects of the same fold choose"
+        " the epoch. Predictions of all folds are pooled; a subject's probabilities are the mean"
+        " over their slices. Intervals are 95 % over subjects and hold the fitted models fixed;"
+        " the spread over folds and seeds is beside them.",
         records([task.row() for task in results]),
-        f"*{_NEW_LABEL}* is where the macro F1 of so few falls 95 times out of 100, as far as these"
-        " subjects tell: a small test set says little. *At most* is what macro F1 can reach without"
-        f" the classes of fewer than {_LEARNABLE} subjects, which cannot be in training, validation"
-        " and test. *Leaks* is the same model, recipe and images with slices drawn singly: its test"
-        " subjects are in training too.",
+        f"*{_NEW_LABEL}* is the estimated 95 % range of macro F1 on a test set of that size: a"
+        " small test set says little. *At most* is the highest possible macro F1 without the"
+        f" classes of fewer than {_LEARNABLE} subjects, which cannot be in training, validation"
+        " and test. *Leaks* is the same model, recipe and images with slices split at random: its"
+        " test subjects are in training too.",
         "**Floors**, in the same folds. Each is logistic regression on numbers that are measured"
-        " without learning: the shares of the brain's area that are fluid, at the ventricles and"
+        " without learning: the fractions of the brain's area that are fluid, at the ventricles and"
         " outside, and the contrast. *Network − this* is the paired difference of macro F1.",
         records([line for task in results for line in task.floor_rows()]),
         records(
@@ -308,7 +308,7 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
 
 
 def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
-    """Per task: pooled score with interval, the folds, the range of few subjects, the leak."""
+    """Draw for each task the pooled score with interval, folds, range of new subjects and leak."""
     blue, red = SEVERITY[0], SEVERITY[3]
     with drawing(path, 6.8, 0.85 * len(results) + 1.3) as figure:
         axes = figure.add_subplot()
@@ -332,6 +332,6 @@ def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
         axes.set(xlim=(0, 1.02), xlabel="subject-level macro F1")
         axes.tick_params(axis="y", length=0)
         axes.set_title(f"{source}: new subjects, and the same subjects again", fontsize=10)
-        # Every task draws the same marks: each is explained once.
+        # All tasks share marks; the legend has each once.
         marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.legend(marks.values(), marks, loc="outside lower center", ncols=5, fontsize=8)

@@ -1,7 +1,4 @@
-"""A report: Markdown with its pictures beside it, and one HTML file that needs no network.
-
-The HTML is the Markdown, rendered, with the pictures inside.
-"""
+"""A report: Markdown with its pictures beside it, and one HTML file that contains them."""
 
 import base64
 import json
@@ -27,13 +24,13 @@ from alzmri.experiments.groups import Group
 from alzmri.figure import SEVERITY, drawing
 from alzmri.files import replacing_directory
 
-REPORTS = Path("reports")  # where reports are written; git ignores it
+REPORTS = Path("reports")  # the folder of all reports; git ignores it
 
 Role = Literal["other", "baseline", "new", "best"]
 Curve = tuple[Group, Role]
-"""One group in a diagram by epoch, and its role in the report; the last role is drawn on top."""
+"""A group in a diagram by epoch, and its role in the report; the last role is drawn on top."""
 _ROLES: Sequence[Role] = ("other", "baseline", "new", "best")
-_DASHES = ("-", "--", ":", "-.")  # of as many others; more are a crowd with one name
+_DASHES = ("-", "--", ":", "-.")  # for this many others; more share one legend entry
 
 _TEMPLATE = Template("""<!doctype html>
 <html lang="en">
@@ -63,9 +60,9 @@ $body
 
 
 class Page:
-    """A report that is being written: Markdown, ``content`` for a program, and pictures.
+    """A report in the making: Markdown, ``content`` for programs, and pictures.
 
-    ``figures`` has what draws each picture as a PNG, by its path in the folder of the report.
+    ``figures`` has the function that draws each PNG, by its path in the folder of the report.
     """
 
     def __init__(
@@ -78,12 +75,12 @@ class Page:
         self.add("Warnings", "\n".join(f"- {warning}" for warning in warnings))
 
     def add(self, heading: str, *blocks: str) -> None:
-        """Add a section of those of ``blocks`` that have text; nothing where none has."""
+        """Add a section with the non-empty ``blocks``, or nothing if all are empty."""
         if written := [block for block in blocks if block]:
             self.text += "\n" + "\n\n".join((f"## {heading}", *written)) + "\n"
 
     def picture(self, path: str, alt: str, draw: Callable[[Path], None]) -> str:
-        """Add a picture; ``alt`` says what it shows to those who cannot see it."""
+        """Add a picture with the alternative text ``alt``; return its Markdown."""
         self.figures[path] = draw
         return f"![{alt}](<{path}>)"
 
@@ -100,7 +97,7 @@ class Page:
         self.add("Confusion on the test subjects", "\n".join(confusions))
 
     def write(self, name: str) -> dict[str, Any]:
-        """Write the folder ``name`` of ``REPORTS`` anew: index.html, README.md, the pictures.
+        """Replace the folder ``name`` of ``REPORTS``: index.html, README.md, the pictures.
 
         Returns ``content``, and the paths of all files as ``written``.
         """
@@ -131,12 +128,12 @@ def say(content: Mapping[str, Any], *, as_json: bool = False) -> None:
 
 
 def folder_name(name: str) -> str:
-    """``name``, such as ``origin/main~1``, less the characters that a path should not have."""
+    """``name``, such as ``origin/main~1``, without characters that are awkward in a path."""
     return re.sub(r"[^\w.-]+", "-", name).lstrip("-.")
 
 
 def code(name: object) -> str:
-    """``name`` as it is, whatever characters it has, also in a table."""
+    """``name`` as Markdown code, also within a table."""
     return f"`{str(name).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
@@ -156,7 +153,7 @@ def _draw_epochs(curves: Sequence[Curve], column: str, path: Path) -> None:
 
 
 def plot_epochs(figure: FigureBase, curves: Sequence[Curve], column: str) -> None:
-    """``column`` of plots/history.csv: each group's mean; around those with a role their range."""
+    """Draw ``column`` of plots/history.csv: each group's mean, and the range if it has a role."""
     others = [group for group, role in curves if role == "other"]
     leaking = sum(group.leaks for group in others)
     crowd = f"{len(others)} others" + (f", {leaking} of them LEAK" if leaking else "")
@@ -180,7 +177,7 @@ def plot_epochs(figure: FigureBase, curves: Sequence[Curve], column: str) -> Non
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", alpha=0.25, lw=0.6)
     axes.set_title(METRICS[column], fontsize=9.5)
-    # Below the axes: names of experiments are longer than the gaps between curves.
+    # The legend is below the axes, because names are longer than gaps between curves.
     handles, labels = axes.get_legend_handles_labels()
     below: Any = {"loc": "outside lower left", "fontsize": 8.5, "labelcolor": "linecolor"}
     figure.legend(handles[::-1], labels[::-1], **below)

@@ -1,7 +1,7 @@
-"""Running experiments: each is one ``dvc exp run --temp`` of all stages, several at once.
+"""Run experiments, several at once, each as one ``dvc exp run --temp`` of all stages.
 
-What runs an experiment has a mark in its environment. By that it is found and ended, after Ctrl-C
-and by the next call where the sweep was killed; a training saves its work and resumes.
+The processes of an experiment have a mark in their environment. Ctrl-C, or the next call after a
+kill, finds them by the mark and ends them; a training saves its work and resumes.
 """
 
 import csv
@@ -35,16 +35,16 @@ from alzmri.experiments.finished_runs import METRICS, FinishedRun, finished
 from alzmri.files import write_json
 from alzmri.params import Params
 
-AGAIN = 3  # how often an experiment that was killed is started again
+AGAIN = 3  # maximum number of restarts of a killed experiment
 LOCK_SECONDS = 180
-"""How long an experiment is tried again because another process holds DVC's or git's lock."""
-STOP_SECONDS = 60  # how long experiments may take to save their training
+"""Time to retry an experiment while another process holds the lock of DVC or git."""
+STOP_SECONDS = 60  # time for experiments to save their training
 _POLL_SECONDS = 0.5
-_FOLDER = Path(".dvc/tmp/sweep")  # each experiment's log, and the record of what it set
+_FOLDER = Path(".dvc/tmp/sweep")  # each experiment's log and settings
 _MARK = "ALZMRI_SWEEP"
-"""An environment variable of each experiment: the repository's root, /, its name."""
+"""An environment variable of each experiment: ROOT/NAME, with the repository's root."""
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|index\.lock|FileLocked|lock ref")
-"""Messages of DVC and git when another process works in the repository."""
+"""Messages of DVC and git while another process uses the repository."""
 _STAGE = re.compile(r"^Running stage '(\w+)", re.MULTILINE)
 _EXIT = re.compile(r"exited with (-?\d+)")
 """DVC's message about a failed stage: -9 or 137 if it was killed."""
@@ -57,14 +57,14 @@ Settings = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment to run: its name, and what it sets in ``params.yaml``."""
+    """An experiment to run: its name, and its settings of ``params.yaml``."""
 
     name: str
     settings: Settings
 
     @property
     def params(self) -> Params:
-        """The parameters it runs with; UserError when they do not fit the schema."""
+        """The parameters that it runs with; UserError when they do not fit the schema."""
         content = params.load().model_dump()
         for key, value in self.settings.items():
             section, _, name = key.partition(".")
@@ -74,7 +74,7 @@ class Experiment:
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, object]:
-    """``KEY=VALUE`` as on DVC's command line, values read as YAML; UserError for anything else."""
+    """Parse ``KEY=VALUE`` like DVC's command line, values as YAML; UserError for anything else."""
     settings: dict[str, object] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -88,7 +88,7 @@ def parse_settings(words: Sequence[str]) -> dict[str, object]:
 
 
 def on_this_machine(jobs: int) -> Settings:
-    """How ``jobs`` experiments at once share the machine, which the committed run does not use."""
+    """Settings by which ``jobs`` experiments share the machine; the committed run has others."""
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     return {"compute.portable": False, "compute.threads": threads}
 
@@ -97,12 +97,12 @@ def require_source(name: str) -> None:
     """Raise UserError when there is no collection data/``name``."""
     if name != "phantom" and not any(map(os.path.lexists, (f"data/{name}", f"data/{name}.dvc"))):
         raise UserError(
-            f"data/{name} not found: bring it in with `alzmri data import SOURCE --name {name}`"
+            f"data/{name} not found: import it with `alzmri data import SOURCE --name {name}`"
         )
 
 
 class Board:
-    """Progress of experiments: a live table on a terminal, a line now and then in a log."""
+    """Progress of experiments: a live table on a terminal, occasional lines in a log."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -113,7 +113,7 @@ class Board:
             self.live = Live(console=terminal.out, get_renderable=self._table)
 
     def put(self, name: str, status: str, where: str, score: str = "") -> None:
-        """Show an experiment: its status, how far it is, and its latest score."""
+        """Show an experiment: its status, its stage or epoch, and its latest score."""
         before = self._rows.get(name, ("", "", ""))
         self._rows[name] = row = (status, where or before[1], score or before[2])
         quiet = time.monotonic() - self._said.get(name, 0) < terminal.SECONDS_BETWEEN_LINES
@@ -122,7 +122,7 @@ class Board:
             terminal.say("  ".join(filter(None, (name, *row))))
 
     def _table(self) -> Table:
-        rows = dict(self._rows)  # drawn by a thread of its own
+        rows = dict(self._rows)  # another thread draws
         counts = Counter(status for status, *_ in rows.values())
         counts["to come"] = self._total - len(rows)
         parts = ", ".join(f"{counts[n]} {n}" for n in (*_COLOURS, "to come") if counts[n])
@@ -136,17 +136,17 @@ class Board:
 
 
 class _Child:
-    """A ``dvc exp run --temp`` of ``experiment``, which starts with this object."""
+    """A ``dvc exp run --temp`` of ``experiment``; creating the object starts it."""
 
     def __init__(self, experiment: Experiment, baseline: str) -> None:
         name, self._root, self._folder = experiment.name, str(Path.cwd().resolve()), ""
         self._log = _FOLDER / f"{name}.log"
         self._epochs = experiment.params.train.epochs
-        end(name)  # what a killed one left
+        end(name)  # processes that a kill left
         record = {"baseline": baseline, "settings": experiment.settings}
         write_json(_FOLDER / f"{name}.json", record)
         words = [f"--set-param={key}={value}" for key, value in experiment.settings.items()]
-        # The `python` of the stages is the one of this program.
+        # Stages must use the `python` of this program.
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         with self._log.open("w") as log:
             self.process = psutil.Popen(
@@ -159,19 +159,16 @@ class _Child:
             )
 
     def is_starting(self) -> bool:
-        """Whether DVC may be changing the workspace, from which it takes the experiment.
-
-        It moves to a temporary copy for everything else.
-        """
+        """Whether DVC may be changing the workspace before it moves to a temporary copy."""
         with suppress(psutil.Error, OSError):  # it has ended
             self._folder = here if (here := self.process.cwd()) != self._root else ""
         return self.process.poll() is None and not self._folder
 
     def progress(self) -> tuple[str, str]:
-        """The stage that runs, or the epoch; and the latest validation macro F1."""
+        """The running stage or epoch, and the latest validation macro F1."""
         stage = (_STAGE.findall(self._text()) or ["starting"])[-1]
         if stage in ("starting", "phantom", "prepare"):
-            return stage, ""  # the history is still that of the run before
+            return stage, ""  # the history still belongs to the run before
         try:
             with Path(self._folder, "plots/history.csv").open(newline="") as file:
                 *_, last = csv.DictReader(file)
@@ -189,7 +186,7 @@ class _Child:
         return killed < 0, f"killed by signal {-killed}" if killed < 0 else f"exit status {code}"
 
     def said(self) -> str:
-        """The end of what it has printed."""
+        """The last lines that it printed."""
         lines = (line.rstrip() for line in self._text().splitlines() if line.strip())
         return "\n  ".join([line for line, _ in itertools.groupby(lines)][-8:])  # DVC repeats some
 
@@ -198,14 +195,14 @@ class _Child:
 
 
 def begun(name: str, baseline: str) -> dict[str, object]:
-    """What the experiment ``name`` set when it was last started: with that it resumes."""
+    """The settings of the last start of the experiment ``name``, with which it resumes."""
     path = _FOLDER / f"{name}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return dict(record["settings"]) if record.get("baseline") == baseline else {}
 
 
 def end(name: str = "*") -> bool:
-    """End what runs of the experiment ``name``, or of all; say whether there was anything."""
+    """End the processes of the experiment ``name``, or of all; return whether there were any."""
     root, deadline = Path.cwd().resolve(), time.monotonic() + STOP_SECONDS
     asked, folders = set(), set()
 
@@ -238,10 +235,10 @@ def end(name: str = "*") -> bool:
 
 
 class Runner:
-    """Runs what is missing of ``total`` experiments, ``jobs`` at once; shows their ``metric``.
+    """Runs the missing ones of ``total`` experiments, ``jobs`` at once; shows their ``metric``.
 
-    ``results`` are of what has ended, by name; None for what failed. UserError in a shallow clone,
-    or when another call is at work in this repository.
+    ``results`` has the ended experiments by name, None for failed ones. Raises UserError in a
+    shallow clone, or when another call runs in this repository.
     """
 
     def __init__(self, jobs: int, total: int, metric: str) -> None:
@@ -259,7 +256,7 @@ class Runner:
                 "another sweep or study runs in this repository: wait for it, or stop it"
             ) from None
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            # As for a shell's background job. Experiments inherit that, but no handler.
+            # Ignored, as for a shell's background job; experiments inherit that, but no handler.
             signal.signal(signal.SIGINT, lambda *_: None)
         if end():
             terminal.say(
@@ -268,10 +265,10 @@ class Runner:
         self._code = _code()
 
     def run(self, experiments: Iterable[Experiment]) -> list[FinishedRun]:
-        """Run each of ``experiments`` that has not finished; return those that have, in order.
+        """Run each of ``experiments`` that has not finished; return all finished ones, in order.
 
-        The next one is asked for when there is room for it, and when DVC is not changing the
-        workspace: only then can it be read. Ctrl-C ends what runs first.
+        It takes the next one when a job is free and DVC is not changing the workspace, because only
+        then is the workspace readable. Ctrl-C first ends the running ones.
         """
         waiting, before, asked = iter(experiments), finished(self.baseline), []
 
@@ -305,14 +302,14 @@ class Runner:
         return [result for name in asked if (result := self.results[name])]
 
     def _run(self, experiment: Experiment) -> FinishedRun | None:
-        """Run it, again where that may help."""
+        """Run it, and repeat it if that may help."""
         name, tries, locked_since = experiment.name, 0, 0.0
         while True:
             with self._workspace:
                 if self._stopping:
                     return None
                 if _code() != self._code:
-                    why = "code, data or parameters were changed meanwhile: see `git status`"
+                    why = "code, data or parameters changed meanwhile: see `git status`"
                     break
                 child, tries = _Child(experiment, self.baseline), tries + 1
                 while child.is_starting():
@@ -345,10 +342,10 @@ class Runner:
             raise EnvironmentFault(
                 f"{len(failed)} of {len(self.results)} experiments failed: {', '.join(failed)}."
                 f" The whole log of one: {_FOLDER / failed[0]}.log."
-                " The same command runs the missing ones"
+                " Repeat the command to run the missing ones"
             )
 
 
 def _code() -> str:
-    """The source of experiments: the commit and the workspace's changes."""
+    """The code of experiments: the commit and the changes in the workspace."""
     return git.head() + git.run("diff", "HEAD", "--", "src", "data", "dvc.yaml", "params.yaml")

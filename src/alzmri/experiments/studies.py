@@ -1,7 +1,6 @@
-"""Studies that the documentation reports, one of them the published protocol, which LEAKS.
+"""Studies that the documentation reports; one is the published protocol, which LEAKS.
 
-Every value that matters is spelt out: a default that changes in params.yaml must not change what
-the documentation reports.
+They set every value that matters, so that a new default in params.yaml changes no reported result.
 """
 
 import os
@@ -36,7 +35,7 @@ augment.shift=0.05 augment.scale=0.05 augment.rotate=15 model.name=alexnet model
 train.weight_decay=0.0001 train.warmup=0 train.label_smoothing=0.0 train.ema=0.0
 train.precision=auto train.patience=0 train.seed=0 train.init='' evaluate.temperature=true """
 
-Scale = tuple[Settings, str]  # how large a study is run, and what its page says of that
+Scale = tuple[Settings, str]  # settings for the size of a study, and their description on the page
 PROTOCOL_SCALES: Mapping[str, Scale] = {
     "full": ({"data.image_size": 224, "train.batch_size": 128, "train.epochs": 100}, ""),
     "scaled": (
@@ -51,16 +50,16 @@ VARIANTS: Mapping[Role, Settings] = {
     "baseline": {"train.lr": 0.0001, "train.momentum": 0.9},
     "best": {"train.lr": 0.0005, "train.momentum": 0.85},
 }
-"""The protocol's two settings; everything else about them is the same."""
+"""The protocol's two settings; all others are equal."""
 
 _CORE, _GPU = 6_000, 1_000_000
-"""Images that one of these trains on in a second, divided by the image's size: roughly."""
+"""Images per second that a core or a GPU trains on, times the image size: roughly."""
 _OTHER_SECONDS, _OTHER_BYTES = 40, 1_500_000
-"""What each experiment takes besides training and model: other stages; pictures and tables."""
+"""Seconds and bytes per experiment besides training and model: other stages; pictures, tables."""
 
 
 class Study(NamedTuple):
-    """What a study is asked for: its collection, size, what the user sets, and ``jobs`` at once."""
+    """The request for a study: collection, size, the user's settings, concurrent ``jobs``."""
 
     source: str
     scale: Scale
@@ -68,15 +67,15 @@ class Study(NamedTuple):
     jobs: int = 1
 
     def settings(self, usual: str) -> dict[str, object]:
-        """What all experiments set: ``COMMON``, what is ``usual`` in the study, and the user's."""
+        """The settings of all experiments: ``COMMON``, the study's ``usual`` ones, the user's."""
         ours = {"data.source": self.source, **runner.parse_settings((COMMON + usual).split())}
         return {**ours, **self.scale[0], **self.overrides}
 
     def run(self, experiments: Sequence[Experiment]) -> list[FinishedRun]:
-        """Say what ``experiments`` take, run those that are missing; return all, in order.
+        """Print the cost of ``experiments``, run the missing ones; return all, in order.
 
-        One of such a name with other parameters or code is replaced. UserError before anything
-        runs when settings are wrong; EnvironmentFault at the end when experiments failed.
+        It replaces experiments of the same name with other parameters or code. Raises UserError
+        before anything runs when settings are wrong, EnvironmentFault at the end when some failed.
         """
         running = Runner(self.jobs, len(experiments), "macro_f1")
         done, missing = finished(running.baseline), []
@@ -84,7 +83,7 @@ class Study(NamedTuple):
         for name, used in [(experiment.name, experiment.params) for experiment in experiments]:
             if name not in done or not done[name].is_of(used):
                 missing.append(used)
-                git.lines("update-ref", "-d", f"{start}/{name}")  # where there is one
+                git.lines("update-ref", "-d", f"{start}/{name}")  # if there is one
         count = len(missing)
         terminal.say(f"{len(experiments)} experiments, {count} of them to run, {self.jobs} at once")
         for line in (missing and _cost(missing[0], count, self.jobs), self.scale[1]):
@@ -95,7 +94,7 @@ class Study(NamedTuple):
         return results
 
     def report(self, name: str, title: str, done: Sequence[FinishedRun], *paragraphs: str) -> None:
-        """Write what the study ``name`` found in its ``done`` runs as a section of ``PAGE``."""
+        """Write the results of the study ``name``, its ``done`` runs, as a section of ``PAGE``."""
         heading = (f"## {self.source}: {title}", f"{_provenance(done)} {self.scale[1]}".strip())
         write_section(f"{name} {self.source}", "\n\n".join((*heading, *paragraphs)))
         tables = [paragraph for paragraph in paragraphs if paragraph.startswith("|")]
@@ -121,7 +120,7 @@ def asked(
 
 
 def _cost(used: Params, count: int, jobs: int) -> str:
-    """Say what ``count`` experiments like ``used`` take."""
+    """The time and disk space of ``count`` experiments like ``used``, in words."""
     size, source = used.data.image_size, used.data.source
     tracked = Path(f"data/{source}.dvc")
     if source == "phantom":
@@ -130,7 +129,7 @@ def _cost(used: Params, count: int, jobs: int) -> str:
         images = sum(map(int, re.findall(r"nfiles: (\d+)", tracked.read_text())))
     else:
         images = sum(path.is_file() for path in Path("data", source).rglob("*"))
-    # As many classes as most collections have: the last layer is a small part of the weights.
+    # Any usual number of classes will do: the last layer is a small part of the weights.
     model = build(used.model.name, classes=len(CLASSES), image_size=size, dropout=0.0)
     weights = sum(weight.numel() for weight in model.parameters()) * 4
     speed = (_GPU if torch.cuda.is_available() else _CORE * (os.cpu_count() or 1)) / size
@@ -154,8 +153,8 @@ def write_section(name: str, content: str, page: Path = PAGE) -> None:
 
 
 def _provenance(done: Sequence[FinishedRun]) -> str:
-    """Date, code, machine and versions of what the runs measured, in one sentence."""
-    # Not HEAD: where the collection is committed, others do not have it.
+    """Command, date, code, machine and versions of the runs, in one sentence."""
+    # Not HEAD, which others do not have if it contains the collection.
     commit = git.run("log", "-1", "--format=%h", "--", "src", "params.yaml").strip()
     # The day of the newest run, such as 2026-11-23.
     date = max(git.run("show", "-s", "--format=%cs", *(run.commit for run in done)).split())
@@ -183,7 +182,7 @@ def protocol_planned(study: Study) -> dict[str, Experiment]:
 
 
 def protocol(study: Study) -> None:
-    """Run what is missing of the two variants, write the section of docs/results.md."""
+    """Run the missing variants, write the section of docs/results.md."""
     done = study.run(list(protocol_planned(study).values()))
     figure = Path(f"docs/protocol-{study.source}.png")
     curves = [(Group(name, [run]), name) for name, run in zip(VARIANTS, done, strict=True)]
@@ -196,7 +195,7 @@ def protocol(study: Study) -> None:
         "the protocol, which LEAKS",
         done,
         "Slices are split 70/15/15, not subjects: the test subjects are in training too, and the"
-        " score is mostly recognition of subjects. For comparison with the literature only.",
+        " score mostly measures recognition of subjects. Only for comparison with the literature.",
         records([_protocol_row(name, run) for name, run in zip(VARIANTS, done, strict=True)]),
         f"![Validation scores by epoch: this split leaks]({figure.name})",
     )

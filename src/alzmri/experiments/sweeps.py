@@ -1,6 +1,6 @@
-"""`alzmri sweep`: words such as `train.lr=0.0001,0.0005` become experiments, which run.
+"""`alzmri sweep`: make experiments of words such as `train.lr=0.0001,0.0005` and run them.
 
-They are all combinations (a grid), or Optuna proposes each from the scores of those before.
+They are all combinations (a grid), or Optuna proposes each from the earlier scores.
 """
 
 import itertools
@@ -30,14 +30,14 @@ Results = Mapping[str, FinishedRun | None]
 
 
 class Sweep(NamedTuple):
-    """Experiments; ``choose`` makes one of its name, what that set before, and the results."""
+    """A sweep; ``choose`` makes an experiment of its name, its earlier settings, the results."""
 
     name: str
     names: Sequence[str]
     choose: Callable[[str, Settings, Results], Experiment]
 
     def ask(self, baseline: str, results: Results) -> Iterator[Experiment]:
-        """Yield each experiment, chosen by the ``results`` by then; one begun keeps its values."""
+        """Yield experiments chosen by the current ``results``; begun ones keep their values."""
         done = finished(baseline)
         for name in self.names:
             before = done[name].settings if name in done else runner.begun(name, baseline)
@@ -47,12 +47,12 @@ class Sweep(NamedTuple):
 def plan(
     words: Sequence[str], name: str | None, base: Settings, trials: int | None = None, seed: int = 0
 ) -> Sweep:
-    """Combine all values in ``words``; or let Optuna propose ``trials`` experiments of them.
+    """Combine all values in ``words``, or let Optuna propose ``trials`` experiments.
 
-    Words are `KEY=VALUES`, in the syntax of `dvc exp run -S`, which is Hydra's: `a,b`,
+    Words are `KEY=VALUES` in the (Hydra) syntax of `dvc exp run -S`: `a,b`,
     `range(start,stop,step)`, `choice(a,b)`, or a single value; for a search also `log(a,b)` and
-    `uniform(a,b)`. ``base`` is what all set unless words do. UserError has every fault of the words
-    and of the values; EnvironmentFault when Optuna is needed and not installed.
+    `uniform(a,b)`. All experiments set ``base`` unless words do. Raises UserError with every fault
+    of words and values, EnvironmentFault when Optuna is needed and not installed.
     """
     values, kinds, faults = _read(words)
     varied = [key for key in values if len(values[key]) > 1]
@@ -62,7 +62,7 @@ def plan(
         for key, word in zip(varied or values, last, strict=True)
     }
     name = name or "-".join(("sweep", *short.values()))
-    # Where runs are reported to, the sweep is one group.
+    # The sweep is one group on W&B.
     base = {**base, "track.group": name, **{key: values[key][0] for key in values}}
     if trials is None:
         faults += [f"{key}: {kinds[key]}(A,B) needs --trials" for key in kinds]
@@ -86,7 +86,7 @@ def plan(
         if before.keys() >= ranges.keys():
             known[name] = {key: before[key] for key in ranges}
         else:
-            # Each has a seed of its own: a search that was ended proposes next what it would have.
+            # Each trial has its own seed, so that a resumed search proposes the same values.
             known[name] = _propose(ranges, seed + names.index(name), known, results)
         return Experiment(name, {**base, **known[name]})
 
@@ -94,7 +94,7 @@ def plan(
 
 
 def _read(words: Sequence[str]) -> tuple[dict[str, list[Any]], dict[str, str], list[str]]:
-    """The values of each key, none twice, or the ends of its range; kinds of ranges; faults."""
+    """The distinct values of each key or the ends of its range; the kinds of ranges; faults."""
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import get_hydra_sweeps
     from hydra.errors import HydraException
@@ -121,7 +121,7 @@ def _read(words: Sequence[str]) -> tuple[dict[str, list[Any]], dict[str, str], l
         if not choices or key in values:
             faults.append(f"{key}: given twice" if choices else f"{word}: no values")
             continue
-        # `range(0.1,0.4,0.1)` is not to contain 0.30000000000000004.
+        # `range(0.1,0.4,0.1)` must not contain 0.30000000000000004.
         values[key] = list({str(one): one for one in (_rounded(x, 12) for x in choices)}.values())
     return values, kinds, faults
 
@@ -138,7 +138,7 @@ def _part(key: str, value: object) -> str:
 
 
 def _refuse(name: str, faults: Sequence[str], experiments: Sequence[Experiment]) -> None:
-    """Raise UserError with ``faults`` and those of the sweep's name and of its parameters."""
+    """Raise UserError with ``faults`` and the faults of the sweep's name and parameters, if any."""
     found, usual = dict.fromkeys(faults), params.load().data.source
     if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
         found[f"--name {name}: up to 64 letters, digits, hyphens and underscores"] = None
@@ -158,7 +158,7 @@ def _refuse(name: str, faults: Sequence[str], experiments: Sequence[Experiment])
 def _ranges(
     values: Mapping[str, Sequence[Any]], kinds: Mapping[str, str], faults: list[str]
 ) -> "dict[str, BaseDistribution]":
-    """Optuna's range of each key that varies; refused ranges are added to ``faults``."""
+    """Optuna's range of each key that varies; adds refused ranges to ``faults``."""
     try:
         from optuna import distributions
     except ImportError:
@@ -171,7 +171,7 @@ def _ranges(
                 kind = distributions.IntDistribution if whole else distributions.FloatDistribution
                 ranges[key] = kind(choices[0], choices[-1], log=kinds[key] == "log")
             elif len(choices) > 1:
-                with warnings.catch_warnings(action="ignore"):  # of lists: we store them nowhere
+                with warnings.catch_warnings(action="ignore"):  # about lists, which are not stored
                     ranges[key] = distributions.CategoricalDistribution(choices)
         except ValueError as error:
             faults.append(f"{key}: {error}")
@@ -184,12 +184,12 @@ def _propose(
     known: Mapping[str, dict[str, Any]],
     results: Results,
 ) -> dict[str, Any]:
-    """The next values to try, given the ``known`` values by the experiment's name."""
+    """The next values to try, given the ``known`` values by name of experiment."""
     import optuna
     from optuna.trial import TrialState, create_trial
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings(action="ignore"):  # what runs counting as bad is new there
+    with warnings.catch_warnings(action="ignore"):  # about Optuna's experimental `constant_liar`
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         for name, values in known.items():
@@ -198,16 +198,16 @@ def _propose(
                 continue  # it failed
             state = TrialState.COMPLETE if run else TrialState.RUNNING
             score = run.training[METRIC] if run else None
-            with suppress(ValueError):  # of an earlier call with other ranges
+            with suppress(ValueError):  # from an earlier call with other ranges
                 trial = create_trial(state=state, value=score, params=values, distributions=ranges)
                 study.add_trial(trial)
         drawn = study.ask(ranges).params
-    # More digits make a number longer, not better.
+    # Few digits keep names short.
     return {key: _rounded(value, 4) for key, value in drawn.items()}
 
 
 def sweep(plan: Sweep, jobs: int, metric: str) -> None:
-    """Run what is missing of ``plan``, ``jobs`` at once; print its table, write its page."""
+    """Run missing experiments of ``plan``, ``jobs`` at once; print its table, write its page."""
     running = Runner(jobs, len(plan.names), metric)
     done, others = finished(running.baseline), []
     for name in (name for name in plan.names if name in done):

@@ -14,17 +14,17 @@ from alzmri.errors import UserError
 from alzmri.experiments.finished_runs import METRICS, LockFile, Workspace, number
 
 PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "albumentations", "matplotlib")
-"""The packages whose version can change a byte."""
+"""Packages whose version can change the results' bytes."""
 _SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "loss", "macro_auc", "subject.macro_f1")
 _NEXT = """\
 plots:   plots/*.png; in a browser with the curves: dvc plots show; the model: models/MODEL_CARD.md
 next:    . .venv/bin/activate && dvc exp run -S train.lr=0.0005 -S train.momentum=0.85
          alzmri review HEAD says whether it is better; dvc exp show --only-changed lists them"""
 _COMMIT = (
-    '\ncommit:  `git commit -am "my baseline"` makes this run your baseline, which `dvc metrics'
-    " diff`, `dvc plots diff` and `alzmri review` compare with"
+    '\ncommit:  `git commit -am "my baseline"` makes this run your baseline for `dvc metrics'
+    " diff`, `dvc plots diff` and `alzmri review`"
 )
-_NAMED = 4  # at most this many names in a line; the others are counted
+_NAMED = 4  # maximum number of names in a line; the others are counted
 
 
 def show(*, as_json: bool = False) -> None:
@@ -74,7 +74,7 @@ def show(*, as_json: bool = False) -> None:
 
 
 def verdict() -> str:
-    """The last lines of `make repro`: is this the committed run?"""
+    """The last lines of `make repro`: whether this is the committed run, or why not."""
     committed = git.show("HEAD", "dvc.lock")
     if committed is None:
         return f"no run is committed yet.{_COMMIT.replace('`git', '`git add --all && git', 1)}"
@@ -102,7 +102,7 @@ def verdict() -> str:
 
 
 def _reasons() -> Iterator[str]:
-    """The known reasons for other bytes that apply here."""
+    """Yield the known reasons for other bytes that apply here."""
     if platform.machine() not in ("x86_64", "AMD64"):
         yield f"{platform.machine()} processors round differently from x86-64"
     model = Path("models/model.json")

@@ -1,4 +1,4 @@
-"""A trained model at work: predict, explain, export."""
+"""Use a trained model: predict, explain, export."""
 
 NOTICE = "Research software. Not a medical device, not for clinical use, no diagnosis."
-"""What every output says."""
+"""The notice in every output."""

@@ -1,7 +1,7 @@
-"""Where a model looks: Grad-CAM (Selvaraju et al., 2017) over its last convolutions, by Captum.
+"""Show where a model looks, by Captum's Grad-CAM (Selvaraju et al., 2017) of its last convolutions.
 
 A map is as coarse as the last feature maps, 3 to 13 cells a side (see the architectures' tables),
-and says where evidence for a class was, not why.
+and shows where evidence for a class is, not why.
 """
 
 import io
@@ -28,15 +28,15 @@ from alzmri.models.forward import BATCH_SIZE, normalise
 Maps = NDArray[np.float32]
 
 INDEX = "index.csv"
-_OVERLAY_SIDE = 256  # pixels: an overlay is enlarged by a whole number to at least this
-_OPACITY = 0.6  # of the strongest evidence; none is transparent
+_OVERLAY_SIDE = 256  # pixels; an overlay is enlarged by a whole number to at least this side
+_OPACITY = 0.6  # opacity of the strongest evidence; no evidence is transparent
 
 
 def grad_cam(predictor: Predictor, slices: Pixels, targets: NDArray[np.int64]) -> Maps:
     """Evidence for class ``targets[i]`` in ``slices[i]``, float32 ``[n, side, side]``, 0 or more.
 
-    ``slices`` is uint8 ``[n, side, side]``. The unit is that of a logit's gradient times an
-    activation: maps of one model and class can be compared and averaged.
+    ``slices`` is uint8 ``[n, side, side]``. Their unit is a logit's gradient times an activation:
+    maps of one model and class can be compared and averaged.
     """
     attr = require("captum.attr", "explain")
     network = predictor.model.network
@@ -55,8 +55,8 @@ def grad_cam(predictor: Predictor, slices: Pixels, targets: NDArray[np.int64]) -
 def overlay(pixels: Pixels, evidence: Maps) -> Pixels:
     """The slice in gray with its map in colour, uint8 RGB ``[height, width, 3]``.
 
-    ``pixels`` and ``evidence`` are ``[side, side]``. Colours run from none to this map's own
-    strongest evidence: they cannot be compared between pictures, the maps themselves can.
+    ``pixels`` and ``evidence`` are ``[side, side]``. The colours of a picture end at its own
+    strongest evidence: compare maps, not colours of pictures.
     """
     factor = -(-_OVERLAY_SIDE // len(pixels))
     size = (len(pixels) * factor,) * 2
@@ -73,9 +73,8 @@ def overlay(pixels: Pixels, evidence: Maps) -> Pixels:
 def write(directory: Path, report: PredictionReport, target: int | None) -> int:
     """Write an overlay (PNG) and a raw map (NPY) per slice and subject, and their ``index.csv``.
 
-    ``target`` is the class to show evidence for; None takes the most probable one of each slice,
-    and for a subject that of their mean, over their slices in distribution. Returns how many
-    pictures there are.
+    ``target`` is the class to show evidence for; None takes the most probable class of each slice,
+    and of each subject's mean over the slices in distribution. Returns the number of pictures.
     """
     rows: list[tuple[object, ...]] = []
     classes = report.predictor.classes
@@ -101,7 +100,7 @@ def write(directory: Path, report: PredictionReport, target: int | None) -> int:
 def _maps(
     report: PredictionReport, target: int | None
 ) -> Iterator[tuple[str, str, bool, int, NDArray[np.float64], Pixels, Maps]]:
-    """Of what, its name, whether in distribution, the class and all chances, slice and map."""
+    """Yield kind, name, whether in distribution, class, all probabilities, slice and map."""
     pixels = np.stack([item.pixels for item in report.slices])
     chances, in_distribution = report.prediction.probabilities, report.prediction.in_distribution
     targets = chances.argmax(axis=1) if target is None else np.full(len(pixels), target)

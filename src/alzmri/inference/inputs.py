@@ -1,4 +1,4 @@
-"""What a user names on the command line: images, folders, globs, volumes, DICOM series."""
+"""Find and read the user's inputs: images, folders, globs, volumes, DICOM series."""
 
 import glob
 from collections import Counter, defaultdict
@@ -13,14 +13,14 @@ from alzmri.errors import UserError
 from alzmri.inference import ventricles, volumes
 from alzmri.inference.predictor import Preprocessing
 
-# Names that promise a volume or a slice of one: a file that is none is refused, not left out.
+# Suffixes of volumes and their slices: an unreadable file with one is refused, not skipped.
 _VOLUME, _DICOM = (".nii", ".nii.gz", ".mgh", ".mgz"), (".dcm", ".ima")
 Kind = Literal["image", "volume", "dicom"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is read at once: one file, or those of a DICOM series; ``name`` is for messages."""
+    """A file, or the files of a DICOM series; ``name`` is for messages."""
 
     name: str
     kind: Kind
@@ -31,16 +31,16 @@ class Source:
 class InputSlice:
     """One slice, ready for the model."""
 
-    source: str  # the name of where it comes from
-    subject: str | None  # whose it is, None if nobody said
-    depth: int | None  # mm below the top of the brain, of a volume's slice
+    source: str  # the name of its Source
+    subject: str | None  # None if unknown
+    depth: int | None  # mm below the top of the brain, for a slice of a volume
     pixels: Pixels  # uint8 [side, side]
 
 
 def find(names: Sequence[str]) -> list[Source]:
-    """What ``names`` mean: files as they are, folders with all below them, globs.
+    """Find the inputs that ``names`` mean: files, folders with everything below them, globs.
 
-    In a folder are taken, sorted, what is named like an image, and what is a volume or DICOM by its
+    A folder gives, sorted, files named like an image, and files that are volumes or DICOM by their
     content, slices grouped into series. Raises :class:`UserError` when a name means nothing.
     """
     found: dict[tuple[Path, ...], Source] = {}
@@ -50,7 +50,7 @@ def find(names: Sequence[str]) -> list[Source]:
             paths = sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207 - any root
         sources = [source for path in paths for source in _at(path)]
         if not sources:
-            what = "holds no image, volume or DICOM file" if paths else "no such file or folder"
+            what = "has no image, volume or DICOM file" if paths else "no such file or folder"
             raise UserError(f"{name}: {what}")
         found |= {source.files: source for source in sources}
     return list(found.values())
@@ -88,7 +88,7 @@ def _kind(path: Path) -> Kind | None:
 
 
 def _series(file: Path) -> tuple[Path, str]:
-    """The folder and series of a DICOM file; one that cannot be used is a series of its own."""
+    """The folder and series of a DICOM file; an unusable file is a series of its own."""
     try:
         return file.parent, str(volumes.read_dicom(file).get("SeriesInstanceUID"))
     except Unreadable:
@@ -98,9 +98,9 @@ def _series(file: Path) -> tuple[Path, str]:
 def read(
     source: Source, preprocessing: Preprocessing, *, count: int, by_folder: bool
 ) -> list[InputSlice]:
-    """The slices of ``source`` as the model sees them: of a volume ``count``, of one subject.
+    """The slices of ``source`` as the model sees them; ``count`` from a volume, of one subject.
 
-    With ``by_folder`` the images of a folder are one subject's. Raises :class:`Unreadable`.
+    With ``by_folder``, images of a folder are of one subject. Raises :class:`Unreadable`.
     """
     if source.kind == "image":
         (path,) = source.files
@@ -114,7 +114,7 @@ def read(
 
 
 def volume(source: Source) -> volumes.Volume:
-    """The volume in a file, or of a DICOM series; :class:`Unreadable` with the reason."""
+    """The volume of a file or a DICOM series; raises :class:`Unreadable` with the reason."""
     if source.kind == "volume":
         return volumes.read(source.files[0])
     return volumes.read_series(source.files)

@@ -1,4 +1,4 @@
-"""The model as ONNX: what other programs run, checked against PyTorch before it is written."""
+"""Export the model as ONNX for other programs, and check it against PyTorch."""
 
 import json
 import logging
@@ -19,26 +19,26 @@ from alzmri.models.forward import MEAN, STD
 from alzmri.models.validation import macro_f1
 
 INPUT, OUTPUTS = "images", ["logits", "features"]  # names in the graph
-TOLERANCE = 1e-4  # of probabilities, between ONNX Runtime and PyTorch
-_METADATA = "alzmri"  # the key under which the file says what is in ``Engine.about``
-_BATCH_SIZE = 64  # images in one run; no result depends on it
+TOLERANCE = 1e-4  # largest difference of probabilities between ONNX Runtime and PyTorch
+_METADATA = "alzmri"  # the key of ``Engine.about`` in the file
+_BATCH_SIZE = 64  # images per run; no result depends on it
 
 
 class Engine:
-    """The ONNX file ``path``, run by ONNX Runtime on the CPU: without PyTorch, with its results.
+    """Runs the ONNX file ``path`` by ONNX Runtime on the CPU, without PyTorch.
 
-    ``about`` is what :func:`write` recorded: ``card`` (less the training subjects),
-    ``preprocessing`` in words, ``weights`` (SHA-256 of ``model.safetensors``), ``notice``.
+    :func:`write` recorded ``about``: ``card`` (without the training subjects), ``preprocessing`` in
+    words, ``weights`` (SHA-256 of ``model.safetensors``), ``notice``.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        """Load ``path``, to run with ``threads`` (0: one per core)."""
+        """Load ``path`` to run with ``threads`` (0: one per core)."""
         runtime = require("onnxruntime", "export")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Threads that wait for more by spinning are for a run only: then others have work to do.
+        # Threads spin only during a run; after it, other threads need the cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # Batches come in every size; a plan of memory kept for each would add up.
+        # Without memory plans: batches come in every size, and one plan each would add up.
         options.enable_mem_pattern = False
         self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         metadata = self._session.get_modelmeta().custom_metadata_map
@@ -55,21 +55,21 @@ class Engine:
 
 
 def write(directory: Path, path: Path) -> None:
-    """Write the model in ``directory`` to ``path``, compared with PyTorch on noise.
+    """Write the model in ``directory`` to ``path`` and compare it with PyTorch on noise.
 
     The graph takes packed slices, uint8 ``[n, side, side]`` for any ``n``, normalises them, and
-    gives the logits and the features. How to make a packed slice of an image is in its metadata.
+    returns logits and features. Its metadata describes how to make a packed slice of an image.
     Raises :class:`UserError` for an unusable model, and :class:`EnvironmentFault` for a missing
     package or results that differ by more than ``TOLERANCE``.
     """
     onnx = require("onnx", "export")
     predictor = Predictor.load(directory)
     require("onnxscript", "export")
-    # It warns of every operation of torchvision's, which is not installed.
+    # The exporter warns about every operation of torchvision, which is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     side = predictor.preprocessing.image_size
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, about itself
+        warnings.simplefilter("ignore")  # the exporter warns about itself
         exported = torch.onnx.export(
             predictor.model,
             (torch.zeros(2, side, side, dtype=torch.uint8),),
@@ -82,7 +82,7 @@ def write(directory: Path, path: Path) -> None:
     assert exported is not None
     program = exported.model_proto
     for node in program.graph.node:
-        # Where in whose source tree it was traced: of no use, and other bytes on every machine.
+        # Remove traces of source files, whose paths would change the bytes on every machine.
         del node.metadata_props[:]
     entry = program.metadata_props.add()
     entry.key, entry.value = _METADATA, json.dumps(_about(predictor))
@@ -92,7 +92,7 @@ def write(directory: Path, path: Path) -> None:
 
 
 def difference(predictor: Predictor, engine: Engine) -> float:
-    """The largest difference of a probability, or a tenth of an OOD score's ratio's, on noise."""
+    """The largest difference, on noise, of a probability or of a tenth of an OOD score's ratio."""
     side = predictor.preprocessing.image_size
     noise = np.random.default_rng(0).integers(0, 256, (3, side, side), np.uint8)
     expected = predictor.predict(noise)
@@ -106,7 +106,7 @@ def _check(difference: float) -> None:
     if not difference < TOLERANCE:
         raise EnvironmentFault(
             f"ONNX Runtime's probabilities differ from PyTorch's by {difference:.1e}, more than"
-            f" {TOLERANCE:.0e}: these versions of torch and onnxruntime cannot be used"
+            f" {TOLERANCE:.0e}: use other versions of torch and onnxruntime"
         )
 
 
@@ -127,16 +127,16 @@ def _about(predictor: Predictor) -> dict[str, Any]:
 
 
 def export(directory: Path, path: Path, prepared: Prepared) -> tuple[dict[str, Any], str]:
-    """:func:`write`, if it is PyTorch's on every test slice too.
+    """:func:`write` the model, and compare it with PyTorch on every test slice.
 
-    Returns the content of ``models/export.onnx.json``, and one line for the terminal. Raises
-    :class:`UserError`, too, if the model was trained on other data.
+    Returns the content of ``models/export.onnx.json`` and one line for the terminal. Also raises
+    :class:`UserError` if the model was trained on other data.
     """
     predictor = Predictor.load(directory)
     if predictor.card.data_sha256 != prepared.digest:
         raise UserError(
-            f"{directory}/ was trained on other data or another split than data/prepared: run"
-            " `dvc repro train`"
+            f"the model in {directory}/ was trained on other data or another split than"
+            " data/prepared: run `dvc repro train`"
         )
     indices = prepared.indices("test")
     images, truth = prepared.images[indices], prepared.labels[indices]
@@ -151,7 +151,7 @@ def export(directory: Path, path: Path, prepared: Prepared) -> tuple[dict[str, A
         macro_f1(truth, item.probabilities.argmax(axis=1)) for item in (expected, found)
     )
     metrics = {
-        # To one digit: the next ones are the processor's, not the model's.
+        # To one digit, because the next ones depend on the processor.
         "largest_difference": float(f"{largest:.0e}"),
         "macro_f1": round(after, 6),
         "lost_macro_f1": round(before - after, 6),

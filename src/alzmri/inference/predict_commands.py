@@ -1,4 +1,4 @@
-"""``alzmri predict``, ``explain`` and ``export``: a trained model at work."""
+"""The commands ``alzmri predict``, ``explain`` and ``export``."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from alzmri import repository, terminal
 from alzmri.errors import UserError
 from alzmri.inference import NOTICE
 
-# The modules behind the commands load torch: not before a command runs.
+# Commands import their modules when they run, because these load torch.
 if TYPE_CHECKING:
     from alzmri.inference.prediction_report import PredictionReport
 
@@ -22,13 +22,14 @@ Paths = Annotated[
 ]
 ModelFolder = Annotated[
     Path,
-    typer.Option("--model", help="The folder of the trained model.", callback=repository.located),
+    typer.Option("--model", help="Folder of the trained model.", callback=repository.located),
 ]
 ByFolder = Annotated[
     bool, typer.Option("--by-folder", help="Images of a folder are one subject: add the mean.")
 ]
 SliceCount = Annotated[
-    int, typer.Option("--slices", min=1, max=40, help="Of a volume: 1 mm apart, mid-ventricle.")
+    int,
+    typer.Option("--slices", min=1, max=40, help="Slices of a volume: 1 mm apart, mid-ventricle."),
 ]
 
 
@@ -40,11 +41,11 @@ def predict(
     by_folder: ByFolder = False,
     slices: SliceCount = 6,
 ) -> None:
-    """Class probabilities of slices and volumes. Research software; no diagnosis.
+    """Predict class probabilities of slices and volumes. Research software; no diagnosis.
 
-    An image that is unlike the training slices is out of distribution and gets no class. A file
-    that cannot be used is reported, the rest goes on, and the exit status is 1 (2 if none can). A
-    volume or series is one subject. Images carry no subject ID, except with --by-folder.
+    An image that is unlike the training slices is out of distribution and gets no class. Files that
+    cannot be used are reported and skipped; the exit status is then 1 (2 if no file can be used).
+    A volume or series is one subject. Images carry no subject ID, except with --by-folder.
 
     Examples:
 
@@ -55,7 +56,7 @@ def predict(
         alzmri predict 'study/**/*.nii.gz' --json | jq '.subjects'
     """
     if as_json and as_csv:
-        raise UserError("--json and --csv exclude each other: choose one")
+        raise UserError("--json and --csv exclude each other: give one of them")
     report = _predict(paths, model, slices, by_folder)
     if as_json:
         print(json.dumps(report.as_json(), indent=2, allow_nan=False))
@@ -75,9 +76,9 @@ def predict(
 
 def explain(
     paths: Paths,
-    out: Annotated[Path, typer.Option(help="A folder for pictures and maps.")],
+    out: Annotated[Path, typer.Option(help="Folder for pictures and maps.")],
     target: Annotated[
-        str | None, typer.Option("--class", help="Evidence for it. [default: the most probable]")
+        str | None, typer.Option("--class", help="Class to explain. [default: the most probable]")
     ] = None,
     model: ModelFolder = Path("models"),
     by_folder: ByFolder = False,
@@ -85,8 +86,8 @@ def explain(
 ) -> None:
     """Show where the model looks, by Grad-CAM. Research software; no diagnosis.
 
-    Writes for each slice, and for each subject's mean, an overlay (PNG) and the raw map (NPY,
-    float32), and lists them in index.csv. Exit status as of predict.
+    It writes an overlay (PNG) and the raw map (NPY, float32) for each slice and each subject's
+    mean, and lists them in index.csv. The exit status is that of predict.
 
     Examples:
 
@@ -99,7 +100,7 @@ def explain(
 
     classes = report.predictor.classes
     if target not in (None, *classes):
-        raise UserError(f"--class {target!r}: the model knows {', '.join(classes)}")
+        raise UserError(f"--class {target!r}: the model's classes are {', '.join(classes)}")
     written = write(out, report, None if target is None else classes.index(target))
     terminal.out.print(f"{written} pictures and maps: {escape(str(out / INDEX))}\n{NOTICE}")
     raise typer.Exit(bool(report.refused))
@@ -109,12 +110,12 @@ def export(
     model: ModelFolder = Path("models"),
     out: Annotated[
         Path | None,
-        typer.Option(help="[default: MODEL/model.onnx]", callback=repository.located),
+        typer.Option(help="ONNX file. [default: MODEL/model.onnx]", callback=repository.located),
     ] = None,
 ) -> None:
     """Write the model as ONNX, checked against PyTorch on the test slices of data/prepared.
 
-    To have it in the pipeline, under DVC: dvc exp run -S 'export.formats=[onnx]'.
+    To export in the pipeline, under DVC: dvc exp run -S 'export.formats=[onnx]'.
 
     Examples:
 
@@ -132,7 +133,7 @@ def export(
 
 
 def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "PredictionReport":
-    """Read and predict what ``paths`` mean; say on stderr what cannot be used."""
+    """Read the inputs ``paths`` and predict; report unusable ones on stderr."""
     import numpy as np
 
     from alzmri.data.images import Unreadable

@@ -1,4 +1,4 @@
-"""What was predicted, for readers and for programs. Each form says that it is no diagnosis."""
+"""Predictions as tables, JSON and CSV. Each form states that it is not a diagnosis."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -24,14 +24,14 @@ class PredictedSubject:
     """One subject."""
 
     name: str  # the folder, NIfTI file or series
-    members: tuple[int, ...]  # the places of their slices in distribution
-    slices: int  # how many they have in all
-    probabilities: NDArray[np.float64] | None  # [classes], the mean over members; None without any
+    members: tuple[int, ...]  # indices of the slices in distribution
+    slices: int  # number of all slices
+    probabilities: NDArray[np.float64] | None  # [classes], mean over members; None without members
 
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """Slices and what the model says of them, in the same order; path and reason of the refused."""
+    """Slices and their predictions in the same order; path and reason of refused inputs."""
 
     predictor: Predictor
     slices: Sequence[InputSlice]
@@ -40,7 +40,7 @@ class PredictionReport:
 
     @cached_property
     def subjects(self) -> list[PredictedSubject]:
-        """The subjects whose slices are known to be theirs, in order of appearance."""
+        """The known subjects, in order of appearance."""
         subjects = []
         for name in dict.fromkeys(item.subject for item in self.slices if item.subject is not None):
             own = [number for number, item in enumerate(self.slices) if item.subject == name]
@@ -50,7 +50,7 @@ class PredictionReport:
         return subjects
 
     def as_json(self) -> dict[str, Any]:
-        """For ``--json``. A slice out of distribution has no predicted class."""
+        """The content of ``--json``. A slice out of distribution has no predicted class."""
         card, found = self.predictor.card, self.prediction
         slices = []
         for number, item in enumerate(self.slices):
@@ -95,7 +95,7 @@ class PredictionReport:
         }
 
     def as_csv(self) -> Iterator[list[object]]:
-        """For ``--csv``: a header and a row per slice."""
+        """The rows of ``--csv``: a header and one row per slice."""
         classes = self.predictor.classes
         yield ["path", "subject", "mm_below_top", "predicted", *classes, "ood_score", "notice"]
         for row in self.as_json()["slices"]:
@@ -104,7 +104,7 @@ class PredictionReport:
             yield [*where, called or OUT_OF_DISTRIBUTION, *cells, f"{score:.4f}", NOTICE]
 
     def tables(self) -> Iterator[Table]:
-        """For a terminal: the slices, then the subjects."""
+        """The tables for a terminal: the slices, then the subjects."""
         content, rows = self.as_json(), []
         above = os.path.commonpath([Path(item.source).absolute().parent for item in self.slices])
         for row in content["slices"]:

@@ -1,6 +1,6 @@
-"""A trained model as a user uses it: an image in, calibrated probabilities out.
+"""A trained model that turns images into calibrated probabilities.
 
-On the CPU, whatever else the machine has: probabilities are the same everywhere, to rounding.
+It always runs on the CPU, so that probabilities are the same everywhere, up to rounding.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of ``n`` slices. Research software: no diagnosis."""
+    """Predictions for ``n`` slices. Research software: no diagnosis."""
 
     probabilities: NDArray[np.float64]  # [n, classes], calibrated with the card's temperature
     ood_score: NDArray[np.float64]  # [n], how unlike the training slices; 1 is the threshold
@@ -36,21 +36,21 @@ class Prediction:
 def interpret(
     logits: NDArray[np.float64], activations: Features, card: Card, detector: Detector
 ) -> Prediction:
-    """What the outputs of :class:`features.WithFeatures` mean, whichever engine computed them."""
+    """Predictions from the outputs of :class:`features.WithFeatures`, from PyTorch or ONNX."""
     distance = detector.score(activations)
     return Prediction(probabilities(logits / card.temperature), distance, distance <= 1)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a slice becomes what the model sees: see :func:`alzmri.data.images.fit`."""
+    """The preprocessing of a slice for the model: see :func:`alzmri.data.images.fit`."""
 
     fit: Literal["pad", "stretch"]
     image_size: int
 
     @classmethod
     def of(cls, card: Card) -> "Preprocessing":
-        """What ``card`` says; :class:`UserError` when this version of the program cannot do it."""
+        """The preprocessing of ``card``; :class:`UserError` if this version does not have it."""
         said = dict(card.preprocessing)
         fit = said.pop("fit", None)
         if fit not in ("pad", "stretch") or said != {"channels": 1, "mean": MEAN, "std": STD}:
@@ -61,7 +61,7 @@ class Preprocessing:
         return cls(fit, card.architecture["image_size"])
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        """uint8 ``[image_size, image_size]`` of uint8 ``[height, width]``."""
+        """Turn uint8 ``[height, width]`` into uint8 ``[image_size, image_size]``."""
         return images.fit(pixels, self.image_size, self.fit)
 
 
@@ -69,7 +69,7 @@ class Preprocessing:
 class Predictor:
     """A model in memory, with its card, its OOD detector and the card's preprocessing.
 
-    ``version`` is the one under which it is registered, such as ``alzmri@v0.1.0``, or None.
+    ``version`` is its registered version, such as ``alzmri@v0.1.0``, or None.
     """
 
     model: features.WithFeatures
@@ -80,9 +80,9 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path = saved.MODELS, version: str | None = None) -> "Predictor":
-        """The model in ``folder``, as the stages train and ood wrote it; registered as ``version``.
+        """Load the model in ``folder``, from the stages train and ood; registered as ``version``.
 
-        Raises :class:`UserError` when a file is missing or damaged, or they do not fit together.
+        Raises :class:`UserError` when a file is missing or damaged, or files do not fit together.
         """
         model, card = saved.load(folder)
         detector = Detector.load(folder, saved.digest(folder))
@@ -92,23 +92,23 @@ class Predictor:
         expected, width = len(detector.mean), activations.shape[1]
         if width != expected:
             raise UserError(
-                f"{FILE} is of {expected} features, the model has {width}: run `dvc repro ood`"
+                f"{FILE} has {expected} features, but the model has {width}: run `dvc repro ood`"
             )
         if not (np.isfinite(logits).all() and np.isfinite(activations).all()):
-            raise UserError("the model's outputs are not numbers: run `dvc repro -f train`")
+            raise UserError("the model's outputs are not finite: run `dvc repro -f train`")
         try:
             str(card.parameters["data"]["source"] + card.parameters["split"]["unit"])
         except (KeyError, TypeError):
-            raise UserError("model.json does not say data.source and split.unit") from None
+            raise UserError("model.json lacks data.source or split.unit") from None
         return found
 
     @property
     def classes(self) -> list[str]:
-        """Names in the order of the probabilities, least severe first."""
+        """Class names in the order of the probabilities, least severe first."""
         return self.card.classes
 
     def predict(self, slices: Pixels, progress: Update | None = None) -> Prediction:
-        """What the model says of uint8 ``[n, side, side]``, as ``preprocessing`` makes them."""
+        """Predictions for preprocessed slices, uint8 ``[n, side, side]``."""
         logits, activations = features.run(
             self.model, slices, np.arange(len(slices)), CPU, progress
         )

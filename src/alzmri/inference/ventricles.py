@@ -1,15 +1,15 @@
-"""Which axial slices of a head to show the model, and how: as those that it was trained on.
+"""Choose axial slices of a head like those that the model was trained on.
 
 The public collection and the embedded one show skull-stripped T1 slices between the commissures
 and the roof of the lateral ventricles, 176 by 208 pixels of 1 mm, the front of the head down.
 
-The rule: between 45 and 85 mm below the top of the brain, take the centre of gravity of the dark
-area at the middle of the brain, which is cerebrospinal fluid of the ventricles, and slices 1 mm
-apart around 2 mm above it. On the MNI152 template that is 14 mm above the anterior commissure,
-where the embedded collection's middle slice is.
+The rule: between 45 and 85 mm below the top of the brain, find the centre of gravity of the dark
+area at the middle of the brain, which is cerebrospinal fluid of the ventricles, and take slices
+1 mm apart around 2 mm above it. On the MNI152 template that is 14 mm above the anterior
+commissure, where the embedded collection's middle slice is.
 
-Its limits: the whole top of an adult's head must be in the volume, the skull must be stripped,
-fluid must be darker than tissue, as in T1. No head is turned that lies askew.
+Its limits: the volume must contain the whole top of an adult's head, without the skull, and fluid
+must be darker than tissue, as in T1. It does not straighten a tilted head.
 """
 
 from typing import NamedTuple
@@ -21,14 +21,14 @@ from scipy import ndimage
 from alzmri.data.images import Pixels, Unreadable
 from alzmri.inference.volumes import Volume
 
-HEIGHT, WIDTH = 208, 176  # of a slice, mm and pixels
-BELOW_TOP = (45, 85)  # where ventricles are, mm
+HEIGHT, WIDTH = 208, 176  # field of view of a slice, mm and pixels
+BELOW_TOP = (45, 85)  # the ventricles' distance below the top of the brain, mm
 ABOVE_CENTRE = 2  # from their centre of gravity to the middle of the chosen slices, mm
-MIDDLE = (0.22, 0.36)  # half axes of the ellipse around them, in the brain's width and length
-BRAIN = 0.15  # brighter than this share of the brightest is brain;
-FLUID = 0.55  # darker than this share of its median is fluid
-MIN_AREA = 5000  # of brain in a slice that can show the ventricles, mm²
-BRIGHTEST, LEVEL = 99, 235  # the percentile of brain that becomes this level, as in collections
+MIDDLE = (0.22, 0.36)  # half axes of the ellipse around them, as fractions of brain width, length
+BRAIN = 0.15  # brain is brighter than this fraction of the brightest voxels
+FLUID = 0.55  # fluid is darker than this fraction of the brain's median
+MIN_AREA = 5000  # least area of brain in a slice with ventricles, mm²
+BRIGHTEST, LEVEL = 99, 235  # this percentile of the brain becomes this level, as in collections
 
 
 class ChosenSlice(NamedTuple):
@@ -39,11 +39,11 @@ class ChosenSlice(NamedTuple):
 
 
 def choose(volume: Volume, count: int) -> list[ChosenSlice]:
-    """The ``count`` slices around the ventricles, lowest first; :class:`Unreadable` without."""
+    """The ``count`` slices around the ventricles, lowest first; :class:`Unreadable` if none."""
     head = brain(volume)
     levels = np.flatnonzero(head.sum(axis=(0, 1)) >= MIN_AREA)
     if not len(levels):
-        raise Unreadable("no head in it: less than 50 cm² in every axial slice")
+        raise Unreadable("it shows no head: every axial slice has less than 50 cm² of tissue")
     top = int(np.flatnonzero(head.any(axis=(0, 1)))[-1])
     if top == volume.shape[2] - 1 and head[:, :, top].sum() >= MIN_AREA:
         raise Unreadable("the top of the head is cut off: the ventricles cannot be found from it")
@@ -55,7 +55,7 @@ def choose(volume: Volume, count: int) -> list[ChosenSlice]:
     centre = float(fluid @ np.array(candidates) / fluid.sum()) + ABOVE_CENTRE
     lowest = round(centre - (count - 1) / 2)
     if lowest < 0 or lowest + count > volume.shape[2]:
-        raise Unreadable(f"{count} slices around the ventricles do not fit into it")
+        raise Unreadable(f"it has fewer than {count} slices around the ventricles")
     chosen = slice(lowest, lowest + count)
     return [
         ChosenSlice(top - lowest - number, pixels)
@@ -64,7 +64,7 @@ def choose(volume: Volume, count: int) -> list[ChosenSlice]:
 
 
 def brain(volume: Volume) -> NDArray[np.bool_]:
-    """The largest connected thing that is not background, holes within slices filled."""
+    """The mask of the largest connected foreground object, with holes within slices filled."""
     positive = volume[volume > 0]
     if not positive.size:
         raise Unreadable("blank: no voxel is above 0")
@@ -87,10 +87,10 @@ def middle(brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _window(planes: Volume, brain: NDArray[np.bool_]) -> list[Pixels]:
-    """``[x, y, n]`` as ``n`` images, the brain at the centre, the front down."""
+    """Turn ``[x, y, n]`` into ``n`` images, the brain at the centre, the front down."""
     spans = [np.flatnonzero(brain.any(axis=axes)) for axes in ((1, 2), (0, 2))]
     centre_x, centre_y = (int(span[0] + span[-1] + 1) // 2 for span in spans)
-    # Everything is at least half a window away from the border of the padded volume.
+    # The padding is at least half a window on each side.
     margins = ((WIDTH // 2, WIDTH // 2), (HEIGHT // 2, HEIGHT // 2), (0, 0))
     window = np.pad(planes, margins)[centre_x : centre_x + WIDTH, centre_y : centre_y + HEIGHT]
     scaled = window * (LEVEL / float(np.percentile(planes[brain], BRIGHTEST)))

@@ -1,6 +1,6 @@
-"""NIfTI and FreeSurfer files and DICOM series as voxels of 1 mm whose directions are known.
+"""Read NIfTI and FreeSurfer files and DICOM series as upright volumes of 1 mm voxels.
 
-What a header promises is checked before memory or time is spent on it.
+It checks a header before it spends memory or time on the voxels.
 """
 
 import gzip
@@ -21,24 +21,24 @@ from alzmri.data.images import Unreadable
 from alzmri.errors import require
 
 Volume = NDArray[np.float32]
-"""``[x, y, z]``, 1 mm apart: to the subject's right, to the front, to the top; 0 is background."""
+"""Voxels ``[x, y, z]`` of 1 mm: to the subject's right, the front, the top; 0 is background."""
 Kind = Literal["nifti", "pair", "analyze", "mgh", "dicom"]
 Affine = NDArray[np.float64]
-"""From voxel indices to millimetres, ``[4, 4]``."""
+"""The matrix from voxel indices to millimetres, ``[4, 4]``."""
 
-MAX_VOXELS, MAX_UPRIGHT = 2**26, 2**25  # as stored; in the box around it, upright and at 1 mm
-MAX_OFFSET = 2**24  # bytes before the voxels: the header and whatever programs have left there
-_EXTENT = 50.0, 500.0  # of a volume's sides, mm
-_START = 540  # bytes by which a format is recognised: the longest header of NIfTI
-_MASKED = 0.1  # a volume with negative values and this share of zeros has 0 as its background,
-_DARKEST = 0.5  # and this percentile of the tissue around a level of 0 becomes black
-_UNEVEN = 0.1  # of the distance of two slices: by more than this share, slices are missing
-_MILLIMETRES = {1: 1000.0, 3: 0.001}  # in NIfTI's other units: metres and micrometres
+MAX_VOXELS, MAX_UPRIGHT = 2**26, 2**25  # as stored; in the upright box around it, at 1 mm
+MAX_OFFSET = 2**24  # bytes before the voxels: the header and its extensions
+_EXTENT = 50.0, 500.0  # range of a volume's sides, mm
+_START = 540  # bytes to recognise a format: the longest header of NIfTI
+_MASKED = 0.1  # a volume with negative values and this fraction of zeros has 0 as its background
+_DARKEST = 0.5  # this percentile of the tissue around a level of 0 becomes black
+_UNEVEN = 0.1  # largest relative difference in spacing; beyond it, slices are missing
+_MILLIMETRES = {1: 1000.0, 3: 0.001}  # millimetres per metre and micrometre, by NIfTI's code
 _NOT_NUMBERS = {  # by NumPy's kind of type
     "V": "colours (RGB); give the volume that they were made from",
     "c": "complex numbers; give their magnitude",
 }
-_GEOMETRY = {  # what a slice's header must have, and how many numbers
+_GEOMETRY = {  # required fields of a slice's header, and their numbers of values
     "ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2, "Rows": 1,
     "Columns": 1,
 }  # fmt: skip
@@ -46,7 +46,7 @@ _TOO_MANY = f"more than {MAX_VOXELS / 1e6:.0f} million voxels"
 
 
 def confine(memory: int) -> None:
-    """Bound what a process that reads files from outside may take beyond what it has, bytes."""
+    """Limit the additional memory, in bytes, of a process that reads untrusted files."""
     warnings.simplefilter("ignore")  # warnings and logs of libraries quote headers
     logging.disable(logging.CRITICAL)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -54,7 +54,7 @@ def confine(memory: int) -> None:
 
 
 def kind(path: Path) -> Kind | None:
-    """Of which format a file is by its content; None for any other. ``pair``: .hdr and .img."""
+    """The format of a file by its content; None for any other. ``pair`` is .hdr with .img."""
     try:
         with path.open("rb") as file:
             return _kind(_unpacked(file).read(_START))
@@ -70,14 +70,14 @@ def _kind(start: bytes) -> Kind | None:
         return "nifti" if magic[1:2] == b"+" else "pair"
     if start[:4] in ((348).to_bytes(4, "little"), (348).to_bytes(4)):
         return "analyze"
-    # Its version, then its four sides and its type, all small.
+    # FreeSurfer's header begins with version, four sides and type, all small numbers.
     if start[:5] == b"\0\0\0\1\0" and len(start) >= 284 and start[22] == 0:
         return "mgh"
     return None
 
 
 def read(path: Path) -> Volume:
-    """The volume in a file of NIfTI (.nii, or .hdr with .img) or FreeSurfer (.mgh), or its .gz.
+    """The volume of a NIfTI (.nii, or .hdr with .img) or FreeSurfer (.mgh) file, or its .gz.
 
     Raises :class:`Unreadable` with the reason.
     """
@@ -99,11 +99,11 @@ def read_stream(file: BinaryIO, pixels: BinaryIO | None = None) -> Volume:
         start = stream.read(_START)
         what = _kind(start)
         if what == "analyze":
-            raise Unreadable("Analyze 7.5, which does not say which way is up: convert it to NIfTI")
+            raise Unreadable("Analyze 7.5 has no directions: convert it to NIfTI")
         if what not in ("nifti", "pair", "mgh"):
-            raise Unreadable("not NIfTI, nor FreeSurfer's .mgz")
+            raise Unreadable("it is neither NIfTI nor FreeSurfer's .mgz")
         if what == "pair" and pixels is None:
-            raise Unreadable("the header of a pair: its .img is not beside it; or give one .nii")
+            raise Unreadable("its .img is missing: put it beside the .hdr, or give one .nii")
         if what == "mgh":
             header = nib.freesurfer.mghformat.MGHHeader(start[:284])
         else:
@@ -114,14 +114,14 @@ def read_stream(file: BinaryIO, pixels: BinaryIO | None = None) -> Volume:
         _check_grid(shape, affine)
         offset = int(header.get_data_offset()) or (0 if pixels else len(header.binaryblock) + 4)
         if not 0 <= offset <= MAX_OFFSET:
-            raise Unreadable(f"damaged header: its voxels begin at byte {offset}")
+            raise Unreadable(f"damaged header: it says that the voxels begin at byte {offset}")
         stream = _unpacked(pixels) if pixels else stream
         stored = nib.arrayproxy.ArrayProxy(stream, (shape, header.get_data_dtype(), offset))
         voxels = stored.get_unscaled().astype(np.float32)
         slope, intercept = header.get_slope_inter()
         if slope is not None:
             voxels = voxels * np.float32(slope) + np.float32(intercept)
-        stream.read(1)  # at its end a compressed file has its checksum
+        stream.read(1)  # reads the checksum at the end of a compressed file
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise Unreadable(f"damaged header: {error}") from None
     except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
@@ -137,7 +137,7 @@ def _unpacked(file: BinaryIO) -> BinaryIO:
 
 
 def _affine(header: Any) -> Affine:
-    """What a NIfTI header says in sform, or else in qform, in millimetres."""
+    """The affine of a NIfTI header, from sform or else qform, in millimetres."""
     unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     for said, code in ((header.get_sform, "sform_code"), (header.get_qform, "qform_code")):
         if int(header[code]):
@@ -146,24 +146,24 @@ def _affine(header: Any) -> Affine:
             if np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 0:
                 affine[:3] *= unit
                 return affine
-    raise Unreadable("its header does not say which way is up (sform and qform are unset)")
+    raise Unreadable("its header has no directions (sform and qform are unset)")
 
 
 def _shape(header: Any) -> tuple[int, ...]:
-    """The sides of one volume of plain numbers."""
+    """The sides of one volume of real numbers."""
     kind = header.get_data_dtype().kind
     if kind not in "iuf":
-        raise Unreadable(f"its voxels are {_NOT_NUMBERS.get(kind, 'no numbers')}")
+        raise Unreadable(f"its voxels are {_NOT_NUMBERS.get(kind, 'not numbers')}")
     shape = tuple(map(int, header.get_data_shape()))
     if len(shape) < 3 or min(shape) < 1 or min(shape[:3]) < 2:
-        raise Unreadable(f"not a volume but {' x '.join(map(str, shape))} voxels")
+        raise Unreadable(f"it is not a volume but has {' x '.join(map(str, shape))} voxels")
     if (volumes := math.prod(shape[3:])) > 1:
-        raise Unreadable(f"{volumes} volumes in one file: give one of them alone")
+        raise Unreadable(f"the file has {volumes} volumes: give a file with one")
     return shape[:3]
 
 
 def _check_grid(shape: tuple[int, ...], affine: Affine) -> None:
-    """Refuse what is no head by its size, or would fill too large a box when it is upright."""
+    """Raise Unreadable for a size that is not a head's, or for too large an upright box."""
     from nibabel.affines import voxel_sizes
     from nibabel.spaces import vox2out_vox
 
@@ -174,7 +174,7 @@ def _check_grid(shape: tuple[int, ...], affine: Affine) -> None:
     extent = np.array(shape) * voxel_sizes(affine)
     if not _EXTENT[0] <= extent.max() <= _EXTENT[1]:
         sides = " x ".join(f"{side:.3g}" for side in extent)
-        raise Unreadable(f"{sides} mm is no head: is its header in metres or micrometres?")
+        raise Unreadable(f"{sides} mm is not a head: is its header in metres or micrometres?")
     upright, _ = vox2out_vox((shape, affine), (1.0, 1.0, 1.0))
     if math.prod(map(int, upright)) > MAX_UPRIGHT:
         raise Unreadable(
@@ -186,10 +186,10 @@ def _check_grid(shape: tuple[int, ...], affine: Affine) -> None:
 def read_series(paths: Sequence[Path]) -> Volume:
     """The volume of one DICOM series, a file per slice, in any order.
 
-    Raises :class:`Unreadable` if it is no whole series of plain MR slices with known positions.
+    Raises :class:`Unreadable` if it is not a complete series of MR slices with known positions.
     """
     if len(paths) < 2:
-        raise Unreadable("one slice of a series: give the folder of them all")
+        raise Unreadable("it is one slice of a series: give the folder with all slices")
     headers = [read_dicom(path) for path in paths]
     first = headers[0]
     directions = np.array(first.ImageOrientationPatient, float)
@@ -199,9 +199,9 @@ def read_series(paths: Sequence[Path]) -> Volume:
     gaps = np.diff((places @ normal)[order])
     gap = float(np.median(gaps))
     if not gap > 0:
-        raise Unreadable("several images at each position: give one echo or time point alone")
+        raise Unreadable("it has several images at each position: give one echo or time point")
     if np.abs(gaps - gap).max() > _UNEVEN * gap:
-        raise Unreadable("its slices are not evenly spaced: some are missing, or several series")
+        raise Unreadable("its slices are not evenly spaced: are some missing, or several series?")
     turned = np.ptp([item.ImageOrientationPatient for item in headers], axis=0).max() > 1e-3
     if turned or len({(item.Rows, item.Columns) for item in headers}) > 1:
         raise Unreadable("its slices differ in direction or size: a localizer, or several series?")
@@ -232,23 +232,23 @@ def read_dicom(path: Path) -> Any:
     except Exception as error:  # noqa: BLE001 - a damaged file can make pydicom raise anything
         raise Unreadable(f"damaged: {error}") from None
     if item.get("Modality") != "MR":
-        raise Unreadable(f"modality {item.get('Modality')}: the model knows MR only")
+        raise Unreadable(f"its modality is {item.get('Modality')}: the model is for MR only")
     if frames > 1:
-        raise Unreadable("several frames in one file: convert it to NIfTI (dcm2niix)")
+        raise Unreadable("the file has several frames: convert it to NIfTI (dcm2niix)")
     if missing:
         raise Unreadable(f"its header has no {missing[0]}")
     if item.Rows * item.Columns > MAX_VOXELS:
         raise Unreadable(_TOO_MANY)
     if (photometric := item.get("PhotometricInterpretation")) != "MONOCHROME2":
-        raise Unreadable(f"photometric interpretation {photometric} instead of MONOCHROME2")
+        raise Unreadable(f"its photometric interpretation is {photometric}, not MONOCHROME2")
     return item
 
 
 def _pixels(path: Path, header: Any) -> Volume:
-    """float32 ``[row, column]``, in the scanner's units."""
+    """The pixels, float32 ``[row, column]``, in the scanner's units."""
     pixels = require("pydicom.pixels", "volumes")
     try:
-        # By the dataset: the function that takes a path reads no deflated file.
+        # From the dataset, because pydicom's function for paths cannot read deflated files.
         values = pixels.apply_rescale(
             require("pydicom", "volumes").dcmread(path).pixel_array, header
         )
@@ -258,7 +258,7 @@ def _pixels(path: Path, header: Any) -> Volume:
 
 
 def _upright(voxels: Volume, affine: Affine) -> Volume:
-    """``voxels`` turned and resampled, linearly, as :data:`Volume` says."""
+    """Turn ``voxels`` upright and resample them linearly, to a :data:`Volume`."""
     from nibabel import Nifti1Image
     from nibabel.processing import resample_to_output
 
@@ -267,15 +267,15 @@ def _upright(voxels: Volume, affine: Affine) -> Volume:
 
 
 def _from_zero(voxels: Volume) -> Volume:
-    """The same with 0 as the background, which NaN marks too, and nothing below.
+    """Shift ``voxels`` so that nothing is below 0, the background; NaN is background too.
 
     A normalised volume has tissue below 0. If it was masked, only the tissue is shifted.
     """
     if np.isinf(voxels).any():
-        raise Unreadable("has infinite voxels: was it divided by 0?")
+        raise Unreadable("it has infinite voxels: was it divided by 0?")
     known = voxels[~np.isnan(voxels)]
     if not known.size:
-        raise Unreadable("all of its voxels are not numbers (NaN)")
+        raise Unreadable("all its voxels are NaN")
     lowest = float(known.min())
     if lowest < 0:
         masked = (known == 0).mean() > _MASKED

@@ -1,1 +1,1 @@
-"""The S3 remote: the local SeaweedFS server, other addresses, and whether they answer."""
+"""The S3 remote: the local SeaweedFS server or another address."""

@@ -1,7 +1,7 @@
-"""Where the data goes: the remotes in DVC's configuration, and whether one answers.
+"""The S3 remotes in DVC's configuration, and whether they answer.
 
-Two remotes, so that the settings of one can never reach the other: `store` is the SeaweedFS server
-on this machine, `team` the address given to `alzmri store use`. `core.remote` says which is used.
+There are two, so that the settings of one never reach the other: `store` is the SeaweedFS server on
+this machine, `team` the address given to `alzmri store use`. `core.remote` names the one in use.
 """
 
 import os
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 LOCAL, TEAM = "store", "team"
 LOWEST_PORT, HIGHEST_PORT = 1024, 55_530
-"""Of the local store, which takes five in a row, and each of them + 10000."""
-AWS_SETTINGS = "seaweedfs.ini"  # of the local store, beside DVC's configuration
+"""Range of the local store's first port; the store uses five in a row, and each of them + 10000."""
+AWS_SETTINGS = "seaweedfs.ini"  # the local store's settings, beside DVC's configuration
 SECONDS = 4  # longest wait for a connection, and then for the answer
 
 
 class StoreUnavailable(EnvironmentFault):
-    """The store does not answer, or refuses."""
+    """The store does not answer, or refuses the request."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,22 @@ class Remote:
 
     @property
     def bucket(self) -> str:
-        """The address's first part."""
+        """The bucket in the address."""
         return urlsplit(self.url).netloc
 
     @property
     def endpoint(self) -> str | None:
-        """Where it answers; None for AWS."""
+        """The URL of the server; None for AWS."""
         return self.values.get("endpointurl")
 
     @property
     def keys(self) -> tuple[str, str] | None:
-        """Access key and secret, where the configuration has both."""
+        """Access key and secret, if the configuration has both."""
         key, secret = map(self.values.get, ("access_key_id", "secret_access_key"))
         return (key, secret) if key and secret else None
 
     def but(self, **values: Any) -> "Remote":
-        """The same with other values in its section; None removes one."""
+        """A copy with other values in its section; None removes one."""
         kept = {key: value for key, value in {**self.values, **values}.items() if value is not None}
         return Remote(self.name, kept)
 
@@ -76,7 +76,7 @@ class Remote:
 
         if self.is_local and get_environ_proxies(self.endpoint):
             raise EnvironmentFault(
-                "HTTP_PROXY sends even 127.0.0.1 to a proxy: run `export NO_PROXY=127.0.0.1`"
+                "HTTP_PROXY also applies to 127.0.0.1: run `export NO_PROXY=127.0.0.1`"
             )
         where = f"{self.url} at {self.endpoint}" if self.endpoint else self.url
         try:
@@ -93,7 +93,7 @@ class Remote:
         from botocore.session import Session
 
         session, values = Session(profile=self.values.get("profile")), self.values
-        # As DVC does for this remote, so that both see the same configuration.
+        # DVC does the same for this remote, so that both see the same configuration.
         for name, path in (("config_file", "configpath"), ("credentials_file", "credentialpath")):
             if path in values:
                 session.set_config_variable(name, values[path])
@@ -130,9 +130,9 @@ def _failure(error: Exception) -> str:
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
             return "no credentials: give --profile, or set AWS_ACCESS_KEY_ID and its secret"
         case exceptions.ProfileNotFound():
-            return f"{error}: `aws configure --profile NAME` makes one"
+            return f"{error}: make it with `aws configure --profile NAME`"
         case exceptions.EndpointConnectionError():
-            return "nothing answers there"
+            return "no server answers there"
         case exceptions.ConnectTimeoutError() | exceptions.ReadTimeoutError():
             return f"no answer within {SECONDS} seconds"
     return str(error)
@@ -160,9 +160,9 @@ def named(root: Path, name: str = LOCAL) -> Remote:
             wanted = f"http://127.0.0.1:PORT with PORT from {LOWEST_PORT} to {HIGHEST_PORT}"
     elif endpoint and not port_of(endpoint):
         wanted = "https://host or http://host:port"
-    if wanted:  # the address is not repeated: people paste keys
+    if wanted:  # the message does not repeat the address, which may contain a key
         where = f"{root / '.dvc'}: endpointurl of remote {name!r} in config or config.local"
-        raise UserError(f"{where} cannot be used: write {wanted}")
+        raise UserError(f"{where} is not valid: write {wanted}")
     return Remote(name, values)
 
 
@@ -182,7 +182,7 @@ def team(
 def save_local(root: Path, remote: Remote) -> Remote:
     """Write the local store's endpoint into ``config.local``, with new keys if there are none."""
     key, secret = remote.keys or (secrets.token_hex(10).upper(), secrets.token_hex(20))
-    # Named here too: `dvc exp push` reads .dvc/config from commits, where a path leads nowhere.
+    # Also set here: `dvc exp push` reads .dvc/config from commits, where a relative path is wrong.
     aws = os.path.relpath(root / ".dvc" / AWS_SETTINGS)
     values = {
         "endpointurl": remote.endpoint,
@@ -205,9 +205,9 @@ def use_local(root: Path) -> None:
 
 
 def use_team(root: Path, remote: Remote, *, public: bool) -> None:
-    """Make ``remote`` the default: its address for everyone in git, the profile for this machine.
+    """Make ``remote`` the default: git shares its address, the profile stays on this machine.
 
-    Others of a ``public`` one need no keys; this machine uses its own, to push.
+    Others need no keys for a ``public`` one; this machine pushes with its own.
     """
     with _edited(root, "repo") as content:
         content["core"]["remote"] = TEAM
@@ -218,7 +218,7 @@ def use_team(root: Path, remote: Remote, *, public: bool) -> None:
             "use_ssl": False if (remote.endpoint or "").startswith("http:") else None,
             "allow_anonymous_login": public or None,
             "connect_timeout": 10,
-            "read_timeout": 15,  # of a link that stalls, not of a transfer
+            "read_timeout": 15,  # seconds without any data, not the length of a transfer
         }
         _set(content, TEAM, values)
     with _edited(root, "local") as content:
@@ -229,7 +229,7 @@ def use_team(root: Path, remote: Remote, *, public: bool) -> None:
 
 
 def _set(content: dict[str, Any], name: str, values: dict[str, Any]) -> None:
-    """Set values of a remote, or drop those that are None."""
+    """Set values of a remote; None removes a value."""
     content["remote"][name] = Remote(name, content["remote"].get(name, {})).but(**values).values
 
 
@@ -237,7 +237,7 @@ def _set(content: dict[str, Any], name: str, values: dict[str, Any]) -> None:
 def _edited(root: Path, level: str) -> Iterator[dict[str, Any]]:
     config = _config(root)
     if level == "local":
-        # The keys must at no moment be readable by others.
+        # Others must never be able to read the keys.
         path = root / ".dvc" / "config.local"
         path.touch(mode=0o600)
         path.chmod(0o600)
@@ -254,7 +254,7 @@ def _config(root: Path) -> "Config":
             return config
     except (ConfigError, OSError, AttributeError):
         pass
-    # Without DVC's message: it would quote the line, which may be the one with the key.
+    # Without DVC's message, which quotes the line, and that may contain the key.
     raise UserError(
         f"{root / '.dvc'}: config or config.local is damaged: correct it, or run `git checkout"
         " .dvc/config` and delete config.local"
@@ -262,7 +262,7 @@ def _config(root: Path) -> "Config":
 
 
 def _check_address(url: str) -> None:
-    """Raise `UserError`, which does not repeat ``url``: people paste keys into addresses."""
+    """Raise a `UserError` that does not repeat ``url``, which may contain a key."""
     if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#@\s]*)?", url):
         raise UserError(
             "not an S3 address: write s3://bucket/prefix (a bucket has 3 to 63 lower-case letters, "
@@ -271,7 +271,7 @@ def _check_address(url: str) -> None:
 
 
 def port_of(endpoint: str | None) -> int:
-    """The port of an endpoint, 443 if it names none; 0 for what is no endpoint."""
+    """The port of an endpoint, 443 if it names none; 0 for an invalid endpoint."""
     match = re.fullmatch(r"https?://[A-Za-z0-9.-]+(?::(\d{1,5}))?/?", endpoint or "")
     port = int(match[1] or 443) if match else 0
     return port if port < 65_536 else 0

@@ -1,7 +1,7 @@
-"""The local SeaweedFS server: found, started, stopped, and what `alzmri store status` says of it.
+"""Find, start, stop and describe the local SeaweedFS server.
 
-There is no pid file, because one can go stale and name a stranger. The server is found in the
-process table by its data folder, which no other program has on its command line.
+There is no pid file, because it could become stale and name another process. The process table has
+the server with its data folder, which no other program has on its command line.
 """
 
 import json
@@ -25,8 +25,8 @@ from alzmri.store import remotes
 from alzmri.store.remotes import HIGHEST_PORT, LOWEST_PORT, SECONDS, Remote, StoreUnavailable
 
 PARTS = ("s3", "filer", "master", "volume", "admin")
-"""Each has a port, five in a row, and one for gRPC 10000 higher; left to itself, the server moves
-silently to the next free one."""
+"""Each part has one of five ports in a row, and 10000 above it one for gRPC. Without explicit
+ports, the server silently takes the next free ones."""
 GRPC_OFFSET = 10_000
 START_SECONDS = 40
 STOP_SECONDS = 10
@@ -39,26 +39,26 @@ _OPTIONS = [
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
     "-master.telemetry=false",
-    # With GOMEMLIMIT these keep it at about 200 MB; by default it takes a gigabyte.
+    # With GOMEMLIMIT these limit it to about 200 MB instead of 1 GB.
     "-s3.cacheCapacityMB=16",
     "-s3.readerCacheSizeMB=64",
 ]
 
 
 class RunningServer(NamedTuple):
-    """A server of this repository, alive, and the first of its ports."""
+    """The running server of this repository, and the first of its ports."""
 
     process: psutil.Process
     port: int
 
 
 def folder(root: Path) -> Path:
-    """Where the server's data, log and lock are; git ignores it."""
+    """The folder of the server's data, log and lock; git ignores it."""
     return root / ".store"
 
 
 def find(root: Path) -> RunningServer | None:
-    """This repository's server, if one is alive."""
+    """This repository's server, if it runs."""
     data = f"-dir={folder(root) / 'data'}"
     for process in psutil.process_iter(["name", "cmdline"]):
         words = process.info["cmdline"] or []
@@ -69,10 +69,10 @@ def find(root: Path) -> RunningServer | None:
 
 
 def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
-    """Have the local store answer, starting it if need be, and say which; it stays up.
+    """Start the local store unless it is up; return its remote, and in words which was the case.
 
     Raises `UserError` when it already runs on another port, and `EnvironmentFault` when a port is
-    taken, a proxy is in between, or the server is missing, ends, or does not answer in time.
+    in use, a proxy interferes, or the server is missing, ends, or does not answer in time.
     """
     with _lock(root):
         remote = remotes.named(root)
@@ -91,7 +91,7 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
         wanted = remote.but(endpointurl=f"http://127.0.0.1:{port}")
         if wanted.keys:
             with suppress(StoreUnavailable):
-                # A clone that was given this config.local shares the server; the keys prove it.
+                # A clone with a copy of this config.local shares the server; the keys prove it.
                 wanted.check()
                 shared = "already up, started from another checkout"
                 return remotes.save_local(root, wanted), shared
@@ -112,9 +112,9 @@ def down(root: Path) -> bool:
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """``remote``, ``url``, ``bucket``, ``endpoint``, ``answers``, and ``error`` when it does not.
+    """``remote``, ``url``, ``bucket``, ``endpoint``, ``answers``, and ``error`` if it does not.
 
-    Of the local store ``process`` (None while it is down), ``folder`` and ``filer_port`` too.
+    For the local store also ``process`` (None while it is down), ``folder`` and ``filer_port``.
     """
     remote, remedy = remotes.default(root), ""
     found: dict[str, Any] = {
@@ -139,7 +139,7 @@ def describe(root: Path) -> dict[str, Any]:
 
 
 def require_free(port: int) -> None:
-    """Raise `EnvironmentFault` naming the first taken port of the block, and another block."""
+    """Raise `EnvironmentFault` with the first used port of the block, and a free block."""
     taken = _taken(port)
     if taken is None:
         return
@@ -153,9 +153,9 @@ def require_free(port: int) -> None:
 
 
 def remove_sockets(port: int) -> None:
-    """Remove the Unix sockets that an ended server of this block left; it always leaves one."""
+    """Remove the Unix sockets of an ended server of this block, which it never removes all."""
     for number in _block(port):
-        for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108 - its choice
+        for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108 - the server's choice
             path.unlink(missing_ok=True)
 
 
@@ -166,7 +166,7 @@ def _block(port: int) -> list[int]:
 def _taken(port: int) -> int | None:
     for number in _block(port):
         with socket.socket() as probe:
-            # As the server does: a connection still in TIME_WAIT does not hold the port.
+            # Like the server: a connection in TIME_WAIT does not occupy the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", number))
@@ -179,7 +179,7 @@ def _weed() -> Path:
     beside = Path(sys.executable).with_name("weed")
     found = str(beside) if beside.is_file() else shutil.which("weed")
     if not found:
-        raise EnvironmentFault("the program `weed` is missing: run `make setup` to install it")
+        raise EnvironmentFault("the program `weed` is missing: `make setup` installs it")
     return Path(found)
 
 
@@ -187,12 +187,12 @@ def _start(weed: Path, root: Path, remote: Remote, port: int) -> None:
     data, details, log = (folder(root) / name for name in ("data", "details", "log"))
     data.mkdir(exist_ok=True)
     details.mkdir(exist_ok=True)
-    assert remote.keys, "without keys the server would let everyone in"
+    assert remote.keys, "a server without keys admits everyone"
     keys = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), remote.keys, strict=True))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "S3_", "WEED_"))}
     words = [
         str(weed),
-        f"-logdir={details}",  # by default /tmp, where all can read the name of the key
+        f"-logdir={details}",  # not /tmp, where everyone can read the name of the key
         "mini",
         f"-dir={data}",
         f"-bucket={remote.bucket}",
@@ -209,13 +209,13 @@ def _start(weed: Path, root: Path, remote: Remote, port: int) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Its own session: it outlives the terminal, and Ctrl-C there is not for it.
+                # In its own session it outlives the terminal and ignores its Ctrl-C.
                 start_new_session=True,
             )
         _wait_until_ready(process, remote, port, log)
     except BaseException:
-        # Also when interrupted: nobody would know of a server that never got ready. Looked up,
-        # because the interruption may have come before Popen returned.
+        # Also when interrupted, or an unready server would stay. Look it up, because the
+        # interruption may have come before Popen returned.
         if started := find(root):
             _stop(started)
         remove_sockets(port)
@@ -223,14 +223,14 @@ def _start(weed: Path, root: Path, remote: Remote, port: int) -> None:
 
 
 def _wait_until_ready(process: psutil.Popen, remote: Remote, port: int, log: Path) -> None:
-    """Return once our key opens the bucket, only our server knows it, and objects can be read."""
+    """Return once the key opens the bucket, which shows whose server it is, and volumes are up."""
     deadline, reason = time.monotonic() + START_SECONDS, ""
     while time.monotonic() < deadline:
         with suppress(psutil.TimeoutExpired):
             status = process.wait(timeout=0.1)
-            # Go prints the state of all its threads after the reason.
+            # After the reason, Go prints the state of all its threads.
             said = log.read_text(encoding="utf-8", errors="replace").partition("\ngoroutine ")[0]
-            why = said.strip().rpartition("\n")[2].strip() or "it said nothing"
+            why = said.strip().rpartition("\n")[2].strip() or "without a message"
             raise EnvironmentFault(f"the store ended at once (status {status}): {why} (log: {log})")
         try:
             remote.check()
@@ -239,12 +239,12 @@ def _wait_until_ready(process: psutil.Popen, remote: Remote, port: int, log: Pat
             continue
         if _has_volumes(port):
             return
-        reason = "its volume server is not there"
+        reason = "its volume server is not up"
     raise EnvironmentFault(f"the store is not ready after {START_SECONDS} s: {reason} (log: {log})")
 
 
 def _has_volumes(port: int) -> bool:
-    """Whether the master has heard of the volume server: until then no object can be read.
+    """Whether the master knows the volume server, without which no object is readable.
 
     Its first heartbeat fails in one start of ten, and the next comes five seconds later.
     """
@@ -271,10 +271,10 @@ def _lock(root: Path) -> Iterator[None]:
         folder(root).mkdir(mode=0o700, exist_ok=True)
     except FileExistsError as error:
         raise UserError(
-            f"{folder(root)} is no folder, but the store keeps its data there: move it away"
+            f"{folder(root)} is not a folder, but the store needs one there: move it away"
         ) from error
     try:
         with FileLock(folder(root) / "lock", timeout=_LOCK_SECONDS):
             yield
     except Timeout as error:
-        raise EnvironmentFault("another `alzmri store` command is at work: try again") from error
+        raise EnvironmentFault("another `alzmri store` command is running: try again") from error

@@ -12,14 +12,14 @@ import psutil
 from alzmri.errors import UserError
 from alzmri.store import remotes, server
 
-_GRACE_SECONDS = 60  # how long what the command started may take to save its work after a signal
+_GRACE_SECONDS = 60  # time for the command's processes to save their work after a signal
 
 
 def run(root: Path, command: list[str]) -> int:
     """Run ``command`` and return its exit status, 128 + n when signal n ended it.
 
-    A local store that is down is brought up before and taken down after, whatever happens; any
-    other must answer before the command starts. UserError when there is no such command.
+    A local store that is down is started before and stopped after, whatever happens; any other
+    remote must answer before the command starts. Raises UserError when there is no such command.
     """
     if shutil.which(command[0]) is None:
         raise UserError(f"no such command: {command[0]}")
@@ -27,10 +27,10 @@ def run(root: Path, command: list[str]) -> int:
     signalled: set[psutil.Process] = set()
 
     def pass_on(number: int, _: object) -> None:
-        if not family:  # the store is being started or stopped: an exit that takes it down
+        if not family:  # the store is starting or stopping: exit, which stops it
             raise SystemExit(128 + number)
-        # A shell in between would die and leave its program behind: all get it, parents first, or
-        # the shell would go on to its next command. After Ctrl-C the terminal has done that.
+        # Send the signal to all, because a shell would die and leave its program; parents first,
+        # or the shell would start its next command. For Ctrl-C the terminal has done so.
         with suppress(psutil.NoSuchProcess):
             everyone = [*family, *family[0].children(recursive=True)]
             signalled.update(everyone)
@@ -39,7 +39,7 @@ def run(root: Path, command: list[str]) -> int:
                     process.send_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup asks for that
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores signals
             signal.signal(number, pass_on)
     remote, started = remotes.default(root), False
     try:

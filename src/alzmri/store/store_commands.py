@@ -13,7 +13,7 @@ store_app = typer.Typer(
     no_args_is_help=True, help="The S3 remote: a server on this machine, AWS, or any S3."
 )
 
-# The modules behind the commands load botocore, psutil and DVC: not before a command runs.
+# Commands import their modules when they run, because these load botocore, psutil and DVC.
 
 
 @store_app.command()
@@ -23,7 +23,7 @@ def up(
         typer.Option(
             min=LOWEST_PORT,
             max=HIGHEST_PORT,
-            help="First of its five ports; remembered. [default: 8333]",
+            help="First of five ports; remembered. [default: 8333]",
         ),
     ] = None,
 ) -> None:
@@ -33,9 +33,7 @@ def up(
     root = repository.find()
     remote = remotes.default(root)
     if not remote.is_local:
-        raise UserError(
-            f"this repository uses {remote.url}: run `alzmri store use local` to go back first"
-        )
+        raise UserError(f"this repository uses {remote.url}: run `alzmri store use local` first")
     remote, done = server.up(root, port)
     terminal.out.print(f"store {done}: {remote.url} at {remote.endpoint}")
 
@@ -51,9 +49,9 @@ def down() -> None:
 
 @store_app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Say whether the remote answers; exit status 1 when it does not."""
+    """Show whether the remote answers; the exit status is 1 if it does not."""
     from alzmri.store import server
 
     found = server.describe(repository.find())
@@ -75,11 +73,11 @@ def use(
     region: Annotated[str | None, typer.Option(help="The bucket's region.")] = None,
     endpoint_url: Annotated[str | None, typer.Option(help="For an S3 that is not AWS.")] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="Others read it without keys: they pull, you push.")
+        bool, typer.Option("--public", help="Others pull without keys; only you push.")
     ] = False,
     check: Annotated[bool, typer.Option(help="Ask the bucket before anything changes.")] = True,
 ) -> None:
-    """Send data to another S3 address, or to this machine again."""
+    """Use another S3 address for data, or the store on this machine again."""
     from alzmri.store import remotes
 
     root = repository.find()
@@ -102,7 +100,7 @@ def use(
 def run(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="After `--`.")],
 ) -> None:
-    """Run a command with the store up, then leave it as it was; another remote must answer."""
+    """Run a command with the store up; stop the local store after it if it was down before."""
     from alzmri.store import session
 
     raise SystemExit(session.run(repository.find(), command))

@@ -22,17 +22,17 @@ from alzmri.errors import UserError
 from alzmri.params import Params, Track
 from alzmri.store import remotes
 
-if TYPE_CHECKING:  # it is imported by the thread of a `WandbTracker`
+if TYPE_CHECKING:  # the thread of a `WandbTracker` imports it
     import wandb
 
 COMPLETE_SECONDS, STOP_SECONDS = 14, 5
 """The longest wait for W&B at the end of a stage that is complete, and of one that failed."""
 START_SECONDS, FINISH_SECONDS = 4, 8
-"""Limits for the server's first answer, and for the upload of the rest at the end."""
+"""Time for the server's first answer, and for the last upload."""
 EPOCHS = "epochs"
-"""A file in the folder of an offline training: its epochs; empty until the folder is complete."""
+"""The file with the epochs of an offline training; empty until its folder is complete."""
 
-# Send nothing about the machine or its user except what we log, and print nothing by the client.
+# The client must send nothing but what this module logs, and print nothing.
 _ON = """silent finish_timeout_raises sagemaker_disable disable_git disable_code x_disable_meta
 x_disable_stats x_disable_machine_info"""
 _SETTINGS: dict[str, Any] = {
@@ -48,7 +48,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 class Tracker:
-    """A stage reports to a tracker. This one does nothing: tracking is disabled."""
+    """Takes the reports of a stage. This one does nothing: tracking is disabled."""
 
     def epoch(self, values: Mapping[str, float]) -> None:
         """Report one row of ``plots/history.csv``, by column name."""
@@ -57,11 +57,11 @@ class Tracker:
         """Report the outputs of evaluate; ``after`` is the last possible epoch."""
 
     def end(self, *, complete: bool, seconds: float) -> None:
-        """End: wait at most ``seconds`` until everything is saved."""
+        """Wait at most ``seconds`` until everything is saved."""
 
 
 class WandbTracker(Tracker):
-    """Report one stage to W&B: a thread executes the orders one by one; see :class:`WandbRun`."""
+    """Reports one stage to W&B: a thread makes the calls of :class:`WandbRun` one by one."""
 
     def __init__(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
         self._orders: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
@@ -82,15 +82,15 @@ class WandbTracker(Tracker):
         self._thread.join(seconds)
         self._given_up = self._thread.is_alive()
         if self._given_up and complete:
-            terminal.warn(f"W&B: this run is not tracked to its end (not done after {seconds} s)")
+            terminal.warn(f"W&B: tracking is incomplete (not done after {seconds} s)")
         if not self._done:
-            # Python's exit would wait for the client's core, which saves its file when terminated.
+            # Python's exit would wait for the client's core; terminated, it saves its file.
             cores = [core for core in psutil.Process().children() if core.name() == "wandb-core"]
             for core in cores:
                 core.terminate()
             for core in psutil.wait_procs(cores, timeout=1)[1]:
                 core.kill()
-            with suppress(Exception, SystemExit):  # so that Python does not try it again
+            with suppress(Exception, SystemExit):  # or Python would try it again
                 sys.modules["wandb"].teardown()
 
     def _follow(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
@@ -99,17 +99,17 @@ class WandbTracker(Tracker):
             for order in iter(self._orders.get, None):
                 order(run)
             self._done = True
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the client raises
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # the client may raise anything
             if not self._given_up:
-                terminal.warn(f"W&B: this run is not tracked to its end ({_reason(error)})")
+                terminal.warn(f"W&B: tracking stopped early ({_reason(error)})")
 
 
 @contextmanager
 def following(params: Params, run: str, data_sha256: str) -> Iterator[Tracker]:
     """Yield the tracker of a stage. Its failures are warnings, never exceptions.
 
-    ``run``, the fingerprint, is the run's id on W&B, so that a training that resumes continues its
-    run. "" is not tracked: an older model without a fingerprint.
+    ``run``, the fingerprint, is the run's id on W&B, so that a resumed training continues its run.
+    For "", an older model without a fingerprint, the tracker does nothing.
     """
     track = params.track
     mode = os.environ.get("WANDB_MODE", "auto") if track.mode == "auto" else track.mode
@@ -134,7 +134,7 @@ class WandbRun:
         self._wandb = wandb
         self._root = Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
         place = Path(os.environ.get("WANDB_DIR") or self._root)
-        # Files of tables and artifacts wait for the upload here, not in the home directory.
+        # Keep tables and artifacts for the upload here, not in the home directory.
         os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb" / "data"))
         logging.raiseExceptions = False  # else a full disk prints many tracebacks
         settings = wandb.Settings(root_dir=str(place), stop_fn=lambda: None, **_SETTINGS)
@@ -167,7 +167,7 @@ class WandbRun:
         self, track: Track, mode: str, config: Mapping[str, Any], settings: "wandb.Settings"
     ) -> "wandb.Run":
         commit = "".join(git.lines("rev-parse", "HEAD"))
-        # The experiment's name; without one the branch, as in the first column of `dvc exp show`.
+        # The name of the experiment, or else of the branch, as in `dvc exp show`.
         name = os.environ.get("DVC_EXP_NAME") or "".join(git.lines("branch", "--show-current"))
         return self._wandb.init(
             project=track.project,
@@ -179,7 +179,7 @@ class WandbRun:
             job_type="train",
             tags=["LEAKS"] if config["split"]["unit"] == "slice" else None,
             config={**config, "git_commit": commit},
-            mode=mode,  # type: ignore[arg-type]  # WANDB_MODE may say anything: it is refused here
+            mode=mode,  # type: ignore[arg-type]  # WANDB_MODE may have any value; the client refuses bad ones
             settings=settings.model_copy(),
         )
 
@@ -188,13 +188,13 @@ class WandbRun:
         if self._kept is None:
             self._kept = self._kept_offline() if self._run.offline else set()
         step = int(values["epoch"])
-        # Online, a run that resumes begins with the step after the last that W&B has.
+        # Online, a resumed run begins after the last step that W&B has.
         if step >= self._run.step and str(step) not in self._kept:
             self._run.log(dict(values), step=step)
             self._logged.append(str(step))
 
     def _kept_offline(self) -> set[str]:
-        """The epochs in other folders of this run; a killed training's is removed, incomplete."""
+        """The epochs in other folders of this run; removes the incomplete ones."""
         kept: set[str] = set()
         for mark in self._folder.parent.glob(f"offline-run-*-{self._run.id}*/{EPOCHS}"):
             if not (epochs := mark.read_text().split()):
@@ -215,11 +215,11 @@ class WandbRun:
             "confusion": wandb.Image("plots/confusion.png"),
             "mistakes": wandb.Image("plots/mistakes.png"),
         }
-        # Online, W&B knows the last step and takes only later ones; a file does not.
+        # Online, W&B knows the last step and accepts only later ones; a file does not.
         self._run.log(media, step=step if self._run.offline else None)
         self._run.summary.update(_flat(json.loads(Path("models/evaluation.json").read_bytes())))
         # The model's artifact only refers to the DVC remote.
-        about = "In the DVC remote once it is pushed there: `dvc push`, `dvc pull models`"
+        about = "In the DVC remote after `dvc push`; `dvc pull models` fetches it"
         artifact = wandb.Artifact(f"model-{self._run.id}", type="model", description=about)
         try:
             remote = remotes.default(self._root)
@@ -230,7 +230,7 @@ class WandbRun:
                 address = f"{remote.url}/files/md5/{digest[:2]}/{digest[2:]}"
                 artifact.add_reference(address, name=name, checksum=False)
         except (UserError, wandb.Error):
-            return  # no S3 remote, or no boto3, which the client needs even without a request
+            return  # no S3 remote, or no boto3, which the client always needs
         self._run.log_artifact(artifact)
 
     def finish(self, *, complete: bool) -> None:
@@ -238,9 +238,9 @@ class WandbRun:
         try:
             self._run.finish(exit_code=0 if complete else 1)
         except TimeoutError:
-            late = f"it did not take everything within {FINISH_SECONDS} s"
+            late = f"the upload did not finish within {FINISH_SECONDS} s"
             raise TimeoutError(f"{late}; {self._upload}") from None
-        self._wandb.teardown()  # only this completes the file
+        self._wandb.teardown()  # completes the file
         if (mark := self._folder / EPOCHS).exists():
             mark.write_text("\n".join(self._logged))
         if complete and self._run.offline and not self._warned:
@@ -253,7 +253,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested values by keys with dots; intervals low and high."""
+    """Nested values as keys with dots; an interval becomes low and high."""
     match value:
         case dict():
             inner = value.items()

@@ -145,7 +145,7 @@ def test_sagemaker_two_hosts_stopped_and_taken_up_end_as_two_processes_here(quie
     quiet.edit("sagemaker.yaml", instance_count=2, wandb_secret="nobody/knows", bucket="nobodys")
     quiet.edit("params.yaml", train__seed=1)
     done = quiet.sagemaker("submit", code=2)
-    assert done.stderr.startswith("error: there is no such bucket: make it")
+    assert done.stderr.startswith("error: the bucket does not exist: create it")
     assert len(quiet.simulator.jobs) == 2
     quiet.edit("sagemaker.yaml", bucket="alzmri")
     quiet.clone.run("torchrun", "--nproc-per-node", "2", "src/train.py")
@@ -223,4 +223,4 @@ def test_sagemaker_endpoint_answers_as_predict_does_and_is_replaced_without_a_ga
     assert cloud.sagemaker("undeploy").stdout == "endpoint sm is removed\n"
     assert not any(endpoints.there.values())
     assert "there is no endpoint sm" in cloud.sagemaker("undeploy", code=2).stderr
-    assert "there is no such endpoint" in cloud.sagemaker("invoke", image, code=2).stderr
+    assert "have no such endpoint" in cloud.sagemaker("invoke", image, code=2).stderr

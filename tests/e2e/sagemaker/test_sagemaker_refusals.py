@@ -32,11 +32,11 @@ def test_sagemaker_refuses_what_its_model_does_not_allow(monkeypatch, tmp_path):
     server = serve(Simulator(tmp_path, None, "").answer, ("127.0.0.1", 0))
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    with pytest.raises(UserError, match="there is no such instance type"):
+    with pytest.raises(UserError, match="this region has no such instance type"):
         _create(instance_type="ml.z9.xlarge")
-    with pytest.raises(UserError, match=r"AWS refuses: .*MaxWaitTimeInSeconds"):
+    with pytest.raises(UserError, match=r"AWS refused the request: .*MaxWaitTimeInSeconds"):
         _create(max_wait_hours=1.0)
-    with pytest.raises(UserError, match="there is no such job in this account and region"):
+    with pytest.raises(UserError, match="this account and region have no such job"):
         training_job.find(aws.session(REGION), "alzmri-none")
     with pytest.raises(UserError, match=r"no job named alzmri.*`alzmri sagemaker submit`"):
         training_job.find(aws.session(REGION), None)
