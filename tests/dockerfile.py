@@ -37,9 +37,9 @@ PIP = {
 }
 READ_ONLY = """
 ip link set lo up
-mount -t tmpfs none $0/tmp
-mount --bind -o ro $0 $0
+mount --bind $0 $0
 mount -o remount,bind,ro $0
+mount -t tmpfs none $0/tmp
 """
 ASK = """
 import sys, urllib.request
@@ -74,6 +74,11 @@ class Image:
                     options = ("--variant=minbase", f"--include={PACKAGES}")
                     subprocess.run(["debootstrap", *options, "bookworm", self.folder], check=True)
                 (self.folder / "wheels").mkdir(exist_ok=True)
+                for line in (self.folder / "etc/passwd").read_text().splitlines():
+                    name, _, number = line.split(":")[:3]
+                    if 1000 <= int(number) < 60_000:  # a step of the run before has made it
+                        remove = ("chroot", self.folder, "/usr/sbin/userdel", name)
+                        subprocess.run(remove, check=True)
             case "WORKDIR":
                 self.place = Path(rest)
                 (self.folder / rest[1:]).mkdir(parents=True, exist_ok=True)
@@ -101,9 +106,10 @@ class Image:
     def command(self, words: list[str], mounts: str, environment: dict[str, str]) -> list[str]:
         """What runs ``words`` in the image, without a network, after ``mounts``."""
         script = f"""
-            mount --bind /dev $0/dev
-            mount -t proc none $0/proc
             {mounts}
+            mount --bind /dev $0/dev
+            mount -t tmpfs none $0/dev/shm
+            mount -t proc none $0/proc
             exec chroot --userspec="$1" "$0" env -i --chdir="$2" "${{@:3}}"
         """
         variables = [f"{key}={value}" for key, value in {**self.environment, **environment}.items()]
@@ -114,16 +120,14 @@ def serve(image: Image) -> None:
     """Start what the image starts, cut off and read-only; ask for its health and for a slice."""
     words = json.loads(image.said["ENTRYPOINT"]) + json.loads(image.said["CMD"])
     health = image.said["HEALTHCHECK"].partition("CMD ")[2]
-    process = subprocess.Popen(
-        image.command(words, READ_ONLY, {"HOME": "/nowhere"}), start_new_session=True
-    )
+    process = subprocess.Popen(image.command(words, READ_ONLY, {"HOME": "/nowhere"}))
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         deadline = time.monotonic() + 60 * float(os.environ.get("ALZMRI_TEST_PATIENCE", "4"))
         while True:
             first = children.read_text().strip()
             enter = ["nsenter", "-t", first, "--net", "--mount", "chroot", str(image.folder)]
-            if not subprocess.run([*enter, "sh", "-c", health], check=False).returncode:
+            if first and not subprocess.run([*enter, "sh", "-c", health], check=False).returncode:
                 break
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit("error: it does not pass its health check")
@@ -135,9 +139,10 @@ def serve(image: Image) -> None:
         scan = next((ROOT / "data").rglob("*.jpg"))
         ask = ["nsenter", "-t", first, "--net", sys.executable, "-c", ASK, str(scan)]
         subprocess.run(ask, check=True)
+        os.kill(int(first), signal.SIGTERM)
+        assert process.wait(60) == 0
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        process.kill()
 
 
 def train(image: Image) -> None:

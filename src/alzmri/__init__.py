@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 # These stop packages from contacting their makers, and must be set before the imports: ONNX Runtime
 # sends a device id, paths and error texts, W&B its own errors; Albumentations checks its version.

@@ -123,8 +123,8 @@ def test_duplicates_across_classes_are_all_rejected(classes: Path) -> None:
         (classes / path).write_bytes(original.read_bytes())
     found = read(classes)
     assert reasons(found) == {
-        path: f"contradictory labels: the same bytes as {twin}"
-        for path, twin in {
+        path: f"contradictory labels: the same bytes as {other}"
+        for path, other in {
             "MildDemented/0_0.jpg": "NonDemented/b.jpg",
             "MildDemented/a.jpg": "NonDemented/b.jpg",
             "NonDemented/b.jpg": "MildDemented/0_0.jpg",

@@ -27,5 +27,5 @@ def test_make_repro_in_one_line_leaves_the_store_as_it_was(clone, free_block):
     clone.run("alzmri", "store", "up", "--port", port)
     clone.run("alzmri", "store", "down")
     clone.run("alzmri", "store", "run", "--", "sh", "-c", "dvc repro && dvc push")
-    assert "not running" in clone.run("alzmri", "store", "status", code=1).stdout
+    assert "answers     False" in clone.run("alzmri", "store", "status", code=1).stdout
     assert "macro F1" in clone.run("alzmri", "results").stdout

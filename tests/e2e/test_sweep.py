@@ -89,7 +89,7 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
     other_parameters = clone.run(*KILLED, "-S", "train.batch_size=4", code=2)
     assert "another --name" in other_parameters.stderr
     assert f"dvc exp remove {' '.join(GOOD)}" in other_parameters.stderr
-    source = clone.root / "src/alzmri/models/lenet.py"
+    source = clone.root / "src/alzmri/models/architectures.py"
     source.write_text(source.read_text() + "# edited\n")
     assert f"dvc exp remove {' '.join(GOOD)}" in clone.run(*KILLED, code=2).stderr
 

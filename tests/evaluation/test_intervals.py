@@ -113,6 +113,7 @@ def test_the_band_of_a_roc_curve_is_around_it_and_never_certain(tested):
     low, high = roc_band(samples(truth, chances, names, 0), 1, grid)
     curve = np.interp(grid, *metrics.roc(truth == 1, chances[:, 1]))
     assert (low <= curve).all()
+    assert (high - low)[1:4].min() > 0.3  # ten subjects of the class
     assert (curve[1:] <= high[1:] + 1e-9).all()
     perfect = np.eye(3)[truth] * 0.7 + 0.1
     low, _ = roc_band(samples(truth, perfect, names, 0), 1, grid)

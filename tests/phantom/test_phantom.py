@@ -15,7 +15,7 @@ from alzmri.errors import EnvironmentFault
 from alzmri.phantom import simulate
 from alzmri.phantom.anatomy import draw_subject
 from alzmri.phantom.exact import ExactRandom
-from alzmri.phantom.mni import Maps, prepare_maps, template_files
+from alzmri.phantom.mni import Maps, prepare_maps
 from alzmri.phantom.render import HEIGHT, WIDTH, render_slice
 from alzmri.phantom.simulate import generate, slice_heights
 
@@ -164,4 +164,4 @@ def test_missing_template_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "nilearn", None)
 
     with pytest.raises(EnvironmentFault, match=r"nilearn is not installed.*pip install"):
-        template_files()
+        prepare_maps()

@@ -11,6 +11,7 @@ import re
 import resource
 import signal
 import threading
+import time
 import zlib
 from collections import defaultdict
 from contextlib import ExitStack, suppress
@@ -38,6 +39,8 @@ WORKER_MEMORY = 4 * 2**30
 """Bytes of address space that prediction may take beyond what its process has when it is ready."""
 NETWORK_SECONDS = 30  # an association on which nothing comes for so long ends
 REPORT_SECONDS = 60  # for a report that reads headers only, after the prediction has failed
+STOPPING = threading.Event()
+"""Set by SIGTERM. A handler that raises could interrupt the removal of a folder halfway."""
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 Answer = tuple[dict[str, bytes], bool]
@@ -65,7 +68,7 @@ def run(
     """
     inbox.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
-        stack.enter_context(suppress(SystemExit))  # SIGTERM is how a node ends well
+        stack.enter_context(suppress(SystemExit))
         try:
             stack.enter_context(FileLock(inbox.root / "lock").acquire(timeout=0))
         except Timeout:
@@ -86,8 +89,9 @@ def run(
                 start_http_server(port, "127.0.0.1")
         except OSError as error:
             raise EnvironmentFault(f"port {port}: {error.strerror}: choose another") from None
+        signal.signal(signal.SIGTERM, lambda *_: STOPPING.set())
         terminal.say(f"{entity.ae_title} listens on {address[0]}:{address[1]}")
-        while True:
+        while not STOPPING.is_set():
             _step(inbox, worker, sender, quiet_seconds)
 
 
@@ -108,7 +112,7 @@ def _step(inbox: Inbox, worker: "DicomWorker", sender: ResultSender | None, quie
     for part in ("incoming", "ready", "results", "failed"):
         QUEUE.labels(part).set(len(inbox.contents(part)))
     if not ready:
-        threading.Event().wait(min(1.0, quiet / 4))
+        STOPPING.wait(min(1.0, quiet / 4))
 
 
 def make_entity(aet: str, accept: list[str], max_associations: int) -> AE:
@@ -206,7 +210,7 @@ class DicomWorker:
         for seconds in (self._max_seconds, REPORT_SECONDS):
             try:
                 self._pipe.send((series, fault))
-                if self._pipe.poll(seconds):
+                if self._answers_within(seconds):
                     found: Answer | None = self._pipe.recv()
                     return found
                 fault = f"to predict took more than {seconds:.0f} s"
@@ -215,6 +219,13 @@ class DicomWorker:
             self.stop()
             self.start()
         return None
+
+    def _answers_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not (answers := self._pipe.poll(0.1)) and time.monotonic() < deadline:
+            if STOPPING.is_set():
+                raise SystemExit(0)
+        return answers
 
 
 def work(pipe: Connection, model: Path, count: int) -> None:

@@ -189,7 +189,10 @@ def rows(table: bytes, name: str, columns: Sequence[str]) -> list[tuple[int, dic
         text = io.StringIO(table.decode("utf-8-sig"), newline="")
         reader = csv.DictReader(text, restval="", strict=True)
         if not set(columns) <= set(reader.fieldnames or ()):
-            raise UserError(f"{name}: the first line must name the columns {','.join(columns)}")
+            raise UserError(
+                f"{name}: the first line must name the columns {','.join(columns)}; rename the file"
+                " if it is another table"
+            )
         return [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{name} is not a UTF-8 CSV table: {error}") from None

@@ -23,7 +23,6 @@ _CROP = (slice(22, 175), slice(23, 212), slice(40, 124))
 SHAPE = (153, 189, 84)
 ORIGIN = (98 - 22, 134 - 23, 72 - 40)
 """Voxel of (0, 0, 0) mm within the crop."""
-_TISSUES = ("t1", "gm", "wm")
 _DIGEST = "79197a4e816fe769af4e19e1f4964dc9965936606e35813a8a6afa06ff95b70c"
 """SHA-256 of the three volumes' voxels: another template would be other data under one seed."""
 
@@ -52,18 +51,6 @@ class _Grid(NamedTuple):
     x: NDArray[np.int64]
     y: NDArray[np.int64]
     z: NDArray[np.int64]
-
-
-def template_files() -> list[Path]:
-    """The T1, grey-matter and white-matter volumes in nilearn's wheel; nilearn is not imported."""
-    found = importlib.util.find_spec("nilearn")
-    if found is None or not found.submodule_search_locations:
-        raise EnvironmentFault(
-            "nilearn is not installed, and the phantom is made from the MNI152 template in it; "
-            "run `pip install -r requirements.txt`"
-        )
-    folder = Path(found.submodule_search_locations[0]) / "datasets" / "data"
-    return [folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz" for name in _TISSUES]
 
 
 def prepare_maps() -> Maps:
@@ -96,11 +83,20 @@ _TISSUE_OF_T1 = [
 
 
 def _load() -> list[Bytes]:
+    """The T1, grey-matter and white-matter volumes in nilearn's wheel; nilearn is not imported."""
     import nibabel  # slow to import
 
     nib: Any = nibabel
+    found = importlib.util.find_spec("nilearn")
+    if found is None or not found.submodule_search_locations:
+        raise EnvironmentFault(
+            "nilearn is not installed, and the phantom is made from the MNI152 template in it; "
+            "run `pip install -r requirements.txt`"
+        )
+    folder = Path(found.submodule_search_locations[0]) / "datasets" / "data"
     digest, volumes = hashlib.sha256(), []
-    for path in template_files():
+    for name in ("t1", "gm", "wm"):
+        path = folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
         try:
             voxels = np.asanyarray(nib.load(path).dataobj)
         except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:

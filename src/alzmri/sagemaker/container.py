@@ -59,7 +59,7 @@ def main() -> int:
     """Train, and hand over what came of it; the container's exit status.
 
     Raises:
-        SystemExit: with 128 + the signal's number, when told to stop before training was complete.
+        SystemExit: with 128 + the signal's number, when one ended training before its time.
     """
     signal.signal(signal.SIGTERM, _leave)  # without a handler the first process ignores it
     failure = ML / "output/failure"
@@ -124,13 +124,13 @@ def run(command: Sequence[str], environment: dict[str, str]) -> tuple[int, Seque
         text=True,
         errors="replace",
     )
-    told: int | None = None
+    received: int | None = None
 
     def forward(number: int, _: FrameType | None) -> None:
-        nonlocal told
-        if not told:
+        nonlocal received
+        if not received:
             child.send_signal(number)
-        told = number
+        received = number
 
     signal.signal(signal.SIGTERM, forward)
     assert child.stdout is not None
@@ -140,8 +140,8 @@ def run(command: Sequence[str], environment: dict[str, str]) -> tuple[int, Seque
         last.append(line.rstrip("\n"))
     status = child.wait()
     signal.signal(signal.SIGTERM, _leave)
-    if told and status:
-        sys.exit(128 + told)
+    if received and status:
+        sys.exit(128 + received)
     return (status if status >= 0 else 128 - status), last
 
 

@@ -18,7 +18,6 @@ from alzmri.sagemaker.sagemaker_settings import SagemakerSettings
 
 NEEDED = ("model.json", "model.safetensors", "ood.safetensors")
 """Files of a model's folder without which the server does not start."""
-SHOWN = "MODEL_CARD.md"
 
 Requests = dict[str, dict[str, Any]]
 """By operation, in their order: CreateModel, CreateEndpointConfig, CreateEndpoint."""
@@ -76,18 +75,13 @@ def build(
         "EnableNetworkIsolation": not serverless,
         "Tags": tags,
     }
+    where: dict[str, Any] = {
+        "InstanceType": settings.serve_instance_type,
+        "InitialInstanceCount": settings.serve_instance_count,
+    }
     if serverless:
-        where: dict[str, Any] = {
-            "ServerlessConfig": {
-                "MemorySizeInMB": settings.serverless_memory_mb,
-                "MaxConcurrency": settings.serverless_concurrency,
-            }
-        }
-    else:
-        where = {
-            "InstanceType": settings.serve_instance_type,
-            "InitialInstanceCount": settings.serve_instance_count,
-        }
+        memory, copies = settings.serverless_memory_mb, settings.serverless_concurrency
+        where = {"ServerlessConfig": {"MemorySizeInMB": memory, "MaxConcurrency": copies}}
     digest = hashlib.sha256(json.dumps([model, where]).encode()).hexdigest()
     name = f"{settings.endpoint}-{digest[:12]}"
     variant = {"VariantName": "all", "ModelName": name, **where}
@@ -157,13 +151,11 @@ def deploy(session: Any, folder: Path, requests: Requests) -> bool:
 def pack(folder: Path, archive: Path) -> None:
     """Write all that serving needs of the model in ``folder``; as ONNX too, for quick starts."""
     from alzmri.inference import onnx_export
-    from alzmri.inference.predictor import Predictor
 
-    Predictor.load(folder)  # refuses files that are damaged, or do not belong together
     graph = archive.with_name("model.onnx")
-    onnx_export.write(folder, graph)
+    onnx_export.write(folder, graph)  # refuses files that are damaged or do not belong together
     with tarfile.open(archive, "w:gz") as tar:
-        for path in (*(folder / name for name in (*NEEDED, SHOWN)), graph):
+        for path in (*(folder / name for name in (*NEEDED, "MODEL_CARD.md")), graph):
             if path.is_file():
                 # Readable for the server's user, whoever owns it here.
                 tar.add(path, path.name, filter=lambda item: item.replace(mode=0o644, deep=False))
