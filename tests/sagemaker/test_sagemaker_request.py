@@ -206,6 +206,6 @@ def test_sagemaker_bundle_refuses_keys_and_what_is_too_large(
         (repository / f"src/{size}.bin").write_bytes(b"\0" * size)
     _git(repository, "add", "--all")
     with pytest.raises(
-        UserError, match=r"1\.5 kB, but a job takes at most 1\.0 kB .*file is src/800\.bin"
+        UserError, match=r"1\.5 kB, but a job takes at most 1\.0 kB.*file is src/800\.bin"
     ):
         job_request.pack(job_request.gather(make_params()), archive)

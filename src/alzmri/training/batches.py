@@ -76,8 +76,8 @@ class Batches:
 def class_weights(prepared: Prepared, settings: Train) -> Tensor:
     """Class weights of the loss, float32 ``[classes]``: all 1, or lower for frequent classes.
 
-    ``balanced`` is inversely proportional to the frequency; ``sqrt`` is the root of that, for classes
-    so rare that their few subjects would dominate a balanced loss. A class without training slices
+    ``balanced`` is inversely proportional to the frequency; ``sqrt`` is the root of that, so that
+    the few subjects of a rare class do not dominate the loss. A class without training slices
     then has weight 0, or label smoothing would favour it.
     """
     labels = prepared.labels[prepared.indices("train")]
