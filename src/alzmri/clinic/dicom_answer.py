@@ -202,7 +202,6 @@ def picture(headers: Sequence[Dataset], predictor: Predictor, found: PredictionR
 
 
 def _encode(item: Dataset) -> bytes:
-    """``item`` as the content of a DICOM file."""
     file = io.BytesIO()
     item.save_as(file, enforce_file_format=True)
     return file.getvalue()

@@ -105,7 +105,6 @@ def _is_loopback(host: str) -> bool:
 
 
 def _receiver(text: str) -> tuple[str, str, int]:
-    """AE title, host and port in ``AET@HOST:PORT``."""
     title, _, address = text.rpartition("@")
     host, _, port = address.rpartition(":")
     if not (title and host and port.isdecimal() and 0 < int(port) < 2**16):

@@ -202,7 +202,6 @@ class _Table(NamedTuple):
 
 
 def _table(source: Path, members: Sequence[Member], name: str) -> _Table | None:
-    """The topmost table ``name`` in the source."""
     tables = [item for item in members if PurePosixPath(item.path).name == name]
     if not tables:
         return None

@@ -143,7 +143,6 @@ def samples(truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: i
 
 
 def _weighted(sample: Sample) -> dict[str, Floats]:
-    """The scores in each resample."""
     truth, probabilities, member, weights = sample
     right = probabilities.argmax(axis=1) == truth
     gaps = np.eye(metrics.CALIBRATION_BINS)[metrics.bins(probabilities)]

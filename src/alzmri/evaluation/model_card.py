@@ -83,7 +83,6 @@ def _data(parameters: dict[str, Any], prepared: Prepared) -> dict[str, str]:
 
 
 def _subjects(prepared: Prepared, name: str, part: str) -> list[str]:
-    """The subject of each slice of a class in a part of the split."""
     return [row.subject for row in prepared.rows if (row.label, row.split) == (name, part)]
 
 

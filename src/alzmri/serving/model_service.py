@@ -219,7 +219,6 @@ class ModelService:
         return found
 
     def _run(self, images: Sequence[Pixels], threads: int) -> Sequence[ImageResult]:
-        """Run one batch, in a thread of the batcher."""
         predictor = self.loaded.predictor
         engine = self.loaded.narrow if threads == 1 else self.loaded.engine
         logits, features = engine.run(np.stack(images))
@@ -241,7 +240,6 @@ class ModelService:
         return dict(zip(self.loaded.predictor.classes, values.tolist(), strict=True))
 
     def _heat(self, image: Pixels, label: int) -> str:
-        """The slice overlaid with the evidence for class ``label``."""
         (evidence,) = explain.grad_cam(self.loaded.predictor, image[None], np.array([label]))
         return _png(cv2.cvtColor(explain.overlay(image, evidence), cv2.COLOR_RGB2BGR))
 

@@ -167,7 +167,6 @@ class Batcher:
         return taken
 
     def _serve(self, taken: Sequence[_Asked], items: Sequence[Any], threads: int) -> None:
-        """Run one batch, in a thread of the pool."""
         answers: Sequence[Any] | Exception
         try:
             answers = self._run(items, threads)

@@ -77,7 +77,6 @@ class Processes:
         return held[0]
 
     def _held(self, value: T) -> list[T]:
-        """The values of all processes."""
         held = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(held, value)
