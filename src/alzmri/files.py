@@ -53,7 +53,6 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove the file, link or folder at ``path``."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     else:

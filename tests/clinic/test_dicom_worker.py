@@ -37,5 +37,5 @@ def test_images_that_stall_the_prediction_get_a_report_that_says_so(registered):
     assert not has_class
     (content,) = objects.values()
     report = pydicom.dcmread(io.BytesIO(content))
-    assert "No class: to predict took more than 1 s" in report.to_json()
+    assert "No class: the prediction took more than 1 s" in report.to_json()
     assert report.SoftwareVersions == [__version__, "alzmri@v1.2.3"]

@@ -131,7 +131,7 @@ def test_without_a_published_split(publish: Publish) -> None:
     assert numbers()["published"]["test"] == {"images": 16, "people": 16}  # stands in for a test
     origin = Path("data/mine/origin.csv")
     origin.unlink()
-    assert "no published split is known" in run().output
+    assert "published split is unknown" in run().output
     for content, message in (
         (b"\xff", "not a UTF-8 CSV table"),
         (b"scanner,site\n1,2\n", "columns path,origin"),
@@ -151,7 +151,7 @@ def test_subjects_that_a_table_hides(publish: Publish) -> None:
     assert done.exit_code == 1
     assert "test images have a near-duplicate in training: of" in done.output
     TABLE.write_text("path,subject\n" + "".join(f"{path},S1\n" for path in paths))
-    assert "no subject split: too few subjects (1)" in run().output
+    assert "the subject split is not possible: too few subjects (1)" in run().output
     assert "too few subjects" in str(run("--strict").exception)
     file = Path("params.yaml")
     text = file.read_text().replace("subjects: auto", "subjects: unknown")

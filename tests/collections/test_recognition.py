@@ -76,9 +76,9 @@ def test_a_pattern_of_the_users() -> None:
     assert by_pattern(r"p(\d+)", paths).subjects == ["12", "13"]
     assert by_pattern(r"p\d+", paths).subjects == ["p12", "p13"]
     for pattern, message in (
-        ("(", "no regular expression"),
+        ("(", "not a regular expression"),
         ("(p)(1)", "2 groups"),
-        (r"p12", "finds nothing in 1 of 2 images, such as NonDemented/p13_a.png"),
+        (r"p12", "does not match 1 of 2 images, such as NonDemented/p13_a.png"),
     ):
         with pytest.raises(UserError, match=message):
             by_pattern(pattern, paths)

@@ -36,7 +36,7 @@ def test_slices_of_volumes(tmp_path: Path, untracked: Path) -> None:
     assert done.exit_code == 0, (done.output, done.exception)
     said = " ".join(done.output.split())
     assert "2 subjects known by BIDS names such as sub-02" in said
-    assert re.search(r"left behind: 1 x .*AD/broken\.nii", said)
+    assert re.search(r"not imported: 1 x .*AD/broken\.nii", said)
     mine = untracked / "data" / "mine"
     for path, (origin,) in class_folders.origins(mine).items():
         depth = re.fullmatch(r".*/(?:sub-01_T1w|sub-02)_(\d+)mm\.png", origin)

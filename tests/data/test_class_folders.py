@@ -76,7 +76,7 @@ def test_what_is_rejected_and_why(classes: Path, write: Write, tmp_path: Path) -
     assert reasons(found) == {
         "MildDemented/empty.png": "empty file",
         "MildDemented/link.jpg": SYMBOLIC_LINK,
-        "MildDemented/text.jpg": "not an image (read are JPEG, PNG, BMP, GIF, TIFF, WebP, PGM)",
+        "MildDemented/text.jpg": "not an image in JPEG, PNG, BMP, GIF, TIFF, WebP or PGM",
         "Severe/x.jpg": "unknown class folder 'Severe'; known are NonDemented, "
         "VeryMildDemented, MildDemented, ModerateDemented",
         "elsewhere": SYMBOLIC_LINK,

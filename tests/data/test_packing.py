@@ -157,7 +157,7 @@ def test_data_that_do_not_fit_name_the_remedy(packed, make_params, tmp_path):
     directory = tmp_path / "prepared"
     Prepared.open(make_params(train={"lr": 0.5}), directory)
     for change in ({"data": {"image_size": 32}}, {"split": {"unit": "slice"}}):
-        with pytest.raises(UserError, match="other values of data or split"):
+        with pytest.raises(UserError, match=r"other parameters \(data, split\)"):
             Prepared.open(make_params(**change), directory)
     whole = {name: (directory / name).read_bytes() for name in ("images.npy", "manifest.csv")}
     lines = whole["manifest.csv"].splitlines()

@@ -113,7 +113,7 @@ def test_without_a_clear_gap_the_groups_are_an_upper_bound() -> None:
     assert found.gap is None
     assert found.doubt
     assert found.doubt.startswith("at most 3 subjects:")
-    assert "the most alike groups reach 0.37." in found.doubt
+    assert "the most similar groups reach 0.37." in found.doubt
 
 
 def test_people_with_one_slice_each_are_not_guessed() -> None:

@@ -245,7 +245,7 @@ def test_the_second_of_two_alike_waits_for_the_first(long):
     first.kill()
     first.wait()
     second = clone.start(*repro)
-    clone.read_until(second, "warning: this very run is being trained by another process")
+    clone.read_until(second, "warning: another process trains this very run")
     trainer.resume()
     second.communicate()
     assert second.returncode == 0
@@ -331,7 +331,7 @@ def test_on_a_full_disk_it_says_so_and_goes_on_once_there_is_room(long):
     before, after = done.stdout.split("status 1\n")
     assert f"epoch {EPOCHS}/" in before
     assert "could not be written" in done.stderr
-    assert "training goes on" in done.stderr
+    assert "training continues" in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == [
         "error: No space left on device: models/model.safetensors; free some space on the disk"
@@ -361,11 +361,11 @@ def test_a_store_that_comes_and_goes_costs_warnings(long, start, free_block):
         trainer.send(signal.SIGSTOP)
         clone.run("alzmri", "store", "down")
         trainer.send(signal.SIGCONT)
-        assert trainer.until(lambda: "training goes on" in trainer.said()), trainer.said()
+        assert trainer.until(lambda: "training continues" in trainer.said()), trainer.said()
         trainer.send(signal.SIGSTOP)
         clone.run("alzmri", "store", "up")
         trainer.send(signal.SIGCONT)
-        warned = trainer.said().count("training goes on")
+        warned = trainer.said().count("training continues")
         assert trainer.until(lambda: _epochs_since(trainer) > 1), trainer.said()
         trainer.send(signal.SIGTERM)
         assert trainer.end()[0] == 143
@@ -391,7 +391,7 @@ def test_a_store_that_comes_and_goes_costs_warnings(long, start, free_block):
 
 def _epochs_since(trainer):
     """Epochs that ended after the last checkpoint that could not be written."""
-    return trainer.said().rpartition("training goes on")[2].count("\nepoch")
+    return trainer.said().rpartition("training continues")[2].count("\nepoch")
 
 
 def _weights(clone, experiment):

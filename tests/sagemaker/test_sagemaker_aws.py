@@ -196,7 +196,7 @@ def test_sagemaker_takes_of_an_archive_what_the_container_wrote_or_refuses_it(tm
     assert {name: path.read_text() for name, path in outputs.items()} == {n: n for n in OUTPUTS}
     for missing in files:
         part = {name: content for name, content in files.items() if name != missing}
-        with pytest.raises(UserError, match=f"has no .*{missing}: no job of ours"):
+        with pytest.raises(UserError, match=f"has no .*{missing}: no alzmri job"):
             training_job.unpack(pack(f"without-{missing}", part))
     with pytest.raises(UserError, match="is damaged"):
         training_job.unpack(pack("escapes", files | {"../../escaped": b"x"}))

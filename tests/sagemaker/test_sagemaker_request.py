@@ -205,5 +205,7 @@ def test_sagemaker_bundle_refuses_keys_and_what_is_too_large(
     for size in (700, 800):
         (repository / f"src/{size}.bin").write_bytes(b"\0" * size)
     _git(repository, "add", "--all")
-    with pytest.raises(UserError, match=r"1\.5 kB, more than the 1\.0 kB .*file is src/800\.bin"):
+    with pytest.raises(
+        UserError, match=r"1\.5 kB, but a job takes at most 1\.0 kB.*file is src/800\.bin"
+    ):
         job_request.pack(job_request.gather(make_params()), archive)

@@ -41,7 +41,7 @@ def test_the_latest_whole_one_is_loaded_and_a_store_that_is_down_costs_a_warning
     assert store_repo.store("down").returncode == 0
     kept.save({"epoch": 1, "steps": 4})
     kept.wait()
-    assert "training goes on" in capsys.readouterr().err.replace("\n", " ")
+    assert "training continues" in capsys.readouterr().err.replace("\n", " ")
     with pytest.raises(EnvironmentFault, match=r"s3://alzmri/checkpoints cannot be read.*ALZMRI_"):
         _in_s3().load()
     kept.clear()

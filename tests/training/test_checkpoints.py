@@ -156,7 +156,7 @@ def test_a_store_that_cannot_be_written_costs_a_warning_and_an_unknown_one_is_na
     blocked = Checkpoints(str(tmp_path / "checkpoints"), "run")
     blocked.save({"epoch": 1, "steps": 1})
     blocked.wait()
-    assert "training goes on" in capsys.readouterr().err.replace("\n", " ")
+    assert "training continues" in capsys.readouterr().err.replace("\n", " ")
     with pytest.raises(UserError, match="ALZMRI_CHECKPOINTS=carrier-pigeon://x"):
         Checkpoints("carrier-pigeon://x", "run")
 

@@ -67,7 +67,7 @@ def test_other_classes_get_a_new_last_layer_and_keep_the_rest(prepared, quick, f
     other = replace(prepared, rows=rows, classes=("CN", "AD"))
     params = quick(init="first")
     start = initial.find(params, other)
-    assert "; the last layer is new, for its classes were Non" in start.describe(other.classes)
+    assert "; the last layer is new, as its classes were Non" in start.describe(other.classes)
     run = TrainingState.start(other, params, CPU, initial=start)
     fresh = TrainingState.start(other, params, CPU)
     for name, values in run.model.state_dict().items():
@@ -80,10 +80,10 @@ def test_other_classes_get_a_new_last_layer_and_keep_the_rest(prepared, quick, f
     ("changes", "message"),
     [
         ({"init": "first", "name": "resnet18"}, "lenet for 32 pixels.*set model.name=lenet"),
-        ({"init": "first", "size": 64}, "this training is of lenet for 64"),
-        ({"init": "models"}, "training replaces that folder"),
+        ({"init": "first", "size": 64}, "this training is lenet for 64"),
+        ({"init": "models"}, "training overwrites that folder"),
         ({"init": "."}, r"that folder has no model\.json"),
-        ({"init": "nothing"}, "train.init = nothing: there is no such folder.*dvc exp list"),
+        ({"init": "nothing"}, "train.init = nothing: no folder, experiment.*dvc exp list"),
     ],
 )
 def test_what_cannot_be_started_from_is_refused_with_the_remedy(

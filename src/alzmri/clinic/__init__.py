@@ -1,1 +1,1 @@
-"""A DICOM node beside a PACS: series come by C-STORE, research results go back as DICOM."""
+"""A DICOM node beside a PACS: it receives series by C-STORE and sends research results."""

@@ -1,7 +1,7 @@
-"""What goes back for a series: a picture (Secondary Capture) and a structured report.
+"""The answer to a series: a picture (Secondary Capture) and a structured report.
 
-Their UIDs are a function of the images, the model and this program's version: whoever answers the
-same series again makes the same object, and a PACS keeps it once.
+Their UIDs are a function of the images, the model and this program's version, so that a PACS keeps
+the answer once, even if the series is answered again.
 """
 
 import io
@@ -31,27 +31,27 @@ from alzmri.inference.prediction_report import PredictedSubject, PredictionRepor
 from alzmri.inference.predictor import Predictor
 
 RESEARCH_ONLY = "Research only, not for diagnosis"
-NO_T1_ECHO = 30.0  # milliseconds: with an echo time from here on an image is not T1-weighted
+NO_T1_ECHO = 30.0  # milliseconds; an image with at least this echo time is not T1-weighted
 _BRAIN = ("HEAD", "BRAIN", "SKULL", "CRANI", "NEURO", "CEREB")
-"""One of these is in the name of the body part, where a header has one."""
+"""A header's body part, if it has one, must contain one of these."""
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "PatientID")
 _SHARED = (
     *("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"),
     *("StudyDate", "StudyTime", "StudyDescription", "ReferringPhysicianName"),
 )
-"""What both objects repeat of the headers of the images, besides what identifies them."""
+"""Fields of the images' headers that both objects repeat, besides identifiers."""
 _SIDE, _MARGIN, _LINE, _COLUMNS = 192, 12, 24, 6
-"""Of the picture, in pixels: a slice, the space around, a line of text; slices in a row."""
+"""The picture's slice, margin and line of text in pixels, and its number of slices in a row."""
 _WHITE, _GREY, _AMBER = (255, 255, 255), (120, 120, 120), (255, 190, 60)
 
 
 def answer(
     predictor: Predictor, folder: Path, fault: str, count: int
 ) -> tuple[dict[str, bytes], bool] | None:
-    """The DICOM files on the images in ``folder``, by UID, and whether the model gave a class.
+    """The DICOM files for the images in ``folder``, by UID, and whether the model gave a class.
 
-    A ``fault`` is the reason for no class, and the pixels are not read. None when not even the
-    headers can be read. The model sees ``count`` slices.
+    With a ``fault``, the reason for no class, it does not read the pixels. Returns None if even
+    the headers are unreadable. The model sees ``count`` slices.
     """
     files = sorted(folder.glob("*.dcm"))
     wanted = ["SpecificCharacterSet", *_IDENTITY, *_SHARED, "BodyPartExamined", "EchoTime"]
@@ -65,13 +65,13 @@ def answer(
         if found:
             made.append(picture(kept, predictor, found))
         return {item.SOPInstanceUID: _encode(item) for item in made}, not reason
-    except Exception as error:  # noqa: BLE001 - headers come from outside
+    except Exception as error:  # noqa: BLE001 - headers are untrusted
         terminal.warn(f"no report is possible: {type(error).__name__}")
         return None
 
 
 def _no_brain_t1(header: Dataset) -> str:
-    """Why an image with this header is no T1 of a brain; empty when it may be one."""
+    """The reason why an image with this header is not a T1 of a brain; empty if it may be one."""
     part = str(header.get("BodyPartExamined") or "").strip().upper()
     if part and not any(word in part for word in _BRAIN):
         return f"not a brain: its header says {part[:16]}"
@@ -84,7 +84,7 @@ def _no_brain_t1(header: Dataset) -> str:
 def _predict(
     predictor: Predictor, files: Sequence[Path], count: int
 ) -> tuple[PredictionReport | None, str]:
-    """What `alzmri predict` says of the series; or None and why there is no class."""
+    """The report of `alzmri predict` on the series, or None and the reason for no class."""
     try:
         source = inputs.Source("the series", "dicom", tuple(files))
         slices = inputs.read(source, predictor.preprocessing, count=count, by_folder=False)
@@ -100,9 +100,9 @@ def _predict(
 
 
 def _reference(header: Dataset) -> Dataset:
-    """What of a header the answer repeats, in UTF-8, invalid values left empty.
+    """The fields of a header that the answer repeats, in UTF-8, with invalid values empty.
 
-    A study is found by its UIDs and the patient's ID: those stay as they are.
+    UIDs and patient's ID, which identify the study, stay as they are.
     """
     kept = Dataset()
     kept.SpecificCharacterSet = "ISO_IR 192"
@@ -124,7 +124,7 @@ def report(
 ) -> Dataset:
     """The structured report (Comprehensive 3D SR, TID 1500) on the series with these ``headers``.
 
-    ``subject`` is what the model says, None when there is no class, for this ``reason``.
+    ``subject`` is the prediction, or None when there is no class for the ``reason`` given.
     """
     about = _common("report", headers, predictor)
     digest = about["device_serial_number"]
@@ -170,7 +170,7 @@ def report(
     for comment in (f"{RESEARCH_ONLY}. {NOTICE}", text):
         item = sr.TextContentItem(codes.DCM.Comment, comment, sr.RelationshipTypeValues.CONTAINS)
         root.ContentSequence.append(item)
-    # What is continuous, viewers show as running text, without the names of the values.
+    # Viewers show continuous content as running text, without the names of the values.
     root.walk(_separate)
     return sr.Comprehensive3DSR(
         evidence=list(headers), content=root, series_number=9902, is_complete=True, **about
@@ -196,22 +196,21 @@ def picture(headers: Sequence[Dataset], predictor: Predictor, found: PredictionR
         **_common("picture", headers, predictor),
     )
     capture.BodyPartExamined, capture.ConversionType = "BRAIN", "WSD"  # made on a workstation
-    capture.BurnedInAnnotation = "NO"  # the standard means by it: nothing that names the patient
+    capture.BurnedInAnnotation = "NO"  # in the standard it means text that identifies the patient
     capture.DerivationDescription = f"{RESEARCH_ONLY}. {NOTICE}"
     return capture
 
 
 def _encode(item: Dataset) -> bytes:
-    """``item`` as the content of a DICOM file."""
     file = io.BytesIO()
     item.save_as(file, enforce_file_format=True)
     return file.getvalue()
 
 
 def _common(kind: str, headers: Sequence[Dataset], predictor: Predictor) -> dict[str, Any]:
-    """What both objects say of themselves: who they are, and by which device they were made.
+    """The identifiers and the device of both objects.
 
-    The device's versions: the program's, the id of the training run, that in the registry.
+    The device's versions are the program's, the training run's id and the registered version.
     """
     weights, card = predictor.detector.weights, predictor.card
     versions = [item for item in (__version__, card.run, predictor.version) if item]

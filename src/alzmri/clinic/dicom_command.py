@@ -1,4 +1,4 @@
-"""``alzmri dicom``."""
+"""The command ``alzmri dicom``."""
 
 import ipaddress
 from pathlib import Path
@@ -25,26 +25,27 @@ def dicom(
     ] = None,
     accept: Annotated[
         str | None,
-        typer.Option(metavar="AET,…", help="Callers that may send.", show_default="any here"),
+        typer.Option(metavar="AET,…", help="AE titles that may send.", show_default="any here"),
     ] = None,
     model: Annotated[
-        Path, typer.Option(help="The folder of the trained model.", callback=repository.located)
+        Path, typer.Option(help="Folder of the trained model.", callback=repository.located)
     ] = Path("models"),
     slices: Annotated[
         int, typer.Option(min=1, max=40, help="Slices of a volume: 1 mm apart, mid-ventricle.")
     ] = 6,
     queue: Annotated[
-        Path, typer.Option(help="Waiting series: patient data.", callback=repository.located)
+        Path,
+        typer.Option(help="Folder of waiting series: patient data.", callback=repository.located),
     ] = Path(".dicom"),
-    keep: Annotated[bool, typer.Option("--keep", help="Keep all, in QUEUE/kept.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep everything, in QUEUE/kept.")] = False,
     quiet_seconds: Annotated[
         float, typer.Option(min=0.1, help="A series is complete after this time without an image.")
     ] = 30,
     max_seconds: Annotated[
-        float, typer.Option(min=1, help="Limit of one prediction; after it, a report says so.")
+        float, typer.Option(min=1, help="Limit of one prediction; beyond it, a report says so.")
     ] = 120,
-    max_associations: Annotated[int, typer.Option(min=1, help="Maximum at once.")] = 8,
-    max_images: Annotated[int, typer.Option(min=1, help="Maximum per series.")] = 1000,
+    max_associations: Annotated[int, typer.Option(min=1, help="Maximum concurrent callers.")] = 8,
+    max_images: Annotated[int, typer.Option(min=1, help="Maximum images per series.")] = 1000,
     max_gigabytes: Annotated[
         float, typer.Option(min=0.001, help="Maximum size of the queue; more images are refused.")
     ] = 8,
@@ -54,9 +55,9 @@ def dicom(
 ) -> None:
     """Answer T1 series from a PACS with DICOM objects. Research software; no diagnosis.
 
-    Takes MR images by C-STORE, predicts as `alzmri predict` does, and sends into the same study a
-    structured report and a picture with overlays. Patient data stays in the queue folder until its
-    series is answered, and never enters the log. Ends on SIGTERM or Ctrl-C; started again, it
+    It receives MR images by C-STORE, predicts like `alzmri predict`, and sends a structured report
+    and a picture with overlays into the same study. Patient data stays in the queue folder until
+    its series is answered, and never enters the log. SIGTERM or Ctrl-C ends it; a new start
     continues.
 
     Examples:
@@ -68,7 +69,7 @@ def dicom(
     title = _title("--aet", aet)
     callers = [_title("--accept", name) for name in accept.split(",")] if accept else []
     if not callers and not _is_loopback(host):
-        raise UserError(f"--host {host} lets others in: name who may send with --accept AET,…")
+        raise UserError(f"--host {host} admits other machines: name the callers: --accept AET,…")
     receiver = _receiver(send_to) if send_to else None
     for module in ("prometheus_client", "pydicom", "pynetdicom"):
         require(module, "clinic")
@@ -104,9 +105,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _receiver(text: str) -> tuple[str, str, int]:
-    """AE title, host and port in ``AET@HOST:PORT``."""
     title, _, address = text.rpartition("@")
     host, _, port = address.rpartition(":")
     if not (title and host and port.isdecimal() and 0 < int(port) < 2**16):
-        raise UserError(f"--send-to {text!r}: write AET@HOST:PORT, as ORTHANC@127.0.0.1:4242")
+        raise UserError(f"--send-to {text!r}: write AET@HOST:PORT, such as ORTHANC@127.0.0.1:4242")
     return _title("--send-to", title), host, int(port)

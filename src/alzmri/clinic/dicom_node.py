@@ -1,7 +1,7 @@
-"""The node: receives images in threads; completes, answers and sends series in the main thread.
+"""The node: threads receive images; the main thread completes, answers and sends series.
 
-A process of its own predicts, because what it reads comes from outside: a decoder that crashes,
-hangs or takes all memory ends that process and not the node.
+A separate process predicts, because it reads untrusted files: a decoder that crashes, hangs or
+takes all memory ends that process and not the node.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ from alzmri.errors import EnvironmentFault, UserError, require
 from alzmri.inference.volumes import confine
 
 SUCCESS, FULL, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000  # statuses of a C-STORE
-MAX_IMAGE = 2**26  # bytes of one image, as it comes and as inflated; more ends the association
+MAX_IMAGE = 2**26  # bytes of one image, received and inflated; more ends the association
 MEMORY = 2 * 2**30
-"""Bytes of address space for all images that come at once; a caller's false lengths end there."""
+"""Bytes of address space for all concurrent images, which limits a caller's false lengths."""
 WORKER_MEMORY = 4 * 2**30
-"""Bytes of address space that prediction may take beyond what its process has when it is ready."""
-NETWORK_SECONDS = 30  # an association on which nothing comes for so long ends
-REPORT_SECONDS = 60  # for a report that reads headers only, after the prediction has failed
+"""Additional bytes of address space for prediction, once its process is ready."""
+NETWORK_SECONDS = 30  # an association without data for so long ends
+REPORT_SECONDS = 60  # for a report from headers only, after a failed prediction
 STOPPING = threading.Event()
 """Set by SIGTERM. A handler that raises could interrupt the removal of a folder halfway."""
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -61,10 +61,10 @@ def run(
     worker: "DicomWorker",
     quiet_seconds: float,
 ) -> None:
-    """Be the node until a signal comes; SIGTERM is no error.
+    """Run the node until a signal comes; SIGTERM is not an error.
 
-    Raises `UserError` when the model cannot be used or another node has the inbox, and
-    `EnvironmentFault` when a port is taken.
+    Raises `UserError` when the model is unusable or another node has the inbox, and
+    `EnvironmentFault` when a port is in use.
     """
     inbox.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -88,7 +88,8 @@ def run(
                 port = metrics_port
                 start_http_server(port, "127.0.0.1")
         except OSError as error:
-            raise EnvironmentFault(f"port {port}: {error.strerror}: choose another") from None
+            reason = f"cannot listen on port {port} ({error.strerror}): choose another"
+            raise EnvironmentFault(reason) from None
         signal.signal(signal.SIGTERM, lambda *_: STOPPING.set())
         terminal.say(f"{entity.ae_title} listens on {address[0]}:{address[1]}")
         while not STOPPING.is_set():
@@ -96,7 +97,7 @@ def run(
 
 
 def _step(inbox: Inbox, worker: "DicomWorker", sender: ResultSender | None, quiet: float) -> None:
-    """Complete what is quiet, answer one series, send what waits."""
+    """Complete quiet series, answer one series, send waiting results."""
     inbox.complete(quiet)
     ready = inbox.contents("ready")
     for series in ready[:1]:
@@ -116,7 +117,7 @@ def _step(inbox: Inbox, worker: "DicomWorker", sender: ResultSender | None, quie
 
 
 def make_entity(aet: str, accept: list[str], max_associations: int) -> AE:
-    """What answers C-ECHO, and C-STORE of MR images as far as the volume reader decodes them."""
+    """The entity that answers C-ECHO, and C-STORE of MR images that the volume reader decodes."""
     entity = AE(aet)
     entity.require_called_aet = True
     entity.require_calling_aet = accept
@@ -150,7 +151,7 @@ def _handlers(inbox: Inbox) -> list[evt.EventHandlerType]:
 
 
 def _store(event: evt.Event, inbox: Inbox) -> int:
-    """Keep an image; the status that its sender gets."""
+    """Keep an image; return the status for its sender."""
     try:
         if event.context.transfer_syntax == DeflatedExplicitVRLittleEndian:
             inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -171,18 +172,18 @@ def _store(event: evt.Event, inbox: Inbox) -> int:
 
 
 def _hash(*uids: str) -> str:
-    """What stands for ``uids`` in file names and in the log."""
+    """A pseudonym of ``uids`` for file names and the log."""
     return hashlib.sha256("/".join(uids).encode()).hexdigest()[:32]
 
 
 class DicomWorker:
-    """The process of :func:`work`, started again when it is lost."""
+    """The process of :func:`work`, which it restarts when it ends."""
 
     def __init__(self, model: Path, slices: int, max_seconds: float) -> None:
         self._arguments, self._max_seconds = (model, slices), max_seconds
 
     def start(self) -> None:
-        """Start it; return when it can predict."""
+        """Start the process; return when it can predict."""
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=work, args=(other, *self._arguments), daemon=True)
@@ -191,18 +192,18 @@ class DicomWorker:
         try:
             fault = self._pipe.recv()
         except EOFError:
-            raise EnvironmentFault("the process that predicts ended while it started") from None
+            raise EnvironmentFault("the prediction process ended during its start") from None
         if fault is not None:
             raise fault
 
     def stop(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
 
     def answer(self, series: Path) -> Answer | None:
-        """The answer to ``series``; None when not even its headers can be read."""
+        """The answer to ``series``; None if even its headers are unreadable."""
         if not self._process.is_alive():  # not the fault of this series
             self.stop()
             self.start()
@@ -213,7 +214,7 @@ class DicomWorker:
                 if self._answers_within(seconds):
                     found: Answer | None = self._pipe.recv()
                     return found
-                fault = f"to predict took more than {seconds:.0f} s"
+                fault = f"the prediction took more than {seconds:.0f} s"
             except (EOFError, ConnectionError):
                 fault = "the images ended the process that reads them"
             self.stop()
@@ -231,15 +232,14 @@ class DicomWorker:
 def work(pipe: Connection, model: Path, count: int) -> None:
     """Answer series until the other end closes.
 
-    First sends None, or why the model cannot be used. Then receives ``(folder, fault)`` and sends
-    an :data:`Answer` or None if even the headers cannot be read; a ``fault`` is the reason for no
-    class, and the pixels are not read.
+    It first sends None, or the reason why the model is unusable. Then it receives
+    ``(folder, fault)`` and sends the result of :func:`dicom_answer.answer`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the node decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the node decides
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))  # not the node's own bound
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))  # remove the node's limit
     try:
-        # All that a series needs is loaded now: before the first one comes, and before the bound.
+        # Load everything that a series needs now, before the first series and before the limit.
         for module in ("captum.attr", "highdicom", "nibabel"):
             require(module, "clinic")
         from alzmri.clinic import dicom_answer

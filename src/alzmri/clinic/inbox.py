@@ -4,10 +4,10 @@
     ready/TIME-SERIES/      a complete series, to be answered
     results/UID.dcm         an object of an answer, to be sent
     sent/UID                an empty marker: this object has been sent
-    done/                   answered, being removed;  kept/ with --keep
+    done/                   answered series, being removed;  kept/ with --keep
     failed/                 series that could not even be answered with a report
 
-SERIES is a hash of the UIDs: no name here tells whose images these are.
+SERIES is a hash of the UIDs, so that no name identifies a patient.
 """
 
 import os
@@ -28,7 +28,7 @@ from alzmri import terminal
 from alzmri.files import write_bytes
 
 REMEMBERED = 24 * 3600
-"""Seconds for which a sent object is not sent again, when its series comes again."""
+"""Seconds during which a sent object is not sent again, even if its series comes again."""
 FOLDERS = ("incoming", "ready", "results", "sent", "done", "kept", "failed")
 STORED = (0x0000, 0xB000, 0xB006, 0xB007)  # statuses of a C-STORE: done, or done with a warning
 SECONDS = 30  # for the receiver to answer
@@ -42,32 +42,32 @@ PAUSE = Gauge("alzmri_dicom_send_pause_seconds", "Before the next attempt; 0: no
 class Inbox:
     """The folder ``root``, for one node at a time.
 
-    ``max_images`` are of one series, ``max_bytes`` of all that waits; ``keep``: images and results,
-    once they are answered and sent.
+    ``max_images`` limits one series, ``max_bytes`` everything that waits; ``keep`` keeps images and
+    results after they are answered and sent.
     """
 
     def __init__(self, root: Path, keep: bool, max_images: int, max_bytes: int) -> None:
         self.root, self.keep = root, keep
-        self.held = 0  # bytes that wait, as of the last tidy() and what was stored since
+        self.held = 0  # waiting bytes: those of the last tidy() and those stored since
         self._max_images, self._max_bytes = max_images, max_bytes
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Make the folders, for this user only; finish what a kill has left half done."""
+        """Make the folders, for this user only; complete steps that a kill interrupted."""
         for name in FOLDERS:
             (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         for half in self.root.rglob("*.tmp"):
             half.unlink()
         for series in self.contents("incoming"):
-            os.utime(series)  # whoever was sending gets the whole quiet time to go on
+            os.utime(series)  # its sender gets the whole quiet time to continue
         self.tidy()
 
     def contents(self, name: str) -> list[Path]:
-        """What is in one of the ``FOLDERS``; of complete series the oldest first."""
+        """The content of one of the ``FOLDERS``; complete series are sorted, the oldest first."""
         return sorted((self.root / name).iterdir())
 
     def store(self, series: str, image: str, content: bytes) -> bool:
-        """Keep an image, on the disk when this returns; False when a limit is reached."""
+        """Write an image to the disk; return False when a limit is reached."""
         with self._lock:
             folder = self.root / "incoming" / series
             if not folder.exists():
@@ -109,7 +109,7 @@ class Inbox:
             result.unlink()
 
     def tidy(self) -> None:
-        """Remove what is answered, forget old markers, count the bytes that wait."""
+        """Remove answered series and old markers, count the waiting bytes."""
         for series in self.contents("done"):
             shutil.rmtree(series)
         for marker in self.contents("sent"):
@@ -130,7 +130,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have the names in ``folder`` on the disk: a power cut must not lose an acknowledged image."""
+    """Sync the names in ``folder``: a power cut must not lose an acknowledged image."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -172,4 +172,5 @@ class ResultSender:
         PAUSE.set(self._pause)
         if failed:
             FAILURES.inc()
-            terminal.warn(f"the receiver did not take all; next attempt in {self._pause:.0f} s")
+            late = f"next attempt in {self._pause:.0f} s"
+            terminal.warn(f"the receiver did not accept all results; {late}")

@@ -1,9 +1,9 @@
-"""What a division into training and test images leaks, measured without a model.
+"""Measure, without a model, how a division into training and test images leaks.
 
-A score is honest where nothing but the disease connects test and training images. Here is what
-else connects them: the same subjects, near-duplicates, and how far one gets by answering with
-the class of the most similar training slice (1-nearest-neighbour). What that scores on a layout
-above what it scores on new subjects, in the subject split, is recognition of subjects.
+A score is honest if only the disease connects test and training images. Other connections are
+shared subjects, near-duplicates, and the score of a 1-nearest-neighbour classifier (the class of
+the most similar training slice): its score on a layout, above its score on new subjects in the
+subject split, is recognition of subjects.
 """
 
 from collections import Counter
@@ -28,13 +28,13 @@ from alzmri.figure import SEVERITY, drawing
 from alzmri.params import Params
 
 _ACROSS = 3
-"""Pairs beside each other."""
+"""Number of pairs in a row."""
 _ROW, _TITLE = 1.65, 0.3
-"""Inches: of a row of pairs, and of what stands above the rows of a layout."""
+"""Height of a row of pairs and of a layout's title, inches."""
 _WHOSE = {True: "the same", False: "another", None: "unknown"}
 
 Masks = Sequence[NDArray[np.bool_]]
-"""Which images are in training, validation and test: bool ``[n]`` each."""
+"""Masks of the images in training, validation and test: bool ``[n]`` each."""
 
 
 class _Slices(NamedTuple):
@@ -50,7 +50,7 @@ class _Slices(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """How much one part of a layout holds; ``people`` is None where nobody knows them."""
+    """The size of one part of a layout; ``people`` is None if subjects are unknown."""
 
     images: int
     people: int | None
@@ -58,7 +58,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Pair:
-    """A test image and the training image most like it: paths, classes, similarity, subjects."""
+    """A test image and the most similar training image: paths, classes, similarity, subjects."""
 
     test: str
     train: str
@@ -70,46 +70,46 @@ class Pair:
 
 @dataclass(frozen=True)
 class Leak:
-    """What one layout leaks. What takes subjects is None where they are unknown."""
+    """The leak of one layout. Values about subjects are None if these are unknown."""
 
     layout: str
     """``published``, ``subject`` or ``slice``."""
     current: bool
-    """Whether ``params.yaml`` has it."""
+    """Whether ``params.yaml`` sets it."""
     train: Part
     val: Part
     test: Part
     shared_subjects: int | None
-    """Of the test, who are in training too."""
+    """Number of test subjects that are in training too."""
     test_near_duplicates: int
-    """Test images with a training image that is similar by `subjects.NEAR_DUPLICATE` or more."""
+    """Number of test images with a near-duplicate in training."""
     turned_copies: int | None
-    """Test images whose original, or another copy of it, is in training; None without copies."""
+    """Number of test images whose original, or its copy, is in training; None without copies."""
     same_subject: float | None
-    """The share of test images whose nearest training image is the same subject's."""
+    """Fraction of test images whose nearest training image is of the same subject."""
     majority: str
-    """The most frequent class of the training images; always answering it has the accuracy:"""
+    """The most frequent class of the training images; below, the accuracy of always naming it."""
     majority_accuracy: float
     accuracy: float
-    """Of answering with the class of the nearest training image; its macro F1:"""
+    """Accuracy of naming the class of the nearest training image; below, its macro F1."""
     macro_f1: float
     pairs: tuple[Pair, ...]
-    """Test images and their nearest, the most alike first, nobody twice."""
+    """Test images and their nearest ones, the most similar first, each subject once."""
 
     @property
     def at_fault(self) -> bool:
-        """Whether the layout is the current one and its test is not of new subjects only."""
+        """Whether the layout is the current one and its test subjects are not all new."""
         near = self.layout == "subject" and self.test_near_duplicates
         return self.current and bool(self.shared_subjects is None or self.shared_subjects or near)
 
     @property
     def called(self) -> str:
-        """The layout as users say it."""
+        """The name of the layout for users."""
         return "published" if self.layout == "published" else f"{self.layout} split"
 
     @property
     def headline(self) -> str:
-        """How far the test is from new subjects, in half a sentence."""
+        """The leak in half a sentence."""
         name = self.called + " (current)" * self.current
         number = f"{self.test_near_duplicates} of {self.test.images}"
         near = f"{number} test images have a near-duplicate in training"
@@ -125,12 +125,12 @@ class Leak:
 
 @dataclass(frozen=True)
 class Audit:
-    """What the layouts of a collection leak: the published one, if that is known, the subject and
-    the slice split.
+    """The leaks of a collection's layouts: the published one, if known, the subject split and the
+    slice split.
 
-    ``people`` (how many) and ``subjects_from`` (``pixels`` or ``subjects.csv``) are None where
-    subjects are unknown; ``doubt`` is as in :class:`subjects.People`; ``refused`` says by the unit
-    of a split why it cannot be made.
+    ``people`` (their number) and ``subjects_from`` (``pixels`` or ``subjects.csv``) are None if
+    subjects are unknown; ``doubt`` is as in :class:`subjects.People`; ``refused`` has the reasons
+    for impossible splits, by unit.
     """
 
     images: int
@@ -145,10 +145,10 @@ def audit(directory: Path, params: Params, *, pairs: int) -> Audit:
     """Read the collection in ``directory`` and measure every layout of it.
 
     Args:
-        pairs: how many test images of each layout at most are listed with their nearest ones.
+        pairs: maximum number of test images per layout to list with their nearest ones.
 
     Raises:
-        UserError: there is none, ``prepare`` would refuse it, or its ``subjects.csv`` or
+        UserError: there is no collection, ``prepare`` would refuse it, or its ``subjects.csv`` or
             ``origin.csv`` has faults.
     """
     found, heads = importing.read(directory)
@@ -188,9 +188,9 @@ def audit(directory: Path, params: Params, *, pairs: int) -> Audit:
 
 
 def _published(directory: Path, entries: Sequence[Entry]) -> Masks | None:
-    """The published layout, in which an image may be in both parts; None where none is known.
+    """The published layout, in which an image may be in both parts; None if unknown.
 
-    Without test images, those published for validation are the test.
+    Without published test images, the validation images are the test.
     """
     known = class_folders.origins(directory)
     parts = [set(map(recognition.part, known.get(entry.path, ()))) for entry in entries]
@@ -203,7 +203,7 @@ def _published(directory: Path, entries: Sequence[Entry]) -> Masks | None:
 def _measure(
     slices: _Slices, layout: str, current: bool, masks: Masks, classes: Sequence[str], pairs: int
 ) -> Leak:
-    """What a layout leaks."""
+    """Measure the leak of a layout."""
     entries, labels, people, known, codes, copy_of = slices
     trained, _, tested = (np.flatnonzero(mask) for mask in masks)
     found, similarities, near_duplicates = similarity.nearest(
@@ -211,7 +211,7 @@ def _measure(
     )
     nearest = trained[found]
     truth, said, same = labels[tested], labels[nearest], people[tested] == people[nearest]
-    # Ties by severity, whatever the order of files.
+    # Severity breaks ties, so that the order of files does not matter.
     counts = Counter(labels[trained].tolist())
     majority = max(classes, key=lambda name: counts[name])
     present = sorted(set(truth), key=classes.index)
@@ -246,9 +246,9 @@ def _measure(
 
 
 def draw(path: Path, directory: Path, leaks: Sequence[Leak], name: str) -> None:
-    """A band per layout with its pairs: test slice, nearest training slice, their difference.
+    """Draw the pairs of each layout: test slice, nearest training slice, their difference.
 
-    ``directory`` is the collection ``name``; only the slices that are shown are read.
+    ``directory`` is the collection ``name``; it reads only the slices that it shows.
     """
     rows = [-(-len(leak.pairs) // _ACROSS) for leak in leaks]
     heights = [_TITLE + _ROW * number for number in rows]

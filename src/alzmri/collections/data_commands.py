@@ -1,4 +1,4 @@
-"""``alzmri data``: bring a collection in, and say what is in it."""
+"""The commands ``alzmri data``: import, check and audit a collection."""
 
 import json
 import re
@@ -16,19 +16,19 @@ from rich.table import Table
 from alzmri import repository, terminal
 from alzmri.errors import UserError
 
-# What these import takes a second; `alzmri --help` must not.
+# Commands import slow modules when they run, so that `alzmri --help` is quick.
 if TYPE_CHECKING:
     from alzmri.collections.audit import Audit
     from alzmri.data.class_folders import Collection
 
-data_app = typer.Typer(no_args_is_help=True, help="Bring in collections of MRI slices; check them.")
+data_app = typer.Typer(no_args_is_help=True, help="Import, check and audit collections of slices.")
 
-Name = Annotated[str, typer.Option(help="What to call it: becomes data/NAME.")]
+Name = Annotated[str, typer.Option(help="Name of the collection: data/NAME.")]
 Classes = Annotated[
     str | None,
     typer.Option(
-        help="Its classes from healthy to severe, as NAME,NAME,...; LABEL=NAME where the source"
-        " calls a class otherwise. The numbers 0, 1, ... mean the names in their order.",
+        help="Classes from healthy to severe: NAME,NAME,..., or LABEL=NAME if the source uses"
+        " another label. Labels 0, 1, ... take the names in order.",
         show_default="the stages of dementia",
     ),
 ]
@@ -36,7 +36,7 @@ Subject = Annotated[
     str | None,
     typer.Option(
         metavar="REGEX",
-        help="What in the path of an image in the source is its subject: the group, or the match.",
+        help="Regular expression for the subject in an image's path: its group, or whole match.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace data/NAME if it exists.")]
@@ -46,7 +46,7 @@ MaxRejected = Annotated[
 Existing = Annotated[str, typer.Argument(help="The collection data/NAME.")]
 
 _MIN_SUBJECTS = 3
-"""Per class, for training, validation and test to have one each."""
+"""Least number per class: one each for training, validation and test."""
 
 
 @data_app.command("import")
@@ -65,10 +65,10 @@ def import_(
 ) -> None:
     """Copy a collection into data/NAME and track it with DVC.
 
-    Knows the class folders of every release, merges train and test folders, keeps the images'
-    bytes and leaves the source as it is. Labels are read from folders, from a CSV table, from
-    parquet files or from .npy beside .npy; subjects from OASIS, ADNI and BIDS names, or a folder
-    for each subject.
+    It knows the class folders of every release, merges train and test folders, keeps the images'
+    bytes and does not change the source. It reads labels from folders, a CSV table, parquet files
+    or .npy files beside .npy files, and subjects from OASIS, ADNI and BIDS names or a folder for
+    each subject.
 
     Examples:
 
@@ -91,7 +91,7 @@ def slices(
         ),
     ],
     name: Name,
-    count: Annotated[int, typer.Option("--slices", min=1, max=40, help="Of each volume.")] = 6,
+    count: Annotated[int, typer.Option("--slices", min=1, max=40, help="Slices per volume.")] = 6,
     classes: Classes = None,
     subject: Subject = None,
     force: Force = False,
@@ -99,9 +99,9 @@ def slices(
 ) -> None:
     """Make a collection of axial slices around the ventricles of volumes.
 
-    The volumes must be T1-weighted, with the skull stripped. Their slices are those that
-    `alzmri predict` shows the model, a millimetre apart. Each volume is a subject, unless OASIS,
-    ADNI or BIDS names or --subject say otherwise.
+    The volumes must be T1-weighted, with the skull stripped. The slices are the same as in
+    `alzmri predict`, a millimetre apart. Each volume is a subject, unless OASIS, ADNI or BIDS
+    names or --subject give others.
 
     Example:
 
@@ -114,7 +114,7 @@ def slices(
 
 
 def _bring(*arguments: Any, **reading: Any) -> None:
-    """Import a source, say what it brought, and how to go on: see ``import_collection``."""
+    """Import a source, report the result and the next step: see ``import_collection``."""
     from alzmri.collections.importing import import_collection
 
     brought = import_collection(*arguments, **reading)
@@ -126,11 +126,11 @@ def _bring(*arguments: Any, **reading: Any) -> None:
         terminal.warn(warning)
     left: defaultdict[str, list[str]] = defaultdict(list)
     for item in brought.collection.rejected:
-        # Without what differs from file to file.
+        # Without details that differ from file to file.
         left[re.split(r": | of ", item.reason)[0]].append(item.path)
     for reason, paths in sorted(left.items(), key=lambda group: -len(group[1])):
         shown = ", ".join(paths[:3]) + ", ..." * (len(paths) > 3)
-        _say(f"left behind: {len(paths)} x {reason}: {shown}")
+        _say(f"not imported: {len(paths)} x {reason}: {shown}")
     _say(
         f"data/{name} is in DVC and staged in git: commit it, then `dvc exp run -S "
         f"data.source={name}`"
@@ -139,7 +139,7 @@ def _bring(*arguments: Any, **reading: Any) -> None:
 
 @data_app.command()
 def check(name: Existing) -> None:
-    """Say what data/NAME holds and what is wrong with it. Exit status 2 if prepare would refuse.
+    """Show the content and the faults of data/NAME. Exit status 2 if prepare would refuse it.
 
     Example:
 
@@ -175,14 +175,14 @@ def audit(
     figure: Annotated[
         Path | None,
         typer.Option(
-            help="Where the worst pairs are drawn.",
+            help="File for the picture of the most similar pairs.",
             show_default="plots/audit-NAME.png",
             callback=repository.located,
         ),
     ] = None,
-    pairs: Annotated[int, typer.Option(min=1, max=60, help="How many a layout are drawn.")] = 3,
+    pairs: Annotated[int, typer.Option(min=1, max=60, help="Pairs per layout in it.")] = 3,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")
+        bool, typer.Option("--json", help="Print only the numbers, as JSON.")
     ] = False,
     strict: Annotated[
         bool,
@@ -195,10 +195,10 @@ def audit(
 ) -> None:
     """Measure what train/test layouts of data/NAME leak: shared subjects, near-duplicate slices.
 
-    Compared are the layout that the collection was published with, as its import noted it, and
-    the subject and the slice split by params.yaml. 1-NN gives each test slice the class of the
-    most similar training slice: what that scores above its score on the subject split is
-    recognition of subjects. It is a report: leaks are no error without --strict.
+    It compares the published layout, if the import recorded it, with the subject split and the
+    slice split of params.yaml. 1-NN gives each test slice the class of the most similar training
+    slice: the part of its score above that on the subject split is recognition of subjects. Leaks
+    are an error only with --strict.
 
     Examples:
 
@@ -216,7 +216,7 @@ def audit(
     given = params.load()
     found = auditing.audit(Path("data", name), given, pairs=pairs)
     for unit, refusal in found.refused.items():
-        terminal.warn(f"no {unit} split: {refusal}")
+        terminal.warn(f"the {unit} split is not possible: {refusal}")
     if not found.layouts or (strict and given.split.unit in found.refused):
         raise UserError(found.refused[given.split.unit])
     figure = figure or Path("plots", f"audit-{name}.png")
@@ -232,7 +232,7 @@ def audit(
 
 
 def _show_audit(name: str, found: "Audit") -> None:
-    """Print a column per layout, then what it means in sentences."""
+    """Print a column per layout, then the meaning in sentences."""
     from alzmri.data.subjects import NEAR_DUPLICATE
 
     who = "subjects unknown"
@@ -273,13 +273,13 @@ def _show_audit(name: str, found: "Audit") -> None:
                 " turned copies of training images, or of the same slice"
             )
     if found.layouts[0].layout != "published":
-        _say("no published split is known: no origin.csv has folders such as train and test")
+        _say("the published split is unknown: no origin.csv has folders such as train and test")
 
 
 def _show(found: "Collection", people: Sequence[str] | None) -> None:
-    """Print the images and subjects of each class, and what deserves a warning.
+    """Print the images and subjects of each class, and warnings.
 
-    ``people`` is the subject of each image; None if nothing tells.
+    ``people`` is the subject of each image; None if unknown.
     """
     from alzmri.data.class_folders import MAKE_SLICES
 

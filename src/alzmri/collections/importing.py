@@ -1,4 +1,4 @@
-"""Bringing a published collection into the repository."""
+"""Import a published collection into the repository."""
 
 import hashlib
 import re
@@ -26,12 +26,12 @@ from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing_directory, write_bytes, write_csv
 
 _LONGEST = 200
-"""Bytes of a folder and a file's name. File systems take 255 of each."""
+"""Maximum bytes in the name of a folder or file. File systems allow 255."""
 
 
 class Imported(NamedTuple):
-    """What an import brought: the images, and what was left behind; the subject of each image, None
-    if nothing tells; what to say of it, in sentences, and what deserves a second look."""
+    """The result of an import: the images and rejected files; the subject of each image, None if
+    unknown; remarks and warnings, in sentences."""
 
     collection: Collection
     people: Sequence[str] | None
@@ -40,7 +40,7 @@ class Imported(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What is kept of an image: :func:`images.thumbnail`; its height and width."""
+    """The thumbnail of an image (see :func:`images.thumbnail`), and its height and width."""
 
     thumbnail: images.Pixels
     size: tuple[int, ...]
@@ -55,7 +55,7 @@ class _Placed(NamedTuple):
 
 
 def read(directory: Path) -> tuple[Collection, list[Head]]:
-    """:func:`class_folders.read`, and the heads of the entries. Shows its progress."""
+    """:func:`class_folders.read` with a progress bar; also the heads of the entries."""
     heads: list[Head] = []
 
     def keep(pixels: images.Pixels) -> Head:
@@ -66,7 +66,7 @@ def read(directory: Path) -> tuple[Collection, list[Head]]:
 
 
 def compared(heads: Sequence[Head]) -> tuple[similarity.Codes, similarity.Forest]:
-    """How alike the images are. Shows its progress."""
+    """Compare all images with each other, with a progress bar."""
     with terminal.progress("comparing images") as progress:
         codes = similarity.encode(np.array([head.thumbnail for head in heads], np.uint8))
         return codes, similarity.forest(codes, progress)
@@ -84,22 +84,22 @@ def import_collection(
 ) -> Imported:
     """Copy the usable images of ``source`` to ``data/name`` and give them to DVC and git.
 
-    Images keep their bytes, go to the folder of their class and keep their name; where several of a
-    class have the same, the folders above go in front of it (``test-x.jpg``). ``classes.txt`` lists
-    the classes, ``origin.csv`` says which path each image was published under and what it is a copy
-    of, ``subjects.csv`` has the subjects that names or a table of the source tell. ``data/name``
-    appears whole or not at all; ``force`` lets it replace another.
+    Images go to the folder of their class and keep their bytes and name; if several of a class have
+    the same name, the folders above become a prefix (``test-x.jpg``). ``classes.txt`` lists the
+    classes, ``origin.csv`` has the published path of each image and the original of each copy,
+    ``subjects.csv`` has the subjects from names or a table of the source. ``data/name`` appears
+    complete or not at all; ``force`` replaces an existing one.
 
     Args:
         named_classes: ``--classes``, see :func:`classes.parse`; None for the stages.
         subject: ``--subject``, see :func:`recognition.by_pattern`.
-        command: the one of ``alzmri data`` that messages name.
-        reader: what opens ``source``, which is only read: see :func:`sources.members`.
+        command: the command of ``alzmri data``, for messages.
+        reader: opens ``source`` without changing it: see :func:`sources.members`.
 
     Raises:
-        UserError: a bad name, a name in use, a source that cannot be used
-            (:func:`class_folders.require`) or has classes without a name, no git and DVC
-            repository here.
+        UserError: the name is not valid or in use, the source is unusable
+            (:func:`class_folders.require`) or has unknown classes, or this is not a git and DVC
+            repository.
         EnvironmentFault: git or DVC failed, or a package for the source is missing.
     """
     check_name(name, ("phantom", "prepared"))
@@ -112,7 +112,7 @@ def import_collection(
         reader(source, room, naming) as (members, rejected),
         replacing_directory(target) as temporary,
     ):
-        # An import of an import: other releases have a classes.txt whose order says nothing.
+        # The source is an imported collection. In other releases, classes.txt has no useful order.
         kept, known = (_table(source, members, file) for file in (CLASSES_FILE, ORIGIN_FILE))
         if kept and known and kept.above == known.above and not named_classes:
             naming = class_folders.classes_of(kept.content, kept.name)
@@ -124,7 +124,7 @@ def import_collection(
         _require_names(f"{command} {shlex.quote(str(source))} --name {name}", naming, words, much)
         present = {item.label for item in placed}
         names = naming.classes or [one for one in classes.KNOWN if one in present]
-        if len(names) > 1:  # a single one is refused below, for what it is
+        if len(names) > 1:  # a single one is refused below, with its own message
             write_bytes(temporary / CLASSES_FILE, "".join(f"{one}\n" for one in names).encode())
         origin, unread = _copy(placed, temporary)
         found, heads = read(temporary)
@@ -174,18 +174,18 @@ def import_collection(
 
 
 def check_name(name: str, reserved: Sequence[str]) -> None:
-    """Refuse (:class:`UserError`) what cannot name a collection, or is ``reserved``."""
+    """Raise :class:`UserError` for an invalid or ``reserved`` name of a collection."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name) or name in reserved:
         raise UserError(
-            f"{name!r} cannot name a collection: use up to 64 small letters, digits, _ and -, "
-            f"but not {' nor '.join(reserved)}"
+            f"{name!r} is not a valid name: use up to 64 lower-case letters, digits, _ and -, but"
+            f" not {' or '.join(reserved)}"
         )
 
 
 def _check_target(source: Path, target: Path, *, force: bool) -> None:
-    """Refuse before any work what would fail at its end."""
+    """Check, before any work, everything that would fail at its end."""
     if not Path(".dvc").is_dir():
-        raise UserError(f"{Path.cwd()} is no DVC repository: run from the repository's root")
+        raise UserError(f"{Path.cwd()} is not a DVC repository: run from the repository's root")
     git.run("rev-parse", "--git-dir")
     if source.resolve().is_relative_to(target.resolve()):
         raise UserError(f"{source} is the collection {target.name} itself: choose another --name")
@@ -194,7 +194,7 @@ def _check_target(source: Path, target: Path, *, force: bool) -> None:
 
 
 class _Table(NamedTuple):
-    """What messages call a table of the source, the folder that it speaks of, and its bytes."""
+    """A table of the source: its name in messages, the folder that it describes, its bytes."""
 
     name: str
     above: str
@@ -202,7 +202,6 @@ class _Table(NamedTuple):
 
 
 def _table(source: Path, members: Sequence[Member], name: str) -> _Table | None:
-    """The topmost file ``name``."""
     tables = [item for item in members if PurePosixPath(item.path).name == name]
     if not tables:
         return None
@@ -215,13 +214,13 @@ def _table(source: Path, members: Sequence[Member], name: str) -> _Table | None:
 
 
 def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
-    """Refuse a source that has no image, but something that can be made into images."""
+    """Raise UserError for a source without images that can be converted into images."""
 
     def is_volume(member: Member) -> bool:
         if member.path.lower().endswith(class_folders.VOLUMES):
             return True
         try:
-            return member.read()[128:132] == b"DICM"  # the names of DICOM files often say nothing
+            return member.read()[128:132] == b"DICM"  # DICOM files often have no suffix
         except images.Unreadable:
             return False
 
@@ -233,7 +232,7 @@ def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
         )
     if any(".tfrec" in member.path.lower() for member in members):
         raise UserError(
-            f"{source} has TFRecord files, which only TensorFlow reads: where that is installed,"
+            f"{source} has TFRecord files, which only TensorFlow reads: with TensorFlow installed,"
             " write the image of each record with tf.data.TFRecordDataset and tf.io.write_file to"
             " a folder for its class, and import those folders"
         )
@@ -242,21 +241,21 @@ def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
 def _require_names(
     command: str, naming: Naming, words: Mapping[str, str | None], much: bool
 ) -> None:
-    """Refuse a source of which ``much`` is in no known class, and say how to name the classes of
-    its labels and folders, ``words``."""
+    """Raise UserError for unknown classes (if ``much`` of the source has one), with an option that
+    names the classes of its labels and folders, ``words``."""
     unknown = [word for word, label in words.items() if label is None]
     stageless = [word for word in unknown if classes.stageless(word)]
     if not unknown or not (much or stageless) or len(words) > classes.MOST:
         return
     if naming.classes:
         raise UserError(
-            f"{', '.join(unknown)} is none of the classes {', '.join(naming.classes)}: name"
-            " it with --classes, as LABEL=NAME where the two differ. Nothing was imported"
+            f"{', '.join(unknown)} is not one of the classes {', '.join(naming.classes)}. Nothing"
+            " was imported: map it with --classes LABEL=NAME"
         )
-    what = "no stages of dementia, so their order is for you to say"
+    what = "not stages of dementia, so you must give their order"
     if all(map(classes.number, unknown)):
-        what = "numbers, and nothing says what they mean"
-    # Of several spellings of a class the first will do.
+        what = "numbers without a meaning"
+    # Take the first of several spellings of a class.
     chosen = {label or word: word for word, label in reversed(list(words.items()))}
     raise UserError(
         f"the classes {', '.join(sorted(unknown))} are {what}. Nothing was imported; name"
@@ -268,9 +267,9 @@ def _require_names(
 def _place(
     members: Sequence[Member], naming: Naming
 ) -> tuple[list[_Placed], list[Rejected], dict[str, str | None]]:
-    """Where each image goes, what is none, and the class of each label or class folder.
+    """The place of each image, the rejected files, and the class of each label or class folder.
 
-    Depends on the paths and labels alone, not on their order.
+    They depend only on paths and labels, not on their order.
     """
     rejected: list[Rejected] = []
     words: dict[str, str | None] = {}
@@ -303,7 +302,7 @@ def _place(
 
 
 def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member], list[Rejected]]:
-    """Write the members below ``directory``; return each one by its new path, and failures."""
+    """Write the members below ``directory``; return the members by new path, and failures."""
     for label in {item.label for item in placed}:
         (directory / classes.folder(label)).mkdir()
     origin: dict[str, Member] = {}
@@ -320,8 +319,8 @@ def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member]
 
 
 def _published(known: _Table | None, came: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The path of each file and where it was published: the path in the source, ``came``, or what
-    the source's ``origin.csv`` says."""
+    """The path and the published path of each file: its path in the source, ``came``, or that of
+    the source's ``origin.csv``."""
     before: defaultdict[str, list[str]] = defaultdict(list)
     if known:
         for _, row in class_folders.rows(known.content, known.name, ("path", "origin")):
@@ -337,9 +336,9 @@ def _subjects(
     pattern: str | None,
     links: similarity.Forest,
 ) -> tuple[list[str] | None, str | None, list[str]]:
-    """The subject of each entry, by what it is known if not by the pixels, and warnings.
+    """The subject of each entry, the evidence unless it is the pixels, and warnings.
 
-    The user's pattern goes first, then a table, the names in the source, and the pixels.
+    The user's pattern comes first, then a table, names in the source, and the pixels.
     """
     paths = [printable(item.path) for item in came]
     of_labels = [item.subject for item in came if item.subject]
@@ -365,7 +364,7 @@ def _subjects(
 
 
 def _near_duplicates(people: Sequence[str], links: similarity.Forest) -> list[str]:
-    """A warning if pairs of subjects have images as alike as only one subject's are."""
+    """A warning if pairs of subjects have near-duplicate images."""
     close = links.correlations >= subjects.NEAR_DUPLICATE
     linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
     both = {tuple(sorted((people[one], people[other]))) for one, other in linked}
@@ -373,27 +372,29 @@ def _near_duplicates(people: Sequence[str], links: similarity.Forest) -> list[st
         return []
     shown = ", ".join(" and ".join(pair) for pair in pairs[:3]) + ", ..." * (len(pairs) > 3)
     return [
-        f"{len(pairs)} pairs of subjects have near-duplicate images: {shown}. Are they the same"
-        " subject under two names? Then the split would leak"
+        f"{len(pairs)} pairs of subjects have near-duplicate images: {shown}. If they are the same"
+        " subject under two names, the split leaks"
     ]
 
 
 def _track(name: str, *, fresh: bool) -> None:
-    """``dvc add`` and ``git add``: a queued experiment sees only what git knows of.
+    """``dvc add`` and ``git add``, because queued experiments have only files that git knows.
 
-    If they fail, what they wrote is taken back, and ``data/name`` too if it is ``fresh``.
+    If they fail, it undoes their changes, and removes ``data/name`` if it is ``fresh``.
     """
     target, pointer, ignore = (Path("data", file) for file in (name, f"{name}.dvc", ".gitignore"))
     before = {file: file.read_bytes() if file.exists() else None for file in (pointer, ignore)}
     try:
-        # The module, not the command: it is the DVC of this environment, activated or not.
+        # The module is the DVC of this environment, even if that is not activated.
         words = (sys.executable, "-m", "dvc", "add", str(target))
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
-            faults = [line for line in lines if line.startswith("ERROR: ")]  # others give advice
+            faults = [
+                line for line in lines if line.startswith("ERROR: ")
+            ]  # other lines are advice
             raise UserError((faults or lines or ["dvc add failed"])[0])
-        # DVC writes no .gitignore where the user's own excludes name the folder already.
+        # DVC writes no .gitignore if the user's own excludes already contain the folder.
         git.run("add", *(str(file) for file in (pointer, ignore) if file.exists()))
     except BaseException as error:
         for file, content in before.items():

@@ -1,4 +1,4 @@
-"""What an import finds out about each image: whose it is, its published part, what it copies."""
+"""Recognise the subject, the published part and the original of each image of an import."""
 
 import re
 from collections import defaultdict
@@ -19,7 +19,7 @@ PATTERNS = {
     "ADNI IDs": re.compile(r"(?<!\d)\d{3}_S_\d{4,5}(?!\d)"),
     "BIDS names": re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+"),
 }
-"""Names of subjects that studies use, in a file's name or in a folder's."""
+"""Patterns of subject IDs of studies, in names of files or folders."""
 
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -28,55 +28,55 @@ _PARTS = {
 }
 
 _COMPLETE = 0.9
-"""Of the other images, at least so many have a near-duplicate among originals: on the public
-collection 0.97, among half of it 0.86, among the 601 upright copies of 3,738 turned ones 0.65."""
+"""Least fraction of copies with a near-duplicate among the originals: in the public collection
+0.97, among half of it 0.86, among the 601 upright copies of 3,738 turned ones 0.65."""
 _CLOSE = 0.9
-"""Similarity that half of the copies or more have to an original: 0.95 on the public collection,
-whose neighbouring slices have 0.88."""
+"""Least median similarity of copies to their originals: 0.95 in the public collection, whose
+neighbouring slices have 0.88."""
 _SAME = 0.95
-"""Similarity from which on two images show one slice, not its neighbour."""
+"""Least similarity of two images of one slice; neighbouring slices are below."""
 _REPEATED = 0.05
-"""Of originals, at most so many show the slice of another: none does on the public collection."""
+"""Largest fraction of originals that show the slice of another: 0 in the public collection."""
 _COPIES_ALONE = 0.5
-"""Where nothing is the original, at least so many images show the slice of another: 0.77 of copies
-do. Of 4,339 copies of 1,468 slices 1,633 stand for the others, every slice among them."""
+"""Least fraction of images that show the slice of another, if no originals exist: 0.77 for copies.
+Of 4,339 copies of 1,468 slices, 1,633 represent the others, with every slice among them."""
 _COMMON = 0.01
-"""Of all images: fewer are neither the originals nor the copies of the others."""
+"""Least fraction of all images for a size to be that of originals or copies."""
 _TRIED = 500
-"""Images that say how many of thousands do."""
+"""Size of a sample that estimates such a fraction."""
 
 
 class Named(NamedTuple):
-    """The subject of each image, and by what it is known."""
+    """The subject of each image, and the evidence for it."""
 
     subjects: list[str]
     known_by: str
 
 
 def by_pattern(pattern: str, paths: Sequence[str]) -> Named:
-    """What ``--subject`` finds in each path: its group, or else the whole match; `UserError` if it
-    is no regular expression, has several groups, or is not found in some path."""
+    """The match of ``--subject`` in each path: its group, or else the whole; `UserError` if it is
+    not a regular expression, has several groups, or does not match some path."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--subject '{pattern}' is no regular expression: {error}") from None
+        raise UserError(f"--subject '{pattern}' is not a regular expression: {error}") from None
     if compiled.groups > 1:
-        raise UserError(f"--subject '{pattern}' has {compiled.groups} groups: have one, or none")
+        raise UserError(f"--subject '{pattern}' has {compiled.groups} groups: use one, or none")
     found = [compiled.search(path) for path in paths]
     names = [match.group(compiled.groups) if match else None for match in found]
     if missing := [path for path, name in zip(paths, names, strict=True) if not name]:
         raise UserError(
-            f"--subject '{pattern}' finds nothing in {len(missing)} of {len(paths)} images, such as"
-            f" {', '.join(missing[:3])}: it is searched for in the path in the source"
+            f"--subject '{pattern}' does not match {len(missing)} of {len(paths)} images, such as"
+            f" {', '.join(missing[:3])}: it must match a part of the path in the source"
         )
     return Named([name for name in names if name], f"--subject '{pattern}'")
 
 
 def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Named | str | None:
-    """The subjects by the names in use; one sentence where only most paths have such a name.
+    """The subjects by names in use; one sentence if not all paths have such a name.
 
-    First the nearest name of :data:`PATTERNS`; then the folder below the class folder, if every
-    image is in one, there are two or more of each class, and none is of two classes.
+    It tries the nearest name of :data:`PATTERNS`, then the folder below the class folder, if every
+    image is in one, each class has at least two, and none is in two classes.
     """
     said = None
     for what, pattern in PATTERNS.items():
@@ -103,7 +103,7 @@ def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Nam
 
 
 def _below_class(path: str, naming: Naming) -> str | None:
-    """The folder below the class folder; None where there is none, or it is a part such as test."""
+    """The folder below the class folder; None if there is none, or it is a part such as test."""
     folders = PurePosixPath(path).parts[:-1]
     found = classes.of_folders(naming, folders)
     if found is None:
@@ -128,15 +128,15 @@ def part(origin: str) -> str | None:
 def copies(
     codes: similarity.Codes, links: similarity.Forest, sizes: Sequence[tuple[int, ...]]
 ) -> NDArray[np.int64]:
-    """Which image each is a turned, mirrored, brightened or resized copy of.
+    """The original of each turned, mirrored, brightened or resized copy.
 
     Originals have a size of their own, show each slice once, and nearly all images of other sizes
-    have a near-duplicate among them, most of them a close one. Where no size is like that, but
-    most images show the slice of another, they are copies alone, and the first of each slice
-    counts as the original of the others.
+    have a near-duplicate among them, most of them a close one. If no size is like that, but most
+    images show the slice of another, there are only copies, and the first image of each slice
+    counts as the original.
 
-    Of ``n`` images, with their ``sizes`` in pixels: int64 ``[n]``, -1 for originals and images
-    without one.
+    The result is int64 ``[n]`` for ``n`` images with ``sizes`` in pixels, -1 for originals and
+    images without one.
     """
     original, count = np.full(len(codes), -1, np.int64), len(codes)
     kinds, kind = np.unique(np.array(sizes).reshape(-1, 2), axis=0, return_inverse=True)
@@ -144,7 +144,7 @@ def copies(
     def some(codes: similarity.Codes) -> similarity.Codes:
         return codes[np.linspace(0, len(codes) - 1, min(len(codes), _TRIED)).astype(np.int64)]
 
-    # Largest first: copies of the whole collection may be as complete, but have no more detail.
+    # Largest first: smaller copies of the whole collection may be as complete.
     for number in np.argsort(-kinds.prod(axis=1), kind="stable"):
         mine = kind.ravel() == number
         ours, others = codes[mine], codes[~mine]

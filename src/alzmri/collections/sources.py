@@ -1,7 +1,7 @@
-"""What an import can start from: a folder, a zip archive, parquet files, or those in one another.
+"""Read the source of an import: a folder, a zip archive, parquet files, or nested ones.
 
-Whatever it is, it is seen as a list of members, each with a path and a way to get its bytes.
-Nothing is ever unpacked to a path that an archive chose.
+A source is a list of members, each with a path and a function that reads its bytes. Nothing is ever
+unpacked to a path from an archive.
 """
 
 import errno
@@ -23,32 +23,32 @@ from alzmri.data.class_folders import Rejected, place, printable, walk
 from alzmri.errors import EnvironmentFault, UserError
 
 _TABLES = (".parquet", ".npy")
-"""Ends of the names of files that hold many images."""
+"""Suffixes of files with many images."""
 _VOLUME_ENDS = (".gz", ".nii", ".mgz", ".mgh", ".hdr")
 
 Found = tuple[list[Member], list[Rejected]]
-"""The files of a source, and what is none."""
+"""The files of a source, and rejected entries."""
 
 
 @contextmanager
 def members(source: Path, room: int, naming: Naming = STAGES) -> Iterator[Found]:
-    """Yield the members of ``source``, sorted by path, and what is none. Nothing is changed.
+    """Yield the members of ``source``, sorted by path, and rejected entries; change nothing.
 
-    Parquet files and arrays of NumPy are replaced by their rows, as members
-    ``<file>/<label>/<name>``. What CSV tables say of images in no class folder is their label.
-    ``room`` is how many bytes the unpacked source may take, ``naming`` what its folders mean.
+    The rows of parquet files and NumPy arrays become members ``<file>/<label>/<name>``. CSV tables
+    give the labels of images outside class folders. ``room`` is the maximum size of the unpacked
+    source in bytes, ``naming`` the meaning of its folders.
 
     Raises:
-        UserError: no such source, an archive or parquet file that cannot be read or is larger
-            than ``room``, a table that is ambiguous.
-        EnvironmentFault: a parquet file, and pyarrow is not installed.
+        UserError: there is no such source, an archive or parquet file is unreadable or larger than
+            ``room``, or a table is ambiguous.
+        EnvironmentFault: a parquet file needs pyarrow, which is not installed.
     """
     if source.is_dir():
         paths, rejected = walk(source)
         files = [Member(path, partial(_read_file, source / path)) for path in paths]
         yield _with_rows(source, files, room, naming), rejected
     elif not source.is_file():
-        raise UserError(f"{source} not found: expected is a folder, a .zip or a .parquet file")
+        raise UserError(f"{source} not found: give a folder, a .zip or a .parquet file")
     elif zipfile.is_zipfile(source):
         with _readable(source):
             opened = zipfile.ZipFile(source)
@@ -62,24 +62,24 @@ def members(source: Path, room: int, naming: Naming = STAGES) -> Iterator[Found]
         with source.open("rb") as file:
             images.check_start(file.read(images.START), source)
         raise UserError(
-            f"{source} is neither a folder nor a whole .zip or .parquet file: download it again, or"
-            " give the folder that it is in"
+            f"{source} is neither a folder nor a complete .zip or .parquet file: download it again,"
+            " or give its folder"
         )
 
 
 @contextmanager
 def volumes(count: int, source: Path, _room: int, _naming: Naming) -> Iterator[Found]:
-    """In place of :func:`members`: ``count`` slices of each volume in the folder ``source``.
+    """Like :func:`members`, but ``count`` slices of each volume in the folder ``source``, as PNG.
 
-    They are those that ``alzmri predict`` would show the model, as PNG.
+    They are the slices that ``alzmri predict`` shows the model.
 
     Raises:
-        UserError: it is no folder, or there is no volume.
+        UserError: it is not a folder, or has no volume.
     """
-    from alzmri.inference import inputs, ventricles  # only here: they take seconds
+    from alzmri.inference import inputs, ventricles  # these imports take seconds
 
     if not source.is_dir():
-        raise UserError(f"{source} is no folder: give one with a folder of volumes for each class")
+        raise UserError(f"{source} is not a folder: give one with a folder of volumes per class")
     found = [item for item in inputs.find([str(source)]) if item.kind != "image"]
     if not found:
         raise UserError(
@@ -87,7 +87,7 @@ def volumes(count: int, source: Path, _room: int, _naming: Naming) -> Iterator[F
         )
     files, rejected = [], []
     for number, volume in enumerate(found, start=1):
-        # A folder for each: that of a series, or what the file is called.
+        # Each volume gets a folder: that of its series, or its file name.
         path = first = volume.files[0].relative_to(source)
         if volume.kind == "dicom" and volume.name == str(volume.files[0].parent):
             path = first.parent
@@ -105,12 +105,12 @@ def volumes(count: int, source: Path, _room: int, _naming: Naming) -> Iterator[F
 
 @contextmanager
 def _readable(file: Path, fault: str = "is damaged, or encrypted") -> Iterator[None]:
-    """While ``file`` is read: what its reader raises becomes one sentence."""
+    """Turn exceptions of the reader of ``file`` into one sentence."""
     try:
         yield
-    except Exception as error:  # there is hardly an exception that readers do not raise
-        # With a number it is the system's: the disk's fault, not the file's. But a seek to where
-        # a damaged file points is an invalid argument.
+    except Exception as error:  # readers may raise anything
+        # An error with a number is the system's fault and not the file's, except EINVAL, from a
+        # seek to an invalid position in a damaged file.
         systems = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         if isinstance(error, UserError) or systems:
             raise
@@ -125,7 +125,7 @@ def _zip_members(source: Path, archive: zipfile.ZipFile, room: int) -> Found:
     named = {entry.filename.replace("\\", "/"): entry for entry in entries}
 
     def read(path: str) -> bytes:
-        # The archive checks that no more than this comes out.
+        # The archive checks that no more than this is unpacked.
         if not path.lower().endswith(_TABLES):
             images.check_bytes(named[path].file_size)
         with _readable(source):
@@ -150,7 +150,7 @@ def _check_room(source: Path, size: int, room: int) -> None:
 
 
 def _with_rows(source: Path, files: list[Member], room: int, naming: Naming) -> list[Member]:
-    """``files`` with every table replaced by its rows, and labels from CSV tables."""
+    """Replace every table in ``files`` by its rows, and add labels from CSV tables."""
     expanded: list[Member] = []
     stacks: list[Member] = []
     for member in files:
@@ -175,23 +175,23 @@ def _rows(where: Path, member: Member, room: int) -> Iterator[Member]:
         ) from None
     content = member.read()
     images.check_start(content, where)
-    # A value takes its place in the file once, however many rows have it; so it does here.
+    # The file stores a value once for any number of rows, and so does this.
     distinct: dict[bytes, bytes] = {}
     number = size = 0
-    with _readable(where, "is no whole parquet file with columns image (bytes) and label"):
+    with _readable(where, "is not a complete parquet file with columns image (bytes) and label"):
         file = pq.ParquetFile(io.BytesIO(content))
         groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
         _check_room(where, sum(group.total_byte_size for group in groups), room)
         names = _label_names(file.schema_arrow.metadata or {})
-        # A few rows at a time: all of them may be many times as large as the file.
+        # A few rows at a time: all rows may be many times larger than the file.
         for batch in file.iter_batches(batch_size=4, columns=["image", "label"]):
-            # Damage may pass the reader and show only in a value: text that is no UTF-8.
+            # The reader may miss damage, which then shows as text that is not UTF-8.
             batch.validate(full=True)
             cells = batch.column("image").to_pylist()
             for cell, label in zip(cells, batch.column("label").to_pylist(), strict=True):
                 value = cell["bytes"] if isinstance(cell, dict) else cell
                 if not isinstance(value, bytes | None):
-                    raise TypeError(f"image is of type {batch.schema.field('image').type}")
+                    raise TypeError(f"image has the type {batch.schema.field('image').type}")
                 value = distinct.setdefault(value or b"", value or b"")
                 size += len(value)
                 _check_room(where, size, room)
@@ -206,7 +206,7 @@ def _rows(where: Path, member: Member, room: int) -> Iterator[Member]:
 
 
 def _suffix(content: bytes) -> str:
-    """Of the name of an image that has none; empty for what is neither JPEG nor PNG."""
+    """The suffix for an image without a name: .jpg, .png or empty."""
     starts = {b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n": ".png"}
     return next((name for start, name in starts.items() if content.startswith(start)), "")
 
@@ -217,7 +217,7 @@ def _checked(content: bytes) -> bytes:
 
 
 def _label_names(metadata: dict[bytes, bytes]) -> list[str]:
-    """What the label numbers mean, as the Hugging Face schema says; empty if it does not."""
+    """The names of label numbers in the Hugging Face schema; empty if it has none."""
     try:
         content = json.loads(metadata[b"huggingface"])
         return list(map(str, content["info"]["features"]["label"]["names"]))

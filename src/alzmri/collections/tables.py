@@ -1,4 +1,4 @@
-"""Labels beside the images: CSV tables, and arrays of NumPy."""
+"""Read labels from tables beside the images: CSV files and NumPy arrays."""
 
 import csv
 import io
@@ -27,12 +27,12 @@ _LABEL = (
     *("target", "targets", "stage", "category", "cdr"),
 )
 _SUBJECT = ("subject", "subjectid", "patient", "patientid", "ptid")
-"""Plain names of columns."""
+"""Plain names of columns of subjects."""
 
 
 class Member(NamedTuple):
-    """One file of a source: its path there, with ``/``; what gets its bytes, or raises
-    :class:`images.Unreadable`; what a table says of its class and subject, if one does."""
+    """One file of a source: its path there, with ``/``; a function that reads its bytes or raises
+    :class:`images.Unreadable`; its class and subject from a table, if any."""
 
     path: str
     read: Callable[[], bytes]
@@ -41,12 +41,12 @@ class Member(NamedTuple):
 
 
 def labelled(source: Path, members: Sequence[Member], naming: Naming) -> list[Member]:
-    """``members`` with what CSV tables among them say of images that are in no class folder.
+    """Add labels and subjects from CSV tables to those ``members`` that are in no class folder.
 
     A table has a column of file names, and a column of labels or one of 0 and 1 for each class.
 
     Raises:
-        UserError: a table that lists them is ambiguous.
+        UserError: such a table is ambiguous.
     """
     unplaced = {
         member.path: member
@@ -74,7 +74,7 @@ def labelled(source: Path, members: Sequence[Member], naming: Naming) -> list[Me
 def _listed(
     where: Path, table: Member, paths: Sequence[str]
 ) -> Iterator[tuple[str, str, str | None]]:
-    """Path, label and subject of each image that a table lists; none if it is none of labels."""
+    """Yield path, label and subject of each image in a table; nothing if it has no labels."""
     try:
         text = table.read().decode("utf-8-sig")
         separator = max(",;\t", key=text.partition("\n")[0].count)
@@ -82,11 +82,15 @@ def _listed(
             io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True
         )
         header, *rows = [[cell.strip() for cell in line] for line in lines]
-    except (images.Unreadable, ValueError, csv.Error):  # also text that is no UTF-8, and no line
+    except (
+        images.Unreadable,
+        ValueError,
+        csv.Error,
+    ):  # also for text that is not UTF-8, or without lines
         return
     columns = [plain(column) for column in header]
     files = [index for index, column in enumerate(columns) if column in _FILE]
-    # By the path from the table, the name, or that without suffix, where only one image has it.
+    # By the path relative to the table, or by a unique name, with or without suffix.
     called: dict[str, str] = {}
     for path in paths:
         whole = PurePosixPath(path)
@@ -120,7 +124,7 @@ def _listed(
     for number, row, path in listed:
         words = [header[index] for index in marked if row[index] == "1"]
         if single:
-            # The number of a CDR is a name: the scale is known.
+            # The number of a CDR is a name, because the scale is known.
             words = ["CDR " * (columns[single[0]] == "cdr") + row[single[0]]]
         if len(words) != 1:
             raise UserError(f"{where}: line {number} marks {len(words)} classes instead of one")
@@ -130,12 +134,12 @@ def _listed(
 def arrays(source: Path, members: Sequence[Member]) -> Iterator[Member]:
     """The slices in the ``.npy`` files among ``members``, as images, each with its label.
 
-    Slices are an array of 3 dimensions or more, labels one of a single dimension, or of two with
+    Slices are an array of 3 dimensions or more. Labels are an array of one dimension, or two with
     a 1 in the column of the class. They belong together if they are in one folder and their names
-    differ in the first part (``X_train``, ``y_train``) or if they are the only two.
+    differ in the first part (``X_train``, ``y_train``), or if they are the only two.
 
     Raises:
-        UserError: a file is damaged, or it is not clear which labels are whose.
+        UserError: a file is damaged, or the labels of an array are ambiguous.
     """
     folders: defaultdict[str, dict[str, NDArray[Any]]] = defaultdict(dict)
     for member in members:
@@ -147,7 +151,7 @@ def arrays(source: Path, members: Sequence[Member]) -> Iterator[Member]:
         except Exception as error:  # noqa: BLE001 - a damaged header can make it raise anything
             raise UserError(f"{where} cannot be read as a plain NumPy array: {error}") from None
         if not isinstance(array, np.ndarray):
-            raise UserError(f"{where} is an archive of arrays: call it .zip")
+            raise UserError(f"{where} is an archive of arrays: rename it to .zip")
         folders[str(PurePosixPath(member.path).parent)][member.path] = array
     for inside in folders.values():
         labels = {path: array for path, array in inside.items() if array.ndim <= 2}
@@ -158,8 +162,8 @@ def arrays(source: Path, members: Sequence[Member]) -> Iterator[Member]:
             mine = [labels[other] for other in labels if alone or _which(other) == _which(path)]
             if len(mine) != 1 or len(mine[0]) != len(slices):
                 raise UserError(
-                    f"{source / path} has {len(slices)} slices, but not one file of as many labels"
-                    " beside it: call them such as X_train.npy and y_train.npy"
+                    f"{source / path} has {len(slices)} slices, but no single file beside it has as"
+                    " many labels: name the two like X_train.npy and y_train.npy"
                 )
             said = mine[0]
             if said.ndim == 2:
@@ -171,27 +175,27 @@ def arrays(source: Path, members: Sequence[Member]) -> Iterator[Member]:
 
 
 def _which(path: str) -> str:
-    """The name without what it holds: ``train`` of ``X_train.npy``."""
+    """The part of the name that slices and labels share: ``train`` of ``X_train.npy``."""
     stem = PurePosixPath(path).stem.lower()
     return re.sub(r"(^|[_-])(x|y|images?|imgs?|slices|data|labels?|targets?)(?=$|[_-])", "", stem)
 
 
 def _pixels(where: Path, slices: NDArray[Any]) -> NDArray[Any]:
-    """``[n, height, width]`` or ``[n, height, width, 3]``, of a type that an image file takes."""
+    """Slices ``[n, height, width]`` or ``[n, height, width, 3]``, of a type for image files."""
     if slices.ndim == 4 and 1 in (slices.shape[1], slices.shape[3]):
         slices = slices.squeeze(axis=3 if slices.shape[3] == 1 else 1)
     colour = slices.ndim == 4 and slices.shape[3] == 3
     bytes_ = slices.dtype.kind in "iu" and 0 <= slices.min(initial=0) <= slices.max(initial=0) < 256
     if not (bytes_ if colour else slices.ndim == 3 and slices.dtype.kind in "iuf"):
         raise UserError(
-            f"{where}: an array of {slices.dtype} with the shape {slices.shape} holds no slices"
-            " [number, height, width], or [number, height, width, 3] from 0 to 255"
+            f"{where}: an array of {slices.dtype} with the shape {slices.shape} does not have"
+            " slices [number, height, width], or [number, height, width, 3] from 0 to 255"
         )
     return slices.astype(np.uint8 if bytes_ else np.float32)
 
 
 def word(label: object) -> str:
-    """A label as text; a number without a fraction has none."""
+    """A label as text; a whole number has no decimal point."""
     if isinstance(label, bytes):
         return label.decode("utf-8", "backslashreplace")
     if isinstance(label, float) and label.is_integer():

@@ -1,1 +1,1 @@
-"""Collections on disk: scanning, validating, importing, subjects, splits, packing, augmentation."""
+"""Collections on disk: validation, subjects, similarity, splits, packing."""

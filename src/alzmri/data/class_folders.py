@@ -20,21 +20,21 @@ from alzmri.terminal import Update
 T = TypeVar("T")
 
 ORIGIN_FILE = "origin.csv"
-"""In a collection's folder: columns ``path`` (relative to it), ``origin`` (in the source) and
-``copy_of``, the path of the image that it is a turned, mirrored or brightened copy of."""
+"""File in a collection's folder: columns ``path`` (relative to it), ``origin`` (in the source) and
+``copy_of``, the path of the original of a turned, mirrored or brightened copy."""
 VOLUMES = (".dcm", ".ima", ".mgh", ".mgz", ".nii", ".nii.gz")
-"""Ends of the names of DICOM, FreeSurfer and NIfTI files."""
+"""Suffixes of DICOM, FreeSurfer and NIfTI files."""
 MAKE_SLICES = "`alzmri data slices SOURCE --name NAME` makes a collection of their slices"
-"""What to do with volumes."""
+"""The remedy for volumes."""
 
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
 _SHOWN = 5
-"""Rejected files that a message quotes."""
+"""Maximum number of rejected files in a message."""
 
 
 class Entry(NamedTuple):
     """A usable image: its path in the collection, with ``/``; its class; the hexadecimal SHA-256 of
-    the file's bytes; what was converted, see :class:`images.Decoded`."""
+    the file's bytes; its conversion, see :class:`images.Decoded`."""
 
     path: str
     label: str
@@ -44,10 +44,10 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that is not used: its path, :func:`printable`, and the reason in a few words.
+    """An unused file: its :func:`printable` path and the reason in a few words.
 
-    ``duplicate_of`` is the path of the image of the same class and bytes that is used instead;
-    ``stray`` is what a system or a user left among the images: never meant as one.
+    ``duplicate_of`` is the path of the used image with the same class and bytes; ``stray`` is true
+    for files that were never meant as images.
     """
 
     path: str
@@ -58,10 +58,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Collection:
-    """What a directory holds: the usable images and all other files, each sorted by path.
+    """The content of a directory: usable images and rejected files, each sorted by path.
 
-    ``classes`` are names, least to most severe: those of ``classes.txt``, else the stages that any
-    file is in a folder of.
+    ``classes`` are names, least to most severe: those of ``classes.txt``, else the stages whose
+    folders contain files.
     """
 
     directory: Path
@@ -71,17 +71,17 @@ class Collection:
 
     @property
     def faults(self) -> list[Rejected]:
-        """The rejected files by which something is lost: neither duplicates nor strays."""
+        """The rejected files that are lost images: neither duplicates nor strays."""
         return [item for item in self.rejected if not (item.duplicate_of or item.stray)]
 
     @property
     def volumes(self) -> int:
-        """How many files are DICOM, FreeSurfer or NIfTI by name: no slices yet."""
+        """The number of DICOM, FreeSurfer and NIfTI files, by name."""
         return sum(item.path.lower().endswith(VOLUMES) for item in self.rejected)
 
     @property
     def rejected_fraction(self) -> float:
-        """Of the images found, how many are :attr:`faults`: 0 to 1."""
+        """The fraction of :attr:`faults` among the images, 0 to 1."""
         found = len(self.entries) + sum(not item.stray for item in self.rejected)
         return len(self.faults) / max(1, found)
 
@@ -92,27 +92,29 @@ def read(
     append: Callable[[T], object],
     progress: Update | None = None,
 ) -> Collection:
-    """Validate every file below ``directory``, and append what is kept of each usable image.
+    """Validate every file below ``directory``, and append ``keep(pixels)`` for each usable image.
 
     The class of an image is that of the nearest folder above it whose name means one, in any
     spelling. A ``classes.txt`` names the classes; without it they are stages of dementia.
 
-    Rejected, with a reason, is what :func:`images.decode` refuses, what lies in no class folder,
-    names that are not UTF-8, symbolic links, and exact duplicates: within a class all but the
-    first by path, across classes every one, for their labels contradict each other. Other files
-    outside class folders, such as ``README.md`` or ``subjects.csv``, are not listed.
+    It rejects, with a reason, files that :func:`images.decode` refuses, images outside class
+    folders, names that are not UTF-8, symbolic links, and exact duplicates: within a class all but
+    the first by path, across classes all, because their labels contradict each other. It ignores
+    other files outside class folders, such as ``README.md`` or ``subjects.csv``.
 
     Args:
         directory: the collection.
-        keep: makes what is kept of uint8 ``[height, width]``; called from several threads.
-        append: takes that, in the order of the entries.
+        keep: called with uint8 ``[height, width]``, from several threads.
+        append: called with each result of ``keep``, in the order of the entries.
         progress: counts distinct contents.
 
     Raises:
         UserError: there is no such directory, or its ``classes.txt`` has faults.
     """
     if not directory.is_dir():
-        raise UserError(f"{directory} is not a directory; bring one in with `alzmri data import`")
+        raise UserError(
+            f"{directory} is not a directory: import a collection with `alzmri data import`"
+        )
     table = described(directory / CLASSES_FILE)
     naming = STAGES if table is None else classes_of(table, str(directory / CLASSES_FILE))
     paths, rejected = walk(directory)
@@ -163,7 +165,7 @@ def read(
 
 def described(file: Path) -> bytes | None:
     """The bytes of a ``file`` that describes a collection; None if there is none, `UserError` if it
-    cannot be read."""
+    is unreadable."""
     if not os.path.lexists(file):
         return None
     try:
@@ -173,7 +175,7 @@ def described(file: Path) -> bytes | None:
 
 
 def classes_of(table: bytes, name: str) -> Naming:
-    """The naming by the bytes of a ``classes.txt``, which messages call ``name``."""
+    """The naming in the bytes of a ``classes.txt``, which messages call ``name``."""
     try:
         lines = table.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -185,7 +187,7 @@ def rows(table: bytes, name: str, columns: Sequence[str]) -> list[tuple[int, dic
     """The line number and the cells of each row of a CSV ``table``, which messages call ``name``;
     `UserError` if it is not UTF-8 CSV, or lacks one of ``columns``."""
     try:
-        # Spreadsheets begin UTF-8 with a byte order mark.
+        # Spreadsheet programs begin UTF-8 with a byte order mark.
         text = io.StringIO(table.decode("utf-8-sig"), newline="")
         reader = csv.DictReader(text, restval="", strict=True)
         if not set(columns) <= set(reader.fieldnames or ()):
@@ -199,8 +201,8 @@ def rows(table: bytes, name: str, columns: Sequence[str]) -> list[tuple[int, dic
 
 
 def origins(directory: Path) -> dict[str, list[str]]:
-    """Where each image in ``directory`` was published, by path, as its import noted it; `UserError`
-    if ``origin.csv`` is no such table."""
+    """The published paths of each image in ``directory``, by path, from ``origin.csv``; `UserError`
+    if that is not such a table."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for row in _origin_rows(directory):
         found[row["path"]].append(row["origin"])
@@ -208,7 +210,7 @@ def origins(directory: Path) -> dict[str, list[str]]:
 
 
 def copies(directory: Path) -> dict[str, str]:
-    """The image that each copy in ``directory`` is a copy of, by path; raises as `origins`."""
+    """The original of each copy in ``directory``, by path; raises like `origins`."""
     return {row["path"]: row["copy_of"] for row in _origin_rows(directory) if row.get("copy_of")}
 
 
@@ -219,7 +221,7 @@ def _origin_rows(directory: Path) -> list[dict[str, str]]:
 
 
 def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
-    """Paths of all files below ``directory``, relative and sorted, and what cannot be listed."""
+    """The paths of all files below ``directory``, relative and sorted, and unlistable ones."""
     paths: list[str] = []
     refused: dict[str, str] = {}
 
@@ -242,8 +244,8 @@ def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
 
 
 def place(path: str, naming: Naming) -> tuple[str | None, str | Rejected | None]:
-    """The folder of a file that is to say its class; the class, or why it has none, or None if it
-    needs none."""
+    """The folder that gives the class of a file; the class, or a rejection if it has none, or None
+    if it needs none."""
     *folders, name = PurePosixPath(path).parts
     if any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in (*folders, name)):
         return None, Rejected(printable(path), "left by the system or a program", stray=True)
@@ -264,11 +266,11 @@ def require(
     *,
     remedy: str = "`alzmri data check` lists every file and reason",
 ) -> None:
-    """Refuse a collection that cannot be trained on; the message ends with ``remedy``.
+    """Refuse a collection that is unusable for training; the message ends with ``remedy``.
 
     Raises:
-        UserError: nothing was found, or only volumes, a class has no usable image or is alone,
-            "Demented" is a class beside its stages, or more than the fraction ``max_rejected``
+        UserError: there are no images, or only volumes; a class has no usable image or is alone;
+            "Demented" is a class beside its stages; or more than the fraction ``max_rejected``
             (0 to 1) of the images was rejected.
     """
     directory, faults, classed = collection.directory, collection.faults, collection.classes
@@ -279,14 +281,14 @@ def require(
         )
     if not collection.entries and not faults:
         raise UserError(
-            f"{directory} has no images: expected are class folders ({STAGES.known}) with "
-            "one image per slice; bring a collection in with `alzmri data import`"
+            f"{directory} has no images: it needs class folders ({STAGES.known}) with one image"
+            " per slice; import a collection with `alzmri data import`"
         )
     problems = []
     if collection.rejected_fraction > max_rejected:
         problems.append(
-            f"{len(faults)} of its images ({collection.rejected_fraction:.0%}) were rejected, at "
-            f"most {max_rejected:.0%} may be (data.max_rejected, --max-rejected)"
+            f"{len(faults)} of its images ({collection.rejected_fraction:.0%}) were rejected, but "
+            f"at most {max_rejected:.0%} may be (data.max_rejected, --max-rejected)"
         )
     used = {item.label for item in collection.entries}
     if missing := [name for name in classed if name not in used]:
@@ -295,8 +297,8 @@ def require(
         problems.append(f"{classed[0]} is its only class")
     elif DEMENTED in used and used & set(classes.CLASSES[1:]):
         problems.append(
-            f"{DEMENTED} is a class beside stages of dementia: `alzmri data import --classes` with"
-            " names of your own says which is more severe"
+            f"{DEMENTED} is a class beside stages of dementia: give other names, from healthy to"
+            " severe, with `alzmri data import --classes`"
         )
     if problems:
         lines = [f"{directory} cannot be used: {'; '.join(problems)}"]
@@ -307,7 +309,7 @@ def require(
 
 
 def printable(path: str) -> str:
-    """``path`` without what a terminal or a UTF-8 file cannot take: such bytes as ``\\x..``."""
+    """``path`` as printable UTF-8, with other bytes as ``\\x..``."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
@@ -317,5 +319,5 @@ def printable(path: str) -> str:
 def _refused(path: str, error: images.Unreadable) -> Rejected:
     named = PurePosixPath(path).suffix.lower() in images.SUFFIXES
     if isinstance(error, images.NotAnImage) and not named:
-        return Rejected(printable(path), "no image, nor named like one", stray=True)
+        return Rejected(printable(path), "not an image", stray=True)
     return Rejected(printable(path), str(error))

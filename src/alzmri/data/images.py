@@ -1,4 +1,4 @@
-"""One image file: whether it can be used, and its pixels."""
+"""Validate and decode one image file."""
 
 import contextlib
 import errno
@@ -22,44 +22,44 @@ Pixels = NDArray[np.uint8]
 MIN_SIDE = 16
 """Pixels. A smaller image shows no anatomy."""
 MAX_SIDE = 4096
-"""Pixels. Far above any MR slice, and small enough that every thread can hold a square of it."""
+"""Pixels. Far above any MR slice, and small enough that every thread can hold such a square."""
 MAX_BYTES = 128 * 2**20
-"""Of a file: as much as the largest image takes uncompressed, 16 bits and four channels deep."""
+"""Maximum bytes of a file: the largest image, uncompressed, with 16 bits and 4 channels."""
 MAX_SCANS = 32
-"""Of a progressive JPEG. Encoders write about ten. A scan of a few bytes is a pass over all pixels:
-thousands in a small file would take a minute."""
+"""Maximum scans of a progressive JPEG; encoders write about ten. Each scan is a pass over all
+pixels: thousands of them in a small file would take a minute."""
 THUMBNAIL_SIDE = 32
 
 _MAX_OUTLINED = 256
 """Pixels. A larger slice is reduced before its head is outlined."""
 _BLUR = 0.01
-"""Of a slice's side, before outlining: specks of compression are no head."""
+"""Radius of the blur before outlining, as a fraction of the side; it removes compression specks."""
 _SPECK = 0.02
-"""Of the largest bright area: a smaller one, such as a letter in the corner, is no head."""
+"""Least area of a part of the head, as a fraction of the largest; smaller ones may be letters."""
 _OVERSAMPLING = 4
 """Points per side of a thumbnail's pixel, averaged."""
 _RINGS, _RAYS = 24, 256
-"""Around the centre of a head, to find its axis to 0.7 degrees."""
+"""Samples around the centre of a head, which give its axis to 0.7 degrees."""
 _UPRIGHT, _LEANING, _QUARTER = 45, 0.05, 0.1
-"""Degrees; and how much more symmetrical (1: perfectly) a head must be about an axis that leans by
-so much, or by more, than about an upright one."""
+"""Degrees; then how much more symmetrical (1: perfectly) than about an upright axis a head must be
+about an axis that leans by up to these degrees, or by more."""
 
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp")
 )
-"""File names that promise an image. What a file is, its content says."""
-# Only raster formats: others that Pillow reads start programs (EPS) or hold no single picture.
+"""Suffixes of images. The content determines the format."""
+# Only raster formats: others that Pillow reads start programs (EPS) or have several pictures.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
 SYMBOLIC_LINK = "symbolic link: may lead elsewhere (if DVC made it, set cache.type to hardlink)"
-"""Why a link is refused."""
+"""The reason for refusing a link."""
 _POINTER, _PULL = b"version https://git-lfs.github.com/spec/", "run `git lfs pull` in its clone"
 START = len(_POINTER)
-"""Bytes by which :func:`check_start` knows a pointer."""
+"""Number of bytes by which :func:`check_start` recognises a pointer."""
 
 _NAMES = {"1": "1-bit", "P": "palette", "PA": "palette", "F": "float", "I": "32-bit"}
-"""Of Pillow's modes, where the mode itself says little."""
+"""Names of those modes of Pillow that say little."""
 
-# What Pillow warns about (large headers, odd EXIF) is validated here, per file, with the path.
+# This module checks what Pillow warns about (large headers, odd EXIF), per file, with the path.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -68,36 +68,36 @@ class Unreadable(Exception):
 
 
 class NotAnImage(Unreadable):
-    """The content is of no image format that is read here."""
+    """The content is not in a supported image format."""
 
 
 class Decoded(NamedTuple):
-    """A usable image: uint8 ``[height, width]``, 0 black to 255 white, upright; and what had to be
-    converted, such as ``RGB`` or ``16-bit, rotated``, None if nothing had to."""
+    """A usable image: uint8 ``[height, width]``, 0 black to 255 white, upright; and its conversion,
+    such as ``RGB`` or ``16-bit, rotated``, or None."""
 
     pixels: Pixels
     converted: str | None
 
 
 def decode(path: Path) -> Decoded:
-    """:func:`decode_bytes` of a file, which is refused as :func:`read` does."""
+    """:func:`decode_bytes` of a file; raises like :func:`read`."""
     return decode_bytes(read(path))
 
 
 def decode_bytes(data: bytes) -> Decoded:
-    """Validate and decode the bytes of one image by what they are, whatever its name says.
+    """Validate and decode the bytes of one image by their content.
 
-    The rule: what can be shown as one 8-bit grayscale slice without guessing is converted, and
-    said to be. Everything else is refused.
+    It converts everything that has one clear meaning as an 8-bit grayscale slice, reports the
+    conversion, and refuses everything else.
 
-    - Colour (RGB, CMYK, palette) becomes its luma (ITU-R 601). Transparency is laid on black.
+    - Colour (RGB, CMYK, palette) becomes its luma (ITU-R 601), on a black background.
     - More than 8 bits are scaled so that the lowest value is 0 and the highest 255: MR
       intensities have no unit, and 12-bit values in a 16-bit file would come out black if
       scaled by what the file could hold.
     - An EXIF orientation is applied.
-    - Refused: what is empty or larger than ``MAX_BYTES``, truncated or damaged, no image, has
-      several frames, fewer than ``MIN_SIDE`` or more than ``MAX_SIDE`` pixels a side, more than
-      ``MAX_SCANS`` scans (decided before anything is unpacked), or one value in every pixel.
+    - Refused are files that are empty or larger than ``MAX_BYTES``, truncated or damaged, or not
+      images, and images with several frames, fewer than ``MIN_SIDE`` or more than ``MAX_SIDE``
+      pixels a side, more than ``MAX_SCANS`` scans (before unpacking), or one value in every pixel.
 
     Raises:
         NotAnImage: the content is of no known image format.
@@ -113,18 +113,18 @@ def decode_bytes(data: bytes) -> Decoded:
                 raise Unreadable(f"more than {MAX_SIDE} pixels a side: {size}")
             if min(image.size) < MIN_SIDE:
                 raise Unreadable(f"smaller than {MIN_SIDE}x{MIN_SIDE} pixels: {size}")
-            # Compressed data have a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
+            # Compressed data has a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
             if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
                 raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG: made to waste time")
             with contextlib.suppress(EOFError):
-                image.seek(1)  # to count them all could take for ever: some formats chain them
-                raise Unreadable("animated or stacked: several frames, one slice is expected")
+                image.seek(1)  # counting all frames could take for ever in formats that chain them
+                raise Unreadable("animated or stacked: several frames instead of one slice")
             rotated = image.getexif().get(ExifTag.Orientation) in range(2, 9)
             pixels, converted = _to_gray(ImageOps.exif_transpose(image) if rotated else image)
     except Unreadable:
         raise
     except UnidentifiedImageError:
-        raise NotAnImage("not an image (read are JPEG, PNG, BMP, GIF, TIFF, WebP, PGM)") from None
+        raise NotAnImage("not an image in JPEG, PNG, BMP, GIF, TIFF, WebP or PGM") from None
     except Image.DecompressionBombError:
         raise Unreadable(f"more than {MAX_SIDE} pixels a side") from None
     except Exception as error:  # noqa: BLE001 - a damaged file can make Pillow raise anything
@@ -137,9 +137,9 @@ def decode_bytes(data: bytes) -> Decoded:
 
 def read(path: Path) -> bytes:
     """The bytes of a regular file that is neither empty nor larger than ``MAX_BYTES``; `Unreadable`
-    otherwise, also for a symbolic link (it may lead out of the collection)."""
+    otherwise, and for a symbolic link, which may lead out of the collection."""
     try:
-        # NONBLOCK: a named pipe would wait for its writer for ever.
+        # NONBLOCK, or a named pipe would wait for its writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             status = os.fstat(descriptor)
@@ -170,8 +170,8 @@ def check_start(data: bytes, path: Path) -> None:
 def fit(pixels: Pixels, image_size: int, mode: Literal["pad", "stretch"]) -> Pixels:
     """Make uint8 ``[height, width]`` into uint8 ``[image_size, image_size]`` by area averages.
 
-    ``pad`` keeps the proportions: black is added evenly to both ends of the short side.
-    ``stretch`` scales each side by itself.
+    ``pad`` keeps the proportions and adds black evenly at both ends of the short side.
+    ``stretch`` scales each side on its own.
     """
     if mode == "pad":
         height, width = pixels.shape
@@ -183,13 +183,12 @@ def fit(pixels: Pixels, image_size: int, mode: Literal["pad", "stretch"]) -> Pix
 
 
 def thumbnail(pixels: Pixels) -> Pixels:
-    """The head of a slice alone and upright: uint8 ``[32, 32]``; it may still be upside down.
+    """Cut out the head of a slice and turn it upright or upside down: uint8 ``[32, 32]``.
 
-    What is brighter than the background is wrapped in its convex hull. The head's own mirror
-    symmetry says how it is turned. The hull's centre and standard deviations (twice that is the
-    edge of an ellipse) say what to cut out and stretch to the square. The outline of a head differs
-    less between copies of a slice, darker, resized or compressed, than its outermost pixel or the
-    shape of its tissue does.
+    The head is the convex hull of everything brighter than the background. Its mirror symmetry
+    gives its rotation. The hull's centre and standard deviations (twice those are the edge of an
+    ellipse) give the area to stretch to the square. Between darker, resized or compressed copies of
+    a slice, the outline of a head differs less than its outermost pixel or the shape of its tissue.
     """
     height, width = pixels.shape
     scale = min(1, _MAX_OUTLINED / max(height, width))
@@ -198,8 +197,8 @@ def thumbnail(pixels: Pixels) -> Pixels:
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     head = _outline(pixels)
     variances, directions = np.linalg.eigh(head.covariance)
-    # Takes a disc to the ellipse of the head: in the disc, however a slice was stretched, the same
-    # head differs by a turn alone.
+    # Maps a disc to the ellipse of the head. In the disc, stretched copies of a head differ only
+    # by a rotation.
     ellipse = (directions * np.sqrt(variances)) @ directions.T
     tilt = np.deg2rad(_tilt(_cut(pixels, head, ellipse)))
     cos, sin = np.cos(tilt), np.sin(tilt)
@@ -217,7 +216,7 @@ class _Outline(NamedTuple):
 
 
 def _cut(pixels: Pixels, head: _Outline, axes: NDArray[np.float64]) -> Pixels:
-    """uint8 ``[128, 128]``: the head, of which the columns of ``axes`` are half the radii."""
+    """Cut out a head, uint8 ``[128, 128]``; the columns of ``axes`` are half its radii."""
     fine = THUMBNAIL_SIDE * _OVERSAMPLING
     matrix = axes * (4 / fine)
     corner = head.centre - matrix.sum(axis=1) * (fine - 1) / 2
@@ -228,7 +227,7 @@ def _cut(pixels: Pixels, head: _Outline, axes: NDArray[np.float64]) -> Pixels:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderValue=head.background,
     )
-    # A border may be darker than the background of a slice that was brightened.
+    # A border may be darker than the background of a brightened slice.
     return np.maximum(np.asarray(cut, np.uint8), np.uint8(head.background))
 
 
@@ -236,7 +235,8 @@ def _outline(pixels: Pixels) -> _Outline:
     blurred = cv2.GaussianBlur(pixels, (0, 0), _BLUR * np.sqrt(pixels.size))
     between, _ = cv2.threshold(blurred, 0, 255, cv2.THRESH_OTSU)
     background = float(blurred[blurred <= between].mean())
-    # Halfway to Otsu's threshold: the outline is where the head begins, not where it is bright.
+    # Halfway to Otsu's threshold, because the outline is where the head begins, not where it is
+    # bright.
     head = (blurred > (background + between) / 2).astype(np.uint8)
     outlines, _ = cv2.findContours(head, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     areas = [cv2.contourArea(outline) for outline in outlines]
@@ -254,28 +254,28 @@ def _outline(pixels: Pixels) -> _Outline:
 
 
 def _tilt(head: Pixels) -> float:
-    """By how many degrees, -90 to 90, the axis of mirror symmetry of a square is turned clockwise.
+    """The clockwise rotation of a square's axis of mirror symmetry, -90 to 90 degrees.
 
-    Around its centre, a head mirrored at an axis is the head read backwards from there: one
-    autoconvolution along the angle compares it with its mirror images at all axes at once.
+    In polar coordinates, mirroring reverses the angle: one autoconvolution along the angle compares
+    a head with its mirror images at all axes.
     """
     middle = (len(head) - 1) / 2
     smooth = cv2.GaussianBlur(head, (0, 0), _BLUR * len(head))
     flags = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
     found = cv2.warpPolar(smooth, (_RINGS, _RAYS), (middle, middle), len(head) / 2, flags)
     polar = np.asarray(found, np.float64)
-    # Of a ring's points, those farther out stand for more of the head.
+    # Points of outer rings stand for a larger area of the head.
     polar = (polar - polar.mean()) * np.sqrt(np.arange(_RINGS) + 0.5)
     spectrum = np.fft.rfft(polar, axis=0)
     alike = np.fft.irfft((spectrum**2).sum(axis=1), _RAYS)
     tilts = (np.arange(_RAYS) - _RAYS / 2) * 180 / _RAYS
-    # What shows no axis is upright, and quarter turns must be clear: the axis across is nearly as
-    # good in some heads.
+    # A head without a clear axis counts as upright. Quarter turns must be clearer, because in some
+    # heads the transverse axis is nearly as good.
     doubt = np.where(np.abs(tilts) > _UPRIGHT, _QUARTER, _LEANING * (tilts / _UPRIGHT) ** 2)
     best = int((alike - doubt * (polar**2).sum()).argmax())
     before, peak, after = alike[best - 1], alike[best], alike[(best + 1) % _RAYS]
     bend = before - 2 * peak + after
-    # Where a parabola through the three is highest.
+    # The maximum of a parabola through the three values.
     between = (before - after) / (2 * bend) if bend else 0
     return float(tilts[best] + between * 180 / _RAYS)
 
@@ -285,11 +285,11 @@ def _area(pixels: Pixels, side: int) -> Pixels:
 
 
 def _to_gray(image: Image.Image) -> tuple[Pixels, str | None]:
-    """uint8 ``[height, width]`` and the name of the conversion, None for 8-bit grayscale."""
+    """Convert to uint8 ``[height, width]``; also the conversion's name, None for 8-bit gray."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, np.float64)
         if not np.isfinite(values).all():
-            raise Unreadable("has pixels that are not numbers")
+            raise Unreadable("some pixels are not numbers")
         low, high = values.min(), values.max()
         scaled = np.rint((values - low) * (255 / (high - low))) if high > low else 0 * values
         return scaled.astype(np.uint8), _NAMES.get(image.mode, "16-bit")
@@ -299,5 +299,5 @@ def _to_gray(image: Image.Image) -> tuple[Pixels, str | None]:
         return np.array(opaque.convert("L")), "transparency"
     if image.mode == "L":
         return np.array(image), None
-    # By way of RGB: not every mode has a way of its own to gray.
+    # Through RGB, because not every mode converts directly to gray.
     return np.array(image.convert("RGB").convert("L")), _NAMES.get(image.mode, image.mode)

@@ -1,4 +1,4 @@
-"""From a collection of files to ``data/prepared``, and what the stage draws of it."""
+"""Pack a collection of files into ``data/prepared``, and draw the stage's figures."""
 
 import textwrap
 from collections import Counter
@@ -23,28 +23,28 @@ from alzmri.params import Data, Params
 from alzmri.terminal import Update
 
 _PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
-"""Of training, validation and test: black figures stay readable on each."""
+"""Colours of training, validation and test, on which black numbers are readable."""
 
 _ONE, _TWO, _UNKNOWN = "#0072b2", "#d55e00", "#7f7f7f"
-"""Links within a subject, between subjects, and of unknown subjects."""
+"""Colours of links within a subject, between subjects, and of unknown subjects."""
 _BINS = 80
 
 
 class Count(NamedTuple):
-    """Of one class in one part."""
+    """Numbers of images and subjects of one class in one part."""
 
     images: int
     subjects: int
 
 
 Counts = Mapping[tuple[str, str], Count]
-"""By class and part: parts, then classes in order."""
+"""Counts by class and part: parts in order, within them classes."""
 
 
 class Packed(NamedTuple):
-    """What became of a collection: the manifest; class names after ``data.merge``, least to most
-    severe; who is on each image, and how similar they are; images that have a near-duplicate in
-    another part of a subject split; all counts, as ``data/prepared/summary.json`` has them."""
+    """A packed collection: the manifest; class names after ``data.merge``, least to most severe;
+    the subjects, and similarities of images; the number of images with a near-duplicate in another
+    part of a subject split; all counts, for ``data/prepared/summary.json``."""
 
     rows: list[Row]
     classes: tuple[str, ...]
@@ -59,8 +59,8 @@ def pack(source: Path, directory: Path, params: Params) -> Packed:
     """Write ``images.npy``, ``manifest.csv``, ``rejected.csv``, ``params.json``, ``summary.json``.
 
     Raises:
-        subjects.Unclear: when the pixels are to tell who is who, and do not.
-        UserError: when the collection cannot be used, or cannot be split as ``params`` say.
+        subjects.Unclear: the pixels do not separate subjects, and nothing else does.
+        UserError: the collection is unusable, or the split of ``params`` is impossible.
     """
     with terminal.progress("reading") as progress:
         found, thumbnails = _pack_images(source, directory, params.data, progress)
@@ -130,7 +130,7 @@ def _pack_images(
     def keep(pixels: images.Pixels) -> tuple[bytes, images.Pixels]:
         return images.fit(pixels, side, data.fit).tobytes(), images.thumbnail(pixels)
 
-    # Written, not mapped: on a full disk a write fails with a message, a mapped page with SIGBUS.
+    # Not memory-mapped: on a full disk, a write fails with a message, a mapped page with SIGBUS.
     with (directory / "images.npy").open("wb") as packed:
 
         def write_header(number: int) -> None:
@@ -141,7 +141,7 @@ def _pack_images(
             packed.write(kept[0])
             thumbnails.append(kept[1])
 
-        write_header(0)  # NumPy leaves room in it for the number, which is known at the end
+        write_header(0)  # NumPy leaves space for the number, which is known at the end
         found = class_folders.read(source, keep, append, progress)
         class_folders.require(found, data.max_rejected)
         packed.seek(0)
@@ -150,8 +150,8 @@ def _pack_images(
 
 
 def count(rows: Sequence[Row], classes: Sequence[str]) -> Counts:
-    """How many images and subjects each class has in each part, also where it has none; a subject
-    with images in two counts in both, unknown ones do not count."""
+    """Numbers of images and subjects of each class in each part, including zeros; a subject with
+    images in two parts counts in both, unknown subjects do not count."""
     pictured = Counter((row.label, row.split) for row in rows)
     known = {(row.label, row.split, row.subject) for row in rows if row.subject[:1] != UNKNOWN}
     people = Counter((label, part) for label, part, _ in known)
@@ -160,7 +160,7 @@ def count(rows: Sequence[Row], classes: Sequence[str]) -> Counts:
 
 
 def write_table(path: Path, counts: Counts, classes: tuple[str, ...]) -> None:
-    """CSV of ``class,split,images,subjects``, classes numbered so that letters keep the order."""
+    """Write CSV, ``class,split,images,subjects``; numbers sort the classes."""
     rows = (
         (label, part, *counts[name, part])
         for label, name in zip(numbered(classes), classes, strict=True)
@@ -170,7 +170,7 @@ def write_table(path: Path, counts: Counts, classes: tuple[str, ...]) -> None:
 
 
 def draw_classes(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> None:
-    """Bars of images and of subjects, per class, stacked by part of the split."""
+    """Draw bars of images and of subjects, per class, stacked by part of the split."""
     with drawing(path, 8.0, 1.3 + 0.4 * len(classes)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
@@ -182,7 +182,7 @@ def draw_classes(path: Path, counts: Counts, classes: tuple[str, ...], note: str
             ):
                 axes.barh(range(len(classes)), widths, left=start, color=colour, label=part)
                 start += widths
-            # Behind the bars: many parts are narrower than their number.
+            # Write numbers behind the bars, because many parts are narrower than their number.
             for place, row in enumerate(numbers):
                 text = "  " + " + ".join(f"{number:,}" for number in row)
                 axes.text(start[place], place, text, va="center", size=8)
@@ -193,9 +193,9 @@ def draw_classes(path: Path, counts: Counts, classes: tuple[str, ...], note: str
 
 
 def draw_links(path: Path, links: Forest, found: People | None, note: str) -> None:
-    """Histogram of the links' similarities, within a subject and between subjects.
+    """Draw a histogram of the links' similarities, within a subject and between subjects.
 
-    ``found`` is the subject of each image, None if the pixels do not tell.
+    ``found`` has the subject of each image; None if the pixels do not separate subjects.
     """
     gap = found and found.gap
     if found is None or not found.known:
@@ -230,7 +230,7 @@ def draw_links(path: Path, links: Forest, found: People | None, note: str) -> No
             axes.stairs(count, edges, fill=True, color=colour)
             if not len(values):
                 continue
-            # At the ends of the axis, where neighbours never meet.
+            # At the ends of the axis, where labels never overlap.
             at, side = ((0.99, 0.99), "right") if colour == _ONE else ((0.01, 0.99), "left")
             text = f"{len(values):,} links\n{label}"
             axes.annotate(text, at, xycoords="axes fraction", ha=side, va="top", color=colour)

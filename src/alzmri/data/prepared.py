@@ -1,4 +1,4 @@
-"""``data/prepared``: packed images and their manifest, as ``prepare`` writes and training reads."""
+"""``data/prepared``: packed images and their manifest, which ``prepare`` writes."""
 
 import csv
 import hashlib
@@ -19,11 +19,11 @@ from alzmri.params import Params
 PREPARED = Path("data/prepared")
 
 PARTS = ("train", "val", "test")
-"""What ``split`` says in the manifest."""
+"""Values of ``split`` in the manifest."""
 COPY = "copy"
-"""What it says of images of no part: copies of what is scored, see :func:`splits.parts`."""
+"""The value for images of no part: copies of scored images, see :func:`splits.parts`."""
 UNKNOWN = "?"
-"""How the subject of an image begins where nobody knows whose it is: it stands for that alone."""
+"""Prefix of a placeholder for an unknown subject; each image has its own placeholder."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ def write_manifest(path: Path, rows: list[Row]) -> None:
 
 
 def relevant(params: Params) -> dict[str, Any]:
-    """The parameters that ``data/prepared`` is made from, as ``params.json`` records them."""
+    """The parameters of ``data/prepared``, which ``params.json`` records."""
     return params.model_dump(mode="json", include={"data", "split"})
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The packed collection: uint8 ``[n, side, side]``, memory-mapped; the manifest, row ``i``
-    describing ``images[i]``; the class names in severity order."""
+    """The packed collection: uint8 ``[n, side, side]``, memory-mapped; the manifest: row ``i``
+    describes ``images[i]``; the class names in severity order."""
 
     images: NDArray[np.uint8]
     rows: tuple[Row, ...]
@@ -59,8 +59,8 @@ class Prepared:
 
     @classmethod
     def open(cls, params: Params, directory: Path = PREPARED) -> "Prepared":
-        """Open ``directory``, as it is made from ``params``; `UserError` when the stage that writes
-        it has not run, or ran with other parameters, or what it wrote is damaged."""
+        """Open ``directory``; `UserError` when ``prepare`` has not run, ran with other parameters
+        than ``params``, or its output is damaged."""
         try:
             made_from = json.loads((directory / "params.json").read_bytes())
             classes = tuple(json.loads((directory / "summary.json").read_bytes())["classes"])
@@ -75,8 +75,8 @@ class Prepared:
             raise _damaged(directory, str(error) or "empty manifest.csv") from None
         if made_from != relevant(params):
             raise UserError(
-                f"{directory} was made with other values of data or split than params.yaml has:"
-                " run `dvc repro prepare`"
+                f"{directory} was made with other parameters (data, split) than those of"
+                " params.yaml: run `dvc repro prepare`"
             )
         if (
             images.dtype != np.uint8

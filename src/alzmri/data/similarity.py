@@ -1,9 +1,9 @@
-"""How alike two slices are, to tell subjects apart: a turned or mirrored copy is nearly the same.
+"""The similarity of two slices, which separates subjects and ignores rotation and mirroring.
 
-Plain correlation says little: all brains look alike, and most of what two slices share is the
-height at which they were cut. Here every thumbnail is whitened first: what varies much across the
-collection counts less, what is a subject's own counts more (as in whitened eigenfaces: Turk and
-Pentland, 1991; Belhumeur et al., 1997). Slices of unrelated subjects then correlate near 0.
+Plain correlation says little: all brains are similar, and two slices mostly share the height at
+which they were cut. Whitening every thumbnail reduces what varies much across the collection, and
+emphasises what is specific to a subject (as in whitened eigenfaces: Turk and Pentland, 1991;
+Belhumeur et al., 1997). Slices of unrelated subjects then correlate near 0.
 
 Thumbnails are upright (:func:`alzmri.data.images.thumbnail`) or upside down, and may be mirrored.
 """
@@ -24,38 +24,38 @@ Thumbnails = NDArray[np.uint8]
 
 Codes = NDArray[np.float32]
 """``[n, 2, side**2 / 2]``: whitened thumbnails of length ``_LENGTH``, as the parts that are even
-and odd when left and right are swapped. All are whole numbers, whose products and sums single
-precision holds exactly: similarities do not depend on the processor nor on the order of sums."""
+and odd when left and right are swapped. All are whole numbers, whose products and sums are exact in
+single precision: similarities depend neither on the processor nor on the order of sums."""
 
 _LENGTH = 4000
 """Below the root of 2**24, even when each of 1,024 numbers was rounded."""
 
 FLOOR = 0.2
-"""Correlations below it are never looked at: unrelated subjects often reach it, a subject's
-neighbouring slices stay far above."""
+"""Least correlation that counts: unrelated subjects often reach it, and a subject's neighbouring
+slices are far above."""
 
 _RIDGE = 0.001
-"""Share of the largest variance that is added to each before whitening by it: the directions
-below hold noise. The more, the higher copies of two subjects correlate: up to 0.33 in an augmented
-release at 0.001, 0.37 at 0.003. One share per slice is added to that: a variance of
-few slices is not known any better."""
+"""Fraction of the largest variance that is added to each variance before whitening, because
+directions below it are noise. A larger one raises correlations between copies of two subjects: up
+to 0.33 in an augmented release at 0.001, 0.37 at 0.003. One fraction per slice is also added,
+because a variance of few slices is uncertain."""
 
 _DOUBT = 0.2
-"""Cosine with what all heads have in common below which it does not tell the way up: of the public
-collection 1 slice in 100, some of them on the wrong side of 0."""
+"""Least cosine with the pattern common to all heads that shows which way is up. In the public
+collection 1 slice in 100 is below it, some on the wrong side of 0."""
 
 _CLEARLY = 0.1
-"""By so much a doubtful slice must be more alike to the others when it is turned over."""
+"""Margin by which a doubtful slice must be more similar to the others when turned over."""
 
 _BLOCK = 2048
-"""Slices compared at once: a block of correlations takes 16 MB, however many images."""
+"""Slices compared at once: a block of correlations takes 16 MB for any number of images."""
 
 _MAX_EDGES = 4_000_000
-"""Found before they are merged into the forest: about 200 MB with what the merging takes."""
+"""Maximum number of edges before a merge into the forest, which then takes about 200 MB."""
 
 
 class Forest(NamedTuple):
-    """The maximum spanning forest of a collection, all that single linkage needs: the images of
+    """The maximum spanning forest of a collection, which suffices for single linkage: the images of
     each edge, int64 ``[edges]``, and their correlation, float64 ``[edges]``, ``FLOOR`` to 1."""
 
     first: NDArray[np.int64]
@@ -63,7 +63,7 @@ class Forest(NamedTuple):
     correlations: NDArray[np.float64]
 
     def components(self, images: int, cut: float) -> NDArray[np.int64]:
-        """int64 ``[images]``: the number of each one's group, of those linked from ``cut`` on."""
+        """The number of each image's group, int64 ``[images]``, with links of at least ``cut``."""
         keep = self.correlations >= cut
         links = (np.ones(keep.sum(), bool), (self.first[keep], self.second[keep]))
         graph = coo_array(links, shape=(images, images))
@@ -71,10 +71,10 @@ class Forest(NamedTuple):
 
 
 def encode(thumbnails: Thumbnails) -> Codes:
-    """What is each slice's own, compared with what all of them share.
+    """Whiten thumbnails, to keep what distinguishes each slice from the others.
 
-    Only codes that were made together can be correlated: encode a whole collection. A slice that is
-    flat, or exactly the average, has a code of zeros and correlates with nothing.
+    Only codes of one call are comparable: encode a whole collection. A slice that is flat, or
+    exactly the average, has a code of zeros and correlates with nothing.
     """
     thumbnails, doubtful = _one_way_up(thumbnails)
     mean, whitening = _whitening(thumbnails)
@@ -96,7 +96,7 @@ def _codes(
         own = (_normalised(thumbnails[part]) - mean) @ whitening
         norms = np.linalg.norm(own, axis=1, keepdims=True)
         flat = np.ptp(thumbnails[part].reshape(len(own), -1), axis=1, keepdims=True) == 0
-        # What remains of the average itself is rounding.
+        # The rest of an average slice is only rounding.
         own = np.where(flat | (norms < 1e-6), 0, own / np.maximum(norms, 1e-6))
         square = own.reshape(-1, side, side)
         left, right = square[..., : side // 2], square[..., : side // 2 - 1 : -1]
@@ -119,7 +119,7 @@ def forest(codes: Codes, progress: Update | None = None) -> Forest:
             if rows == columns:
                 alike[np.tril_indices(len(alike))] = 0
             first, second = np.nonzero(alike >= FLOOR)
-            # Rounding may reach above 1.
+            # Rounding may give values above 1.
             correlations = np.minimum(alike[first, second].astype(np.float64), 1)
             found.append(Forest(first + rows.start, second + columns.start, correlations))
             if sum(len(some.first) for some in found) > _MAX_EDGES:
@@ -151,12 +151,12 @@ def nearest(
 def _spanning(parts: Sequence[Forest], count: int) -> Forest:
     """The maximum spanning forest of the edges of all ``parts``, between ``count`` slices.
 
-    An edge that a part of all edges does without, all edges do without: parts may be reduced
-    one after the other.
+    An edge outside a part's forest is outside the whole forest, so that parts can be reduced one
+    after the other.
     """
     none = Forest(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
     first, second, correlations = map(np.concatenate, zip(none, *parts, strict=True))
-    # 2 minus: above 0 for every pair, for to SciPy 0 is no edge.
+    # 2 minus keeps all values above 0, because 0 means no edge to SciPy.
     edges = (2 - correlations, (first, second))
     kept = minimum_spanning_tree(coo_array(edges, shape=(count, count)).tocsr()).tocoo()
     rows, columns = (np.asarray(axis, np.int64) for axis in kept.coords)
@@ -169,15 +169,15 @@ def _blocks(count: int, start: int = 0) -> Iterator[slice]:
 
 
 def _normalised(thumbnails: Thumbnails) -> NDArray[np.float64]:
-    """float64 ``[n, pixels]`` of mean 0 and length 1: brightness and contrast are gone."""
+    """Remove brightness and contrast: float64 ``[n, pixels]`` with mean 0 and length 1."""
     flat = thumbnails.reshape(len(thumbnails), thumbnails.shape[-1] ** 2).astype(np.float64)
     flat -= flat.mean(axis=1, keepdims=True)
     return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9))
 
 
 def _whitening(thumbnails: Thumbnails) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean ``[pixels]`` and symmetric whitening ``[pixels, pixels]`` of the slices and their flips:
-    then whitening a mirrored slice is mirroring the whitened one."""
+    """Mean ``[pixels]`` and symmetric whitening ``[pixels, pixels]`` of the slices and their flips,
+    so that whitening a mirrored slice mirrors the whitened slice."""
     side = thumbnails.shape[-1]
     total = np.zeros(side * side)
     products = np.zeros((side * side, side * side))
@@ -199,10 +199,10 @@ def _whitening(thumbnails: Thumbnails) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _one_way_up(thumbnails: Thumbnails) -> tuple[Thumbnails, NDArray[np.bool_]]:
-    """The thumbnails with those upside down turned over, and bool ``[n]``: which are doubtful.
+    """Turn over the thumbnails that are upside down; also bool ``[n]``: which are doubtful.
 
-    Front and back of a head differ in the same way in all heads: that is the first principal
-    component of what is odd when up and down are swapped, and its sign says which way up each is.
+    Front and back differ in the same way in all heads. The first principal component of the part
+    that is odd when up and down are swapped shows this, and its sign gives the direction.
     """
     side = thumbnails.shape[-1]
     heads = _normalised(thumbnails).reshape(-1, side, side)
@@ -216,8 +216,8 @@ def _one_way_up(thumbnails: Thumbnails) -> tuple[Thumbnails, NDArray[np.bool_]]:
 
 
 def _correlations(left: Codes, right: Codes) -> NDArray[np.float32]:
-    """``[left, right]``: of each pair's two views, mirrored or not, the better correlation.
-    Mirroring changes the sign of the odd part alone."""
+    """The higher correlation of each pair with and without mirroring, ``[left, right]``.
+    Mirroring only changes the sign of the odd part."""
     even, odd = (left[:, part] @ right[:, part].T for part in range(2))
     np.abs(odd, out=odd)
     even += odd

@@ -1,7 +1,7 @@
-"""Who is trained on, who chooses the epoch, who is tested.
+"""Split images into training, validation and test.
 
-One procedure serves every split: groups of images are dealt out whole, class by class. A group
-is a subject for the honest split, a single image for the protocol's leaking one.
+Every split distributes whole groups of images, class by class. A group is a subject in the subject
+split, and a single image in the protocol's slice split, which leaks.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ def parts(
     split: Split,
     copy_of: Mapping[str, str],
 ) -> list[str]:
-    """The part of each image, of its class and subject, by ``split.unit``: see :func:`assign`.
+    """The part of each image, by ``split.unit``: see :func:`assign`.
 
-    A subject split scores one image of each slice: in validation and test, the other copies of it,
-    as :func:`class_folders.copies` tells them, are :data:`COPY`. The protocol's slice split scores
-    every copy, as published.
+    A subject split scores one image of each slice: in validation and test, its other copies (see
+    :func:`class_folders.copies`) are :data:`COPY`. The protocol's slice split scores every copy, as
+    published.
     """
     if split.unit == "slice":
         return assign(labels, [entry.sha256 for entry in entries], split)
@@ -49,13 +49,12 @@ def parts(
 def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:
     """The part of each image, by its class and group: ``train``, ``val`` or ``test``.
 
-    Images of one group always share a part: a subject's, or the same hash. The order of the images
-    does not change the answer. With ``split.folds`` 0, parts are by ``fractions``. Otherwise the
-    test part is fold number ``fold``, and the other folds are divided by the first two of
-    ``fractions``.
+    Images of one group (a subject or a hash) always share a part. The order of images does not
+    matter. With ``split.folds`` 0, the parts follow ``fractions``. Otherwise the test part is fold
+    number ``fold``, and the first two of ``fractions`` divide the other folds.
 
     Raises:
-        UserError: when a part would be empty.
+        UserError: a part would be empty.
     """
     stratum, size = _strata(labels, groups)
     if split.folds:
@@ -70,12 +69,12 @@ def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[s
         part = {group: PARTS[index] for group, index in dealt.items()}
         tested = [group for group, name in part.items() if name == "test"]
         if "val" not in part.values() and len(tested) > 1:
-            # No class has a third group: one that would be tested chooses the epoch.
+            # No class has a third group: move one from the test to validation.
             part[min(tested, key=lambda group: _draw(group, split.seed))] = "val"
     if empty := [name for name in PARTS if name not in part.values()]:
         raise UserError(
-            f"too few {split.unit}s ({len(part)}) for this split: nothing is left for"
-            f" {' and '.join(empty)}; bring more data or change split.fractions or split.folds"
+            f"too few {split.unit}s ({len(part)}) for this split: none is left for"
+            f" {' and '.join(empty)}; add data, or change split.fractions or split.folds"
         )
     return [part[group] for group in groups]
 
@@ -93,24 +92,24 @@ def _strata(labels: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, str
 
 
 def _draw(group: str, seed: int) -> bytes:
-    """By which groups are ordered at random, whatever the order of the images."""
+    """The random sort key of a group, independent of the order of images."""
     return hashlib.sha256(f"{seed}:{group}".encode()).digest()
 
 
 def _deal(
     stratum: dict[str, str], size: dict[str, int], shares: Sequence[float], seed: int
 ) -> dict[str, int]:
-    """Give each group the index of a share, so that each class is divided as ``shares`` say.
+    """Give each group the index of a share, so that ``shares`` divide each class.
 
-    Each group goes to the part that lacks most images of its class. Where a class has too few
-    groups for every part, training comes first, then the last part, which is the test.
+    Each group goes to the part that lacks most images of its class. If a class has too few groups
+    for every part, training comes first, then the last part, which is the test.
     """
     dealt: dict[str, int] = {}
     number = len(shares)
     first_come = [0, *range(number - 1, 0, -1)]
     alike = max(shares) == min(shares)
     for turn, label in enumerate(sorted(set(stratum.values()))):
-        # Folds take turns, lest the first one gets what is left over of every class.
+        # Folds take turns, so that the first one does not get the remainder of every class.
         shift = turn if alike else 0
         members = [group for group in stratum if stratum[group] == label]
         members.sort(key=lambda group: _draw(group, seed))
@@ -127,11 +126,11 @@ def _deal(
 
 
 def permuted(labels: Sequence[str], subjects: Sequence[str], seed: int) -> list[str]:
-    """The label of each image after the labels were permuted between subjects.
+    """Permute labels between subjects; return the label of each image.
 
-    The label permutation test: such labels say nothing, so only a leak scores above chance. All
-    images of a subject get one label: the most frequent one (ties by name) of the subject whose
-    label it receives. The order of the images does not change the result.
+    In this label permutation test only a leak scores above chance. All images of a subject get one
+    label: the most frequent one (ties by name) of another subject. The order of images does not
+    matter.
     """
     own, _ = _strata(labels, subjects)
     names = sorted(own)

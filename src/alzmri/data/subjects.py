@@ -1,6 +1,6 @@
-"""Who is on each image: as a table says, or as the pixels show.
+"""Find the subject of each image, from a table or from the pixels.
 
-Labels take no part in it: a subject must be neither split nor kept together because of a class.
+It ignores labels: a class must neither split a subject nor keep it together.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,39 +17,39 @@ from alzmri.data.similarity import FLOOR, Codes, Forest, nearest
 from alzmri.errors import UserError
 
 SUBJECTS_FILE = "subjects.csv"
-"""In a collection's folder: columns ``path`` (relative to it) and ``subject``."""
+"""File in a collection's folder: columns ``path`` (relative to it) and ``subject``."""
 
 NEAR_DUPLICATE = 0.7
-"""Similarity (see :mod:`similarity`) from which on two images are near-duplicates. Fixed, so that
-splits compare: neighbouring slices of a subject on the public collection reach 0.78, slices of
-different subjects 0.38, with turned copies among them or without."""
+"""Least similarity (see :mod:`similarity`) of near-duplicates. It is fixed, so that splits are
+comparable: in the public collection, neighbouring slices of a subject reach 0.78, and slices of
+different subjects 0.38, with or without turned copies."""
 CUT = 0.39
-"""Similarity from which on two images are of one subject, where no gap shows one: above what two
-subjects reach, so that none are joined; a subject whose slices lie far apart falls in several."""
+"""Least similarity of two images of one subject, if there is no clear gap. It is above that of two
+subjects, so that none are joined; a subject whose slices are far apart falls in several groups."""
 
 _CLEAR = 0.1
-"""Least width of the gap: the next widest is 0.02 on the public collection and 0.06 on the phantom,
-and the widest of slices that are too far apart 0.08."""
+"""Least width of the gap: the next widest is 0.02 in the public collection and 0.06 in the phantom,
+and the widest between slices that are too far apart is 0.08."""
 _OWN = 0.5
-"""Least similarity above the gap: whatever the rest looks like, a subject's slices share that."""
+"""Least similarity above the gap, which slices of one subject always reach."""
 _RIVAL = 0.5
-"""Of the widest gap's width: another gap as wide as that would be as good an answer."""
+"""Least width of a competing gap, as a fraction of the widest gap."""
 _STRAYS = 0.01
-"""Of the images: gaps that separate the same subjects but for so many are one gap."""
+"""Gaps that separate the same subjects, except for this fraction of images, are one gap."""
 
 _FAULTS_SHOWN = 20
 
 WAYS = (
-    "Say who is who: import with --subject REGEX if file or folder names tell (OASIS, ADNI and BIDS"
-    " names and a folder for each subject are found without it); or put a subjects.csv (columns"
-    " path,subject) beside the class folders. If nobody knows, split.subjects=unknown with"
-    " split.unit=slice can be run, and LEAKS"
+    "Name the subjects: import with --subject REGEX if file or folder names contain them (OASIS,"
+    " ADNI and BIDS names and a folder for each subject need no option); or put a subjects.csv"
+    " (columns path,subject) beside the class folders. If they are unknown,"
+    " split.subjects=unknown with split.unit=slice runs, and LEAKS"
 )
-"""How to go on where the pixels do not tell who is who."""
+"""Remedies when the pixels do not separate subjects."""
 
 
 class Unclear(UserError):
-    """The pixels do not tell who is who; ``links`` is the spanning forest that shows no gap."""
+    """The pixels do not separate subjects; ``links`` is the spanning forest without a gap."""
 
     def __init__(self, message: str, links: Forest) -> None:
         super().__init__(message)
@@ -57,8 +57,8 @@ class Unclear(UserError):
 
 
 class Gap(NamedTuple):
-    """The similarities between which there is no link: below are those of different subjects, above
-    those of one. ``low`` is ``FLOOR`` if no two subjects reach it."""
+    """A range of similarities without links: links of different subjects are below, those of one
+    subject above. ``low`` is ``FLOOR`` if no two subjects reach it."""
 
     low: float
     high: float
@@ -66,10 +66,10 @@ class Gap(NamedTuple):
 
 @dataclass(frozen=True)
 class People:
-    """The subject of each image, and how that is known.
+    """The subject of each image, and the evidence for it.
 
-    ``cut`` is from which similarity on two images are of one subject, None if not by the pixels;
-    ``gap`` has it in its middle, if there is one; ``doubt`` is one sentence if a subject may be in
+    ``cut`` is the least similarity of two images of one subject, None if the pixels do not matter;
+    it is the middle of ``gap``, if there is one; ``doubt`` is one sentence if a subject may be in
     several groups.
     """
 
@@ -92,8 +92,8 @@ def find(
 ) -> People:
     """The subject of each of ``entries``, the images of the collection in ``directory``.
 
-    ``how`` is ``split.subjects``: from the table, from the pixels, the table if there is one, or
-    unknown: then each image has a name of its own, which begins with :data:`UNKNOWN`.
+    ``how`` is ``split.subjects``: the table, the pixels, auto (the table if there is one), or
+    unknown, which gives each image its own placeholder, with the prefix :data:`UNKNOWN`.
     ``links`` is called only for the pixels.
 
     Raises:
@@ -114,13 +114,13 @@ def find(
 
 
 def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
-    """The subject of each of ``paths`` by a CSV ``table``, which messages call ``name``.
+    """The subject of each of ``paths`` from a CSV ``table``, which messages call ``name``.
 
-    Rows about other paths are allowed: an image may have been rejected since.
+    It may have other paths, because images may have been rejected since.
 
     Raises:
-        UserError: no UTF-8 CSV table with the columns; or all faults and their lines: a path listed
-            twice, an empty cell, an image that is not listed.
+        UserError: it is not a UTF-8 CSV table with these columns; or all faults with their lines: a
+            path listed twice, an empty cell, an image that is not listed.
     """
     wanted = set(paths)
     subjects: dict[str, str] = {}
@@ -145,16 +145,17 @@ def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
 
 
 def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
-    """The subject of each image, recognised by its anatomy.
+    """Recognise the subject of each image by its anatomy.
 
-    Two images that are as similar as the cut are linked; a subject is a connected component (in
-    other words: single linkage). The cut is the middle of the clear gap, or :data:`CUT` if there is
-    none: then no two subjects share a group, but one may be in several. A group is called ``P`` and
-    the first hexadecimal digits, 8 or as many as it takes, of the smallest ``sha256s`` among its
-    images: neither names nor the order of files matter.
+    Images with at least the similarity ``cut`` are linked; a subject is a connected component
+    (single linkage). The cut is the middle of the clear gap, or :data:`CUT` if there is none: then
+    no two subjects share a group, but one may be in several. The name of a group is ``P`` and the
+    first hexadecimal digits, at least 8 and enough to be unique, of the smallest of ``sha256s`` in
+    it, so that neither names nor the order of files matter.
 
     Raises:
-        Unclear: there is no clear gap, and no two groups or fewer than two images a group.
+        Unclear: there is no clear gap, and there are fewer than two groups or than two images a
+            group.
     """
     count = len(sha256s)
     gap = clear_gap(links, count)
@@ -168,8 +169,8 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
         digits += 1
     if not gap and not 2 <= groups <= count / 2:
         raise Unclear(
-            f"the {count} images do not show who is who: at the similarity that two images of one"
-            f" subject have they fall into {groups} group(s). {WAYS}",
+            f"the pixels of {count} images do not separate subjects: at the similarity of images of"
+            f" one subject, they form {groups} group(s). {WAYS}",
             links,
         )
     names = [f"P{smallest[number][:digits]}" for number in component]
@@ -178,9 +179,9 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
     alike = links.correlations[links.correlations < cut].max(initial=0)
     doubt = (
         f"at most {groups} subjects: the similarities have no clear gap, so a subject may be"
-        f" in several of the {groups} groups. Images are linked from {cut:.2f} on; the most alike"
-        f" groups reach {alike:.2f}. With the slices that copies were made from in the"
-        " collection, or a subjects.csv, the number is exact"
+        f" in several of the {groups} groups. Images are linked from similarity {cut:.2f} on; the"
+        f" most similar groups reach {alike:.2f}. The number is exact with a subjects.csv, or with"
+        " the originals of copies in the collection"
     )
     return People(names, cut, doubt=doubt)
 
@@ -188,15 +189,15 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
 def clear_gap(links: Forest, images: int) -> Gap | None:
     """The gap in the sorted similarities of the spanning forest; None if it is not clear.
 
-    It is the widest interval without an edge that leaves two subjects or more, with two images or
-    more each on average. It is clear if it is 0.1 wide or more and ends at 0.5 or more, and no
-    other such interval is half as wide, unless that differs in few strays (1 % of the images).
-    The width is counted in similarity, not in its logarithm: identical copies would win there.
+    It is the widest interval without an edge that leaves at least two subjects, with at least two
+    images each on average. It is clear if it is at least 0.1 wide and ends at 0.5 or more, and no
+    other such interval is half as wide, unless that differs in few strays (1 % of the images). The
+    width is in similarity, not in its logarithm, in which identical copies would win.
     """
     ends = np.sort(links.correlations)
-    # Without an edge between all images, the lowest interval begins at the floor.
+    # Unless edges connect all images, the lowest interval begins at the floor.
     starts = np.concatenate([[FLOOR], ends])[:-1] if len(ends) else ends
-    # How many subjects it makes to cut below each edge.
+    # The number of subjects for a cut below each edge.
     people = images - (len(ends) - np.arange(len(ends)))
     widths = np.where((people >= 2) & (2 * people <= images), ends - starts, 0)
     if not len(ends) or widths.max() < _CLEAR:
@@ -209,6 +210,6 @@ def clear_gap(links: Forest, images: int) -> Gap | None:
 
 
 def near_duplicates(codes: Codes, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> int:
-    """How many of the images where ``test`` is true have a near-duplicate where ``train`` is."""
+    """The number of ``test`` images with a near-duplicate among ``train`` images."""
     _, _, alike = nearest(codes[test], codes[train], NEAR_DUPLICATE)
     return int((alike > 0).sum())

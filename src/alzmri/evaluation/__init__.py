@@ -1,1 +1,1 @@
-"""Honest numbers: metrics, intervals over subjects, calibration, figures."""
+"""Evaluation: metrics, intervals over subjects, calibration, figures, the model card."""

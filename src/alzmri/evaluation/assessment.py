@@ -1,4 +1,4 @@
-"""Everything that is said about a test part: leak, scores, tables, figures, one line."""
+"""The assessment of a test part: leak, scores, tables, figures, a headline."""
 
 import json
 from collections.abc import Sequence
@@ -34,15 +34,15 @@ METRICS = (
     *("macro_f1", "accuracy", "loss", "macro_auc", "ece"),
     *("subject_macro_f1", "subject_accuracy", "shared_subjects"),
 )
-"""What DVC shows of an evaluation, in ``metrics/evaluate.json``: few numbers, on one screen."""
+"""The few scores in ``metrics/evaluate.json``, which DVC shows on one screen."""
 
 
 def check_leak(card: Card, prepared: Prepared, unit: str) -> int | None:
-    """How many test subjects the model has seen in training; None where subjects are unknown.
+    """The number of test subjects that were in training; None if subjects are unknown.
 
     Raises:
-        LeakError: when there are any and ``split.unit`` does not say that the split leaks.
-        UserError: when the model was trained on another preparation of the data.
+        LeakError: there are some, but ``split.unit`` is not ``slice``.
+        UserError: the model was trained on another preparation of the data.
     """
     tested = prepared.subjects("test")
     shared = card.shared_subjects(tested)
@@ -51,8 +51,8 @@ def check_leak(card: Card, prepared: Prepared, unit: str) -> int | None:
             f"{shared} of {len(tested)} test subjects were in this model's training: its score"
             " would measure recognition of subjects. Train on this split: `dvc repro train`"
         )
-    # Subjects may have other names in another preparation: only the data that it was trained on
-    # can tell that the model has not seen them.
+    # Subjects may have other names in another preparation, so only the model's own training data
+    # can show that it has not seen them.
     if card.data_sha256 != prepared.digest:
         raise UserError(
             "models/ was trained on other data or another split than data/prepared: run"
@@ -62,9 +62,9 @@ def check_leak(card: Card, prepared: Prepared, unit: str) -> int | None:
 
 
 def near_duplicates() -> int:
-    """How many images have a near-duplicate in another part of a subject split, as prepare counted.
+    """The stage prepare's count of images with a near-duplicate in another part of a subject split.
 
-    Where there are any, one subject has several names, and the model may have seen it in training.
+    If there are any, a subject has several names, and may have been in training.
     """
     summary = json.loads((PREPARED / "summary.json").read_bytes())
     return int(summary["leak"]["near_duplicates_across_subject_split"])
@@ -72,20 +72,20 @@ def near_duplicates() -> int:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The test part and what the model says of it, row by row."""
+    """The test part and the model's predictions, row by row."""
 
     rows: tuple[Row, ...]  # lines of the manifest
     images: NDArray[np.uint8]  # [n, side, side]
     truth: Ints  # class indices, [n]
     logits: Floats  # [n, classes]
-    ood: NDArray[np.bool_]  # [n], unlike the training slices: `alzmri predict` leaves these out
+    ood: NDArray[np.bool_]  # [n], out of distribution: `alzmri predict` leaves these out
     temperature: float  # fitted on the validation part
     calibrated: bool  # whether the probabilities are those at this temperature
     classes: tuple[str, ...]  # in severity order
 
     @property
     def probabilities(self) -> Floats:
-        """float64 ``[n, classes]``, as they are scored."""
+        """The probabilities to score, float64 ``[n, classes]``."""
         return probabilities(self.logits / (self.temperature if self.calibrated else 1))
 
     @property
@@ -107,7 +107,7 @@ def predict_test(
     evaluate: Evaluate,
     detector: Detector | None = None,
 ) -> Predictions:
-    """Run the model over the test part; without ``detector`` no slice is OOD."""
+    """Run the model on the test part; without ``detector``, no slice is OOD."""
     device = choose()
     indices = prepared.indices("test")
     network = features.WithFeatures(model).to(device)
@@ -127,10 +127,10 @@ def predict_test(
 def details(
     test: Predictions, split: Split, shared: int | None, near_duplicates: int = 0
 ) -> dict[str, Any]:
-    """The content of ``models/evaluation.json``: ``METRICS``, and everything else that is known.
+    """The content of ``models/evaluation.json``: ``METRICS`` and all other results.
 
-    ``shared`` is what :func:`check_leak` found. Where it is None nothing is said of subjects, and
-    intervals are over slices. Where there are near-duplicates, it is not known either.
+    ``shared`` is the result of :func:`check_leak`. If it is None, there are no scores of subjects,
+    and intervals are over slices. Near-duplicates make it unknown, too.
     """
     labels, names, seed = test.truth, test.subjects, split.seed
     found = score(labels, test.probabilities, names, test.classes, seed, ~test.ood)
@@ -139,7 +139,7 @@ def details(
         for count in found["stages_off"].values():
             count["people"] = None
     leak: dict[str, Any] = {"unit": split.unit, "shared_subjects": shared}
-    if near_duplicates:  # the names hide who was seen in training
+    if near_duplicates:  # several names of a subject hide that it was in training
         leak |= {"shared_subjects": None, "near_duplicates": near_duplicates}
     calibration: dict[str, Any] = {"temperature": test.temperature, "applied": test.calibrated}
     for when, temperature in (("before", 1), ("after", test.temperature)):
@@ -167,10 +167,10 @@ def score(
     seed: int,
     counted: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
-    """All that predictions alone tell, of slices and of subjects, with intervals over subjects.
+    """Scores of slices and subjects from predictions, with intervals over subjects.
 
-    Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is of the intervals. A
-    subject is scored as `alzmri predict` answers: by the mean over the slices that are ``counted``.
+    Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is for the intervals. The
+    prediction for a subject is that of `alzmri predict`: the mean over ``counted`` slices.
     """
     by = by_subject(truth, probabilities, subjects, counted)
     levels, off = [], []
@@ -194,7 +194,7 @@ def score(
 
 
 def note(test: Predictions, params: Params, shared: int | None, near_duplicates: int = 0) -> str:
-    """One line that goes on every figure: what was tested, and whether it leaks."""
+    """The line on every figure: the tested slices, and whether the split leaks."""
     known = "unknown" if shared is None else len(set(test.subjects))
     tested = f"{len(test.rows)} test slices of {known} subjects"
     if params.data.permute_labels:

@@ -1,7 +1,7 @@
-"""The figures of a test set, as a user would put them in a paper.
+"""The figures of a test set, ready for a paper.
 
-Arguments are named as in ``alzmri.evaluation.metrics``; ``note`` is the title, one line
-that says what was tested, and whether the split leaks.
+Arguments are named as in ``alzmri.evaluation.metrics``; ``note`` is the title, one line about the
+tested slices and whether the split leaks.
 """
 
 import csv
@@ -39,12 +39,12 @@ def matrix(
     """Shade a matrix from faint to strong blue and write a text into each cell.
 
     Args:
-        axes: empty ones; light or dark, as matplotlib's settings are.
+        axes: empty axes; light or dark, by matplotlib's settings.
         values: ``[rows, columns]``; NaN leaves a cell empty.
         texts: str ``[rows, columns]``.
         ticks: names of the rows, and of the columns.
-        labels: what the rows are, and the columns.
-        limits: the values of the faintest and of the strongest blue; None for those in ``values``.
+        labels: of the vertical and of the horizontal axis.
+        limits: values of the faintest and of the strongest blue; None for the range of ``values``.
         less_is_better: whether the lowest value is the strongest blue.
     """
     light = mpl.rcParams["figure.facecolor"] == "white"
@@ -54,7 +54,7 @@ def matrix(
     image = axes.imshow(values, cmap=shades, vmin=low, vmax=high, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
-            # Ink that the shade behind it leaves legible.
+            # Choose ink that is legible on the shade.
             luminance = np.dot(image.to_rgba(np.array([value]))[0, :3], (0.299, 0.587, 0.114))
             ink = "white" if luminance < 0.55 else "black"
             centred: Any = {"ha": "center", "va": "center"}
@@ -77,9 +77,9 @@ def confusion(
     *,
     small: bool = False,
 ) -> None:
-    """Shares of each actual class, in rows; a class that is never predicted has its column too.
+    """Draw shares of each actual class in rows; a class that is never predicted has a column too.
 
-    A ``small`` one, to be set beside others, has percentages only, and neither counts nor a scale.
+    A ``small`` matrix, for a row of several, has percentages without counts and scale.
     """
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (truth, predicted), 1)
@@ -111,7 +111,7 @@ def roc(
     classes: Sequence[str],
     note: str,
 ) -> None:
-    """One curve per class against the rest, its area, and a 95 % band over subjects."""
+    """Draw a ROC curve per class against the rest, with area and 95 % band over subjects."""
     grid = np.linspace(0, 1, 101)
     bounds = intervals.samples(truth, probabilities, subjects, seed=0)
     with drawing(path, 5.2, 4.6) as figure:
@@ -135,11 +135,11 @@ def roc(
 def reliability_diagram(
     path: Path, truth: Ints, probabilities: Mapping[str, Floats], subjects: Sequence[str], note: str
 ) -> None:
-    """Accuracy against confidence with 95 % intervals over subjects, and how many slices.
+    """Draw accuracy against confidence with 95 % intervals over subjects, and a histogram.
 
     ``probabilities`` are two sets by their names in the legend: before and after calibration.
     """
-    # Not at the top: compare and review draw without torch.
+    # Imported here, because compare and review draw without torch.
     from alzmri.ood.detector import share_interval
 
     edges = np.linspace(0, 1, metrics.CALIBRATION_BINS + 1)
@@ -178,7 +178,7 @@ def mistakes(
     classes: Sequence[str],
     note: str,
 ) -> None:
-    """Of each class, in a row, the slices that the model got wrong with the most confidence.
+    """Draw a row for each class, with its most confidently misclassified slices.
 
     ``images`` are uint8 ``[n, side, side]``.
     """
@@ -215,7 +215,7 @@ def mistakes(
 
 
 def history(path: Path, table: Path) -> None:
-    """The learning curves of ``plots/history.csv``; the epoch that was kept is marked."""
+    """Draw the learning curves of ``plots/history.csv``, and mark the kept epoch."""
     with table.open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     columns = {name: [float(row[name]) for row in rows] for name in rows[0]}

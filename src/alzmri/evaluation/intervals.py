@@ -1,13 +1,13 @@
 """95 % intervals over subjects: slices of one brain are not independent, and subjects are few.
 
 Each resample gives every subject a random weight, with all their slices, within their class: the
-Bayesian bootstrap (Rubin, 1981) of a stratified test. The subjects of a test cannot show what did
-not happen to occur among them: with every subject right, any reweighting of them is right too. So
-half a subject is imagined in each class, wrong for the lower bound and right for the upper one, as
-the bounds of Clopper and Pearson (1934) have one subject more on either side. How often the
-intervals hold the truth is measured by ``bench/coverage.py``.
+Bayesian bootstrap (Rubin, 1981) of a stratified test. Reweighting cannot show outcomes that do not
+occur among the subjects: if all are right, they are right with any weights. So each class gets half
+an imagined subject, wrong for the lower bound and right for the upper one, similar to the bounds of
+Clopper and Pearson (1934) with one more subject. ``bench/coverage.py`` measures how often the
+intervals contain the truth.
 
-The fitted models are held fixed: nothing here is about another seed of training or another fold.
+The intervals hold the fitted models fixed: other training seeds or folds are not in them.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from alzmri.models.validation import Floats, Ints
 
 RESAMPLES = 2000
 IMAGINED = 0.5
-"""Subjects added to each class: with a quarter, the coverage of some tests falls below 0.93."""
+"""Subjects added to each class: with 0.25, the coverage of some tests falls below 0.93."""
 _LEVELS = 1000
-"""More different scores than so many are rounded for the resamples of an area under a curve."""
+"""Maximum number of distinct scores for resamples of an area under a curve; more are rounded."""
 _ROC_RESAMPLES = 400
 
 Interval = list[float]
@@ -32,7 +32,7 @@ Interval = list[float]
 
 
 class Classified(NamedTuple):
-    """What one model said of one test part: class indices int64 ``[n]``, the subject of each."""
+    """Predictions of one model for one test part: class indices int64 ``[n]``, their subjects."""
 
     truth: Ints
     predicted: Ints
@@ -41,11 +41,11 @@ class Classified(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """Macro F1 of one model less that of another, on the same subjects."""
+    """Macro F1 of one model minus that of another, on the same subjects."""
 
-    value: float  # on all of them, -1 to 1
+    value: float  # on all subjects, -1 to 1
     interval: Interval  # 95 %, over subjects
-    ahead: float  # the share of resamples in which the first scores higher; ties count half
+    ahead: float  # fraction of resamples in which the first scores higher; ties count half
 
 
 class Resampled(NamedTuple):
@@ -57,7 +57,7 @@ class Resampled(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        """95 %."""
+        """The 95 % interval."""
         return [float(np.quantile(self.low, 0.025)), float(np.quantile(self.high, 0.975))]
 
 
@@ -73,12 +73,12 @@ class Sample(NamedTuple):
 def intervals(
     truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: int
 ) -> dict[str, Interval | None]:
-    """Of ``macro_f1``, ``accuracy``, ``macro_auc``, ``loss``, ``ece`` and ``brier``.
+    """95 % intervals of ``macro_f1``, ``accuracy``, ``macro_auc``, ``loss``, ``ece``, ``brier``.
 
-    Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is of the weights. The
-    calibration error of a sample is too high, and that of a resample once more so: its interval
-    reaches as far below as above, and begins at 0 where chance alone shows as much. The area under
-    the curve is None where it has none.
+    Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is for the weights. The
+    calibration error of a sample is biased upward, and that of a resample again: its interval is
+    therefore symmetric, and begins at 0 if chance alone explains it. The area under the curve may
+    have no interval: None.
     """
     test = Classified(truth, probabilities.argmax(axis=1), subjects)
     macro_f1 = mean_macro_f1([test], probabilities.shape[1], seed).interval
@@ -97,7 +97,7 @@ def intervals(
 def roc_band(bounds: Sequence[Sample], label: int, grid: Floats) -> list[Floats]:
     """The true positive rate of class ``label`` at the false positive rates ``grid``, low and high.
 
-    ``bounds`` are of :func:`samples`.
+    ``bounds`` are the result of :func:`samples`.
     """
     band = []
     for sample, quantile in zip(bounds, (0.025, 0.975), strict=True):
@@ -114,9 +114,9 @@ def roc_band(bounds: Sequence[Sample], label: int, grid: Floats) -> list[Floats]
 
 
 def samples(truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: int) -> list[Sample]:
-    """For the lower and for the upper bound: all that is imagined is wrong, or right.
+    """The samples for the lower and the upper bound: all imagined subjects are wrong, or right.
 
-    An imagined subject is predicted with the mean confidence of all slices.
+    The prediction for an imagined subject has the mean confidence of all slices.
     """
     classes = probabilities.shape[1]
     test = Classified(truth, probabilities.argmax(axis=1), subjects)
@@ -126,7 +126,7 @@ def samples(truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: i
     confidence = float(probabilities.max(axis=1).mean())
     found = []
     for right in (False, True):
-        # A row for each class and what it is taken for, weighted by how many slices that is.
+        # One row for each actual and predicted class, weighted by its number of slices.
         imagined = _imagined(confusion, draws, right=right)[0]
         actual, said = np.nonzero(imagined.sum(axis=0))
         rows = np.full((len(said), classes), (1 - confidence) / (classes - 1))
@@ -143,7 +143,6 @@ def samples(truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: i
 
 
 def _weighted(sample: Sample) -> dict[str, Floats]:
-    """The scores in each resample."""
     truth, probabilities, member, weights = sample
     right = probabilities.argmax(axis=1) == truth
     gaps = np.eye(metrics.CALIBRATION_BINS)[metrics.bins(probabilities)]
@@ -165,14 +164,14 @@ def _weighted(sample: Sample) -> dict[str, Floats]:
 
 
 def _auc(positive: NDArray[np.bool_], score: Floats, member: Ints, weights: Floats) -> Floats:
-    """The area under the ROC curve in each resample, of scores in ``_LEVELS`` steps at most."""
+    """The area under the ROC curve in each resample, from at most ``_LEVELS`` distinct scores."""
     values = np.unique(score)
     values = values[:: -(-len(values) // _LEVELS)]
     level = np.searchsorted(values, score, side="right") - 1
     ones, others = np.zeros((2, weights.shape[1], len(values)))
     for counts, kind in ((ones, positive), (others, ~positive)):
         np.add.at(counts, (member[kind], level[kind]), 1)
-    # Of all pairs with one of each kind, those in the right order; equal ones are half.
+    # The fraction of positive-negative pairs in the right order; ties count half.
     own, rest = ones.any(axis=1), others.any(axis=1)
     ones, others, mine, theirs = ones[own], others[rest], weights[:, own], weights[:, rest]
     ahead = ones @ (np.cumsum(others, axis=1) - others / 2).T
@@ -182,11 +181,11 @@ def _auc(positive: NDArray[np.bool_], score: Floats, member: Ints, weights: Floa
 
 
 def of_new_subjects(test: Classified, classes: int, seed: int, subjects: int) -> Interval:
-    """Where the macro F1 of so many new ``subjects`` falls, 95 times out of 100.
+    """The 95 % prediction interval of macro F1 of ``subjects`` new subjects.
 
-    A prediction interval: each resample draws new subjects with the weights that it gives to those
-    of ``test`` and to the imagined ones, so that what is not known of the model is in it too. They
-    are drawn whatever their class; the average runs over the classes that a draw happens to have.
+    Each resample draws new subjects with its weights of the subjects of ``test`` and the imagined
+    ones, so that the interval includes the uncertainty about the model. It draws from all classes
+    together; the average runs over the classes in the draw.
     """
     rng = np.random.default_rng(seed)
     confusion, strata = _confusion([test], classes)
@@ -202,9 +201,9 @@ def of_new_subjects(test: Classified, classes: int, seed: int, subjects: int) ->
 def mean_macro_f1(tests: Sequence[Classified], classes: int, seed: int) -> Resampled:
     """The mean macro F1 of ``tests``, which are repetitions with other seeds, or folds, or both.
 
-    A subject has one weight in all tests. Those of one fold are weighted within that fold, and the
-    imagined subjects of a class are shared by the folds. The weights depend on truth, subjects and
-    seed only: two models tested on the same slices are resampled alike.
+    A subject has one weight in all tests. Weights of subjects are drawn within their fold; folds
+    share the imagined subjects of a class. The weights depend only on truth, subjects and seed, so
+    that two models tested on the same slices have the same resamples.
     """
     confusion, strata = _confusion(tests, classes)
     draws = _draw(np.random.default_rng(seed), strata)
@@ -221,13 +220,13 @@ def mean_macro_f1(tests: Sequence[Classified], classes: int, seed: int) -> Resam
 def difference(
     first: Sequence[Classified], second: Sequence[Classified], classes: int, seed: int
 ) -> Difference:
-    """How far ``first`` is ahead of ``second``, which is tested on the same slices, test by test.
+    """The difference in macro F1 of ``first`` and ``second``, tested on the same slices, in pairs.
 
-    What makes a subject easy or hard for both falls out of the difference, so that it is known
-    better than either score. Of an imagined subject one model is right and the other wrong.
+    Subjects that are easy or hard for both models cancel, so that the difference is more precise
+    than either score. For an imagined subject, one model is right and the other wrong.
 
     Raises:
-        ValueError: when a pair of tests is not of the same slices of the same subjects.
+        ValueError: a pair of tests has different slices or subjects.
     """
     for one, other in zip(first, second, strict=True):
         if list(one.subjects) != list(other.subjects) or not np.array_equal(one.truth, other.truth):
@@ -240,7 +239,7 @@ def difference(
 
 
 class _Draws(NamedTuple):
-    """Weights in each resample, as many in a stratum as it has subjects."""
+    """Weights in each resample, whose sum in a stratum is its number of subjects."""
 
     real: Floats  # [RESAMPLES, subjects]
     imagined: Floats  # [RESAMPLES, strata]
@@ -261,7 +260,7 @@ def _draw(rng: np.random.Generator, strata: Ints) -> _Draws:
 
 
 def _confusion(tests: Sequence[Classified], classes: int) -> tuple[Ints, Ints]:
-    """Of each subject in each test, ``[tests, subjects, classes, classes]``; and the strata."""
+    """Confusion matrices, ``[tests, subjects, classes, classes]``, and the strata."""
     names, member = np.unique(
         np.concatenate([np.asarray(test.subjects) for test in tests]), return_inverse=True
     )
@@ -275,9 +274,9 @@ def _confusion(tests: Sequence[Classified], classes: int) -> tuple[Ints, Ints]:
 
 
 def _imagined(confusion: Ints, draws: _Draws, *, right: bool) -> Floats:
-    """What is imagined in each stratum, with slices as its subjects have on average.
+    """Confusion matrices of each stratum's imagined subject, with the mean number of slices.
 
-    ``[tests, strata, classes, classes]``, with the mistakes spread evenly over the other classes.
+    ``[tests, strata, classes, classes]``, with mistakes spread evenly over the other classes.
     """
     member = np.eye(len(draws.of_class))[draws.stratum]
     slices = confusion.sum(axis=(2, 3)) @ member / member.sum(axis=0)
@@ -292,7 +291,7 @@ def _imagined(confusion: Ints, draws: _Draws, *, right: bool) -> Floats:
 
 
 def _macro_f1(confusion: Ints | Floats) -> Floats:
-    """Of each matrix of ``[..., actual, predicted]``, over the classes that occur in it."""
+    """Macro F1 of each matrix ``[..., actual, predicted]``, over the classes that occur in it."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     actual, guessed = confusion.sum(axis=-1), confusion.sum(axis=-2)
     occurs = actual > 0

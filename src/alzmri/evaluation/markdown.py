@@ -1,4 +1,4 @@
-"""Markdown that the program writes."""
+"""Write Markdown."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,12 +11,12 @@ def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def records(rows: Sequence[Mapping[str, object]]) -> str:
-    """A table with a row for each of ``rows``, whose keys are the header; one at least."""
+    """A table of ``rows``, at least one, whose keys are the header."""
     return table(list(rows[0]), (row.values() for row in rows))
 
 
 def interval(value: float | None, bounds: Sequence[float] | None) -> str:
-    """Such as ``0.518 [0.459, 0.575]``; a dash for None, no brackets without ``bounds``."""
+    """Text such as ``0.518 [0.459, 0.575]``; a dash for None, no brackets without ``bounds``."""
     if value is None:
         return "–"
     return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else f"{value:.3f}"

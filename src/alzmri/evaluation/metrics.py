@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from alzmri.models.validation import Floats, Ints, macro_f1
 
 CALIBRATION_BINS = 15
-"""Of equal width over the confidence; the number of Guo et al. (2017)."""
+"""Number of equal-width confidence bins (Guo et al., 2017)."""
 
 
 def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[str, Any]:
     """The slice-level part of ``models/evaluation.json``."""
-    # Not scikit-learn's, whose import takes longer than to score a small collection.
+    # Importing scikit-learn takes longer than scoring a small collection.
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(confusion, (truth, predicted), 1)
@@ -62,10 +62,10 @@ def roc(positive: NDArray[np.bool_], score: Floats) -> tuple[Floats, Floats]:
 
     Args:
         positive: ``[n]``, with both values.
-        score: ``[n]``, higher where it says more surely that one is positive.
+        score: ``[n]``, higher for more confidence in positive.
     """
     order = np.argsort(-score, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # of equal scores
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # last of equal scores
     right = np.cumsum(positive[order])[last]
     wrong = last + 1 - right
     return np.append(0, wrong) / wrong[-1], np.append(0, right) / right[-1]
@@ -99,13 +99,13 @@ def expected_calibration_error(truth: Ints, probabilities: Floats) -> float:
 
 
 def calibrated(probabilities: Floats, subjects: Sequence[str], seed: int) -> dict[str, Any]:
-    """The calibration error by chance alone, where the ``probabilities`` are right.
+    """The calibration error by chance alone, if the ``probabilities`` are right.
 
-    Labels are drawn 1000 times from the probabilities of each slice, by one random number for all
-    slices of a subject, since they share their label.
+    It draws labels 1000 times from the probabilities of each slice, by one random number for all
+    slices of a subject, because they share their label.
 
     Returns:
-        ``mean``, and ``range``, from the 2.5 % to the 97.5 % quantile.
+        ``mean``, and ``range`` from the 2.5 % to the 97.5 % quantile.
     """
     rng = np.random.default_rng(seed)
     names, member = np.unique(np.asarray(subjects), return_inverse=True)
@@ -135,7 +135,7 @@ def losses(truth: Ints, probabilities: Floats) -> Floats:
 
 
 def by_distance(truth: Ints, predicted: Ints, classes: int) -> list[int]:
-    """How many are right, in a neighbouring stage, two stages off, ...; ``classes`` counts."""
+    """Numbers of slices that are right, one stage off, two stages off, ...; ``classes`` numbers."""
     counts: list[int] = np.bincount(np.abs(truth - predicted), minlength=classes).tolist()
     return counts
 
@@ -148,8 +148,8 @@ def by_subject(
 ) -> tuple[Ints, Floats, list[str]]:
     """One row per subject: most frequent class, mean of the slice probabilities, name.
 
-    The mean is over the slices that are ``counted``, bool ``[n]``; over all where none of a subject
-    is, or ``counted`` is None.
+    The mean is over ``counted`` slices, bool ``[n]``, or over all slices of a subject if none is
+    counted or ``counted`` is None.
     """
     names, member = np.unique(np.asarray(subjects), return_inverse=True)
     votes = np.zeros((len(names), probabilities.shape[1]), dtype=np.int64)
@@ -164,7 +164,7 @@ def by_subject(
 
 
 def confidence_scores(truth: Ints, probabilities: Floats) -> dict[str, float]:
-    """What temperature scaling changes: loss, calibration error, Brier score."""
+    """The scores that temperature scaling changes: loss, calibration error, Brier score."""
     return {
         "loss": float(losses(truth, probabilities).mean()),
         "ece": expected_calibration_error(truth, probabilities),

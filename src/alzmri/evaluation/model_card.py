@@ -1,8 +1,8 @@
-"""``MODEL_CARD.md``: what a stranger must know before they use the weights.
+"""Write ``MODEL_CARD.md``, for users of the weights.
 
-In the spirit of Mitchell et al., "Model cards for model reporting" (2019). The text is in
-``model_card.md``, everything else comes from the run. The card carries no date, so that the same
-run writes the same card.
+It follows Mitchell et al., "Model cards for model reporting" (2019). The text is in
+``model_card.md``, everything else comes from the run. The card has no date, so that the same run
+writes the same card.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from alzmri.files import write_bytes
 from alzmri.models.saved import Card
 
 FEW_SUBJECTS = 10
-"""In a class of the test part: with fewer, the card says that its scores say little."""
+"""With fewer test subjects of a class, the card says that its scores say little."""
 
 
 def write(
@@ -23,7 +23,7 @@ def write(
 ) -> None:
     """Write the card of a model.
 
-    ``metrics`` are its ``models/evaluation.json``, ``alarms`` its ``models/ood.json``.
+    ``metrics`` is its ``models/evaluation.json``, ``alarms`` its ``models/ood.json``.
     """
     split = metrics["split"]
     leaks = split["unit"] == "slice" or split["shared_subjects"] != 0
@@ -83,7 +83,6 @@ def _data(parameters: dict[str, Any], prepared: Prepared) -> dict[str, str]:
 
 
 def _subjects(prepared: Prepared, name: str, part: str) -> list[str]:
-    """The subject of each slice of a class in a part of the split."""
     return [row.subject for row in prepared.rows if (row.label, row.split) == (name, part)]
 
 
@@ -121,7 +120,7 @@ def _scores(metrics: dict[str, Any], *, leaks: bool) -> dict[str, str]:
             " of the split. The same subjects have several names."
         )
     elif shared is None:
-        seen = "Subjects are unknown: intervals take each slice for a subject, and are too narrow."
+        seen = "Subjects are unknown: intervals treat each slice as a subject and are too narrow."
         warning = "Subjects unknown, this split LEAKS: nothing is known about new subjects."
     elif split["unit"] == "slice":
         warning = (

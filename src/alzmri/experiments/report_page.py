@@ -138,7 +138,6 @@ def code(name: object) -> str:
 
 
 def _draw_confusion(group: Group, path: Path) -> None:
-    """The confusion matrix of all runs of ``group`` together."""
     tests = [run.predictions for run in group.runs]
     truth = np.concatenate([test.truth for test in tests])
     predicted = np.concatenate([test.predicted for test in tests])

@@ -302,7 +302,6 @@ class Runner:
         return [result for name in asked if (result := self.results[name])]
 
     def _run(self, experiment: Experiment) -> FinishedRun | None:
-        """Run it, and repeat it if that may help."""
         name, tries, locked_since = experiment.name, 0, 0.0
         while True:
             with self._workspace:

@@ -102,7 +102,6 @@ def verdict() -> str:
 
 
 def _reasons() -> Iterator[str]:
-    """Yield the known reasons for other bytes that apply here."""
     if platform.machine() not in ("x86_64", "AMD64"):
         yield f"{platform.machine()} processors round differently from x86-64"
     model = Path("models/model.json")

@@ -150,7 +150,6 @@ def _affine(header: Any) -> Affine:
 
 
 def _shape(header: Any) -> tuple[int, ...]:
-    """The sides of one volume of real numbers."""
     kind = header.get_data_dtype().kind
     if kind not in "iuf":
         raise Unreadable(f"its voxels are {_NOT_NUMBERS.get(kind, 'not numbers')}")

@@ -1,4 +1,4 @@
-"""The architectures, by the names that ``model.name`` may take: ``build`` makes one."""
+"""The architectures by ``model.name``; ``build`` makes one."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDE_AND_PADDING = {32: (1, 5), 64: (2, 5), 96: (2, 5), 128: (4, 2), 160: (4, 2), 224: (4, 2)}
-"""Of AlexNet's first convolution, for every image size. A stride of 4 would lose the detail of
-small images."""
+"""Stride and padding of AlexNet's first convolution by image size. A stride of 4 would lose the
+detail of small images."""
 
 
 class Network(nn.Module):
-    """Feature maps of a slice, and their classifier: all that the rest of the program uses.
+    """Layers from slices to feature maps, and a classifier of the maps.
 
     Attributes:
         features: from slices, float32 ``[batch, 1, image_size, image_size]``, to maps, float32

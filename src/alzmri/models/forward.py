@@ -1,4 +1,4 @@
-"""From packed pixels to class probabilities: the preprocessing and the forward pass."""
+"""The forward pass from packed pixels to class probabilities."""
 
 import numpy as np
 import torch
@@ -9,11 +9,11 @@ MEAN, STD = 0.5, 0.5
 """The protocol's normalisation of pixel values from 0..1 to -1..1."""
 
 BATCH_SIZE = 256
-"""Images in one forward pass without gradients; no score depends on it."""
+"""Images per forward pass without gradients; no score depends on it."""
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Model input, float32 ``[n, 1, side, side]`` in -1 to 1, of uint8 ``[n, side, side]``."""
+    """Turn uint8 ``[n, side, side]`` into model input, float32 ``[n, 1, side, side]``, -1 to 1."""
     return (images.unsqueeze(1) * (1 / 255 / STD)).sub_(MEAN / STD)
 
 

@@ -21,21 +21,21 @@ MODELS = Path("models")
 
 
 def subject_digest(subject: str) -> str:
-    """The subject's digest in ``model.json``, which may be published; subjects' names may not."""
+    """The subject's digest for ``model.json``, which may be published, unlike names."""
     return hashlib.sha256(subject.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Card:
-    """``model.json``: all that is needed to use the weights, and to know where they come from."""
+    """``model.json``: everything needed to use the weights and to know their origin."""
 
     architecture: dict[str, Any]  # the arguments of `build`
-    # In the order of the model's outputs, least severe first.
+    # The order of the model's outputs, least severe first.
     classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
-    preprocessing: dict[str, Any]  # how a slice becomes the model's input
+    preprocessing: dict[str, Any]  # the steps from a slice to the model's input
     parameters: dict[str, Any]  # the validated params.yaml of the run
     training_subjects: list[str]  # digests, sorted
-    data_sha256: str  # of the prepared data
+    data_sha256: str  # digest of the prepared data
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # divides the logits
     versions: dict[str, str]  # of Python, torch and other packages that computed the weights
     run: str = ""  # the fingerprint of the training, its id on W&B; empty in older models
@@ -43,14 +43,14 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
 
     def shared_subjects(self, subjects: Iterable[str]) -> int:
-        """How many of ``subjects`` the model was trained on."""
+        """The number of ``subjects`` that the model was trained on."""
         return len(set(map(subject_digest, subjects)) & set(self.training_subjects))
 
 
 def save(directory: Path, weights: dict[str, Tensor], card: Card) -> None:
     """Write both files, each atomically."""
     contiguous = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-    # Not safetensors' own file writing: on a full disk that is an error of another kind.
+    # safetensors' own file writing raises another kind of error on a full disk.
     write_bytes(directory / "model.safetensors", serialize(contiguous))
     write_json(directory / "model.json", asdict(card))
 
@@ -65,7 +65,7 @@ def load(directory: Path = MODELS) -> tuple[Network, Card]:
     """The model in ``directory``, on the CPU, and its card.
 
     Raises:
-        UserError: when there is no model, a value is impossible, or the two files do not belong
+        UserError: there is no model, a value is impossible, or the two files do not belong
             together.
     """
     try:
@@ -76,7 +76,7 @@ def load(directory: Path = MODELS) -> tuple[Network, Card]:
         for name, tensor in weights.items():
             least = tensor.min() if name.endswith("running_var") else 0
             if not torch.isfinite(tensor).all() or least < 0:
-                raise ValueError(f"model.safetensors: {name} has impossible values")
+                raise ValueError(f"model.safetensors: {name} has NaN or infinite values")
         model.load_state_dict(weights)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
@@ -98,6 +98,6 @@ def _check_card(card: Card) -> None:
     """Raise ValueError for values that no training writes."""
     classes, outputs = card.classes, card.architecture["classes"]
     if outputs != len(classes) or len(set(classes)) < len(classes):
-        raise ValueError(f"model.json: {outputs} outputs, for the classes {classes}")
+        raise ValueError(f"model.json: {outputs} outputs for the classes {classes}")
     if (size := card.architecture["image_size"]) not in STRIDE_AND_PADDING:
         raise ValueError(f"model.json: image_size {size}")

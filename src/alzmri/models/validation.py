@@ -1,4 +1,4 @@
-"""What is computed from the logits of the validation part: its score, and the temperature."""
+"""Macro F1 and the calibration temperature from validation logits."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 COLDEST, HOTTEST = 0.05, 20.0
-"""Bounds of the temperature: without a mistake in validation the best one would be 0."""
+"""Bounds of the temperature: without a validation mistake, the best temperature would be 0."""
 
 
 def macro_f1(truth: Ints, predicted: Ints) -> float:
@@ -20,15 +20,15 @@ def macro_f1(truth: Ints, predicted: Ints) -> float:
 def fit_temperature(truth: Ints, logits: Floats) -> float:
     """The T that minimises the cross-entropy of ``logits / T``, to four digits.
 
-    Above 1 it softens an over-confident model, below 1 it sharpens a timid one; the most probable
-    class of a slice stays the same. Guo et al., "On calibration of modern neural networks"
+    Above 1 it softens an over-confident model, below 1 it sharpens an under-confident one; the most
+    probable class stays the same. Guo et al., "On calibration of modern neural networks"
     (2017), section 4.2.
 
     Args:
         truth: class indices, int64 ``[n]``.
-        logits: float64 ``[n, classes]``, of slices that were not trained on.
+        logits: float64 ``[n, classes]``, of slices outside the training part.
     """
-    from scipy.optimize import minimize_scalar  # takes a second, and training needs it at its end
+    from scipy.optimize import minimize_scalar  # takes a second; only the end of training needs it
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)

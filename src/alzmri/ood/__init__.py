@@ -1,1 +1,1 @@
-"""Out-of-distribution (OOD) detection: is an image like those that the model was trained on?"""
+"""Detection of images that are out of distribution (OOD): unlike the training slices."""

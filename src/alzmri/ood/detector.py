@@ -1,4 +1,4 @@
-"""Whether an image is like those that a model was trained on.
+"""Detect images that are unlike a model's training slices.
 
 The score is the Mahalanobis distance of a network's features from those of the training slices (Lee
 et al., "A simple unified framework for detecting out-of-distribution samples and adversarial
@@ -30,11 +30,11 @@ from alzmri.ood.features import WithFeatures, run
 
 FILE = "ood.safetensors"
 KEPT_VARIANCE = 0.99
-"""Of the training features, held by the leading directions."""
+"""Fraction of the training features' variance in the leading directions."""
 SUBJECTS = 0.99
-"""Of new subjects of any class so many shall have no slice that is flagged."""
+"""Fraction of new subjects of each class that shall have no flagged slice."""
 TRAINING_IMAGES = 2048
-"""At most so many training slices give the Gaussian: more only take time."""
+"""Maximum number of training slices for the Gaussian; more only take time."""
 
 Features = NDArray[np.float32]
 
@@ -47,8 +47,8 @@ class Detector:
     directions: Features  # orthonormal, [leading, width]
     variances: Features  # along them, [leading]
     residual: float  # the variance along every other direction
-    threshold: float  # the distance up to which an image is of the same kind, see `limit`
-    weights: str  # SHA-256 of the model.safetensors whose features these are
+    threshold: float  # the largest distance in distribution, see `limit`
+    weights: str  # SHA-256 of the model.safetensors that gives the features
 
     @classmethod
     def fit(
@@ -66,7 +66,7 @@ class Detector:
         share = np.cumsum(spread) / max(spread.sum(), np.finfo(np.float64).tiny)
         leading = min(int(np.searchsorted(share, KEPT_VARIANCE)) + 1, len(spread))
         others = max(1, training.shape[1] - leading)
-        # A dead layer has no variance at all: everything else is then infinitely far.
+        # A dead layer has no variance, so that everything else is infinitely far.
         least = max(1e-6 * float(spread.mean()), 1e-12)
         fitted = cls(
             mean=mean,
@@ -80,8 +80,8 @@ class Detector:
         return replace(fitted, threshold=max(threshold, least))
 
     def score(self, features: Features) -> NDArray[np.float64]:
-        """The distance over the threshold, float64 ``[n]``: above 1 is out-of-distribution."""
-        # Products of single precision, sums of double: a server does this for every request.
+        """The distance over the threshold, float64 ``[n]``: above 1 is out of distribution."""
+        # Products in single, sums in double precision: a server does this for every request.
         away = features - self.mean
         along = np.square(away @ self.directions.T, dtype=np.float64)
         beside = np.maximum(np.square(away, dtype=np.float64).sum(axis=1) - along.sum(axis=1), 0)
@@ -93,17 +93,17 @@ class Detector:
     def save(self, directory: Path) -> str:
         """Write ``ood.safetensors``; return its SHA-256."""
         tensors = {n: np.asarray(value) for n, value in vars(self).items() if n != "weights"}
-        # Not more than one entry here: safetensors would write them in any order.
+        # Only one entry, because safetensors writes several in any order.
         content = serialize(tensors, {"weights": self.weights})
         write_bytes(directory / FILE, content)
         return hashlib.sha256(content).hexdigest()
 
     @classmethod
     def load(cls, directory: Path, weights: str) -> "Detector":
-        """Read it back.
+        """Read ``ood.safetensors``.
 
         Raises:
-            UserError: when there is none, or it is damaged or another model's.
+            UserError: it is missing, damaged or of another model.
         """
         path = directory / FILE
         try:
@@ -126,13 +126,13 @@ class Detector:
         return found
 
     def _check(self) -> None:
-        """Refuse (ValueError) what no fit gives: with a NaN every image would seem familiar."""
+        """Raise ValueError for invalid values: with a NaN, every image would be in distribution."""
         leading, width = self.directions.shape
         if self.mean.shape != (width,) or self.variances.shape != (leading,):
-            raise ValueError("its parts do not fit together")
+            raise ValueError("its arrays have different sizes")
         lengths = np.square(self.directions).sum(axis=1)
         if not (np.isfinite(self.mean).all() and np.allclose(lengths, 1, atol=1e-3)):
-            raise ValueError("its mean or directions have impossible values")
+            raise ValueError("its mean or directions have NaN or infinite values")
         spreads = (*self.variances.tolist(), self.residual, self.threshold)
         if not all(0 < value < np.inf for value in spreads):
             raise ValueError("its variances or its threshold have impossible values")
@@ -141,15 +141,15 @@ class Detector:
 def limit(
     distances: NDArray[np.float64], subjects: Sequence[str], labels: NDArray[np.int64]
 ) -> float:
-    """The distance that the farthest slice of a new subject stays below, whatever the class.
+    """The upper limit for the distance of a new subject's farthest slice, in any class.
 
-    Subjects differ more than the slices of one, and atrophy lies farther from the mean than health:
-    a quantile of all slices would flag the whole subject in one class, and nobody in another. So
-    this is the prediction limit, at ``SUBJECTS``, for the farthest slice of one more subject of the
-    class for which it is highest (normal, with the same spread in all classes).
+    Subjects differ more than slices of one subject, and atrophy is farther from the mean than
+    health: a quantile of all slices would flag whole subjects of one class, and none of another. So
+    this is the prediction limit, at ``SUBJECTS``, for the farthest slice of one new subject of the
+    class with the highest limit (normal, with the same spread in all classes).
 
     Args:
-        distances: of slices of subjects that the Gaussian has not seen, ``[n]``.
+        distances: of slices of subjects outside the Gaussian's training part, ``[n]``.
         subjects: of each slice.
         labels: the class of each slice, ``[n]``.
     """
@@ -158,7 +158,7 @@ def limit(
     np.maximum.at(farthest, member, distances)
     group = np.unique(labels[first], return_inverse=True)[1]
     if len(first) <= group.max() + 1:
-        group = np.zeros_like(group)  # too few to know the spread within a class
+        group = np.zeros_like(group)  # too few to estimate the spread within a class
     free = len(first) - group.max() - 1
     if not free:
         return float(farthest.max())
@@ -170,13 +170,13 @@ def limit(
 
 
 def fit(directory: Path, prepared: Prepared) -> tuple[Detector, dict[str, Any]]:
-    """The detector for the model in ``directory``, and the content of ``models/ood.json``.
+    """Fit the detector for the model in ``directory``; also return ``models/ood.json``'s content.
 
-    Training slices give the Gaussian, validation subjects the threshold, test slices the rate of
-    false alarms, in each class and of each subject that has any.
+    Training slices determine the Gaussian, validation subjects the threshold, and test slices the
+    rate of false alarms, in each class and of each subject with any.
 
     Raises:
-        UserError: when the model is missing, damaged, or was trained on other data.
+        UserError: the model is missing, damaged, or was trained on other data.
     """
     model, card = saved.load(directory)
     if card.data_sha256 != prepared.digest:
@@ -210,7 +210,7 @@ def fit(directory: Path, prepared: Prepared) -> tuple[Detector, dict[str, Any]]:
         },
         "validation": {"false_alarms": float((detector.score(held_out) > 1).mean())},
         "directions": len(detector.directions),
-        # With the detector's, which the stage adds: evaluate depends on this file instead of both.
+        # The stage adds the detector's digest: evaluate depends on this file instead of both.
         "weights": weights,
     }
     if not prepared.subjects_known:  # each slice counts as a subject above
@@ -221,7 +221,7 @@ def fit(directory: Path, prepared: Prepared) -> tuple[Detector, dict[str, Any]]:
 
 
 def _alarms(flagged: NDArray[np.bool_], subjects: NDArray[np.str_]) -> dict[str, Any]:
-    """The share of slices that are ``flagged``, with its 95 % interval over subjects."""
+    """The share of ``flagged`` slices, with its 95 % interval over subjects."""
     names, of = np.unique(subjects, return_inverse=True)
     rate = float(flagged.mean())
     return {
@@ -236,8 +236,8 @@ def _alarms(flagged: NDArray[np.bool_], subjects: NDArray[np.str_]) -> dict[str,
 def share_interval(share: float, subjects: int) -> list[float]:
     """The 95 % interval of a ``share`` of the slices of ``subjects``, 0 to 1.
 
-    Clopper and Pearson's (1934) with subjects as the trials: exact where all slices of a subject
-    are alike, and wider than need be where they are not.
+    It is Clopper and Pearson's (1934) with subjects as trials: exact if all slices of a subject are
+    equal, and too wide otherwise.
     """
     hits = share * subjects
     low = float(beta.ppf(0.025, hits, subjects - hits + 1)) if hits else 0.0

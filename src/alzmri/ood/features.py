@@ -1,4 +1,4 @@
-"""What a model sees before it decides: the activations of its last convolutions."""
+"""The features of a slice: the activations of a model's last convolutions."""
 
 import numpy as np
 import torch
@@ -11,15 +11,15 @@ from alzmri.models.forward import BATCH_SIZE, normalise
 from alzmri.terminal import Update
 
 MOST_CELLS = 6
-"""The longest side of the maps that are the features, as of AlexNet; larger ones are averaged."""
+"""The longest side of the features' maps, that of AlexNet; larger maps are averaged."""
 
 
 class WithFeatures(nn.Module):
     """A trained network from packed pixels to logits and features.
 
-    The features are the last feature maps, flattened: where something is matters as much as what.
-    (The units of the last hidden layer, which remember only what tells the classes apart, find
-    fewer strange pictures.)
+    The features are the last feature maps, flattened, because places matter as much as patterns.
+    (Units of the last hidden layer, which keep only differences of classes, detect fewer strange
+    images.)
     """
 
     def __init__(self, network: Network) -> None:

@@ -1,8 +1,8 @@
-"""One simulated subject: the stage of atrophy and everything else in which heads differ.
+"""One simulated subject: the stage of atrophy and all other differences between heads.
 
-What grades the stage is what radiologists grade: wide ventricles, wide sulci, thin cortex, a wide
-rim of cerebrospinal fluid (CSF), and dark white matter around the ventricles. Measured in the same
-way, as fractions of the brain's area, the means from Non to Moderate Demented are:
+A stage changes what radiologists grade: wide ventricles, wide sulci, thin cortex, a wide rim of
+cerebrospinal fluid (CSF), and dark white matter around the ventricles. Measured in the same way, as
+fractions of the brain's area, the means from Non to Moderate Demented are:
 
 ====================  ========================  ========================
                       public collection         here
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from alzmri.phantom.exact import ExactRandom, bspline_along
 
 _STAGE_RANGE = (-0.5, 3.5)
-"""The classes are at 0, 1, 2, 3; a subject may lie a little beyond, never far."""
+"""Range of a subject's stage; the classes are at 0, 1, 2, 3."""
 
 
 class Trait(NamedTuple):
@@ -42,7 +42,7 @@ class Trait(NamedTuple):
 
 
 VENTRICLE = Trait(base=1.85, per_stage=1.1, sd=0.22, least=0.2)
-"""Shift of the ventricles' wall outward from the template's, mm."""
+"""Outward shift of the ventricles' wall from the template's, mm."""
 SULCUS = Trait(base=0.45, per_stage=0.09, sd=0.03, least=0.05)
 """Half the width of a sulcus, mm."""
 CORTEX = Trait(base=3.0, per_stage=-0.15, sd=0.06, least=1.6)
@@ -54,15 +54,15 @@ LEUKOARAIOSIS = Trait(base=0.03, per_stage=0.06, sd=0.02)
 
 
 class Lattice(NamedTuple):
-    """Knots (..., Y, X, Z) of a smooth random field over the head, ``spacing`` mm apart, cubic
-    B-splines between them."""
+    """A smooth random field over the head: cubic B-splines with knots (..., Y, X, Z) ``spacing`` mm
+    apart."""
 
     spacing: float
     knots: NDArray[np.float32]
 
 
 _HEAD = (192, 160, 36)
-"""Extent of the lattices along y, x, z, mm: what slices reach."""
+"""Extent of the lattices along y, x, z, mm: the range of slices."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class SimulatedSubject:
     stage: float
     ventricle: float
     ventricle_front: float
-    """Extra widening of the frontal horns, less of the occipital ones, as a fraction."""
+    """Additional widening of the frontal horns, and reduced one of the occipital, as a fraction."""
     ventricle_right: float
-    """Extra widening on the right, less on the left, as a fraction."""
+    """Additional widening on the right, and reduced widening on the left, as a fraction."""
     sulcus: float
     cortex: float
     rim: float
@@ -103,7 +103,7 @@ class SimulatedSubject:
     warps: tuple[Lattice, ...]
     """Displacement (3, Y, X, Z) of the template, mm, coarse and fine."""
     sulcal_depth: Lattice
-    """(Y, X, Z), standard deviation 1: where sulci are deep and wide."""
+    """Field (Y, X, Z) of standard deviation 1, higher where sulci are deep and wide."""
     folds: NDArray[np.float32]
     """Two random fields (X, Y, Z, 2) whose zero surfaces are the sulci, ``FOLD_STEP`` apart."""
 
@@ -112,7 +112,7 @@ FOLD_STEP = 2.5
 """Sampling of the folding fields, mm."""
 _FOLD_EXTENT = 200
 FOLD_CENTRE = _FOLD_EXTENT / FOLD_STEP / 2
-"""Sample of the folding fields that lies at the centre of the brain."""
+"""Sample of the folding fields at the centre of the brain."""
 _FOLD_WAVELENGTHS = (11.0, 8.0)
 """Knot distance of the primary and the secondary folds, mm."""
 
@@ -126,7 +126,7 @@ def draw_subject(stage_of_class: int, difficulty: float, random: ExactRandom) ->
     """One subject of the class at ``stage_of_class``.
 
     ``difficulty`` is the standard deviation of the subjects' latent stage around their class, in
-    classes: 0 puts everyone at the centre, 0.5 lets a third cross into a neighbouring class.
+    classes: with 0 all are at the centre, with 0.5 a third is nearer to a neighbouring class.
     """
     low, high = _STAGE_RANGE
     stage = min(max(stage_of_class + difficulty * random.normal(), low), high)

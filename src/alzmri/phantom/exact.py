@@ -1,10 +1,10 @@
-"""Array operations and random numbers that are the same bits on every machine.
+"""Array operations and random numbers with the same bits on every machine.
 
 IEEE 754 defines the result of ``+ - * /``, square root, floor and comparison to the last bit, and
 integer sums do not depend on their order. Exponentials, trigonometry, floating-point sums and
-matrix products do depend on the processor and the libraries, so none is used here. The methods of
-NumPy's ``Generator`` may change their streams between versions; the raw words of PCG64 and the
-seeding through ``SeedSequence`` are guaranteed by NumPy's compatibility policy (NEP 19).
+matrix products do depend on the processor and the libraries, so this module uses none. The methods
+of NumPy's ``Generator`` may change their streams between versions; NumPy's compatibility policy
+(NEP 19) guarantees the raw words of PCG64 and the seeding through ``SeedSequence``.
 """
 
 import itertools
@@ -20,9 +20,9 @@ Volume = Floats
 """float32, shape (X, Y, Z), X from left to right, Y to the front, Z up, in voxels of 1 mm."""
 
 _SUBVOXEL = 64
-"""Sampling positions are snapped to 1/64 voxel: a last-bit difference cannot move a sample."""
+"""Positions are rounded to 1/64 voxel, so that a difference in the last bit moves no sample."""
 _UNIFORM_BITS = 24
-"""Bits of a uniform number: as many as a float32 holds exactly."""
+"""Bits of a uniform number: those of a float32's significand."""
 _HALFWORDS = 4
 """16-bit parts of one 64-bit word, summed for one approximately normal number."""
 _HALFWORD_MEAN = _HALFWORDS * (2**16 - 1) // 2
@@ -30,7 +30,7 @@ _HALFWORD_SCALE = math.sqrt(12 / _HALFWORDS) / 2**16
 
 
 class ExactRandom:
-    """A stream of random numbers that depends on nothing but ``key``."""
+    """A stream of random numbers that depends only on ``key``."""
 
     def __init__(self, *key: int) -> None:
         self._words = np.random.PCG64(np.random.SeedSequence(key))
@@ -44,10 +44,10 @@ class ExactRandom:
         return float(self.normals(1)[0])
 
     def normals(self, *shape: int) -> Floats:
-        """Numbers of mean 0 and variance 1, near normal, never beyond ±3.47.
+        """Numbers of mean 0 and variance 1, nearly normal, within ±3.47.
 
         Each is the standardised sum of four uniform integers (the Irwin-Hall distribution). Its
-        bounded tails are welcome: no subject is ever grotesque.
+        bounded tails prevent grotesque subjects.
         """
         words = self._words.random_raw(math.prod(shape)).astype("<u8")
         parts = words.view("<u2").reshape(*shape, _HALFWORDS)
@@ -58,7 +58,7 @@ class ExactRandom:
 def box_blur(values: NDArray[np.integer], radius: int, passes: int = 2) -> NDArray[np.int64]:
     """Blur integers with a box of ``2 * radius + 1`` along every axis, ``passes`` times.
 
-    Edges are repeated outward; quotients are rounded down, hence exact.
+    It repeats edges outward and rounds quotients down, which is exact.
     """
     width = 2 * radius + 1
     blurred = values.astype(np.int64)
@@ -77,7 +77,7 @@ def blur_fixed(values: NDArray[np.floating], radius: int, passes: int, scale: in
 
 
 def piecewise_linear(values: Floats, knots: Sequence[tuple[float, float]]) -> Floats:
-    """Map ``values`` through straight lines between ``knots`` (x, y), constant beyond the ends."""
+    """Interpolate linearly between ``knots`` (x, y), constant beyond the ends."""
     mapped = np.full(values.shape, knots[0][1], np.float32)
     for (x0, y0), (x1, y1) in itertools.pairwise(knots):
         mapped += np.clip((values - x0) * (1 / (x1 - x0)), 0, 1) * (y1 - y0)
@@ -93,11 +93,11 @@ def central_difference(values: Floats, axis: int) -> Floats:
 
 
 def sample(channels: Floats, x: Floats, y: Floats, z: Floats) -> Floats:
-    """Read ``channels`` (X, Y, Z, C) at N voxel positions: trilinear, clamped; gives (C, N)."""
+    """Sample ``channels`` (X, Y, Z, C) at N voxel positions, trilinear and clamped, as (C, N)."""
     nx, ny, nz, _ = channels.shape
     fractions, cells = [], []
     for position, size in ((x, nx), (y, ny), (z, nz)):
-        # The last cell is left out, so that a cell's upper neighbour always exists.
+        # Exclude the last voxel, so that the upper neighbour always exists.
         last = (size - 1) * _SUBVOXEL - 1
         steps = np.clip(np.floor(position * _SUBVOXEL + 0.5), 0, last).astype(np.int32)
         cells.append(steps >> 6)
@@ -115,7 +115,7 @@ def sample(channels: Floats, x: Floats, y: Floats, z: Floats) -> Floats:
 
 
 def _mix(low: Floats, high: Floats, fraction: Floats) -> Floats:
-    """``low + (high - low) * fraction``, written over ``high``: this is the hot path."""
+    """``low + (high - low) * fraction``, in place of ``high``, for speed."""
     high -= low
     high *= fraction
     high += low

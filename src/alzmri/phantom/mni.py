@@ -2,7 +2,7 @@
 
 ICBM 2009a nonlinear symmetric, 1 mm, skull stripped, uint8 (Fonov et al., NeuroImage 54, 2011).
 All lengths are in millimetres, which are voxels; (x, y, z) is right, front, up from the anterior
-commissure. Only the part of the head that slices can reach is kept.
+commissure. The maps cover only the part of the head that slices can reach.
 """
 
 import hashlib
@@ -19,26 +19,26 @@ from alzmri.phantom import exact
 from alzmri.phantom.exact import Volume
 
 _CROP = (slice(22, 175), slice(23, 212), slice(40, 124))
-"""Voxels of the published template that are kept: the brain with a margin; z from -32 to 51 mm."""
+"""Part of the published template: the brain with a margin; z from -32 to 51 mm."""
 SHAPE = (153, 189, 84)
 ORIGIN = (98 - 22, 134 - 23, 72 - 40)
 """Voxel of (0, 0, 0) mm within the crop."""
 _DIGEST = "79197a4e816fe769af4e19e1f4964dc9965936606e35813a8a6afa06ff95b70c"
-"""SHA-256 of the three volumes' voxels: another template would be other data under one seed."""
+"""SHA-256 of the three volumes' voxels: another template would give a seed other images."""
 
 _FAR = 30.0
-"""Distances are not kept beyond this (mm): nothing depends on them."""
+"""Maximum distance in the maps, mm; nothing depends on larger ones."""
 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
 class Maps(NamedTuple):
-    """What rendering reads, as float32 channels of shape (X, Y, Z, channel)."""
+    """The maps for rendering, as float32 channels of shape (X, Y, Z, channel)."""
 
     motion: NDArray[np.float32]
-    """How the tissue moves per mm of ventricular widening (x, y, z), then the signed distance to
-    the template's ventricle wall in mm, negative inside."""
+    """Displacement (x, y, z) of the tissue per mm of ventricular widening, then the signed distance
+    to the template's ventricle wall in mm, negative inside."""
     tissue: NDArray[np.float32]
     """Intensity (CSF 0.1, grey 0.6, white 1), weight of the template's own deep structures in
     [0, 1], distance in mm to a sulcus of the template, depth in mm below the hull of the brain
@@ -107,8 +107,8 @@ def _load() -> list[Bytes]:
         volumes.append(voxels[_CROP])
     if digest.hexdigest() != _DIGEST:
         raise EnvironmentFault(
-            "this version of nilearn carries another MNI152 template than the phantom was made "
-            "for, so a seed would not give the same images; install the pinned nilearn"
+            "this version of nilearn has another MNI152 template, so a seed would give other"
+            " images: install the pinned nilearn"
         )
     return volumes
 
@@ -118,7 +118,7 @@ def _signed_distance(inside: Mask) -> Volume:
 
 
 def _distance_to(mask: Mask) -> Volume:
-    """Distance in mm to the nearest voxel of ``mask``: roots of integers, hence exact."""
+    """Distance in mm to the nearest voxel of ``mask``; roots of integers are exact."""
     distance: NDArray[np.float64] = ndimage.distance_transform_edt(~mask)
     return distance.astype(np.float32)
 
@@ -179,16 +179,16 @@ def _ramp(distance: NDArray[Any], width: float) -> NDArray[np.float64]:
 
 
 def _depth(hull: Mask) -> Volume:
-    """Depth below the hull in mm, negative outside; the cut planes of the crop are no surface."""
+    """Depth below the hull in mm, negative outside; the planes of the crop do not count."""
     margin = ((0, 0), (0, 0), (int(_FAR), int(_FAR)))
     below = _distance_to(~np.pad(hull, margin, mode="edge"))
     return np.where(hull, below[:, :, int(_FAR) : -int(_FAR)], -_distance_to(hull))
 
 
 def _deep_zone(wall: Volume, grid: _Grid) -> Volume:
-    """Where the template itself is shown: basal ganglia, thalami, and the ventricles' surrounds.
+    """Weight of the template itself: basal ganglia, thalami, and the ventricles' surroundings.
 
-    The cortex of an average brain is a blur; outside this zone a folded cortex replaces it.
+    The cortex of an average brain is blurred; outside this zone, a folded cortex replaces it.
     """
     centre = np.sqrt((grid.x / 37) ** 2 + ((grid.y + 6) / 46) ** 2 + ((grid.z - 4) / 30) ** 2)
     around = _ramp(13 - wall, 5) * np.clip((1.25 - centre) * 8, 0, 1)
@@ -200,7 +200,7 @@ def _deep_zone(wall: Volume, grid: _Grid) -> Volume:
 
 
 def _to_sulcus(sharp: Volume, brain: Mask, hull: Mask, grid: _Grid) -> Volume:
-    """Distance to the sheets of CSF that even the average brain shows, and to the midline's."""
+    """Distance to the sheets of CSF that the average brain shows, and to that of the midline."""
     sulci = brain & (sharp < 136)
     fissure = (np.abs(grid.x) < 1) & ((grid.y > 40) | (grid.y < -62) | (grid.z > 34))
     return _distance_to(sulci | (hull & fissure))

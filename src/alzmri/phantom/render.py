@@ -1,4 +1,4 @@
-"""One axial T1-weighted slice of a subject, as a scanner would show it.
+"""Render one axial T1-weighted slice of a subject, like a scanner.
 
 The order is that of nature: pose and shape of the head, displaced ventricles, folded cortex, deep
 structures, then receive field, point spread and noise of the scanner.
@@ -15,10 +15,10 @@ from alzmri.phantom.exact import ExactRandom
 from alzmri.phantom.mni import ORIGIN, Maps
 
 HEIGHT, WIDTH = 208, 176
-"""Size of a slice in pixels of 1 mm, that of the public collection."""
+"""Size of a slice in pixels of 1 mm, as in the public collection."""
 
 _MARGIN = 8
-"""Pixels at every border that no brain reaches and that stay zero."""
+"""Width of the border in pixels, which no brain reaches and which stays zero."""
 _WINDOW = (slice(_MARGIN, -_MARGIN), slice(_MARGIN, -_MARGIN))
 _ROWS, _COLUMNS = HEIGHT - 2 * _MARGIN, WIDTH - 2 * _MARGIN
 
@@ -36,7 +36,7 @@ _LATTICE_FLOOR = -4.0
 
 _BRAIN_CENTRE = (0.0, -17.0, -2.0)
 _BRAIN_HALF_AXES = (70.0, 88.0, 66.0)
-"""The ellipsoid that the template's brain fills, mm."""
+"""Half axes of the ellipsoid around the template's brain, mm."""
 
 _WHITE_LEVEL, _BRIGHTEST = 245, 250
 """Grey levels of intensity 1, and of the brightest pixel."""
@@ -48,7 +48,7 @@ Pixels = NDArray[np.floating[Any]]
 
 
 class _Plane(NamedTuple):
-    """Where the slice's pixels lie in the template, mm, and the local depth of sulci."""
+    """Positions of the slice's pixels in the template, mm, and the local depth of sulci."""
 
     x: Pixels
     y: Pixels
@@ -125,8 +125,8 @@ def _widen_ventricles(maps: Maps, subject: SimulatedSubject, plane: _Plane) -> _
     shift = subject.ventricle * side * end
     moved = [p - shift * m for p, m in zip((x, y, z), motion, strict=True)]
     tissue = _Tissue(*exact.sample(maps.tissue, *moved))
-    # The pull can overshoot a narrow ventricle and land behind its opposite wall: whatever the
-    # wall has passed is ventricle.
+    # The pull can overshoot a narrow ventricle and end behind its opposite wall, so everything that
+    # the wall has passed is ventricle.
     passed = np.sqrt(sum(m * m for m in motion)) * shift
     return tissue._replace(wall=np.minimum(tissue.wall, wall - passed))
 

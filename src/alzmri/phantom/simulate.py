@@ -15,15 +15,15 @@ from alzmri.phantom.mni import Maps, prepare_maps
 from alzmri.phantom.render import render_slice
 
 _PREFIXES = ("ND", "VMD", "MD", "MOD")
-"""Of subject ids, one per class in severity order."""
+"""Prefixes of subject IDs, one per class in severity order."""
 _MIDDLE = 14.0
 """Height of a subject's middle slice above the anterior commissure, mm."""
 _MOST_SPACING, _RANGE = 1.0, 30.0
-"""Distance of adjacent slices, and from the lowest to the highest, at most, mm: from the level of
-the commissures to the roof of the lateral ventricles, like the public collection."""
+"""Maximum distance of adjacent slices, and of the lowest from the highest, mm: from the level of
+the commissures to the roof of the lateral ventricles, as in the public collection."""
 _JPEG_QUALITY = 95
 _ANATOMY_STREAM, _NOISE_STREAM = 0, 1
-"""Streams of random numbers per subject: more slices leave the anatomy as it is."""
+"""Streams of random numbers per subject, so that more slices do not change the anatomy."""
 
 
 def generate(
@@ -41,13 +41,13 @@ def generate(
     ``subjects`` are per class, ``slices`` per subject. Images are
     ``<class folder>/<subject>_<slice>.jpg``, 8-bit grayscale, 176 wide and 208 high, front of the
     head down; subjects are ``ND-001``, ``VMD-001``, ``MD-001``, ``MOD-001`` and so on, slices
-    ``01`` (lowest) upward. ``subjects.csv`` (``path,subject``) lists them all, sorted by path.
-    ``difficulty`` is as in :func:`draw_subject`. ``directory`` appears, or is replaced, only once
+    ``01`` (lowest) upward. ``subjects.csv`` (``path,subject``) lists all images, sorted by path.
+    ``difficulty`` is as in :func:`draw_subject`. ``directory`` appears, or is replaced, only when
     everything is written. ``threads`` (default: one per processor) share the subjects; the result
     does not depend on their number. ``progress(done, total)`` counts slices.
 
     Raises:
-        EnvironmentFault: the MNI152 template is missing, damaged or another.
+        EnvironmentFault: the MNI152 template is missing, damaged or different.
     """
     with replacing_directory(directory) as target:
         for folder in FOLDERS:

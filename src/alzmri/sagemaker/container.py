@@ -1,11 +1,11 @@
-"""What runs inside the container, as its first process: the stage train on what SageMaker gives.
+"""The first process of a job's container: runs the stage train on SageMaker's inputs.
 
-In: the channels ``code`` (``code.tar.gz``) and ``prepared``, the hyperparameters, the hosts. Out:
-``/opt/ml/model`` with what the stage writes; ``/opt/ml/output/failure`` with the reason when it
-fails; status 0 for success.
+Inputs: the channels ``code`` (``code.tar.gz``) and ``prepared``, the hyperparameters, the hosts.
+Outputs: ``/opt/ml/model`` with the stage's outputs; ``/opt/ml/output/failure`` with the reason of a
+failure; status 0 for success.
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html
 
-This module imports the standard library only: nothing else is installed yet.
+This module imports only the standard library, because nothing else is installed yet.
 """
 
 import json
@@ -32,10 +32,10 @@ ENTRY_POINT = [
     f" && cd {CODE}/src && exec python3 -m alzmri.sagemaker.container",
 ]
 UNSAID = (
-    "the container ended without a word, as when memory runs out: lower train.batch_size, or take"
+    "the container ended without a message, as when memory runs out: lower train.batch_size, or use"
     " a larger instance_type"
 )
-SECRET_VARIABLE = "ALZMRI_WANDB_SECRET"  # noqa: S105  # names the variable that holds a name
+SECRET_VARIABLE = "ALZMRI_WANDB_SECRET"  # noqa: S105  # the variable with the secret's name
 OUTPUTS = (
     "models/model.json",
     "models/model.safetensors",
@@ -47,24 +47,24 @@ NEEDED = (
     *("albumentations", "filelock", "fsspec", "numpy", "opencv-python-headless", "psutil"),
     *("pydantic", "rich", "ruamel.yaml", "safetensors", "scikit-learn", "scipy", "wandb"),
 )
-"""What the stage train imports besides PyTorch, which the image has; versions as we pin them."""
-RESOLVE_SECONDS = 120  # a host's name is known some time after the host is
+"""Packages that the stage train imports besides PyTorch, which the image has."""
+RESOLVE_SECONDS = 120  # time until the address of another host must be known
 
 
 class TrainingFailure(Exception):
-    """The job cannot go on; the message is what its owner reads."""
+    """The job cannot continue; the message is for its owner."""
 
 
 def main() -> int:
-    """Train, and hand over what came of it; the container's exit status.
+    """Train and deliver the model; return the container's exit status.
 
     Raises:
-        SystemExit: with 128 + the signal's number, when one ended training before its time.
+        SystemExit: a signal stopped the training; the status is 128 + its number.
     """
     signal.signal(signal.SIGTERM, _leave)  # without a handler the first process ignores it
     failure = ML / "output/failure"
     failure.parent.mkdir(parents=True, exist_ok=True)
-    failure.write_text(UNSAID)  # what the service shows if this process is killed
+    failure.write_text(UNSAID)  # the service shows it if this process is killed
     try:
         train()
     except (TrainingFailure, OSError) as error:
@@ -80,7 +80,7 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def train() -> None:
-    """Run the stage, on every host its part; the first one delivers the model.
+    """Run this host's part of the stage; the first host delivers the model.
 
     Raises:
         TrainingFailure: with the reason for the job's owner.
@@ -92,7 +92,7 @@ def train() -> None:
     _write_params()
     if wanted := unmet((CODE / "requirements.txt").read_text()):
         print(f"installing {len(wanted)} pinned packages", flush=True)
-        # As constraints too, so that what they bring has our pins.
+        # Also as constraints, so that their dependencies have the pinned versions.
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         status, last = run([*pip, "--constraint", "requirements.txt", *wanted], dict(os.environ))
         if status:
@@ -110,10 +110,10 @@ def train() -> None:
 
 
 def run(command: Sequence[str], environment: dict[str, str]) -> tuple[int, Sequence[str]]:
-    """Run ``command``, its output printed as it comes; its status and its last 200 lines.
+    """Run ``command`` and print its output at once; return its status and its last 200 lines.
 
-    The first SIGTERM is forwarded to it, so that the trainer saves; a second one would end it
-    before it has. Status: 128 + n after signal n. Raises `SystemExit` if it failed after SIGTERM.
+    It forwards only the first SIGTERM, so that the trainer saves: a second one would end it at
+    once. The status is 128 + n after signal n. Raises `SystemExit` if it failed after SIGTERM.
     """
     child = subprocess.Popen(
         command,
@@ -146,15 +146,15 @@ def run(command: Sequence[str], environment: dict[str, str]) -> tuple[int, Seque
 
 
 def _hosts() -> tuple[list[str], str, str]:
-    """All hosts, the first of them first; this one; the interface that they talk by."""
+    """All hosts, the first of them first; this host; their network interface."""
     resources = json.loads((ML / "input/config/resourceconfig.json").read_text())
-    # Not by letter: algo-10 comes after algo-9.
+    # By number: algo-10 comes after algo-9.
     hosts = sorted(resources["hosts"], key=lambda host: int(host.rpartition("-")[2]))
     return hosts, resources["current_host"], resources.get("network_interface_name", "eth0")
 
 
 def _write_params() -> None:
-    """Hyperparameters ``section.key`` into params.yaml: JSON is YAML, and no shell sees them."""
+    """Write hyperparameters ``section.key`` to params.yaml; their JSON is valid YAML."""
     content: dict[str, dict[str, object]] = {}
     given: dict[str, str] = json.loads((ML / "input/config/hyperparameters.json").read_text())
     for name, value in given.items():
@@ -172,7 +172,7 @@ def unmet(requirements: str) -> list[str]:
 
 
 def _environment(interface: str, *, first: bool) -> dict[str, str]:
-    """The trainer's. Only the first host's speaks to W&B; without a key nobody could sync a run."""
+    """The trainer's environment. Only the first host reports to W&B, and only with a key."""
     key = _wandb_key() if first else None
     return {
         **os.environ,
@@ -180,14 +180,14 @@ def _environment(interface: str, *, first: bool) -> dict[str, str]:
         "ALZMRI_CHECKPOINTS": str(ML / "checkpoints"),
         "GLOO_SOCKET_IFNAME": interface,
         "NCCL_SOCKET_IFNAME": interface,
-        # Else the client replaces the id by which a resumed run is found again.
+        # Otherwise the client replaces the run's id, which a resumed training needs.
         "WANDB_SAGEMAKER_DISABLE": "true",
         **({"WANDB_API_KEY": key} if key else {"WANDB_MODE": "disabled"}),
     }
 
 
 def _wandb_key() -> str | None:
-    """The secret named in the request; training goes on without it."""
+    """The secret that the request names; training continues without it."""
     name = os.environ.get(SECRET_VARIABLE)
     if not name:
         return None
@@ -199,14 +199,14 @@ def _wandb_key() -> str | None:
         region = os.environ["AWS_REGION"]
         client = Session().create_client("secretsmanager", region_name=region, config=limits)
         return str(client.get_secret_value(SecretId=name)["SecretString"]).strip()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the training
+    except Exception as error:  # noqa: BLE001 - no error here may end the training
         warning = "warning: no W&B key, the run is not tracked online"
         print(f"{warning}: secret {name}: {error}", flush=True)
         return None
 
 
 def _await_name(host: str) -> None:
-    """Return once ``host`` has an address; torch would hang for minutes on one without."""
+    """Wait until ``host`` has an address, without which torch would hang for minutes."""
     deadline = time.monotonic() + RESOLVE_SECONDS
     while True:
         try:
@@ -219,7 +219,7 @@ def _await_name(host: str) -> None:
 
 
 def _command(hosts: list[str], here: str) -> list[str]:
-    """The stage as the pipeline runs it; by torchrun where several processes share the work."""
+    """The pipeline's command for the stage, through torchrun if several processes share it."""
     processes = max(1, _gpus())
     if len(hosts) * processes == 1:
         return [sys.executable, "src/train.py"]
@@ -248,7 +248,7 @@ def reason(lines: Sequence[str], status: int) -> str:
         return str(messages[-1])
     if "SIGKILL" in text or status == 128 + signal.SIGKILL:
         return UNSAID
-    # The first: torchrun adds its own.
+    # The first one: torchrun adds its own after it.
     if exception := re.search(r"^Traceback(?:.*\n)(?:(?:\s.*)?\n)*(\S.*)", text, re.MULTILINE):
         return exception[1]
     return "\n".join([f"training ended with status {status}", *list(lines)[-5:]])

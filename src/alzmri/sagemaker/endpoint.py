@@ -1,4 +1,4 @@
-"""A trained model as an endpoint: on instances of its own, or serverless."""
+"""Serve a trained model as an endpoint, on instances or serverless."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ NEEDED = ("model.json", "model.safetensors", "ood.safetensors")
 """Files of a model's folder without which the server does not start."""
 
 Requests = dict[str, dict[str, Any]]
-"""By operation, in their order: CreateModel, CreateEndpointConfig, CreateEndpoint."""
+"""Requests by operation, in order: CreateModel, CreateEndpointConfig, CreateEndpoint."""
 
 
 def registered(version: str | None, stage: str | None, folder: Path) -> None:
-    """Fetch the model of a registered version, or of the one that has a stage, into ``folder``."""
+    """Fetch the model of a registered version, or of the version with a stage, into ``folder``."""
     chosen = ["--rev", version] if version else ["--stage", str(stage)]
     words = [sys.executable, "-m", "dvc", "artifacts", "get", ".", registry.NAME, *chosen]
     words += ["--out", str(folder), "--quiet"]
@@ -32,16 +32,16 @@ def registered(version: str | None, stage: str | None, folder: Path) -> None:
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["dvc failed"])[0].removeprefix("ERROR: ")
         raise UserError(
-            f"{version or stage}: {said}; `gto show {registry.NAME}` lists what there is"
+            f"{version or stage}: {said}; `gto show {registry.NAME}` lists versions and stages"
         )
 
 
 def build(
     settings: SagemakerSettings, folder: Path, *, serverless: bool, allow_leak: bool
 ) -> Requests:
-    """What is asked for to serve the model in ``folder`` as an endpoint; no secret.
+    """The requests to serve the model in ``folder`` as an endpoint, without secrets.
 
-    Model and configuration have one name, a digest of them: what is the same has the same.
+    Model and configuration share a name, which contains a digest of them.
 
     Raises:
         UserError: files are missing or damaged.
@@ -61,7 +61,7 @@ def build(
     if leaks and not allow_leak:
         raise LeakError(
             "this model's split LEAKS: its scores come from subjects that it was trained on, and"
-            " say nothing about new ones; train with split.unit=subject, or give --allow-leak"
+            " say nothing about new subjects; train with split.unit=subject, or give --allow-leak"
         )
     contents = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     model: dict[str, Any] = {
@@ -71,7 +71,7 @@ def build(
             "ModelDataUrl": f"{settings.root}/models/{contents[:16]}/model.tar.gz",
             "Environment": {"ALZMRI_SERVE_MODEL": "/opt/ml/model"},
         },
-        # The server asks nobody. Serverless endpoints cannot be cut off.
+        # The server needs no network. Serverless endpoints cannot be isolated.
         "EnableNetworkIsolation": not serverless,
         "Tags": tags,
     }
@@ -94,13 +94,13 @@ def build(
 
 
 def deploy(session: Any, folder: Path, requests: Requests) -> bool:
-    """Make the endpoint for the model in ``folder``; whether there was need to.
+    """Make the endpoint serve the model in ``folder``; return False if it does already.
 
-    Another model that the endpoint serves goes on until this one does, and is then removed.
+    The endpoint serves its previous model until the new one is ready; then the previous one goes.
 
     Raises:
         UserError: the endpoint cannot be changed now, or the account does not allow it.
-        EnvironmentFault: the endpoint did not come up; one that served before goes on.
+        EnvironmentFault: the endpoint did not come up; a previous model still serves.
     """
     client = session.client("sagemaker")
     model, config, endpoint = requests.values()
@@ -116,7 +116,7 @@ def deploy(session: Any, folder: Path, requests: Requests) -> bool:
         archive = Path(temporary) / "model.tar.gz"
         pack(folder, archive)
         aws.upload(session, archive, model["PrimaryContainer"]["ModelDataUrl"])
-    # What is there from a time before is the same, as its name says.
+    # An existing one is equal, because its name contains the digest.
     with _unless("already existing"):
         client.create_model(**model)
     with _unless("already existing"):
@@ -136,11 +136,11 @@ def deploy(session: Any, folder: Path, requests: Requests) -> bool:
     try:
         after = aws.wait(session, "endpoint_in_service", say, EndpointName=name)
     except KeyboardInterrupt:
-        terminal.err.print("AWS goes on: `alzmri sagemaker undeploy` removes it", markup=False)
+        terminal.err.print("AWS continues: `alzmri sagemaker undeploy` removes it", markup=False)
         raise
     if after["EndpointStatus"] != "InService" or after["EndpointConfigName"] != configuration:
         why = after.get("FailureReason", "AWS gives no reason")
-        rest = "the model from before serves" if before else "remove it: alzmri sagemaker undeploy"
+        rest = "the previous model serves" if before else "remove it: alzmri sagemaker undeploy"
         log = f"/aws/sagemaker/Endpoints/{name}"
         raise EnvironmentFault(f"endpoint {name} failed: {why}; its log is {log}; {rest}")
     if before:
@@ -149,21 +149,21 @@ def deploy(session: Any, folder: Path, requests: Requests) -> bool:
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Write all that serving needs of the model in ``folder``; as ONNX too, for quick starts."""
+    """Write the files that serving needs from ``folder``, and the model as ONNX for fast starts."""
     from alzmri.inference import onnx_export
 
     graph = archive.with_name("model.onnx")
-    onnx_export.write(folder, graph)  # refuses files that are damaged or do not belong together
+    onnx_export.write(folder, graph)  # raises UserError for damaged files
     with tarfile.open(archive, "w:gz") as tar:
         for path in (*(folder / name for name in (*NEEDED, "MODEL_CARD.md")), graph):
             if path.is_file():
-                # Readable for the server's user, whoever owns it here.
+                # Make it readable for the server's user.
                 tar.add(path, path.name, filter=lambda item: item.replace(mode=0o644, deep=False))
 
 
 @contextmanager
 def _unless(words: str) -> Iterator[None]:
-    """Turn AWS's errors into ours, but one that says ``words``: that is well."""
+    """Ignore AWS's error with the message ``words``; explain all others."""
     from botocore.exceptions import ClientError
 
     with aws.explained():
@@ -175,7 +175,7 @@ def _unless(words: str) -> Iterator[None]:
 
 
 def _found(client: Any, name: str) -> dict[str, Any]:
-    """What the service says of an endpoint; nothing where there is none."""
+    """The service's description of an endpoint; empty if there is none."""
     with _unless("Could not find"):
         return dict(client.describe_endpoint(EndpointName=name))
     return {}
@@ -194,7 +194,7 @@ def undeploy(session: Any, name: str) -> None:
 
 
 def _remove(client: Any, name: str) -> None:
-    """Remove a configuration and its model, as far as they are there."""
+    """Remove a configuration and its model, if they exist."""
     with _unless("Could not find"):
         client.delete_endpoint_config(EndpointConfigName=name)
     with _unless("Could not find"):
@@ -202,13 +202,13 @@ def _remove(client: Any, name: str) -> None:
 
 
 def invoke(session: Any, name: str, image: Path) -> dict[str, Any]:
-    """What the endpoint says of one image file; `UserError`, with its reason, if it refuses."""
+    """The endpoint's answer for one image file; `UserError` with its reason if it refuses."""
     from botocore.exceptions import ClientError
 
     try:
         content = image.read_bytes()
     except OSError as error:
-        raise UserError(f"{image}: {error.strerror}: name an image file") from None
+        raise UserError(f"{image}: {error.strerror}: give an image file") from None
     with aws.explained():
         try:
             answer = session.client("sagemaker-runtime").invoke_endpoint(
@@ -218,8 +218,8 @@ def invoke(session: Any, name: str, image: Path) -> dict[str, Any]:
             if error.response["Error"].get("Code") != "ModelError":
                 raise
             said = str(error.response.get("OriginalMessage") or error)
-            with suppress(ValueError, KeyError, TypeError):  # the server's own words
+            with suppress(ValueError, KeyError, TypeError):  # the server's message
                 said = str(json.loads(said)["error"])
-            raise UserError(f"the endpoint refuses: {said}") from None
+            raise UserError(f"the endpoint refused the image: {said}") from None
         found: dict[str, Any] = json.load(answer["Body"])
     return found

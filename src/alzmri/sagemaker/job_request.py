@@ -1,4 +1,4 @@
-"""What SageMaker is asked for to train: the code, data and parameters here, as one request."""
+"""The request for a training job: this checkout's code, data and parameters."""
 
 import hashlib
 import json
@@ -21,12 +21,12 @@ from alzmri.sagemaker import container
 from alzmri.sagemaker.sagemaker_settings import SagemakerSettings
 
 CONTENT = ("src", "requirements.txt")
-LIMIT = 20_000_000  # bytes: code is small, what is larger came in by mistake
-OURS = "alzmri-"  # what the names of our jobs begin with: by it they are listed
+LIMIT = 20_000_000  # bytes of code; more was committed by mistake
+OURS = "alzmri-"  # prefix of all jobs of alzmri
 PREPARED_FILES = [
     PREPARED / name for name in ("images.npy", "manifest.csv", "params.json", "summary.json")
 ]
-"""What training reads of data/prepared."""
+"""Files of data/prepared that training reads."""
 
 _SECRET_NAME = re.compile(
     r"(.*/)?(\.dvc|\.aws|\.ssh|\.netrc|\.env\b.*|.*\.(env|pem|key|p12)|id_(rsa|dsa|ecdsa|ed25519))"
@@ -42,34 +42,34 @@ METRICS = {
     "validation:accuracy": rf"accuracy {_NUMBER}",
     "validation:macro_f1": rf"macro F1 {_NUMBER}",
 }
-"""Found in the line that the stage train prints after each epoch."""
+"""Patterns for the line that the stage train prints after each epoch."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to train; digests are SHA-256."""
+    """Code, data and parameters of a job; digests are SHA-256."""
 
     commit: str
-    snapshot: str  # a commit with the changes as well; ``commit`` where there are none
+    snapshot: str  # a commit that includes the changes; ``commit`` if there are none
     changes: list[str]  # lines of ``git status``
-    code: str  # digest of all that a job takes along
-    training: str  # digest of what shapes a model: what the stage train depends on
+    code: str  # digest of all code of a job
+    training: str  # digest of the code that the stage train depends on
     data: str  # digest of data/prepared
     hyperparameters: dict[str, str]  # JSON by ``section.key``, as the service has strings only
 
     @property
     def digest(self) -> str:
-        """Of all that decides how training goes: jobs with the same one do the same."""
+        """Digest of everything that determines the training: jobs with the same one are equal."""
         return _digest([self.training, self.data, shaping(self.hyperparameters)])
 
     @property
     def names(self) -> str:
-        """What the names of the jobs that do this begin with, and of no others."""
+        """Prefix of the names of all jobs for this work, and of no others."""
         return f"{OURS}{self.digest[:12]}-"
 
 
 def shaping(hyperparameters: Mapping[str, str]) -> dict[str, str]:
-    """Those among ``hyperparameters`` that a model depends on."""
+    """The ``hyperparameters`` that a model depends on."""
     sections = ("data", "split", "augment", "model", "train")
     return {k: value for k, value in hyperparameters.items() if k.partition(".")[0] in sections}
 
@@ -79,10 +79,10 @@ def _digest(content: object) -> str:
 
 
 def gather(params: Params) -> Work:
-    """What is here.
+    """The work of this checkout.
 
     Raises:
-        UserError: git fails; data/prepared is not there, damaged, or made with other parameters;
+        UserError: git fails; data/prepared is missing, damaged, or made with other parameters;
             training starts from another model.
     """
     if params.train.init:
@@ -91,7 +91,7 @@ def gather(params: Params) -> Work:
             " set it to '', or train here"
         )
     commit = git.head()
-    # Makes objects only: the tree, the index and the list of stashes stay as they are.
+    # It only creates objects: the tree, the index and the list of stashes stay the same.
     snapshot = git.run("stash", "create").strip() or commit
     changes = git.lines("status", "--porcelain", "--", *CONTENT)
     stages = YAML(typ="safe").load(Path("dvc.yaml").read_bytes())["stages"]
@@ -106,7 +106,7 @@ def gather(params: Params) -> Work:
 
 
 def hyperparameters(params: Params) -> dict[str, str]:
-    """What params.yaml says, but for ``compute``: the job is not to ask for another job."""
+    """Parameters as JSON, with ``compute`` changed so that the job starts no other job."""
     return {
         f"{section}.{key}": json.dumps(value)
         for section, values in params.model_dump(mode="json", exclude={"compute"}).items()
@@ -115,7 +115,7 @@ def hyperparameters(params: Params) -> dict[str, str]:
 
 
 def image(settings: SagemakerSettings) -> str:
-    """The container: the user's, or AWS's with our version of PyTorch, for NVIDIA GPUs or CPU."""
+    """The container image: the user's, or AWS's with the pinned PyTorch, for NVIDIA GPUs or CPU."""
     kind = "cu133" if re.match(r"ml\.(g|p)\d", settings.instance_type) else "cpu"
     registry = f"763104351884.dkr.ecr.{settings.region}.amazonaws.com"
     return settings.image or f"{registry}/pytorch:2.13-{kind}-amzn2023-sagemaker"
@@ -125,7 +125,7 @@ def pack(work: Work, archive: Path) -> None:
     """Write git's archive of the code to ``archive``, a ``.tar.gz``.
 
     Raises:
-        UserError: a file could hold a secret, or all are too large.
+        UserError: a file may contain a secret, or the archive is too large.
     """
     git.run("archive", f"--output={archive}", work.snapshot, "--", *CONTENT)
     with tarfile.open(archive) as tar:
@@ -133,26 +133,26 @@ def pack(work: Work, archive: Path) -> None:
     for name, content in files.items():
         if _SECRET_NAME.fullmatch(name) or _SECRET.search(content):
             raise UserError(
-                f"{name} looks like a key, or contains one: nothing was sent; take it out of git"
-                f" (`git rm --cached {name}`), and withdraw the key if it was ever committed"
+                f"{name} looks like a key, or contains one: nothing was sent; remove it from git"
+                f" (`git rm --cached {name}`), and revoke the key if it was ever committed"
             )
     if (total := sum(map(len, files.values()))) > LIMIT:
         largest = max(files, key=lambda name: len(files[name]))
         raise UserError(
-            f"the code has {decimal(total)}, more than the {decimal(LIMIT)} that a job takes along;"
-            f" data belong under DVC, not git. The largest file is {largest}"
+            f"the code has {decimal(total)}, but a job takes at most {decimal(LIMIT)}: track data"
+            f" with DVC, not git. The largest file is {largest}"
         )
 
 
 def job_name(work: Work) -> str:
-    """The name of the first job for ``work``: it has the experiment's name, or the commit's."""
+    """The name of the first job for ``work``, with the name of the experiment or commit."""
     label = os.environ.get("DVC_EXP_NAME") or work.commit[:7]
     return work.names + (re.sub(r"[^a-zA-Z0-9]+", "-", label)[:30].strip("-") or "stage")
 
 
 def channels(settings: SagemakerSettings, work: Work) -> dict[str, str]:
-    """Where in the bucket the job finds what it takes, addressed by its content."""
-    # Without the slash at the end the service would also fetch what merely begins alike.
+    """Addresses of the job's inputs in the bucket, named by their content."""
+    # Without the final slash, the service would also fetch other keys with the same prefix.
     return {
         "code": f"{settings.root}/code/{work.code[:16]}/",
         "prepared": f"{settings.root}/data/{work.data[:16]}/",
@@ -160,15 +160,15 @@ def channels(settings: SagemakerSettings, work: Work) -> dict[str, str]:
 
 
 def build(settings: SagemakerSettings, work: Work, name: str) -> dict[str, Any]:
-    """The request (CreateTrainingJob) for the job ``name``, without anything secret.
+    """The request (CreateTrainingJob) for the job ``name``, without secrets.
 
-    A job that does the same as one before it that was stopped, ran out of time or failed finds its
-    checkpoints and goes on; the trainer's own fingerprint decides whether it may.
+    A job that repeats one that was stopped, failed or ran out of time continues from its
+    checkpoints, if the trainer's fingerprint is the same.
     """
     limits = {"MaxRuntimeInSeconds": round(settings.max_hours * 3600)}
     if settings.spot:
         limits["MaxWaitTimeInSeconds"] = round(settings.max_wait_hours * 3600)
-    # As DVC names them to a stage that it runs: tracking takes the run's name and group there.
+    # DVC sets the same variables for a stage; tracking takes the run's name and group from them.
     environment = {
         "DVC_EXP_NAME": os.environ.get("DVC_EXP_NAME") or name,
         "DVC_EXP_BASELINE_REV": os.environ.get("DVC_EXP_BASELINE_REV") or work.commit,

@@ -13,18 +13,18 @@ from alzmri import aws, params, repository, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.sagemaker import sagemaker_settings
 
-# The other modules load NumPy: not before a command runs.
+# Commands import the other modules when they run, because these load NumPy.
 
 sagemaker_app = typer.Typer(
     no_args_is_help=True,
-    help="Train and serve on AWS SageMaker; sagemaker.yaml says where, docs/sagemaker.md how.",
+    help="Train and serve on AWS SageMaker: see sagemaker.yaml and docs/sagemaker.md.",
     epilog="alzmri sagemaker submit --wait && alzmri sagemaker fetch && dvc repro",
 )
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print what is asked for; send and change nothing.")
+    bool, typer.Option("--dry-run", help="Print the request; send and change nothing.")
 ]
-Name = Annotated[str | None, typer.Argument(help="The job; without it, our latest.")]
+Name = Annotated[str | None, typer.Argument(help="The job. [default: the latest]")]
 
 
 @sagemaker_app.command()
@@ -32,9 +32,9 @@ def submit(
     dry_run: DryRun = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
 ) -> None:
-    """Train with params.yaml and data/prepared as they are here.
+    """Train with params.yaml and data/prepared of this checkout.
 
-    A job that does the same and is under way or complete is named, and none made.
+    If an equal job is running or complete, it makes no new job and prints the name of that one.
 
     Examples:
 
@@ -48,7 +48,7 @@ def submit(
     work = job_request.gather(params.load())
     if work.changes:
         terminal.warn(
-            "the code differs from the commit; it goes as it is here, files unknown to git stay"
+            "the code differs from the commit; the job gets it as it is, without untracked files"
             " behind:\n  " + "\n  ".join(work.changes)
         )
     if dry_run:
@@ -69,7 +69,7 @@ def submit(
 
 @sagemaker_app.command()
 def status(name: Name = None, as_json: AsJson = False) -> None:
-    """Say how a job is doing; exit status 1 when it failed or was stopped."""
+    """Show the status of a job; the exit status is 1 if it failed or was stopped."""
     from alzmri.sagemaker import training_job
 
     session = _session()
@@ -88,10 +88,10 @@ def status(name: Name = None, as_json: AsJson = False) -> None:
 def logs(
     name: Name = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job ends.")
+        bool, typer.Option("--follow", "-f", help="Follow until the job ends.")
     ] = False,
 ) -> None:
-    """Print what the containers print."""
+    """Print the output of the containers."""
     from alzmri.sagemaker import training_job
 
     session = _session()
@@ -106,7 +106,7 @@ def logs(
 
 @sagemaker_app.command()
 def stop(name: Name = None) -> None:
-    """Have a job save its checkpoint and end; the same submitted again goes on from there."""
+    """Stop a job after it has saved a checkpoint. Submit the same again to continue."""
     from alzmri.sagemaker import training_job
 
     session = _session()
@@ -118,7 +118,7 @@ def stop(name: Name = None) -> None:
 
 @sagemaker_app.command()
 def fetch(name: Name = None) -> None:
-    """Bring a job's model, history and scores here, and commit them to DVC."""
+    """Fetch a job's model, history and scores, and commit them to DVC."""
     from alzmri.sagemaker import job_request, training_job
 
     session = _session()
@@ -127,8 +127,8 @@ def fetch(name: Name = None) -> None:
     words = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", "train"]
     if subprocess.run(words, check=False).returncode:
         raise EnvironmentFault(
-            "the model is in its place, but `dvc commit --force train` failed (see above): correct"
-            " that, and type it again"
+            "the model is in place, but `dvc commit --force train` failed (see above): correct the"
+            " cause, and run that command again"
         )
     name, f1 = job["TrainingJobName"], f"{scores['val_macro_f1']:.4f}"
     terminal.say(f"{name}: best epoch {scores['best_epoch']}, validation macro F1 {f1}")
@@ -137,7 +137,7 @@ def fetch(name: Name = None) -> None:
 
 @sagemaker_app.command("list")
 def list_jobs(as_json: AsJson = False) -> None:
-    """Show our latest 20 jobs."""
+    """Show the latest 20 jobs of alzmri."""
     from alzmri.sagemaker import training_job
 
     jobs = [
@@ -158,7 +158,7 @@ def list_jobs(as_json: AsJson = False) -> None:
 @sagemaker_app.command()
 def deploy(
     serverless: Annotated[
-        bool, typer.Option("--serverless", help="Bill by the request, with no instance.")
+        bool, typer.Option("--serverless", help="Pay per request, without an instance.")
     ] = False,
     dry_run: DryRun = False,
     version: Annotated[
@@ -166,13 +166,13 @@ def deploy(
         typer.Option(help="A registered version, such as v0.1.0.", show_default="models/"),
     ] = None,
     stage: Annotated[
-        str | None, typer.Option(help="The registered version that has this stage, such as prod.")
+        str | None, typer.Option(help="The registered version with this stage, such as prod.")
     ] = None,
     allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Serve a model whose split LEAKS all the same.")
+        bool, typer.Option("--allow-leak", help="Serve a model even if its split LEAKS.")
     ] = False,
 ) -> None:
-    """Serve the model as an endpoint, or replace the model of one that is there.
+    """Serve the model as an endpoint, or replace the model of an existing one.
 
     Examples:
 
@@ -183,7 +183,7 @@ def deploy(
     from alzmri.sagemaker import endpoint
 
     if version and stage:
-        raise UserError("--version and --stage exclude each other: choose one")
+        raise UserError("--version and --stage exclude each other: give one of them")
     settings = sagemaker_settings.load(sagemaker_settings.TO_SERVE, placeholders=dry_run)
     with TemporaryDirectory(prefix="alzmri-") as temporary:
         folder = Path("models")
@@ -203,7 +203,7 @@ def deploy(
 def invoke(
     image: Annotated[Path, typer.Argument(help="An image file.", callback=repository.located)],
 ) -> None:
-    """Print what the endpoint says of one slice, as JSON. Research software; no diagnosis."""
+    """Send one slice to the endpoint; print its answer as JSON. Research software; no diagnosis."""
     from alzmri.sagemaker import endpoint
 
     settings = sagemaker_settings.load(["region"])
@@ -212,7 +212,7 @@ def invoke(
 
 @sagemaker_app.command()
 def undeploy() -> None:
-    """Remove the endpoint, its configuration and its model; nothing is billed any more."""
+    """Remove the endpoint, its configuration and its model, so that billing stops."""
     from alzmri.sagemaker import endpoint
 
     settings = sagemaker_settings.load(["region"])

@@ -1,4 +1,4 @@
-"""The schema of ``sagemaker.yaml``: where and on what a job runs, and an endpoint."""
+"""The schema of ``sagemaker.yaml``: settings of jobs and of an endpoint."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from alzmri.params import Number
 
 SETTINGS_FILE = Path("sagemaker.yaml")
 TO_TRAIN = ("region", "role", "bucket")
-TO_SERVE = (*TO_TRAIN, "serve_image")  # what belongs to an account; none of them has a default
+TO_SERVE = (*TO_TRAIN, "serve_image")  # keys of an account, without a default
 VARIABLES = {key: f"ALZMRI_SAGEMAKER_{key.upper()}" for key in ("role", "bucket", "serve_image")}
-"""Of the environment, for what the file leaves empty."""
+"""Environment variables for keys that the file leaves empty."""
 
 _HINTS = {
     "region": "write it there, or export AWS_REGION=eu-central-1, or `aws configure set region`",
@@ -56,32 +56,32 @@ class SagemakerSettings(BaseModel):
     @classmethod
     def _waits_as_long_as_it_runs(cls, hours: float, info: ValidationInfo) -> float:
         if info.data.get("spot") and hours < info.data.get("max_hours", 0):
-            raise ValueError("includes the computing: with spot it must be at least max_hours")
+            raise ValueError("includes the training time: with spot it must be at least max_hours")
         return hours
 
     @property
     def root(self) -> str:
-        """The address of everything that jobs share, without a final slash."""
+        """The address of the jobs' files in the bucket, without a final slash."""
         return f"s3://{self.bucket}/{self.prefix}"
 
     @property
     def endpoint(self) -> str:
-        """The endpoint's name, as the service takes it: who has a prefix has an endpoint."""
+        """The endpoint's name in the service: each prefix has one endpoint."""
         return re.sub(r"[^a-zA-Z0-9]+", "-", self.prefix).strip("-")[:50].strip("-") or "alzmri"
 
     def tagged(self, key: str, value: str) -> list[dict[str, str]]:
-        """The user's tags and one of ours, as the service has them."""
+        """The user's tags and one more, in the service's format."""
         return [{"Key": k, "Value": v} for k, v in {**self.tags, key: value}.items()]
 
 
 def load(needed: Sequence[str] = (), *, placeholders: bool = False) -> SagemakerSettings:
-    """Read and validate ``sagemaker.yaml``; the environment says what it leaves empty.
+    """Read and validate ``sagemaker.yaml``; the environment has values for empty keys.
 
-    Keys in ``needed`` must be said in one of the two, or are shown as ``<role>`` and the like where
-    ``placeholders`` are wanted.
+    Keys in ``needed`` must have a value in one of the two; with ``placeholders``, missing ones
+    become ``<role>`` and so on.
 
     Raises:
-        UserError: with every fault at once; a key in place of a secret's name is not repeated.
+        UserError: with all faults; it does not repeat a key that stands for a secret's name.
     """
     try:
         content = params.read(SETTINGS_FILE.read_bytes(), str(SETTINGS_FILE))
@@ -105,7 +105,7 @@ def load(needed: Sequence[str] = (), *, placeholders: bool = False) -> Sagemaker
     lacking = [key for key in needed if not getattr(settings, key)]
     if lacking and not placeholders:
         lines = [f"\n  {key}: {_HINTS[key]}" for key in lacking]
-        raise UserError(f"{SETTINGS_FILE} and the environment do not say:{''.join(lines)}")
+        raise UserError(f"missing in {SETTINGS_FILE} and the environment:{''.join(lines)}")
     for key in lacking:
         terminal.warn(f"{key} is not set in {SETTINGS_FILE}: shown as <{key}>")
     return settings.model_copy(update={key: f"<{key}>" for key in lacking})
@@ -117,5 +117,5 @@ def _region_of_profile() -> str:
 
     try:
         return Session().get_config_variable("region") or ""
-    except BotoCoreError:  # such as a profile that is not there: said when AWS is asked
+    except BotoCoreError:  # such as a missing profile, which the first call to AWS reports
         return ""

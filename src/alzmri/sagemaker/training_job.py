@@ -1,4 +1,4 @@
-"""The stage train as a job: submitted, followed, and its model brought here."""
+"""Submit the stage train as a job, follow it, and fetch its model."""
 
 import gzip
 import json
@@ -25,12 +25,12 @@ GROUP = "/aws/sagemaker/TrainingJobs"
 
 
 def train_there(params: Params) -> None:
-    """The stage train as a job: what ``compute.train_on: sagemaker`` does.
+    """Run the stage train as a job, for ``compute.train_on: sagemaker``.
 
-    Killed and started again, the stage goes on following its job. Stopped, it leaves the job.
+    A repeated stage follows the same job again. A stopped stage does not stop its job.
 
     Raises:
-        UserError, EnvironmentFault: as :func:`submit`, :func:`follow` and :func:`bring`.
+        UserError, EnvironmentFault: see :func:`submit`, :func:`follow` and :func:`bring`.
     """
     settings = sagemaker_settings.load(sagemaker_settings.TO_TRAIN)
     session = aws.session(settings.region)
@@ -41,10 +41,10 @@ def train_there(params: Params) -> None:
 
 
 def submit(session: Any, settings: SagemakerSettings, work: Work) -> str:
-    """The name of the job that does ``work``: one under way or complete, else a new one.
+    """The name of the job for ``work``: a running or complete one, else a new one.
 
     Raises:
-        UserError: the code may hold a secret, or the account does not allow it.
+        UserError: the code may contain a secret, or the account does not allow the job.
     """
     same = listed(session, work.names)
     for found in same:
@@ -66,12 +66,12 @@ def submit(session: Any, settings: SagemakerSettings, work: Work) -> str:
 
 @aws.explained()
 def find(session: Any, name: str | None) -> Answer:
-    """What the service says of the job ``name``, or of our newest; `UserError` if there is none."""
+    """The service's description of the job ``name``, or of the newest; `UserError` if none."""
     newest = [] if name else listed(session, count=1)
     if not name and not newest:
         raise UserError(
-            f"no job named {OURS}… in {session.region_name}: `alzmri sagemaker submit` makes one,"
-            " region in sagemaker.yaml says where to look"
+            f"no job named {OURS}… in {session.region_name}: make one with `alzmri sagemaker"
+            " submit`, or correct region in sagemaker.yaml"
         )
     name = name or newest[0]["TrainingJobName"]
     found: Answer = session.client("sagemaker").describe_training_job(TrainingJobName=name)
@@ -93,13 +93,13 @@ def console(region: str, name: str) -> str:
 
 
 def phases(job: Answer) -> list[str]:
-    """What happened so far, such as Downloading, Training, Interrupted; with AWS's words."""
+    """The phases so far, such as Downloading, Training, Interrupted, with AWS's messages."""
     steps = job.get("SecondaryStatusTransitions", [])
     return [": ".join(filter(None, (s["Status"], s.get("StatusMessage", "")))) for s in steps]
 
 
 def facts(job: Answer) -> dict[str, str]:
-    """What `alzmri sagemaker status` says of a job, by a word."""
+    """The lines of `alzmri sagemaker status` for a job, by their first word."""
     where = job["ResourceConfig"]
     trained, billed = job.get("TrainingTimeInSeconds"), job.get("BillableTimeInSeconds")
     saved = f"{1 - billed / trained:.0%} saved" if trained and billed is not None else ""
@@ -119,25 +119,25 @@ def facts(job: Answer) -> dict[str, str]:
 
 
 def _reason(job: Answer) -> str:
-    """Why it failed, with the remedy if there is one; empty when it did not."""
+    """The reason why it failed, with a remedy if known; empty when it did not fail."""
     said = str(job.get("FailureReason", ""))
     return f"{said} ({remedy})" if (remedy := aws.meaning(said)) else said
 
 
 def require_success(job: Answer) -> None:
-    """Raise `EnvironmentFault` when it ended otherwise than completed."""
+    """Raise `EnvironmentFault` when it failed or was stopped."""
     name, status = job["TrainingJobName"], job["TrainingJobStatus"]
     if status == "Failed":
         raise EnvironmentFault(f"{name} failed: {_reason(job) or 'AWS gives no reason'}")
     if status == "Stopped":
         raise EnvironmentFault(
             f"{name} was stopped ({[status, *phases(job)][-1]}): its checkpoint is kept, and"
-            " `alzmri sagemaker submit` with the same code, data and parameters goes on from there"
+            " `alzmri sagemaker submit` with the same code, data and parameters continues from it"
         )
 
 
 def follow(session: Any, name: str) -> Answer:
-    """Print phases and lines as they come; the completed job.
+    """Print phases and lines until the job ends; return the completed job.
 
     Raises:
         EnvironmentFault: it failed or was stopped.
@@ -163,7 +163,7 @@ def follow(session: Any, name: str) -> Answer:
         while say_lines():  # CloudWatch delivers late
             time.sleep(POLL_SECONDS)
     except BaseException:
-        hint = f"the job goes on: `alzmri sagemaker logs {name} --follow`, or `… stop {name}`"
+        hint = f"the job continues: `alzmri sagemaker logs {name} --follow`, or `… stop {name}`"
         terminal.err.print(hint, markup=False)
         raise
     require_success(job)
@@ -172,11 +172,11 @@ def follow(session: Any, name: str) -> Answer:
 
 @aws.explained()
 def new_lines(logs: Any, name: str, seen: dict[str, int]) -> list[str]:
-    """What the containers of the job have printed; of several hosts each says which.
+    """New lines of the job's containers, with the host's name if there are several.
 
-    ``seen`` has the times, in ms, of the events that were given before, by their id.
+    ``seen`` has the times, in ms, of earlier events by their id.
     """
-    # CloudWatch delivers late and out of order: the last minutes are asked for again.
+    # CloudWatch delivers late and out of order, so ask for the last minutes again.
     since = max([120_000, *seen.values()]) - 120_000
     pages = logs.get_paginator("filter_log_events").paginate(
         logGroupName=GROUP, logStreamNamePrefix=f"{name}/", startTime=since
@@ -193,11 +193,11 @@ def new_lines(logs: Any, name: str, seen: dict[str, int]) -> list[str]:
 
 
 def bring(session: Any, found: Answer, work: Work) -> Answer:
-    """Bring the outputs of the job ``found`` into the working tree; its scores.
+    """Fetch the outputs of the job ``found`` into the working tree; return its scores.
 
     Raises:
-        UserError: the job is not done, its archive is damaged, or it trained with something else
-            than ``work``, which is here. Nothing is changed then.
+        UserError: the job is not complete, its archive is damaged, or its work differs from
+            ``work``, that of this checkout. Nothing is changed then.
         EnvironmentFault: the job failed.
     """
     name, status = found["TrainingJobName"], found["TrainingJobStatus"]
@@ -212,8 +212,8 @@ def bring(session: Any, found: Answer, work: Work) -> Answer:
             if value != here.get(key)
         ]
         raise UserError(
-            f"{name} trained with other parameters, data or code than are here: `git checkout` the"
-            f" commit that is among its tags, and `dvc repro prepare`{''.join(changed)}"
+            f"{name} trained with other parameters, data or code than this checkout has: `git"
+            f" checkout` the commit in its tags, and `dvc repro prepare`{''.join(changed)}"
         )
     temporary = Path(".dvc/tmp")
     temporary.mkdir(exist_ok=True)
@@ -228,7 +228,7 @@ def bring(session: Any, found: Answer, work: Work) -> Answer:
 
 
 def unpack(archive: Path) -> dict[str, Path]:
-    """The stage's outputs from ``archive``, unpacked beside it; `UserError` when it lacks some."""
+    """Unpack the stage's outputs beside ``archive``; `UserError` when some are missing."""
     outputs = {name: archive.parent / "model" / Path(name).name for name in OUTPUTS}
     try:
         with tarfile.open(archive) as tar:
@@ -236,5 +236,5 @@ def unpack(archive: Path) -> dict[str, Path]:
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{archive.name} is damaged ({error}): fetch it again") from error
     if missing := [name for name, path in outputs.items() if not path.is_file()]:
-        raise UserError(f"{archive.name} has no {', '.join(missing)}: no job of ours made it")
+        raise UserError(f"{archive.name} has no {', '.join(missing)}: no alzmri job made it")
     return outputs

@@ -1,1 +1,1 @@
-"""The model over HTTP: an API, a SageMaker endpoint's container, and a page for a browser."""
+"""The model over HTTP: an API, which is SageMaker's too, and a page for a browser."""

@@ -1,4 +1,4 @@
-"""How the server says what it found, and why it refuses: JSON, always with the notice."""
+"""The server's answers and refusals: JSON, always with the notice."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from alzmri.inference import NOTICE
 
 
 def refusal(error: HTTPException) -> Response:
-    """What is sent instead of an answer; its detail is one sentence for the user who asked."""
+    """The response for ``error``, whose detail is one sentence for the user."""
     return JSONResponse(Problem(error=error.detail).model_dump(), error.status_code, error.headers)
 
 
 def busy() -> HTTPException:
-    """Try again soon. Made anew each time: an exception keeps the frames that it passes."""
+    """A new refusal: an exception that is raised again would collect frames."""
     return HTTPException(503, "the server is busy: try again in a second", {"Retry-After": "1"})
 
 
 def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For OpenAPI: these refusals may come instead of an answer."""
+    """The refusals of a route, for OpenAPI."""
     return {status: {"model": Problem} for status in statuses}
 
 
@@ -35,23 +35,23 @@ class Problem(_Answer):
 
 
 class PredictedSlice(BaseModel):
-    """What the model says of one slice."""
+    """The prediction for one slice."""
 
     predicted: str | None = Field(description="The most probable class; null out of distribution.")
     probabilities: dict[str, float] = Field(description="By class, least severe first; calibrated.")
     in_distribution: bool = Field(description="If not, the probabilities mean nothing.")
-    ood_score: float = Field(description="How unlike it is; above 1 is out of distribution.")
+    ood_score: float = Field(description="Above 1 is out of distribution.")
 
 
 class SliceAnswer(_Answer, PredictedSlice):
-    """The answer to one slice alone."""
+    """The answer to one slice."""
 
 
 class SlicesAnswer(_Answer):
     """The answer to several slices, in the order sent."""
 
     images: list[PredictedSlice]
-    mean: dict[str, float] | None = Field(description="Over the slices in distribution, if any.")
+    mean: dict[str, float] | None = Field(description="Mean of the slices in distribution, if any.")
 
 
 class VolumeSlice(BaseModel):
@@ -62,16 +62,16 @@ class VolumeSlice(BaseModel):
 
 
 class VolumeAnswer(_Answer):
-    """The slices around the ventricles, lowest first; each can be sent on its own."""
+    """The slices around the ventricles, lowest first; send each for its prediction."""
 
     slices: list[VolumeSlice]
 
 
 class ClassFrequency(BaseModel):
-    """How often test slices with such a probability of a class were in it."""
+    """The frequency of a class among test slices with a similar probability of it."""
 
     share: float
-    low: float = Field(description="Of the 95 % interval, with subjects as trials.")
+    low: float = Field(description="The 95 % interval's low end, with subjects as trials.")
     high: float
     slices: int
     subjects: int
@@ -81,20 +81,20 @@ class NearestSlices(BaseModel):
     """The training slices with the most similar features."""
 
     classes: list[str] = Field(description="Nearest first.")
-    subjects: int = Field(description="How many subjects they are of.")
+    subjects: int = Field(description="Number of subjects of these slices.")
 
 
 class ExplainAnswer(SliceAnswer):
-    """A slice, what the decision looked at, and what is known of similar slices."""
+    """A prediction with Grad-CAM and similar known slices."""
 
     slice: str = Field(description="What the model saw: a grayscale PNG as a data URL.")
-    heat: str = Field(description="Grad-CAM of the most probable class over it, in the same way.")
+    heat: str = Field(description="The slice with Grad-CAM of its most probable class, likewise.")
     calibration: dict[str, ClassFrequency] | None = Field(description="In distribution only.")
     nearest: NearestSlices | None = Field(description="Null without the training data.")
 
 
 class ModelAnswer(_Answer):
-    """The model that answers."""
+    """The served model."""
 
     name: str
     classes: list[str]
@@ -102,5 +102,5 @@ class ModelAnswer(_Answer):
     weights: str = Field(description="SHA-256 of the weights.")
     simulated: bool = Field(description="Trained on simulated slices: useless on real ones.")
     leaks: bool = Field(description="Split by slices: test subjects were seen in training.")
-    reference: str | None = Field(description="Why there is no comparison with known slices.")
+    reference: str | None = Field(description="Why nearest slices and calibration are off.")
     card: str = Field(description="The model card, HTML.")

@@ -1,4 +1,4 @@
-"""The application: the routes, their documentation, the page."""
+"""The web application: routes, their documentation, the page."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,11 +28,11 @@ _BINARY = {
     }
 }
 _REFUSED = document(400, 408, 413, 415, 422, 503)
-_READ = document(400)  # on the loopback, a request that names another host
+_READ = document(400)  # for a request to the loopback that names another host
 
 
 def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> FastAPI:
-    """The application; ``host`` is the address that it will be bound to."""
+    """The application; ``host`` is the address that the server listens on."""
     service = ModelService(loaded, limits, threads)
 
     @asynccontextmanager
@@ -70,12 +70,12 @@ def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> Fast
 
     @app.get("/model", responses=_READ)
     async def model() -> ModelAnswer:
-        """Which model answers, and its card."""
+        """The served model and its card."""
         return about
 
     @app.get("/metrics", response_class=Response, responses=_READ)
     async def prometheus() -> Response:
-        """For Prometheus."""
+        """Metrics for Prometheus."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
@@ -97,7 +97,7 @@ def _about(loaded: LoadedModel) -> ModelAnswer:
             text = text.partition("\n---\n")[2]
     if version := registry.version(loaded.folder):
         text = f"Registered as `{version}`.\n\n{text}"
-    # No HTML of the card's own reaches the page.
+    # HTML in the card does not reach the page.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     return ModelAnswer(
         name=card.architecture["name"],

@@ -1,6 +1,6 @@
-"""What the model makes of slices whose class is known, to compare a new slice with.
+"""Compare a new slice with slices of known class.
 
-The training slices give the nearest examples, the test slices how often each class was right.
+Training slices are the nearest examples; test slices show how often each class was right.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from alzmri.models.forward import probabilities
 from alzmri.serving.answers import ClassFrequency, NearestSlices
 from alzmri.terminal import Update
 
-NEAREST = 10  # training slices that are shown
-WINDOW = 60  # test slices with the most similar probability, whose classes count
-_BATCH = 32  # slices in one run: ONNX Runtime keeps the memory of the largest
+NEAREST = 10  # number of training slices to show
+WINDOW = 60  # number of test slices with the most similar probability
+_BATCH = 32  # slices per run: ONNX Runtime keeps the memory of the largest run
 _Z = NormalDist().inv_cdf(0.975)
 
 Ints = NDArray[np.int64]
@@ -31,20 +31,20 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class KnownSlices:
-    """``n`` training and ``m`` test slices; subjects are numbered."""
+    """The model's outputs for ``n`` training and ``m`` test slices; subjects are numbers."""
 
-    features: NDArray[np.float32]  # of the training slices, [n, width], each of length 1
-    labels: Ints  # their class indices, [n],
-    subjects: Ints  # and subjects
-    probabilities: NDArray[np.float64]  # of the test slices, calibrated, [m, classes]
-    test_labels: Ints  # their class indices, [m],
-    test_subjects: Ints  # and subjects
+    features: NDArray[np.float32]  # training slices, [n, width], each of length 1
+    labels: Ints  # their class indices, [n]
+    subjects: Ints  # [n]
+    probabilities: NDArray[np.float64]  # test slices, calibrated, [m, classes]
+    test_labels: Ints  # their class indices, [m]
+    test_subjects: Ints  # [m]
 
     def nearest(self, features: NDArray[np.float32], classes: Sequence[str]) -> NearestSlices:
-        """The training slices most like one with ``features`` ``[width]``.
+        """The training slices whose features are most similar to ``features`` ``[width]``.
 
-        By the cosine of what the model sees, as deep k-nearest neighbours (Papernot and McDaniel,
-        2018) compare; not of what the eye does.
+        Similarity is the cosine of the model's features, as in deep k-nearest neighbours (Papernot
+        and McDaniel, 2018), and not what the eye sees.
         """
         similarity = self.features @ (features / np.linalg.norm(features))
         order = np.argsort(-similarity, kind="stable")[:NEAREST]
@@ -54,10 +54,10 @@ class KnownSlices:
     def observed(
         self, probabilities: NDArray[np.float64], classes: Sequence[str]
     ) -> dict[str, ClassFrequency]:
-        """For each class, how often test slices with such a probability were in it.
+        """The frequency of each class among test slices with a similar probability of it.
 
-        The interval is Wilson's (1927) with as many trials as subjects: slices of one brain are
-        not independent, and this takes them for one each, which is wider than the truth.
+        The interval is Wilson's (1927) with subjects as trials, because slices of one brain are not
+        independent. It is therefore too wide rather than too narrow.
         """
         result = {}
         for label, name in enumerate(classes):
@@ -77,7 +77,7 @@ class KnownSlices:
 def compare(
     prepared: Prepared, engine: Engine, temperature: float, kept: Path, update: Update
 ) -> KnownSlices:
-    """Run the model over training and test slices, or read what an earlier start ``kept``."""
+    """Run the model on training and test slices, or read the results ``kept`` before."""
     key = f"{__version__} {engine.about['weights']} {prepared.digest} {temperature}"
     with suppress(OSError, ValueError, KeyError, TypeError, BadZipFile), np.load(kept) as arrays:
         if str(arrays["key"]) == key:
@@ -99,5 +99,5 @@ def compare(
         test_subjects=subjects[test],
     )
     with suppress(OSError), replacing(kept) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, key=key, **vars(known))  # a read-only container computes anew
+        np.savez(handle, key=key, **vars(known))  # a read-only container cannot keep them
     return known

@@ -1,5 +1,6 @@
-"""Around every request: bounds, so that no client can stop the server for the others; headers; a
-JSON line and metrics for Prometheus, without anything that was sent.
+"""Limits for every request, so that no client can stop the server for others; headers; logs.
+
+The JSON log lines and the metrics for Prometheus contain nothing that a client sent.
 """
 
 import asyncio
@@ -26,22 +27,22 @@ from alzmri.serving.answers import Problem, busy, refusal
 
 @dataclass(frozen=True)
 class Limits:
-    """Each is enforced before the work that it bounds."""
+    """Limits, each of which the server enforces before the work that it bounds."""
 
     body: int = 32 * 2**20  # bytes of one request
-    images: int = 64  # in one request
-    requests: int = 128  # that are being answered at a time,
-    bytes: int = 512 * 2**20  # and what they may hold together
+    images: int = 64  # of one request
+    requests: int = 128  # at a time
+    bytes: int = 512 * 2**20  # of all requests together
     queue: int = 256  # images that wait for the model
-    volumes: int = 4  # that are read or wait for it
+    volumes: int = 4  # in reading or waiting for it
     seconds: float = 30  # to receive a request, and again to answer it
-    decoding: float = 5  # seconds to decode an image,
-    reading: float = 20  # and to read a volume and find its slices
-    ping: float = 1.5  # seconds in which a model that can be used answers
-    drain: int = 8  # seconds to finish what has begun, after SIGTERM
+    decoding: float = 5  # seconds to decode an image
+    reading: float = 20  # seconds to read a volume and find its slices
+    ping: float = 1.5  # seconds in which a working model answers
+    drain: int = 8  # seconds to finish running requests after SIGTERM
 
 
-HEAD = 2**16  # bytes of a request beside its content: head, trailers, the frames of its chunks
+HEAD = 2**16  # bytes of a request besides its content: head, trailers, frames of chunks
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.ASCII)
 _POLICY = (
@@ -49,12 +50,12 @@ _POLICY = (
     " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'"
 )
-_GONE = 499  # for a status: the client went away before its request was there, no fault of ours
+_GONE = 499  # status when the client left before its request was complete
 SECONDS = Histogram("alzmri_request_seconds", "Requests answered.", ["route", "status"])
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's, which takes heads of any size and refuses in plain text, with neither."""
+    """uvicorn's protocol, but with a limit for heads, and refusals as JSON."""
 
     _beside = 0
 
@@ -63,7 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_body(self, body: bytes) -> None:
-        # Of the bytes received, a part of the content, and what a chunk's frame may take.
+        # Subtract the content and the largest frames of its chunks from the bytes received.
         self._beside -= len(body) + len(body) // 8
         super().on_body(body)
 
@@ -75,7 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - quotes nothing
-        self._refuse(HTTPStatus.BAD_REQUEST, "this is no HTTP request")
+        self._refuse(HTTPStatus.BAD_REQUEST, "this is not an HTTP request")
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         cycle = self.cycle
@@ -90,8 +91,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
 @cache
 def _headers(route: str) -> dict[str, str]:
-    """Of every response: an answer is about a subject, so no browser and no proxy keeps it."""
-    # Swagger UI, which FastAPI starts by a script in its page.
+    """Headers of every response: no browser or proxy may keep an answer about a subject."""
+    # FastAPI starts Swagger UI by a script in its page.
     inline = " 'unsafe-inline'" if route == "/docs" else ""
     return {
         "X-Notice": NOTICE,
@@ -103,12 +104,12 @@ def _headers(route: str) -> dict[str, str]:
 
 
 class RequestGuard:
-    """ASGI middleware: a POST is read whole, within bounds, before anything looks at it.
+    """ASGI middleware that reads a POST whole, within limits, before anything else sees it.
 
-    What only reads (the page, ``/ping``, ``/metrics``) needs no place among the requests: a busy
-    server must still say that it lives. A server on the ``loopback`` must be named so as its host,
-    or a web page elsewhere could talk to it by a name that points at this machine. ``routes`` are
-    the paths that exist: one as it was asked for might hold a name.
+    GET requests (the page, ``/ping``, ``/metrics``) do not count, because a busy server must still
+    answer. Requests to the ``loopback`` must name it as their host, or a foreign web page could
+    reach the server by a name that points at this machine. Only the paths ``routes`` appear in
+    logs and metrics, because another path may contain a name.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class RequestGuard:
     ) -> None:
         self._app, self._limits, self._routes, self._loopback = app, limits, routes, loopback
         self._requests = self._bytes = 0
-        # It quotes what was sent; the answer says what is wrong with it.
+        # Without details, which quote what the client sent.
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,8 +161,8 @@ class RequestGuard:
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        # Whoever does not say how much will come may send the most. The server has parsed the
-        # header already and refused what is no number.
+        # Without a length, a request reserves the maximum. The server has already refused a header
+        # that is not a number.
         length = int(headers.get("content-length", limits.body))
         self._check_size(length)
         if self._requests >= limits.requests or self._bytes + length > limits.bytes:
@@ -189,7 +190,7 @@ class RequestGuard:
             raise HTTPException(413, f"the request is larger than {limit}: send fewer images")
 
     async def _read(self, receive: Receive) -> list[Message]:
-        """The body as one message; none when the client has gone."""
+        """The body as one message; None when the client has left."""
         parts, size, more = [], 0, True
         try:
             async with asyncio.timeout(self._limits.seconds):

@@ -1,4 +1,4 @@
-"""The model that answers: loaded, and asked by the routes, which are methods of it."""
+"""Load the model and answer requests with it; the routes are methods of the service."""
 
 import asyncio
 import base64
@@ -29,33 +29,33 @@ from alzmri.inference.predictor import Predictor, interpret
 from alzmri.serving import answers, known_slices, workers
 from alzmri.serving.middleware import Limits
 
-BATCH = 32  # images in one run: larger ones are no faster on a CPU and make the others wait
-VOLUME_SLICES = 6  # of a volume, as `alzmri predict` takes
+BATCH = 32  # images per run: larger runs are not faster on a CPU, and let others wait
+VOLUME_SLICES = 6  # slices per volume, as in `alzmri predict`
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What is read once at the start."""
+    """A model with everything that the server reads once, at its start."""
 
     folder: Path
     predictor: Predictor
     engine: Engine  # the model, with all threads for one batch
     narrow: Engine  # the same with one thread
     known: known_slices.KnownSlices | None
-    absent: str | None  # why there are no known slices
+    absent: str | None  # reason why there are no known slices
 
 
 def load(folder: Path, threads: int) -> LoadedModel:
-    """Load the model in ``folder`` and compare it with the prepared data, if they are its own.
+    """Load the model in ``folder``, and compute known slices if data/prepared is its own data.
 
-    What is computed is kept in the user's cache. Raises :class:`UserError` without a good model.
+    The user's cache keeps the results. Raises :class:`UserError` without a usable model.
     """
     predictor = Predictor.load(folder)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alzmri/serve"
     cache = root / hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]
     with ExitStack() as stack:
-        # Of servers that start at the same time, one computes. A container may have no place to
-        # write, nor any need for it.
+        # One of several servers that start together computes. A container may be unable to write,
+        # and needs no lock.
         with suppress(OSError):
             cache.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(cache / "lock"))
@@ -65,7 +65,7 @@ def load(folder: Path, threads: int) -> LoadedModel:
         try:
             prepared = Prepared.open(params.load())
             if prepared.digest != predictor.card.data_sha256:
-                raise UserError("data/prepared is not what the model was trained on")
+                raise UserError("the model was not trained on this data/prepared")
         except UserError as error:
             absent = str(error)
         else:
@@ -76,7 +76,7 @@ def load(folder: Path, threads: int) -> LoadedModel:
 
 
 def _engine(folder: Path, kept: Path, predictor: Predictor, threads: int) -> Engine:
-    """``folder/model.onnx`` or ``kept`` if it says what ``predictor`` says; else exported anew."""
+    """``folder/model.onnx`` or ``kept`` if it predicts like ``predictor``; else a new export."""
     for path in (folder / "model.onnx", kept):
         with suppress(Exception):  # a damaged file can make the runtime raise anything
             engine = Engine(path, threads)
@@ -84,7 +84,7 @@ def _engine(folder: Path, kept: Path, predictor: Predictor, threads: int) -> Eng
             if same and onnx_export.difference(predictor, engine) < onnx_export.TOLERANCE:
                 return engine
     terminal.say(f"exporting the model to {kept} (once for each training)")
-    # In a process of its own: what the exporter loads would stay in the server's memory.
+    # In another process, because the exporter's modules would stay in the server's memory.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         process.submit(onnx_export.write, folder, kept).result()
     return Engine(kept, threads)
@@ -92,9 +92,9 @@ def _engine(folder: Path, kept: Path, predictor: Predictor, threads: int) -> Eng
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What the model says of one image."""
+    """The model's outputs for one image."""
 
-    image: Pixels  # what it saw, [side, side]
+    image: Pixels  # the model's input, [side, side]
     probabilities: NDArray[np.float64]  # calibrated, [classes]
     ood_score: float  # how unlike the training slices; above 1 is out of distribution
     features: NDArray[np.float32]  # [width]
@@ -105,7 +105,7 @@ class ImageResult:
 
 
 class ModelService:
-    """Answers for as long as :meth:`running` lasts. Docstrings of routes are for its users."""
+    """Answers requests within :meth:`running`. OpenAPI shows the docstrings of routes."""
 
     def __init__(self, loaded: LoadedModel, limits: Limits, threads: int) -> None:
         self.loaded, self._limits, self._threads = loaded, limits, threads
@@ -115,7 +115,7 @@ class ModelService:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start and stop the threads and the processes."""
+        """Start the threads and processes; stop them at the end."""
         limits, threads = self._limits, self._threads
         self._batcher = workers.Batcher(self._run, threads=threads, batch=BATCH)
         self._images = workers.ProcessReader(threads, limits.queue, limits.decoding)
@@ -130,7 +130,7 @@ class ModelService:
         self._volumes.close()
 
     async def ping(self) -> dict[str, str]:
-        """For SageMaker and load balancers: 200 when the model has just answered, or else 503."""
+        """For SageMaker and load balancers: 200 if the model answers now, else 503."""
         side, _ = self._shape
         try:
             async with asyncio.timeout(self._limits.ping):
@@ -162,7 +162,7 @@ class ModelService:
         )
 
     async def volume(self, volume: Annotated[UploadFile, File()]) -> answers.VolumeAnswer:
-        """A volume (.nii, .nii.gz, .mgz): the slices that the model was made for."""
+        """A volume (.nii, .nii.gz, .mgz); returns its slices around the ventricles."""
         asked = workers.volume, await volume.read(), VOLUME_SLICES, *self._shape
         try:
             chosen = await self._volumes.run(*asked)
@@ -172,7 +172,7 @@ class ModelService:
         return answers.VolumeAnswer(slices=slices)
 
     async def explain(self, image: Annotated[UploadFile, File()]) -> answers.ExplainAnswer:
-        """One image file: where the model looked, and what is known of similar slices."""
+        """One image file; returns where the model looked, and similar known slices."""
         (found,) = await self._find([await image.read()])
         heat = await asyncio.get_running_loop().run_in_executor(
             self._explaining, self._heat, found.image, int(found.probabilities.argmax())
@@ -188,7 +188,7 @@ class ModelService:
         return answers.ExplainAnswer(**said, **pictures, calibration=calibration, nearest=nearest)
 
     async def _find(self, contents: Sequence[bytes]) -> Sequence[ImageResult]:
-        """What the model says of each image file; an :class:`HTTPException` if one is unusable."""
+        """The result for each image file; raises :class:`HTTPException` if one is unusable."""
         if self._pending + len(contents) > self._limits.queue:
             raise answers.busy()
         self._pending += len(contents)
@@ -206,7 +206,7 @@ class ModelService:
             self._pending -= len(contents)
 
     async def _decoded(self, content: bytes, name: str) -> Pixels:
-        """The model's view of an image file, uint8 ``[side, side]``."""
+        """The model's input for an image file, uint8 ``[side, side]``."""
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(
@@ -219,7 +219,6 @@ class ModelService:
         return found
 
     def _run(self, images: Sequence[Pixels], threads: int) -> Sequence[ImageResult]:
-        """One batch, in a thread of the batcher."""
         predictor = self.loaded.predictor
         engine = self.loaded.narrow if threads == 1 else self.loaded.engine
         logits, features = engine.run(np.stack(images))
@@ -241,7 +240,6 @@ class ModelService:
         return dict(zip(self.loaded.predictor.classes, values.tolist(), strict=True))
 
     def _heat(self, image: Pixels, label: int) -> str:
-        """The slice with the evidence for class ``label`` over it."""
         (evidence,) = explain.grad_cam(self.loaded.predictor, image[None], np.array([label]))
         return _png(cv2.cvtColor(explain.overlay(image, evidence), cv2.COLOR_RGB2BGR))
 

@@ -1,4 +1,4 @@
-"""``alzmri serve``: a server that runs until SIGTERM or Ctrl-C."""
+"""The command ``alzmri serve``, which runs until SIGTERM or Ctrl-C."""
 
 import errno
 import gc
@@ -18,7 +18,7 @@ def serve(
     host: Annotated[
         str, typer.Option(envvar="ALZMRI_SERVE_HOST", help="Address to listen on.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     model: Annotated[
         Path,
         typer.Option(
@@ -28,7 +28,8 @@ def serve(
         ),
     ] = Path("models"),
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the model.", show_default="one per processor")
+        int | None,
+        typer.Option(min=1, help="Threads of the model.", show_default="one per processor"),
     ] = None,
     requests: Annotated[
         int, typer.Option(min=1, help="Maximum concurrent requests; more get HTTP 503.")
@@ -36,8 +37,8 @@ def serve(
 ) -> None:
     """Serve the model over HTTP, with a page for the browser. Research software; no diagnosis.
 
-    The page shows probabilities, where the model looked and which training slices are alike. On
-    SIGTERM or Ctrl-C it answers what it has begun, then ends.
+    The page shows probabilities, where the model looked, and similar training slices. After SIGTERM
+    or Ctrl-C the server completes running requests, then ends.
 
     Examples:
 
@@ -53,7 +54,7 @@ def serve(
     except ModuleNotFoundError as error:
         name = error.name
         raise EnvironmentFault(f"{name} is not installed: pip install -e '.[serve]'") from None
-    # The model's threads fill the processors: with several of its own, BLAS would wait for them.
+    # The model's threads use all processors; threads of BLAS would only compete with them.
     threadpool_limits(1, "blas")
     limits = middleware.Limits(requests=requests)
     threads = threads or len(os.sched_getaffinity(0))
@@ -71,17 +72,17 @@ def serve(
             timeout_graceful_shutdown=limits.drain,
         )
         if loaded.absent:
-            terminal.warn(f"no comparison with known slices: {loaded.absent}")
+            terminal.warn(f"nearest slices and calibration are off: {loaded.absent}")
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         terminal.say(f"serving {model} at {address} (Ctrl-C stops). {NOTICE}")
-        # What is loaded by now stays: not to search it again and again is 3 to 5 % of throughput.
+        # Everything loaded so far stays; excluding it from collection gives 3 to 5 % throughput.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
         server = uvicorn.Server(config)
         try:
             server.run(sockets=[listener])
-        except SystemExit:  # uvicorn repeats the signal: being stopped is how a server ends well
+        except SystemExit:  # uvicorn repeats the signal; for a server it means success
             if not server.should_exit:
                 raise EnvironmentFault("the server did not start: see the lines above") from None
 
@@ -92,6 +93,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            reason = f"{host}, port {port}: taken; choose another with --port"
+            reason = f"{host}, port {port} is in use: choose another with --port"
             raise UserError(reason) from None
         raise UserError(f"cannot listen on {host}, port {port}: {error}") from None

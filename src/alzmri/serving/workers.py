@@ -1,7 +1,6 @@
-"""What works for requests: the model in threads, in batches; decoders in processes.
+"""Workers for requests: threads run the model in batches, processes decode files.
 
-A decoder that hangs, crashes or takes all memory is ended: it costs its sender an answer, others
-nothing.
+A decoder that hangs, crashes or takes all memory is ended, which affects only its own request.
 """
 
 import asyncio
@@ -22,17 +21,17 @@ from alzmri.data.images import Pixels
 from alzmri.inference import ventricles, volumes
 from alzmri.serving.answers import busy
 
-MEMORY = 3 * 2**30  # bytes that a process may take: the largest volumes need two thirds
-QUICK = 2**18, 2**20  # bytes and pixels up to which any image costs milliseconds to decode
-FEW = 8  # items for each thread, below which all threads work on one batch: it is done the sooner
+MEMORY = 3 * 2**30  # bytes of a process; the largest volumes need two thirds
+QUICK = 2**18, 2**20  # bytes and pixels up to which decoding takes milliseconds
+FEW = 8  # with fewer items per thread, all threads work on one batch, which is faster
 
 Fit = Literal["pad", "stretch"]
 R = TypeVar("R")
-_Asked = tuple[Sequence[Any], asyncio.Future[Sequence[Any]]]  # items, and their answers to come
+_Asked = tuple[Sequence[Any], asyncio.Future[Sequence[Any]]]  # items, and their future answers
 
 
 def quick_image(content: bytes, side: int, fit: Fit) -> Pixels | None:
-    """:func:`image` of a small JPEG or PNG, in a thread of the server; None for all else."""
+    """:func:`image` of a small JPEG or PNG, for a thread of the server; None for other files."""
     if len(content) > QUICK[0]:
         return None
     try:
@@ -45,7 +44,7 @@ def quick_image(content: bytes, side: int, fit: Fit) -> Pixels | None:
 
 
 def image(content: bytes, side: int, fit: Fit) -> Pixels:
-    """The image file ``content`` as uint8 ``[side, side]``; :class:`images.Unreadable` if none."""
+    """Decode an image file to uint8 ``[side, side]``; raises :class:`images.Unreadable`."""
     return images.fit(images.decode_bytes(content).pixels, side, fit)
 
 
@@ -59,28 +58,28 @@ class ProcessReader:
     """Processes for one kind of work."""
 
     def __init__(self, processes: int, waiting: int, seconds: float) -> None:
-        """``waiting`` calls at a time, each ended ``seconds`` after a process takes it."""
-        # Each is forked from a small process that has imported this module: milliseconds.
+        """Allow ``waiting`` calls at a time; each ends ``seconds`` after a process takes it."""
+        # A small process that has imported this module forks each one within milliseconds.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         self._pool = ProcessPool(
             processes, initializer=volumes.confine, initargs=[MEMORY], context=context
         )
         self._calls, self._waiting, self._seconds = 0, waiting, seconds
-        # Now, or the first file would wait for all that they import.
+        # Start them now, or the first file would wait for their imports.
         self._pool.schedule(str)
 
     async def run(self, work: Callable[..., R], *arguments: Any) -> R:
-        """``work(*arguments)`` in a process.
+        """Run ``work(*arguments)`` in a process.
 
-        Raises :class:`HTTPException` for too much time, memory or waiting; else what ``work`` does.
+        Raises :class:`HTTPException` for too much time, memory or waiting, and errors of ``work``.
         """
         if self._calls >= self._waiting:
             raise busy()
         self._calls += 1
         try:
             future: Any = self._pool.schedule(work, list(arguments), timeout=self._seconds)
-            # A caller that is cancelled ends the process.
+            # A cancelled caller ends the process.
             result: R = await asyncio.wrap_future(future)
         except TimeoutError:
             limit = f"{self._seconds:g} seconds"
@@ -93,7 +92,7 @@ class ProcessReader:
         return result
 
     def close(self) -> None:
-        """End the processes, whatever they do."""
+        """End the processes at once."""
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
 
@@ -101,35 +100,37 @@ class ProcessReader:
 class Batcher:
     """Runs a model in ``threads`` of its own.
 
-    Nothing waits for a batch to fill: an idle model starts at once, and what arrives while it runs
-    makes up the next batches, of ``batch`` items at most unless one asker has more.
+    An idle model starts at once, without waiting for a full batch. Items that arrive while it runs
+    form the next batches, of at most ``batch`` items unless one caller has more.
 
-    A few items run as one batch, for which the model takes all threads. Many are shared out evenly
-    among batches of one thread each: those need not wait for one another, nor for a thread that the
-    rest of the server keeps from running. A thread that is done takes its next batch itself: the
-    event loop, which reads requests meanwhile, would let it wait.
+    A few items run as one batch, for which the model uses all threads. Many items are divided
+    evenly among batches of one thread each, which do not wait for each other or for a thread that
+    the rest of the server holds up. A thread takes its next batch itself, because the event loop,
+    which also reads requests, would delay it.
     """
 
     def __init__(
         self, run: Callable[[Sequence[Any], int], Sequence[Any]], *, threads: int, batch: int
     ) -> None:
-        """``run`` makes items, and the threads that it may take, into an answer for each item."""
+        """``run`` takes items and a number of threads, and returns an answer for each item."""
         self._run, self._threads, self._batch = run, threads, batch
-        self._lock = threading.Lock()  # of all that follows: the model's threads change it too
+        self._lock = (
+            threading.Lock()
+        )  # for the attributes below, which the model's threads change too
         self._asked: deque[_Asked] = deque()
         self.waiting = self._running = 0  # items
         self._free = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
 
     def close(self) -> None:
-        """Finish what runs; what waits gets no answer."""
+        """Finish running batches; waiting items get no answer."""
         with self._lock:
             self._asked.clear()
             self.waiting = 0
         self._pool.shutdown()
 
     async def submit(self, items: Sequence[Any]) -> Sequence[Any]:
-        """What the model says of ``items``."""
+        """The answers for ``items``."""
         answer: asyncio.Future[Sequence[Any]] = asyncio.get_running_loop().create_future()
         with self._lock:
             self._asked.append((items, answer))
@@ -138,7 +139,7 @@ class Batcher:
         return await answer
 
     def _start(self) -> None:
-        """Give what waits to the threads that are free. Whoever calls holds the lock."""
+        """Give waiting items to free threads. The caller holds the lock."""
         while self._asked and self._free:
             few = self.waiting < FEW * self._threads or len(self._asked) < self._threads
             if few and self._free == self._threads:
@@ -154,7 +155,7 @@ class Batcher:
             self._pool.submit(self._serve, taken, items, threads)
 
     def _take(self, size: int) -> Sequence[_Asked]:
-        """The next batch of about ``size`` items, without those whose asker has gone."""
+        """The next batch of about ``size`` items, without those of cancelled callers."""
         taken: list[_Asked] = []
         found = 0
         while self._asked and not (taken and found + len(self._asked[0][0]) > size):
@@ -166,11 +167,10 @@ class Batcher:
         return taken
 
     def _serve(self, taken: Sequence[_Asked], items: Sequence[Any], threads: int) -> None:
-        """One batch, in a thread of the pool."""
         answers: Sequence[Any] | Exception
         try:
             answers = self._run(items, threads)
-        except Exception as error:  # noqa: BLE001 - it belongs to those who asked
+        except Exception as error:  # noqa: BLE001 - the callers get it
             answers = error
         with self._lock:
             self._free += threads
@@ -180,7 +180,7 @@ class Batcher:
 
 
 def _hand_out(taken: Sequence[_Asked], answers: Sequence[Any] | Exception) -> None:
-    """Give each asker the answers to its own items."""
+    """Give each caller the answers to its items."""
     start = 0
     for items, answer in taken:
         if answer.done():

@@ -229,7 +229,6 @@ def use_team(root: Path, remote: Remote, *, public: bool) -> None:
 
 
 def _set(content: dict[str, Any], name: str, values: dict[str, Any]) -> None:
-    """Set values of a remote; None removes a value."""
     content["remote"][name] = Remote(name, content["remote"].get(name, {})).but(**values).values
 
 

@@ -1,1 +1,1 @@
-"""The training loop and what it needs: order of samples, schedule, averaged weights."""
+"""The training loop, with batches, schedule and checkpoints."""

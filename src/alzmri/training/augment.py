@@ -1,7 +1,7 @@
-"""The protocol's augmentation: a slice is a pure function of seed, epoch and sample.
+"""The protocol's augmentation, as a pure function of seed, epoch and sample.
 
-Shift, zoom and rotation about the centre, with bilinear interpolation and black fill. What was
-drawn before, the number of processes and resuming leave no trace.
+It shifts, zooms and rotates about the centre, with bilinear interpolation and black fill. Earlier
+draws, the number of processes and resuming do not change it.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from alzmri.params import Augment
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:
-    # A stream of its own beside that of the order, which has the same seed.
+    # A separate stream, because the order of slices has the same seed.
     return np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(1,)))
 
 
@@ -26,7 +26,7 @@ class HostSlices:
     """Slices read from the packed file and augmented by Albumentations, one by one."""
 
     def __init__(self, prepared: Prepared, augment: Augment, seed: int) -> None:
-        self._images = np.asarray(prepared.images)  # indexing a memmap itself takes far longer
+        self._images = np.asarray(prepared.images)  # faster to index than a memmap
         self._seed, self._p, self._epoch = seed, augment.p, -1
         self._applied, self._seeds = np.empty(0, bool), np.empty(0, np.int64)
         self._transform = A.Compose(
@@ -45,8 +45,8 @@ class HostSlices:
     def __call__(self, epoch: int, chosen: NDArray[np.int64]) -> Tensor:
         """uint8 ``[len(chosen), side, side]``: the slices ``chosen`` as they are in ``epoch``."""
         if epoch != self._epoch:
-            # For the whole epoch at once: the library would take longer to leave a slice as it is
-            # than all else takes, and most slices stay as they are.
+            # For the whole epoch at once: most slices stay the same, for which the library takes
+            # longer than everything else.
             rng, self._epoch = _generator(self._seed, epoch), epoch
             self._applied = rng.random(len(self._images)) < self._p
             self._seeds = rng.integers(2**32, size=len(self._images))
@@ -58,9 +58,9 @@ class HostSlices:
 
 
 class DeviceSlices:
-    """Slices that are all kept on ``device`` and augmented there, a batch at a time.
+    """Slices that are all kept on ``device`` and augmented there, batch by batch.
 
-    What is drawn has the distribution of Albumentations' draws, from another generator.
+    The draws have the distribution of Albumentations', but come from another generator.
     """
 
     def __init__(
@@ -88,11 +88,10 @@ class DeviceSlices:
         return images.index_copy_(0, where, warped.round_().to(torch.uint8).squeeze(1))
 
     def _draw(self, epoch: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """Which slices are augmented, and where each pixel comes from, ``[n, 2, 3]``.
+        """Which slices are augmented, and the map to each pixel's source, ``[n, 2, 3]``.
 
-        An affine map about the centre, in units of half the side: turn and zoom, then shift, as
-        Albumentations' Affine composes them, which also cuts shifts to whole pixels. The maps of
-        slices that are not augmented are left unset.
+        The map is affine about the centre, in units of half the side: rotation and zoom, then shift
+        by whole pixels, like Albumentations' Affine. It is unset for slices that are not augmented.
         """
         side, augment, rng = self._images.shape[1], self._augment, _generator(self._seed, epoch)
         applied = rng.random(len(self._images)) < augment.p
@@ -109,7 +108,7 @@ class DeviceSlices:
 
 
 def sent(array: NDArray[Any], device: torch.device) -> Tensor:
-    """``array`` on ``device``, without waiting for what a GPU has still to do."""
+    """Copy ``array`` to ``device`` without waiting for the GPU's queued work."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         tensor = tensor.pin_memory()

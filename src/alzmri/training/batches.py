@@ -13,27 +13,27 @@ from alzmri.training.augment import DeviceSlices, HostSlices, sent
 from alzmri.training.processes import ALONE, Processes
 
 NO_CLASS = -100
-"""What ``cross_entropy`` passes over."""
+"""The label that ``cross_entropy`` ignores."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What this process has of a batch."""
+    """This process's share of a batch."""
 
     images: Tensor  # uint8 [share, side, side]
     labels: Tensor  # their classes, int64 [share]
-    slices: int  # in the whole batch
-    weight: float  # of all their classes together, in the loss
+    slices: int  # number in the whole batch
+    weight: float  # sum of their class weights in the loss
 
 
 class Batches:
     """The training part of ``prepared``, cut into batches, the last one smaller.
 
-    Order and augmentation are the same for any number of processes: each takes every so many-th
-    slice of each batch.
+    Order and augmentation are the same for any number n of processes: each takes every n-th slice
+    of each batch.
 
     Attributes:
-        weights: of the classes in the loss, see :func:`class_weights`.
+        weights: class weights of the loss, see :func:`class_weights`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Batches:
         return -(-len(self._indices) // self._size)
 
     def before(self, epoch: int, steps: int) -> int:
-        """The steps of the run until ``steps`` of ``epoch`` are done."""
+        """The number of the run's steps when ``steps`` of ``epoch`` are done."""
         return (epoch - 1) * len(self) + steps
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
@@ -66,7 +66,7 @@ class Batches:
             mine = self.processes.share(whole)
             labels = self._labels[mine]
             if not len(mine):
-                # More processes than slices: this one keeps step with a slice of no loss.
+                # More processes than slices: this one takes part with a slice without loss.
                 mine, labels = whole[:1], np.array([NO_CLASS])
             images = self._slices(epoch, mine).to(self._device)
             weight = sum(self._weight_of[label] for label in self._labels[whole])
@@ -74,11 +74,11 @@ class Batches:
 
 
 def class_weights(prepared: Prepared, settings: Train) -> Tensor:
-    """Of the loss, float32 ``[classes]``: all 1, or falling with the frequency of the class.
+    """Class weights of the loss, float32 ``[classes]``: all 1, or lower for frequent classes.
 
-    ``balanced`` is inversely proportional to it; ``sqrt`` is the square root of that, for when
-    a class is so rare that full balance lets its few subjects dominate the loss. A class without a
-    training slice then has weight 0, or label smoothing would favour it.
+    ``balanced`` is inversely proportional to the frequency; ``sqrt`` is the root of that, so that
+    the few subjects of a rare class do not dominate the loss. A class without training slices
+    then has weight 0, or label smoothing would favour it.
     """
     labels = prepared.labels[prepared.indices("train")]
     counts = np.bincount(labels, minlength=len(prepared.classes))

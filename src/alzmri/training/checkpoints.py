@@ -1,4 +1,4 @@
-"""Training state that outlives the process: written whole, verified, found by fingerprint."""
+"""Checkpoints of a training: written atomically, verified, and found by fingerprint."""
 
 import hashlib
 import io
@@ -26,16 +26,16 @@ from alzmri.params import Params
 from alzmri.training.initial import Initial
 
 CODE = ("training", "models", "data/prepared.py")
-"""What shapes the weights: after a change here a run starts from zero, by another name."""
+"""Code that determines the weights: after a change to it, a run starts anew, with another name."""
 
 STORE_VARIABLE = "ALZMRI_CHECKPOINTS"
-"""Names another store, such as ``s3://bucket/prefix``: where training resumes on any machine."""
+"""Variable for another store, such as ``s3://bucket/prefix``, from which any machine resumes."""
 
 KEPT = 2
-"""Checkpoints of a run: should the latest be damaged, the one before it is used."""
+"""Number of checkpoints of a run: if the latest is damaged, training uses the previous one."""
 
 SHARE = 0.015
-"""Of the time that writing may take where nobody asked for a checkpoint at that very step."""
+"""Largest share of the time for checkpoints, except those due at a certain step."""
 
 State = dict[str, Any]
 
@@ -43,11 +43,11 @@ State = dict[str, Any]
 def fingerprint(
     params: Params, prepared: Prepared, device: torch.device, initial: Initial | None = None
 ) -> str:
-    """What identifies a run, 16 hexadecimal digits.
+    """The identity of a run, 16 hexadecimal digits.
 
-    Of parameters, data, code, device, precision, and the weights and classes of ``initial``. Runs
-    alike in all of them end with the same weights on the same machine, so that one may go on where
-    the other stopped. How often to checkpoint, what to keep and who computes does not matter.
+    It depends on parameters, data, code, device, precision, and weights and classes of ``initial``.
+    Runs with the same fingerprint end with the same weights on the same machine, so that one can
+    continue another. The settings of checkpoints, of kept files and of the machine do not count.
     """
     matters = params.model_dump(
         mode="json",
@@ -68,21 +68,21 @@ def fingerprint(
 
 
 def default_store() -> str:
-    """``ALZMRI_CHECKPOINTS``, else a folder of the repository that an experiment started from."""
+    """``ALZMRI_CHECKPOINTS``, or a folder in the repository that an experiment started from."""
     return os.environ.get(STORE_VARIABLE) or str(_local_folder())
 
 
 def _local_folder() -> Path:
-    # DVC runs queued experiments in temporary copies and deletes them when they fail; its DVC_ROOT
-    # is the repository itself.
+    # DVC runs queued experiments in temporary copies, which it deletes when they fail; DVC_ROOT is
+    # the repository itself.
     return Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve() / ".checkpoints"
 
 
 class Checkpoints:
     """The checkpoints of one run, in ``store``: a folder, or any address that fsspec opens.
 
-    A file is named after the epoch and the steps done in it, and the SHA-256 of its content. They
-    are written in the background, one at a time. One that cannot be written costs a warning.
+    The name of a file has the epoch, the steps done in it, and the SHA-256 of its content. A thread
+    writes one file at a time. If it fails, there is a warning.
     """
 
     def __init__(self, store: str, run: str) -> None:
@@ -97,7 +97,7 @@ class Checkpoints:
         self._affordable_from = 0.0
 
     def load(self) -> State | None:
-        """The latest state that is whole; what is not is set aside with a warning.
+        """The latest undamaged state; renames damaged ones, with a warning.
 
         Raises:
             EnvironmentFault: the store cannot be read.
@@ -107,10 +107,10 @@ class Checkpoints:
                 try:
                     return self._read(path)
                 except ValueError as error:
-                    used = "set aside, the one before it is used"
+                    used = "set aside; using the previous one"
                     terminal.warn(f"checkpoint {path} is {error}: {used}")
                     self._files.mv(path, f"{path}.bad")
-        except Exception as error:  # whatever the store's client raises
+        except Exception as error:  # the store's client may raise anything
             raise EnvironmentFault(
                 f"the checkpoint store {self._store} cannot be read ({error}): repair it, or unset"
                 f" {STORE_VARIABLE} to train from zero with local checkpoints"
@@ -118,36 +118,36 @@ class Checkpoints:
         return None
 
     def save(self, state: State) -> None:
-        """Write ``state``, which the caller does not change any more."""
+        """Write ``state``, which the caller must not change afterwards."""
         self.wait()
         self._writing = self._writer.submit(self._write, state)
 
     @property
     def affordable(self) -> bool:
-        """Whether nothing is being written, and writing would keep within its ``SHARE``."""
+        """Whether no checkpoint is being written, and another is within ``SHARE``."""
         return (self._writing is None or self._writing.done()) and self.rest <= 0
 
     @property
     def rest(self) -> float:
-        """Seconds until the CPU time of the last one is its ``SHARE`` of the time."""
+        """Seconds until the CPU time of the last checkpoint is within ``SHARE``."""
         return self._affordable_from - time.monotonic()
 
     def wait(self) -> None:
-        """Return when nothing is being written."""
+        """Wait until no checkpoint is being written."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
     def clear(self) -> None:
-        """Remove all: the run is complete. What cannot be removed costs a warning, and no harm."""
+        """Remove all checkpoints of the complete run; warn if that fails."""
         self.wait()
         try:
             if self._files.exists(str(self._folder)):
                 self._files.rm(str(self._folder), recursive=True)
         except Exception as error:  # noqa: BLE001
             terminal.warn(
-                f"the checkpoints of this run, which is complete, could not be removed ({error}):"
-                f" remove {self._store.rstrip('/')}/{self._run}"
+                f"this run is complete, but its checkpoints could not be removed ({error}): remove"
+                f" {self._store.rstrip('/')}/{self._run}"
             )
 
     def _paths(self) -> list[str]:
@@ -155,7 +155,7 @@ class Checkpoints:
         return sorted(self._files.glob(str(self._folder / "*.checkpoint")))
 
     def _read(self, path: str) -> State:
-        """The state in ``path``; ValueError says what it is instead."""
+        """The state in ``path``; ValueError if it is damaged or of another run."""
         content = self._files.cat_file(path)
         if hashlib.sha256(content).hexdigest() != PurePosixPath(path).stem.rpartition("-")[2]:
             raise ValueError("damaged: its checksum is not the one in its name")
@@ -174,7 +174,7 @@ class Checkpoints:
             content = buffer.getvalue()
             path = self._folder / f"{place}-{hashlib.sha256(content).hexdigest()}.checkpoint"
             if isinstance(self._files, LocalFileSystem):
-                # By one name for all: what a kill leaves of a draft is overwritten.
+                # All drafts have one name, so that a later one overwrites the rest of a killed one.
                 draft = Path(path).with_name("draft")
                 write_bytes(draft, content)
                 draft.replace(path)
@@ -182,27 +182,27 @@ class Checkpoints:
                 self._files.pipe_file(str(path), content)
             for old in self._paths()[:-KEPT]:
                 self._files.rm_file(old)
-        except Exception as error:  # noqa: BLE001 - training is worth more than its safety net
-            terminal.warn(f"checkpoint {place} could not be written ({error}): training goes on")
+        except Exception as error:  # noqa: BLE001 - a lost checkpoint must not end training
+            terminal.warn(f"checkpoint {place} could not be written ({error}): training continues")
         self._affordable_from = time.monotonic() + (time.thread_time() - began) / SHARE
 
 
 @contextmanager
 def alone(run: str) -> Iterator[None]:
-    """Hold the lock of ``run`` on this machine; wait while another process trains the same.
+    """Hold the lock of ``run`` on this machine; wait while another process trains the same run.
 
-    DVC may be killed and leave its trainer behind; the next ``dvc repro`` would start a second.
+    A killed DVC may leave its trainer running, and the next ``dvc repro`` starts a second one.
     """
     lock = FileLock(_local_folder() / f"{run}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        terminal.warn("this very run is being trained by another process: waiting for it")
+        terminal.warn("another process trains this very run: waiting for it")
         lock.acquire()
     try:
         yield
     finally:
-        # Removed while it is held: whoever gets the lock of a file that has lost its name knows by
-        # that, and FileLock starts over with a new file.
+        # Remove the file while it is held: FileLock notices when it gets the lock of a removed
+        # file, and starts over with a new one.
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

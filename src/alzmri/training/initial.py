@@ -19,13 +19,13 @@ from alzmri.params import Params
 class Initial:
     """A model to start from."""
 
-    name: str  # as `train.init` has it
+    name: str  # the value of `train.init`
     card: saved.Card
     weights: dict[str, Tensor]  # parameters and buffers by name, on the CPU
     digest: str  # SHA-256 of its model.safetensors
 
     def give_to(self, model: Network, classes: Sequence[str]) -> None:
-        """Set the weights of ``model``; its last layer keeps its own where ``classes`` differ."""
+        """Set the weights of ``model``; its last layer keeps its own if ``classes`` differ."""
         given = dict(self.weights)
         if self.card.classes != list(classes):
             last = f"classifier.{len(model.classifier) - 1}"
@@ -33,33 +33,33 @@ class Initial:
         model.load_state_dict(given, strict=False)
 
     def describe(self, classes: Sequence[str]) -> str:
-        """One line: from which model training on ``classes`` starts, and what of it is new."""
+        """One line about the initial model, and about a new last layer for ``classes``."""
         line = f"starts from {self.name} (weights {self.digest[:16]})"
         if self.card.classes != list(classes):
-            line += f"; the last layer is new, for its classes were {', '.join(self.card.classes)}"
+            line += f"; the last layer is new, as its classes were {', '.join(self.card.classes)}"
         return line
 
 
 def find(params: Params, prepared: Prepared) -> Initial | None:
     """The model that ``train.init`` names: in a folder, else in a revision of the repository.
 
-    A revision is an experiment's name, a registered version such as ``alzmri@v0.1.0``, or
-    whatever else git knows. None where ``train.init`` is empty.
+    A revision is an experiment's name, a registered version such as ``alzmri@v0.1.0``, or any other
+    name that git knows. Returns None if ``train.init`` is empty.
 
     Raises:
-        UserError: when there is no such model, or it has another architecture or input size.
-        LeakError: when it was trained on subjects of the validation or test part.
+        UserError: there is no such model, or it has another architecture or input size.
+        LeakError: it was trained on subjects of the validation or test part.
     """
     name = params.train.init
     if not name:
         return None
-    # Where an experiment that runs in a temporary copy started from.
+    # The repository, even if the experiment runs in a temporary copy.
     root = Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
     folder = (root / Path(name).expanduser()).resolve()
     if folder in (root / saved.MODELS, saved.MODELS.resolve()):
         raise UserError(
-            f"train.init = {name}: training replaces that folder; copy it and name the copy, or"
-            " name the experiment that made it"
+            f"train.init = {name}: training overwrites that folder: copy it and name the copy, or"
+            " name its experiment"
         )
     with TemporaryDirectory() as temporary:
         if not folder.is_dir():
@@ -85,9 +85,9 @@ def _fetch(root: Path, revision: str, folder: Path) -> None:
     except (DvcException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"train.init = {revision}: there is no such folder, and no model in an experiment, a"
-            f" registered version or another revision of that name ({reason}); `dvc exp list` and"
-            " `gto show` list them, `dvc fetch` and `dvc pull` bring files that are not here"
+            f"train.init = {revision}: no folder, experiment, registered version or other revision"
+            f" of that name has a model ({reason}): see `dvc exp list` and `gto show`; `dvc fetch`"
+            " and `dvc pull` fetch missing files"
         ) from None
 
 
@@ -95,8 +95,8 @@ def _check(found: Initial, params: Params, prepared: Prepared) -> None:
     theirs = (found.card.architecture["name"], found.card.architecture["image_size"])
     if theirs != (params.model.name, params.data.image_size):
         raise UserError(
-            f"train.init = {found.name}: that model is {theirs[0]} for {theirs[1]} pixels, this"
-            f" training is of {params.model.name} for {params.data.image_size}: set"
+            f"train.init = {found.name}: that model is {theirs[0]} for {theirs[1]} pixels, but this"
+            f" training is {params.model.name} for {params.data.image_size}: set"
             f" model.name={theirs[0]} and data.image_size={theirs[1]}, or start from another"
         )
     held_out = prepared.subjects("val") | prepared.subjects("test")
@@ -105,5 +105,5 @@ def _check(found: Initial, params: Params, prepared: Prepared) -> None:
         raise LeakError(
             f"train.init = {found.name}: {shared} of {len(held_out)} validation and test subjects"
             " have the names of subjects that this model was trained on: the scores would measure"
-            " recognition of them. Start from a model of the same split, or of other subjects"
+            " recognition of them. Start from a model of the same split or of other subjects"
         )

@@ -1,4 +1,4 @@
-"""The training loop: :func:`train` reads in the order in which it runs."""
+"""The training loop; read it from :func:`train`."""
 
 import copy
 import math
@@ -26,7 +26,7 @@ from alzmri.training.processes import ALONE, Processes, Stop, in_step
 from alzmri.training.schedule import learning_rate
 
 RECALIBRATION_IMAGES = 1024
-"""At most so many training slices give batch normalisation its statistics before validation."""
+"""Maximum number of training slices for batch normalisation's statistics before validation."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Epoch:
     val_macro_f1: float
 
     def better_than(self, other: "Epoch | None") -> bool:
-        """By validation macro F1, ties by loss."""
+        """Whether its validation macro F1 is higher, or equal with a lower loss."""
         if other is None:
             return True
         return (self.val_macro_f1, -self.val_loss) > (other.val_macro_f1, -other.val_loss)
@@ -49,18 +49,18 @@ class Epoch:
 
 @dataclass
 class TrainingState:
-    """A training between two steps: all that decides how it goes on."""
+    """A training between two steps: everything that determines its continuation."""
 
     model: Network
-    replica: nn.Module  # trains the parameters of `model`, in step with the other processes
-    averaged: AveragedModel | None  # of `model`, with `train.ema`
+    replica: nn.Module  # trains the parameters of `model` together with the other processes
+    averaged: AveragedModel | None  # the moving average of `model`, with `train.ema`
     optimizer: torch.optim.Optimizer
     precision: torch.autocast  # for the forward pass
-    loss: Tensor  # of this process in the epoch under way, summed over its slices so far
-    epoch: int = 1  # under way; one more than there are when training is complete
-    steps: int = 0  # done in it
-    slices: int = 0  # of it so far, of all processes
-    history: list[Epoch] = field(default_factory=list)  # the epochs that are done
+    loss: Tensor  # of this process in the current epoch, summed over its slices so far
+    epoch: int = 1  # the current one; one more than the last when training is complete
+    steps: int = 0  # completed in the current epoch
+    slices: int = 0  # completed in the current epoch by all processes
+    history: list[Epoch] = field(default_factory=list)  # the completed epochs
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     temperature: float = 1.0  # calibrates `best_weights`
@@ -75,7 +75,7 @@ class TrainingState:
         processes: Processes = ALONE,
         initial: Initial | None = None,
     ) -> "TrainingState":
-        """The weights of ``initial``, fresh ones from ``train.seed`` for what it does not have."""
+        """A state with fresh weights from ``train.seed``, replaced by those of ``initial``."""
         settings = params.train
         torch.manual_seed(settings.seed)
         size, dropout = prepared.images.shape[1], params.model.dropout
@@ -84,7 +84,7 @@ class TrainingState:
         if initial:
             initial.give_to(model, prepared.classes)
         model.to(device)
-        # Convolutions run faster in this layout, by 15 % on the CPU measured.
+        # Convolutions are faster in this layout, by 15 % on the measured CPU.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         averaged = None
         if settings.ema:
@@ -114,7 +114,7 @@ class TrainingState:
         }
 
     def restore(self, state: State) -> None:
-        """Go back to where :meth:`saved` was called; takes ``state`` over."""
+        """Return to the ``state`` of :meth:`saved`, which must not be used afterwards."""
         self.model.load_state_dict(state["model"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
@@ -127,13 +127,13 @@ class TrainingState:
 
     @property
     def scored(self) -> Network:
-        """The model that is validated and kept: the averaged one where there is one."""
+        """The model to validate and keep: the averaged one, if any."""
         scored = self.model if self.averaged is None else self.averaged.module
         assert isinstance(scored, Network)
         return scored
 
     def complete(self, settings: Train) -> bool:
-        """Whether there is no epoch left, or ``train.patience`` is at its end."""
+        """Whether no epoch is left, or ``train.patience`` is over."""
         last = settings.epochs
         if self.best and settings.patience:
             last = min(last, self.best.epoch + settings.patience)
@@ -153,15 +153,15 @@ def train(
     """Train on the ``train`` part, choose the epoch on the ``val`` part.
 
     Args:
-        checkpoints: where the run goes on if it was interrupted, to the same bit.
-        on_step: called after each step with the number done and the number in all.
+        checkpoints: an interrupted run continues from these, with the same bits.
+        on_step: called after each step with the completed and the total number of steps.
         on_epoch: called with the state and True after each epoch; with False when it resumes.
-        processes: that train together; only the first of them uses ``checkpoints``.
+        processes: these train together; only the first of them uses ``checkpoints``.
         initial: the model to start from, see :mod:`alzmri.training.initial`.
 
     Raises:
-        UserError: when the loss is no longer a finite number.
-        SystemExit, KeyboardInterrupt: when asked to stop; the run is saved.
+        UserError: the loss is no longer finite.
+        SystemExit, KeyboardInterrupt: a signal stopped the run, which is saved.
     """
     settings = params.train
     batches = Batches(prepared, params, device, processes)
@@ -210,7 +210,7 @@ def train(
 
 
 def step(state: TrainingState, batch: Batch, batches: Batches, settings: Train) -> None:
-    """The next step of the epoch under way: of ``batch``, what this process has."""
+    """Train one step on ``batch``, this process's share."""
     rank, device = batches.processes.rank, batch.images.device
     number = batches.before(state.epoch, state.steps)
     state.optimizer.param_groups[0]["lr"] = learning_rate(settings, number, len(batches))
@@ -226,9 +226,9 @@ def step(state: TrainingState, batch: Batch, batches: Batches, settings: Train) 
         reduction="sum",
         label_smoothing=settings.label_smoothing,
     )
-    loss = loss / batch.weight  # this process's part of the mean over the whole batch
+    loss = loss / batch.weight  # this process's term of the mean over the whole batch
     state.optimizer.zero_grad()
-    (loss * batches.processes.size).backward()  # of which the replica takes the mean
+    (loss * batches.processes.size).backward()  # the replica averages over processes
     state.optimizer.step()
     if state.averaged is not None:
         state.averaged.update_parameters(state.model)
@@ -240,7 +240,7 @@ def step(state: TrainingState, batch: Batch, batches: Batches, settings: Train) 
 def save(
     state: TrainingState, checkpoints: Checkpoints, processes: Processes, stop: Stop, *, due: bool
 ) -> None:
-    """Write a checkpoint where one is ``due``; where a stop is wanted, write one and leave."""
+    """Write a checkpoint if one is ``due``; if a stop is wanted, write one and exit."""
     wanted = processes.largest(stop.wanted)
     if due or wanted:
         loss = processes.sum(state.loss)
@@ -252,7 +252,7 @@ def save(
 
 
 def require_finite(epoch: Epoch, settings: Train) -> None:
-    """Raise UserError when a loss of ``epoch`` is no longer a finite number."""
+    """Raise UserError when a loss of ``epoch`` is not finite."""
     if not (math.isfinite(epoch.train_loss) and math.isfinite(epoch.val_loss)):
         raise UserError(
             f"training diverged in epoch {epoch.epoch} (loss {epoch.train_loss}): lower"
@@ -261,10 +261,10 @@ def require_finite(epoch: Epoch, settings: Train) -> None:
 
 
 def recalibrate(model: Network, prepared: Prepared, device: torch.device) -> None:
-    """Re-estimate batch normalisation's running statistics on training slices, as they are now.
+    """Re-estimate batch normalisation's statistics on training slices with the current weights.
 
-    Running averages lag behind the weights when the learning rate stays high, and validation
-    scores then jump from epoch to epoch by tens of points.
+    Running averages lag behind the weights when the learning rate stays high; validation scores
+    then jump by tens of points from epoch to epoch.
     """
     indices = prepared.indices("train")
     count = min(len(indices), RECALIBRATION_IMAGES)
@@ -272,12 +272,12 @@ def recalibrate(model: Network, prepared: Prepared, device: torch.device) -> Non
     batches = -(-count // BATCH_SIZE)
 
     def inputs() -> Iterator[Tensor]:
-        # Strided: the manifest is sorted by class, and the variance within a batch of one class
-        # is too small. Strided batches also have one size, as their plain average wants it.
+        # Strided, because the manifest is sorted by class, and a batch of one class has too small a
+        # variance. Strided batches also have equal sizes, which their plain average requires.
         for first in range(batches):
             yield normalise(torch.from_numpy(prepared.images[chosen[first::batches]]).to(device))
 
-    # The layers with such statistics; the dropout after them would use up random numbers.
+    # Run only the layers with such statistics; the dropout after them would use random numbers.
     update_bn(inputs(), model.features)
 
 

@@ -1,4 +1,4 @@
-"""What a training run leaves behind, and what it says on the way."""
+"""The outputs of a training run, and its progress."""
 
 import io
 import platform
@@ -34,16 +34,16 @@ OnEpoch = Callable[[TrainingState, bool], None]
 def reporting(
     train: Train, prepared: Prepared, tracked: Tracker | None = None
 ) -> Iterator[tuple[terminal.Update, OnEpoch]]:
-    """Yield the two callbacks of ``loop.train``: a live bar of steps, and what follows an epoch.
+    """Yield the callbacks of ``loop.train`` for a step and for an epoch.
 
-    After each epoch, and when a run resumes, ``plots/history.csv`` and ``metrics/train.json`` are
-    written with all epochs so far: ``dvc plots show`` and ``dvc exp show`` follow a training. The
-    line of an epoch has the training slices per second, validation included, and the time left.
+    After each epoch, and when a run resumes, they write ``plots/history.csv`` and
+    ``metrics/train.json``, so that ``dvc plots show`` and ``dvc exp show`` follow a training. The
+    line of an epoch has the training slices per second, including validation, and the time left.
     """
     slices = len(prepared.indices("train"))
     steps = -(-slices // train.batch_size)
     began = last = time.monotonic()
-    first = before = 0.0  # how many epochs were done then
+    first = before = 0.0  # epochs done at these times
 
     def on_epoch(state: TrainingState, new: bool) -> None:
         nonlocal began, first, last, before
@@ -56,7 +56,7 @@ def reporting(
         pace = ""
         if not new:
             began, first = now, done
-        elif done > first:  # a run that resumes after an epoch's last step has no pace yet
+        elif done > first:  # a run resumed after an epoch's last step has no pace yet
             left = round((now - began) / (done - first) * (train.epochs - done))
             pace = f"  {(done - before) * slices / (now - last):.0f} images/s"
             pace += f"  {str(timedelta(seconds=left)).removeprefix('0:')} left" if left else ""
@@ -76,7 +76,7 @@ def reporting(
 
 
 def _write_history(history: list[Epoch], best: Epoch) -> None:
-    """All epochs in six significant digits, and the scores of the best one."""
+    """Write all epochs in six significant digits, and the scores of the best one."""
     lines = ([f"{value:.6g}" for value in astuple(epoch)] for epoch in history)
     write_csv(HISTORY, [field.name for field in fields(Epoch)], lines)
     scores = {name: getattr(best, name) for name in ("val_loss", "val_accuracy", "val_macro_f1")}
@@ -86,7 +86,7 @@ def _write_history(history: list[Epoch], best: Epoch) -> None:
 def write(state: TrainingState, prepared: Prepared, params: Params, run: str) -> None:
     """Write ``models/`` of a finished training; ``run`` is its fingerprint."""
     saved.save(saved.MODELS, state.best_weights, card(state, prepared, params, run))
-    last: dict[str, Any] = {}  # written all the same: DVC has no optional outputs
+    last: dict[str, Any] = {}  # always written: DVC has no optional outputs
     if params.train.keep_last:
         last = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
         last["epoch"] = state.history[-1].epoch
@@ -96,7 +96,7 @@ def write(state: TrainingState, prepared: Prepared, params: Params, run: str) ->
 
 
 def card(state: TrainingState, prepared: Prepared, params: Params, run: str) -> saved.Card:
-    """``model.json`` of a training; the subjects are also those of the model it started from."""
+    """``model.json`` of a training, with the subjects of the model that it started from, too."""
     subjects, initial = set(map(saved.subject_digest, prepared.subjects("train"))), state.initial
     if initial:
         subjects |= set(initial.card.training_subjects)

@@ -1,7 +1,7 @@
-"""How a stage uses the processor, so that its results have the same bytes on every x86-64 one.
+"""Settings of the processor that give a stage's results the same bytes on every x86-64 machine.
 
-This module imports neither torch nor NumPy: they read these variables when they are imported. Each
-stage that computes sets them before that.
+Each stage that computes sets these variables before it imports torch and NumPy, which read them at
+import. So this module imports neither.
 """
 
 import os
@@ -15,20 +15,20 @@ CAPS = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels
     "ONEDNN_MAX_CPU_ISA": "AVX2",  # its convolutions
     "MKL_CBWR": "COMPATIBLE",  # its matrix products; MKL's AVX2 differs between Intel and AMD
-    "OPENBLAS_CORETYPE": "Haswell",  # those of NumPy and SciPy
+    "OPENBLAS_CORETYPE": "Haswell",  # matrix products of NumPy and SciPy
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",  # NumPy's sums
     "OPENCV_IPP": "avx2",  # Intel's image kernels in OpenCV
 }
-"""With these every x86-64 processor since 2015 runs the same instructions."""
+"""Limits with which every x86-64 processor since 2015 runs the same instructions."""
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""A sum depends on how many threads share it."""
+"""The numbers of threads, on which sums depend."""
 
 
 def environment() -> dict[str, str]:
-    """The variables that ``compute`` in ``params.yaml`` asks for; they win over the caller's.
+    """The variables for ``compute`` in ``params.yaml``, which override the caller's.
 
-    Empty where ``params.yaml`` cannot be read: the stage says so when it reads it.
+    Empty if ``params.yaml`` is unreadable, which the stage reports later.
     """
     try:
         return variables(params.load().compute)
@@ -37,22 +37,22 @@ def environment() -> dict[str, str]:
 
 
 def variables(compute: Compute) -> dict[str, str]:
-    """The variables for ``compute``; of several processes on a host, each has its share."""
+    """The variables for ``compute``; processes on one host share its cores."""
     chosen: dict[str, str] = {}
     if compute.portable and platform.machine() in ("x86_64", "AMD64"):
         chosen |= CAPS
     if compute.threads:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         chosen |= dict.fromkeys(THREADS, str(max(1, compute.threads // processes)))
-        # Or MKL takes fewer where two threads share a core.
+        # Otherwise MKL uses fewer threads if two share a core.
         chosen["MKL_DYNAMIC"] = "FALSE"
-        # A thread that waits sleeps: on a busy machine spinning made a step four times as slow.
+        # Waiting threads sleep: on a busy machine, spinning made a step four times slower.
         chosen["OMP_WAIT_POLICY"] = "PASSIVE"
     return chosen
 
 
 def idle_cores(threads: int) -> str:
-    """What a training with ``threads`` leaves unused, and the settings that use it; else empty."""
+    """Words about cores that ``threads`` leave unused, with settings to use them; else empty."""
     import psutil
 
     cores = psutil.cpu_count(logical=False) or 1

@@ -1,4 +1,4 @@
-"""The processes that train one model together, as torchrun starts them, and signals to stop."""
+"""Processes of ``torchrun`` that train one model together, and signals to stop."""
 
 import copy
 import os
@@ -23,7 +23,7 @@ from alzmri.errors import EnvironmentFault
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=10)
-"""For a process on another host whose end the network did not report."""
+"""Wait for a process on another host whose end the network does not report."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that reads checkpoints, writes, and speaks."""
+        """Whether this process is the one that uses checkpoints, writes files and prints."""
         return self.rank == 0
 
     def share(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Every ``size``-th of ``items``: those of this process."""
+        """This process's share: every ``size``-th of ``items``."""
         return items[self.rank :: self.size]
 
     def gather(self, mine: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The rows of all processes, in the order from which they took their :meth:`share`."""
+        """The rows of all processes, in the order of the items before :meth:`share`."""
         parts = self._held(mine)
         rows = np.empty((sum(map(len, parts)), *mine.shape[1:]))
         for rank, part in enumerate(parts):
@@ -58,7 +58,7 @@ class Processes:
         return total
 
     def largest(self, number: int) -> int:
-        """The largest of what the processes have."""
+        """The largest ``number`` of all processes."""
         if self.size == 1:
             return number
         held = torch.tensor(number)
@@ -66,18 +66,17 @@ class Processes:
         return int(held)
 
     def agree(self, value: object) -> bool:
-        """Whether all processes have the same."""
+        """Whether all processes have the same ``value``."""
         return all(other == value for other in self._held(value))
 
     def of_first(self, value: T) -> T:
-        """What the first process has."""
+        """The first process's ``value``."""
         held = [value]
         if self.size > 1:
             dist.broadcast_object_list(held)
         return held[0]
 
     def _held(self, value: T) -> list[T]:
-        """What all processes have."""
         held = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(held, value)
@@ -88,25 +87,25 @@ ALONE = Processes()
 
 
 def in_step(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model``, whose gradients become, during the backward pass, the mean over all processes.
+    """Wrap ``model`` so that the backward pass averages gradients over all processes.
 
-    On GPUs batch normalisation is over the batch of all processes; torch's SyncBatchNorm has no
-    kernels for CPUs, where each process normalises its own share.
+    On GPUs, batch normalisation uses the batch of all processes. On CPUs, for which SyncBatchNorm
+    has no kernels, each process normalises its own share.
     """
     if device.type == "cuda":
-        # In a copy of the layers: to validate, each process runs the model by itself.
+        # In a copy of the layers, because each process validates with the model alone.
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         model = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model, shared))
-    # Running statistics are not synchronised: validation estimates them anew.
+    # Without synchronising running statistics, which validation estimates anew.
     return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started with this one, if it did.
+    """Join the processes that ``torchrun`` started together with this one, if any.
 
     Raises:
-        EnvironmentFault: when another of them ended, or cannot be reached.
+        EnvironmentFault: another process ended, or cannot be reached.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -122,16 +121,16 @@ def joined(device: torch.device) -> Iterator[Processes]:
             raise
         raise EnvironmentFault(
             f"another process of this training ended or cannot be reached"
-            f" ({str(error).splitlines()[0]}): its own message says why; start them all again,"
-            " training goes on from the last checkpoint"
+            f" ({str(error).splitlines()[0]}): see its message; start all again, and training"
+            " continues from the last checkpoint"
         ) from error
 
 
 class Stop:
-    """While entered, a first signal is noted in ``wanted``, a second one ends the program at once.
+    """Within it, a first signal sets ``wanted``, and a second one ends the program at once.
 
-    With ``insist`` it does not: ``torchrun`` repeats to its processes what the terminal sent them
-    already, and kills them itself when they take too long.
+    With ``insist``, it ignores the second one, because ``torchrun`` repeats signals that the
+    terminal has already sent to its processes, and kills them if they take too long.
     """
 
     def __init__(self, *, insist: bool = False) -> None:

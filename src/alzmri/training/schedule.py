@@ -5,10 +5,10 @@ import math
 from alzmri.params import Train
 
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 10_000
-"""Of the peak rate: the rise and the fall of Smith and Topin, "Super-convergence" (2018)."""
+"""First and last rate as fractions of the peak (Smith and Topin, "Super-convergence", 2018)."""
 
 ONECYCLE_WARMUP = 0.3
-"""Share of the steps spent rising when ``train.warmup`` is 0."""
+"""Fraction of steps with rising rate when ``train.warmup`` is 0."""
 
 
 def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:

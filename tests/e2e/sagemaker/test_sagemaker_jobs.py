@@ -61,7 +61,7 @@ def test_sagemaker_a_job_is_followed_to_its_end_whatever_that_is(cloud, jobs):
     assert f"job      {first.name}" in failed.stdout
     assert f"/sagemaker/home?region=us-east-1#/jobs/{first.name}" in failed.stdout
     assert failed.stdout.count("-- Interrupted") == 1
-    why = "AlgorithmError: the container ended without a word, as when memory runs out"
+    why = "AlgorithmError: the container ended without a message, as when memory runs out"
     assert f"{first.name} failed: {why}" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert (status["state"], status["job"]) == ("Failed", first.name)
@@ -94,7 +94,7 @@ def test_sagemaker_fetches_the_bytes_of_a_local_run_and_dvc_goes_on_from_them(qu
 
     quiet.edit("params.yaml", train__lr=0.0005)
     refused = quiet.sagemaker("fetch", code=2).stderr
-    assert "trained with other parameters, data or code than are here" in refused
+    assert "trained with other parameters, data or code than this checkout" in refused
     assert "  train.lr = 0.0001, but 0.0005 in params.yaml" in refused
     assert quiet.digests() == local
 
@@ -158,7 +158,7 @@ def test_sagemaker_two_hosts_stopped_and_taken_up_end_as_two_processes_here(quie
     waiting.send_signal(signal.SIGINT)
     left, _ = waiting.communicate(timeout=limit(60))
     assert waiting.returncode == 130
-    assert "the job goes on" in left
+    assert "the job continues" in left
     assert f"{name} is stopping" in quiet.sagemaker("stop").stdout
     stopped = quiet.sagemaker("logs", "--follow", code=1)
     assert f"{name} was stopped (Stopped): its checkpoint is kept" in stopped.stderr
@@ -193,7 +193,7 @@ def test_sagemaker_endpoint_answers_as_predict_does_and_is_replaced_without_a_ga
     cloud.clone.run("gto", "assign", "alzmri", "--version", "v0.1.0", "--stage", "prod")
     refused = cloud.sagemaker("deploy", "--version", "v9.9.9", code=2).stderr
     assert refused.startswith("error: v9.9.9: ")
-    assert "`gto show alzmri` lists what there is" in refused
+    assert "`gto show alzmri` lists versions" in refused
     made = cloud.sagemaker("deploy", "--stage", "prod").stdout
     assert made.startswith("-- Creating\n-- InService\nendpoint sm serves\n")
 
@@ -205,8 +205,8 @@ def test_sagemaker_endpoint_answers_as_predict_does_and_is_replaced_without_a_ga
         assert said[key] == expected[key]
     assert said["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-3)
     refused = cloud.sagemaker("invoke", "params.yaml", code=2)
-    assert refused.stderr.startswith("error: the endpoint refuses: ")
-    assert "name an image file" in cloud.sagemaker("invoke", "none.jpg", code=2).stderr
+    assert refused.stderr.startswith("error: the endpoint refused the image: ")
+    assert "give an image file" in cloud.sagemaker("invoke", "none.jpg", code=2).stderr
 
     assert "serves it already" in cloud.sagemaker("deploy").stdout
     endpoints = cloud.simulator.endpoints
@@ -214,7 +214,7 @@ def test_sagemaker_endpoint_answers_as_predict_does_and_is_replaced_without_a_ga
     endpoints.broken = "no memory"
     failed = cloud.sagemaker("deploy", "--serverless", code=1).stderr
     assert "endpoint sm failed: The primary container did not pass the ping" in failed
-    assert "the model from before serves" in failed
+    assert "the previous model serves" in failed
     assert endpoints.there["Endpoint"]["sm"]["EndpointConfigName"] == before
     endpoints.broken = ""
     assert "-- Updating" in cloud.sagemaker("deploy", "--serverless").stdout

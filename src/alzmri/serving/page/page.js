@@ -1,6 +1,6 @@
-// Sends each slice to this server and draws what it answers. No library, no other host.
-// What is known of a file is kept in its item of the list of results: while it waits it has the
-// class "waiting", refused "failed", answered the property `answer`.
+// Sends each slice to this server and draws its answer. No library, no other host.
+// The item of a file in the list of results keeps its state: the class "waiting", the class
+// "failed" if refused, or the property `answer`.
 
 const AT_ONCE = 2;
 const ATTEMPTS = 20;
@@ -16,7 +16,7 @@ if (about.simulated) $("caution").textContent = "Trained on simulated slices: us
 if (about.leaks) $("leaks").textContent =
   "These test slices share subjects with the training slices: the split leaks.";
 document.body.classList.toggle("unknown", about.reference !== null);
-$("card-text").innerHTML = about.card; // made by the server from Markdown, without its HTML
+$("card-text").innerHTML = about.card; // the server makes it from Markdown and drops HTML
 
 $("files").addEventListener("change", () => {
   take($("files").files);
@@ -77,7 +77,7 @@ async function ask(route, field, { file }) {
   }
 }
 
-// A volume's slices take its place and are asked for one by one.
+// The slices of a volume replace it, and are sent one by one.
 function unfold({ name, item }, slices) {
   queue.unshift(...slices.map(({ depth, slice }) => {
     const letters = atob(slice.slice(slice.indexOf(",") + 1));
@@ -187,7 +187,7 @@ function report() {
   $("mean").querySelector("tbody").replaceChildren(...rows(mean));
 }
 
-// The colours of the four stages are a scale: fewer or more classes divide it evenly.
+// The colours of the four stages are a scale, which fewer or more classes divide evenly.
 function colour(stage) {
   const place = (stage * 3) / (about.classes.length - 1);
   const below = Math.floor(place);
