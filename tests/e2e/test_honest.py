@@ -40,7 +40,7 @@ def test_the_studies_pool_every_subject_once_and_label_what_leaks(clone):
 
     (clone.root / ".dvc/cache").rename(clone.root / "elsewhere")
     lost = clone.run(*PROTOCOL, code=2)
-    assert "models/evaluation.json of experiment protocol-phantom-baseline is not" in lost.stderr
+    assert "models/evaluation.json of experiment protocol-phantom-baseline is no" in lost.stderr
     assert "dvc exp remove protocol-phantom-baseline" in lost.stderr
     assert "Traceback" not in lost.stderr
 
