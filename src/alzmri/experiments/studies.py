@@ -116,7 +116,9 @@ def asked(
     if size == "auto":
         size = "full" if torch.cuda.is_available() else "scaled"
     overrides = {**runner.on_this_machine(jobs), **runner.parse_settings(settings or [])}
-    return Study(source, scales[size], overrides, jobs)
+    sizes, said = scales[size]
+    # The user's own sizes stand in the command, which the page quotes.
+    return Study(source, (sizes, "" if sizes.keys() & overrides.keys() else said), overrides, jobs)
 
 
 def _cost(used: Params, count: int, jobs: int) -> str:
