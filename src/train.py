@@ -16,7 +16,7 @@ from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.models.device import bfloat16, choose
 from alzmri.tracking.tracker import following
-from alzmri.training import initial, outputs
+from alzmri.training import initial, results
 from alzmri.training.checkpoints import Checkpoints, alone, default_store, fingerprint
 from alzmri.training.loop import train
 from alzmri.training.processes import joined
@@ -62,12 +62,12 @@ def main() -> None:
         with (
             alone(name),
             following(settings, name, prepared.digest) as tracked,
-            outputs.reporting(settings.train, prepared, tracked) as (on_step, on_epoch),
+            results.reporting(settings.train, prepared, tracked) as (on_step, on_epoch),
         ):
             state = train(
                 prepared, settings, device, checkpoints, on_step, on_epoch, processes, start
             )
-            outputs.write(state, prepared, settings, name)
+            results.write(state, prepared, settings, name)
             checkpoints.clear()
 
 

@@ -28,7 +28,7 @@ OUTPUTS = ("models/model.safetensors", "models/model.json", "plots/history.csv")
 PREPARE = """
 import os, sys
 sys.path.insert(0, os.path.abspath("src"))
-import alzmri.training.outputs
+import alzmri.training.results
 import torch._dynamo  # which the optimiser would import in every trainer
 from alzmri.training import loop
 predict = loop.predict

@@ -16,7 +16,7 @@ from alzmri.files import write_json
 from alzmri.models.architectures import build
 from alzmri.models.forward import predict, probabilities
 from alzmri.training.loop import TrainingState
-from alzmri.training.outputs import card
+from alzmri.training.results import card
 
 TEMPERATURE = 3.0
 

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from alzmri.classes import CLASSES
 from alzmri.evaluation import assessment, model_card
-from alzmri.training import outputs
+from alzmri.training import results
 from alzmri.training.loop import TrainingState
 
 _RATE = {
@@ -31,7 +31,7 @@ def written(prepared, make_params, tmp_path):
     ) -> str:
         params = make_params(model={"name": "lenet"}, **sections)
         state = TrainingState.start(prepared, params, torch.device("cpu"))
-        trained = outputs.card(state, prepared, params, "0123456789abcdef")
+        trained = results.card(state, prepared, params, "0123456789abcdef")
         trained.training["init"] = init
         test = assessment.predict_test(state.model, 1.5, prepared, params.evaluate)
         metrics = assessment.details(test, params.split, shared, near_duplicates)

@@ -8,7 +8,7 @@ import torch
 
 from alzmri.errors import LeakError, UserError
 from alzmri.models import saved
-from alzmri.training import initial, outputs
+from alzmri.training import initial, results
 from alzmri.training.checkpoints import Checkpoints, fingerprint
 from alzmri.training.loop import TrainingState, train
 
@@ -39,7 +39,7 @@ def first(prepared, quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     run = _train(prepared, quick())
-    outputs.write(run, prepared, quick(), "0123456789abcdef")
+    results.write(run, prepared, quick(), "0123456789abcdef")
     (tmp_path / "models").rename(tmp_path / "first")
     return run
 
@@ -49,7 +49,7 @@ def test_it_begins_where_the_other_ended_and_names_it(prepared, quick, first, tm
     start = initial.find(params, prepared)
     run = _train(prepared, params, start)
     assert run.history[0].val_loss == pytest.approx(first.best.val_loss, rel=1e-4)
-    card = outputs.card(run, prepared, params, "name")
+    card = results.card(run, prepared, params, "name")
     assert card.training["init"] == {"name": "first", "weights": saved.digest(tmp_path / "first")}
     assert start.describe(prepared.classes) == f"starts from first (weights {start.digest[:16]})"
     # The fingerprint is of the weights and not of their name alone.
@@ -73,7 +73,7 @@ def test_other_classes_get_a_new_last_layer_and_keep_the_rest(prepared, quick, f
     for name, values in run.model.state_dict().items():
         source = fresh.model.state_dict() if "classifier.6" in name else first.best_weights
         assert torch.equal(values, source[name]), name
-    assert len(outputs.card(run, other, params, "name").training_subjects) == 32
+    assert len(results.card(run, other, params, "name").training_subjects) == 32
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alzmri.models import saved
-from alzmri.training import outputs
+from alzmri.training import results
 from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import train
 
@@ -27,9 +27,9 @@ def written(prepared, make_params, tmp_path, monkeypatch):
             data={"image_size": 32, "fit": "stretch"},
         )
         store = Checkpoints(str(tmp_path / "checkpoints"), "test")
-        with outputs.reporting(params.train, prepared) as (on_step, on_epoch):
+        with results.reporting(params.train, prepared) as (on_step, on_epoch):
             state = train(prepared, params, CPU, store, on_step, on_epoch)
-        outputs.write(state, prepared, params, "0123456789abcdef")
+        results.write(state, prepared, params, "0123456789abcdef")
         store.clear()
         return state, tmp_path
 
@@ -105,13 +105,13 @@ def test_each_epoch_can_be_seen_at_once_and_a_resumed_run_shows_those_before(
     seen = []
 
     def run(end):
-        with outputs.reporting(params.train, prepared) as (on_step, on_epoch):
+        with results.reporting(params.train, prepared) as (on_step, on_epoch):
 
             def watch(state, new):
                 on_epoch(state, new)
-                with outputs.HISTORY.open() as handle:
+                with results.HISTORY.open() as handle:
                     history = [int(line["epoch"]) for line in csv.DictReader(handle)]
-                best = json.loads(outputs.SCORES.read_text())["best_epoch"]
+                best = json.loads(results.SCORES.read_text())["best_epoch"]
                 seen.append((new, history, best == state.best.epoch))
                 if end == len(seen):
                     store.wait()
@@ -122,7 +122,7 @@ def test_each_epoch_can_be_seen_at_once_and_a_resumed_run_shows_those_before(
 
     with pytest.raises(KeyboardInterrupt):
         run(end=2)
-    for path in (outputs.HISTORY, outputs.SCORES):
+    for path in (results.HISTORY, results.SCORES):
         path.unlink()  # as DVC does before it runs the stage again
     run(end=0)
     new, histories, right = zip(*seen, strict=True)
