@@ -29,12 +29,9 @@ from alzmri.models.device import choose
 from alzmri.ood.features import WithFeatures, run
 
 FILE = "ood.safetensors"
-KEPT_VARIANCE = 0.99
-"""Fraction of the training features' variance in the leading directions."""
-SUBJECTS = 0.99
-"""Fraction of new subjects of each class that shall have no flagged slice."""
-TRAINING_IMAGES = 2048
-"""Maximum number of training slices for the Gaussian; more only take time."""
+KEPT_VARIANCE = 0.99  # fraction of the training features' variance in the leading directions
+SUBJECTS = 0.99  # fraction of new subjects of each class that shall have no flagged slice
+TRAINING_IMAGES = 2048  # maximum training slices for the Gaussian; more only take time
 
 Features = NDArray[np.float32]
 
@@ -100,11 +97,7 @@ class Detector:
 
     @classmethod
     def load(cls, directory: Path, weights: str) -> "Detector":
-        """Read ``ood.safetensors``.
-
-        Raises:
-            UserError: it is missing, damaged or of another model.
-        """
+        """Read ``ood.safetensors``; raises UserError if missing, damaged or of another model."""
         path = directory / FILE
         try:
             with safe_open(path, framework="numpy") as file:
@@ -114,11 +107,7 @@ class Detector:
                 found = cls(**tensors, residual=residual, threshold=threshold, weights=made_for)
             found._check()
         except FileNotFoundError:
-            raise UserError(
-                f"{path} not found; it recognises images unlike the training slices, and was"
-                " scope.safetensors in an earlier version: run `dvc repro ood`, or `dvc pull` to"
-                " fetch it"
-            ) from None
+            raise UserError(f"{path} not found: run `dvc repro ood`, or `dvc pull`") from None
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): run `dvc repro -f ood`") from None
         if found.weights != weights:
@@ -148,10 +137,8 @@ def limit(
     this is the prediction limit, at ``SUBJECTS``, for the farthest slice of one new subject of the
     class with the highest limit (normal, with the same spread in all classes).
 
-    Args:
-        distances: of slices of subjects outside the Gaussian's training part, ``[n]``.
-        subjects: of each slice.
-        labels: the class of each slice, ``[n]``.
+    ``distances``, ``subjects`` and ``labels`` (classes) are of ``n`` slices of subjects outside the
+    Gaussian's training part.
     """
     _, first, member = np.unique(np.asarray(subjects), return_index=True, return_inverse=True)
     farthest = np.full(len(first), -np.inf)
@@ -173,17 +160,13 @@ def fit(directory: Path, prepared: Prepared) -> tuple[Detector, dict[str, Any]]:
     """Fit the detector for the model in ``directory``; also return ``models/ood.json``'s content.
 
     Training slices determine the Gaussian, validation subjects the threshold, and test slices the
-    rate of false alarms, in each class and of each subject with any.
-
-    Raises:
-        UserError: the model is missing, damaged, or was trained on other data.
+    rate of false alarms, in each class and of each subject with any. Raises :class:`UserError` if
+    the model is missing, damaged, or was trained on other data.
     """
     model, card = saved.load(directory)
     if card.data_sha256 != prepared.digest:
-        raise UserError(
-            f"{directory}/ was trained on other data or another split than data/prepared: run"
-            " `dvc repro train`"
-        )
+        what = f"{directory}/ was trained on other data or another split than data/prepared"
+        raise UserError(f"{what}: run `dvc repro train`")
     device = choose()
     network = WithFeatures(model).to(device)
     training, validation, test = (prepared.indices(part) for part in ("train", "val", "test"))
@@ -192,14 +175,16 @@ def fit(directory: Path, prepared: Prepared) -> tuple[Detector, dict[str, Any]]:
     _, held_out = run(network, prepared.images, validation, device)
     _, unseen = run(network, prepared.images, test, device)
     weights = saved.digest(directory)
-    of_validation = [prepared.rows[index].subject for index in validation]
-    detector = Detector.fit(known, held_out, of_validation, prepared.labels[validation], weights)
-    flagged = detector.score(unseen) > 1
-    subjects = np.array([prepared.rows[index].subject for index in test])
-    found: dict[str, Any] = {
-        **_alarms(flagged, subjects),
+    subjects = np.array([row.subject for row in prepared.rows])
+    detector = Detector.fit(
+        known, held_out, subjects[validation].tolist(), prepared.labels[validation], weights
+    )
+    flagged, subjects = detector.score(unseen) > 1, subjects[test]
+    sure = prepared.subjects_known  # else each slice counts as a subject
+    return detector, {
+        **_alarms(flagged, subjects, sure),
         "classes": {
-            name: _alarms(flagged[of_class], subjects[of_class])
+            name: _alarms(flagged[of_class], subjects[of_class], sure)
             for number, name in enumerate(prepared.classes)
             for of_class in [prepared.labels[test] == number]
             if of_class.any()
@@ -207,20 +192,16 @@ def fit(directory: Path, prepared: Prepared) -> tuple[Detector, dict[str, Any]]:
         "flagged": {
             str(name): f"{flagged[subjects == name].sum()} of {(subjects == name).sum()}"
             for name in np.unique(subjects[flagged])
+            if sure
         },
         "validation": {"false_alarms": float((detector.score(held_out) > 1).mean())},
         "directions": len(detector.directions),
-        # The stage adds the detector's digest: evaluate depends on this file instead of both.
+        # The stage adds the detector's digest, because evaluate depends on this file only.
         "weights": weights,
     }
-    if not prepared.subjects_known:  # each slice counts as a subject above
-        for of in (found, *found["classes"].values()):
-            of["subjects"] = of["subjects_flagged"] = None
-        found["flagged"] = {}
-    return detector, found
 
 
-def _alarms(flagged: NDArray[np.bool_], subjects: NDArray[np.str_]) -> dict[str, Any]:
+def _alarms(flagged: NDArray[np.bool_], subjects: NDArray[np.str_], sure: bool) -> dict[str, Any]:
     """The share of ``flagged`` slices, with its 95 % interval over subjects."""
     names, of = np.unique(subjects, return_inverse=True)
     rate = float(flagged.mean())
@@ -228,16 +209,15 @@ def _alarms(flagged: NDArray[np.bool_], subjects: NDArray[np.str_]) -> dict[str,
         "false_alarms": rate,
         "ci95": {"false_alarms": share_interval(rate, len(names))},
         "slices": len(flagged),
-        "subjects": len(names),
-        "subjects_flagged": int((np.bincount(of, flagged) > 0).sum()),
+        "subjects": len(names) if sure else None,
+        "subjects_flagged": int((np.bincount(of, flagged) > 0).sum()) if sure else None,
     }
 
 
 def share_interval(share: float, subjects: int) -> list[float]:
-    """The 95 % interval of a ``share`` of the slices of ``subjects``, 0 to 1.
+    """The 95 % interval of a ``share`` of the slices of ``subjects``, 0 to 1, with these as trials.
 
-    It is Clopper and Pearson's (1934) with subjects as trials: exact if all slices of a subject are
-    equal, and too wide otherwise.
+    It is Clopper and Pearson's (1934): exact if a subject's slices are equal, otherwise too wide.
     """
     hits = share * subjects
     low = float(beta.ppf(0.025, hits, subjects - hits + 1)) if hits else 0.0
@@ -248,12 +228,8 @@ def share_interval(share: float, subjects: int) -> list[float]:
 def headline(found: dict[str, Any]) -> str:
     """One line for the terminal, of the content of ``models/ood.json``."""
     low, high = found["ci95"]["false_alarms"]
-    of = (
-        f", of {found['subjects_flagged']} of {found['subjects']} subjects,"
-        if found["subjects"]
-        else ""
-    )
+    whose = f", of {found['subjects_flagged']} of {found['subjects']} subjects,"
     return (
-        f"{found['false_alarms']:.1%} [{low:.1%}, {high:.1%}] of the {found['slices']} test"
-        f" slices{of} are flagged as unlike the training slices, though they are of the same kind"
+        f"{found['false_alarms']:.1%} [{low:.1%}, {high:.1%}] of the {found['slices']} test slices"
+        f"{whose if found['subjects'] else ''} are flagged as unlike the training slices"
     )

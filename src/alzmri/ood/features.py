@@ -10,16 +10,14 @@ from alzmri.models.architectures import Network
 from alzmri.models.forward import BATCH_SIZE, normalise
 from alzmri.terminal import Update
 
-MOST_CELLS = 6
-"""The longest side of the features' maps, that of AlexNet; larger maps are averaged."""
+MOST_CELLS = 6  # longest side of the features' maps, that of AlexNet; larger maps are averaged
 
 
 class WithFeatures(nn.Module):
     """A trained network from packed pixels to logits and features.
 
     The features are the last feature maps, flattened, because places matter as much as patterns.
-    (Units of the last hidden layer, which keep only differences of classes, detect fewer strange
-    images.)
+    Units of the last hidden layer, which keep differences of classes only, detect less.
     """
 
     def __init__(self, network: Network) -> None:
@@ -44,8 +42,7 @@ def run(
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Logits, float64 ``[len(indices), classes]``, and features, float32 ``[.., width]``.
 
-    ``images`` is uint8 ``[n, side, side]`` and may be memory-mapped. ``progress(done, total)``
-    counts images.
+    ``images`` is uint8 ``[n, side, side]``. ``progress(done, total)`` counts images.
     """
     logits, features = [], []
     for start in range(0, len(indices), BATCH_SIZE):
