@@ -16,11 +16,10 @@ import numpy as np
 import pydicom
 from highdicom import sr
 from PIL import Image, ImageDraw, ImageFont
-from pydicom import DataElement, Dataset
+from pydicom import Dataset
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR
 from pydicom.sr.codedict import codes
-from pydicom.uid import ImplicitVRLittleEndian
 from pydicom.valuerep import validate_value
 
 from alzmri import __version__, terminal
@@ -31,6 +30,7 @@ from alzmri.inference.prediction_report import PredictedSubject, PredictionRepor
 from alzmri.inference.predictor import Predictor
 
 RESEARCH_ONLY = "Research only, not for diagnosis"
+SLICES = 6  # slices per volume, as in `alzmri predict`
 NO_T1_ECHO = 30.0  # milliseconds; an image with at least this echo time is not T1-weighted
 _BRAIN = ("HEAD", "BRAIN", "SKULL", "CRANI", "NEURO", "CEREB")
 """A header's body part, if it has one, must contain one of these."""
@@ -40,70 +40,61 @@ _SHARED = (
     *("StudyDate", "StudyTime", "StudyDescription", "ReferringPhysicianName"),
 )
 """Fields of the images' headers that both objects repeat, besides identifiers."""
-_SIDE, _MARGIN, _LINE, _COLUMNS = 192, 12, 24, 6
-"""The picture's slice, margin and line of text in pixels, and its number of slices in a row."""
-_WHITE, _GREY, _AMBER = (255, 255, 255), (120, 120, 120), (255, 190, 60)
+_SIDE, _MARGIN, _LINE = 192, 12, 24  # pixels of the picture's slices, their margin, a line of text
+_STEP = _SIDE + _MARGIN
+_GREY, _AMBER = (120, 120, 120), (255, 190, 60)
 
 
-def answer(
-    predictor: Predictor, folder: Path, fault: str, count: int
-) -> tuple[dict[str, bytes], bool] | None:
+def answer(predictor: Predictor, folder: Path, fault: str) -> tuple[dict[str, bytes], bool] | None:
     """The DICOM files for the images in ``folder``, by UID, and whether the model gave a class.
 
     With a ``fault``, the reason for no class, it does not read the pixels. Returns None if even
-    the headers are unreadable. The model sees ``count`` slices.
+    the headers are unreadable.
     """
     files = sorted(folder.glob("*.dcm"))
     wanted = ["SpecificCharacterSet", *_IDENTITY, *_SHARED, "BodyPartExamined", "EchoTime"]
+    found = None
     try:
         headers = [pydicom.dcmread(file, specific_tags=wanted) for file in files]
         kept = [_reference(header) for header in headers]
-        found, reason = None, fault or _no_brain_t1(headers[0])
-        if not reason:
-            found, reason = _predict(predictor, files, count)
-        made = [report(kept, predictor, found.subjects[0] if found else None, reason)]
+        try:
+            if not fault:
+                found = _predict(predictor, files, headers[0])
+        except Unreadable as error:
+            fault = str(error)
+        except Exception as error:  # noqa: BLE001 - as below
+            fault = f"the images cannot be processed ({type(error).__name__})"
+        made = [report(kept, predictor, found.subjects[0] if found else fault)]
         if found:
             made.append(picture(kept, predictor, found))
-        return {item.SOPInstanceUID: _encode(item) for item in made}, not reason
+        contents = {}
+        for item in made:
+            item.save_as(file := io.BytesIO(), enforce_file_format=True)
+            contents[item.SOPInstanceUID] = file.getvalue()
+        return contents, not fault
     except Exception as error:  # noqa: BLE001 - headers are untrusted
         terminal.warn(f"no report is possible: {type(error).__name__}")
         return None
 
 
-def _no_brain_t1(header: Dataset) -> str:
-    """The reason why an image with this header is not a T1 of a brain; empty if it may be one."""
+def _predict(predictor: Predictor, files: Sequence[Path], header: Dataset) -> PredictionReport:
+    """The report of `alzmri predict` on the series; raises Unreadable, the reason for no class."""
     part = str(header.get("BodyPartExamined") or "").strip().upper()
     if part and not any(word in part for word in _BRAIN):
-        return f"not a brain: its header says {part[:16]}"
-    echo = 0.0
-    with suppress(TypeError, ValueError):
-        echo = float(header.get("EchoTime") or 0)
-    return f"not T1-weighted: echo time {echo:.0f} ms" if echo >= NO_T1_ECHO else ""
-
-
-def _predict(
-    predictor: Predictor, files: Sequence[Path], count: int
-) -> tuple[PredictionReport | None, str]:
-    """The report of `alzmri predict` on the series, or None and the reason for no class."""
-    try:
-        source = inputs.Source("the series", "dicom", tuple(files))
-        slices = inputs.read(source, predictor.preprocessing, count=count, by_folder=False)
-        prediction = predictor.predict(np.stack([item.pixels for item in slices]))
-    except Unreadable as error:
-        return None, str(error)
-    except Exception as error:  # noqa: BLE001 - see answer
-        return None, f"the images cannot be processed ({type(error).__name__})"
+        raise Unreadable(f"not a brain: its header says {part[:16]}")
+    if (echo := float(header.get("EchoTime") or 0)) >= NO_T1_ECHO:
+        raise Unreadable(f"not T1-weighted: echo time {echo:.0f} ms")
+    source = inputs.Source("the series", "dicom", tuple(files))
+    slices = inputs.read(source, predictor.preprocessing, count=SLICES, by_folder=False)
+    prediction = predictor.predict(np.stack([item.pixels for item in slices]))
     found = PredictionReport(predictor, slices, prediction, [])
     if found.subjects[0].probabilities is None:
-        return None, "out of distribution: unlike the slices that the model was trained on"
-    return found, ""
+        raise Unreadable("out of distribution: unlike the slices that the model was trained on")
+    return found
 
 
 def _reference(header: Dataset) -> Dataset:
-    """The fields of a header that the answer repeats, in UTF-8, with invalid values empty.
-
-    UIDs and patient's ID, which identify the study, stay as they are.
-    """
+    """The fields of a header that the answer repeats, in UTF-8: ``_SHARED`` ones only if valid."""
     kept = Dataset()
     kept.SpecificCharacterSet = "ISO_IR 192"
     with suppress(Exception):  # an unknown character set
@@ -120,39 +111,33 @@ def _reference(header: Dataset) -> Dataset:
 
 
 def report(
-    headers: Sequence[Dataset], predictor: Predictor, subject: PredictedSubject | None, reason: str
+    headers: Sequence[Dataset], predictor: Predictor, said: PredictedSubject | str
 ) -> Dataset:
     """The structured report (Comprehensive 3D SR, TID 1500) on the series with these ``headers``.
 
-    ``subject`` is the prediction, or None when there is no class for the ``reason`` given.
+    ``said`` is the prediction, or the reason for no class.
     """
-    about = _common("report", headers, predictor)
+    about = _about("report", headers, predictor)
     digest = about["device_serial_number"]
-    device = sr.DeviceObserverIdentifyingAttributes(
-        uid=_uid("device", digest),
-        name="alzmri",
-        manufacturer_name="alzmri",
-        model_name=about["manufacturer_model_name"],
-        serial_number=digest,
-    )
-    result, measured, text = _code("no-class", "No class"), None, f"No class: {reason}."
-    if subject is not None and subject.probabilities is not None:
-        best = int(subject.probabilities.argmax())
-        result, text = _code(f"class-{best}", predictor.classes[best]), _mean(subject)
+    result, measured, text = _code("no-class", "No class"), None, f"No class: {said}."
+    if isinstance(said, PredictedSubject):
+        names, chances = predictor.classes, np.asarray(said.probabilities)
+        best = int(chances.argmax())
+        result, text = _code(f"class-{best}", names[best]), _mean(said)
         measured = [
             sr.Measurement(
                 _code(f"probability-{number}", f"Probability of {name}"),
-                round(float(chance), 4),
+                round(float(chances[number]), 4),
                 codes.UCUM.NoUnits,
             )
-            for number, (name, chance) in enumerate(
-                zip(predictor.classes, subject.probabilities, strict=True)
-            )
+            for number, name in enumerate(names)
         ]
+    device = sr.DeviceObserverIdentifyingAttributes(
+        _uid("device", digest), "alzmri", "alzmri", about["manufacturer_model_name"], digest
+    )
+    tracking = _uid("tracking", about["sop_instance_uid"])
     group = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(
-            _uid("tracking", about["sop_instance_uid"]), "the series"
-        ),
+        tracking_identifier=sr.TrackingIdentifier(tracking, "the series"),
         algorithm_id=sr.AlgorithmIdentification("alzmri", __version__, [f"weights {digest}"]),
         finding_sites=[sr.FindingSite(codes.SCT.Brain)],
         measurements=measured,
@@ -170,30 +155,26 @@ def report(
     for comment in (f"{RESEARCH_ONLY}. {NOTICE}", text):
         item = sr.TextContentItem(codes.DCM.Comment, comment, sr.RelationshipTypeValues.CONTAINS)
         root.ContentSequence.append(item)
-    # Viewers show continuous content as running text, without the names of the values.
-    root.walk(_separate)
+    for element in root.iterall():
+        if element.keyword == "ContinuityOfContent":
+            element.value = "SEPARATE"  # viewers show CONTINUOUS without the names of the values
     return sr.Comprehensive3DSR(
         evidence=list(headers), content=root, series_number=9902, is_complete=True, **about
     )
 
 
-def _separate(_: Dataset, element: DataElement) -> None:
-    if element.keyword == "ContinuityOfContent":
-        element.value = "SEPARATE"
-
-
 def picture(headers: Sequence[Dataset], predictor: Predictor, found: PredictionReport) -> Dataset:
     """The Secondary Capture: slices, overlays, probabilities, the notice burned in."""
+    about = _about("picture", headers, predictor)
     capture = hd.sc.SCImage.from_ref_dataset(
         headers[0],
-        pixel_array=_draw(predictor, found),
+        pixel_array=_draw(predictor, found, about["manufacturer_model_name"]),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=("R", "A"),
         series_number=9901,
-        transfer_syntax_uid=ImplicitVRLittleEndian,
-        **_common("picture", headers, predictor),
+        **about,
     )
     capture.BodyPartExamined, capture.ConversionType = "BRAIN", "WSD"  # made on a workstation
     capture.BurnedInAnnotation = "NO"  # in the standard it means text that identifies the patient
@@ -201,13 +182,7 @@ def picture(headers: Sequence[Dataset], predictor: Predictor, found: PredictionR
     return capture
 
 
-def _encode(item: Dataset) -> bytes:
-    file = io.BytesIO()
-    item.save_as(file, enforce_file_format=True)
-    return file.getvalue()
-
-
-def _common(kind: str, headers: Sequence[Dataset], predictor: Predictor) -> dict[str, Any]:
+def _about(kind: str, headers: Sequence[Dataset], predictor: Predictor) -> dict[str, Any]:
     """The identifiers and the device of both objects.
 
     The device's versions are the program's, the training run's id and the registered version.
@@ -215,14 +190,13 @@ def _common(kind: str, headers: Sequence[Dataset], predictor: Predictor) -> dict
     weights, card = predictor.detector.weights, predictor.card
     versions = [item for item in (__version__, card.run, predictor.version) if item]
     images = sorted(header.SOPInstanceUID for header in headers)
-    series = headers[0].StudyInstanceUID, headers[0].SeriesInstanceUID
-    key = [weights, *versions, *series, *images]
+    key = [weights, *versions, headers[0].StudyInstanceUID, headers[0].SeriesInstanceUID, *images]
     return {
         "series_instance_uid": _uid(kind, "series", *key),
         "sop_instance_uid": _uid(kind, *key),
         "instance_number": 1,
         "manufacturer": "alzmri",
-        "manufacturer_model_name": _model_name(predictor),
+        "manufacturer_model_name": "{name} {image_size}".format(**card.architecture),
         "device_serial_number": weights,
         "software_versions": versions,
         "series_description": f"alzmri {kind}. {RESEARCH_ONLY}",
@@ -234,11 +208,6 @@ def _uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, '/'.join(parts)).int}"
 
 
-def _model_name(predictor: Predictor) -> str:
-    architecture = predictor.card.architecture
-    return f"{architecture['name']} {architecture['image_size']}"
-
-
 def _code(value: str, meaning: str) -> sr.CodedConcept:
     return sr.CodedConcept(value, "99ALZMRI", meaning[:64])
 
@@ -248,45 +217,36 @@ def _mean(subject: PredictedSubject) -> str:
     return f"Mean over the {used} of {subject.slices} slices that are like those in training."
 
 
-def _draw(predictor: Predictor, found: PredictionReport) -> Pixels:
-    """The picture, uint8 RGB ``[height, width, 3]``."""
-    subject = found.subjects[0]
-    assert subject.probabilities is not None
+def _draw(predictor: Predictor, found: PredictionReport, model: str) -> Pixels:
+    """The picture, uint8 RGB ``[height, width, 3]``: slices, below each its Grad-CAM, then text."""
+    subject, classes = found.subjects[0], predictor.classes
+    chances = np.asarray(subject.probabilities)
+    best = int(chances.argmax())
     slices = np.stack([item.pixels for item in found.slices])
-    target = int(subject.probabilities.argmax())
-    maps = grad_cam(predictor, slices, np.full(len(slices), target))
-    step = _SIDE + _MARGIN
-    row = _LINE + 2 * -(-len(slices) // _COLUMNS) * step + _MARGIN
-    size = (_COLUMNS * step + _MARGIN, row + (len(predictor.classes) + 4) * _LINE)
+    maps = grad_cam(predictor, slices, np.full(len(slices), best))
+    row = _LINE + 2 * _STEP
+    size = SLICES * _STEP + _MARGIN, row + (len(classes) + 5) * _LINE + _MARGIN
     canvas = Image.new("RGB", size)
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(15)
-
-    def write(text: str, colour: tuple[int, int, int] = _WHITE) -> None:
-        nonlocal row
-        draw.text((_MARGIN, row), text, colour, font)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(15)
+    title = f"{RESEARCH_ONLY.upper()} · alzmri {__version__}"
+    draw.text((_MARGIN, _MARGIN / 2), title, _AMBER, font)
+    for number, (item, evidence) in enumerate(zip(found.slices, maps, strict=True)):
+        left, top = _MARGIN + number * _STEP, _LINE + _MARGIN
+        for values in (0 * evidence, evidence * (number in subject.members)):
+            tile = Image.fromarray(overlay(item.pixels, values)).resize((_SIDE, _SIDE))
+            canvas.paste(tile, (left, top))
+            top += _STEP
+        draw.text((left, _LINE + _MARGIN), f"{item.depth} mm", _GREY, font)
+    for name, chance in zip(classes, map(float, chances), strict=True):
         row += _LINE
-
-    draw.text(
-        (_MARGIN, _MARGIN / 2), f"{RESEARCH_ONLY.upper()} · alzmri {__version__}", _AMBER, font
-    )
-    for number, (pixels, evidence) in enumerate(zip(slices, maps, strict=True)):
-        left = _MARGIN + number % _COLUMNS * step
-        top = _LINE + _MARGIN + 2 * (number // _COLUMNS) * step
-        shown = evidence if number in subject.members else np.zeros_like(evidence)
-        for values, below in ((np.zeros_like(evidence), 0), (shown, step)):
-            tile = Image.fromarray(overlay(pixels, values)).resize((_SIDE, _SIDE))
-            canvas.paste(tile, (left, top + below))
-        draw.text((left, top), f"{found.slices[number].depth} mm", _GREY, font)
-    write(
+        draw.text((_MARGIN, row), name[:28], font=font)
+        draw.rectangle((260, row + 3, 260 + 300 * chance, row + 15), _GREY)
+        draw.text((570, row), f"{chance:.3f}", font=font)
+    legend = (
+        f"{_mean(subject)}\n"
         "mm below the top of the brain; front down, right is right. Colour (Grad-CAM): where, not"
-        f" why, the model finds evidence for {predictor.classes[target][:28]}"
+        f" why, the model finds evidence for {classes[best][:28]}\n"
+        f"{model}, weights {predictor.detector.weights[:16]}\n{NOTICE}"
     )
-    write(_mean(subject))
-    for name, chance in zip(predictor.classes, subject.probabilities, strict=True):
-        draw.rectangle((260, row + 3, 260 + 300 * float(chance), row + 15), _GREY)
-        draw.text((570, row), f"{float(chance):.3f}", _WHITE, font)
-        write(name[:28])
-    write(f"{_model_name(predictor)}, weights {predictor.detector.weights[:16]}", _GREY)
-    write(NOTICE, _AMBER)
+    draw.multiline_text((_MARGIN, row + _LINE), legend, _AMBER, font, spacing=8)
     return np.asarray(canvas)

@@ -1,6 +1,6 @@
 """The command ``alzmri dicom``."""
 
-import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -30,9 +30,6 @@ def dicom(
     model: Annotated[
         Path, typer.Option(help="Folder of the trained model.", callback=repository.located)
     ] = Path("models"),
-    slices: Annotated[
-        int, typer.Option(min=1, max=40, help="Slices of a volume: 1 mm apart, mid-ventricle.")
-    ] = 6,
     queue: Annotated[
         Path,
         typer.Option(help="Folder of waiting series: patient data.", callback=repository.located),
@@ -66,11 +63,15 @@ def dicom(
 
         alzmri dicom --host 10.0.0.5 --accept PACS --send-to PACS@10.0.0.2:104
     """
-    title = _title("--aet", aet)
-    callers = [_title("--accept", name) for name in accept.split(",")] if accept else []
-    if not callers and not _is_loopback(host):
+    callers = [name.strip() for name in accept.split(",")] if accept else []
+    receiver = re.fullmatch("(.+)@(.+):([0-9]{1,5})", send_to or "")
+    if send_to and not (receiver and 0 < int(receiver[3]) < 2**16):
+        raise UserError(f"--send-to {send_to!r}: write AET@HOST:PORT, such as PACS@10.0.0.2:104")
+    for title in (aet, *callers, *([receiver[1]] if receiver else [])):
+        if not title.strip() or len(title) > _AET_LENGTH or not title.isascii() or "\\" in title:
+            raise UserError(f"{title!r}: an AE title has 1 to {_AET_LENGTH} ASCII characters")
+    if not callers and host not in ("127.0.0.1", "localhost", "::1"):
         raise UserError(f"--host {host} admits other machines: name the callers: --accept AET,…")
-    receiver = _receiver(send_to) if send_to else None
     for module in ("prometheus_client", "pydicom", "pynetdicom"):
         require(module, "clinic")
     from alzmri.clinic import dicom_node
@@ -80,33 +81,12 @@ def dicom(
     if receiver is None:
         terminal.warn(f"no --send-to: results stay in {queue / 'results'}")
     dicom_node.run(
-        dicom_node.make_entity(title, callers, max_associations),
+        dicom_node.make_entity(aet, callers, max_associations),
         (host, port),
         metrics_port,
         Inbox(queue, keep, max_images, int(max_gigabytes * 1e9)),
-        receiver,
-        dicom_node.DicomWorker(model, slices, max_seconds),
+        (receiver[1], receiver[2], int(receiver[3])) if receiver else None,
+        model,
+        max_seconds,
         quiet_seconds,
     )
-
-
-def _title(option: str, text: str) -> str:
-    title = text.strip()
-    if not 0 < len(title) <= _AET_LENGTH or not title.isascii() or "\\" in title:
-        raise UserError(f"{option} {text!r}: an AE title has 1 to {_AET_LENGTH} ASCII characters")
-    return title
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _receiver(text: str) -> tuple[str, str, int]:
-    title, _, address = text.rpartition("@")
-    host, _, port = address.rpartition(":")
-    if not (title and host and port.isdecimal() and 0 < int(port) < 2**16):
-        raise UserError(f"--send-to {text!r}: write AET@HOST:PORT, such as ORTHANC@127.0.0.1:4242")
-    return _title("--send-to", title), host, int(port)

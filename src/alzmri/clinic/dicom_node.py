@@ -10,7 +10,6 @@ import multiprocessing
 import re
 import resource
 import signal
-import threading
 import time
 import zlib
 from collections import defaultdict
@@ -22,34 +21,38 @@ import pydicom
 from filelock import FileLock, Timeout
 from prometheus_client import Counter, Gauge, start_http_server
 from pydicom.pixels import decoders
-from pydicom.uid import DeflatedExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from alzmri import registry, terminal
-from alzmri.clinic.inbox import Inbox, ResultSender
+from alzmri.clinic.inbox import Inbox
 from alzmri.errors import EnvironmentFault, UserError, require
 from alzmri.inference.volumes import confine
 
 SUCCESS, FULL, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000  # statuses of a C-STORE
+STORED = (SUCCESS, 0xB000, 0xB006, 0xB007)  # done, or done with a warning
 MAX_IMAGE = 2**26  # bytes of one image, received and inflated; more ends the association
-MEMORY = 2 * 2**30
-"""Bytes of address space for all concurrent images, which limits a caller's false lengths."""
-WORKER_MEMORY = 4 * 2**30
-"""Additional bytes of address space for prediction, once its process is ready."""
+MEMORY = 2 * 2**30  # bytes for all concurrent images, which limits a caller's false lengths
+WORKER_MEMORY = 4 * 2**30  # bytes for prediction, once its process is ready
 NETWORK_SECONDS = 30  # an association without data for so long ends
 REPORT_SECONDS = 60  # for a report from headers only, after a failed prediction
-STOPPING = threading.Event()
-"""Set by SIGTERM. A handler that raises could interrupt the removal of a folder halfway."""
+LONGEST_PAUSE = 60.0  # seconds between two attempts to send
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
-Answer = tuple[dict[str, bytes], bool]
-"""DICOM files by their SOP instance UID; whether the model gave a class."""
+Answer = tuple[dict[str, bytes], bool]  # DICOM files by UID; whether the model gave a class
 
 IMAGES = Counter("alzmri_dicom_images", "Images received, by what became of them.", ["outcome"])
 SERIES = Counter("alzmri_dicom_series", "Series answered, by the answer.", ["answer"])
 QUEUE = Gauge("alzmri_dicom_queue", "What is in each part of the queue.", ["part"])
-BYTES = Gauge("alzmri_dicom_queue_bytes", "Bytes that wait in the queue.")
+FAILURES = Counter("alzmri_dicom_send_failures", "Attempts that left an object unsent.")
+PAUSE = Gauge("alzmri_dicom_send_pause_seconds", "Before the next attempt; 0: nothing failed.")
 
 
 def run(
@@ -58,13 +61,13 @@ def run(
     metrics_port: int,
     inbox: Inbox,
     receiver: tuple[str, str, int] | None,
-    worker: "DicomWorker",
+    model: Path,
+    max_seconds: float,
     quiet_seconds: float,
 ) -> None:
     """Run the node until a signal comes; SIGTERM is not an error.
 
-    Raises `UserError` when the model is unusable or another node has the inbox, and
-    `EnvironmentFault` when a port is in use.
+    Raises `UserError` (the model is unusable, another node has the inbox) or `EnvironmentFault`.
     """
     inbox.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -72,48 +75,43 @@ def run(
         try:
             stack.enter_context(FileLock(inbox.root / "lock").acquire(timeout=0))
         except Timeout:
-            raise UserError(
-                f"another node uses {inbox.root}: stop it, or give this one its own --queue"
-            ) from None
+            raise UserError(f"another node uses {inbox.root}: give this one a --queue") from None
+        worker = DicomWorker(model)
         stack.callback(worker.stop)
-        worker.start()
         inbox.open()
         confine(MEMORY)
-        sender = ResultSender(entity.ae_title, receiver, inbox) if receiver else None
-        port = address[1]
         try:
             entity.start_server(address, block=False, evt_handlers=_handlers(inbox))
             stack.callback(entity.shutdown)
             if metrics_port:
-                port = metrics_port
-                start_http_server(port, "127.0.0.1")
+                start_http_server(metrics_port, "127.0.0.1")
         except OSError as error:
-            reason = f"cannot listen on port {port} ({error.strerror}): choose another"
-            raise EnvironmentFault(reason) from None
-        signal.signal(signal.SIGTERM, lambda *_: STOPPING.set())
+            ports = f"--port {address[1]} or --metrics-port {metrics_port}"
+            raise EnvironmentFault(f"cannot listen: {error.strerror}: change {ports}") from None
         terminal.say(f"{entity.ae_title} listens on {address[0]}:{address[1]}")
-        while not STOPPING.is_set():
-            _step(inbox, worker, sender, quiet_seconds)
-
-
-def _step(inbox: Inbox, worker: "DicomWorker", sender: ResultSender | None, quiet: float) -> None:
-    """Complete quiet series, answer one series, send waiting results."""
-    inbox.complete(quiet)
-    ready = inbox.contents("ready")
-    for series in ready[:1]:
-        objects, has_class = worker.answer(series) or (None, False)
-        inbox.finish(series, objects)
-        said = "failed" if objects is None else "class" if has_class else "no class"
-        SERIES.labels(said).inc()
-        terminal.say(f"series {series.name.split('-')[1][:12]}: {said}")
-    if sender:
-        sender.send()
-    inbox.tidy()
-    BYTES.set(inbox.held)
-    for part in ("incoming", "ready", "results", "failed"):
-        QUEUE.labels(part).set(len(inbox.contents(part)))
-    if not ready:
-        STOPPING.wait(min(1.0, quiet / 4))
+        pause = until = 0.0
+        while True:
+            inbox.complete(quiet_seconds)
+            ready = inbox.contents("ready")
+            for series in ready[:1]:
+                objects, has_class = worker.answer(series, max_seconds) or (None, False)
+                inbox.finish(series, objects)
+                said = "failed" if objects is None else "class" if has_class else "no class"
+                SERIES.labels(said).inc()
+                terminal.say(f"series {series.name.split('-')[1][:12]}: {said}")
+            if receiver and time.monotonic() >= until:
+                sent = _send(entity, receiver, inbox)
+                pause = 0.0 if sent else min(max(2.0, 2 * pause), LONGEST_PAUSE)
+                until = time.monotonic() + pause
+                PAUSE.set(pause)
+                if not sent:
+                    FAILURES.inc()
+                    terminal.warn(f"the receiver did not take all results; again in {pause:.0f} s")
+            inbox.tidy()
+            for part in ("incoming", "ready", "results", "failed"):
+                QUEUE.labels(part).set(len(inbox.contents(part)))
+            if not ready:
+                time.sleep(min(1.0, quiet_seconds / 4))
 
 
 def make_entity(aet: str, accept: list[str], max_associations: int) -> AE:
@@ -122,10 +120,12 @@ def make_entity(aet: str, accept: list[str], max_associations: int) -> AE:
     entity.require_called_aet = True
     entity.require_calling_aet = accept
     entity.maximum_associations = max_associations
-    entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = NETWORK_SECONDS
+    entity.connection_timeout = entity.network_timeout = NETWORK_SECONDS
     known = (item for item in vars(decoders).values() if isinstance(item, decoders.base.Decoder))
     entity.add_supported_context(Verification)
     entity.add_supported_context(MRImageStorage, [str(d.UID) for d in known if d.is_available])
+    for kind in (SecondaryCaptureImageStorage, Comprehensive3DSRStorage):
+        entity.add_requested_context(kind, ImplicitVRLittleEndian)
     return entity
 
 
@@ -160,33 +160,46 @@ def _store(event: evt.Event, inbox: Inbox) -> int:
                 return NOT_UNDERSTOOD
         content = event.encoded_dataset()
         header = pydicom.dcmread(io.BytesIO(content), specific_tags=list(_IDENTITY))
-        study, series, image = (str(header[name].value) for name in _IDENTITY)
-    except Exception:  # noqa: BLE001 - a damaged image can make pydicom raise anything
-        return NOT_UNDERSTOOD
-    if not all(re.fullmatch("[0-9.]{1,64}", uid) for uid in (study, series, image)):
-        return NOT_UNDERSTOOD
-    try:
-        return SUCCESS if inbox.store(_hash(study, series), _hash(image), content) else FULL
+        *series, image = (str(header[name].value) for name in _IDENTITY)
+        if all(re.fullmatch("[0-9.]{1,64}", uid) for uid in (*series, image)):
+            return SUCCESS if inbox.store(_hash("/".join(series)), _hash(image), content) else FULL
     except OSError:
         return FULL
+    except Exception:  # noqa: BLE001, S110 - a damaged image can make pydicom raise anything
+        pass
+    return NOT_UNDERSTOOD
 
 
-def _hash(*uids: str) -> str:
+def _hash(uids: str) -> str:
     """A pseudonym of ``uids`` for file names and the log."""
-    return hashlib.sha256("/".join(uids).encode()).hexdigest()[:32]
+    return hashlib.sha256(uids.encode()).hexdigest()[:32]
+
+
+def _send(entity: AE, receiver: tuple[str, str, int], inbox: Inbox) -> bool:
+    """Send all results in one association; those that fail stay. Return whether none is left."""
+    if not (results := inbox.contents("results")):
+        return True
+    title, host, port = receiver
+    association = entity.associate(host, port, ae_title=title)
+    for result in results if association.is_established else ():
+        with suppress(RuntimeError, ValueError):  # it broke, or it refused this kind of object
+            if association.send_c_store(result).get("Status") in STORED:
+                inbox.mark_sent(result)
+    association.release()
+    return not inbox.contents("results")
 
 
 class DicomWorker:
-    """The process of :func:`work`, which it restarts when it ends."""
+    """The process of :func:`work`, which restarts if it ends; raises if it cannot predict."""
 
-    def __init__(self, model: Path, slices: int, max_seconds: float) -> None:
-        self._arguments, self._max_seconds = (model, slices), max_seconds
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        self._start()
 
-    def start(self) -> None:
-        """Start the process; return when it can predict."""
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=work, args=(other, *self._arguments), daemon=True)
+        self._process = context.Process(target=work, args=(other, self._model), daemon=True)
         self._process.start()
         other.close()
         try:
@@ -202,34 +215,25 @@ class DicomWorker:
         self._process.join()
         self._pipe.close()
 
-    def answer(self, series: Path) -> Answer | None:
-        """The answer to ``series``; None if even its headers are unreadable."""
-        if not self._process.is_alive():  # not the fault of this series
-            self.stop()
-            self.start()
+    def answer(self, series: Path, max_seconds: float) -> Answer | None:
+        """The answer to ``series``, of :func:`dicom_answer.answer`."""
         fault = ""
-        for seconds in (self._max_seconds, REPORT_SECONDS):
+        for seconds in (max_seconds, REPORT_SECONDS):
+            if not self._process.is_alive():
+                self._start()
             try:
                 self._pipe.send((series, fault))
-                if self._answers_within(seconds):
+                if self._pipe.poll(seconds):
                     found: Answer | None = self._pipe.recv()
                     return found
                 fault = f"the prediction took more than {seconds:.0f} s"
             except (EOFError, ConnectionError):
                 fault = "the images ended the process that reads them"
             self.stop()
-            self.start()
         return None
 
-    def _answers_within(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not (answers := self._pipe.poll(0.1)) and time.monotonic() < deadline:
-            if STOPPING.is_set():
-                raise SystemExit(0)
-        return answers
 
-
-def work(pipe: Connection, model: Path, count: int) -> None:
+def work(pipe: Connection, model: Path) -> None:
     """Answer series until the other end closes.
 
     It first sends None, or the reason why the model is unusable. Then it receives
@@ -251,9 +255,6 @@ def work(pipe: Connection, model: Path, count: int) -> None:
         return
     confine(WORKER_MEMORY)
     pipe.send(None)
-    while True:
-        try:
-            folder, fault = pipe.recv()
-            pipe.send(dicom_answer.answer(predictor, folder, fault, count))
-        except (EOFError, BrokenPipeError):
-            return
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            pipe.send(dicom_answer.answer(predictor, *pipe.recv()))

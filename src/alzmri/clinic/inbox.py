@@ -16,27 +16,10 @@ import threading
 import time
 from pathlib import Path
 
-from prometheus_client import Counter, Gauge
-from pydicom.uid import ImplicitVRLittleEndian
-from pynetdicom import AE
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    Comprehensive3DSRStorage,
-    SecondaryCaptureImageStorage,
-)
-
-from alzmri import terminal
 from alzmri.files import write_bytes
 
-REMEMBERED = 24 * 3600
-"""Seconds during which a sent object is not sent again, even if its series comes again."""
+REMEMBERED = 24 * 3600  # seconds before an object is sent again if its series comes again
 FOLDERS = ("incoming", "ready", "results", "sent", "done", "kept", "failed")
-STORED = (0x0000, 0xB000, 0xB006, 0xB007)  # statuses of a C-STORE: done, or done with a warning
-SECONDS = 30  # for the receiver to answer
-LONGEST_PAUSE = 60.0  # seconds between two attempts to send
-
-SENT = Counter("alzmri_dicom_objects_sent", "Objects that the receiver has taken.")
-FAILURES = Counter("alzmri_dicom_send_failures", "Attempts that left an object unsent.")
-PAUSE = Gauge("alzmri_dicom_send_pause_seconds", "Before the next attempt; 0: nothing failed.")
 
 
 class Inbox:
@@ -69,15 +52,12 @@ class Inbox:
     def store(self, series: str, image: str, content: bytes) -> bool:
         """Write an image to the disk; return False when a limit is reached."""
         with self._lock:
-            folder = self.root / "incoming" / series
-            if not folder.exists():
-                folder.mkdir()
-                _sync(folder.parent)
-            path = folder / f"{image}.dcm"
-            full = len(list(folder.iterdir())) >= self._max_images and not path.exists()
+            path = self.root / "incoming" / series / f"{image}.dcm"
+            full = len(list(path.parent.glob("*"))) >= self._max_images and not path.exists()
             if full or self.held + len(content) > self._max_bytes:
                 return False
             _write(path, content)
+            _sync(path.parent.parent)  # the folder's own name
             self.held += len(content)
             return True
 
@@ -85,12 +65,8 @@ class Inbox:
         """Make each series ready that got no image for ``quiet`` seconds."""
         for folder in self.contents("incoming"):
             with self._lock:
-                if time.time() - folder.stat().st_mtime < quiet:
-                    continue
-                if any(folder.glob("*.dcm")):
-                    self._move(folder, "ready", f"{time.time_ns()}-{folder.name}")
-                else:  # its first image was refused
-                    shutil.rmtree(folder)
+                if time.time() - folder.stat().st_mtime >= quiet:
+                    _move(folder, self.root / "ready" / f"{time.time_ns()}-{folder.name}")
 
     def finish(self, series: Path, objects: dict[str, bytes] | None) -> None:
         """Put the answer to ``series`` among the results, then take the series away."""
@@ -98,13 +74,13 @@ class Inbox:
             if not (self.root / "sent" / uid).exists():
                 _write(self.root / "results" / f"{uid}.dcm", content)
         to = "failed" if objects is None else "kept" if self.keep else "done"
-        self._move(series, to, series.name)
+        _move(series, self.root / to / series.name)
 
     def mark_sent(self, result: Path) -> None:
         """The receiver has ``result``: never send it again."""
         _write(self.root / "sent" / result.stem, b"")
         if self.keep:
-            self._move(result, "kept", result.name)
+            _move(result, self.root / "kept" / result.name)
         else:
             result.unlink()
 
@@ -119,58 +95,19 @@ class Inbox:
             waiting = (self.root.glob(f"{n}/**/*.dcm") for n in ("incoming", "ready", "results"))
             self.held = sum(path.stat().st_size for paths in waiting for path in paths)
 
-    def _move(self, path: Path, to: str, name: str) -> None:
-        path.replace(self.root / to / name)
-        _sync(self.root / to)
-
 
 def _write(path: Path, content: bytes) -> None:
     write_bytes(path, content)
     _sync(path.parent)
 
 
+def _move(path: Path, to: Path) -> None:
+    path.replace(to)
+    _sync(to.parent)
+
+
 def _sync(folder: Path) -> None:
     """Sync the names in ``folder``: a power cut must not lose an acknowledged image."""
     handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-class ResultSender:
-    """Sends the results in ``inbox`` to a receiver: AE title, host, port. Waits when it fails."""
-
-    def __init__(self, aet: str, receiver: tuple[str, str, int], inbox: Inbox) -> None:
-        self._receiver, self._inbox = receiver, inbox
-        self._pause = self._until = 0.0
-        self._entity = AE(aet)
-        for kind in (SecondaryCaptureImageStorage, Comprehensive3DSRStorage):
-            self._entity.add_requested_context(kind, ImplicitVRLittleEndian)
-        for name in ("acse", "dimse", "network", "connection"):
-            setattr(self._entity, f"{name}_timeout", SECONDS)
-
-    def send(self) -> None:
-        """Send all results in one association; those that fail stay for the next attempt."""
-        results = self._inbox.contents("results")
-        if not results or time.monotonic() < self._until:
-            return
-        title, host, port = self._receiver
-        association = self._entity.associate(host, port, ae_title=title)
-        for result in results if association.is_established else ():
-            try:
-                if association.send_c_store(result).get("Status") not in STORED:
-                    continue
-            except (RuntimeError, ValueError):  # it broke, or it refused this kind of object
-                continue
-            self._inbox.mark_sent(result)
-            SENT.inc()
-        association.release()
-        failed = bool(self._inbox.contents("results"))
-        self._pause = min(max(2.0, 2 * self._pause), LONGEST_PAUSE) if failed else 0
-        self._until = time.monotonic() + self._pause
-        PAUSE.set(self._pause)
-        if failed:
-            FAILURES.inc()
-            late = f"next attempt in {self._pause:.0f} s"
-            terminal.warn(f"the receiver did not accept all results; {late}")
+    os.fsync(handle)
+    os.close(handle)
