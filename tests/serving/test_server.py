@@ -444,7 +444,7 @@ def test_above_capacity_clients_get_503_and_a_stop_loses_nothing(servers, files,
 def test_a_mistake_is_one_message(tmp_path, server, workplace, monkeypatch):
     with pytest.raises(UserError, match="no trained model"):
         serve(port=0, model=tmp_path)
-    with pytest.raises(UserError, match=f"port {server.port} is in use"):
+    with pytest.raises(UserError, match=f"port {server.port}: Address already in use: choose"):
         serve(port=server.port, model=workplace / "models")
     with pytest.raises(UserError, match="cannot listen"):
         serve("192.0.2.1", 0)

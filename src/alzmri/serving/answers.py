@@ -1,7 +1,5 @@
 """The server's answers and refusals: JSON, always with the notice."""
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -17,11 +15,6 @@ def refusal(error: HTTPException) -> Response:
 def busy() -> HTTPException:
     """A new refusal: an exception that is raised again would collect frames."""
     return HTTPException(503, "the server is busy: try again in a second", {"Retry-After": "1"})
-
-
-def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The refusals of a route, for OpenAPI."""
-    return {status: {"model": Problem} for status in statuses}
 
 
 class _Answer(BaseModel):

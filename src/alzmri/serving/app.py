@@ -1,34 +1,188 @@
-"""The web application: routes, their documentation, the page."""
+"""The web application: routes, their answers and documentation, the page."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
-from fastapi import FastAPI, Request
+import cv2
+import numpy as np
+from fastapi import FastAPI, File, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from markdown_it import MarkdownIt
+from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from alzmri import __version__, registry
-from alzmri.inference import NOTICE
-from alzmri.serving.answers import ModelAnswer, document, refusal
+from alzmri.data.images import Pixels, Unreadable
+from alzmri.inference import NOTICE, explain
+from alzmri.inference.predictor import interpret
+from alzmri.serving import answers, workers
+from alzmri.serving.loaded_model import LoadedModel
 from alzmri.serving.middleware import LOOPBACK, Limits, RequestGuard
-from alzmri.serving.model_service import LoadedModel, ModelService
 
+BATCH = 32  # images per run: larger runs are not faster on a CPU, and let others wait
+VOLUME_SLICES = 6  # slices per volume, as in `alzmri predict`
 PAGE = Path(__file__).parent / "page"
-_BINARY = {
-    "requestBody": {
-        "required": True,
-        "content": {kind: {} for kind in ("image/jpeg", "image/png", "application/octet-stream")},
-    }
-}
-_REFUSED = document(400, 408, 413, 415, 422, 503)
-_READ = document(400)  # for a request to the loopback that names another host
+_KINDS = ("image/jpeg", "image/png", "application/octet-stream")
+_BINARY = {"requestBody": {"required": True, "content": {kind: {} for kind in _KINDS}}}
+_REFUSALS = (400, 408, 413, 415, 422, 503)
+
+
+class ImageResult(NamedTuple):
+    """The model's outputs for one image."""
+
+    image: Pixels  # the model's input, [side, side]
+    probabilities: NDArray[np.float64]  # calibrated, [classes]
+    ood_score: float  # how unlike the training slices; above 1 is out of distribution
+    in_distribution: bool
+    features: NDArray[np.float32]  # [width]
+
+
+class ModelService:
+    """Answers requests within :meth:`running`. OpenAPI shows the docstrings of routes."""
+
+    def __init__(self, loaded: LoadedModel, limits: Limits, threads: int) -> None:
+        self.loaded, self._limits, self._threads = loaded, limits, threads
+        self._pending = 0
+        preprocessing = loaded.predictor.preprocessing
+        self._shape = preprocessing.image_size, preprocessing.fit
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start the threads and processes; stop them at the end."""
+        limits, threads = self._limits, self._threads
+        self._batcher = workers.Batcher(self._run, threads=threads, batch=BATCH)
+        self._images = workers.ProcessReader(threads, limits.queue, limits.decoding)
+        self._volumes = workers.ProcessReader(1, limits.volumes, limits.reading)
+        with ThreadPoolExecutor(threads) as self._decoding, ThreadPoolExecutor(1) as self._heating:
+            yield
+            self._batcher.close()
+        self._images.close()
+        self._volumes.close()
+
+    async def ping(self) -> dict[str, str]:
+        """For SageMaker and load balancers: 200 if the model answers now, else 503."""
+        side, _ = self._shape
+        try:
+            async with asyncio.timeout(self._limits.ping):
+                await self._batcher.submit([np.zeros((side, side), np.uint8)])
+        except TimeoutError:
+            raise answers.busy() from None
+        return {"status": "ok", "notice": NOTICE}
+
+    async def invocations(self, request: Request) -> answers.SliceAnswer:
+        """One image file as the body: what a SageMaker endpoint sends."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not (kind.startswith("image/") or kind == "application/octet-stream"):
+            raise HTTPException(415, "send an image file as the body, as image/jpeg or image/png")
+        (found,) = await self._find([await request.body()])
+        return answers.SliceAnswer(**self._said(found))
+
+    async def predict(
+        self, images: Annotated[list[UploadFile], File(min_length=1)]
+    ) -> answers.SlicesAnswer:
+        """One or many image files, as a form with a field `images` for each."""
+        if len(images) > (limit := self._limits.images):
+            raise HTTPException(413, f"more than {limit} images: send fewer at a time")
+        found = await self._find([await image.read() for image in images])
+        inside = [one.probabilities for one in found if one.in_distribution]
+        mean = self._by_class(np.mean(inside, axis=0)) if inside else None
+        return answers.SlicesAnswer(
+            images=[answers.PredictedSlice(**self._said(one)) for one in found], mean=mean
+        )
+
+    async def volume(self, volume: Annotated[UploadFile, File()]) -> answers.VolumeAnswer:
+        """A volume (.nii, .nii.gz, .mgz); returns its slices around the ventricles."""
+        content = await volume.read()
+        try:
+            chosen = await self._volumes.run(workers.volume, content, VOLUME_SLICES, *self._shape)
+        except Unreadable as error:
+            raise HTTPException(400, f"the volume cannot be used: {error}") from None
+        slices = [answers.VolumeSlice(depth=depth, slice=_png(image)) for depth, image in chosen]
+        return answers.VolumeAnswer(slices=slices)
+
+    async def explain(self, image: Annotated[UploadFile, File()]) -> answers.ExplainAnswer:
+        """One image file; returns where the model looked, and similar known slices."""
+        (found,) = await self._find([await image.read()])
+        heat = await asyncio.get_running_loop().run_in_executor(self._heating, self._heat, found)
+        known, classes = self.loaded.known, self.loaded.predictor.classes
+        sure = known if found.in_distribution else None
+        return answers.ExplainAnswer(
+            **self._said(found),
+            slice=_png(found.image),
+            heat=heat,
+            calibration=sure.observed(found.probabilities, classes) if sure else None,
+            nearest=known.nearest(found.features, classes) if known else None,
+        )
+
+    async def _find(self, contents: Sequence[bytes]) -> Sequence[ImageResult]:
+        """The result for each image file; raises :class:`HTTPException` if one is unusable."""
+        if self._pending + len(contents) > self._limits.queue:
+            raise answers.busy()
+        self._pending += len(contents)
+        try:
+            async with asyncio.TaskGroup() as group:
+                many = len(contents) > 1
+                tasks = [
+                    group.create_task(self._decoded(content, f"image {n}" if many else "the image"))
+                    for n, content in enumerate(contents, start=1)
+                ]
+            return await self._batcher.submit([task.result() for task in tasks])
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._pending -= len(contents)
+
+    async def _decoded(self, content: bytes, name: str) -> Pixels:
+        """The model's input for an image file, uint8 ``[side, side]``."""
+        asked, loop = (content, *self._shape), asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self._decoding, workers.quick_image, *asked)
+            return found if found is not None else await self._images.run(workers.image, *asked)
+        except Unreadable as error:
+            raise HTTPException(400, f"{name} cannot be used: {error}") from None
+
+    def _run(self, images: Sequence[Pixels], threads: int) -> Sequence[ImageResult]:
+        predictor = self.loaded.predictor
+        engine = self.loaded.narrow if threads == 1 else self.loaded.engine
+        logits, features = engine.run(np.stack(images))
+        said = interpret(logits, features, predictor.card, predictor.detector)
+        ood = said.ood_score.tolist(), said.in_distribution.tolist()
+        rows = zip(images, said.probabilities, *ood, features, strict=True)
+        return [ImageResult(*row) for row in rows]
+
+    def _said(self, found: ImageResult) -> dict[str, Any]:
+        """The fields of :class:`answers.PredictedSlice`."""
+        best = self.loaded.predictor.classes[int(found.probabilities.argmax())]
+        return {
+            "predicted": best if found.in_distribution else None,
+            "probabilities": self._by_class(found.probabilities),
+            "in_distribution": found.in_distribution,
+            "ood_score": found.ood_score,
+        }
+
+    def _by_class(self, values: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(self.loaded.predictor.classes, values.tolist(), strict=True))
+
+    def _heat(self, found: ImageResult) -> str:
+        best = np.array([found.probabilities.argmax()])
+        (evidence,) = explain.grad_cam(self.loaded.predictor, found.image[None], best)
+        return _png(cv2.cvtColor(explain.overlay(found.image, evidence), cv2.COLOR_RGB2BGR))
+
+
+def _png(image: Pixels) -> str:
+    """A PNG of uint8 ``[side, side]`` or BGR ``[side, side, 3]`` as a data URL."""
+    _, content = cv2.imencode(".png", image)
+    return "data:image/png;base64," + base64.b64encode(content.tobytes()).decode()
 
 
 def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> FastAPI:
@@ -47,6 +201,7 @@ def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> Fast
         redoc_url=None,
         lifespan=lifespan,
         static_url="/docs-static",
+        responses={status: {"model": answers.Problem} for status in _REFUSALS},
     )
     about = _about(loaded)
     routes: set[str] = set()
@@ -55,25 +210,25 @@ def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> Fast
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        return refusal(error)
+        return answers.refusal(error)
 
     @app.exception_handler(RequestValidationError)
     async def misformed(request: Request, _: RequestValidationError) -> Response:
         field = {"/explain": "image", "/volume": "volume"}.get(request.url.path, "images")
         reason = f"send files as multipart/form-data, in the field `{field}`"
-        return refusal(HTTPException(422, reason))
+        return answers.refusal(HTTPException(422, reason))
 
-    app.get("/ping", responses=document(400, 503))(service.ping)
-    app.post("/invocations", openapi_extra=_BINARY, responses=_REFUSED)(service.invocations)
+    app.get("/ping")(service.ping)
+    app.post("/invocations", openapi_extra=_BINARY)(service.invocations)
     for endpoint in (service.predict, service.explain, service.volume):
-        app.post(f"/{endpoint.__name__}", responses=_REFUSED)(endpoint)
+        app.post(f"/{endpoint.__name__}")(endpoint)
 
-    @app.get("/model", responses=_READ)
-    async def model() -> ModelAnswer:
+    @app.get("/model")
+    async def model() -> answers.ModelAnswer:
         """The served model and its card."""
         return about
 
-    @app.get("/metrics", response_class=Response, responses=_READ)
+    @app.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
         """Metrics for Prometheus."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -87,9 +242,8 @@ def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> Fast
     return app
 
 
-def _about(loaded: LoadedModel) -> ModelAnswer:
-    card = loaded.predictor.card
-    path = loaded.folder / "MODEL_CARD.md"
+def _about(loaded: LoadedModel) -> answers.ModelAnswer:
+    card, path = loaded.predictor.card, loaded.folder / "MODEL_CARD.md"
     text = "No model card here."
     if path.is_file():
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -99,7 +253,7 @@ def _about(loaded: LoadedModel) -> ModelAnswer:
         text = f"Registered as `{version}`.\n\n{text}"
     # HTML in the card does not reach the page.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    return ModelAnswer(
+    return answers.ModelAnswer(
         name=card.architecture["name"],
         classes=card.classes,
         image_size=card.architecture["image_size"],

@@ -12,12 +12,11 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from http import HTTPStatus
 
 from prometheus_client import Histogram
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -46,10 +45,16 @@ HEAD = 2**16  # bytes of a request besides its content: head, trailers, frames o
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.ASCII)
 _POLICY = (
-    "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline};"
-    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_INLINE = _POLICY.replace("'self';", "'self' 'unsafe-inline';", 2)  # Swagger UI starts by a script
+_HEADERS = {  # of every response: no browser or proxy may keep an answer about a subject
+    "X-Notice": NOTICE,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 _GONE = 499  # status when the client left before its request was complete
 SECONDS = Histogram("alzmri_request_seconds", "Requests answered.", ["route", "status"])
 
@@ -57,7 +62,7 @@ SECONDS = Histogram("alzmri_request_seconds", "Requests answered.", ["route", "s
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, but with a limit for heads, and refusals as JSON."""
 
-    _beside = 0
+    _beside = 0  # bytes of a request that are not its content
 
     def on_message_begin(self) -> None:
         self._beside = 0
@@ -72,44 +77,30 @@ class BoundedProtocol(HttpToolsProtocol):
         self._beside += len(data)
         super().data_received(data)
         if self._beside > HEAD and not self.transport.is_closing():
-            reason = f"a request's headers are limited to {HEAD >> 10} KiB"
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
+            limit = f"a request's headers are limited to {HEAD >> 10} KiB"
+            self._refuse("431 Request Header Fields Too Large", limit)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - quotes nothing
-        self._refuse(HTTPStatus.BAD_REQUEST, "this is not an HTTP request")
+        self._refuse("400 Bad Request", "this is not an HTTP request")
 
-    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+    def _refuse(self, status: str, reason: str) -> None:
         cycle = self.cycle
         if cycle is None or cycle.response_complete or not cycle.response_started:
             content = Problem(error=reason).model_dump_json()
             self.transport.write(
-                f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+                f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
                 f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n{content}".encode()
             )
         self.transport.close()
 
 
-@cache
-def _headers(route: str) -> dict[str, str]:
-    """Headers of every response: no browser or proxy may keep an answer about a subject."""
-    # FastAPI starts Swagger UI by a script in its page.
-    inline = " 'unsafe-inline'" if route == "/docs" else ""
-    return {
-        "X-Notice": NOTICE,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-store",
-        "Content-Security-Policy": _POLICY.format(inline=inline),
-    }
-
-
 class RequestGuard:
     """ASGI middleware that reads a POST whole, within limits, before anything else sees it.
 
-    GET requests (the page, ``/ping``, ``/metrics``) do not count, because a busy server must still
-    answer. Requests to the ``loopback`` must name it as their host, or a foreign web page could
-    reach the server by a name that points at this machine. Only the paths ``routes`` appear in
-    logs and metrics, because another path may contain a name.
+    GET requests do not count, because a busy server must still answer ``/ping``. Requests to the
+    ``loopback`` must name it as their host, or a web page could reach the server by a name that
+    points at this machine. Only the paths ``routes`` appear in logs and metrics, because another
+    path may contain a name.
     """
 
     def __init__(
@@ -133,8 +124,9 @@ class RequestGuard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = {**_headers(route), "X-Request-ID": identity}
-                MutableHeaders(scope=message).update(headers)
+                policy = _INLINE if route == "/docs" else _POLICY
+                own = {"X-Request-ID": identity, "Content-Security-Policy": policy}
+                MutableHeaders(scope=message).update({**_HEADERS, **own})
             await send(message)
 
         try:
@@ -154,30 +146,31 @@ class RequestGuard:
             )
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, limits = Headers(scope=scope), self._limits
-        hosts = headers.getlist("host")
+        request, limits = Request(scope, receive), self._limits
+        hosts = request.headers.getlist("host")
         if self._loopback and (len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0])):
             raise HTTPException(400, "the request names another host than this machine")
-        if scope["method"] != "POST":
+        if request.method != "POST":
             await self._app(scope, receive, send)
             return
         # Without a length, a request reserves the maximum. The server has already refused a header
         # that is not a number.
-        length = int(headers.get("content-length", limits.body))
+        length = int(request.headers.get("content-length", limits.body))
         self._check_size(length)
         if self._requests >= limits.requests or self._bytes + length > limits.bytes:
             raise busy()
         self._requests += 1
         self._bytes += length
         try:
-            messages = await self._read(receive)
+            messages = [{"type": "http.request", "body": await self._read(request)}]
 
             async def replay() -> Message:
                 return messages.pop() if messages else await receive()
 
-            if messages:
-                async with asyncio.timeout(limits.seconds):
-                    await self._app(scope, replay, send)
+            async with asyncio.timeout(limits.seconds):
+                await self._app(scope, replay, send)
+        except ClientDisconnect:
+            return
         except TimeoutError:
             raise busy() from None
         finally:
@@ -189,20 +182,15 @@ class RequestGuard:
             limit = f"{self._limits.body >> 20} MiB"
             raise HTTPException(413, f"the request is larger than {limit}: send fewer images")
 
-    async def _read(self, receive: Receive) -> list[Message]:
-        """The body as one message; None when the client has left."""
-        parts, size, more = [], 0, True
+    async def _read(self, request: Request) -> bytes:
+        """The body; raises ClientDisconnect when the client has left."""
+        content = bytearray()
         try:
             async with asyncio.timeout(self._limits.seconds):
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return []
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    self._check_size(size)
-                    more = message.get("more_body", False)
+                async for part in request.stream():
+                    content += part
+                    self._check_size(len(content))
         except TimeoutError:
             limit = f"{self._limits.seconds:g} seconds"
             raise HTTPException(408, f"the request did not arrive within {limit}") from None
-        return [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+        return bytes(content)

@@ -1,6 +1,5 @@
 """The command ``alzmri serve``, which runs until SIGTERM or Ctrl-C."""
 
-import errno
 import gc
 import os
 import socket
@@ -50,16 +49,15 @@ def serve(
         import uvicorn
         from threadpoolctl import threadpool_limits
 
-        from alzmri.serving import app, middleware, model_service
+        from alzmri.serving import app, loaded_model, middleware
     except ModuleNotFoundError as error:
         name = error.name
         raise EnvironmentFault(f"{name} is not installed: pip install -e '.[serve]'") from None
-    # The model's threads use all processors; threads of BLAS would only compete with them.
-    threadpool_limits(1, "blas")
+    threadpool_limits(1, "blas")  # its threads would only compete with the model's
     limits = middleware.Limits(requests=requests)
     threads = threads or len(os.sched_getaffinity(0))
     with _listen(host, port) as listener:
-        loaded = model_service.load(model, threads)
+        loaded = loaded_model.load(model, threads)
         config = uvicorn.Config(
             app.create(loaded, host, limits, threads),
             http=middleware.BoundedProtocol,
@@ -92,7 +90,6 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            reason = f"{host}, port {port} is in use: choose another with --port"
-            raise UserError(reason) from None
-        raise UserError(f"cannot listen on {host}, port {port}: {error}") from None
+        reason = str(error.strerror).partition(" (")[0]  # without Python's addition
+        where = f"cannot listen on {host}, port {port}: {reason}"
+        raise UserError(f"{where}: choose others with --host and --port") from None

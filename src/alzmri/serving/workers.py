@@ -62,18 +62,13 @@ class ProcessReader:
         # A small process that has imported this module forks each one within milliseconds.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        self._pool = ProcessPool(
-            processes, initializer=volumes.confine, initargs=[MEMORY], context=context
-        )
+        start = {"initializer": volumes.confine, "initargs": [MEMORY], "context": context}
+        self._pool = ProcessPool(processes, **start)
         self._calls, self._waiting, self._seconds = 0, waiting, seconds
-        # Start them now, or the first file would wait for their imports.
-        self._pool.schedule(str)
+        self._pool.schedule(str)  # starts them, or the first file would wait for their imports
 
     async def run(self, work: Callable[..., R], *arguments: Any) -> R:
-        """Run ``work(*arguments)`` in a process.
-
-        Raises :class:`HTTPException` for too much time, memory or waiting, and errors of ``work``.
-        """
+        """Run ``work(*arguments)`` in a process; also raises HTTPException at a limit."""
         if self._calls >= self._waiting:
             raise busy()
         self._calls += 1
@@ -85,8 +80,7 @@ class ProcessReader:
             limit = f"{self._seconds:g} seconds"
             raise HTTPException(400, f"the file took more than {limit} to read") from None
         except (ProcessExpired, MemoryError):
-            reason = "the file takes too much memory to read, or is damaged"
-            raise HTTPException(400, reason) from None
+            raise HTTPException(400, "the file takes too much memory, or is damaged") from None
         finally:
             self._calls -= 1
         return result
@@ -100,13 +94,10 @@ class ProcessReader:
 class Batcher:
     """Runs a model in ``threads`` of its own.
 
-    An idle model starts at once, without waiting for a full batch. Items that arrive while it runs
-    form the next batches, of at most ``batch`` items unless one caller has more.
-
-    A few items run as one batch, for which the model uses all threads. Many items are divided
-    evenly among batches of one thread each, which do not wait for each other or for a thread that
-    the rest of the server holds up. A thread takes its next batch itself, because the event loop,
-    which also reads requests, would delay it.
+    An idle model starts at once. Items that arrive while it runs form the next batches, of at most
+    ``batch`` items unless one caller has more. A few items run as one batch, for which the model
+    uses all threads. Many are divided evenly among batches of one thread each, which do not wait
+    for each other. A thread takes its next batch itself: the event loop would delay it.
     """
 
     def __init__(
@@ -114,9 +105,7 @@ class Batcher:
     ) -> None:
         """``run`` takes items and a number of threads, and returns an answer for each item."""
         self._run, self._threads, self._batch = run, threads, batch
-        self._lock = (
-            threading.Lock()
-        )  # for the attributes below, which the model's threads change too
+        self._lock = threading.Lock()  # for the attributes below, which the threads change too
         self._asked: deque[_Asked] = deque()
         self.waiting = self._running = 0  # items
         self._free = threads
@@ -146,25 +135,19 @@ class Batcher:
                 threads, share = self._threads, self.waiting
             else:
                 threads, share = 1, -(-(self.waiting + self._running) // self._threads)
-            taken = self._take(min(share, self._batch))
-            if not taken:
-                return
-            items = [item for some, _ in taken for item in some]
-            self._free -= threads
-            self._running += len(items)
-            self._pool.submit(self._serve, taken, items, threads)
-
-    def _take(self, size: int) -> Sequence[_Asked]:
-        """The next batch of about ``size`` items, without those of cancelled callers."""
-        taken: list[_Asked] = []
-        found = 0
-        while self._asked and not (taken and found + len(self._asked[0][0]) > size):
-            items, answer = self._asked.popleft()
-            self.waiting -= len(items)
-            if not answer.done():
-                taken.append((items, answer))
-                found += len(items)
-        return taken
+            taken: list[_Asked] = []
+            items: list[Any] = []
+            size = min(share, self._batch)
+            while self._asked and not (taken and len(items) + len(self._asked[0][0]) > size):
+                some, answer = self._asked.popleft()
+                self.waiting -= len(some)
+                if not answer.done():  # the caller has not left
+                    taken.append((some, answer))
+                    items += some
+            if taken:
+                self._free -= threads
+                self._running += len(items)
+                self._pool.submit(self._serve, taken, items, threads)
 
     def _serve(self, taken: Sequence[_Asked], items: Sequence[Any], threads: int) -> None:
         answers: Sequence[Any] | Exception
@@ -183,10 +166,9 @@ def _hand_out(taken: Sequence[_Asked], answers: Sequence[Any] | Exception) -> No
     """Give each caller the answers to its items."""
     start = 0
     for items, answer in taken:
-        if answer.done():
-            pass
-        elif isinstance(answers, Exception):
-            answer.set_exception(answers)
-        else:
-            answer.set_result(answers[start : start + len(items)])
+        if not answer.done():
+            if isinstance(answers, Exception):
+                answer.set_exception(answers)
+            else:
+                answer.set_result(answers[start : start + len(items)])
         start += len(items)

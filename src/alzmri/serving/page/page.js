@@ -38,14 +38,16 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 }
 
 function take(files) {
-  for (const file of files) {
-    const volume = /\.(nii|nii\.gz|mgz|mgh)$/i.test(file.name);
-    const item = placeholder(file.name);
-    $("results").append(item);
-    queue.push({ file, name: file.name, volume, item });
-  }
+  const jobs = [...files].map((file) => waiting(file, file.name));
+  $("results").append(...jobs.map((job) => job.item));
+  queue.push(...jobs);
   report();
   while (running < AT_ONCE && queue.length) work();
+}
+
+function waiting(file, name) {
+  const quiet = element("p", "quiet", "Waiting…");
+  return { file, name, item: element("li", "panel waiting", element("h2", "", name), quiet) };
 }
 
 async function work() {
@@ -53,7 +55,7 @@ async function work() {
   while (queue.length) {
     const job = queue.shift();
     if (!job.item.isConnected) continue; // cleared meanwhile
-    const outcome = await (job.volume ? ask("/volume", "volume", job) : ask("/explain", "image", job));
+    const outcome = await ask(/\.(nii|nii\.gz|mgz|mgh)$/i.test(job.file.name) ? "volume" : "image", job);
     if (outcome.error) refuse(job, outcome.error);
     else if (outcome.slices) unfold(job, outcome.slices);
     else show(job, outcome);
@@ -62,12 +64,13 @@ async function work() {
   running -= 1;
 }
 
-async function ask(route, field, { file }) {
+async function ask(kind, { file }) {
+  const form = new FormData();
+  form.append(kind, file, "file"); // its name stays here
+  const request = { method: "POST", body: form };
   try {
     for (let attempt = 1; ; attempt += 1) {
-      const form = new FormData();
-      form.append(field, file, "file"); // its name stays here
-      const response = await fetch(route, { method: "POST", body: form });
+      const response = await fetch(kind === "volume" ? "/volume" : "/explain", request);
       if (response.status !== 503 || attempt === ATTEMPTS) return await response.json();
       const seconds = Number(response.headers.get("Retry-After") ?? 1);
       await new Promise((resume) => setTimeout(resume, 1000 * seconds));
@@ -79,20 +82,17 @@ async function ask(route, field, { file }) {
 
 // The slices of a volume replace it, and are sent one by one.
 function unfold({ name, item }, slices) {
-  queue.unshift(...slices.map(({ depth, slice }) => {
-    const letters = atob(slice.slice(slice.indexOf(",") + 1));
-    const file = new File([Uint8Array.from(letters, (letter) => letter.charCodeAt(0))], "slice.png");
-    const part = { file, name: `${name}, ${depth} mm below the top`, volume: false };
-    part.item = placeholder(part.name);
-    item.before(part.item);
-    return part;
-  }));
-  item.remove();
+  const jobs = slices.map(({ depth, slice }) => {
+    const content = Uint8Array.from(atob(slice.split(",")[1]), (letter) => letter.charCodeAt(0));
+    return waiting(new File([content], "slice.png"), `${name}, ${depth} mm below the top`);
+  });
+  queue.unshift(...jobs);
+  item.replaceWith(...jobs.map((job) => job.item));
 }
 
 function refuse({ name, item }, reason) {
   item.className = "panel failed";
-  item.replaceChildren(element("h2", name), element("p", `No prediction: ${reason}.`));
+  item.replaceChildren(element("h2", "", name), element("p", "", `No prediction: ${reason}.`));
 }
 
 function show({ name, item }, answer) {
@@ -110,10 +110,8 @@ function show({ name, item }, answer) {
   const blend = () => { find(".heat").style.opacity = find("input").value / 100; };
   find("input").addEventListener("input", blend);
   blend();
-  find(".verdict").append(
-    answer.predicted ?? "No class",
-    element("span", answer.predicted ? ` ${probability.toFixed(2)}` : ""),
-  );
+  const called = answer.predicted ? element("span", "", ` ${probability.toFixed(2)}`) : "";
+  find(".verdict").append(answer.predicted ?? "No class", called);
   find("tbody").replaceChildren(...rows(answer.probabilities, answer.calibration));
   if (answer.nearest) near(find(".nearest"), answer.nearest);
   item.replaceWith(content);
@@ -122,33 +120,31 @@ function show({ name, item }, answer) {
 function rows(probabilities, calibration) {
   const [most] = highest(probabilities);
   return about.classes.map((name, stage) => {
-    const row = element("tr", "", name === most ? "most" : "");
-    const [heading, drawn] = [element("th", name), element("td", "")];
-    const [track, fill] = [element("div", "", "track"), element("div", "", "fill")];
+    const [heading, chance] = [element("th", "", name), probabilities[name]];
     heading.scope = "row";
-    fill.style.background = colour(stage);
-    fill.style.width = `${100 * probabilities[name]}%`;
-    track.append(fill);
-    drawn.append(track);
-    row.append(heading, drawn, element("td", probabilities[name].toFixed(2)));
+    const track = element("div", "track", bar("fill", 0, chance, colour(stage)));
+    const cells = [heading, element("td", "", track), element("td", "", chance.toFixed(2))];
     const known = calibration?.[name];
     if (known) {
       const [share, low, high] = [known.share, known.low, known.high].map((value) => value.toFixed(2));
-      const cell = element("td", `${share} [${low}, ${high}]`, "known");
-      const interval = element("div", "", "interval");
+      const cell = element("td", "known", `${share} [${low}, ${high}]`);
       cell.title = `${known.slices} test slices of ${known.subjects} subjects`;
-      interval.style.left = `${100 * known.low}%`;
-      interval.style.width = `${100 * (known.high - known.low)}%`;
-      track.append(interval);
-      row.append(cell);
+      track.append(bar("interval", known.low, known.high));
+      cells.push(cell);
     }
-    return row;
+    return element("tr", name === most ? "most" : "", ...cells);
   });
+}
+
+function bar(className, from, to, background = "") {
+  const made = element("div", className);
+  Object.assign(made.style, { left: `${100 * from}%`, width: `${100 * (to - from)}%`, background });
+  return made;
 }
 
 function near(place, { classes, subjects }) {
   place.querySelector(".dots").replaceChildren(...classes.map((name) => {
-    const dot = element("span", "");
+    const dot = element("span");
     dot.style.background = colour(about.classes.indexOf(name));
     return dot;
   }));
@@ -170,9 +166,8 @@ function report() {
   const only = items.length === 1 && answers.length === 1
     ? `: ${answers[0].predicted ?? "out of distribution"}, ${highest(answers[0].probabilities)[1].toFixed(2)}`
     : "";
-  $("status").textContent = items.length
-    ? `${items.length - count("waiting")} of ${items.length} done${problems}${only}`
-    : "";
+  const done = `${items.length - count("waiting")} of ${items.length} done${problems}${only}`;
+  $("status").textContent = items.length ? done : "";
   $("clear").hidden = !items.length;
   $("promise").hidden = items.length > 0;
   $("legend").hidden = !answers.length;
@@ -199,15 +194,8 @@ function highest(probabilities) {
   return Object.entries(probabilities).reduce((best, other) => (other[1] > best[1] ? other : best));
 }
 
-function placeholder(name) {
-  const item = element("li", "", "panel waiting");
-  item.append(element("h2", name), element("p", "Waiting…", "quiet"));
-  return item;
-}
-
-function element(name, text, className = "") {
-  const made = document.createElement(name);
-  made.textContent = text;
-  made.className = className;
+function element(name, className = "", ...children) {
+  const made = Object.assign(document.createElement(name), { className });
+  made.append(...children);
   return made;
 }

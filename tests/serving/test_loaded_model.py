@@ -1,13 +1,18 @@
-"""What a new slice is compared with: training slices by likeness, test slices by probability."""
+"""The model that the server loads, and what a new slice is compared with.
+
+Training slices by likeness, test slices by probability.
+"""
 
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from scipy.stats import binomtest
 
+from alzmri.inference.predictor import Predictor
 from alzmri.models.forward import probabilities
-from alzmri.serving.known_slices import NEAREST, WINDOW, KnownSlices, compare
+from alzmri.serving.loaded_model import NEAREST, WINDOW, KnownSlices, _engine, compare
 
 TEMPERATURE = 2.0
 
@@ -32,7 +37,7 @@ def test_known_slices_are_those_of_training_and_test_and_kept_for_these_weights(
         nonlocal computed
         computed = 0
         engine = SimpleNamespace(about={"weights": weights}, run=run)
-        return compare(prepared, engine, TEMPERATURE, tmp_path / "kept.npz", lambda *_: None)
+        return compare(prepared, engine, TEMPERATURE, tmp_path / "kept.npz")
 
     made = make()
     train, test = prepared.indices("train"), prepared.indices("test")
@@ -101,3 +106,21 @@ def test_the_interval_is_wilsons_with_subjects_as_trials(known):
         found = sure.observed(np.array(chances), "ab").values()
         assert [one.share for one in found] == shares
         assert all(0 <= one.low <= one.share <= one.high <= 1 for one in found)
+
+
+def test_an_exported_model_that_says_something_else_is_not_used(workplace, servers, tmp_path):
+    (kept,) = (workplace / "cache").rglob("model.onnx")
+    predictor = Predictor.load(workplace / "models")
+    changed = onnx.load(kept)
+    for weights in changed.graph.initializer:
+        values = onnx.numpy_helper.to_array(weights)
+        if values.dtype == np.float32:
+            weights.CopyFrom(onnx.numpy_helper.from_array(1.01 * values, weights.name))
+    given = tmp_path / "model.onnx"
+    for content, used in (
+        (kept.read_bytes(), given),
+        (kept.read_bytes()[:1000], kept),
+        (changed.SerializeToString(), kept),
+    ):
+        given.write_bytes(content)
+        assert _engine(tmp_path, kept, predictor, 1).path == used

@@ -1,25 +1,32 @@
-"""Compare a new slice with slices of known class.
+"""Load the model with everything that the server reads once, and compare it with known slices.
 
 Training slices are the nearest examples; test slices show how often each class was right.
 """
 
+import hashlib
+import multiprocessing
+import os
 from collections.abc import Sequence
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from zipfile import BadZipFile
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
-from alzmri import __version__
+from alzmri import __version__, params, terminal
 from alzmri.data.prepared import Prepared
+from alzmri.errors import UserError
 from alzmri.files import replacing
+from alzmri.inference import onnx_export
 from alzmri.inference.onnx_export import Engine
+from alzmri.inference.predictor import Predictor
 from alzmri.models.forward import probabilities
 from alzmri.serving.answers import ClassFrequency, NearestSlices
-from alzmri.terminal import Update
 
 NEAREST = 10  # number of training slices to show
 WINDOW = 60  # number of test slices with the most similar probability
@@ -74,9 +81,61 @@ class KnownSlices:
         return result
 
 
-def compare(
-    prepared: Prepared, engine: Engine, temperature: float, kept: Path, update: Update
-) -> KnownSlices:
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with everything that the server reads once, at its start."""
+
+    folder: Path
+    predictor: Predictor
+    engine: Engine  # the model, with all threads for one batch
+    narrow: Engine  # the same with one thread
+    known: KnownSlices | None
+    absent: str | None  # reason why there are no known slices
+
+
+def load(folder: Path, threads: int) -> LoadedModel:
+    """Load the model in ``folder``, and compute known slices if data/prepared is its own data.
+
+    The user's cache keeps the results. Raises :class:`UserError` without a usable model.
+    """
+    predictor = Predictor.load(folder)
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alzmri/serve"
+    cache = root / hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]
+    known = absent = None
+    with ExitStack() as stack:
+        # One of several servers that start together computes. A container may be unable to write,
+        # and needs no lock.
+        with suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(cache / "lock"))
+        engine = _engine(folder, cache / "model.onnx", predictor, threads)
+        try:
+            prepared = Prepared.open(params.load())
+            if prepared.digest != predictor.card.data_sha256:
+                raise UserError("the model was not trained on this data/prepared")
+            known = compare(prepared, engine, predictor.card.temperature, cache / "known.npz")
+        except UserError as error:
+            absent = str(error)
+    narrow = engine if threads == 1 else Engine(engine.path, 1)
+    return LoadedModel(folder, predictor, engine, narrow, known, absent)
+
+
+def _engine(folder: Path, kept: Path, predictor: Predictor, threads: int) -> Engine:
+    """``folder/model.onnx`` or ``kept`` if it predicts like ``predictor``; else a new export."""
+    for path in (folder / "model.onnx", kept):
+        with suppress(Exception):  # a damaged file can make the runtime raise anything
+            engine = Engine(path, threads)
+            same = engine.about["weights"] == predictor.detector.weights
+            if same and onnx_export.difference(predictor, engine) < onnx_export.TOLERANCE:
+                return engine
+    terminal.say(f"exporting the model to {kept} (once for each training)")
+    # In another process, because the exporter's modules would stay in the server's memory.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        process.submit(onnx_export.write, folder, kept).result()
+    return Engine(kept, threads)
+
+
+def compare(prepared: Prepared, engine: Engine, temperature: float, kept: Path) -> KnownSlices:
     """Run the model on training and test slices, or read the results ``kept`` before."""
     key = f"{__version__} {engine.about['weights']} {prepared.digest} {temperature}"
     with suppress(OSError, ValueError, KeyError, TypeError, BadZipFile), np.load(kept) as arrays:
@@ -84,9 +143,10 @@ def compare(
             return KnownSlices(**{name: arrays[name] for name in arrays if name != "key"})
     train, test = prepared.indices("train"), prepared.indices("test")
     rows, outputs = np.concatenate([train, test]), []
-    for start in range(0, len(rows), _BATCH):
-        outputs.append(engine.run(prepared.images[rows[start : start + _BATCH]]))
-        update(min(start + _BATCH, len(rows)), len(rows))
+    with terminal.progress("comparing with known slices") as update:
+        for start in range(0, len(rows), _BATCH):
+            outputs.append(engine.run(prepared.images[rows[start : start + _BATCH]]))
+            update(min(start + _BATCH, len(rows)), len(rows))
     logits, features = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
     features = features[: len(train)]
     subjects = np.unique([row.subject for row in prepared.rows], return_inverse=True)[1]
