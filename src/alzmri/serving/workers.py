@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -32,15 +33,13 @@ _Asked = tuple[Sequence[Any], asyncio.Future[Sequence[Any]]]  # items, and their
 
 def quick_image(content: bytes, side: int, fit: Fit) -> Pixels | None:
     """:func:`image` of a small JPEG or PNG, for a thread of the server; None for other files."""
-    if len(content) > QUICK[0]:
+    if len(content) > QUICK[0]:  # even its header may take seconds
         return None
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as found:
-            if found.width * found.height > QUICK[1]:
-                return None
-    except Exception:  # noqa: BLE001 - a damaged file can make Pillow raise anything
-        return None
-    return image(content, side, fit)
+    quick = False
+    # A damaged file can make Pillow raise anything.
+    with suppress(Exception), Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as found:
+        quick = found.width * found.height <= QUICK[1]
+    return image(content, side, fit) if quick else None
 
 
 def image(content: bytes, side: int, fit: Fit) -> Pixels:
