@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from alzmri.inference.inputs import InputSlice
-from alzmri.inference.prediction_report import OUT_OF_DISTRIBUTION, PredictionReport
-from alzmri.inference.predictor import Prediction, interpret
+from alzmri.inference.predictor import (
+    OUT_OF_DISTRIBUTION,
+    Prediction,
+    PredictionReport,
+    interpret,
+)
 
 from .conftest import CARD
 

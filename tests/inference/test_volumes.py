@@ -25,7 +25,7 @@ from scipy.ndimage import affine_transform
 
 from alzmri.data.images import Unreadable
 from alzmri.inference import inputs, ventricles, volumes
-from alzmri.inference.predictor import Preprocessing
+from alzmri.inference.inputs import Preprocessing
 
 TEMPLATE = Path(nilearn.__file__).parent / (
     "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"

@@ -15,7 +15,7 @@ from alzmri.inference import NOTICE
 
 # Commands import their modules when they run, because these load torch.
 if TYPE_CHECKING:
-    from alzmri.inference.prediction_report import PredictionReport
+    from alzmri.inference.predictor import PredictionReport
 
 Paths = Annotated[
     list[str], typer.Argument(metavar="PATH...", help="Images, volumes, series, folders, globs.")
@@ -125,11 +125,10 @@ def export(
     """
     from alzmri import params
     from alzmri.data.prepared import Prepared
-    from alzmri.inference import onnx_export
+    from alzmri.inference.onnx_export import export
 
-    path = out or model / "model.onnx"
-    _, summary = onnx_export.export(model, path, Prepared.open(params.load()))
-    terminal.out.print(summary, markup=False)
+    _, said = export(model, out or model / "model.onnx", Prepared.open(params.load()))
+    terminal.out.print(said, markup=False)
 
 
 def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "PredictionReport":
@@ -138,8 +137,7 @@ def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "Pre
 
     from alzmri.data.images import Unreadable
     from alzmri.inference import inputs
-    from alzmri.inference.prediction_report import PredictionReport
-    from alzmri.inference.predictor import Predictor
+    from alzmri.inference.predictor import PredictionReport, Predictor
 
     predictor = Predictor.load(model)
     sources = inputs.find(paths)
