@@ -63,14 +63,11 @@ def predict(
     elif as_csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows(report.as_csv())
     else:
-        for table in report.tables():
-            terminal.out.print(table)
+        terminal.out.print(report.table())
         inside = int(report.prediction.in_distribution.sum())
+        counts = f"{inside} of {len(report.slices)} slices in distribution (OOD score up to 1.00)"
         refused = f"; inputs refused: {len(report.refused)}" if report.refused else ""
-        terminal.out.print(
-            f"{inside} of {len(report.slices)} slices in distribution (OOD score up to 1.00)"
-            f"{refused}\n{NOTICE}"
-        )
+        terminal.out.print(f"{counts}{refused}\n{NOTICE}")
     raise typer.Exit(bool(report.refused))
 
 

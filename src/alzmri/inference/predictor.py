@@ -176,32 +176,27 @@ class PredictionReport:
             cells = [f"{chance:.6f}" for chance in chances.values()]
             yield [*where, called or OUT_OF_DISTRIBUTION, *cells, f"{score:.4f}", NOTICE]
 
-    def tables(self) -> Iterator[Table]:
-        """The tables for a terminal: the slices, then the subjects."""
-        content, rows = self.as_json(), []
+    def table(self) -> Table:
+        """The table for a terminal: the slices, then the subjects' means."""
+        content, classes = self.as_json(), self.predictor.classes
         above = os.path.commonpath([Path(item.source).absolute().parent for item in self.slices])
-        for row in content["slices"]:
-            depth = "" if row["mm_below_top"] is None else f" at -{row['mm_below_top']} mm"
-            name = os.path.relpath(row["path"], above) + depth
-            rows.append((name, row, f"{row['ood_score']:.2f}"))
-        yield self._table(f"slice in {os.path.relpath(above)}", "OOD score", rows)
-        if self.subjects:
-            rows = [
-                (row["subject"], row, f"{row['slices_in_distribution']} of {row['slices']}")
-                for row in content["subjects"]
-            ]
-            yield self._table("subject: mean of the slices in distribution", "slices", rows)
-
-    def _table(self, first: str, last: str, rows: list[tuple[str, dict[str, Any], str]]) -> Table:
-        classes = [name.removesuffix(" Demented") for name in self.predictor.classes]
-        table = Table(first, "class")
+        table = Table(f"slice in {os.path.relpath(above)}", "class")
         table.columns[0].overflow = "fold"
-        for name in (*classes, last):
-            table.add_column(name, justify="right", no_wrap=True)
-        for name, row, cell in rows:
+        for name in (*classes, "OOD score"):
+            table.add_column(name.removesuffix(" Demented"), justify="right", no_wrap=True)
+
+        def add(name: str, row: dict[str, Any], last: str) -> None:
             cells = ["[yellow]OOD[/]", *["–"] * len(classes)]  # the probabilities mean nothing
             if row["predicted"]:
                 called = row["predicted"].removesuffix(" Demented")
                 cells = [f"[bold]{called}[/]", *map("{:.3f}".format, row["probabilities"].values())]
-            table.add_row(escape(name), *cells, cell)
+            table.add_row(escape(name), *cells, last)
+
+        for row in content["slices"]:
+            depth = "" if row["mm_below_top"] is None else f" at -{row['mm_below_top']} mm"
+            add(os.path.relpath(row["path"], above) + depth, row, f"{row['ood_score']:.2f}")
+        table.add_section()
+        for row in content["subjects"]:
+            used = f"{row['slices_in_distribution']} of {row['slices']} slices"
+            add(f"mean of {row['subject']}", row, used)
         return table
