@@ -22,11 +22,11 @@ from alzmri.models.validation import Floats, Ints
 from alzmri.ood import features
 from alzmri.ood.detector import Detector
 
+# The few scores in ``metrics/evaluate.json``, which DVC shows on one screen.
 METRICS = (
     *("macro_f1", "accuracy", "loss", "macro_auc", "ece"),
     *("subject_macro_f1", "subject_accuracy", "shared_subjects"),
 )
-"""The few scores in ``metrics/evaluate.json``, which DVC shows on one screen."""
 
 
 def check_leak(card: Card, prepared: Prepared, unit: str, near_duplicates: int) -> dict[str, Any]:
@@ -204,8 +204,8 @@ def note(test: Predictions, leak: dict[str, Any], *, permuted: bool) -> str:
 
 def draw(directory: Path, test: Predictions, title: str) -> None:
     """Write the PNGs, each under ``title``."""
-    confusion = directory / "confusion.png"
-    figures.confusion(confusion, test.truth, test.predicted, test.classes, title)
+    pairs = test.truth, test.predicted
+    figures.confusion(directory / "confusion.png", *pairs, test.classes, title)
     figures.reliability(directory / "reliability.png", test, title)
     figures.roc(directory / "roc.png", test, title)
     figures.mistakes(directory / "mistakes.png", test, title)

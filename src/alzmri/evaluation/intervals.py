@@ -20,10 +20,8 @@ from alzmri.evaluation import metrics
 from alzmri.models.validation import Floats, Ints
 
 RESAMPLES = 2000
-IMAGINED = 0.5
-"""Subjects added to each class: with 0.25, the coverage of some tests falls below 0.93."""
-_LEVELS = 1000
-"""Maximum number of distinct scores for resamples of an area under a curve; more are rounded."""
+IMAGINED = 0.5  # subjects added to each class: with 0.25, some coverage falls below 0.93
+_LEVELS = 1000  # distinct scores at most for areas under a curve; more are rounded
 _ROC_RESAMPLES = 400
 
 Interval = list[float]

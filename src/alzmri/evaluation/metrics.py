@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from alzmri.models.validation import Floats, Ints, macro_f1
 
-CALIBRATION_BINS = 15
-"""Number of equal-width confidence bins (Guo et al., 2017)."""
+CALIBRATION_BINS = 15  # equal-width bins of confidence (Guo et al., 2017)
 
 
 def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[str, Any]:

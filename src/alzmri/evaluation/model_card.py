@@ -14,8 +14,7 @@ from alzmri.evaluation.markdown import interval
 from alzmri.files import write_bytes
 from alzmri.models.saved import Card
 
-FEW_SUBJECTS = 10
-"""With fewer test subjects of a class, the card says that its scores say little."""
+FEW_SUBJECTS = 10  # with fewer of a class in the test, the card says that its scores say little
 
 
 def write(

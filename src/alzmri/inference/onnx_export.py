@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alzmri.data.images import Pixels
 from alzmri.data.prepared import Prepared
 from alzmri.errors import EnvironmentFault, UserError, require
 from alzmri.files import replacing
@@ -26,8 +27,7 @@ _BATCH_SIZE = 64  # images per run; no result depends on it
 class Engine:
     """Runs the ONNX file ``path`` by ONNX Runtime on the CPU, without PyTorch.
 
-    :func:`write` recorded ``about``: ``card`` (without the training subjects), ``preprocessing`` in
-    words, ``weights`` (SHA-256 of ``model.safetensors``), ``notice``.
+    ``about`` is what :func:`write` recorded of the model.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
@@ -43,7 +43,7 @@ class Engine:
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.path, self.about = path, json.loads(metadata[_METADATA])
 
-    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    def run(self, images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Logits ``[n, classes]`` and features ``[n, width]`` of uint8 ``[n, side, side]``."""
         batches = [
             self._session.run(OUTPUTS, {INPUT: images[start : start + _BATCH_SIZE]})
@@ -56,10 +56,9 @@ class Engine:
 def write(directory: Path, path: Path) -> None:
     """Write the model in ``directory`` to ``path`` and compare it with PyTorch on noise.
 
-    The graph takes packed slices, uint8 ``[n, side, side]`` for any ``n``, normalises them, and
-    returns logits and features. Its metadata describes how to make a packed slice of an image.
-    Raises :class:`UserError` for an unusable model, and :class:`EnvironmentFault` for a missing
-    package or results that differ by more than ``TOLERANCE``.
+    The graph turns packed slices, uint8 ``[n, side, side]`` for any ``n``, into logits and
+    features. Raises :class:`UserError` for an unusable model, and :class:`EnvironmentFault` for a
+    missing package or results that differ by more than ``TOLERANCE``.
     """
     onnx = require("onnx", "export")
     predictor = Predictor.load(directory)
@@ -103,15 +102,13 @@ def write(directory: Path, path: Path) -> None:
         _check(difference(predictor, Engine(temporary)))
 
 
-def difference(
-    predictor: Predictor, engine: Engine, images: NDArray[np.uint8] | None = None
-) -> float:
+def difference(predictor: Predictor, engine: Engine, images: Pixels | None = None) -> float:
     """The largest difference of a probability or of a tenth of an OOD score's ratio.
 
     ``images`` are uint8 ``[n, side, side]``; by default they are noise.
     """
-    side = predictor.preprocessing.image_size
     if images is None:
+        side = predictor.preprocessing.image_size
         images = np.random.default_rng(0).integers(0, 256, (3, side, side), np.uint8)
     expected = predictor.predict(images)
     found = interpret(*engine.run(images), predictor.card, predictor.detector)
