@@ -122,9 +122,10 @@ def export(
     """
     from alzmri import params
     from alzmri.data.prepared import Prepared
-    from alzmri.inference.onnx_export import export
+    from alzmri.inference import onnx_export
 
-    _, said = export(model, out or model / "model.onnx", Prepared.open(params.load()))
+    path = out or model / "model.onnx"
+    _, said = onnx_export.export(model, path, Prepared.open(params.load()))
     terminal.out.print(said, markup=False)
 
 
