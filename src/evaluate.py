@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from alzmri import params, terminal
-from alzmri.data.prepared import Prepared
+from alzmri.data.prepared import PREPARED, Prepared
 from alzmri.evaluation import assessment, model_card
 from alzmri.files import write_json
 from alzmri.models import saved
@@ -25,18 +25,19 @@ def main() -> None:
     settings = params.load()
     prepared = Prepared.open(settings)
     model, trained = saved.load()
-    shared = assessment.check_leak(trained, prepared, settings.split.unit)
-    across = assessment.near_duplicates()
+    prepare = json.loads((PREPARED / "summary.json").read_bytes())
+    across = prepare["leak"]["near_duplicates_across_subject_split"]
+    leak = assessment.check_leak(trained, prepared, settings.split.unit, across)
     with following(settings, trained.run, prepared.digest) as tracked:
         # Slices out of distribution are left out, as in `alzmri predict`.
         detector = Detector.load(saved.MODELS, saved.digest())
         test = assessment.predict_test(
-            model, trained.temperature, prepared, settings.evaluate, detector
+            model, trained.temperature, prepared, detector, calibrated=settings.evaluate.temperature
         )
-        note = assessment.note(test, settings, shared, across)
+        note = assessment.note(test, leak, permuted=settings.data.permute_labels)
         assessment.draw(Path("plots"), test, note)
         assessment.write_tables(Path("plots"), test)
-        details = assessment.details(test, settings.split, shared, across)
+        details = assessment.details(test, leak, settings.split.seed)
         write_json(saved.MODELS / "evaluation.json", details, decimals=6)
         scores = {name: details[name] for name in assessment.METRICS}
         write_json(Path("metrics/evaluate.json"), scores, decimals=6)

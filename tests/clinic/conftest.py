@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from alzmri.inference import inputs
-from alzmri.inference.predictor import Preprocessing
+from alzmri.inference.inputs import Preprocessing
 from alzmri.models import saved
 from alzmri.models.architectures import build
 from alzmri.models.forward import MEAN, STD

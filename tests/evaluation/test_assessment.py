@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from alzmri.classes import CLASSES
-from alzmri.data.prepared import PREPARED, Row
+from alzmri.data.prepared import Row
 from alzmri.errors import LeakError, UserError
 from alzmri.evaluation import assessment, metrics
 from alzmri.evaluation.assessment import check_leak
-from alzmri.files import write_json
 from alzmri.models.architectures import build
 from alzmri.models.forward import predict, probabilities
 from alzmri.training.loop import TrainingState
 from alzmri.training.results import card
 
 TEMPERATURE = 3.0
+LEAK = {"unit": "subject", "shared_subjects": 2}
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def make_test():
 
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_calibration_divides_the_logits_and_the_scores_are_of_what_params_ask_for(
-    make_test, make_params, calibrated
+    make_test, calibrated
 ):
     test = make_test(calibrated=calibrated)
     plain, divided = probabilities(test.logits), probabilities(test.logits / TEMPERATURE)
-    found = assessment.details(test, make_params().split, shared=0)
+    found = assessment.details(test, {**LEAK, "shared_subjects": 0}, seed=0)
     calibration = found["calibration"]
     assert (calibration["temperature"], calibration["applied"]) == (TEMPERATURE, calibrated)
     for name, expected in (("before", plain), ("after", divided)):
@@ -69,8 +69,8 @@ def test_calibration_divides_the_logits_and_the_scores_are_of_what_params_ask_fo
     np.testing.assert_array_equal(test.probabilities, divided if calibrated else plain)
 
 
-def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test, make_params):
-    found = assessment.details(make_test(calibrated=False), make_params().split, shared=2)
+def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test):
+    found = assessment.details(make_test(calibrated=False), LEAK, seed=0)
     # Every fourth of 32 slices is wrong, but the mean of each of the 16 subjects is right.
     assert found["accuracy"] == 0.75
     assert sum(off["slices"] for off in found["stages_off"].values()) == 32
@@ -82,7 +82,8 @@ def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test, make_param
         for key in ("accuracy", "macro_f1"):
             low, high = scores["ci95"][key]
             assert low <= scores[key] <= high
-    assert found["split"] == {"unit": "subject", "shared_subjects": 2}
+    assert found["split"] == LEAK
+    assert found["shared_subjects"] == 2
     low, high = found["ci95"]["macro_f1"]
     shown = assessment.headline(found)
     assert shown.startswith(
@@ -91,14 +92,14 @@ def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test, make_param
     # Slices that `alzmri predict` leaves out do not count for their subject.
     test = make_test(calibrated=False)
     test = replace(test, ood=test.predicted != test.truth)
-    without = assessment.details(test, make_params().split, 0)
+    without = assessment.details(test, LEAK, seed=0)
     assert without["accuracy"] == found["accuracy"]
     assert without["subject"]["loss"] < found["subject"]["loss"]
 
 
-def test_the_test_part_is_predicted_and_no_other(prepared, make_params):
+def test_the_test_part_is_predicted_and_no_other(prepared):
     model = build("lenet", classes=4, image_size=32, dropout=0.5)
-    found = assessment.predict_test(model, TEMPERATURE, prepared, make_params().evaluate)
+    found = assessment.predict_test(model, TEMPERATURE, prepared, calibrated=True)
     rows = prepared.indices("test")
     assert found.rows == tuple(prepared.rows[row] for row in rows)
     assert {row.split for row in found.rows} == {"test"}
@@ -135,21 +136,28 @@ def trained(prepared, make_params):
     return card(state, prepared, params, "0123456789abcdef")
 
 
-def test_a_leak_is_refused_unless_it_is_declared_and_then_labelled(trained, prepared, make_params):
-    assert check_leak(trained, prepared, "subject") == 0
+def test_a_leak_is_refused_unless_it_is_declared_and_then_labelled(trained, prepared):
+    none = {"unit": "subject", "shared_subjects": 0}
+    assert check_leak(trained, prepared, "subject", 0) == none
     rows = tuple(
         replace(row, split="test") if row.path.endswith("0-0_3.png") else row
         for row in prepared.rows
     )
     leaking = replace(prepared, rows=rows)
     with pytest.raises(LeakError, match=r"1 of 5 test subjects.*dvc repro train"):
-        check_leak(trained, leaking, "subject")
+        check_leak(trained, leaking, "subject", 0)
     trained = replace(trained, data_sha256=leaking.digest)
-    shared = check_leak(trained, leaking, "slice")
-    assert shared == 1
-    params = make_params(split={"unit": "slice"})
-    test = assessment.predict_test(build(**trained.architecture), 1.0, leaking, params.evaluate)
-    assert "1 of them in training too: THIS SPLIT LEAKS" in assessment.note(test, params, shared)
+    leak = check_leak(trained, leaking, "slice", 0)
+    assert leak["shared_subjects"] == 1
+    model = build(**trained.architecture)
+    test = assessment.predict_test(model, 1.0, leaking, calibrated=True)
+    shown = assessment.note(test, leak, permuted=False)
+    assert "1 of them in training too: THIS SPLIT LEAKS" in shown
+    assert "none seen in training" in assessment.note(test, none, permuted=False)
+    near = check_leak(trained, leaking, "slice", 7)
+    assert near["shared_subjects"] is None
+    shown = assessment.note(test, near, permuted=True)
+    assert "PERMUTED LABELS; 7 near-duplicates across the parts: THIS SPLIT LEAKS" in shown
 
 
 def test_other_names_do_not_hide_a_leak(trained, prepared):
@@ -159,17 +167,4 @@ def test_other_names_do_not_hide_a_leak(trained, prepared):
         replace(row, subject=f"new {row.subject}", split=other[row.split]) for row in prepared.rows
     )
     with pytest.raises(UserError, match="trained on other data or another split"):
-        check_leak(trained, replace(prepared, rows=rows), "subject")
-
-
-def test_near_duplicates_across_the_parts_end_the_claim(
-    make_test, make_params, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    write_json(PREPARED / "summary.json", {"leak": {"near_duplicates_across_subject_split": 7}})
-    params, test = make_params(), make_test(calibrated=True)
-    assert "none seen in training" in assessment.note(test, params, 0, 0)
-    note = assessment.note(test, params, 0, assessment.near_duplicates())
-    assert "7 near-duplicates across the parts: THIS SPLIT LEAKS" in note
-    assert "none seen" not in note
-    assert assessment.details(test, params.split, 0, 7)["shared_subjects"] is None
+        check_leak(trained, replace(prepared, rows=rows), "subject", 0)

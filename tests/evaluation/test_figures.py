@@ -8,10 +8,19 @@ import pytest
 from matplotlib.figure import Figure
 
 from alzmri.classes import CLASSES
+from alzmri.data.prepared import Row
 from alzmri.evaluation import figures
+from alzmri.evaluation.assessment import Predictions
 
 TRUTH = np.array([0, 0, 0, 1, 2, 3])
 PREDICTED = np.array([0, 1, 1, 1, 3, 3])
+
+
+def _test(truth, chances, subjects=None, images=None):
+    count, classes = chances.shape
+    rows = tuple(Row(n, "", "", name, "test", "") for n, name in enumerate(subjects or "x" * count))
+    aside = {"ood": np.zeros(count, bool), "temperature": 1.0, "calibrated": False}
+    return Predictions(rows, images, truth, np.log(chances), **aside, classes=CLASSES[:classes])
 
 
 @pytest.fixture
@@ -41,10 +50,11 @@ def test_the_confusion_has_actual_classes_in_rows_and_shares_of_them(drawn):
 
 
 def test_the_mistakes_are_the_surest_ones_of_each_class_and_the_surest_comes_first(drawn):
-    chances = np.full((6, 4), 0.02)
-    chances[np.arange(6), PREDICTED] = [0.9, 0.5, 0.8, 0.9, 0.6, 0.9]
+    sure = np.array([0.9, 0.5, 0.8, 0.9, 0.6, 0.9])
+    chances = np.repeat((1 - sure[:, None]) / 3, 4, axis=1)
+    chances[np.arange(6), PREDICTED] = sure
     images = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((8, 8), np.uint8)
-    figures.mistakes(Path("x.png"), images, TRUTH, chances, CLASSES, "note")
+    figures.mistakes(Path("x.png"), _test(TRUTH, chances, images=images), "note")
     shown = [axes for axes in drawn[0].axes if axes.images]
     assert [int(axes.images[0].get_array()[0, 0]) for axes in shown] == [2, 1, 4]
     assert shown[0].get_title() == "Very Mild 80%"
@@ -54,7 +64,7 @@ def test_the_mistakes_are_the_surest_ones_of_each_class_and_the_surest_comes_fir
 
 def test_every_class_has_its_own_roc_curve_area_and_band(drawn):
     chances = np.eye(4)[PREDICTED] * 0.9 + 0.025
-    figures.roc(Path("x.png"), TRUTH, chances, list("aaabcd"), CLASSES, "note")
+    figures.roc(Path("x.png"), _test(TRUTH, chances, "aaabcd"), "note")
     (axes,) = drawn[0].axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert [label.rpartition("  ")[0] for label in labels] == list(CLASSES)
@@ -65,9 +75,8 @@ def test_every_class_has_its_own_roc_curve_area_and_band(drawn):
 def test_reliability_has_an_interval_over_subjects_of_every_point(drawn):
     """Of two subjects, both right: Clopper and Pearson's begins at 0.158."""
     chances = np.tile([0.8, 0.2], (20, 1))
-    names = ["a"] * 10 + ["b"] * 10
-    sets = {"before": chances, "after": chances}
-    figures.reliability_diagram(Path("x.png"), np.zeros(20, int), sets, names, "note")
+    test = _test(np.zeros(20, int), chances, "a" * 10 + "b" * 10)
+    figures.reliability(Path("x.png"), test, "note")
     bars = [tuple(line.get_segments()[0][:, 1]) for line in drawn[0].axes[0].collections]
     assert bars == [pytest.approx((0.158, 1), abs=1e-3)] * 2
 

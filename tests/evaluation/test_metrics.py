@@ -94,12 +94,6 @@ def test_calibration_error_weights_bins_by_their_slices():
     assert counts.tolist() == [2, 1]
 
 
-def test_mistakes_are_counted_by_their_distance():
-    truth = np.array([0, 0, 1, 3, 3])
-    predicted = np.array([0, 1, 0, 0, 2])
-    assert metrics.by_distance(truth, predicted, 4) == [1, 3, 0, 1]
-
-
 def test_a_subject_is_the_mean_of_the_slices_that_count():
     truth, subjects = np.array([1, 1, 0, 0]), ["b", "b", "a", "a"]
     probabilities = np.array([[0.5, 0.5], [0.3, 0.7], [1.0, 0], [0, 1.0]])

@@ -26,15 +26,14 @@ ALARMS = {**_RATE, "classes": {CLASSES[2]: _RATE}, "flagged": {"2-5": "1 of 4"}}
 def written(prepared, make_params, tmp_path):
     """``written(split={...})``: the card of an untrained model."""
 
-    def write(
-        shared: int | None = 0, prepared=prepared, init=None, near_duplicates=0, **sections
-    ) -> str:
+    def write(prepared=prepared, init=None, leak=(), **sections) -> str:
         params = make_params(model={"name": "lenet"}, **sections)
         state = TrainingState.start(prepared, params, torch.device("cpu"))
         trained = results.card(state, prepared, params, "0123456789abcdef")
         trained.training["init"] = init
-        test = assessment.predict_test(state.model, 1.5, prepared, params.evaluate)
-        metrics = assessment.details(test, params.split, shared, near_duplicates)
+        test = assessment.predict_test(state.model, 1.5, prepared, calibrated=True)
+        leak = {"unit": params.split.unit, "shared_subjects": 0, **dict(leak)}
+        metrics = assessment.details(test, leak, seed=0)
         model_card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics, ALARMS)
         return Path(tmp_path / "MODEL_CARD.md").read_text()
 
@@ -71,13 +70,15 @@ def test_it_has_scores_intervals_people_and_limits(written):
 
 
 def test_leaks_and_a_label_permutation_are_named_where_the_numbers_are(written):
-    text = written(shared=3, split={"unit": "slice"}, data={"permute_labels": True})
+    text = written(
+        leak={"shared_subjects": 3}, split={"unit": "slice"}, data={"permute_labels": True}
+    )
     assert "leaks: true" in text.split("---\n")[1]
     assert "**slices drawn singly: it leaks**" in text
     scores = text[text.index("## Scores") :]
     assert "**These scores leak: 3 of 4 test subjects" in scores[:200]
     assert "labels shuffled between subjects" in text
-    text = written(near_duplicates=7)
+    text = written(leak={"shared_subjects": None, "near_duplicates": 7})
     assert "leaks: true" in text.split("---\n")[1]
     assert "**These scores leak: 7 images have a near-duplicate" in text
     assert "seen in training is unknown" in text
@@ -87,7 +88,7 @@ def test_leaks_and_a_label_permutation_are_named_where_the_numbers_are(written):
 def test_of_unknown_subjects_nothing_is_said_but_that(written, prepared):
     rows = tuple(replace(row, subject=f"?{row.index:016}") for row in prepared.rows)
     text = written(
-        shared=None,
+        leak={"shared_subjects": None},
         prepared=replace(prepared, rows=rows),
         split={"unit": "slice", "subjects": "unknown"},
     )

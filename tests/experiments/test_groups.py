@@ -114,6 +114,6 @@ def test_runs_of_one_seed_are_compared_and_those_without_counterpart_left_out(ma
     alone = compare(group("a", 0.9, 0, 1, 2), group("b", 0.4, 1))
     assert "on the 1 of 3 runs that have a counterpart" in alone.evidence
     pair = compare(group("a", 0.9, 1), group("b", 0.4, 1))
-    assert alone.difference == pair.difference
+    assert alone.difference.interval == pair.difference.interval
     assert compare(group("a", 0.9, 0, 1), group("b", 0.4, 2, 3)).evidence.endswith("pairs of runs")
     assert "runs" not in pair.evidence

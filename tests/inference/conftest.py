@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from alzmri.inference.predictor import CPU, Predictor, Preprocessing
+from alzmri.inference.inputs import Preprocessing
+from alzmri.inference.predictor import CPU, Predictor
 from alzmri.models.architectures import build
 from alzmri.models.forward import MEAN, STD, normalise
 from alzmri.models.saved import Card

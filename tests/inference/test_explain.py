@@ -8,9 +8,12 @@ import torch
 from scipy.stats import spearmanr
 
 from alzmri.inference.explain import grad_cam, overlay
+from alzmri.inference.predictor import Predictor
 from alzmri.models.architectures import ARCHITECTURES, build
 from alzmri.models.forward import normalise
 from alzmri.ood.features import WithFeatures
+
+from .conftest import CARD
 
 
 def _likeness(first, second):
@@ -37,9 +40,9 @@ def test_a_map_depends_on_what_the_model_has_learnt(predictor, prepared):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_has_features_and_maps(predictor, prepared, name):
+def test_every_architecture_has_features_and_maps(prepared, name):
     model = build(name, classes=4, image_size=32, dropout=0.5)
-    other = replace(predictor, model=WithFeatures(model))
+    other = Predictor(WithFeatures(model), CARD, None, None)
     slices = prepared.images[:3]
     with torch.inference_mode():
         logits, features = other.model(torch.from_numpy(slices))

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from alzmri.inference.inputs import InputSlice
-from alzmri.inference.prediction_report import OUT_OF_DISTRIBUTION, PredictionReport
-from alzmri.inference.predictor import Prediction, interpret
+from alzmri.inference.predictor import (
+    OUT_OF_DISTRIBUTION,
+    Prediction,
+    PredictionReport,
+    interpret,
+)
 
 from .conftest import CARD
 
@@ -52,8 +56,9 @@ def test_out_of_distribution_has_no_class_and_no_share_in_a_subjects_mean(predic
     column = header.index("predicted")
     assert [row[column] for row in rows] == [name or OUT_OF_DISTRIBUTION for name in called]
     assert [row[header.index("b")] for row in rows][:2] == ["0.100000", "0.300000"]
-    of_slices, of_subjects = report.tables()
-    assert list(of_slices.columns[1].cells) == [
-        f"[bold]{name}[/]" if name else "[yellow]OOD[/]" for name in called
+    shown = report.table()
+    assert list(shown.columns[1].cells) == [
+        f"[bold]{name}[/]" if name else "[yellow]OOD[/]" for name in (*called, "a", None)
     ]
-    assert list(of_subjects.columns[2].cells) == ["0.800", "–"]
+    assert list(shown.columns[2].cells)[-2:] == ["0.800", "–"]
+    assert list(shown.columns[-1].cells)[-2:] == ["2 of 3 slices", "0 of 1 slices"]

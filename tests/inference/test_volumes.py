@@ -25,7 +25,7 @@ from scipy.ndimage import affine_transform
 
 from alzmri.data.images import Unreadable
 from alzmri.inference import inputs, ventricles, volumes
-from alzmri.inference.predictor import Preprocessing
+from alzmri.inference.inputs import Preprocessing
 
 TEMPLATE = Path(nilearn.__file__).parent / (
     "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
@@ -45,14 +45,14 @@ def test_the_slices_are_those_that_the_embedded_collection_shows():
 
 @pytest.fixture(scope="module")
 def head():
-    """An egg of 100 by 120 by 100 mm with ventricles, voxels of 1 x 2 x 2 mm from left to right,
+    """An egg of 100 by 120 by 100 mm with ventricles, voxels of 3 x 2 x 2 mm from left to right,
     back to front, bottom to top; a bright spot marks the right front."""
-    x, y, z = np.mgrid[-57.5:58, -67:68:2, -57:58:2]
+    x, y, z = np.mgrid[-57:58:3, -67:68:2, -57:58:2]
     brain = np.hypot(np.hypot(x / 50, y / 60), z / 50) < 1
     fluid = np.hypot(np.hypot((np.abs(x) - 8) / 5, y / 18), (z + 12) / 9) < 1
     voxels = np.where(brain, 150 + 10 * np.cos(x / 4) * np.cos(y / 5), 0) - np.where(fluid, 120, 0)
-    voxels[75:85, 45:50, :] = np.where(brain[75:85, 45:50, :], 255, 0)
-    return nib.Nifti1Image(voxels.astype(np.uint8), np.diag([1.0, 2.0, 2.0, 1.0]))
+    voxels[25:29, 45:50, :] = np.where(brain[25:29, 45:50, :], 255, 0)
+    return nib.Nifti1Image(voxels.astype(np.uint8), np.diag([3.0, 2.0, 2.0, 1.0]))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_front_is_down_and_the_right_is_right(expected):
     assert column > 88
 
 
-@pytest.mark.parametrize("stored", ["PIL", "ASR", "LPS", "RIP"])
+@pytest.mark.parametrize("stored", ["PIL", "ASR", "RIP"])
 def test_how_a_volume_is_stored_does_not_matter(head, expected, tmp_path, stored):
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(stored))
     nib.save(head.as_reoriented(turn), tmp_path / "turned.nii.gz")
@@ -225,7 +225,7 @@ def test_what_is_no_volume_of_a_head_is_refused_with_the_reason(head, tmp_path):
 def test_thick_and_tilted_slices_are_resampled_upright(head, expected, tmp_path):
     """Every second axial plane of a head that lay 10 degrees askew."""
     cosine, sine = np.cos(np.radians(10)), np.sin(np.radians(10))
-    askew = np.array([[cosine, -2 * sine, 0], [sine / 2, cosine, 0], [0, 0, 1]])
+    askew = np.array([[cosine, -sine / 1.5, 0], [sine * 1.5, cosine, 0], [0, 0, 1]])
     centre = (np.array(head.shape) - 1) / 2
     voxels = affine_transform(np.asarray(head.dataobj), askew, centre - askew @ centre, order=1)
     affine = head.affine @ from_matvec(askew, centre - askew @ centre) @ np.diag([1, 1, 2, 1])

@@ -26,8 +26,7 @@ from alzmri import __version__, terminal
 from alzmri.data.images import Pixels, Unreadable
 from alzmri.inference import NOTICE, inputs
 from alzmri.inference.explain import grad_cam, overlay
-from alzmri.inference.prediction_report import PredictedSubject, PredictionReport
-from alzmri.inference.predictor import Predictor
+from alzmri.inference.predictor import PredictedSubject, PredictionReport, Predictor
 
 RESEARCH_ONLY = "Research only, not for diagnosis"
 SLICES = 6  # slices per volume, as in `alzmri predict`

@@ -1,6 +1,5 @@
 """The assessment of a test part: leak, scores, tables, figures, a headline."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.data.prepared import PREPARED, Prepared, Row, numbered
+from alzmri.data.prepared import UNKNOWN, Prepared, Row, numbered
 from alzmri.errors import LeakError, UserError
 from alzmri.evaluation import figures
 from alzmri.evaluation.intervals import intervals
-from alzmri.evaluation.metrics import (
-    by_distance,
-    by_subject,
-    calibrated,
-    confidence_scores,
-    scores,
-)
+from alzmri.evaluation.metrics import by_subject, calibrated, confidence_scores, scores
 from alzmri.files import write_csv
 from alzmri.models.architectures import Network
 from alzmri.models.device import choose
@@ -28,20 +21,23 @@ from alzmri.models.saved import Card
 from alzmri.models.validation import Floats, Ints
 from alzmri.ood import features
 from alzmri.ood.detector import Detector
-from alzmri.params import Evaluate, Params, Split
 
+# The few scores in ``metrics/evaluate.json``, which DVC shows on one screen.
 METRICS = (
     *("macro_f1", "accuracy", "loss", "macro_auc", "ece"),
     *("subject_macro_f1", "subject_accuracy", "shared_subjects"),
 )
-"""The few scores in ``metrics/evaluate.json``, which DVC shows on one screen."""
 
 
-def check_leak(card: Card, prepared: Prepared, unit: str) -> int | None:
-    """The number of test subjects that were in training; None if subjects are unknown.
+def check_leak(card: Card, prepared: Prepared, unit: str, near_duplicates: int) -> dict[str, Any]:
+    """What is known about a leak: ``split`` in ``models/evaluation.json``.
+
+    ``shared_subjects`` is the number of test subjects that were in training, or None if unknown:
+    without subjects, or if the stage prepare counted ``near_duplicates``, images with a
+    near-duplicate in another part of a subject split, because a subject then has several names.
 
     Raises:
-        LeakError: there are some, but ``split.unit`` is not ``slice``.
+        LeakError: subjects are shared, but ``split.unit`` is not ``slice``.
         UserError: the model was trained on another preparation of the data.
     """
     tested = prepared.subjects("test")
@@ -58,16 +54,9 @@ def check_leak(card: Card, prepared: Prepared, unit: str) -> int | None:
             "models/ was trained on other data or another split than data/prepared: run"
             " `dvc repro train`"
         )
-    return shared if prepared.subjects_known else None
-
-
-def near_duplicates() -> int:
-    """The stage prepare's count of images with a near-duplicate in another part of a subject split.
-
-    If there are any, a subject has several names, and may have been in training.
-    """
-    summary = json.loads((PREPARED / "summary.json").read_bytes())
-    return int(summary["leak"]["near_duplicates_across_subject_split"])
+    if near_duplicates:
+        return {"unit": unit, "shared_subjects": None, "near_duplicates": near_duplicates}
+    return {"unit": unit, "shared_subjects": shared if prepared.subjects_known else None}
 
 
 @dataclass(frozen=True)
@@ -83,10 +72,14 @@ class Predictions:
     calibrated: bool  # whether the probabilities are those at this temperature
     classes: tuple[str, ...]  # in severity order
 
+    def at(self, temperature: float) -> Floats:
+        """The probabilities at a temperature, float64 ``[n, classes]``."""
+        return probabilities(self.logits / temperature)
+
     @property
     def probabilities(self) -> Floats:
-        """The probabilities to score, float64 ``[n, classes]``."""
-        return probabilities(self.logits / (self.temperature if self.calibrated else 1))
+        """The probabilities to score."""
+        return self.at(self.temperature if self.calibrated else 1)
 
     @property
     def predicted(self) -> Ints:
@@ -99,17 +92,22 @@ class Predictions:
         """The subject of each row."""
         return [row.subject for row in self.rows]
 
+    @property
+    def subjects_known(self) -> bool:
+        """False under ``split.subjects: unknown``."""
+        return not self.rows[0].subject.startswith(UNKNOWN)
+
 
 def predict_test(
     model: Network,
     temperature: float,
     prepared: Prepared,
-    evaluate: Evaluate,
     detector: Detector | None = None,
+    *,
+    calibrated: bool,
 ) -> Predictions:
     """Run the model on the test part; without ``detector``, no slice is OOD."""
-    device = choose()
-    indices = prepared.indices("test")
+    device, indices = choose(), prepared.indices("test")
     network = features.WithFeatures(model).to(device)
     logits, activations = features.run(network, prepared.images, indices, device)
     return Predictions(
@@ -119,31 +117,26 @@ def predict_test(
         logits=logits,
         ood=detector.score(activations) > 1 if detector else np.zeros(len(indices), np.bool_),
         temperature=temperature,
-        calibrated=evaluate.temperature,
+        calibrated=calibrated,
         classes=prepared.classes,
     )
 
 
-def details(
-    test: Predictions, split: Split, shared: int | None, near_duplicates: int = 0
-) -> dict[str, Any]:
+def details(test: Predictions, leak: dict[str, Any], seed: int) -> dict[str, Any]:
     """The content of ``models/evaluation.json``: ``METRICS`` and all other results.
 
-    ``shared`` is the result of :func:`check_leak`. If it is None, there are no scores of subjects,
-    and intervals are over slices. Near-duplicates make it unknown, too.
+    ``leak`` is the result of :func:`check_leak`, ``seed`` for the intervals. Without subjects,
+    there are no scores of subjects, and intervals are over slices.
     """
-    labels, names, seed = test.truth, test.subjects, split.seed
+    labels, names = test.truth, test.subjects
     found = score(labels, test.probabilities, names, test.classes, seed, ~test.ood)
-    if shared is None:
+    if not test.subjects_known:
         found["subject"] = {"n": None, "accuracy": None, "macro_f1": None, "ci95": {}}
         for count in found["stages_off"].values():
             count["people"] = None
-    leak: dict[str, Any] = {"unit": split.unit, "shared_subjects": shared}
-    if near_duplicates:  # several names of a subject hide that it was in training
-        leak |= {"shared_subjects": None, "near_duplicates": near_duplicates}
     calibration: dict[str, Any] = {"temperature": test.temperature, "applied": test.calibrated}
     for when, temperature in (("before", 1), ("after", test.temperature)):
-        chances = probabilities(test.logits / temperature)
+        chances = test.at(temperature)
         calibration[when] = {
             **confidence_scores(labels, chances),
             "ci95": {"ece": intervals(labels, chances, names, seed)["ece"]},
@@ -175,7 +168,8 @@ def score(
     by = by_subject(truth, probabilities, subjects, counted)
     levels, off = [], []
     for labels, chances, names in ((truth, probabilities, subjects), by):
-        off.append(by_distance(labels, chances.argmax(axis=1), len(classes)))
+        distances = np.abs(labels - chances.argmax(axis=1))
+        off.append(np.bincount(distances, minlength=len(classes)).tolist())
         levels.append(
             {
                 **scores(labels, chances, classes),
@@ -193,55 +187,43 @@ def score(
     }
 
 
-def note(test: Predictions, params: Params, shared: int | None, near_duplicates: int = 0) -> str:
+def note(test: Predictions, leak: dict[str, Any], *, permuted: bool) -> str:
     """The line on every figure: the tested slices, and whether the split leaks."""
-    known = "unknown" if shared is None else len(set(test.subjects))
-    tested = f"{len(test.rows)} test slices of {known} subjects"
-    if params.data.permute_labels:
+    subjects = len(set(test.subjects)) if test.subjects_known else "unknown"
+    tested = f"{len(test.rows)} test slices of {subjects} subjects"
+    if permuted:
         tested += " with PERMUTED LABELS"
-    if near_duplicates:
-        return f"{tested}; {near_duplicates} near-duplicates across the parts: THIS SPLIT LEAKS"
-    if params.split.unit == "subject":
+    if near := leak.get("near_duplicates"):
+        return f"{tested}; {near} near-duplicates across the parts: THIS SPLIT LEAKS"
+    if leak["unit"] == "subject":
         return f"{tested}, none seen in training"
-    if shared is None:
+    if leak["shared_subjects"] is None:
         return f"{tested}: subjects unknown, THIS SPLIT LEAKS"
-    return f"{tested}, {shared} of them in training too: THIS SPLIT LEAKS"
+    return f"{tested}, {leak['shared_subjects']} of them in training too: THIS SPLIT LEAKS"
 
 
 def draw(directory: Path, test: Predictions, title: str) -> None:
     """Write the PNGs, each under ``title``."""
-    truth, names, classes = test.truth, test.subjects, test.classes
-    plain, divided = (probabilities(test.logits / t) for t in (1, test.temperature))
-    sets = {"as trained": plain, f"at temperature {test.temperature:.2f}": divided}
-    figures.confusion(directory / "confusion.png", truth, test.predicted, classes, title)
-    figures.reliability_diagram(directory / "reliability.png", truth, sets, names, title)
-    figures.roc(directory / "roc.png", truth, test.probabilities, names, classes, title)
-    figures.mistakes(
-        directory / "mistakes.png", test.images, truth, test.probabilities, classes, title
-    )
+    pairs = test.truth, test.predicted
+    figures.confusion(directory / "confusion.png", *pairs, test.classes, title)
+    figures.reliability(directory / "reliability.png", test, title)
+    figures.roc(directory / "roc.png", test, title)
+    figures.mistakes(directory / "mistakes.png", test, title)
     figures.history(directory / "history.png", directory / "history.csv")
 
 
 def write_tables(directory: Path, test: Predictions) -> None:
     """Write ``confusion.csv`` (labels numbered, for Vega) and ``predictions.csv``."""
     labels = numbered(test.classes)
-    write_csv(
-        directory / "confusion.csv",
-        ("actual", "predicted"),
-        ((labels[a], labels[p]) for a, p in zip(test.truth, test.predicted, strict=True)),
-    )
-    what = zip(test.rows, test.predicted, test.ood, test.probabilities, strict=True)
-    write_csv(
-        directory / "predictions.csv",
-        ("path", "subject", "actual", "predicted", "ood", *test.classes),
-        (
-            (
-                *(row.path, row.subject, row.label, test.classes[predicted], int(ood)),
-                *(f"{p:.6f}" for p in chances),
-            )
-            for row, predicted, ood, chances in what
-        ),
-    )
+    pairs, rows = [], []
+    what = zip(test.rows, test.truth, test.predicted, test.ood, test.probabilities, strict=True)
+    for row, actual, predicted, ood, chances in what:
+        pairs.append((labels[actual], labels[predicted]))
+        said = row.path, row.subject, row.label, test.classes[predicted], int(ood)
+        rows.append((*said, *(f"{chance:.6f}" for chance in chances)))
+    write_csv(directory / "confusion.csv", ("actual", "predicted"), pairs)
+    header = ("path", "subject", "actual", "predicted", "ood", *test.classes)
+    write_csv(directory / "predictions.csv", header, rows)
 
 
 def headline(content: dict[str, Any]) -> str:

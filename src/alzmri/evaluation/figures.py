@@ -1,14 +1,13 @@
 """The figures of a test set, ready for a paper.
 
-Arguments are named as in ``alzmri.evaluation.metrics``; ``note`` is the title, one line about the
-tested slices and whether the split leaks.
+``note`` is the title, one line about the tested slices and whether the split leaks.
 """
 
 import csv
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +20,9 @@ from numpy.typing import NDArray
 from alzmri.evaluation import intervals, metrics
 from alzmri.figure import SEVERITY, drawing, severity
 from alzmri.models.validation import Floats, Ints
+
+if TYPE_CHECKING:  # compare and review draw without torch
+    from alzmri.evaluation.assessment import Predictions
 
 GREY = "#767676"
 MISTAKES_OF_A_CLASS = 6
@@ -36,16 +38,11 @@ def matrix(
     limits: tuple[float, float] | None = None,
     less_is_better: bool = False,
 ) -> AxesImage:
-    """Shade a matrix from faint to strong blue and write a text into each cell.
+    """Shade ``values`` from faint to strong blue and write ``texts`` into the cells.
 
-    Args:
-        axes: empty axes; light or dark, by matplotlib's settings.
-        values: ``[rows, columns]``; NaN leaves a cell empty.
-        texts: str ``[rows, columns]``.
-        ticks: names of the rows, and of the columns.
-        labels: of the vertical and of the horizontal axis.
-        limits: values of the faintest and of the strongest blue; None for the range of ``values``.
-        less_is_better: whether the lowest value is the strongest blue.
+    Both are ``[rows, columns]``; NaN leaves a cell empty. ``ticks`` name rows and columns,
+    ``labels`` the vertical and the horizontal axis. ``limits`` are the values of the faintest and
+    the strongest blue, else the least and the greatest, reversed if ``less_is_better``.
     """
     light = mpl.rcParams["figure.facecolor"] == "white"
     blues = ("#eef4fa", "#08467e") if light else ("#20272e", "#a6d4fa")
@@ -103,25 +100,18 @@ def confusion(
             bar.outline.set_visible(False)
 
 
-def roc(
-    path: Path,
-    truth: Ints,
-    probabilities: Floats,
-    subjects: Sequence[str],
-    classes: Sequence[str],
-    note: str,
-) -> None:
+def roc(path: Path, test: "Predictions", note: str) -> None:
     """Draw a ROC curve per class against the rest, with area and 95 % band over subjects."""
-    grid = np.linspace(0, 1, 101)
-    bounds = intervals.samples(truth, probabilities, subjects, seed=0)
+    grid, chances, colours = np.linspace(0, 1, 101), test.probabilities, severity(len(test.classes))
+    bounds = intervals.samples(test.truth, chances, test.subjects, seed=0)
     with drawing(path, 5.2, 4.6) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-        for index, (name, colour) in enumerate(zip(classes, severity(len(classes)), strict=True)):
-            positive = truth == index
+        for index, (name, colour) in enumerate(zip(test.classes, colours, strict=True)):
+            positive = test.truth == index
             if not positive.any() or positive.all():
                 continue
-            false_positive, true_positive = metrics.roc(positive, probabilities[:, index])
+            false_positive, true_positive = metrics.roc(positive, chances[:, index])
             area = np.trapezoid(true_positive, false_positive)
             axes.plot(false_positive, true_positive, color=colour, label=f"{name}  {area:.2f}")
             low, high = intervals.roc_band(bounds, index, grid)
@@ -132,33 +122,28 @@ def roc(
         axes.legend(title="area under the curve", loc="lower right", fontsize=9)
 
 
-def reliability_diagram(
-    path: Path, truth: Ints, probabilities: Mapping[str, Floats], subjects: Sequence[str], note: str
-) -> None:
+def reliability(path: Path, test: "Predictions", note: str) -> None:
     """Draw accuracy against confidence with 95 % intervals over subjects, and a histogram.
 
-    ``probabilities`` are two sets by their names in the legend: before and after calibration.
+    Both are shown before and after division of the logits by the temperature.
     """
-    # Imported here, because compare and review draw without torch.
-    from alzmri.ood.detector import share_interval
+    from alzmri.ood.detector import share_interval  # imports torch
 
     edges = np.linspace(0, 1, metrics.CALIBRATION_BINS + 1)
     with drawing(path, 5.0, 5.2) as figure:
         axes, histogram = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="calibrated")
-        for (name, chances), colour, aside in zip(
-            probabilities.items(), (SEVERITY[0], SEVERITY[2]), (-0.004, 0.004), strict=True
+        for name, temperature, colour, aside in (
+            ("as trained", 1, SEVERITY[0], -0.004),
+            (f"at temperature {test.temperature:.2f}", test.temperature, SEVERITY[2], 0.004),
         ):
-            confidence, accuracy, _ = metrics.reliability(truth, chances)
-            whose = zip(metrics.bins(chances).tolist(), subjects, strict=True)
-            places = [place for place, _ in set(whose)]
-            tested = np.bincount(places, minlength=metrics.CALIBRATION_BINS)
-            bounds = [
-                share_interval(share, number)
-                for share, number in zip(accuracy, tested[tested > 0], strict=True)
-            ]
-            away = np.abs(np.transpose(bounds) - accuracy)
-            error = metrics.expected_calibration_error(truth, chances)
+            chances = test.at(temperature)
+            confidence, accuracy, _ = metrics.reliability(test.truth, chances)
+            whose = set(zip(metrics.bins(chances).tolist(), test.subjects, strict=True))
+            tested = np.bincount([place for place, _ in whose])
+            pairs = zip(accuracy, tested[tested > 0], strict=True)
+            away = np.abs(np.transpose([share_interval(*pair) for pair in pairs]) - accuracy)
+            error = metrics.expected_calibration_error(test.truth, chances)
             label = f"{name}: error {error:.3f}"
             style: dict[str, Any] = {"color": colour, "linewidth": 1, "elinewidth": 0.8}
             axes.errorbar(confidence + aside, accuracy, away, fmt=".-", label=label, **style)
@@ -170,21 +155,11 @@ def reliability_diagram(
         histogram.set_ylabel("slices")
 
 
-def mistakes(
-    path: Path,
-    images: NDArray[np.uint8],
-    truth: Ints,
-    probabilities: Floats,
-    classes: Sequence[str],
-    note: str,
-) -> None:
-    """Draw a row for each class, with its most confidently misclassified slices.
-
-    ``images`` are uint8 ``[n, side, side]``.
-    """
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = predicted != truth
-    rows = np.unique(truth[wrong])
+def mistakes(path: Path, test: "Predictions", note: str) -> None:
+    """Draw a row for each class, with its most confidently misclassified slices."""
+    predicted, confidence = test.predicted, test.probabilities.max(axis=1)
+    wrong = predicted != test.truth
+    rows = np.unique(test.truth[wrong])
     height, width, head, gap = max(1, len(rows)) * 1.72 + 0.3, 9.6, 0.52, 0.3  # inches
     with drawing(path, width, height) as figure:
         figure.set_layout_engine("none")  # which would take a second for so many axes
@@ -195,39 +170,42 @@ def mistakes(
             return
         side = (height - head - (len(rows) - 1) * gap) / len(rows)
         places = {"left": 0.13, "right": 0.99, "bottom": 0.01, "top": 1 - head / height}
-        spaces = {"wspace": 0.05, "hspace": gap / side}
-        grid = figure.subplots(
-            len(rows), MISTAKES_OF_A_CLASS, squeeze=False, gridspec_kw={**places, **spaces}
-        )
+        places |= {"wspace": 0.05, "hspace": gap / side}
+        grid = figure.subplots(len(rows), MISTAKES_OF_A_CLASS, squeeze=False, gridspec_kw=places)
         for line, row in zip(grid, rows, strict=True):
-            mine = np.flatnonzero(wrong & (truth == row))
+            mine = np.flatnonzero(wrong & (test.truth == row))
             worst = mine[np.argsort(-confidence[mine], kind="stable")]
-            name = textwrap.fill(classes[row], 14)
-            shown = f"{name}\n{len(mine)} of {(truth == row).sum()} wrong"
-            line[0].text(-0.08, 0.5, shown, ha="right", va="center", fontsize=8)
-            line[0].texts[0].set_transform(line[0].transAxes)
+            name = textwrap.fill(test.classes[row], 14)
+            shown = f"{name}\n{len(mine)} of {(test.truth == row).sum()} wrong"
+            place: Any = {"transform": line[0].transAxes, "ha": "right", "va": "center"}
+            line[0].text(-0.08, 0.5, shown, fontsize=8, **place)
             for axes in line:
                 axes.axis("off")
             for axes, index in zip(line, worst, strict=False):
-                axes.imshow(images[index], cmap="gray", vmin=0, vmax=255)
-                said = classes[predicted[index]].removesuffix(" Demented")
+                axes.imshow(test.images[index], cmap="gray", vmin=0, vmax=255)
+                said = test.classes[predicted[index]].removesuffix(" Demented")
                 axes.set_title(f"{said} {confidence[index]:.0%}", fontsize=7.5, pad=3)
 
 
 def history(path: Path, table: Path) -> None:
     """Draw the learning curves of ``plots/history.csv``, and mark the kept epoch."""
     with table.open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    columns = {name: [float(row[name]) for row in rows] for name in rows[0]}
-    best = max(rows, key=lambda row: (float(row["val_macro_f1"]), -float(row["val_loss"])))
+        rows = [
+            {name: float(value) for name, value in row.items()} for row in csv.DictReader(handle)
+        ]
+    best = max(rows, key=lambda row: (row["val_macro_f1"], -row["val_loss"]))["epoch"]
     with drawing(path, 8.0, 3.0) as figure:
-        pairs = (("train_loss", "val_loss"), ("val_accuracy", "val_macro_f1"))
-        for axes, names in zip(figure.subplots(1, 2), pairs, strict=True):
-            for name, colour in zip(names, (SEVERITY[0], SEVERITY[3]), strict=True):
-                label = name.replace("val_", "validation ").replace("train_", "training ")
-                label = label.replace("macro_f1", "macro F1")
-                axes.plot(columns["epoch"], columns[name], ".-", color=colour, label=label)
-            axes.axvline(int(best["epoch"]), color=GREY, linewidth=0.8, linestyle=":")
+        left, right = figure.subplots(1, 2)
+        for axes, column, label, colour in (
+            (left, "train_loss", "training loss", SEVERITY[0]),
+            (left, "val_loss", "validation loss", SEVERITY[3]),
+            (right, "val_accuracy", "validation accuracy", SEVERITY[0]),
+            (right, "val_macro_f1", "validation macro F1", SEVERITY[3]),
+        ):
+            epochs, values = ([row[name] for row in rows] for name in ("epoch", column))
+            axes.plot(epochs, values, ".-", color=colour, label=label)
+        for axes in (left, right):
+            axes.axvline(best, color=GREY, linewidth=0.8, linestyle=":")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.set(xlabel=f"epoch (the model is of epoch {best['epoch']})")
+            axes.set(xlabel=f"epoch (the model is of epoch {best:.0f})")
             axes.legend(fontsize=9)

@@ -11,7 +11,6 @@ The intervals hold the fitted models fixed: other training seeds or folds are no
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,10 +20,8 @@ from alzmri.evaluation import metrics
 from alzmri.models.validation import Floats, Ints
 
 RESAMPLES = 2000
-IMAGINED = 0.5
-"""Subjects added to each class: with 0.25, the coverage of some tests falls below 0.93."""
-_LEVELS = 1000
-"""Maximum number of distinct scores for resamples of an area under a curve; more are rounded."""
+IMAGINED = 0.5  # subjects added to each class: with 0.25, some coverage falls below 0.93
+_LEVELS = 1000  # distinct scores at most for areas under a curve; more are rounded
 _ROC_RESAMPLES = 400
 
 Interval = list[float]
@@ -39,26 +36,22 @@ class Classified(NamedTuple):
     subjects: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Macro F1 of one model minus that of another, on the same subjects."""
-
-    value: float  # on all subjects, -1 to 1
-    interval: Interval  # 95 %, over subjects
-    ahead: float  # fraction of resamples in which the first scores higher; ties count half
-
-
 class Resampled(NamedTuple):
-    """A score: on all subjects, and in each resample for either bound, float64 ``[RESAMPLES]``."""
+    """A score, or the difference of two, on all subjects, and in each resample for either bound."""
 
     value: float
-    low: Floats
-    high: Floats
+    low: Floats  # [RESAMPLES]
+    high: Floats  # [RESAMPLES]
 
     @property
     def interval(self) -> Interval:
         """The 95 % interval."""
         return [float(np.quantile(self.low, 0.025)), float(np.quantile(self.high, 0.975))]
+
+    @property
+    def ahead(self) -> float:
+        """The fraction of resamples in which a difference is above 0; ties count half."""
+        return float(np.mean(np.sign((self.low, self.high)) + 1) / 2)
 
 
 class Sample(NamedTuple):
@@ -73,12 +66,12 @@ class Sample(NamedTuple):
 def intervals(
     truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: int
 ) -> dict[str, Interval | None]:
-    """95 % intervals of ``macro_f1``, ``accuracy``, ``macro_auc``, ``loss``, ``ece``, ``brier``.
+    """95 % intervals of ``macro_f1``, ``accuracy``, ``loss``, ``brier``, ``ece``, ``macro_auc``.
 
     Arguments are named as in :mod:`alzmri.evaluation.metrics`; ``seed`` is for the weights. The
     calibration error of a sample is biased upward, and that of a resample again: its interval is
-    therefore symmetric, and begins at 0 if chance alone explains it. The area under the curve may
-    have no interval: None.
+    therefore symmetric, and begins at 0 if chance alone explains it. If only one class occurs,
+    there is no area under a curve: None.
     """
     test = Classified(truth, probabilities.argmax(axis=1), subjects)
     macro_f1 = mean_macro_f1([test], probabilities.shape[1], seed).interval
@@ -94,25 +87,6 @@ def intervals(
     return found | ({"macro_auc": None} if len(np.unique(truth)) < 2 else {})
 
 
-def roc_band(bounds: Sequence[Sample], label: int, grid: Floats) -> list[Floats]:
-    """The true positive rate of class ``label`` at the false positive rates ``grid``, low and high.
-
-    ``bounds`` are the result of :func:`samples`.
-    """
-    band = []
-    for sample, quantile in zip(bounds, (0.025, 0.975), strict=True):
-        order = np.argsort(-sample.probabilities[:, label], kind="stable")
-        weights = sample.weights[:_ROC_RESAMPLES, sample.member[order]]
-        positive = sample.truth[order] == label
-        hits, alarms = (np.cumsum(weights * kind, axis=1) for kind in (positive, ~positive))
-        curves = [
-            np.interp(grid, wrong / wrong[-1], right / right[-1])
-            for wrong, right in zip(alarms, hits, strict=True)
-        ]
-        band.append(np.quantile(curves, quantile, axis=0))
-    return band
-
-
 def samples(truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: int) -> list[Sample]:
     """The samples for the lower and the upper bound: all imagined subjects are wrong, or right.
 
@@ -120,29 +94,28 @@ def samples(truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: i
     """
     classes = probabilities.shape[1]
     test = Classified(truth, probabilities.argmax(axis=1), subjects)
-    confusion, strata = _confusion([test], classes)
-    draws = _draw(np.random.default_rng(seed), strata)
+    draws = _draw([test], classes, np.random.default_rng(seed))
     _, member = np.unique(np.asarray(subjects), return_inverse=True)
     confidence = float(probabilities.max(axis=1).mean())
     found = []
-    for right in (False, True):
+    for (confusion,) in draws.of_imagined:
         # One row for each actual and predicted class, weighted by its number of slices.
-        imagined = _imagined(confusion, draws, right=right)[0]
-        actual, said = np.nonzero(imagined.sum(axis=0))
+        actual, said = np.nonzero(confusion.sum(axis=0))
         rows = np.full((len(said), classes), (1 - confidence) / (classes - 1))
         rows[np.arange(len(said)), said] = confidence
         found.append(
             Sample(
                 np.concatenate((truth, actual)),
                 np.concatenate((probabilities, rows)),
-                np.concatenate((member, len(draws.stratum) + np.arange(len(said)))),
-                np.concatenate((draws.real, draws.imagined @ imagined[:, actual, said]), axis=1),
+                np.concatenate((member, draws.real.shape[1] + np.arange(len(said)))),
+                np.concatenate((draws.real, draws.imagined @ confusion[:, actual, said]), axis=1),
             )
         )
     return found
 
 
 def _weighted(sample: Sample) -> dict[str, Floats]:
+    """The scores of ``intervals`` but macro F1 in each resample."""
     truth, probabilities, member, weights = sample
     right = probabilities.argmax(axis=1) == truth
     gaps = np.eye(metrics.CALIBRATION_BINS)[metrics.bins(probabilities)]
@@ -151,13 +124,12 @@ def _weighted(sample: Sample) -> dict[str, Floats]:
     columns = np.column_stack((np.ones(len(truth)), right, losses, squares, gaps))
     sums = np.zeros((weights.shape[1], columns.shape[1]))
     np.add.at(sums, member, columns)
-    total, *means, gaps = np.split(weights @ sums, (1, 2, 3, 4), axis=1)
+    total, accuracy, loss, brier, gaps = np.split(weights @ sums, (1, 2, 3, 4), axis=1)
     areas = [_auc(truth == k, probabilities[:, k], member, weights) for k in np.unique(truth)]
     return {
-        **{
-            name: (mean / total)[:, 0]
-            for name, mean in zip(("accuracy", "loss", "brier"), means, strict=True)
-        },
+        "accuracy": (accuracy / total)[:, 0],
+        "loss": (loss / total)[:, 0],
+        "brier": (brier / total)[:, 0],
         "ece": np.abs(gaps / total).sum(axis=1),
         "macro_auc": np.mean(areas, axis=0),
     }
@@ -180,6 +152,25 @@ def _auc(positive: NDArray[np.bool_], score: Floats, member: Ints, weights: Floa
     return area
 
 
+def roc_band(bounds: Sequence[Sample], label: int, grid: Floats) -> list[Floats]:
+    """The true positive rate of class ``label`` at the false positive rates ``grid``, low and high.
+
+    ``bounds`` are the result of :func:`samples`.
+    """
+    band = []
+    for sample, quantile in zip(bounds, (0.025, 0.975), strict=True):
+        order = np.argsort(-sample.probabilities[:, label], kind="stable")
+        weights = sample.weights[:_ROC_RESAMPLES, sample.member[order]]
+        positive = sample.truth[order] == label
+        hits, alarms = (np.cumsum(weights * kind, axis=1) for kind in (positive, ~positive))
+        curves = [
+            np.interp(grid, wrong / wrong[-1], right / right[-1])
+            for wrong, right in zip(alarms, hits, strict=True)
+        ]
+        band.append(np.quantile(curves, quantile, axis=0))
+    return band
+
+
 def of_new_subjects(test: Classified, classes: int, seed: int, subjects: int) -> Interval:
     """The 95 % prediction interval of macro F1 of ``subjects`` new subjects.
 
@@ -188,12 +179,12 @@ def of_new_subjects(test: Classified, classes: int, seed: int, subjects: int) ->
     together; the average runs over the classes in the draw.
     """
     rng = np.random.default_rng(seed)
-    confusion, strata = _confusion([test], classes)
-    draws, bounds = _draw(rng, strata), []
-    for right, quantile in ((False, 0.025), (True, 0.975)):
-        kinds = np.concatenate((confusion[0], _imagined(confusion, draws, right=right)[0]))
-        chances = np.concatenate((draws.real, draws.imagined), axis=1) / len(confusion[0])
-        new = rng.multinomial(subjects, chances / chances.sum(axis=1, keepdims=True))
+    draws, bounds = _draw([test], classes, rng), []
+    chances = np.concatenate((draws.real, draws.imagined), axis=1)
+    chances /= chances.sum(axis=1, keepdims=True)
+    for (imagined,), quantile in zip(draws.of_imagined, (0.025, 0.975), strict=True):
+        new = rng.multinomial(subjects, chances)
+        kinds = np.concatenate((draws.confusion[0], imagined))
         bounds.append(float(np.quantile(_macro_f1(np.tensordot(new, kinds, axes=1)), quantile)))
     return bounds
 
@@ -205,62 +196,42 @@ def mean_macro_f1(tests: Sequence[Classified], classes: int, seed: int) -> Resam
     share the imagined subjects of a class. The weights depend only on truth, subjects and seed, so
     that two models tested on the same slices have the same resamples.
     """
-    confusion, strata = _confusion(tests, classes)
-    draws = _draw(np.random.default_rng(seed), strata)
-    real = np.tensordot(draws.real, confusion.astype(np.float64), axes=(1, 1))
+    draws = _draw(tests, classes, np.random.default_rng(seed))
+    real = np.tensordot(draws.real, draws.confusion.astype(np.float64), axes=(1, 1))
     low, high = (
-        _macro_f1(
-            real + np.tensordot(draws.imagined, _imagined(confusion, draws, right=right), (1, 1))
-        ).mean(axis=1)
-        for right in (False, True)
+        _macro_f1(real + np.tensordot(draws.imagined, confusion, axes=(1, 1))).mean(axis=1)
+        for confusion in draws.of_imagined
     )
-    return Resampled(float(_macro_f1(confusion.sum(axis=1)).mean()), low, high)
+    return Resampled(float(_macro_f1(draws.confusion.sum(axis=1)).mean()), low, high)
 
 
 def difference(
     first: Sequence[Classified], second: Sequence[Classified], classes: int, seed: int
-) -> Difference:
-    """The difference in macro F1 of ``first`` and ``second``, tested on the same slices, in pairs.
+) -> Resampled:
+    """Macro F1 of ``first`` minus that of ``second``, tested on the same slices, in pairs.
 
     Subjects that are easy or hard for both models cancel, so that the difference is more precise
     than either score. For an imagined subject, one model is right and the other wrong.
-
-    Raises:
-        ValueError: a pair of tests has different slices or subjects.
     """
-    for one, other in zip(first, second, strict=True):
-        if list(one.subjects) != list(other.subjects) or not np.array_equal(one.truth, other.truth):
-            raise ValueError("not tested on the same slices")
     ours, theirs = (mean_macro_f1(tests, classes, seed) for tests in (first, second))
-    found = Resampled(ours.value - theirs.value, ours.low - theirs.high, ours.high - theirs.low)
-    both = np.concatenate((found.low, found.high))
-    ahead = float(np.mean(both > 0) + np.mean(both == 0) / 2)
-    return Difference(found.value, found.interval, ahead)
+    return Resampled(ours.value - theirs.value, ours.low - theirs.high, ours.high - theirs.low)
 
 
 class _Draws(NamedTuple):
-    """Weights in each resample, whose sum in a stratum is its number of subjects."""
+    """Confusion matrices ``[tests, .., actual, predicted]``; weights in each resample.
 
+    Strata are the subjects of one class that the same tests have; each has an imagined subject, who
+    is wrong in the first of ``of_imagined``, right in the second. The weights of a stratum add up
+    to its number of subjects.
+    """
+
+    confusion: Ints  # [tests, subjects, classes, classes]
+    of_imagined: tuple[Floats, Floats]  # [tests, strata, classes, classes] each
     real: Floats  # [RESAMPLES, subjects]
     imagined: Floats  # [RESAMPLES, strata]
-    stratum: Ints  # of each subject
-    of_class: Ints  # of each stratum
 
 
-def _draw(rng: np.random.Generator, strata: Ints) -> _Draws:
-    """Weights within equal rows of ``strata``, ``[subjects, ...]``, the class in column 0."""
-    kinds, stratum = np.unique(strata, axis=0, return_inverse=True)
-    of_class, sizes = kinds[:, 0], np.bincount(stratum)
-    shares = sizes / np.bincount(of_class, sizes)[of_class]
-    real = rng.standard_exponential((RESAMPLES, len(strata)))
-    imagined = rng.standard_gamma(IMAGINED * shares, (RESAMPLES, len(kinds)))
-    sums = real @ np.eye(len(kinds))[stratum] + imagined
-    scale = sizes / sums
-    return _Draws(real * scale[:, stratum], imagined * scale, stratum, of_class)
-
-
-def _confusion(tests: Sequence[Classified], classes: int) -> tuple[Ints, Ints]:
-    """Confusion matrices, ``[tests, subjects, classes, classes]``, and the strata."""
+def _draw(tests: Sequence[Classified], classes: int, rng: np.random.Generator) -> _Draws:
     names, member = np.unique(
         np.concatenate([np.asarray(test.subjects) for test in tests]), return_inverse=True
     )
@@ -270,24 +241,23 @@ def _confusion(tests: Sequence[Classified], classes: int) -> tuple[Ints, Ints]:
         np.add.at(matrix, (rows, test.truth, test.predicted), 1)
     of_class = confusion.sum(axis=3)
     usual = of_class.sum(axis=0).argmax(axis=1)
-    return confusion, np.column_stack((usual, of_class.sum(axis=2).T > 0))
-
-
-def _imagined(confusion: Ints, draws: _Draws, *, right: bool) -> Floats:
-    """Confusion matrices of each stratum's imagined subject, with the mean number of slices.
-
-    ``[tests, strata, classes, classes]``, with mistakes spread evenly over the other classes.
-    """
-    member = np.eye(len(draws.of_class))[draws.stratum]
-    slices = confusion.sum(axis=(2, 3)) @ member / member.sum(axis=0)
-    own = np.eye(confusion.shape[2])
-    present = confusion.sum(axis=(0, 1, 3)) > 0
+    strata, stratum = np.unique(
+        np.column_stack((usual, of_class.sum(axis=2).T > 0)), axis=0, return_inverse=True
+    )
+    label, sizes, belongs = strata[:, 0], np.bincount(stratum), np.eye(len(strata))[stratum]
+    shares = sizes / np.bincount(label, sizes)[label]
+    real = rng.standard_exponential((RESAMPLES, len(names)))
+    imagined = rng.standard_gamma(IMAGINED * shares, (RESAMPLES, len(strata)))
+    scale = sizes / (real @ belongs + imagined)
+    # An imagined subject has the mean number of slices; mistakes are spread over other classes.
+    own, present = np.eye(classes), of_class.sum(axis=(0, 1)) > 0
     others = (1 - own) * (present if present.sum() > 1 else 1)
     others /= np.maximum(others.sum(axis=1, keepdims=True), 1)
-    kinds = np.zeros((len(draws.of_class), *own.shape))
-    kinds[np.arange(len(kinds)), draws.of_class] = (own if right else others)[draws.of_class]
-    found: Floats = slices[:, :, np.newaxis, np.newaxis] * kinds
-    return found
+    slices = (confusion.sum(axis=(2, 3)) @ belongs / sizes)[:, :, np.newaxis, np.newaxis]
+    wrong, right = (
+        slices * own[label][:, :, np.newaxis] * said[label][:, np.newaxis] for said in (others, own)
+    )
+    return _Draws(confusion, (wrong, right), real * scale[:, stratum], imagined * scale)
 
 
 def _macro_f1(confusion: Ints | Floats) -> Floats:

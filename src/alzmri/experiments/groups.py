@@ -106,7 +106,7 @@ class Verdict:
 
     known: Known
     evidence: str
-    difference: intervals.Difference | None = None
+    difference: intervals.Resampled | None = None
 
     @property
     def words(self) -> str:
@@ -154,7 +154,7 @@ def compare(new: Group, old: Group) -> Verdict:
     )
 
 
-def _signed(found: intervals.Difference) -> str:
+def _signed(found: intervals.Resampled) -> str:
     low, high = found.interval
     return f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 

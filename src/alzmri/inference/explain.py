@@ -6,7 +6,6 @@ and shows where evidence for a class is, not why.
 
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -21,13 +20,14 @@ from alzmri.data.images import Pixels
 from alzmri.errors import require
 from alzmri.files import write_bytes, write_csv
 from alzmri.inference import NOTICE
-from alzmri.inference.prediction_report import PredictionReport
-from alzmri.inference.predictor import Predictor
+from alzmri.inference.predictor import PredictionReport, Predictor
 from alzmri.models.forward import BATCH_SIZE, normalise
+from alzmri.models.validation import Floats
 
 Maps = NDArray[np.float32]
 
 INDEX = "index.csv"
+_HEADER = ("overlay", "map", "of", "path", "class", "probability", "distribution", "notice")
 _OVERLAY_SIDE = 256  # pixels; an overlay is enlarged by a whole number to at least this side
 _OPACITY = 0.6  # opacity of the strongest evidence; no evidence is transparent
 
@@ -44,9 +44,8 @@ def grad_cam(predictor: Predictor, slices: Pixels, targets: NDArray[np.int64]) -
     maps = []
     for start in range(0, len(slices), BATCH_SIZE):
         chosen = slice(start, start + BATCH_SIZE)
-        inputs = normalise(torch.from_numpy(slices[chosen]))
-        target = torch.from_numpy(targets[chosen])
-        coarse = cam.attribute(inputs.requires_grad_(), target, relu_attributions=True)
+        inputs = normalise(torch.from_numpy(slices[chosen])).requires_grad_()
+        coarse = cam.attribute(inputs, torch.from_numpy(targets[chosen]), relu_attributions=True)
         fine = attr.LayerAttribution.interpolate(coarse, slices.shape[1:], "bilinear")
         maps.append(fine.squeeze(1).detach().numpy())
     return np.concatenate(maps)
@@ -77,43 +76,38 @@ def write(directory: Path, report: PredictionReport, target: int | None) -> int:
     and of each subject's mean over the slices in distribution. Returns the number of pictures.
     """
     rows: list[tuple[object, ...]] = []
-    classes = report.predictor.classes
+    predictor, found = report.predictor, report.prediction
+    pixels, about = np.stack([item.pixels for item in report.slices]), PngInfo()
+    about.add_text("Description", NOTICE)
+
+    def add(
+        of: str, name: str, chances: Floats, image: Pixels, evidence: Maps, inside: bool = True
+    ) -> None:
+        label = int(chances.argmax()) if target is None else target
+        stem = f"{len(rows) + 1:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(name).name)}"
+        map_file, picture = io.BytesIO(), io.BytesIO()
+        Image.fromarray(overlay(image, evidence)).save(picture, "PNG", pnginfo=about)
+        np.save(map_file, evidence)
+        write_bytes(directory / f"{stem}.png", picture.getvalue())
+        write_bytes(directory / f"{stem}.npy", map_file.getvalue())
+        said = predictor.classes[label], f"{chances[label]:.6f}"
+        place = ("in" if inside else "out of") + " distribution"
+        rows.append((f"{stem}.png", f"{stem}.npy", of, name, *said, place, NOTICE))
+        progress(len(rows), len(report.slices) + len(report.subjects))
+
     with terminal.progress("writing") as progress:
-        for of, name, inside, wanted, chances, pixels, evidence in _maps(report, target):
-            stem = f"{len(rows) + 1:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(name).name)}"
-            map_file, picture, about = io.BytesIO(), io.BytesIO(), PngInfo()
-            about.add_text("Description", NOTICE)
-            Image.fromarray(overlay(pixels, evidence)).save(picture, "PNG", pnginfo=about)
-            np.save(map_file, evidence)
-            write_bytes(directory / f"{stem}.png", picture.getvalue())
-            write_bytes(directory / f"{stem}.npy", map_file.getvalue())
-            place = ("in" if inside else "out of") + " distribution"
-            chance = f"{chances[wanted]:.6f}"
-            files = f"{stem}.png", f"{stem}.npy"
-            rows.append((*files, of, name, classes[wanted], chance, place, NOTICE))
-            progress(len(rows), len(report.slices) + len(report.subjects))
-    header = ("overlay", "map", "of", "path", "class", "probability", "distribution", "notice")
-    write_csv(directory / INDEX, header, rows)
+        best = found.probabilities.argmax(axis=1)
+        maps = grad_cam(predictor, pixels, best if target is None else np.full_like(best, target))
+        for n, item in enumerate(report.slices):
+            name = item.source if item.depth is None else f"{item.source}-{item.depth}mm"
+            inside = bool(found.in_distribution[n])
+            add("slice", name, found.probabilities[n], pixels[n], maps[n], inside)
+        for subject in report.subjects:
+            if (mean := subject.probabilities) is not None:
+                own = pixels[list(subject.members)]
+                label = int(mean.argmax()) if target is None else target
+                average = np.rint(own.mean(axis=0)).astype(np.uint8)
+                evidence = grad_cam(predictor, own, np.full(len(own), label)).mean(axis=0)
+                add("subject", subject.name, mean, average, evidence)
+    write_csv(directory / INDEX, _HEADER, rows)
     return len(rows)
-
-
-def _maps(
-    report: PredictionReport, target: int | None
-) -> Iterator[tuple[str, str, bool, int, NDArray[np.float64], Pixels, Maps]]:
-    """Yield kind, name, whether in distribution, class, all probabilities, slice and map."""
-    pixels = np.stack([item.pixels for item in report.slices])
-    chances, in_distribution = report.prediction.probabilities, report.prediction.in_distribution
-    targets = chances.argmax(axis=1) if target is None else np.full(len(pixels), target)
-    maps = grad_cam(report.predictor, pixels, targets)
-    for n, item in enumerate(report.slices):
-        name = item.source if item.depth is None else f"{item.source}-{item.depth}mm"
-        inside, wanted = bool(in_distribution[n]), int(targets[n])
-        yield "slice", name, inside, wanted, chances[n], pixels[n], maps[n]
-    for subject in report.subjects:
-        mean = subject.probabilities
-        if mean is not None:
-            members = list(subject.members)
-            wanted = int(mean.argmax()) if target is None else target
-            found = grad_cam(report.predictor, pixels[members], np.full(len(members), wanted))
-            average = np.rint(pixels[members].mean(axis=0)).astype(np.uint8)
-            yield "subject", subject.name, True, wanted, mean, average, found.mean(axis=0)

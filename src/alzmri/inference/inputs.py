@@ -11,11 +11,36 @@ from alzmri.data import images
 from alzmri.data.images import Pixels, Unreadable
 from alzmri.errors import UserError
 from alzmri.inference import ventricles, volumes
-from alzmri.inference.predictor import Preprocessing
+from alzmri.models.forward import MEAN, STD
+from alzmri.models.saved import Card
 
 # Suffixes of volumes and their slices: an unreadable file with one is refused, not skipped.
 _VOLUME, _DICOM = (".nii", ".nii.gz", ".mgh", ".mgz"), (".dcm", ".ima")
 Kind = Literal["image", "volume", "dicom"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The preprocessing of a slice for the model: see :func:`alzmri.data.images.fit`."""
+
+    fit: Literal["pad", "stretch"]
+    image_size: int
+
+    @classmethod
+    def of(cls, card: Card) -> "Preprocessing":
+        """The preprocessing of ``card``; :class:`UserError` if this version does not have it."""
+        said = dict(card.preprocessing)
+        fit = said.pop("fit", None)
+        if fit not in ("pad", "stretch") or said != {"channels": 1, "mean": MEAN, "std": STD}:
+            raise UserError(
+                f"the model was trained with another preprocessing ({card.preprocessing}) than this"
+                " version of alzmri has: use the version in its model.json"
+            )
+        return cls(fit, card.architecture["image_size"])
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        """Turn uint8 ``[height, width]`` into uint8 ``[image_size, image_size]``."""
+        return images.fit(pixels, self.image_size, self.fit)
 
 
 @dataclass(frozen=True)
@@ -108,8 +133,8 @@ def read(
         subject = str(path.parent) if by_folder else None
         return [InputSlice(source.name, subject, None, preprocessing(pixels))]
     return [
-        InputSlice(source.name, source.name, chosen.depth, preprocessing(chosen.pixels))
-        for chosen in ventricles.choose(volume(source), count)
+        InputSlice(source.name, source.name, depth, preprocessing(pixels))
+        for depth, pixels in ventricles.choose(volume(source), count)
     ]
 
 

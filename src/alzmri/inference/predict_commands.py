@@ -15,7 +15,7 @@ from alzmri.inference import NOTICE
 
 # Commands import their modules when they run, because these load torch.
 if TYPE_CHECKING:
-    from alzmri.inference.prediction_report import PredictionReport
+    from alzmri.inference.predictor import PredictionReport
 
 Paths = Annotated[
     list[str], typer.Argument(metavar="PATH...", help="Images, volumes, series, folders, globs.")
@@ -63,14 +63,11 @@ def predict(
     elif as_csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows(report.as_csv())
     else:
-        for table in report.tables():
-            terminal.out.print(table)
+        terminal.out.print(report.table())
         inside = int(report.prediction.in_distribution.sum())
+        counts = f"{inside} of {len(report.slices)} slices in distribution (OOD score up to 1.00)"
         refused = f"; inputs refused: {len(report.refused)}" if report.refused else ""
-        terminal.out.print(
-            f"{inside} of {len(report.slices)} slices in distribution (OOD score up to 1.00)"
-            f"{refused}\n{NOTICE}"
-        )
+        terminal.out.print(f"{counts}{refused}\n{NOTICE}")
     raise typer.Exit(bool(report.refused))
 
 
@@ -128,8 +125,8 @@ def export(
     from alzmri.inference import onnx_export
 
     path = out or model / "model.onnx"
-    _, summary = onnx_export.export(model, path, Prepared.open(params.load()))
-    terminal.out.print(summary, markup=False)
+    _, said = onnx_export.export(model, path, Prepared.open(params.load()))
+    terminal.out.print(said, markup=False)
 
 
 def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "PredictionReport":
@@ -138,8 +135,7 @@ def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "Pre
 
     from alzmri.data.images import Unreadable
     from alzmri.inference import inputs
-    from alzmri.inference.prediction_report import PredictionReport
-    from alzmri.inference.predictor import Predictor
+    from alzmri.inference.predictor import PredictionReport, Predictor
 
     predictor = Predictor.load(model)
     sources = inputs.find(paths)

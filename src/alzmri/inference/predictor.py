@@ -1,68 +1,51 @@
-"""A trained model that turns images into calibrated probabilities.
+"""A trained model that turns images into calibrated probabilities, and the report of these.
 
-It always runs on the CPU, so that probabilities are the same everywhere, up to rounding.
+It always runs on the CPU, so that probabilities are the same everywhere, up to rounding. Each form
+of the report states that it is not a diagnosis.
 """
 
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
 
-from alzmri.data import images
 from alzmri.data.images import Pixels
 from alzmri.errors import UserError
+from alzmri.inference import NOTICE
+from alzmri.inference.inputs import InputSlice, Preprocessing
 from alzmri.models import saved
-from alzmri.models.forward import MEAN, STD, probabilities
+from alzmri.models.forward import probabilities
 from alzmri.models.saved import Card
+from alzmri.models.validation import Floats
 from alzmri.ood import features
 from alzmri.ood.detector import FILE, Detector, Features
 from alzmri.terminal import Update
 
 CPU = torch.device("cpu")
+OUT_OF_DISTRIBUTION = "out of distribution"
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Predictions for ``n`` slices. Research software: no diagnosis."""
 
-    probabilities: NDArray[np.float64]  # [n, classes], calibrated with the card's temperature
-    ood_score: NDArray[np.float64]  # [n], how unlike the training slices; 1 is the threshold
+    probabilities: Floats  # [n, classes], calibrated with the card's temperature
+    ood_score: Floats  # [n], how unlike the training slices; 1 is the threshold
     in_distribution: NDArray[np.bool_]  # [n]; where False, the probabilities mean nothing
 
 
-def interpret(
-    logits: NDArray[np.float64], activations: Features, card: Card, detector: Detector
-) -> Prediction:
+def interpret(logits: Floats, activations: Features, card: Card, detector: Detector) -> Prediction:
     """Predictions from the outputs of :class:`features.WithFeatures`, from PyTorch or ONNX."""
     distance = detector.score(activations)
     return Prediction(probabilities(logits / card.temperature), distance, distance <= 1)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """The preprocessing of a slice for the model: see :func:`alzmri.data.images.fit`."""
-
-    fit: Literal["pad", "stretch"]
-    image_size: int
-
-    @classmethod
-    def of(cls, card: Card) -> "Preprocessing":
-        """The preprocessing of ``card``; :class:`UserError` if this version does not have it."""
-        said = dict(card.preprocessing)
-        fit = said.pop("fit", None)
-        if fit not in ("pad", "stretch") or said != {"channels": 1, "mean": MEAN, "std": STD}:
-            raise UserError(
-                f"the model was trained with another preprocessing ({card.preprocessing}) than this"
-                " version of alzmri has: use the version in its model.json"
-            )
-        return cls(fit, card.architecture["image_size"])
-
-    def __call__(self, pixels: Pixels) -> Pixels:
-        """Turn uint8 ``[height, width]`` into uint8 ``[image_size, image_size]``."""
-        return images.fit(pixels, self.image_size, self.fit)
 
 
 @dataclass(frozen=True)
@@ -88,14 +71,12 @@ class Predictor:
         detector = Detector.load(folder, saved.digest(folder))
         found = cls(features.WithFeatures(model), card, detector, Preprocessing.of(card), version)
         blank = np.zeros((1, *2 * [found.preprocessing.image_size]), np.uint8)
-        logits, activations = features.run(found.model, blank, np.arange(1), CPU)
+        _, activations = features.run(found.model, blank, np.arange(1), CPU)
         expected, width = len(detector.mean), activations.shape[1]
         if width != expected:
             raise UserError(
                 f"{FILE} has {expected} features, but the model has {width}: run `dvc repro ood`"
             )
-        if not (np.isfinite(logits).all() and np.isfinite(activations).all()):
-            raise UserError("the model's outputs are not finite: run `dvc repro -f train`")
         try:
             str(card.parameters["data"]["source"] + card.parameters["split"]["unit"])
         except (KeyError, TypeError):
@@ -109,7 +90,113 @@ class Predictor:
 
     def predict(self, slices: Pixels, progress: Update | None = None) -> Prediction:
         """Predictions for preprocessed slices, uint8 ``[n, side, side]``."""
-        logits, activations = features.run(
-            self.model, slices, np.arange(len(slices)), CPU, progress
-        )
-        return interpret(logits, activations, self.card, self.detector)
+        outputs = features.run(self.model, slices, np.arange(len(slices)), CPU, progress)
+        return interpret(*outputs, self.card, self.detector)
+
+
+@dataclass(frozen=True)
+class PredictedSubject:
+    """One subject."""
+
+    name: str  # the folder, NIfTI file or series
+    members: tuple[int, ...]  # indices of the slices in distribution
+    slices: int  # number of all slices
+    probabilities: Floats | None  # [classes], mean over members; None without members
+
+
+@dataclass(frozen=True)
+class PredictionReport:
+    """Slices and their predictions in the same order; path and reason of refused inputs."""
+
+    predictor: Predictor
+    slices: Sequence[InputSlice]
+    prediction: Prediction
+    refused: Sequence[tuple[str, str]]
+
+    @cached_property
+    def subjects(self) -> list[PredictedSubject]:
+        """The known subjects, in order of appearance."""
+        subjects = []
+        for name in dict.fromkeys(item.subject for item in self.slices if item.subject is not None):
+            own = [number for number, item in enumerate(self.slices) if item.subject == name]
+            used = [number for number in own if self.prediction.in_distribution[number]]
+            mean = self.prediction.probabilities[used].mean(axis=0) if used else None
+            subjects.append(PredictedSubject(name, tuple(used), len(own), mean))
+        return subjects
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of ``--json``. A slice out of distribution has no predicted class."""
+        card, found = self.predictor.card, self.prediction
+        inside = found.in_distribution.tolist()
+        return {
+            "notice": NOTICE,
+            "model": {
+                **card.architecture,
+                "collection": card.parameters["data"]["source"],
+                "weights": self.predictor.detector.weights,
+            },
+            "slices": [
+                {
+                    "path": item.source,
+                    "subject": item.subject,
+                    "mm_below_top": item.depth,
+                    **self._said(found.probabilities[number], inside[number]),
+                    "in_distribution": inside[number],
+                    "ood_score": float(found.ood_score[number]),
+                }
+                for number, item in enumerate(self.slices)
+            ],
+            "subjects": [
+                {
+                    "subject": subject.name,
+                    **self._said(subject.probabilities),
+                    "slices": subject.slices,
+                    "slices_in_distribution": len(subject.members),
+                }
+                for subject in self.subjects
+            ],
+            "refused": [{"path": path, "reason": reason} for path, reason in self.refused],
+        }
+
+    def _said(self, chances: Floats | None, inside: bool = True) -> dict[str, Any]:
+        if chances is None:
+            return {"predicted": None, "probabilities": None}
+        classes = self.predictor.classes
+        return {
+            "predicted": classes[int(chances.argmax())] if inside else None,
+            "probabilities": dict(zip(classes, chances.tolist(), strict=True)),
+        }
+
+    def as_csv(self) -> Iterator[list[object]]:
+        """The rows of ``--csv``: a header and one row per slice."""
+        classes = self.predictor.classes
+        yield ["path", "subject", "mm_below_top", "predicted", *classes, "ood_score", "notice"]
+        for row in self.as_json()["slices"]:
+            *where, called, chances, _, score = row.values()
+            cells = [f"{chance:.6f}" for chance in chances.values()]
+            yield [*where, called or OUT_OF_DISTRIBUTION, *cells, f"{score:.4f}", NOTICE]
+
+    def table(self) -> Table:
+        """The table for a terminal: the slices, then the subjects' means."""
+        content, classes = self.as_json(), self.predictor.classes
+        above = os.path.commonpath([Path(item.source).absolute().parent for item in self.slices])
+        table = Table(f"slice in {os.path.relpath(above)}", "class")
+        table.columns[0].overflow = "fold"
+        for name in (*classes, "OOD score"):
+            table.add_column(name.removesuffix(" Demented"), justify="right", no_wrap=True)
+
+        def add(name: str, row: dict[str, Any], last: str) -> None:
+            cells = ["[yellow]OOD[/]", *["–"] * len(classes)]  # the probabilities mean nothing
+            if row["predicted"]:
+                called = row["predicted"].removesuffix(" Demented")
+                cells = [f"[bold]{called}[/]", *map("{:.3f}".format, row["probabilities"].values())]
+            table.add_row(escape(name), *cells, last)
+
+        for row in content["slices"]:
+            depth = "" if row["mm_below_top"] is None else f" at -{row['mm_below_top']} mm"
+            add(os.path.relpath(row["path"], above) + depth, row, f"{row['ood_score']:.2f}")
+        table.add_section()
+        for row in content["subjects"]:
+            used = f"{row['slices_in_distribution']} of {row['slices']} slices"
+            add(f"mean of {row['subject']}", row, used)
+        return table

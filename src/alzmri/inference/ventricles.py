@@ -1,15 +1,13 @@
 """Choose axial slices of a head like those that the model was trained on.
 
 The public collection and the embedded one show skull-stripped T1 slices between the commissures
-and the roof of the lateral ventricles, 176 by 208 pixels of 1 mm, the front of the head down.
+and the roof of the lateral ventricles, 176 by 208 pixels of 1 mm, the front of the head down. So
+this looks for the centre of gravity of the dark area, fluid of the ventricles, at the middle of the
+brain, 45 to 85 mm below its top, and takes slices 1 mm apart around 2 mm above it. On the MNI152
+template that is 14 mm above the anterior commissure, as in the embedded collection.
 
-The rule: between 45 and 85 mm below the top of the brain, find the centre of gravity of the dark
-area at the middle of the brain, which is cerebrospinal fluid of the ventricles, and take slices
-1 mm apart around 2 mm above it. On the MNI152 template that is 14 mm above the anterior
-commissure, where the embedded collection's middle slice is.
-
-Its limits: the volume must contain the whole top of an adult's head, without the skull, and fluid
-must be darker than tissue, as in T1. It does not straighten a tilted head.
+The volume must contain the whole top of an adult's head, without the skull, and fluid must be
+darker than tissue, as in T1. It does not straighten a tilted head.
 """
 
 from typing import NamedTuple

@@ -10,8 +10,9 @@ import resource
 import warnings
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import psutil
@@ -22,7 +23,6 @@ from alzmri.errors import require
 
 Volume = NDArray[np.float32]
 """Voxels ``[x, y, z]`` of 1 mm: to the subject's right, the front, the top; 0 is background."""
-Kind = Literal["nifti", "pair", "analyze", "mgh", "dicom"]
 Affine = NDArray[np.float64]
 """The matrix from voxel indices to millimetres, ``[4, 4]``."""
 
@@ -53,8 +53,8 @@ def confine(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + memory, hard))
 
 
-def kind(path: Path) -> Kind | None:
-    """The format of a file by its content; None for any other. ``pair`` is .hdr with .img."""
+def kind(path: Path) -> str | None:
+    """``nifti``, ``pair`` (.hdr and .img), ``analyze``, ``mgh``, ``dicom``, by content, or None."""
     try:
         with path.open("rb") as file:
             return _kind(_unpacked(file).read(_START))
@@ -62,7 +62,7 @@ def kind(path: Path) -> Kind | None:
         return None
 
 
-def _kind(start: bytes) -> Kind | None:
+def _kind(start: bytes) -> str | None:
     if start[128:132] == b"DICM":
         return "dicom"
     magic = start[4:7] if start[4:5] == b"n" and len(start) == _START else start[344:347]
@@ -71,9 +71,15 @@ def _kind(start: bytes) -> Kind | None:
     if start[:4] in ((348).to_bytes(4, "little"), (348).to_bytes(4)):
         return "analyze"
     # FreeSurfer's header begins with version, four sides and type, all small numbers.
-    if start[:5] == b"\0\0\0\1\0" and len(start) >= 284 and start[22] == 0:
-        return "mgh"
-    return None
+    freesurfer = start[:5] == b"\0\0\0\1\0" and len(start) >= 284 and start[22] == 0
+    return "mgh" if freesurfer else None
+
+
+def _unpacked(file: BinaryIO) -> BinaryIO:
+    """``file`` from its start, through gzip if it is compressed."""
+    compressed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file
 
 
 def read(path: Path) -> Volume:
@@ -83,12 +89,9 @@ def read(path: Path) -> Volume:
     """
     stem = path.with_suffix("") if path.suffix == ".gz" else path
     beside = [stem.with_suffix(end) for end in (".img", ".img.gz") if kind(path) == "pair"]
-    with path.open("rb") as file:
-        for name in beside:
-            if name.is_file():
-                with name.open("rb") as pixels:
-                    return read_stream(file, pixels)
-        return read_stream(file)
+    with ExitStack() as stack:
+        files = [path, *(name for name in beside if name.is_file())]
+        return read_stream(*(stack.enter_context(name.open("rb")) for name in files[:2]))
 
 
 def read_stream(file: BinaryIO, pixels: BinaryIO | None = None) -> Volume:
@@ -106,10 +109,11 @@ def read_stream(file: BinaryIO, pixels: BinaryIO | None = None) -> Volume:
             raise Unreadable("its .img is missing: put it beside the .hdr, or give one .nii")
         if what == "mgh":
             header = nib.freesurfer.mghformat.MGHHeader(start[:284])
+            affine = header.get_affine()
         else:
             first = start[344:347] in (b"n+1", b"ni1")
             header = nib.Nifti1Header(start[:348]) if first else nib.Nifti2Header(start)
-        affine = header.get_affine() if what == "mgh" else _affine(header)
+            affine = _affine(header)
         shape = _shape(header)
         _check_grid(shape, affine)
         offset = int(header.get_data_offset()) or (0 if pixels else len(header.binaryblock) + 4)
@@ -129,23 +133,15 @@ def read_stream(file: BinaryIO, pixels: BinaryIO | None = None) -> Volume:
     return _upright(voxels, affine)
 
 
-def _unpacked(file: BinaryIO) -> BinaryIO:
-    """``file`` from its start, through gzip if it is compressed."""
-    compressed = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file
-
-
 def _affine(header: Any) -> Affine:
     """The affine of a NIfTI header, from sform or else qform, in millimetres."""
     unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     for said, code in ((header.get_sform, "sform_code"), (header.get_qform, "qform_code")):
-        if int(header[code]):
-            affine = np.asarray(said(), np.float64)
-            # Some programs set a code and leave the matrix empty.
-            if np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 0:
-                affine[:3] *= unit
-                return affine
+        affine = np.asarray(said(), np.float64) if int(header[code]) else np.zeros((4, 4))
+        # Some programs set a code and leave the matrix empty.
+        if np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 0:
+            affine[:3] *= unit
+            return affine
     raise Unreadable("its header has no directions (sform and qform are unset)")
 
 
@@ -176,10 +172,8 @@ def _check_grid(shape: tuple[int, ...], affine: Affine) -> None:
         raise Unreadable(f"{sides} mm is not a head: is its header in metres or micrometres?")
     upright, _ = vox2out_vox((shape, affine), (1.0, 1.0, 1.0))
     if math.prod(map(int, upright)) > MAX_UPRIGHT:
-        raise Unreadable(
-            f"more than {MAX_UPRIGHT / 1e6:.0f} million voxels when turned upright at 1 mm: are the"
-            " directions in its header damaged?"
-        )
+        most = f"more than {MAX_UPRIGHT / 1e6:.0f} million voxels when turned upright at 1 mm"
+        raise Unreadable(f"{most}: are the directions in its header damaged?")
 
 
 def read_series(paths: Sequence[Path]) -> Volume:
@@ -191,8 +185,9 @@ def read_series(paths: Sequence[Path]) -> Volume:
         raise Unreadable("it is one slice of a series: give the folder with all slices")
     headers = [read_dicom(path) for path in paths]
     first = headers[0]
-    directions = np.array(first.ImageOrientationPatient, float)
-    normal = np.cross(directions[:3], directions[3:])
+    directions = np.array([item.ImageOrientationPatient for item in headers], float)
+    right, down = directions[0, :3], directions[0, 3:]
+    normal = np.cross(right, down)
     places = np.array([item.ImagePositionPatient for item in headers], float)
     order = np.argsort(places @ normal, kind="stable")
     gaps = np.diff((places @ normal)[order])
@@ -201,16 +196,15 @@ def read_series(paths: Sequence[Path]) -> Volume:
         raise Unreadable("it has several images at each position: give one echo or time point")
     if np.abs(gaps - gap).max() > _UNEVEN * gap:
         raise Unreadable("its slices are not evenly spaced: are some missing, or several series?")
-    turned = np.ptp([item.ImageOrientationPatient for item in headers], axis=0).max() > 1e-3
-    if turned or len({(item.Rows, item.Columns) for item in headers}) > 1:
+    sizes = {(int(item.Columns), int(item.Rows)) for item in headers}
+    if np.ptp(directions, axis=0).max() > 1e-3 or len(sizes) > 1:
         raise Unreadable("its slices differ in direction or size: a localizer, or several series?")
     affine = np.eye(4)
-    affine[:3, 0] = directions[:3] * first.PixelSpacing[1]
-    affine[:3, 1] = directions[3:] * first.PixelSpacing[0]
-    affine[:3, 2], affine[:3, 3] = normal * gap, places[order[0]]
+    axes = right * first.PixelSpacing[1], down * first.PixelSpacing[0], normal * gap
+    affine[:3] = np.column_stack((*axes, places[order[0]]))
     # DICOM's axes point to the left and to the back, NIfTI's to the right and to the front.
     affine[:2] *= -1
-    _check_grid((int(first.Columns), int(first.Rows), len(paths)), affine)
+    _check_grid((*sizes.pop(), len(paths)), affine)
     planes = [_pixels(paths[number], headers[number]).T for number in order]
     return _upright(np.stack(planes, axis=2), affine)
 
@@ -245,41 +239,34 @@ def read_dicom(path: Path) -> Any:
 
 def _pixels(path: Path, header: Any) -> Volume:
     """The pixels, float32 ``[row, column]``, in the scanner's units."""
-    pixels = require("pydicom.pixels", "volumes")
+    pydicom, pixels = require("pydicom", "volumes"), require("pydicom.pixels", "volumes")
     try:
         # From the dataset, because pydicom's function for paths cannot read deflated files.
-        values = pixels.apply_rescale(
-            require("pydicom", "volumes").dcmread(path).pixel_array, header
-        )
+        values = pixels.apply_rescale(pydicom.dcmread(path).pixel_array, header)
     except Exception as error:  # noqa: BLE001 - see read_dicom
         raise Unreadable(f"its pixels cannot be decoded: {error}") from None
     return np.asarray(values, np.float32)
 
 
 def _upright(voxels: Volume, affine: Affine) -> Volume:
-    """Turn ``voxels`` upright and resample them linearly, to a :data:`Volume`."""
+    """Shift ``voxels`` so that nothing is below 0; turn and resample them, to a :data:`Volume`.
+
+    0 and NaN are background. In a normalised volume, which has tissue below 0, only the tissue is
+    shifted if the rest was masked.
+    """
     from nibabel import Nifti1Image
     from nibabel.processing import resample_to_output
 
-    upright = resample_to_output(Nifti1Image(_from_zero(voxels), affine), 1.0, order=1)
-    return np.asarray(upright.dataobj, np.float32)
-
-
-def _from_zero(voxels: Volume) -> Volume:
-    """Shift ``voxels`` so that nothing is below 0, the background; NaN is background too.
-
-    A normalised volume has tissue below 0. If it was masked, only the tissue is shifted.
-    """
     if np.isinf(voxels).any():
         raise Unreadable("it has infinite voxels: was it divided by 0?")
     known = voxels[~np.isnan(voxels)]
     if not known.size:
         raise Unreadable("all its voxels are NaN")
-    lowest = float(known.min())
-    if lowest < 0:
+    if (lowest := float(known.min())) < 0:
         masked = (known == 0).mean() > _MASKED
         if masked:
             lowest = min(0.0, float(np.percentile(known[known != 0], _DARKEST)))
         shifted = np.maximum(voxels - np.float32(lowest), 0)
         voxels = np.where(masked & (voxels == 0), np.float32(0), shifted)
-    return np.nan_to_num(voxels, nan=0.0)
+    image = Nifti1Image(np.nan_to_num(voxels, nan=0.0), affine)
+    return np.asarray(resample_to_output(image, 1.0, order=1).dataobj, np.float32)
