@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,11 +23,14 @@ from alzmri.params import Params, Train
 from alzmri.training.batches import Batch, Batches
 from alzmri.training.checkpoints import Checkpoints, State
 from alzmri.training.initial import Initial
-from alzmri.training.processes import ALONE, Processes, Stop, in_step
-from alzmri.training.schedule import learning_rate
+from alzmri.training.processes import ALONE, Processes, in_step, leave, noting_stops
 
 RECALIBRATION_IMAGES = 1024
 """Maximum number of training slices for batch normalisation's statistics before validation."""
+
+ONECYCLE_START, ONECYCLE_END, ONECYCLE_WARMUP = 1 / 25, 1 / 10_000, 0.3
+"""First and last rate as fractions of the peak, and the fraction of steps with rising rate when
+``train.warmup`` is 0 (Smith and Topin, "Super-convergence", 2018)."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,17 @@ class Epoch:
     val_accuracy: float
     val_macro_f1: float
 
-    def better_than(self, other: "Epoch | None") -> bool:
-        """Whether its validation macro F1 is higher, or equal with a lower loss."""
-        if other is None:
-            return True
-        return (self.val_macro_f1, -self.val_loss) > (other.val_macro_f1, -other.val_loss)
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Higher is better: the validation macro F1, then a lower loss."""
+        return self.val_macro_f1, -self.val_loss
 
 
 @dataclass
 class TrainingState:
     """A training between two steps: everything that determines its continuation."""
 
+    architecture: dict[str, Any]  # the arguments of `build`
     model: Network
     replica: nn.Module  # trains the parameters of `model` together with the other processes
     averaged: AveragedModel | None  # the moving average of `model`, with `train.ema`
@@ -78,9 +82,13 @@ class TrainingState:
         """A state with fresh weights from ``train.seed``, replaced by those of ``initial``."""
         settings = params.train
         torch.manual_seed(settings.seed)
-        size, dropout = prepared.images.shape[1], params.model.dropout
-        number = len(prepared.classes)
-        model = build(params.model.name, classes=number, image_size=size, dropout=dropout)
+        architecture = {
+            "name": params.model.name,
+            "classes": len(prepared.classes),
+            "image_size": prepared.images.shape[1],
+            "dropout": params.model.dropout,
+        }
+        model = build(**architecture)
         if initial:
             initial.give_to(model, prepared.classes)
         model.to(device)
@@ -89,41 +97,43 @@ class TrainingState:
         averaged = None
         if settings.ema:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-        replica = in_step(model, device) if processes.size > 1 else model
         rates = {name: getattr(settings, name) for name in ("lr", "momentum", "weight_decay")}
-        optimizer = torch.optim.SGD(model.parameters(), **rates, fused=True)
-        precision, loss = autocast(settings.precision, device), torch.zeros((), device=device)
-        return cls(model, replica, averaged, optimizer, precision, loss, initial=initial)
+        return cls(
+            architecture,
+            model,
+            in_step(model, device) if processes.size > 1 else model,
+            averaged,
+            torch.optim.SGD(model.parameters(), **rates, fused=True),
+            autocast(settings.precision, device),
+            torch.zeros((), device=device),
+            initial=initial,
+        )
 
-    def saved(self) -> State:
-        """A copy, for a checkpoint."""
-        changing = {
-            "model": self.model.state_dict(),
-            "averaged": self.averaged and self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+    def saved(self, loss: Tensor) -> State:
+        """A copy, for a checkpoint, with the ``loss`` of all processes."""
         return {
-            **copy.deepcopy(changing),
-            "epoch": self.epoch,
-            "steps": self.steps,
-            "slices": self.slices,
+            **copy.deepcopy({name: part.state_dict() for name, part in self._parts().items()}),
+            **{name: getattr(self, name) for name in self._AS_THEY_ARE},
+            "loss": loss,
             "history": [astuple(epoch) for epoch in self.history],
             "best": self.best and self.best.epoch,
-            "best_weights": self.best_weights,
-            "temperature": self.temperature,
         }
 
     def restore(self, state: State) -> None:
         """Return to the ``state`` of :meth:`saved`, which must not be used afterwards."""
-        self.model.load_state_dict(state["model"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for name in self._AS_THEY_ARE:
+            setattr(self, name, state[name])
         self.loss.copy_(state["loss"])
-        self.epoch, self.steps, self.slices = state["epoch"], state["steps"], state["slices"]
         self.history = [Epoch(*values) for values in state["history"]]
         self.best = self.history[state["best"] - 1] if state["best"] else None
-        self.best_weights, self.temperature = state["best_weights"], state["temperature"]
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.model, "optimizer": self.optimizer, "averaged": self.averaged}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    _AS_THEY_ARE: ClassVar = ("epoch", "steps", "slices", "best_weights", "temperature")
 
     @property
     def scored(self) -> Network:
@@ -163,9 +173,8 @@ def train(
         UserError: the loss is no longer finite.
         SystemExit, KeyboardInterrupt: a signal stopped the run, which is saved.
     """
-    settings = params.train
+    settings, validation = params.train, prepared.indices("val")
     batches = Batches(prepared, params, device, processes)
-    validation = prepared.indices("val")
     state = TrainingState.start(prepared, params, device, processes, initial)
     if found := processes.of_first(checkpoints.load() if processes.first else None):
         state.restore(found)
@@ -175,28 +184,28 @@ def train(
         else:
             state.loss.zero_()  # the first has the sum
 
-    with Stop(insist=processes.size > 1) as stop:
+    with noting_stops(insist=processes.size > 1) as stop:
         while not state.complete(settings):
             state.replica.train()
             for batch in batches.epoch(state.epoch, first=state.steps):
                 step(state, batch, batches, settings)
-                done = batches.before(state.epoch, state.steps)
+                done, every = batches.before(state.epoch, state.steps), settings.checkpoint_every
                 on_step(done, settings.epochs * len(batches))
-                due = bool(settings.checkpoint_every) and done % settings.checkpoint_every == 0
-                save(state, checkpoints, processes, stop, due=due)
+                save(state, checkpoints, processes, stop(), due=every > 0 and done % every == 0)
 
             recalibrate(state.scored, prepared, device)
             mine = predict(state.scored, prepared.images, processes.share(validation), device)
             logits, truth = processes.gather(mine), prepared.labels[validation]
-            epoch = Epoch(
-                state.epoch,
-                state.optimizer.param_groups[0]["lr"],
-                float(processes.sum(state.loss)) / state.slices,
-                *validation_scores(truth, logits),
-            )
-            require_finite(epoch, settings)
+            lr = state.optimizer.param_groups[0]["lr"]
+            loss = float(processes.sum(state.loss)) / state.slices
+            epoch = Epoch(state.epoch, lr, loss, *validation_scores(truth, logits))
+            if not math.isfinite(epoch.train_loss + epoch.val_loss):
+                raise UserError(
+                    f"training diverged in epoch {epoch.epoch} (loss {epoch.train_loss}): lower"
+                    f" train.lr ({settings.lr}) or train.momentum, or use train.warmup"
+                )
             state.history.append(epoch)
-            if epoch.better_than(state.best):
+            if not state.best or epoch.rank > state.best.rank:
                 state.best, state.temperature = epoch, fit_temperature(truth, logits)
                 state.best_weights = copy.deepcopy(state.scored.state_dict())
 
@@ -204,7 +213,7 @@ def train(
             state.loss.zero_()
             on_epoch(state, True)
             due = processes.of_first(checkpoints.affordable)
-            save(state, checkpoints, processes, stop, due=due)
+            save(state, checkpoints, processes, stop(), due=due)
     checkpoints.wait()
     return state
 
@@ -218,13 +227,10 @@ def step(state: TrainingState, batch: Batch, batches: Batches, settings: Train) 
     seed = np.random.SeedSequence((settings.seed, number, rank)).generate_state(1)[0]
     generator(device).manual_seed(int(seed))
     with state.precision:
-        logits = state.replica(normalise(batch.images))
+        logits = state.replica(normalise(batch.images)).float()
+    smoothing = settings.label_smoothing
     loss = F.cross_entropy(
-        logits.float(),
-        batch.labels,
-        batches.weights,
-        reduction="sum",
-        label_smoothing=settings.label_smoothing,
+        logits, batch.labels, batches.weights, reduction="sum", label_smoothing=smoothing
     )
     loss = loss / batch.weight  # this process's term of the mean over the whole batch
     state.optimizer.zero_grad()
@@ -237,27 +243,37 @@ def step(state: TrainingState, batch: Batch, batches: Batches, settings: Train) 
     state.steps += 1
 
 
+def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:
+    """The rate of ``step``, counted from 0 over the whole run: a resumed run needs no history."""
+    total, warmup = train.epochs * steps_per_epoch, float(train.warmup * steps_per_epoch)
+    if train.schedule == "onecycle":
+        warmup = warmup or ONECYCLE_WARMUP * total
+        if step < warmup:
+            return train.lr * _cosine(ONECYCLE_START, 1, step / warmup)
+        return train.lr * _cosine(1, ONECYCLE_END, (step - warmup) / max(total - 1 - warmup, 1))
+    if step < warmup:
+        return train.lr * (step + 1) / (warmup + 1)
+    if train.schedule == "cosine":
+        return train.lr * _cosine(1, 0, (step - warmup) / (total - warmup))
+    return train.lr
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
 def save(
-    state: TrainingState, checkpoints: Checkpoints, processes: Processes, stop: Stop, *, due: bool
+    state: TrainingState, checkpoints: Checkpoints, processes: Processes, stop: int, *, due: bool
 ) -> None:
-    """Write a checkpoint if one is ``due``; if a stop is wanted, write one and exit."""
-    wanted = processes.largest(stop.wanted)
-    if due or wanted:
+    """Write a checkpoint if one is ``due``; if signal ``stop`` has come, write one and exit."""
+    stop = processes.largest(stop)
+    if due or stop:
         loss = processes.sum(state.loss)
         if processes.first:
-            checkpoints.save({**state.saved(), "loss": loss})
-    if wanted:
+            checkpoints.save(state.saved(loss))
+    if stop:
         checkpoints.wait()
-        stop.leave(wanted)
-
-
-def require_finite(epoch: Epoch, settings: Train) -> None:
-    """Raise UserError when a loss of ``epoch`` is not finite."""
-    if not (math.isfinite(epoch.train_loss) and math.isfinite(epoch.val_loss)):
-        raise UserError(
-            f"training diverged in epoch {epoch.epoch} (loss {epoch.train_loss}): lower"
-            f" train.lr ({settings.lr}) or train.momentum, or use train.warmup"
-        )
+        leave(stop)
 
 
 def recalibrate(model: Network, prepared: Prepared, device: torch.device) -> None:
@@ -270,15 +286,14 @@ def recalibrate(model: Network, prepared: Prepared, device: torch.device) -> Non
     count = min(len(indices), RECALIBRATION_IMAGES)
     chosen = indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)]
     batches = -(-count // BATCH_SIZE)
-
-    def inputs() -> Iterator[Tensor]:
-        # Strided, because the manifest is sorted by class, and a batch of one class has too small a
-        # variance. Strided batches also have equal sizes, which their plain average requires.
-        for first in range(batches):
-            yield normalise(torch.from_numpy(prepared.images[chosen[first::batches]]).to(device))
-
+    # Strided, because the manifest is sorted by class, and a batch of one class has too small a
+    # variance. Strided batches also have equal sizes, which their plain average requires.
+    inputs = (
+        normalise(torch.from_numpy(prepared.images[chosen[first::batches]]).to(device))
+        for first in range(batches)
+    )
     # Run only the layers with such statistics; the dropout after them would use random numbers.
-    update_bn(inputs(), model.features)
+    update_bn(inputs, model.features)
 
 
 def validation_scores(truth: Ints, logits: Floats) -> tuple[float, float, float]:

@@ -1,7 +1,6 @@
 """Settings of the processor that give a stage's results the same bytes on every x86-64 machine.
 
-Each stage that computes sets these variables before it imports torch and NumPy, which read them at
-import. So this module imports neither.
+Each stage that computes sets them before it imports torch and NumPy: this module imports neither.
 """
 
 import os
@@ -11,6 +10,7 @@ from alzmri import params
 from alzmri.errors import UserError
 from alzmri.params import Compute
 
+# With these limits, every x86-64 processor since 2015 runs the same instructions.
 CAPS = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels
     "ONEDNN_MAX_CPU_ISA": "AVX2",  # its convolutions
@@ -19,17 +19,11 @@ CAPS = {
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",  # NumPy's sums
     "OPENCV_IPP": "avx2",  # Intel's image kernels in OpenCV
 }
-"""Limits with which every x86-64 processor since 2015 runs the same instructions."""
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""The numbers of threads, on which sums depend."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # sums depend on these
 
 
 def environment() -> dict[str, str]:
-    """The variables for ``compute`` in ``params.yaml``, which override the caller's.
-
-    Empty if ``params.yaml`` is unreadable, which the stage reports later.
-    """
+    """The variables for ``params.yaml``; none if it is unreadable, which the stage reports."""
     try:
         return variables(params.load().compute)
     except UserError:

@@ -42,31 +42,27 @@ def reporting(
     """
     slices = len(prepared.indices("train"))
     steps = -(-slices // train.batch_size)
-    began = last = time.monotonic()
-    first = before = 0.0  # epochs done at these times
+    last, before = time.monotonic(), 0.0  # a time, and the epochs done by then
 
     def on_epoch(state: TrainingState, new: bool) -> None:
-        nonlocal began, first, last, before
+        nonlocal last, before
         if state.best:
             _write_history(state.history, state.best)
         for epoch in state.history[-1:] if new else state.history:
             if tracked:
                 tracked.epoch(asdict(epoch))
         now, done = time.monotonic(), state.epoch - 1 + state.steps / steps
-        pace = ""
-        if not new:
-            began, first = now, done
-        elif done > first:  # a run resumed after an epoch's last step has no pace yet
-            left = round((now - began) / (done - first) * (train.epochs - done))
-            pace = f"  {(done - before) * slices / (now - last):.0f} images/s"
-            pace += f"  {str(timedelta(seconds=left)).removeprefix('0:')} left" if left else ""
         if new:
             epoch = state.history[-1]
+            pace = ""
+            if done > before:  # not for a run that resumed after an epoch's last step
+                left = round((now - last) / (done - before) * (train.epochs - done))
+                pace = f"  {(done - before) * slices / (now - last):.0f} images/s"
+                pace += f"  {str(timedelta(seconds=left)).removeprefix('0:')} left" if left else ""
             terminal.say(
                 f"epoch {epoch.epoch:>{len(str(train.epochs))}}/{train.epochs}  lr {epoch.lr:.2g}"
                 f"  train loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}"
-                f"  accuracy {epoch.val_accuracy:.3f}  macro F1 {epoch.val_macro_f1:.3f}"
-                + pace
+                f"  accuracy {epoch.val_accuracy:.3f}  macro F1 {epoch.val_macro_f1:.3f}{pace}"
                 + ("  best" if epoch == state.best else "")
             )
         last, before = now, done
@@ -102,12 +98,7 @@ def card(state: TrainingState, prepared: Prepared, params: Params, run: str) -> 
         subjects |= set(initial.card.training_subjects)
     device = state.loss.device
     return saved.Card(
-        architecture={
-            "name": params.model.name,
-            "classes": len(prepared.classes),
-            "image_size": prepared.images.shape[1],
-            "dropout": params.model.dropout,
-        },
+        architecture=state.architecture,
         classes=list(prepared.classes),
         preprocessing={"fit": params.data.fit, "channels": 1, "mean": MEAN, "std": STD},
         parameters=params.model_dump(include={"data", "split", "augment", "model", "train"}),
