@@ -46,7 +46,7 @@ def main() -> None:
             return
         _announce(settings, prepared, device, processes.size)
         if start:
-            terminal.say(start.describe(prepared.classes))
+            terminal.say(start.description)
         with (
             alone(name),
             following(settings, name, prepared.digest) as tracked,

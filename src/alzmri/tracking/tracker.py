@@ -25,12 +25,10 @@ from alzmri.store import remotes
 if TYPE_CHECKING:  # the thread of a `WandbTracker` imports it
     import wandb
 
+# The longest wait for W&B at the end of a stage that is complete, and of one that failed.
 COMPLETE_SECONDS, STOP_SECONDS = 14, 5
-"""The longest wait for W&B at the end of a stage that is complete, and of one that failed."""
-START_SECONDS, FINISH_SECONDS = 4, 8
-"""Time for the server's first answer, and for the last upload."""
-TRAINING = "training"
-"""An empty file in the folder of an offline training, not in that of its evaluation."""
+START_SECONDS, FINISH_SECONDS = 4, 8  # for the server's first answer, and for the last upload
+TRAINING = "training"  # an empty file in the folder of an offline training, not of an evaluation
 
 # The client must send nothing but what this module logs, and print nothing.
 _ON = """silent finish_timeout_raises sagemaker_disable disable_git disable_code x_disable_meta
@@ -56,9 +54,6 @@ class Tracker:
     def evaluation(self, classes: Sequence[str], after: int) -> None:
         """Report the outputs of evaluate; ``after`` is the last possible epoch."""
 
-    def end(self, *, complete: bool, seconds: float) -> None:
-        """Wait at most ``seconds`` until everything is saved."""
-
 
 class WandbTracker(Tracker):
     """Reports one stage to W&B: a thread makes the calls of :class:`WandbRun` one by one."""
@@ -77,6 +72,7 @@ class WandbTracker(Tracker):
         self._orders.put(lambda run: run.evaluation(classes, after + 1))
 
     def end(self, *, complete: bool, seconds: float) -> None:
+        """Wait at most ``seconds`` until everything is saved."""
         self._orders.put(lambda run: run.finish(complete=complete))
         self._orders.put(None)
         self._thread.join(seconds)
@@ -113,10 +109,11 @@ def following(params: Params, run: str, data_sha256: str) -> Iterator[Tracker]:
     """
     track = params.track
     mode = os.environ.get("WANDB_MODE", "auto") if track.mode == "auto" else track.mode
-    tracker = Tracker()
-    if mode != "disabled" and run:
-        config = params.model_dump(exclude={"track"}) | {"data_sha256": data_sha256, "run": run}
-        tracker = WandbTracker(track, mode, config)
+    if mode == "disabled" or not run:
+        yield Tracker()
+        return
+    config = params.model_dump(exclude={"track"}) | {"data_sha256": data_sha256, "run": run}
+    tracker = WandbTracker(track, mode, config)
     try:
         yield tracker
     except BaseException:

@@ -20,8 +20,7 @@ from alzmri.data.prepared import Prepared
 from alzmri.params import Augment, Params, Train
 from alzmri.training.processes import ALONE, Processes
 
-Read = Callable[[NDArray[np.int64]], Tensor]
-"""Gives the slices of the given rows, uint8 ``[rows, side, side]``, augmented."""
+Read = Callable[[NDArray[np.int64]], Tensor]  # from rows to uint8 [rows, side, side], augmented
 
 
 @dataclass(frozen=True)

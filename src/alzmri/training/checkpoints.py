@@ -27,16 +27,10 @@ from alzmri.training.initial import Initial
 
 CODE = ("training", "models", "data/prepared.py")
 """Code that determines the weights: after a change to it, a run starts anew, with another name."""
-
 STORE_VARIABLE = "ALZMRI_CHECKPOINTS"
 """Variable for another store, such as ``s3://bucket/prefix``, from which any machine resumes."""
-
-KEPT = 2
-"""Number of checkpoints of a run: if the latest is damaged, training uses the previous one."""
-
-SHARE = 0.015
-"""Largest share of the time for checkpoints, except those due at a certain step."""
-
+KEPT = 2  # of a run: if the latest is damaged, training uses the previous one
+SHARE = 0.015  # of the time at most, except for checkpoints due at a certain step
 State = dict[str, Any]
 
 
@@ -45,9 +39,8 @@ def fingerprint(
 ) -> str:
     """The identity of a run, 16 hexadecimal digits.
 
-    It depends on parameters, data, code, device, precision, and weights and classes of ``initial``.
-    Runs with the same fingerprint end with the same weights on the same machine, so that one can
-    continue another. The settings of checkpoints, of kept files and of the machine do not count.
+    Runs with the same one end with the same weights on the same machine, so that one can continue
+    another. Only the settings of checkpoints, of kept files and of the machine do not count.
     """
     matters = params.model_dump(
         mode="json",
@@ -79,8 +72,7 @@ class Checkpoints:
     """The checkpoints of one run, in ``store``: a folder, or any address that fsspec opens.
 
     The name of a file has the epoch, the steps done in it, and the SHA-256 of its content. A thread
-    writes one file at a time; if it fails, there is a warning. From ``affordable_from``, a time of
-    ``time.monotonic``, the CPU time of the last one is within ``SHARE``.
+    writes one file at a time; if it fails, there is a warning.
     """
 
     def __init__(self, store: str, run: str) -> None:
@@ -92,7 +84,7 @@ class Checkpoints:
         self._folder = PurePosixPath(folder)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
-        self.affordable_from = 0.0
+        self.affordable_from = 0.0  # when the CPU time of the last one is within `SHARE`
 
     def load(self) -> State | None:
         """The latest undamaged state; renames damaged ones, with a warning.
@@ -188,7 +180,6 @@ def alone(run: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Remove the file while it is held: FileLock notices when it gets the lock of a removed
-        # file, and starts over with a new one.
+        # Removed while it is held: FileLock starts over with a new file when it is gone.
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

@@ -1,7 +1,6 @@
 """The model that a training starts from: ``train.init``."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +10,6 @@ from torch import Tensor
 from alzmri.data.prepared import Prepared
 from alzmri.errors import LeakError, UserError
 from alzmri.models import saved
-from alzmri.models.architectures import Network
 from alzmri.params import Params
 
 
@@ -21,23 +19,9 @@ class Initial:
 
     name: str  # the value of `train.init`
     card: saved.Card
-    weights: dict[str, Tensor]  # parameters and buffers by name, on the CPU
+    weights: dict[str, Tensor]  # by name, on the CPU; without the last layer for other classes
     digest: str  # SHA-256 of its model.safetensors
-
-    def give_to(self, model: Network, classes: Sequence[str]) -> None:
-        """Set the weights of ``model``; its last layer keeps its own if ``classes`` differ."""
-        given = dict(self.weights)
-        if self.card.classes != list(classes):
-            last = f"classifier.{len(model.classifier) - 1}"
-            del given[f"{last}.weight"], given[f"{last}.bias"]
-        model.load_state_dict(given, strict=False)
-
-    def describe(self, classes: Sequence[str]) -> str:
-        """One line about the initial model, and about a new last layer for ``classes``."""
-        line = f"starts from {self.name} (weights {self.digest[:16]})"
-        if self.card.classes != list(classes):
-            line += f"; the last layer is new, as its classes were {', '.join(self.card.classes)}"
-        return line
+    description: str  # one line
 
 
 def find(params: Params, prepared: Prepared) -> Initial | None:
@@ -68,7 +52,7 @@ def find(params: Params, prepared: Prepared) -> Initial | None:
         if not (folder / "model.json").is_file():
             raise UserError(f"{name}: that folder has no model.json")
         model, card = saved.load(folder)
-        found = Initial(params.train.init, card, model.state_dict(), saved.digest(folder))
+        digest = saved.digest(folder)
     architecture, size = card.architecture["name"], card.architecture["image_size"]
     if (architecture, size) != (params.model.name, params.data.image_size):
         raise UserError(
@@ -84,7 +68,13 @@ def find(params: Params, prepared: Prepared) -> Initial | None:
             " subjects that this model was trained on: the scores would measure recognition of"
             " them. Start from a model of the same split or of other subjects"
         )
-    return found
+    weights = model.state_dict()
+    description = f"starts from {params.train.init} (weights {digest[:16]})"
+    if card.classes != list(prepared.classes):
+        last = f"classifier.{len(model.classifier) - 1}"
+        del weights[f"{last}.weight"], weights[f"{last}.bias"]
+        description += f"; the last layer is new, as its classes were {', '.join(card.classes)}"
+    return Initial(params.train.init, card, weights, digest, description)
 
 
 def _fetch(root: Path, revision: str, folder: Path) -> None:

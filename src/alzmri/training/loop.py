@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -25,12 +25,10 @@ from alzmri.training.checkpoints import Checkpoints, State
 from alzmri.training.initial import Initial
 from alzmri.training.processes import ALONE, Processes, in_step, leave, noting_stops
 
-RECALIBRATION_IMAGES = 1024
-"""Maximum number of training slices for batch normalisation's statistics before validation."""
-
+RECALIBRATION_IMAGES = 1024  # at most, for batch normalisation's statistics before validation
+# First and last rate as fractions of the peak, and the fraction of steps with rising rate when
+# `train.warmup` is 0 (Smith and Topin, "Super-convergence", 2018).
 ONECYCLE_START, ONECYCLE_END, ONECYCLE_WARMUP = 1 / 25, 1 / 10_000, 0.3
-"""First and last rate as fractions of the peak, and the fraction of steps with rising rate when
-``train.warmup`` is 0 (Smith and Topin, "Super-convergence", 2018)."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,6 @@ class Epoch:
     val_accuracy: float
     val_macro_f1: float
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Higher is better: the validation macro F1, then a lower loss."""
-        return self.val_macro_f1, -self.val_loss
-
 
 @dataclass
 class TrainingState:
@@ -58,14 +51,13 @@ class TrainingState:
     model: Network
     replica: nn.Module  # trains the parameters of `model` together with the other processes
     averaged: AveragedModel | None  # the moving average of `model`, with `train.ema`
+    scored: Network  # is validated and kept: the averaged model, if any
     optimizer: torch.optim.Optimizer
     precision: torch.autocast  # for the forward pass
     loss: Tensor  # of this process in the current epoch, summed over its slices so far
     epoch: int = 1  # the current one; one more than the last when training is complete
     steps: int = 0  # completed in the current epoch
-    slices: int = 0  # completed in the current epoch by all processes
     history: list[Epoch] = field(default_factory=list)  # the completed epochs
-    best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     temperature: float = 1.0  # calibrates `best_weights`
     initial: Initial | None = None  # the model that it started from
@@ -90,24 +82,19 @@ class TrainingState:
         }
         model = build(**architecture)
         if initial:
-            initial.give_to(model, prepared.classes)
+            model.load_state_dict(initial.weights, strict=False)
         model.to(device)
         # Convolutions are faster in this layout, by 15 % on the measured CPU.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        averaged = None
-        if settings.ema:
-            averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        average = get_ema_multi_avg_fn(settings.ema)
+        averaged = AveragedModel(model, multi_avg_fn=average) if settings.ema else None
+        scored = cast(Network, averaged.module) if averaged else model
+        replica = in_step(model, device) if processes.size > 1 else model
         rates = {name: getattr(settings, name) for name in ("lr", "momentum", "weight_decay")}
-        return cls(
-            architecture,
-            model,
-            in_step(model, device) if processes.size > 1 else model,
-            averaged,
-            torch.optim.SGD(model.parameters(), **rates, fused=True),
-            autocast(settings.precision, device),
-            torch.zeros((), device=device),
-            initial=initial,
-        )
+        optimizer = torch.optim.SGD(model.parameters(), **rates, fused=True)
+        precision, loss = autocast(settings.precision, device), torch.zeros((), device=device)
+        models = (model, replica, averaged, scored)
+        return cls(architecture, *models, optimizer, precision, loss, initial=initial)
 
     def saved(self, loss: Tensor) -> State:
         """A copy, for a checkpoint, with the ``loss`` of all processes."""
@@ -116,7 +103,6 @@ class TrainingState:
             **{name: getattr(self, name) for name in self._AS_THEY_ARE},
             "loss": loss,
             "history": [astuple(epoch) for epoch in self.history],
-            "best": self.best and self.best.epoch,
         }
 
     def restore(self, state: State) -> None:
@@ -127,27 +113,22 @@ class TrainingState:
             setattr(self, name, state[name])
         self.loss.copy_(state["loss"])
         self.history = [Epoch(*values) for values in state["history"]]
-        self.best = self.history[state["best"] - 1] if state["best"] else None
+
+    _AS_THEY_ARE: ClassVar = ("epoch", "steps", "best_weights", "temperature")
 
     def _parts(self) -> dict[str, Any]:
-        parts = {"model": self.model, "optimizer": self.optimizer, "averaged": self.averaged}
-        return {name: part for name, part in parts.items() if part is not None}
-
-    _AS_THEY_ARE: ClassVar = ("epoch", "steps", "slices", "best_weights", "temperature")
+        names = ("model", "optimizer", "averaged")
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
 
     @property
-    def scored(self) -> Network:
-        """The model to validate and keep: the averaged one, if any."""
-        scored = self.model if self.averaged is None else self.averaged.module
-        assert isinstance(scored, Network)
-        return scored
+    def best(self) -> Epoch | None:
+        """The first epoch with the highest validation macro F1, among equal ones the least loss."""
+        return max(self.history, key=lambda e: (e.val_macro_f1, -e.val_loss), default=None)
 
     def complete(self, settings: Train) -> bool:
         """Whether no epoch is left, or ``train.patience`` is over."""
-        last = settings.epochs
-        if self.best and settings.patience:
-            last = min(last, self.best.epoch + settings.patience)
-        return self.epoch > last
+        tired = self.best and settings.patience and self.best.epoch + settings.patience
+        return self.epoch > min(settings.epochs, tired or settings.epochs)
 
 
 def train(
@@ -167,7 +148,6 @@ def train(
         on_step: called after each step with the completed and the total number of steps.
         on_epoch: called with the state and True after each epoch; with False when it resumes.
         processes: these train together; only the first of them uses ``checkpoints``.
-        initial: the model to start from, see :mod:`alzmri.training.initial`.
 
     Raises:
         UserError: the loss is no longer finite.
@@ -197,7 +177,7 @@ def train(
             mine = predict(state.scored, prepared.images, processes.share(validation), device)
             logits, truth = processes.gather(mine), prepared.labels[validation]
             lr = state.optimizer.param_groups[0]["lr"]
-            loss = float(processes.sum(state.loss)) / state.slices
+            loss = float(processes.sum(state.loss)) / len(prepared.indices("train"))
             epoch = Epoch(state.epoch, lr, loss, *validation_scores(truth, logits))
             if not math.isfinite(epoch.train_loss + epoch.val_loss):
                 raise UserError(
@@ -205,11 +185,11 @@ def train(
                     f" train.lr ({settings.lr}) or train.momentum, or use train.warmup"
                 )
             state.history.append(epoch)
-            if not state.best or epoch.rank > state.best.rank:
-                state.best, state.temperature = epoch, fit_temperature(truth, logits)
+            if epoch is state.best:
+                state.temperature = fit_temperature(truth, logits)
                 state.best_weights = copy.deepcopy(state.scored.state_dict())
 
-            state.epoch, state.steps, state.slices = state.epoch + 1, 0, 0
+            state.epoch, state.steps = state.epoch + 1, 0
             state.loss.zero_()
             on_epoch(state, True)
             due = processes.of_first(checkpoints.affordable)
@@ -239,7 +219,6 @@ def step(state: TrainingState, batch: Batch, batches: Batches, settings: Train) 
     if state.averaged is not None:
         state.averaged.update_parameters(state.model)
     state.loss.add_(loss.detach(), alpha=batch.slices)
-    state.slices += batch.slices
     state.steps += 1
 
 

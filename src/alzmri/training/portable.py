@@ -38,10 +38,8 @@ def variables(compute: Compute) -> dict[str, str]:
     if compute.threads:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         chosen |= dict.fromkeys(THREADS, str(max(1, compute.threads // processes)))
-        # Otherwise MKL uses fewer threads if two share a core.
-        chosen["MKL_DYNAMIC"] = "FALSE"
-        # Waiting threads sleep: on a busy machine, spinning made a step four times slower.
-        chosen["OMP_WAIT_POLICY"] = "PASSIVE"
+        chosen["MKL_DYNAMIC"] = "FALSE"  # or MKL uses fewer threads if two share a core
+        chosen["OMP_WAIT_POLICY"] = "PASSIVE"  # on a busy machine, spinning is four times slower
     return chosen
 
 

@@ -21,9 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from alzmri.errors import EnvironmentFault
 
 T = TypeVar("T")
-
-PATIENCE = timedelta(minutes=10)
-"""Wait for a process on another host whose end the network does not report."""
+PATIENCE = timedelta(minutes=10)  # for a process on another host that ends without a word
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise EnvironmentFault(
-            f"another process of this training ended or cannot be reached"
+            "another process of this training ended or cannot be reached"
             f" ({str(error).splitlines()[0]}): see its message; start all again, and training"
             " continues from the last checkpoint"
         ) from error
