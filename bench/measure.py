@@ -1,14 +1,12 @@
 """Every figure of docs/performance.md but those of serving, as ratios from one run: ``make bench``.
 
-    python bench/measure.py [--gpu] [--strict] [--quick] [--rounds N] [--only NAME ...]
-
 What is compared takes turns (A B A B), after a first turn that does not count. Data are simulated
 slices. Writes bench/results.json (``--gpu``: bench/results-gpu.json) figure by figure, and
-docs/performance.md, but not with ``--only`` or ``--quick``. ``--gpu`` ends after 560 s with what it
-has by then.
+docs/performance.md, but not with ``--quick``. ``--gpu`` ends after 560 s with what it has by then.
 """
 
 import argparse
+import copy
 import multiprocessing
 import os
 import shlex
@@ -18,11 +16,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,7 @@ import report
 import torch
 import training
 from report import Figure
-from training import TRAIN, Training, params
+from training import FIRST_STEP, TRAIN, Training, params
 
 from alzmri import terminal
 from alzmri.data import images
@@ -42,33 +40,25 @@ from alzmri.errors import EnvironmentFault
 from alzmri.models.device import bfloat16
 from alzmri.training.checkpoints import Checkpoints
 
+# Of the published protocol: 70 % and 15 % of the public collection's 6400 slices.
 PROTOCOL_BATCH, PROTOCOL_IMAGES, PROTOCOL_VALIDATION = 128, 4480, 960
-"""Of the published protocol: 70 % and 15 % of the public collection's 6400 slices."""
-GPU_SECONDS = 560
-"""All that ``--gpu`` takes: a GPU may be lent for ten minutes."""
+GPU_SECONDS = 560  # a GPU may be lent for ten minutes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured with.
+    """What is measured with."""
 
-    Attributes:
-        folder: holds ``phantom`` and a place to train in for each size.
-        rounds: turns of each side that count.
-        batch: images in a step.
-        precisions: fp32, and bf16 where ``precision: auto`` means it on this machine.
-        gpu: whether that is what is measured.
-    """
-
-    folder: Path
-    rounds: int
+    folder: Path  # holds `phantom`, and for each image size a place to train in
+    rounds: int  # turns of each side that count
     threads: int
-    batch: int
-    precisions: Sequence[str]
+    batch: int  # images in a step
+    fast: str  # the precision that `auto` means on this machine, fp32 or bf16
     gpu: bool
 
-    def place(self, image_size: int) -> Path:
-        return self.folder / str(image_size)
+    def training(self, image_size: int, precision: str) -> Training:
+        place = self.folder / str(image_size)
+        return Training(place, image_size, self.batch, precision, self.threads)
 
 
 def compared(
@@ -81,7 +71,7 @@ def compared(
 
 @contextmanager
 def process() -> Iterator[Callable[..., Any]]:
-    """Yield what calls a function, always in the same process of its own.
+    """Yield what calls a function, always in the same new process.
 
     Allocator and kernels are chosen for a whole process.
     """
@@ -89,123 +79,106 @@ def process() -> Iterator[Callable[..., Any]]:
         yield lambda function, *arguments: pool.submit(function, *arguments).result()
 
 
-def steps(plan: Plan) -> Iterator[Figure]:
+def steps(plan: Plan, image_size: int, precision: str) -> Figure | None:
     """End to end over the bare step."""
-    for image_size in (224, 64):
-        for precision in plan.precisions:
-            with process() as call:
-                yield call(step_figure, plan, image_size, precision)
-
-
-def step_figure(plan: Plan, image_size: int, precision: str) -> Figure:
-    place = plan.place(image_size)
-    ours = Training(place, image_size, plan.batch, precision, plan.threads)
-    count = ours.images // plan.batch
+    if precision not in ("fp32", plan.fast):
+        return None
+    ours = plan.training(image_size, precision)
     # Twice as often as the rest, which takes longer.
-    turns = [ours.alternating(count) for _ in range(2 * plan.rounds + 1)][1:]
+    turns = [ours.alternating(ours.images // plan.batch) for _ in range(2 * plan.rounds + 1)][1:]
     bare, whole = ([ours.images / seconds for seconds in side] for side in zip(*turns, strict=True))
     name = f"training end to end over the bare step, {image_size} px, {precision}"
     return compared(name, "images/s", {"end to end": whole, "bare": bare}, 0.97)
 
 
-def checkpoints(plan: Plan) -> Iterator[Figure]:
+def checkpoints(plan: Plan) -> Figure:
     """What a checkpoint costs, of the time between two."""
-    with process() as call:
-        yield call(checkpoint_figure, plan)
-
-
-def checkpoint_figure(plan: Plan) -> Figure:
-    precision = plan.precisions[-1]
-    ours = Training(plan.place(224), 224, plan.batch, precision, plan.threads)
+    ours = plan.training(224, plan.fast)
     kept = Checkpoints(str(plan.folder / "checkpoints"), "bench")
-    ours.run.best_weights = ours.run.state()["model"]  # as from the first validation on
+    # As from the first validation on.
+    ours.run.best_weights = copy.deepcopy(ours.run.model.state_dict())
     # Enough to go on for as long as the writing.
-    count = 512 if plan.gpu else 4 if precision == "fp32" else 10
+    count = 512 if plan.gpu else 4 if plan.fast == "fp32" else 10
     turns: list[tuple[float, float, float]] = []
     for _ in range(plan.rounds + 1):
         without = ours.timed(ours.bare_steps(count))
         begin = time.perf_counter()
-        kept.save(ours.run.state())
+        kept.save(ours.run.saved(ours.run.loss))
         ours.timed(ours.bare_steps(count))
         kept.wait()
-        turns.append((time.perf_counter() - begin, without, kept.rest))
+        seconds = time.perf_counter() - begin
+        turns.append((seconds, without, kept.affordable_from - time.monotonic()))
     beside, alone, rests = (list(side) for side in zip(*turns[1:], strict=True))
     epoch = PROTOCOL_IMAGES / PROTOCOL_BATCH * statistics.median(alone) / count
-    # Shorter epochs than this go without one.
-    between = max(epoch, statistics.median(rests))
+    between = max(epoch, statistics.median(rests))  # shorter epochs go without one
     cost = statistics.median(a - b for a, b in zip(beside, alone, strict=True))
-    return Figure(
+    name = (
         f"a checkpoint's cost as a ratio of the {between:.0f} s between two (the protocol's epoch:"
-        f" {epoch:.0f} s), {precision}",
-        f"s for {count} steps",
-        {"with a checkpoint": beside, "without": alone},
-        max(cost, 0.0) / between,
-        0.02,
-        at_most=True,
+        f" {epoch:.0f} s), {plan.fast}"
     )
+    sides = {"with a checkpoint": beside, "without": alone}
+    return Figure(name, f"s for {count} steps", sides, max(cost, 0.0) / between, 0.02, True)
 
 
-def protocol(plan: Plan) -> Iterator[Figure]:
+def protocol(plan: Plan) -> Figure | None:
     """``python src/train.py`` for the protocol's 100 epochs, start and validation included."""
+    if not plan.gpu:
+        return None  # it takes hours
     place, settings = plan.folder / "protocol", params(224, PROTOCOL_BATCH, "auto")
     phantom = plan.folder / "phantom"
     training.prepare(phantom, place, settings, PROTOCOL_IMAGES, PROTOCOL_VALIDATION)
-    seconds = training.run(TRAIN, place)
-    name = f"the protocol's 100 epochs, 224 px, {plan.precisions[-1]}"
-    yield Figure(name, "s", {"training": [seconds]}, seconds, 60, at_most=True, scale="s")
+    seconds, _ = training.run(TRAIN, place)
+    name = f"the protocol's 100 epochs, 224 px, {plan.fast}"
+    return Figure(name, "s", {"training": [seconds]}, seconds, 60, at_most=True, scale="s")
 
 
-def processes(plan: Plan) -> Iterator[Figure]:
+def processes(plan: Plan) -> Figure | None:
     """Two processes on the one card, if NCCL allows that."""
-    place = plan.place(224)
+    if not plan.gpu:
+        return None
+    place = plan.folder / "224"
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    # It would have the second one take a card of its own.
+    # torchrun would give the second one another card.
     worker = ("--no-python", "sh", "-c", f"LOCAL_RANK=0 {shlex.join(TRAIN)}")
     try:
-        two = training.run(("timeout", "90", *torchrun, *worker), place)
+        two, _ = training.run(("timeout", "90", *torchrun, *worker), place)
     except EnvironmentFault as error:
         reasons = [line for line in str(error).splitlines() if "NCCL" in line or "GPU" in line]
         reason = (reasons or str(error).splitlines())[-1].strip()
         terminal.say(f"  two processes do not train on the one card: {reason}")
-        return
-    sides = {"one process": [training.run(TRAIN, place)], "two": [two]}
-    yield compared("two processes on the one card by NCCL over one, 224 px, fp32", "s", sides)
+        return None
+    sides = {"one process": [training.run(TRAIN, place)[0]], "two": [two]}
+    return compared("two processes on the one card by NCCL over one, 224 px, fp32", "s", sides)
 
 
-def tutorial(plan: Plan) -> Iterator[Figure]:
-    """Ours over Lightning as its tutorials set it up."""
-    # They say 4 to 10; DataLoader itself warns of more than there are processors.
-    yield race(plan, [min(4, plan.threads)], "as in its tutorials", 1.15)
+def race(plan: Plan, *, careful: bool) -> Figure:
+    """Ours over Lightning as its tutorials set it up, or set up with care.
 
-
-def careful(plan: Plan) -> Iterator[Figure]:
-    """Ours over Lightning set up with care."""
-    # Loading has the processors to itself only where a GPU trains.
-    workers = [min(4, plan.threads), plan.threads] if plan.gpu else [0, 1]
-    yield race(plan, workers, "set up with care", 1.0, careful=True)
-
-
-def race(
-    plan: Plan, workers: Sequence[int], how: str, target: float, *, careful: bool = False
-) -> Figure:
-    """Of ``workers`` the number that is fastest in the turn that does not count goes on."""
+    The number of loading processes is the fastest in the turn that does not count.
+    """
     import peer  # and Lightning, which takes seconds
 
+    # Tutorials say 4 to 10; DataLoader itself warns of more than there are processors.
+    workers, how, target = [min(4, plan.threads)], "as in its tutorials", 1.15
+    if careful:
+        # Loading has the processors to itself only where a GPU trains.
+        workers = [min(4, plan.threads), plan.threads] if plan.gpu else [0, 1]
+        how, target = "set up with care", 1.0
     files = plan.folder / "files"
     if not files.exists():
         settings = params(224, plan.batch, "fp32")
-        peer.write_files(Prepared.open(settings, plan.place(224) / PREPARED), files)
-    settings = {n: peer.Setting(files, plan.batch, plan.threads, n, careful) for n in workers}
+        peer.write_files(Prepared.open(settings, plan.folder / "224" / PREPARED), files)
+    rates = {n: (peer.rate, files, plan.batch, plan.threads, n, careful) for n in workers}
     with ExitStack() as stack:
         ours = stack.enter_context(process())
         theirs = {number: stack.enter_context(process()) for number in workers}
         ours(our_rate, plan)
-        uncounted = {number: theirs[number](peer.rate, settings[number]) for number in workers}
+        uncounted = {number: theirs[number](*rates[number]) for number in workers}
         best = max(workers, key=uncounted.__getitem__)
         sides: dict[str, list[float]] = {"ours": [], "lightning": []}
         for _ in range(plan.rounds):
             sides["ours"].append(ours(our_rate, plan))
-            sides["lightning"].append(theirs[best](peer.rate, settings[best]))
+            sides["lightning"].append(theirs[best](*rates[best]))
     name = f"ours over lightning, {how} ({best} loading processes)"
     return compared(name, "images/s", sides, target)
 
@@ -220,82 +193,85 @@ def our_rate(plan: Plan) -> float:
 
 @cache
 def _made(plan: Plan) -> Training:
-    return Training(plan.place(224), 224, plan.batch, "fp32", plan.threads)
+    return plan.training(224, "fp32")
 
 
-def prepare(plan: Plan) -> Iterator[Figure]:
+def prepare(plan: Plan) -> Figure:
     """All of ``prepare`` over a bare loop that reads and resizes the same files on every core."""
     source, settings = plan.folder / "phantom", params(64, plan.batch, "fp32")
     files = sorted(path for path in source.rglob("*") if path.suffix in images.SUFFIXES)
 
-    def read(first: int) -> None:
-        for path in files[first :: plan.threads]:
-            pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-            images.fit(np.asarray(pixels, np.uint8), 64, "pad")
+    def read(path: Path) -> None:
+        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        images.fit(np.asarray(pixels, np.uint8), 64, "pad")
 
     sides: dict[str, list[float]] = {"prepare": [], "imread and resize": []}
-    for _ in range(plan.rounds + 1):
+    for number in range(plan.rounds + 1):
         with tempfile.TemporaryDirectory(dir=plan.folder) as target:
             begin = time.perf_counter()
-            pack(source, Path(target), settings, lambda *_: None)
-            sides["prepare"].append(len(files) / (time.perf_counter() - begin))
+            pack(source, Path(target), settings)
+            whole = time.perf_counter() - begin
         begin = time.perf_counter()
         with ThreadPoolExecutor(plan.threads) as pool:
-            list(pool.map(read, range(plan.threads)))
-        sides["imread and resize"].append(len(files) / (time.perf_counter() - begin))
-    counted = {side: rates[1:] for side, rates in sides.items()}
-    yield compared("prepare over a bare loop of imread and resize, 64 px", "files/s", counted)
+            list(pool.map(read, files))
+        bare = time.perf_counter() - begin
+        if number:
+            sides["prepare"].append(len(files) / whole)
+            sides["imread and resize"].append(len(files) / bare)
+    return compared("prepare over a bare loop of imread and resize, 64 px", "files/s", sides)
 
 
-def resume(plan: Plan) -> Iterator[Figure]:
-    """From the start of ``python src/train.py`` to its first step, resumed and fresh."""
-    place = plan.place(224)
+def resume(plan: Plan) -> Figure:
+    """From the start of ``python src/train.py`` to the end of its first step, resumed and fresh."""
+    place = plan.folder / "224"
     sides: dict[str, list[float]] = {"resumed": [], "fresh": []}
     for _ in range(plan.rounds):
         shutil.rmtree(place / ".checkpoints", ignore_errors=True)
-        for side in ("fresh", "resumed"):  # the second goes on from what the first has saved
-            sides[side].append(training.seconds_to_first_step(place))
-    yield compared("start to first step: resumed over fresh, 224 px, fp32", "s", sides)
+        for side in ("fresh", "resumed"):  # the second continues what the first has saved
+            _, said = training.run((sys.executable, "-c", FIRST_STEP), place)
+            sides[side].append(float(said.rpartition("first step:")[2].split()[0]))
+    return compared("start to first step: resumed over fresh, 224 px, fp32", "s", sides)
 
 
-# In the order of their worth, should time run out.
-FIGURES: dict[str, Callable[[Plan], Iterator[Figure]]] = {
-    "steps": steps,
-    "checkpoints": checkpoints,
-    "protocol": protocol,
-    "tutorial": tutorial,
-    "careful": careful,
-    "processes": processes,
+# The most important first, because time may run out.
+FIGURES: dict[str, Callable[[Plan], Figure | None]] = {
+    **{
+        f"{size} px in {precision}": partial(steps, image_size=size, precision=precision)
+        for size in (224, 64)
+        for precision in ("fp32", "bf16")
+    },
+    "a checkpoint": checkpoints,
+    "the protocol": protocol,
+    "Lightning": partial(race, careful=False),
+    "Lightning with care": partial(race, careful=True),
+    "two processes": processes,
     "prepare": prepare,
-    "resume": resume,
+    "resuming": resume,
 }
-ON_GPUS = ("protocol", "processes")
-"""On a CPU the one takes hours, the other has no target."""
 
 
-def figures(names: Sequence[str], options: argparse.Namespace) -> Iterator[Figure]:
-    """Those of ``names``, measured in a temporary folder."""
+def figures(options: argparse.Namespace) -> Iterator[Figure]:
+    """All, each measured in a new process, in a temporary folder."""
     batch = 4 if options.quick else PROTOCOL_BATCH
     count = batch * (3 if options.quick else 32 if options.gpu else 5)
     fast = bfloat16("auto", torch.device("cuda" if options.gpu else "cpu"))
-    precisions = ("fp32", "bf16") if fast else ("fp32",)
     with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as name:
-        folder = Path(name)
-        plan = Plan(folder, options.rounds, options.threads, batch, precisions, options.gpu)
-        terminal.say("drawing and packing slices")
+        folder, precision = Path(name), "bf16" if fast else "fp32"
+        plan = Plan(folder, options.rounds, options.threads, batch, precision, options.gpu)
         training.draw(folder / "phantom")
         for image_size, number in ((224, count), (64, 4 * count)):
             settings = params(image_size, batch, "fp32")
-            training.prepare(folder / "phantom", plan.place(image_size), settings, number)
-        for name in names:
+            training.prepare(folder / "phantom", folder / str(image_size), settings, number)
+        for name, measure in FIGURES.items():
             terminal.say(f"measuring: {name}")
-            yield from FIGURES[name](plan)
+            with process() as call:
+                if figure := call(measure, plan):
+                    yield figure
 
 
 def main() -> None:
     parser = report.arguments(__doc__, rounds=2)
     parser.add_argument("--gpu", action="store_true", help="measure on the GPU (needs one)")
-    parser.add_argument("--only", nargs="+", choices=FIGURES)
     options = parser.parse_args()
     if options.gpu and not torch.cuda.is_available():
         raise EnvironmentFault("--gpu: torch sees no GPU here; without it the CPU is measured")
@@ -303,10 +279,9 @@ def main() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # What a shell may have set for other work would be measured too.
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    names = options.only or [name for name in FIGURES if options.gpu or name not in ON_GPUS]
-    kept = None if options.only or options.quick else f"results{'-gpu' * options.gpu}"
+    kept = None if options.quick else f"results{'-gpu' * options.gpu}"
     seconds = GPU_SECONDS if options.gpu else 0
-    report.record(figures(names, options), "make bench", kept, options, seconds)
+    report.record(figures(options), "make bench", kept, options, seconds)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
-"""What a user would pick instead: the same AlexNet on the same slices in Lightning.
+"""What a user would choose instead: the same AlexNet on the same slices in Lightning.
 
 As in its tutorial "Train a model", with the data of Albumentations' tutorial of image
-classification: a ``Dataset`` that reads with OpenCV, a ``DataLoader`` with processes, NCHW, which
-is PyTorch's default. Lightning's defaults that write files (logger, checkpoints) are off.
+classification. Lightning's defaults that write files (logger, checkpoints) are off.
 """
 
 import logging
 import time
 import warnings
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -27,23 +25,6 @@ from alzmri.data.prepared import Prepared
 from alzmri.models.architectures import build
 
 IMAGE_SIZE = 224
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How Lightning is set up.
-
-    Attributes:
-        files: JPEGs in a folder for each class, of the size trained on.
-        workers: loading processes.
-        careful: use channels-last, a fused optimiser and processes that outlive the epoch.
-    """
-
-    files: Path
-    batch_size: int
-    threads: int
-    workers: int
-    careful: bool = False
 
 
 def write_files(prepared: Prepared, folder: Path) -> None:
@@ -107,42 +88,38 @@ class Clock(L.Callback):
 
 
 @cache
-def _made(setting: Setting) -> tuple[Classifier, DataLoader[tuple[Tensor, int]]]:
+def _made(
+    files: Path, batch_size: int, threads: int, workers: int, careful: bool
+) -> tuple[Classifier, DataLoader[tuple[Tensor, int]]]:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    torch.set_num_threads(setting.threads)
+    torch.set_num_threads(threads)
     batches = DataLoader(
-        Slices(setting.files),
-        batch_size=setting.batch_size,
+        Slices(files),
+        batch_size=batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=setting.workers,
+        num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=setting.careful and setting.workers > 0,
-        # As in the tutorials: this process was spawned, and would spawn them too, each a new
-        # Python that imports torch.
-        multiprocessing_context="fork" if setting.workers else None,
+        persistent_workers=careful and workers > 0,
+        # As in the tutorials: this process was spawned, and would spawn them too.
+        multiprocessing_context="fork" if workers else None,
     )
-    return Classifier(setting.careful), batches
+    return Classifier(careful), batches
 
 
-def rate(setting: Setting) -> float:
-    """Images per second of an epoch.
+def rate(files: Path, batch_size: int, threads: int, workers: int, careful: bool) -> float:
+    """Images per second of an epoch from when every loading process has delivered a batch.
 
-    The clock runs from the end of the step by which every loading process has delivered a batch:
-    what an epoch costs to start would weigh too much in epochs this short, and so would the batches
-    that wait when they have started.
+    The start of an epoch would weigh too much in epochs this short.
+
+    Args:
+        files: JPEGs in a folder for each class, of the size trained on.
+        careful: use channels-last, a fused optimiser, and loading processes that outlive the epoch.
     """
-    classifier, batches = _made(setting)
-    clock = Clock(min(max(setting.workers, 1), len(batches) - 1), len(batches))
-    trainer = L.Trainer(
-        max_epochs=1,
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[clock],
-    )
+    classifier, batches = _made(files, batch_size, threads, workers, careful)
+    clock = Clock(min(max(workers, 1), len(batches) - 1), len(batches))
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    trainer = L.Trainer(max_epochs=1, devices=1, callbacks=[clock], **dict.fromkeys(off, False))
     trainer.fit(classifier, batches)
-    return (clock.steps - clock.first) * setting.batch_size / clock.seconds
+    return (clock.steps - clock.first) * batch_size / clock.seconds

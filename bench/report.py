@@ -1,4 +1,4 @@
-"""Measured figures: said as soon as known, as JSON, as a section of docs/performance.md."""
+"""Measured figures: printed as soon as known, as JSON, as a section of docs/performance.md."""
 
 import argparse
 import datetime
@@ -19,27 +19,18 @@ from alzmri.evaluation import markdown
 from alzmri.experiments.studies import write_section
 from alzmri.files import write_json
 
-HEADER = ("figure", "ratio", "target", "verdict", "measured, by round")
-
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table: a measured ratio, or what ``scale`` says.
-
-    Attributes:
-        unit: of ``rounds``, which hold both sides' values in the order measured.
-        ratio: first side over second, of the medians unless ``name`` says otherwise.
-        target: the ratio to reach, or with ``at_most`` to stay below; None where there is none.
-        scale: the unit of ``ratio`` and ``target``.
-    """
+    """One line of the table."""
 
     name: str
-    unit: str
-    rounds: dict[str, list[float]]
-    ratio: float
+    unit: str  # of `rounds`
+    rounds: dict[str, list[float]]  # both sides' values, in the order measured
+    ratio: float  # first side over second, of the medians unless `name` says otherwise
     target: float | None = None
-    at_most: bool = False
-    scale: str = "×"
+    at_most: bool = False  # whether `target` is an upper limit
+    scale: str = "×"  # the unit of `ratio` and `target`
 
     @property
     def met(self) -> bool | None:
@@ -60,7 +51,7 @@ class Figure:
 
 
 class TimeIsUp(Exception):
-    """The time that was given to measure in is over."""
+    """The time for measuring is over."""
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
@@ -80,27 +71,18 @@ def record(
     options: argparse.Namespace,
     seconds: int = 0,
 ) -> None:
-    """Say each of ``figures`` when it is measured, and at the end which targets were missed.
+    """Print each of ``figures`` when it is measured, and at the end the targets that were missed.
 
-    With ``--strict`` a target that is missed, or not measured, ends the program with status 1.
-
-    Args:
-        figures: measured one after the other.
-        command: the ``make`` target, to which the arguments are added.
-        name: after each figure all are written to bench/NAME.json, at the end to their section of
-            docs/performance.md; None to write nothing.
-        options: of ``arguments``.
-        seconds: to measure in, 0 for no end; what is measured by then is reported.
+    With ``--strict``, exit with status 1 when a target is missed or not measured. Unless ``name``
+    is None, write bench/NAME.json after each figure, and at the end a section of
+    docs/performance.md. After ``seconds``, if not 0, report what is measured by then.
     """
     words = [word for word in sys.argv[1:] if word != "--strict"]
     if words:
         command += f" ARGS='{' '.join(words)}'"
     done: list[Figure] = []
-    content = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": command,
-        "machine": _machine(options.threads),
-    }
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    content = {"date": date, "command": command, "machine": _machine(options.threads)}
     complete = True
     signal.signal(signal.SIGALRM, _stop)
     signal.alarm(seconds)
@@ -149,9 +131,10 @@ def _machine(threads: int) -> dict[str, Any]:
 def _section(content: dict[str, Any], figures: list[Figure]) -> str:
     machine = content["machine"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
-    said = (
+    header = ("figure", "ratio", "target", "verdict", "measured, by round")
+    return (
         f"`{content['command']}`, {content['date']}: {where}"
         f" ({', '.join(machine['instruction_set'])}), {machine['memory_gib']} GiB,"
-        f" {machine['threads']} threads, torch {machine['torch']}, seed 0."
+        f" {machine['threads']} threads, torch {machine['torch']}, seed 0.\n\n"
+        + markdown.table(header, (figure.cells() for figure in figures))
     )
-    return f"{said}\n\n{markdown.table(HEADER, (figure.cells() for figure in figures))}"

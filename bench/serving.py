@@ -1,7 +1,5 @@
 """What serving costs over the bare model, as ratios from one run: ``make bench-serving``.
 
-    python bench/serving.py [--strict] [--quick] [--rounds N] [--threads N]
-
 `alzmri serve` has an AlexNet of one epoch (its weights cost no time); clients on the same machine
 send simulated slices as JPEG. What is compared takes turns, after a first turn that does not count.
 Writes bench/results-serving.json and its section of docs/performance.md, but not with ``--quick``.
@@ -20,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -37,33 +36,24 @@ from alzmri.inference import onnx_export
 from alzmri.inference.onnx_export import INPUT, OUTPUTS
 
 CLIENTS = 64
-BATCH = 32
-"""Images in a run of the bare model: the largest that the server makes."""
-PAIRS = 4
-"""Comparisons of one slice's latency in a turn."""
-_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+BATCH = 32  # images in a run of the bare model: the largest that the server makes
+PAIRS = 4  # comparisons of one slice's latency in a turn
+HEAD = (
+    b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+    b"Content-Length: %d\r\n\r\n"
+)
+LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
-def request(body: bytes) -> bytes:
-    """An image as a whole HTTP request."""
-    head = (
-        "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def send(port: int, images: Sequence[bytes], count: int, clients: int) -> list[float]:
+    """Send ``count`` images, round and round, by ``clients`` at once; the seconds of each.
 
-
-def send(port: int, requests: Sequence[bytes], count: int, clients: int) -> list[float]:
-    """Send ``count`` requests, round and round, by ``clients`` at once, each on one connection.
-
-    The clients are as cheap as they can be: they share the server's processors.
-
-    Returns:
-        Seconds of each.
+    Clients are as cheap as possible, because they share the server's processors.
 
     Raises:
         EnvironmentFault: one was refused.
     """
+    requests = [HEAD % len(image) + image for image in images]
     latencies: list[float] = []
     numbers = iter(range(count))
 
@@ -73,7 +63,7 @@ def send(port: int, requests: Sequence[bytes], count: int, clients: int) -> list
             begin = time.perf_counter()
             writer.write(requests[number % len(requests)])
             head = await reader.readuntil(b"\r\n\r\n")
-            found = _LENGTH.search(head)
+            found = LENGTH.search(head)
             if not found or head.split(maxsplit=2)[1] != b"200":
                 raise EnvironmentFault(f"a request was refused: {head.decode()}")
             await reader.readexactly(int(found[1]))
@@ -111,27 +101,18 @@ def serving(folder: Path, threads: int) -> Iterator[int]:
         process.wait()
 
 
-def make(phantom: Path, folder: Path, image_size: int) -> None:
-    """``folder/models`` as the stages train, ood and export leave it."""
+def speed(
+    phantom: Path, folder: Path, image_size: int, options: argparse.Namespace
+) -> Iterator[Figure]:
+    """Throughput and latency of the server over ONNX Runtime alone, with its own defaults."""
     training.packed(phantom, folder, training.params(image_size, BATCH, "fp32", epochs=1))
     for stage in ("train", "ood"):
         training.run([sys.executable, str(training.ROOT / f"src/{stage}.py")], folder)
     onnx_export.write(folder / "models", folder / "models/model.onnx")
-
-
-def jpegs(phantom: Path) -> list[bytes]:
-    """Slices as files, as many as there are clients."""
     paths = sorted(path for path in phantom.rglob("*") if path.suffix in images.SUFFIXES)
-    return [path.read_bytes() for path in paths[:: len(paths) // CLIENTS][:CLIENTS]]
-
-
-def speed(
-    folder: Path, image_size: int, bodies: Sequence[bytes], options: argparse.Namespace
-) -> Iterator[Figure]:
-    """Throughput and latency of the server over ONNX Runtime alone, with its own defaults."""
+    files = [path.read_bytes() for path in paths[:: len(paths) // CLIENTS][:CLIENTS]]
     seconds = 0.2 if options.quick else 4  # about the length of one turn of one side
     slices = np.random.default_rng(0).integers(0, 256, (BATCH, image_size, image_size), np.uint8)
-    good = [request(body) for body in bodies]
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     model = str(folder / "models/model.onnx")
@@ -154,13 +135,13 @@ def speed(
             batch = run(BATCH, seconds)
             # Longer than the other: its first and last batches leave a processor without work.
             crowd, begin = max(3 * expected, 2 * CLIENTS), time.perf_counter()
-            send(port, good, crowd, CLIENTS)
+            send(port, files, crowd, CLIENTS)
             many = crowd / (time.perf_counter() - begin)
             # Pairs, each one right after the other: the difference is small beside what a machine
             # drifts by.
             for _ in range(PAIRS):
                 single = run(1, seconds / PAIRS)
-                answered = send(port, good, max(expected // (4 * PAIRS), 20), 1)
+                answered = send(port, files, max(expected // (4 * PAIRS), 20), 1)
                 if number:
                     latencies["server"].append(1000 * statistics.median(answered))
                     latencies["ONNX Runtime"].append(1000 * single)
@@ -175,25 +156,17 @@ def speed(
     yield Figure(name, "ms", latencies, overhead, 3, at_most=True, scale="ms")
 
 
-def figures(options: argparse.Namespace) -> Iterator[Figure]:
-    """All, measured in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as name:
-        folder = Path(name)
-        terminal.say("drawing slices, making models")
-        training.draw(folder / "phantom")
-        bodies = jpegs(folder / "phantom")
-        for image_size in (224, 64):
-            make(folder / "phantom", folder / str(image_size), image_size)
-            yield from speed(folder / str(image_size), image_size, bodies, options)
-
-
 def main() -> None:
     options = report.arguments(__doc__, rounds=3).parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     torch.set_num_threads(options.threads)
-    kept = None if options.quick else "results-serving"
-    report.record(figures(options), "make bench-serving", kept, options)
+    with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as name:
+        folder = Path(name)
+        training.draw(folder / "phantom")
+        sizes = (speed(folder / "phantom", folder / str(n), n, options) for n in (224, 64))
+        kept = None if options.quick else "results-serving"
+        report.record(chain.from_iterable(sizes), "make bench-serving", kept, options)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """Our training as the benches run it, and the data that it runs on."""
 
 import os
-import pty
-import re
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -29,10 +26,23 @@ from alzmri.training.loop import TrainingState, step
 
 ROOT = Path(__file__).parent.parent
 TRAIN = (sys.executable, str(ROOT / "src/train.py"))
-SUBJECTS, SLICES = 20, 8
-"""Per class, per subject: 640 slices, repeated up to the number that is asked for."""
-_ESCAPE = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
-_STEPS_DONE = re.compile(rb"[1-9]\d*/\d+")
+FIRST_STEP = f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(ROOT / "src")!r})
+import psutil, train
+from alzmri.training import loop
+whole = loop.step
+def step(*arguments):
+    whole(*arguments)
+    print("first step:", time.time() - psutil.Process().create_time())
+    os.kill(os.getpid(), signal.SIGTERM)
+loop.step = step
+try:
+    train.main()
+except SystemExit:
+    pass
+"""
+"""``src/train.py``, which stops itself after its first step."""
 
 
 def params(image_size: int, batch_size: int, precision: str, epochs: int = 100) -> Params:
@@ -46,8 +56,8 @@ def params(image_size: int, batch_size: int, precision: str, epochs: int = 100) 
 
 
 def draw(folder: Path) -> None:
-    """Simulate the collection, the same bytes everywhere."""
-    generate(folder, subjects=SUBJECTS, slices=SLICES, seed=20, difficulty=0.12)
+    """Simulate 640 slices, the same bytes everywhere."""
+    generate(folder, subjects=20, slices=8, seed=20, difficulty=0.12)
 
 
 def packed(source: Path, folder: Path, settings: Params) -> Prepared:
@@ -55,14 +65,14 @@ def packed(source: Path, folder: Path, settings: Params) -> Prepared:
     directory = folder / PREPARED
     directory.mkdir(parents=True)
     (folder / PARAMS_FILE).write_text(settings.model_dump_json(indent=1))  # JSON is YAML
-    pack(source, directory, settings, lambda *_: None)
+    pack(source, directory, settings)
     return Prepared.open(settings, directory)
 
 
 def prepare(
     source: Path, folder: Path, settings: Params, images: int, validation: int = 32
 ) -> None:
-    """``packed``, with so many slices, so that an epoch is a whole number of batches."""
+    """``packed``, repeated to so many slices, so that an epoch is a whole number of batches."""
     found = packed(source, folder, settings)
     order = np.random.default_rng(0).permutation(len(found.rows))
     chosen = np.resize(order, images + validation)
@@ -81,18 +91,16 @@ class Training:
         self, folder: Path, image_size: int, batch_size: int, precision: str, threads: int
     ) -> None:
         torch.set_num_threads(threads)
-        settings = params(image_size, batch_size, precision)
-        self.device = choose()
+        settings, device = params(image_size, batch_size, precision), choose()
         prepared = Prepared.open(settings, folder / PREPARED)
-        self._train = settings.train
-        self._batches = Batches(prepared, settings, self.device)
-        self.run = TrainingState.start(prepared, settings, self.device)
+        self._train, self._batches = settings.train, Batches(prepared, settings, device)
+        self.run = TrainingState.start(prepared, settings, device)
         self.run.epoch = 0
         self.images = len(prepared.indices("train"))
         chosen = prepared.indices("train")[:batch_size]
         self._fixed = (
-            normalise(torch.from_numpy(prepared.images[chosen]).to(self.device)),
-            torch.from_numpy(prepared.labels[chosen]).to(self.device),
+            normalise(torch.from_numpy(prepared.images[chosen]).to(device)),
+            torch.from_numpy(prepared.labels[chosen]).to(device),
         )
 
     def epoch(self) -> Iterator[None]:
@@ -126,13 +134,13 @@ class Training:
     def alternating(self, steps: int) -> tuple[float, float]:
         """Seconds that ``steps`` bare steps take, and an epoch of as many.
 
-        On a CPU they take turns after each: a machine that others share changes its speed while an
-        epoch runs. A GPU has to be waited for after each turn, which costs an epoch some of what
-        the next step's start hides behind it: there they take one turn each.
+        On a CPU they take turns after each: a shared machine changes its speed while an epoch runs.
+        A GPU would have to be waited for after each, which hides none of the next step's start:
+        there they take one turn each.
         """
         alone = in_epoch = 0.0
         epoch = self.epoch()
-        at_once = steps if self.device.type == "cuda" else 1
+        at_once = steps if torch.cuda.is_available() else 1
         for done in range(0, steps, at_once):
             alone += self.timed(self.bare_steps(at_once))
             last = done + at_once >= steps  # with what follows the last step
@@ -146,8 +154,8 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def run(command: Sequence[str], folder: Path, **environment: str) -> float:
-    """Run ``command`` in ``folder``; return the seconds that it took.
+def run(command: Sequence[str], folder: Path, **environment: str) -> tuple[float, str]:
+    """Run ``command`` in ``folder``; the seconds that it took, and what it printed.
 
     Raises:
         EnvironmentFault: it failed; with what it printed.
@@ -164,37 +172,4 @@ def run(command: Sequence[str], folder: Path, **environment: str) -> float:
     )
     if done.returncode:
         raise EnvironmentFault(f"{shlex.join(command)} failed:\n{done.stdout}")
-    return time.perf_counter() - begin
-
-
-def seconds_to_first_step(folder: Path, command: Sequence[str] = TRAIN) -> float:
-    """Run ``command`` in ``folder`` until its live bar shows a step, then stop it by SIGTERM.
-
-    Returns:
-        Seconds from the start of the process; the bar, on a terminal of our own, is drawn ten
-        times a second.
-
-    Raises:
-        EnvironmentFault: it ended before that.
-    """
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
-    begin = time.perf_counter()
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=theirs
-    ) as process:
-        os.close(theirs)
-        text = b""
-        try:
-            while not _STEPS_DONE.search(_ESCAPE.sub(b"", text)):
-                text += os.read(ours, 65536)
-            return time.perf_counter() - begin
-        except OSError:  # EIO: the other side is closed
-            words = text.decode(errors="replace")[-2000:]
-            raise EnvironmentFault(f"{' '.join(command)} ended early: {words}") from None
-        finally:
-            process.terminate()
-            with suppress(OSError):
-                while os.read(ours, 65536):  # it would wait for ever if nobody read what it prints
-                    pass
-            os.close(ours)
+    return time.perf_counter() - begin, done.stdout

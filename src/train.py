@@ -15,6 +15,7 @@ from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.models.device import bfloat16, choose
+from alzmri.params import Params
 from alzmri.tracking.tracker import following
 from alzmri.training import initial, results
 from alzmri.training.checkpoints import Checkpoints, alone, default_store, fingerprint
@@ -35,7 +36,7 @@ def main() -> None:
     name = fingerprint(settings, prepared, device, start)
     checkpoints = Checkpoints(default_store(), name)
     with joined(device) as processes:
-        if not processes.agree(name):
+        if set(processes.of_each(name)) != {name}:
             raise UserError(
                 "the processes have different parameters, prepared data, code or torch: use the"
                 " same on all hosts, for example with `git pull` and `dvc pull`"
@@ -43,22 +44,9 @@ def main() -> None:
         if not processes.first:
             train(prepared, settings, device, checkpoints, processes=processes, initial=start)
             return
-        several = f"{processes.size} processes, " if processes.size > 1 else ""
-        threads = torch.get_num_threads()
-        idle = ""
-        if settings.compute.threads and device.type == "cpu":
-            idle = portable.idle_cores(processes.size * threads)
-        subjects = len(prepared.subjects("train")) if prepared.subjects_known else "unknown"
-        terminal.out.print(
-            f"{settings.model.name}, {len(prepared.indices('train'))} training slices"
-            f" of {subjects} subjects, on {device.type}"
-            f" in {'bf16' if bfloat16(settings.train.precision, device) else 'fp32'}"
-            f" ({several}{threads} threads{idle})"
-        )
+        _announce(settings, prepared, device, processes.size)
         if start:
-            terminal.say(start.describe(prepared.classes))
-        if settings.split.unit == "slice":
-            terminal.warn("slice split: training and validation share subjects, so scores LEAK")
+            terminal.say(start.description)
         with (
             alone(name),
             following(settings, name, prepared.digest) as tracked,
@@ -69,6 +57,21 @@ def main() -> None:
             )
             results.write(state, prepared, settings, name)
             checkpoints.clear()
+
+
+def _announce(settings: Params, prepared: Prepared, device: torch.device, processes: int) -> None:
+    threads = torch.get_num_threads()
+    several = f"{processes} processes, " if processes > 1 else ""
+    fixed = settings.compute.threads and device.type == "cpu"
+    idle = portable.idle_cores(processes * threads) if fixed else ""
+    subjects = len(prepared.subjects("train")) if prepared.subjects_known else "unknown"
+    precision = "bf16" if bfloat16(settings.train.precision, device) else "fp32"
+    terminal.say(
+        f"{settings.model.name}, {len(prepared.indices('train'))} training slices of {subjects}"
+        f" subjects, on {device.type} in {precision} ({several}{threads} threads{idle})"
+    )
+    if settings.split.unit == "slice":
+        terminal.warn("slice split: training and validation share subjects, so scores LEAK")
 
 
 if __name__ == "__main__":

@@ -14,14 +14,6 @@ import pytest
 from alzmri.errors import EnvironmentFault
 
 ROOT = Path(__file__).parents[2]
-STEPS = """
-import time
-from alzmri import terminal
-
-with terminal.progress("training", in_log=False) as on_step:
-    on_step(3, 100)
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -29,18 +21,11 @@ def bench(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "bench")
 
 
-def test_the_first_step_is_read_from_the_live_bar_and_ends_the_run(bench, tmp_path):
-    from training import seconds_to_first_step
+def test_a_command_that_fails_is_reported_with_its_last_words(bench, tmp_path):
+    from training import run
 
-    assert 0 < seconds_to_first_step(tmp_path, [sys.executable, "-c", STEPS]) < 60
-
-
-def test_a_command_that_ends_early_is_reported_with_its_last_words(bench, tmp_path):
-    from training import seconds_to_first_step
-
-    command = [sys.executable, "-c", "raise SystemExit('no such folder')"]
     with pytest.raises(EnvironmentFault, match="no such folder"):
-        seconds_to_first_step(tmp_path, command)
+        run([sys.executable, "-c", "raise SystemExit('no such folder')"], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +66,7 @@ def test_figures_are_kept_until_time_is_up(bench, tmp_path, monkeypatch):
 
 
 def test_a_client_sends_all_and_does_not_pass_over_a_refusal(bench):
-    from serving import request, send
+    from serving import send
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -101,9 +86,9 @@ def test_a_client_sends_all_and_does_not_pass_over_a_refusal(bench):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        assert len(send(server.server_port, [request(b"good")], 30, 4)) == 30
+        assert len(send(server.server_port, [b"good"], 30, 4)) == 30
         with pytest.raises(EnvironmentFault, match="503"):
-            send(server.server_port, [request(b"good"), request(b"bad")], 30, 4)
+            send(server.server_port, [b"good", b"bad"], 30, 4)
     finally:
         server.shutdown()
         server.server_close()

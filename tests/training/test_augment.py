@@ -1,5 +1,7 @@
 """Augmentation is the protocol's, a pure function of seed, epoch and sample, on every device."""
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -7,34 +9,34 @@ import torch
 from albumentations.augmentations.geometric.functional import create_affine_transformation_matrix
 from scipy.stats import ks_2samp
 
-from alzmri.data.prepared import Prepared
 from alzmri.params import Augment
-from alzmri.training.augment import DeviceSlices, HostSlices
+from alzmri.training.batches import read_on_device, read_on_host
 
 SIDE = 64
 PROTOCOL = {"p": 0.2, "shift": 0.05, "scale": 0.05, "rotate": 15}
 
 
+def read(images, device=None, rows=None, seed=0, **changes):
+    """The ``rows`` of ``images``, or all, augmented on the host or on ``device``."""
+    augment, rng = Augment(**{**PROTOCOL, **changes}), np.random.default_rng(seed)
+    if device:
+        of_epoch = read_on_device(torch.from_numpy(images).to(device), augment, rng)
+    else:
+        of_epoch = read_on_host(images, augment, rng)
+    result = of_epoch(np.arange(len(images)) if rows is None else np.array(rows))
+    assert result.dtype == torch.uint8
+    return result.cpu().numpy()
+
+
 @pytest.fixture(params=["host", "device"])
 def augmented(request, device):
-    """``augmented(images, **changes)`` in epoch 1, on the host or on the device."""
-
-    def run(images, epoch=1, seed=0, chosen=None, **changes):
-        prepared, augment = Prepared(images, (), ()), Augment(**{**PROTOCOL, **changes})
-        place = (device,) if request.param == "device" else ()
-        slices = (DeviceSlices if place else HostSlices)(prepared, augment, seed, *place)
-        result = slices(epoch, np.arange(len(images)) if chosen is None else np.array(chosen))
-        assert result.dtype == torch.uint8
-        return result.cpu().numpy()
-
-    return run
+    return partial(read, device=device if request.param == "device" else None)
 
 
-def test_a_slice_is_a_function_of_seed_epoch_and_sample(augmented):
+def test_a_slice_is_a_function_of_the_seed_and_the_sample(augmented):
     images = np.random.default_rng(0).integers(1, 255, (40, 32, 32), dtype=np.uint8)
     first = augmented(images, p=1.0)
-    np.testing.assert_array_equal(first[[7, 3]], augmented(images, p=1.0, chosen=[7, 3]))
-    assert (first != augmented(images, p=1.0, epoch=2)).any()
+    np.testing.assert_array_equal(first[[7, 3]], augmented(images, p=1.0, rows=[7, 3]))
     assert (first != augmented(images, p=1.0, seed=1)).any()
     alike = augmented(np.repeat(images[:1], 2, axis=0), p=1.0)
     assert (alike[0] != alike[1]).any()
@@ -58,14 +60,10 @@ def measured():
     """``measured(device, **changes)``: where a bar is, how large and how turned, for 3000 draws."""
     bar = np.zeros((SIDE, SIDE), np.uint8)
     bar[20:44, 28:36] = 200
-    prepared = Prepared(np.repeat(bar[None], 3000, axis=0), (), ())
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
 
     def measure(device=None, **changes):
-        augment = Augment(**{**PROTOCOL, **changes})
-        place = (device,) if device else ()
-        slices = (DeviceSlices if device else HostSlices)(prepared, augment, 0, *place)
-        images = slices(1, np.arange(3000)).cpu().numpy()
+        images = read(np.repeat(bar[None], 3000, axis=0), device, **changes)
         mass = images.sum(axis=(1, 2), dtype=float)
         centre_x, centre_y = ((images * axis).sum(axis=(1, 2)) / mass for axis in (x, y))
         across = ((images * x * y).sum(axis=(1, 2)) / mass) - centre_x * centre_y
@@ -87,7 +85,7 @@ def test_the_draws_of_a_device_have_the_distribution_of_albumentations(device, m
         assert _furthest(host, measured(device, **change)) > 0.04, change
 
 
-def test_one_map_gives_the_image_that_opencv_gives(device, monkeypatch):
+def test_one_map_gives_the_image_that_opencv_gives(device):
     """Turn, zoom and shift composed in Albumentations' order, bilinear, black outside."""
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(1, 255, (SIDE, SIDE), dtype=np.uint8), (0, 0), 2)
@@ -102,9 +100,9 @@ def test_one_map_gives_the_image_that_opencv_gives(device, monkeypatch):
         def uniform(self, *_):
             return next(drawn)
 
-    monkeypatch.setattr(np.random, "default_rng", lambda _: Fixed())
-    slices = DeviceSlices(Prepared(image[None], (), ()), Augment(**PROTOCOL), 0, device)
-    ours = slices(1, np.array([0]))[0].cpu().numpy().astype(int)
+    there = torch.from_numpy(image[None]).to(device)
+    slices = read_on_device(there, Augment(**PROTOCOL), Fixed())(np.array([0]))
+    ours = slices[0].cpu().numpy().astype(int)
     middle = ((SIDE - 1) / 2,) * 2
     matrix = create_affine_transformation_matrix(
         dict(zip("xy", shift, strict=True)), {"x": 0, "y": 0}, {"x": zoom, "y": zoom}, turn, middle

@@ -51,7 +51,7 @@ def test_it_begins_where_the_other_ended_and_names_it(prepared, quick, first, tm
     assert run.history[0].val_loss == pytest.approx(first.best.val_loss, rel=1e-4)
     card = results.card(run, prepared, params, "name")
     assert card.training["init"] == {"name": "first", "weights": saved.digest(tmp_path / "first")}
-    assert start.describe(prepared.classes) == f"starts from first (weights {start.digest[:16]})"
+    assert start.description == f"starts from first (weights {start.digest[:16]})"
     # The fingerprint is of the weights and not of their name alone.
     other = replace(start, digest="0" * 64)
     assert len({fingerprint(params, prepared, CPU, each) for each in (None, start, other)}) == 3
@@ -67,7 +67,7 @@ def test_other_classes_get_a_new_last_layer_and_keep_the_rest(prepared, quick, f
     other = replace(prepared, rows=rows, classes=("CN", "AD"))
     params = quick(init="first")
     start = initial.find(params, other)
-    assert "; the last layer is new, as its classes were Non" in start.describe(other.classes)
+    assert "; the last layer is new, as its classes were Non" in start.description
     run = TrainingState.start(other, params, CPU, initial=start)
     fresh = TrainingState.start(other, params, CPU)
     for name, values in run.model.state_dict().items():

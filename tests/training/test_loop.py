@@ -16,12 +16,12 @@ from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import (
     Epoch,
     TrainingState,
+    learning_rate,
     recalibrate,
     step,
     train,
     validation_scores,
 )
-from alzmri.training.schedule import learning_rate
 
 CPU = torch.device("cpu")
 
@@ -157,9 +157,9 @@ def test_an_epoch_is_torchs_sgd_of_the_weighted_mean_loss(uneven, make_params, c
         sizes.append(len(batch.images))
         step(state, batch, batches, params.train)
     torch.testing.assert_close(_vector(state.model), _vector(plain), rtol=1e-4, atol=1e-5)
-    assert state.slices == sum(sizes) == 56
+    assert sum(sizes) == 56
     mean = np.average(losses, weights=sizes)
-    assert float(state.loss) / state.slices == pytest.approx(mean, rel=1e-5)
+    assert float(state.loss) / 56 == pytest.approx(mean, rel=1e-5)
 
 
 def test_dropout_draws_anew_in_every_step(prepared, quick):
@@ -185,14 +185,12 @@ def test_patience_ends_a_run_and_precision_batch_size_and_seed_change_it(prepare
     assert len(set(first)) == 4
 
 
-def test_the_best_epoch_is_by_macro_f1_then_loss():
-    def epoch(f1, loss):
-        return Epoch(1, 0.1, 1.0, loss, 0.5, f1)
-
-    assert epoch(0.5, 1.0).better_than(None)
-    assert epoch(0.6, 2.0).better_than(epoch(0.5, 1.0))
-    assert epoch(0.5, 0.9).better_than(epoch(0.5, 1.0))
-    assert not epoch(0.5, 1.0).better_than(epoch(0.5, 1.0))
+def test_the_best_epoch_is_the_first_by_macro_f1_then_loss(prepared, quick):
+    state = TrainingState.start(prepared, quick(), CPU)
+    assert state.best is None
+    for f1, loss, best in ((0.5, 1.0, 1), (0.5, 1.0, 1), (0.5, 0.9, 3), (0.6, 2.0, 4), (0.5, 0, 4)):
+        state.history.append(Epoch(len(state.history) + 1, 0.1, 1.0, loss, 0.5, f1))
+        assert state.best.epoch == best
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18"])

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from alzmri.training.schedule import learning_rate
+from alzmri.training.loop import learning_rate
 
 
 def _rates(make_params, schedule, warmup=0):

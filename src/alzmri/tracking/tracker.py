@@ -25,12 +25,10 @@ from alzmri.store import remotes
 if TYPE_CHECKING:  # the thread of a `WandbTracker` imports it
     import wandb
 
+# The longest wait for W&B at the end of a stage that is complete, and of one that failed.
 COMPLETE_SECONDS, STOP_SECONDS = 14, 5
-"""The longest wait for W&B at the end of a stage that is complete, and of one that failed."""
-START_SECONDS, FINISH_SECONDS = 4, 8
-"""Time for the server's first answer, and for the last upload."""
-EPOCHS = "epochs"
-"""The file with the epochs of an offline training; empty until its folder is complete."""
+START_SECONDS, FINISH_SECONDS = 4, 8  # for the server's first answer, and for the last upload
+TRAINING = "training"  # an empty file in the folder of an offline training, not of an evaluation
 
 # The client must send nothing but what this module logs, and print nothing.
 _ON = """silent finish_timeout_raises sagemaker_disable disable_git disable_code x_disable_meta
@@ -56,9 +54,6 @@ class Tracker:
     def evaluation(self, classes: Sequence[str], after: int) -> None:
         """Report the outputs of evaluate; ``after`` is the last possible epoch."""
 
-    def end(self, *, complete: bool, seconds: float) -> None:
-        """Wait at most ``seconds`` until everything is saved."""
-
 
 class WandbTracker(Tracker):
     """Reports one stage to W&B: a thread makes the calls of :class:`WandbRun` one by one."""
@@ -77,6 +72,7 @@ class WandbTracker(Tracker):
         self._orders.put(lambda run: run.evaluation(classes, after + 1))
 
     def end(self, *, complete: bool, seconds: float) -> None:
+        """Wait at most ``seconds`` until everything is saved."""
         self._orders.put(lambda run: run.finish(complete=complete))
         self._orders.put(None)
         self._thread.join(seconds)
@@ -109,14 +105,15 @@ def following(params: Params, run: str, data_sha256: str) -> Iterator[Tracker]:
     """Yield the tracker of a stage. Its failures are warnings, never exceptions.
 
     ``run``, the fingerprint, is the run's id on W&B, so that a resumed training continues its run.
-    For "", an older model without a fingerprint, the tracker does nothing.
+    For "", of an older model, the tracker does nothing.
     """
     track = params.track
     mode = os.environ.get("WANDB_MODE", "auto") if track.mode == "auto" else track.mode
-    tracker = Tracker()
-    if mode != "disabled" and run:
-        config = params.model_dump(exclude={"track"}) | {"data_sha256": data_sha256, "run": run}
-        tracker = WandbTracker(track, mode, config)
+    if mode == "disabled" or not run:
+        yield Tracker()
+        return
+    config = params.model_dump(exclude={"track"}) | {"data_sha256": data_sha256, "run": run}
+    tracker = WandbTracker(track, mode, config)
     try:
         yield tracker
     except BaseException:
@@ -151,17 +148,14 @@ class WandbRun:
             wandb.teardown()  # the client still uses the id
             self._run = self._begin(track, "offline", config, settings)
         self._folder = Path(self._run.dir).parent
-        place = self._folder.parent
-        place = place.relative_to(self._root) if place.is_relative_to(self._root) else place
-        runs = f"{place}/{self._run.settings.run_mode}-*-{self._run.id}"
+        runs = self._folder.parent / f"{self._run.settings.run_mode}-*-{self._run.id}"
+        runs = runs.relative_to(self._root) if runs.is_relative_to(self._root) else runs
         self._upload = f"to upload it: wandb sync {runs}"
         self._warned = bool(failure)
         if failure:
             terminal.warn(f"W&B: {failure}; {self._upload}")
         elif not self._run.offline:
             terminal.say(f"W&B: {self._run.name} is at {self._run.url}")
-        self._kept: set[str] | None = None
-        self._logged: list[str] = []
 
     def _begin(
         self, track: Track, mode: str, config: Mapping[str, Any], settings: "wandb.Settings"
@@ -184,24 +178,17 @@ class WandbRun:
         )
 
     def epoch(self, values: Mapping[str, float]) -> None:
-        """Log a row of the history unless the run has it; the step is the epoch."""
-        if self._kept is None:
-            self._kept = self._kept_offline() if self._run.offline else set()
-        step = int(values["epoch"])
+        """Log a row of the history unless W&B has it; the step is the epoch."""
+        mark = self._folder / TRAINING
+        if self._run.offline and not mark.exists():
+            # A resumed training reports all of its epochs: those in earlier folders would be there
+            # twice, and the folder of a killed one is incomplete.
+            for old in self._folder.parent.glob(f"offline-run-*-{self._run.id}*/{TRAINING}"):
+                shutil.rmtree(old.parent)
+            mark.touch()
         # Online, a resumed run begins after the last step that W&B has.
-        if step >= self._run.step and str(step) not in self._kept:
+        if (step := int(values["epoch"])) >= self._run.step:
             self._run.log(dict(values), step=step)
-            self._logged.append(str(step))
-
-    def _kept_offline(self) -> set[str]:
-        """The epochs in other folders of this run; removes the incomplete ones."""
-        kept: set[str] = set()
-        for mark in self._folder.parent.glob(f"offline-run-*-{self._run.id}*/{EPOCHS}"):
-            if not (epochs := mark.read_text().split()):
-                shutil.rmtree(mark.parent)
-            kept.update(epochs)
-        (self._folder / EPOCHS).touch()
-        return kept
 
     def evaluation(self, classes: Sequence[str], step: int) -> None:
         """Log the outputs of evaluate in the current directory."""
@@ -241,8 +228,6 @@ class WandbRun:
             late = f"the upload did not finish within {FINISH_SECONDS} s"
             raise TimeoutError(f"{late}; {self._upload}") from None
         self._wandb.teardown()  # completes the file
-        if (mark := self._folder / EPOCHS).exists():
-            mark.write_text("\n".join(self._logged))
         if complete and self._run.offline and not self._warned:
             terminal.say(f"W&B: {self._run.name} is kept offline; {self._upload}")
 

@@ -27,16 +27,10 @@ from alzmri.training.initial import Initial
 
 CODE = ("training", "models", "data/prepared.py")
 """Code that determines the weights: after a change to it, a run starts anew, with another name."""
-
 STORE_VARIABLE = "ALZMRI_CHECKPOINTS"
 """Variable for another store, such as ``s3://bucket/prefix``, from which any machine resumes."""
-
-KEPT = 2
-"""Number of checkpoints of a run: if the latest is damaged, training uses the previous one."""
-
-SHARE = 0.015
-"""Largest share of the time for checkpoints, except those due at a certain step."""
-
+KEPT = 2  # of a run: if the latest is damaged, training uses the previous one
+SHARE = 0.015  # of the time at most, except for checkpoints due at a certain step
 State = dict[str, Any]
 
 
@@ -45,23 +39,19 @@ def fingerprint(
 ) -> str:
     """The identity of a run, 16 hexadecimal digits.
 
-    It depends on parameters, data, code, device, precision, and weights and classes of ``initial``.
-    Runs with the same fingerprint end with the same weights on the same machine, so that one can
-    continue another. The settings of checkpoints, of kept files and of the machine do not count.
+    Runs with the same one end with the same weights on the same machine, so that one can continue
+    another. Only the settings of checkpoints, of kept files and of the machine do not count.
     """
     matters = params.model_dump(
         mode="json",
         include={"data", "split", "augment", "model", "train", "compute"},
         exclude={"train": {"checkpoint_every", "keep_last"}, "compute": {"train_on"}},
     )
-    digest = hashlib.sha256()
     machine = (torch.__version__, device.type, bfloat16(params.train.precision, device))
     start = initial and (initial.digest, initial.card.classes)
-    for part in (matters, prepared.digest, *machine, start):
-        digest.update(json.dumps(part, sort_keys=True).encode())
-    package = Path(alzmri.__file__).parent
-    for name in CODE:
-        path = package / name
+    identity = json.dumps((matters, prepared.digest, machine, start), sort_keys=True)
+    digest = hashlib.sha256(identity.encode())
+    for path in (Path(alzmri.__file__).parent / name for name in CODE):
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
@@ -75,26 +65,26 @@ def default_store() -> str:
 def _local_folder() -> Path:
     # DVC runs queued experiments in temporary copies, which it deletes when they fail; DVC_ROOT is
     # the repository itself.
-    return Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve() / ".checkpoints"
+    return Path(os.environ.get("DVC_ROOT", "")).resolve() / ".checkpoints"
 
 
 class Checkpoints:
     """The checkpoints of one run, in ``store``: a folder, or any address that fsspec opens.
 
     The name of a file has the epoch, the steps done in it, and the SHA-256 of its content. A thread
-    writes one file at a time. If it fails, there is a warning.
+    writes one file at a time; if it fails, there is a warning.
     """
 
     def __init__(self, store: str, run: str) -> None:
-        self._store, self._run = store, run
+        self._store, self._run = store.rstrip("/"), run
         try:
-            self._files, folder = fsspec.url_to_fs(f"{store.rstrip('/')}/{run}")
+            self._files, folder = fsspec.url_to_fs(f"{self._store}/{run}")
         except (ValueError, ImportError) as error:
             raise UserError(f"{STORE_VARIABLE}={store}: {error}") from None
         self._folder = PurePosixPath(folder)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
-        self._affordable_from = 0.0
+        self.affordable_from = 0.0  # when the CPU time of the last one is within `SHARE`
 
     def load(self) -> State | None:
         """The latest undamaged state; renames damaged ones, with a warning.
@@ -104,12 +94,16 @@ class Checkpoints:
         """
         try:
             for path in reversed(self._paths()):
-                try:
-                    return self._read(path)
-                except ValueError as error:
-                    used = "set aside; using the previous one"
-                    terminal.warn(f"checkpoint {path} is {error}: {used}")
-                    self._files.mv(path, f"{path}.bad")
+                content = self._files.cat_file(path)
+                if hashlib.sha256(content).hexdigest() != PurePosixPath(path).stem[-64:]:
+                    fault = "damaged: its checksum is not the one in its name"
+                else:
+                    saved: State = torch.load(io.BytesIO(content), "cpu", weights_only=True)
+                    if saved["run"] == self._run:
+                        return saved
+                    fault = "of another run"
+                terminal.warn(f"checkpoint {path} is {fault}: set aside; using the previous one")
+                self._files.mv(path, f"{path}.bad")
         except Exception as error:  # the store's client may raise anything
             raise EnvironmentFault(
                 f"the checkpoint store {self._store} cannot be read ({error}): repair it, or unset"
@@ -125,18 +119,13 @@ class Checkpoints:
     @property
     def affordable(self) -> bool:
         """Whether no checkpoint is being written, and another is within ``SHARE``."""
-        return (self._writing is None or self._writing.done()) and self.rest <= 0
-
-    @property
-    def rest(self) -> float:
-        """Seconds until the CPU time of the last checkpoint is within ``SHARE``."""
-        return self._affordable_from - time.monotonic()
+        idle = self._writing is None or self._writing.done()
+        return idle and time.monotonic() >= self.affordable_from
 
     def wait(self) -> None:
         """Wait until no checkpoint is being written."""
-        if self._writing is not None:
+        if self._writing:
             self._writing.result()
-            self._writing = None
 
     def clear(self) -> None:
         """Remove all checkpoints of the complete run; warn if that fails."""
@@ -147,30 +136,19 @@ class Checkpoints:
         except Exception as error:  # noqa: BLE001
             terminal.warn(
                 f"this run is complete, but its checkpoints could not be removed ({error}): remove"
-                f" {self._store.rstrip('/')}/{self._run}"
+                f" {self._store}/{self._run}"
             )
 
     def _paths(self) -> list[str]:
         self._files.invalidate_cache()
         return sorted(self._files.glob(str(self._folder / "*.checkpoint")))
 
-    def _read(self, path: str) -> State:
-        """The state in ``path``; ValueError if it is damaged or of another run."""
-        content = self._files.cat_file(path)
-        if hashlib.sha256(content).hexdigest() != PurePosixPath(path).stem.rpartition("-")[2]:
-            raise ValueError("damaged: its checksum is not the one in its name")
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if saved["run"] != self._run:
-            raise ValueError("of another run")
-        state: State = saved["state"]
-        return state
-
     def _write(self, state: State) -> None:
         began = time.thread_time()
         place = f"{state['epoch']:06}-{state['steps']:06}"
         try:
             buffer = io.BytesIO()
-            torch.save({"run": self._run, "state": state}, buffer)
+            torch.save({**state, "run": self._run}, buffer)
             content = buffer.getvalue()
             path = self._folder / f"{place}-{hashlib.sha256(content).hexdigest()}.checkpoint"
             if isinstance(self._files, LocalFileSystem):
@@ -184,7 +162,7 @@ class Checkpoints:
                 self._files.rm_file(old)
         except Exception as error:  # noqa: BLE001 - a lost checkpoint must not end training
             terminal.warn(f"checkpoint {place} could not be written ({error}): training continues")
-        self._affordable_from = time.monotonic() + (time.thread_time() - began) / SHARE
+        self.affordable_from = time.monotonic() + (time.thread_time() - began) / SHARE
 
 
 @contextmanager
@@ -202,7 +180,6 @@ def alone(run: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Remove the file while it is held: FileLock notices when it gets the lock of a removed
-        # file, and starts over with a new one.
+        # Removed while it is held: FileLock starts over with a new file when it is gone.
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

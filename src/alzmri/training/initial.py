@@ -1,7 +1,6 @@
 """The model that a training starts from: ``train.init``."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +10,6 @@ from torch import Tensor
 from alzmri.data.prepared import Prepared
 from alzmri.errors import LeakError, UserError
 from alzmri.models import saved
-from alzmri.models.architectures import Network
 from alzmri.params import Params
 
 
@@ -21,23 +19,9 @@ class Initial:
 
     name: str  # the value of `train.init`
     card: saved.Card
-    weights: dict[str, Tensor]  # parameters and buffers by name, on the CPU
+    weights: dict[str, Tensor]  # by name, on the CPU; without the last layer for other classes
     digest: str  # SHA-256 of its model.safetensors
-
-    def give_to(self, model: Network, classes: Sequence[str]) -> None:
-        """Set the weights of ``model``; its last layer keeps its own if ``classes`` differ."""
-        given = dict(self.weights)
-        if self.card.classes != list(classes):
-            last = f"classifier.{len(model.classifier) - 1}"
-            del given[f"{last}.weight"], given[f"{last}.bias"]
-        model.load_state_dict(given, strict=False)
-
-    def describe(self, classes: Sequence[str]) -> str:
-        """One line about the initial model, and about a new last layer for ``classes``."""
-        line = f"starts from {self.name} (weights {self.digest[:16]})"
-        if self.card.classes != list(classes):
-            line += f"; the last layer is new, as its classes were {', '.join(self.card.classes)}"
-        return line
+    description: str  # one line
 
 
 def find(params: Params, prepared: Prepared) -> Initial | None:
@@ -50,27 +34,47 @@ def find(params: Params, prepared: Prepared) -> Initial | None:
         UserError: there is no such model, or it has another architecture or input size.
         LeakError: it was trained on subjects of the validation or test part.
     """
-    name = params.train.init
-    if not name:
+    if not params.train.init:
         return None
+    name = f"train.init = {params.train.init}"
     # The repository, even if the experiment runs in a temporary copy.
-    root = Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
-    folder = (root / Path(name).expanduser()).resolve()
+    root = Path(os.environ.get("DVC_ROOT", "")).resolve()
+    folder = (root / Path(params.train.init).expanduser()).resolve()
     if folder in (root / saved.MODELS, saved.MODELS.resolve()):
         raise UserError(
-            f"train.init = {name}: training overwrites that folder: copy it and name the copy, or"
-            " name its experiment"
+            f"{name}: training overwrites that folder: copy it and name the copy, or name its"
+            " experiment"
         )
     with TemporaryDirectory() as temporary:
         if not folder.is_dir():
             folder = Path(temporary)
-            _fetch(root, name, folder)
+            _fetch(root, params.train.init, folder)
         if not (folder / "model.json").is_file():
-            raise UserError(f"train.init = {name}: that folder has no model.json")
+            raise UserError(f"{name}: that folder has no model.json")
         model, card = saved.load(folder)
-        found = Initial(name, card, model.state_dict(), saved.digest(folder))
-    _check(found, params, prepared)
-    return found
+        digest = saved.digest(folder)
+    architecture, size = card.architecture["name"], card.architecture["image_size"]
+    if (architecture, size) != (params.model.name, params.data.image_size):
+        raise UserError(
+            f"{name}: that model is {architecture} for {size} pixels, but this training is"
+            f" {params.model.name} for {params.data.image_size}: set model.name={architecture} and"
+            f" data.image_size={size}, or start from another"
+        )
+    held_out = prepared.subjects("val") | prepared.subjects("test")
+    shared = card.shared_subjects(held_out)
+    if shared and params.split.unit == "subject":
+        raise LeakError(
+            f"{name}: {shared} of {len(held_out)} validation and test subjects have the names of"
+            " subjects that this model was trained on: the scores would measure recognition of"
+            " them. Start from a model of the same split or of other subjects"
+        )
+    weights = model.state_dict()
+    description = f"starts from {params.train.init} (weights {digest[:16]})"
+    if card.classes != list(prepared.classes):
+        last = f"classifier.{len(model.classifier) - 1}"
+        del weights[f"{last}.weight"], weights[f"{last}.bias"]
+        description += f"; the last layer is new, as its classes were {', '.join(card.classes)}"
+    return Initial(params.train.init, card, weights, digest, description)
 
 
 def _fetch(root: Path, revision: str, folder: Path) -> None:
@@ -83,27 +87,8 @@ def _fetch(root: Path, revision: str, folder: Path) -> None:
         for file in ("model.json", "model.safetensors"):
             files.get_file(f"{saved.MODELS}/{file}", str(folder / file))
     except (DvcException, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
             f"train.init = {revision}: no folder, experiment, registered version or other revision"
-            f" of that name has a model ({reason}): see `dvc exp list` and `gto show`; `dvc fetch`"
-            " and `dvc pull` fetch missing files"
+            f" of that name has a model ({str(error).splitlines()[0]}): see `dvc exp list` and `gto"
+            " show`; `dvc fetch` and `dvc pull` fetch missing files"
         ) from None
-
-
-def _check(found: Initial, params: Params, prepared: Prepared) -> None:
-    theirs = (found.card.architecture["name"], found.card.architecture["image_size"])
-    if theirs != (params.model.name, params.data.image_size):
-        raise UserError(
-            f"train.init = {found.name}: that model is {theirs[0]} for {theirs[1]} pixels, but this"
-            f" training is {params.model.name} for {params.data.image_size}: set"
-            f" model.name={theirs[0]} and data.image_size={theirs[1]}, or start from another"
-        )
-    held_out = prepared.subjects("val") | prepared.subjects("test")
-    shared = found.card.shared_subjects(held_out)
-    if shared and params.split.unit == "subject":
-        raise LeakError(
-            f"train.init = {found.name}: {shared} of {len(held_out)} validation and test subjects"
-            " have the names of subjects that this model was trained on: the scores would measure"
-            " recognition of them. Start from a model of the same split or of other subjects"
-        )

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -22,11 +23,12 @@ from alzmri.params import Params, Train
 from alzmri.training.batches import Batch, Batches
 from alzmri.training.checkpoints import Checkpoints, State
 from alzmri.training.initial import Initial
-from alzmri.training.processes import ALONE, Processes, Stop, in_step
-from alzmri.training.schedule import learning_rate
+from alzmri.training.processes import ALONE, Processes, in_step, leave, noting_stops
 
-RECALIBRATION_IMAGES = 1024
-"""Maximum number of training slices for batch normalisation's statistics before validation."""
+RECALIBRATION_IMAGES = 1024  # at most, for batch normalisation's statistics before validation
+# First and last rate as fractions of the peak, and the fraction of steps with rising rate when
+# `train.warmup` is 0 (Smith and Topin, "Super-convergence", 2018).
+ONECYCLE_START, ONECYCLE_END, ONECYCLE_WARMUP = 1 / 25, 1 / 10_000, 0.3
 
 
 @dataclass(frozen=True)
@@ -40,28 +42,22 @@ class Epoch:
     val_accuracy: float
     val_macro_f1: float
 
-    def better_than(self, other: "Epoch | None") -> bool:
-        """Whether its validation macro F1 is higher, or equal with a lower loss."""
-        if other is None:
-            return True
-        return (self.val_macro_f1, -self.val_loss) > (other.val_macro_f1, -other.val_loss)
-
 
 @dataclass
 class TrainingState:
     """A training between two steps: everything that determines its continuation."""
 
+    architecture: dict[str, Any]  # the arguments of `build`
     model: Network
     replica: nn.Module  # trains the parameters of `model` together with the other processes
     averaged: AveragedModel | None  # the moving average of `model`, with `train.ema`
+    scored: Network  # is validated and kept: the averaged model, if any
     optimizer: torch.optim.Optimizer
     precision: torch.autocast  # for the forward pass
     loss: Tensor  # of this process in the current epoch, summed over its slices so far
     epoch: int = 1  # the current one; one more than the last when training is complete
     steps: int = 0  # completed in the current epoch
-    slices: int = 0  # completed in the current epoch by all processes
     history: list[Epoch] = field(default_factory=list)  # the completed epochs
-    best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     temperature: float = 1.0  # calibrates `best_weights`
     initial: Initial | None = None  # the model that it started from
@@ -78,66 +74,61 @@ class TrainingState:
         """A state with fresh weights from ``train.seed``, replaced by those of ``initial``."""
         settings = params.train
         torch.manual_seed(settings.seed)
-        size, dropout = prepared.images.shape[1], params.model.dropout
-        number = len(prepared.classes)
-        model = build(params.model.name, classes=number, image_size=size, dropout=dropout)
+        architecture = {
+            "name": params.model.name,
+            "classes": len(prepared.classes),
+            "image_size": prepared.images.shape[1],
+            "dropout": params.model.dropout,
+        }
+        model = build(**architecture)
         if initial:
-            initial.give_to(model, prepared.classes)
+            model.load_state_dict(initial.weights, strict=False)
         model.to(device)
         # Convolutions are faster in this layout, by 15 % on the measured CPU.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        averaged = None
-        if settings.ema:
-            averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        average = get_ema_multi_avg_fn(settings.ema)
+        averaged = AveragedModel(model, multi_avg_fn=average) if settings.ema else None
+        scored = cast(Network, averaged.module) if averaged else model
         replica = in_step(model, device) if processes.size > 1 else model
         rates = {name: getattr(settings, name) for name in ("lr", "momentum", "weight_decay")}
         optimizer = torch.optim.SGD(model.parameters(), **rates, fused=True)
         precision, loss = autocast(settings.precision, device), torch.zeros((), device=device)
-        return cls(model, replica, averaged, optimizer, precision, loss, initial=initial)
+        models = (model, replica, averaged, scored)
+        return cls(architecture, *models, optimizer, precision, loss, initial=initial)
 
-    def saved(self) -> State:
-        """A copy, for a checkpoint."""
-        changing = {
-            "model": self.model.state_dict(),
-            "averaged": self.averaged and self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+    def saved(self, loss: Tensor) -> State:
+        """A copy, for a checkpoint, with the ``loss`` of all processes."""
         return {
-            **copy.deepcopy(changing),
-            "epoch": self.epoch,
-            "steps": self.steps,
-            "slices": self.slices,
+            **copy.deepcopy({name: part.state_dict() for name, part in self._parts().items()}),
+            **{name: getattr(self, name) for name in self._AS_THEY_ARE},
+            "loss": loss,
             "history": [astuple(epoch) for epoch in self.history],
-            "best": self.best and self.best.epoch,
-            "best_weights": self.best_weights,
-            "temperature": self.temperature,
         }
 
     def restore(self, state: State) -> None:
         """Return to the ``state`` of :meth:`saved`, which must not be used afterwards."""
-        self.model.load_state_dict(state["model"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for name in self._AS_THEY_ARE:
+            setattr(self, name, state[name])
         self.loss.copy_(state["loss"])
-        self.epoch, self.steps, self.slices = state["epoch"], state["steps"], state["slices"]
         self.history = [Epoch(*values) for values in state["history"]]
-        self.best = self.history[state["best"] - 1] if state["best"] else None
-        self.best_weights, self.temperature = state["best_weights"], state["temperature"]
+
+    _AS_THEY_ARE: ClassVar = ("epoch", "steps", "best_weights", "temperature")
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("model", "optimizer", "averaged")
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
 
     @property
-    def scored(self) -> Network:
-        """The model to validate and keep: the averaged one, if any."""
-        scored = self.model if self.averaged is None else self.averaged.module
-        assert isinstance(scored, Network)
-        return scored
+    def best(self) -> Epoch | None:
+        """The first epoch with the highest validation macro F1, among equal ones the least loss."""
+        return max(self.history, key=lambda e: (e.val_macro_f1, -e.val_loss), default=None)
 
     def complete(self, settings: Train) -> bool:
         """Whether no epoch is left, or ``train.patience`` is over."""
-        last = settings.epochs
-        if self.best and settings.patience:
-            last = min(last, self.best.epoch + settings.patience)
-        return self.epoch > last
+        tired = self.best and settings.patience and self.best.epoch + settings.patience
+        return self.epoch > min(settings.epochs, tired or settings.epochs)
 
 
 def train(
@@ -157,15 +148,13 @@ def train(
         on_step: called after each step with the completed and the total number of steps.
         on_epoch: called with the state and True after each epoch; with False when it resumes.
         processes: these train together; only the first of them uses ``checkpoints``.
-        initial: the model to start from, see :mod:`alzmri.training.initial`.
 
     Raises:
         UserError: the loss is no longer finite.
         SystemExit, KeyboardInterrupt: a signal stopped the run, which is saved.
     """
-    settings = params.train
+    settings, validation = params.train, prepared.indices("val")
     batches = Batches(prepared, params, device, processes)
-    validation = prepared.indices("val")
     state = TrainingState.start(prepared, params, device, processes, initial)
     if found := processes.of_first(checkpoints.load() if processes.first else None):
         state.restore(found)
@@ -175,36 +164,36 @@ def train(
         else:
             state.loss.zero_()  # the first has the sum
 
-    with Stop(insist=processes.size > 1) as stop:
+    with noting_stops(insist=processes.size > 1) as stop:
         while not state.complete(settings):
             state.replica.train()
             for batch in batches.epoch(state.epoch, first=state.steps):
                 step(state, batch, batches, settings)
-                done = batches.before(state.epoch, state.steps)
+                done, every = batches.before(state.epoch, state.steps), settings.checkpoint_every
                 on_step(done, settings.epochs * len(batches))
-                due = bool(settings.checkpoint_every) and done % settings.checkpoint_every == 0
-                save(state, checkpoints, processes, stop, due=due)
+                save(state, checkpoints, processes, stop(), due=every > 0 and done % every == 0)
 
             recalibrate(state.scored, prepared, device)
             mine = predict(state.scored, prepared.images, processes.share(validation), device)
             logits, truth = processes.gather(mine), prepared.labels[validation]
-            epoch = Epoch(
-                state.epoch,
-                state.optimizer.param_groups[0]["lr"],
-                float(processes.sum(state.loss)) / state.slices,
-                *validation_scores(truth, logits),
-            )
-            require_finite(epoch, settings)
+            lr = state.optimizer.param_groups[0]["lr"]
+            loss = float(processes.sum(state.loss)) / len(prepared.indices("train"))
+            epoch = Epoch(state.epoch, lr, loss, *validation_scores(truth, logits))
+            if not math.isfinite(epoch.train_loss + epoch.val_loss):
+                raise UserError(
+                    f"training diverged in epoch {epoch.epoch} (loss {epoch.train_loss}): lower"
+                    f" train.lr ({settings.lr}) or train.momentum, or use train.warmup"
+                )
             state.history.append(epoch)
-            if epoch.better_than(state.best):
-                state.best, state.temperature = epoch, fit_temperature(truth, logits)
+            if epoch is state.best:
+                state.temperature = fit_temperature(truth, logits)
                 state.best_weights = copy.deepcopy(state.scored.state_dict())
 
-            state.epoch, state.steps, state.slices = state.epoch + 1, 0, 0
+            state.epoch, state.steps = state.epoch + 1, 0
             state.loss.zero_()
             on_epoch(state, True)
             due = processes.of_first(checkpoints.affordable)
-            save(state, checkpoints, processes, stop, due=due)
+            save(state, checkpoints, processes, stop(), due=due)
     checkpoints.wait()
     return state
 
@@ -218,13 +207,10 @@ def step(state: TrainingState, batch: Batch, batches: Batches, settings: Train) 
     seed = np.random.SeedSequence((settings.seed, number, rank)).generate_state(1)[0]
     generator(device).manual_seed(int(seed))
     with state.precision:
-        logits = state.replica(normalise(batch.images))
+        logits = state.replica(normalise(batch.images)).float()
+    smoothing = settings.label_smoothing
     loss = F.cross_entropy(
-        logits.float(),
-        batch.labels,
-        batches.weights,
-        reduction="sum",
-        label_smoothing=settings.label_smoothing,
+        logits, batch.labels, batches.weights, reduction="sum", label_smoothing=smoothing
     )
     loss = loss / batch.weight  # this process's term of the mean over the whole batch
     state.optimizer.zero_grad()
@@ -233,31 +219,40 @@ def step(state: TrainingState, batch: Batch, batches: Batches, settings: Train) 
     if state.averaged is not None:
         state.averaged.update_parameters(state.model)
     state.loss.add_(loss.detach(), alpha=batch.slices)
-    state.slices += batch.slices
     state.steps += 1
 
 
+def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:
+    """The rate of ``step``, counted from 0 over the whole run: a resumed run needs no history."""
+    total, warmup = train.epochs * steps_per_epoch, float(train.warmup * steps_per_epoch)
+    if train.schedule == "onecycle":
+        warmup = warmup or ONECYCLE_WARMUP * total
+        if step < warmup:
+            return train.lr * _cosine(ONECYCLE_START, 1, step / warmup)
+        return train.lr * _cosine(1, ONECYCLE_END, (step - warmup) / max(total - 1 - warmup, 1))
+    if step < warmup:
+        return train.lr * (step + 1) / (warmup + 1)
+    if train.schedule == "cosine":
+        return train.lr * _cosine(1, 0, (step - warmup) / (total - warmup))
+    return train.lr
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
 def save(
-    state: TrainingState, checkpoints: Checkpoints, processes: Processes, stop: Stop, *, due: bool
+    state: TrainingState, checkpoints: Checkpoints, processes: Processes, stop: int, *, due: bool
 ) -> None:
-    """Write a checkpoint if one is ``due``; if a stop is wanted, write one and exit."""
-    wanted = processes.largest(stop.wanted)
-    if due or wanted:
+    """Write a checkpoint if one is ``due``; if signal ``stop`` has come, write one and exit."""
+    stop = processes.largest(stop)
+    if due or stop:
         loss = processes.sum(state.loss)
         if processes.first:
-            checkpoints.save({**state.saved(), "loss": loss})
-    if wanted:
+            checkpoints.save(state.saved(loss))
+    if stop:
         checkpoints.wait()
-        stop.leave(wanted)
-
-
-def require_finite(epoch: Epoch, settings: Train) -> None:
-    """Raise UserError when a loss of ``epoch`` is not finite."""
-    if not (math.isfinite(epoch.train_loss) and math.isfinite(epoch.val_loss)):
-        raise UserError(
-            f"training diverged in epoch {epoch.epoch} (loss {epoch.train_loss}): lower"
-            f" train.lr ({settings.lr}) or train.momentum, or use train.warmup"
-        )
+        leave(stop)
 
 
 def recalibrate(model: Network, prepared: Prepared, device: torch.device) -> None:
@@ -270,15 +265,14 @@ def recalibrate(model: Network, prepared: Prepared, device: torch.device) -> Non
     count = min(len(indices), RECALIBRATION_IMAGES)
     chosen = indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)]
     batches = -(-count // BATCH_SIZE)
-
-    def inputs() -> Iterator[Tensor]:
-        # Strided, because the manifest is sorted by class, and a batch of one class has too small a
-        # variance. Strided batches also have equal sizes, which their plain average requires.
-        for first in range(batches):
-            yield normalise(torch.from_numpy(prepared.images[chosen[first::batches]]).to(device))
-
+    # Strided, because the manifest is sorted by class, and a batch of one class has too small a
+    # variance. Strided batches also have equal sizes, which their plain average requires.
+    inputs = (
+        normalise(torch.from_numpy(prepared.images[chosen[first::batches]]).to(device))
+        for first in range(batches)
+    )
     # Run only the layers with such statistics; the dropout after them would use random numbers.
-    update_bn(inputs(), model.features)
+    update_bn(inputs, model.features)
 
 
 def validation_scores(truth: Ints, logits: Floats) -> tuple[float, float, float]:

@@ -1,7 +1,6 @@
 """Settings of the processor that give a stage's results the same bytes on every x86-64 machine.
 
-Each stage that computes sets these variables before it imports torch and NumPy, which read them at
-import. So this module imports neither.
+Each stage that computes sets them before it imports torch and NumPy: this module imports neither.
 """
 
 import os
@@ -11,6 +10,7 @@ from alzmri import params
 from alzmri.errors import UserError
 from alzmri.params import Compute
 
+# With these limits, every x86-64 processor since 2015 runs the same instructions.
 CAPS = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels
     "ONEDNN_MAX_CPU_ISA": "AVX2",  # its convolutions
@@ -19,17 +19,11 @@ CAPS = {
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",  # NumPy's sums
     "OPENCV_IPP": "avx2",  # Intel's image kernels in OpenCV
 }
-"""Limits with which every x86-64 processor since 2015 runs the same instructions."""
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""The numbers of threads, on which sums depend."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # sums depend on these
 
 
 def environment() -> dict[str, str]:
-    """The variables for ``compute`` in ``params.yaml``, which override the caller's.
-
-    Empty if ``params.yaml`` is unreadable, which the stage reports later.
-    """
+    """The variables for ``params.yaml``; none if it is unreadable, which the stage reports."""
     try:
         return variables(params.load().compute)
     except UserError:
@@ -44,10 +38,8 @@ def variables(compute: Compute) -> dict[str, str]:
     if compute.threads:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         chosen |= dict.fromkeys(THREADS, str(max(1, compute.threads // processes)))
-        # Otherwise MKL uses fewer threads if two share a core.
-        chosen["MKL_DYNAMIC"] = "FALSE"
-        # Waiting threads sleep: on a busy machine, spinning made a step four times slower.
-        chosen["OMP_WAIT_POLICY"] = "PASSIVE"
+        chosen["MKL_DYNAMIC"] = "FALSE"  # or MKL uses fewer threads if two share a core
+        chosen["OMP_WAIT_POLICY"] = "PASSIVE"  # on a busy machine, spinning is four times slower
     return chosen
 
 

@@ -4,7 +4,7 @@ import copy
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,9 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from alzmri.errors import EnvironmentFault
 
 T = TypeVar("T")
-
-PATIENCE = timedelta(minutes=10)
-"""Wait for a process on another host whose end the network does not report."""
+PATIENCE = timedelta(minutes=10)  # for a process on another host that ends without a word
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Processes:
 
     def gather(self, mine: NDArray[np.float64]) -> NDArray[np.float64]:
         """The rows of all processes, in the order of the items before :meth:`share`."""
-        parts = self._held(mine)
+        parts = self.of_each(mine)
         rows = np.empty((sum(map(len, parts)), *mine.shape[1:]))
         for rank, part in enumerate(parts):
             rows[rank :: self.size] = part
@@ -59,15 +57,10 @@ class Processes:
 
     def largest(self, number: int) -> int:
         """The largest ``number`` of all processes."""
-        if self.size == 1:
-            return number
         held = torch.tensor(number)
-        dist.all_reduce(held, dist.ReduceOp.MAX)
+        if self.size > 1:
+            dist.all_reduce(held, dist.ReduceOp.MAX)
         return int(held)
-
-    def agree(self, value: object) -> bool:
-        """Whether all processes have the same ``value``."""
-        return all(other == value for other in self._held(value))
 
     def of_first(self, value: T) -> T:
         """The first process's ``value``."""
@@ -76,7 +69,8 @@ class Processes:
             dist.broadcast_object_list(held)
         return held[0]
 
-    def _held(self, value: T) -> list[T]:
+    def of_each(self, value: T) -> list[T]:
+        """The ``value`` of each process."""
         held = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(held, value)
@@ -120,42 +114,38 @@ def joined(device: torch.device) -> Iterator[Processes]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise EnvironmentFault(
-            f"another process of this training ended or cannot be reached"
+            "another process of this training ended or cannot be reached"
             f" ({str(error).splitlines()[0]}): see its message; start all again, and training"
             " continues from the last checkpoint"
         ) from error
 
 
-class Stop:
-    """Within it, a first signal sets ``wanted``, and a second one ends the program at once.
+@contextmanager
+def noting_stops(*, insist: bool) -> Iterator[Callable[[], int]]:
+    """Yield a function that gives the first signal to stop, 0 before; a second one stops at once.
 
     With ``insist``, it ignores the second one, because ``torchrun`` repeats signals that the
     terminal has already sent to its processes, and kills them if they take too long.
     """
+    wanted: int = 0
 
-    def __init__(self, *, insist: bool = False) -> None:
-        self.wanted = 0  # no signal yet
-        self._insist = insist
-        self._before: dict[int, object] = {}
+    def note(number: int, _: FrameType | None) -> None:
+        nonlocal wanted
+        if wanted and not insist:
+            leave(number)
+        wanted = wanted or number
 
-    def __enter__(self) -> "Stop":
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._note)
-        return self
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.signal(n, note) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    try:
+        yield lambda: wanted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def leave(self, number: int) -> None:
-        """End the program with the exit status of signal ``number``."""
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + number)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if not self.wanted:
-            self.wanted = number
-        elif not self._insist:
-            self.leave(number)
+def leave(number: int) -> None:
+    """End the program with the exit status of signal ``number``."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)

@@ -26,7 +26,6 @@ from alzmri.training.loop import Epoch, TrainingState
 
 HISTORY = Path("plots/history.csv")
 SCORES = Path("metrics/train.json")
-
 OnEpoch = Callable[[TrainingState, bool], None]
 
 
@@ -37,50 +36,40 @@ def reporting(
     """Yield the callbacks of ``loop.train`` for a step and for an epoch.
 
     After each epoch, and when a run resumes, they write ``plots/history.csv`` and
-    ``metrics/train.json``, so that ``dvc plots show`` and ``dvc exp show`` follow a training. The
-    line of an epoch has the training slices per second, including validation, and the time left.
+    ``metrics/train.json``, so that ``dvc plots show`` and ``dvc exp show`` follow a training.
+    Slices per second include validation; the time left is at the pace of the last epoch.
     """
     slices = len(prepared.indices("train"))
     steps = -(-slices // train.batch_size)
-    began = last = time.monotonic()
-    first = before = 0.0  # epochs done at these times
+    last, before = time.monotonic(), 0.0  # a time, and the epochs done by then
 
     def on_epoch(state: TrainingState, new: bool) -> None:
-        nonlocal began, first, last, before
-        if state.best:
-            _write_history(state.history, state.best)
+        nonlocal last, before
+        if best := state.best:
+            rows = ([f"{value:.6g}" for value in astuple(epoch)] for epoch in state.history)
+            write_csv(HISTORY, [field.name for field in fields(Epoch)], rows)
+            scores = {name: x for name, x in asdict(best).items() if name.startswith("val_")}
+            write_json(SCORES, {"best_epoch": best.epoch, **scores}, decimals=6)
         for epoch in state.history[-1:] if new else state.history:
             if tracked:
                 tracked.epoch(asdict(epoch))
         now, done = time.monotonic(), state.epoch - 1 + state.steps / steps
-        pace = ""
-        if not new:
-            began, first = now, done
-        elif done > first:  # a run resumed after an epoch's last step has no pace yet
-            left = round((now - began) / (done - first) * (train.epochs - done))
-            pace = f"  {(done - before) * slices / (now - last):.0f} images/s"
-            pace += f"  {str(timedelta(seconds=left)).removeprefix('0:')} left" if left else ""
         if new:
-            epoch = state.history[-1]
+            epoch, pace = state.history[-1], ""
+            if done > before:  # not for a run that resumed after an epoch's last step
+                left = round((now - last) / (done - before) * (train.epochs - done))
+                pace = f"  {(done - before) * slices / (now - last):.0f} images/s"
+                pace += f"  {str(timedelta(seconds=left)).removeprefix('0:')} left" if left else ""
             terminal.say(
                 f"epoch {epoch.epoch:>{len(str(train.epochs))}}/{train.epochs}  lr {epoch.lr:.2g}"
                 f"  train loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}"
-                f"  accuracy {epoch.val_accuracy:.3f}  macro F1 {epoch.val_macro_f1:.3f}"
-                + pace
-                + ("  best" if epoch == state.best else "")
+                f"  accuracy {epoch.val_accuracy:.3f}  macro F1 {epoch.val_macro_f1:.3f}{pace}"
+                + ("  best" if epoch == best else "")
             )
         last, before = now, done
 
     with terminal.progress("training", in_log=False) as on_step:
         yield on_step, on_epoch
-
-
-def _write_history(history: list[Epoch], best: Epoch) -> None:
-    """Write all epochs in six significant digits, and the scores of the best one."""
-    lines = ([f"{value:.6g}" for value in astuple(epoch)] for epoch in history)
-    write_csv(HISTORY, [field.name for field in fields(Epoch)], lines)
-    scores = {name: getattr(best, name) for name in ("val_loss", "val_accuracy", "val_macro_f1")}
-    write_json(SCORES, {"best_epoch": best.epoch, **scores}, decimals=6)
 
 
 def write(state: TrainingState, prepared: Prepared, params: Params, run: str) -> None:
@@ -102,12 +91,7 @@ def card(state: TrainingState, prepared: Prepared, params: Params, run: str) -> 
         subjects |= set(initial.card.training_subjects)
     device = state.loss.device
     return saved.Card(
-        architecture={
-            "name": params.model.name,
-            "classes": len(prepared.classes),
-            "image_size": prepared.images.shape[1],
-            "dropout": params.model.dropout,
-        },
+        architecture=state.architecture,
         classes=list(prepared.classes),
         preprocessing={"fit": params.data.fit, "channels": 1, "mean": MEAN, "std": STD},
         parameters=params.model_dump(include={"data", "split", "augment", "model", "train"}),
