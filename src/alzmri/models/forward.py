@@ -19,10 +19,7 @@ def normalise(images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module,
-    images: NDArray[np.uint8],
-    indices: NDArray[np.int64],
-    device: torch.device,
+    model: nn.Module, images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device
 ) -> NDArray[np.float64]:
     """Logits, float64 ``[len(indices), classes]``, of the slices of ``images`` at ``indices``.
 
