@@ -66,12 +66,6 @@ def test_every_key_carries_a_comment_in_the_form_that_dvc_writes(original):
     assert written.getvalue() == text
 
 
-def test_parameters_from_before_runs_were_tracked_are_still_read(ours):
-    text = ours.read_text()
-    old = params.parse(text[: text.index("\ntrack:")], "params.yaml of an experiment")
-    assert old == params.load(ours)
-
-
 @pytest.mark.parametrize("spelling", ["1e-4", "0.0001", "1.0E-4"])
 def test_a_number_is_a_number_however_yaml_reads_it(write, spelling):
     path = write({})

@@ -18,7 +18,7 @@ class Network(nn.Module):
     Attributes:
         features: from slices, float32 ``[batch, 1, image_size, image_size]``, to maps, float32
             ``[batch, channels, height, width]``, with all batch normalisation.
-        classifier: from flat maps to logits, float32 ``[batch, classes]``, with a linear last layer.
+        classifier: from flat maps to logits, float32 ``[batch, classes]``; the last is linear.
         FINEST: the place in ``features`` of the finest maps of the last convolutions, for Grad-CAM.
     """
 
