@@ -53,10 +53,8 @@ def run(command: Callable[[], object]) -> int:
     except OSError as error:
         if debug:
             raise
-        where = f": {error.filename}" if error.filename else ""
-        remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
         err.print("[red]error:[/] ", end="")
-        err.print(f"{error.strerror or error}{where}{remedy}", markup=False)
+        err.print(meaning(error), markup=False)
         return EnvironmentFault.exit_code
     except KeyboardInterrupt:
         err.print("interrupted")
@@ -64,6 +62,13 @@ def run(command: Callable[[], object]) -> int:
             err.print(f"to continue, run the same command again; {UNDO}", markup=False)
         return INTERRUPTED
     return 0
+
+
+def meaning(error: OSError) -> str:
+    """What failed, where, and the remedy if there is one."""
+    where = f": {error.filename}" if error.filename else ""
+    remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
+    return f"{error.strerror or error}{where}{remedy}"
 
 
 def _in_the_workspace() -> bool:
