@@ -42,20 +42,14 @@ def run(command: Callable[[], object]) -> int:
     debug = "--debug" in sys.argv or bool(os.environ.get("ALZMRI_DEBUG"))
     try:
         command()
-    except (UserError, EnvironmentFault) as error:
+    except (UserError, EnvironmentFault, OSError) as error:
         if debug:
             raise
         err.print("[red]error:[/] ", end="")
-        err.print(str(error), markup=False)
+        err.print(meaning(error) if isinstance(error, OSError) else str(error), markup=False)
         if isinstance(error, UserError) and _in_the_workspace():
             err.print(f"to continue, correct this and run the command again; {UNDO}", markup=False)
-        return error.exit_code
-    except OSError as error:
-        if debug:
-            raise
-        err.print("[red]error:[/] ", end="")
-        err.print(meaning(error), markup=False)
-        return EnvironmentFault.exit_code
+        return getattr(error, "exit_code", EnvironmentFault.exit_code)
     except KeyboardInterrupt:
         err.print("interrupted")
         if _in_the_workspace():
