@@ -26,7 +26,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from alzmri import registry, terminal
+from alzmri import git, terminal
 from alzmri.clinic.inbox import Inbox, ResultSender
 from alzmri.errors import EnvironmentFault, UserError, require
 from alzmri.inference.volumes import confine
@@ -245,7 +245,7 @@ def work(pipe: Connection, model: Path, count: int) -> None:
         from alzmri.clinic import dicom_answer
         from alzmri.inference.predictor import Predictor
 
-        predictor = Predictor.load(model, registry.version(model))
+        predictor = Predictor.load(model, git.version(model))
     except (UserError, EnvironmentFault) as error:
         pipe.send(error)
         return
