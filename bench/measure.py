@@ -39,7 +39,7 @@ from alzmri.data import images
 from alzmri.data.packing import pack
 from alzmri.data.prepared import PREPARED, Prepared
 from alzmri.errors import EnvironmentFault
-from alzmri.models.device import bfloat16
+from alzmri.models.forward import bfloat16
 from alzmri.training.checkpoints import Checkpoints
 
 PROTOCOL_BATCH, PROTOCOL_IMAGES, PROTOCOL_VALIDATION = 128, 4480, 960

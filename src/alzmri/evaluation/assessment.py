@@ -22,8 +22,7 @@ from alzmri.evaluation.metrics import (
 )
 from alzmri.files import write_csv
 from alzmri.models.architectures import Network
-from alzmri.models.device import choose
-from alzmri.models.forward import probabilities
+from alzmri.models.forward import choose, probabilities
 from alzmri.models.saved import Card
 from alzmri.models.validation import Floats, Ints
 from alzmri.ood import features
