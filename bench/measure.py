@@ -37,7 +37,7 @@ from alzmri.data import images
 from alzmri.data.packing import pack
 from alzmri.data.prepared import PREPARED, Prepared
 from alzmri.errors import EnvironmentFault
-from alzmri.models.device import bfloat16
+from alzmri.models.forward import bfloat16
 from alzmri.training.checkpoints import Checkpoints
 
 # Of the published protocol: 70 % and 15 % of the public collection's 6400 slices.

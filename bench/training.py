@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from alzmri.data.packing import pack
 from alzmri.data.prepared import PREPARED, Prepared, write_manifest
 from alzmri.errors import EnvironmentFault
-from alzmri.models.device import choose
-from alzmri.models.forward import normalise
+from alzmri.models.forward import choose, normalise
 from alzmri.params import PARAMS_FILE, Params, check, load
 from alzmri.phantom.simulate import generate
 from alzmri.training.batches import Batches

@@ -14,7 +14,7 @@ import torch
 from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
-from alzmri.models.device import bfloat16, choose
+from alzmri.models.forward import bfloat16, choose
 from alzmri.params import Params
 from alzmri.tracking.tracker import following
 from alzmri.training import initial, results

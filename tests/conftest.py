@@ -22,7 +22,7 @@ from scipy.stats import permutation_test
 from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared, Row
 from alzmri.errors import EnvironmentFault
-from alzmri.models.device import choose
+from alzmri.models.forward import choose
 from alzmri.params import Params, load
 from alzmri.store.server import PARTS, require_free
 

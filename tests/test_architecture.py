@@ -21,7 +21,6 @@ PACKAGE = ROOT / "src" / "alzmri"
 PLUMBING = {"errors", "terminal", "files", "git", "parallel", "repository"}
 MAY_IMPORT = {
     "classes": set(),
-    "registry": set(),
     "params": {"classes"},
     "figure": set(),
     "phantom": {"classes"},
@@ -33,9 +32,8 @@ MAY_IMPORT = {
     "evaluation": {"ood", "models", "data.prepared", "params", "figure"},
     "ood": {"models", "data.prepared", "params"},
     "inference": {"ood", "models", "data", "params"},
-    "serving": {"inference", "ood", "models", "data", "params", "registry"},
+    "serving": {"inference", "ood", "models", "data", "params"},
     "experiments": {
-        "registry",
         "sagemaker",
         "training",
         "evaluation",
@@ -46,12 +44,12 @@ MAY_IMPORT = {
         "params",
         "figure",
     },
-    "clinic": {"inference", "data", "registry"},
+    "clinic": {"inference", "data"},
     "aws": set(),
     "store": {"aws"},
     "plots_page": set(),
     "doctor": {"params", "store"},
-    "sagemaker": {"aws", "inference", "data.prepared", "params", "registry"},
+    "sagemaker": {"aws", "inference", "data.prepared", "params"},
     "cli": {
         "clinic",
         "collections",

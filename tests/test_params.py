@@ -1,10 +1,7 @@
 """params.yaml is checked once, and every fault is reported at once."""
 
 import io
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +63,6 @@ def test_every_key_carries_a_comment_in_the_form_that_dvc_writes(original):
     assert written.getvalue() == text
 
 
-def test_parameters_from_before_runs_were_tracked_are_still_read(ours):
-    text = ours.read_text()
-    old = params.parse(text[: text.index("\ntrack:")], "params.yaml of an experiment")
-    assert old == params.load(ours)
-
-
 @pytest.mark.parametrize("spelling", ["1e-4", "0.0001", "1.0E-4"])
 def test_a_number_is_a_number_however_yaml_reads_it(write, spelling):
     path = write({})
@@ -87,36 +78,6 @@ def test_a_number_is_a_number_however_yaml_reads_it(write, spelling):
 def test_a_text_that_looks_like_a_number_is_text(ours, written):
     text = ours.read_text().replace("project: alzmri", f"project: {written}")
     assert params.parse(text, "params.yaml").track.project == written.strip("'")
-
-
-def test_a_refused_experiment_leaves_what_its_message_undoes(tmp_path, ours):
-    """DVC itself writes the parameters, and leaves them there."""
-    stage = (
-        "from alzmri import params, terminal; terminal.start(lambda: print(params.load().track))"
-    )
-    (tmp_path / "stage.py").write_text(stage)
-    (tmp_path / "params.yaml").write_text(ours.read_text())
-    (tmp_path / "dvc.yaml").write_text(
-        f"stages:\n  only:\n    cmd: {sys.executable} stage.py\n    params: [track, train]\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name[:4] != "DVC_"}
-    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment |= {"DVC_NO_ANALYTICS": "1"}
-
-    def run(command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-
-    start = "git init -q; git config user.name t; git config user.email t@localhost; dvc init -q;"
-    assert run(f"{start} git add -A; git commit -qm start").returncode == 0
-    refused = run("dvc exp run -S track.project=12345678901234567890 -S train.lr=-1")
-    assert refused.returncode != 0
-    assert "params.yaml has 1 fault(s)" in refused.stderr
-    assert run("git diff --quiet").returncode == 1
-    (undo,) = re.findall("to undo .*: `(.*)`", refused.stderr)
-    assert run(undo).returncode == 0
-    assert run("git status --porcelain").stdout == ""
 
 
 FAULTS = [

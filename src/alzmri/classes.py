@@ -2,25 +2,20 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from alzmri.errors import UserError
 
 CLASSES = ("Non Demented", "Very Mild Demented", "Mild Demented", "Moderate Demented")
 """Names of the four stages, least to most severe: the order everywhere."""
-
 DEMENTED = "Demented"
 """The second class of two-class collections and of ``data.merge: binary``."""
-
 KNOWN = (*CLASSES, DEMENTED)
 """Classes that need no ``--classes``, in the order of severity."""
-
 CLASSES_FILE = "classes.txt"
 """The file in a collection's folder with its classes, one a line, least to most severe."""
-
 MOST = 10
 """Maximum number of classes. Some plots sort them by their number, which must be one digit."""
-
 MERGES = {
     "none": {},
     "three-class": dict.fromkeys(CLASSES[2:], "Mild or Moderate Demented"),
@@ -38,12 +33,6 @@ _WORDS = {
     DEMENTED: "dementia",
 }
 """Other spellings of the classes in public collections."""
-
-_NO_STAGE = (
-    "SCD,SMC,EMCI,MCI,LMCI,AD,Alzheimer,Alzheimers,Alzheimers disease,"
-    "CDR 3,severe,severe impairment,severe dementia,severe demented"
-)
-"""Diagnoses other than the stages, least to most severe; only the user can place them."""
 
 _SHORT = ("verymild", "mild", "moderate")
 """Words that, below the folder of another diagnosis, are grades of that diagnosis."""
@@ -73,19 +62,12 @@ def folder(name: str) -> str:
 FOLDERS = tuple(map(folder, CLASSES))
 
 
-@dataclass(frozen=True)
-class Naming:
-    """The classes that a source's folder names, labels and numbers mean.
+class Naming(NamedTuple):
+    """The classes that a source's folder names, labels and numbers mean."""
 
-    Attributes:
-        classes: the required classes, least to most severe; empty if nobody named them.
-        words: the class of each plain word.
-        open: whether the words are those of the stages, which may appear without digits.
-    """
-
-    classes: tuple[str, ...]
-    words: Mapping[str, str]
-    open: bool
+    classes: tuple[str, ...]  # least to most severe; empty if nobody named them
+    words: Mapping[str, str]  # the class of each plain word
+    open: bool  # whether the words are those of the stages, which may appear without digits
 
     def class_of(self, word: str) -> str | None:
         """The class that ``word`` means, or None; case, spaces and signs do not matter."""
@@ -103,7 +85,12 @@ class Naming:
 _SPELLINGS = {plain(word): name for name in KNOWN for word in (name, *_WORDS[name].split(","))}
 STAGES = Naming((), _SPELLINGS, open=True)
 """The naming if nobody names the classes."""
+_NO_STAGE = (
+    "SCD,SMC,EMCI,MCI,LMCI,AD,Alzheimer,Alzheimers,Alzheimers disease,"
+    "CDR 3,severe,severe impairment,severe dementia,severe demented"
+)
 _STAGELESS = tuple(map(plain, _NO_STAGE.split(",")))
+"""Diagnoses other than the stages, least to most severe; only the user can place them."""
 
 
 def of_folders(naming: Naming, folders: Sequence[str]) -> tuple[str, str | None] | None:
@@ -148,7 +135,7 @@ def parse(text: str) -> Naming:
         meant = naming.class_of(name) or name
         if label and extra.setdefault(plain(label), meant) != meant:
             raise UserError(f"--classes: {label} means two classes")
-    return Naming(naming.classes, {**naming.words, **extra}, naming.open)
+    return naming._replace(words={**naming.words, **extra})
 
 
 def named(names: Sequence[str], where: str) -> Naming:
@@ -165,12 +152,10 @@ def named(names: Sequence[str], where: str) -> Naming:
                 f"{where}: {name!r} is not a valid class name: use up to 40 letters, digits, spaces"
                 f" and .+-()', at least one letter, and not {', '.join(_COLUMNS)}"
             )
-    known = [STAGES.class_of(name) for name in names]
-    if all(known) and len(set(known)) == len(names):
-        classes = tuple(name for name in KNOWN if name in known)
-        naming = Naming(classes, _SPELLINGS, open=True)
-    else:
-        naming = Naming(tuple(names), {plain(name): name for name in names}, open=False)
+    naming = Naming(tuple(names), {plain(name): name for name in names}, open=False)
+    known = {STAGES.class_of(name) for name in names}
+    if None not in known and len(known) == len(names):
+        naming = STAGES._replace(classes=tuple(name for name in KNOWN if name in known))
     if not 2 <= len(set(map(plain, naming.classes))) == len(naming.classes) <= MOST:
         raise UserError(
             f"{where} must name 2 to {MOST} different classes, from healthy to severe, such as"
@@ -192,19 +177,19 @@ def option(words: Iterable[str]) -> str:
         )
     words.sort(key=_severity)
     shown = f"--classes '{','.join(words)}'"
-    if unknown := [word for word in words if _severity(word)[0] == len(KNOWN) + len(_STAGELESS)]:
+    if unknown := [word for word in words if _severity(word) == len(KNOWN) + len(_STAGELESS)]:
         shown += f"\nand {' and '.join(unknown)} moved to the right place, which is not known here"
     return shown
 
 
-def _severity(word: str) -> tuple[int, str]:
+def _severity(word: str) -> int:
     """The place of ``word``, or of the first word in it that has one; others are last."""
     for part in (word, *re.findall(r"[^\W_]+", word)):
         if stageless(part):
-            return len(KNOWN) + _STAGELESS.index(plain(part)), word
+            return len(KNOWN) + _STAGELESS.index(plain(part))
         if name := STAGES.class_of(part):
-            return KNOWN.index(name), word
-    return len(KNOWN) + len(_STAGELESS), word
+            return KNOWN.index(name)
+    return len(KNOWN) + len(_STAGELESS)
 
 
 def merged(merge: str, classes: Collection[str]) -> dict[str, str]:

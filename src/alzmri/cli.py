@@ -78,24 +78,22 @@ def doctor(
 
     The exit status is 1 if a check fails.
     """
-    from alzmri.doctor import Level, examine
+    from alzmri.doctor import examine
 
-    shown: list[dict[str, str]] = []
-    failed = False
+    console = terminal.err if before_run else terminal.out
+    shown = []
     for finding in examine(before_run=before_run):
-        failed |= finding.level is Level.FAIL
-        if finding.level is Level.OK and before_run:
+        if before_run and finding.level == "ok":
             continue
-        shown.append(vars(finding) | {"level": finding.level.name.lower()})
+        shown.append(finding)
         if not as_json:
-            console = terminal.err if before_run else terminal.out
-            colour = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}[finding.level]
-            console.print(f"[{colour}]{finding.level.value:>4}[/]  ", end="")
-            remedy = f" — {finding.remedy}" if finding.remedy else ""
-            console.print(f"{finding.subject}: {finding.message}{remedy}", markup=False)
+            colour = {"ok": "green", "warn": "yellow", "FAIL": "red"}[finding.level]
+            console.print(f"[{colour}]{finding.level:>4}[/]  ", end="")
+            console.print(f"{finding.subject}: {finding.message}", markup=False)
     if as_json:
-        terminal.say(json.dumps(shown, indent=2))
-    if failed:
+        found = [{**finding._asdict(), "level": finding.level.lower()} for finding in shown]
+        terminal.say(json.dumps(found, indent=2))
+    if any(finding.level == "FAIL" for finding in shown):
         raise typer.Exit(1)
 
 

@@ -1,55 +1,40 @@
-"""The checks of `alzmri doctor` for faults that stop a run or an experiment, with remedies."""
+"""The checks of `alzmri doctor` for faults that stop a run or an experiment, with remedies.
+
+A check returns what is well, or raises: `Doubt` for a warning, anything else for a failure.
+"""
 
 import os
-import re
+import platform
 import shutil
 import sys
 import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from enum import Enum
 from functools import partial
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from rich.filesize import decimal
 
-from alzmri import git, repository
+from alzmri import git, params, repository, terminal
 from alzmri.errors import EnvironmentFault, UserError
-from alzmri.params import load
 from alzmri.store import remotes, server
 
-OLDEST, NEWEST = (3, 11), (3, 14)
 ENOUGH_BYTES = 5 * 10**9
 TOO_FEW_BYTES = 10**9
-ABANDONED_DAYS = 14  # a training without a new checkpoint for so long is abandoned
 
 
-class Level(Enum):
-    """The severity of a finding. Only FAIL stops a run or makes it do the wrong thing."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "FAIL"
+class Doubt(UserError):
+    """Something that does not stop a run."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``remedy`` is empty if all is well or the message names it."""
+class Finding(NamedTuple):
+    """One line of the report. Only FAIL stops a run or makes it do the wrong thing."""
 
-    level: Level
+    level: Literal["ok", "warn", "FAIL"]
     subject: str
     message: str
-    remedy: str = ""
-
-
-ok = partial(Finding, Level.OK)
-warn = partial(Finding, Level.WARN)
-fail = partial(Finding, Level.FAIL)
 
 
 def examine(*, before_run: bool = False) -> Iterator[Finding]:
@@ -59,233 +44,177 @@ def examine(*, before_run: bool = False) -> Iterator[Finding]:
         before_run: `dvc repro` with the local store is about to start: the store may be down, and
             something that only experiments need may be missing, with a warning.
     """
-    yield from attempt("python", python_version)
-    yield from attempt("environment", environment)
-    yield from attempt("disk", disk)
+    yield _finding("python", python)
+    yield _finding("environment", environment)
+    yield _finding("disk", disk)
     try:
         root = repository.find()
     except UserError as error:
-        yield fail("dvc", str(error))
+        yield Finding("FAIL", "dvc", str(error))
         return
-    for folder in filter(Path.is_dir, (root, root / ".venv")):
-        yield from attempt("permissions", partial(writable, folder))
-    usable = False
-    for finding in attempt("git", partial(git_repository, root)):
-        usable = finding.level is Level.OK
-        yield finding
-    if usable:
-        for subject, check in (("git history", history), ("git identity", git_identity)):
-            for finding in attempt(subject, check):
-                # Experiments are commits; `dvc repro` makes none.
-                mild = before_run and finding.remedy
-                yield replace(finding, level=Level.WARN) if mild else finding
-        yield from attempt("line endings", partial(line_endings, root))
-        yield from attempt("source", untracked_source)
-    for subject, check_of in (
-        *(("plots", plots_template), ("params", parameters), ("data", collection)),
-        *(("checkpoints", checkpoints), ("store", partial(store, may_be_down=before_run))),
-    ):
-        yield from attempt(subject, partial(check_of, root))
+    yield _finding("permissions", partial(permissions, root))
+    yield (readable := _finding("git", repository_of_git))
+    if readable.level == "ok":
+        for subject, check in (("git history", history), ("git identity", identity)):
+            found = _finding(subject, check)
+            # Experiments are commits; `dvc repro` makes none.
+            mild = before_run and found.level == "FAIL"
+            yield found._replace(level="warn") if mild else found
+        yield _finding("source", untracked_source)
+    yield _finding("plots", partial(plots_template, root))
+    yield (valid := _finding("params", partial(parameters, root)))
+    if valid.level == "ok":
+        yield _finding("data", partial(collection, root))
+    yield _finding("checkpoints", partial(checkpoints, root))
+    yield _finding("store", partial(store, root, may_be_down=before_run))
 
 
-def attempt(subject: str, check: Callable[[], Finding | None]) -> Iterator[Finding]:
-    """Yield the finding of ``check``, or its exception as a finding."""
+def _finding(subject: str, check: Callable[[], str]) -> Finding:
     try:
-        finding = check()
+        return Finding("ok", subject, check())
+    except Doubt as doubt:
+        return Finding("warn", subject, str(doubt))
     except (UserError, EnvironmentFault) as error:
-        finding = fail(subject, str(error))
+        return Finding("FAIL", subject, str(error))
     except OSError as error:
-        finding = fail(subject, f"{error.strerror or error}: {error.filename or subject}")
+        return Finding("FAIL", subject, terminal.meaning(error))
     except Exception as error:  # noqa: BLE001 - the other checks continue
-        message = f"the check itself failed: {type(error).__name__}: {error}"
-        finding = fail(subject, message, "report that, with what `alzmri --version` prints")
-    if finding:
-        yield finding
+        message = f"the check itself failed, please report it: {type(error).__name__}: {error}"
+        return Finding("FAIL", subject, message)
 
 
-def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
-    """The pinned packages exist for these versions of Python."""
-    text = ".".join(map(str, version))
-    if not OLDEST <= version <= NEWEST:
-        return fail("python", f"version {text}", "install Python 3.11 to 3.14, then `make setup`")
-    if find_spec("torch") is None:
-        return fail("python", "torch is not installed", "run `make setup`")
-    return ok("python", f"{text}, torch {metadata.version('torch')}")
+def python() -> str:
+    """The packages are installed."""
+    try:
+        return f"{platform.python_version()}, torch {metadata.version('torch')}"
+    except metadata.PackageNotFoundError:
+        raise UserError("torch is not installed: run `make setup`") from None
 
 
-def environment() -> Finding:
+def environment() -> str:
     """`python` and `dvc` on PATH are this environment's: DVC starts stages with them."""
     programs = Path(sys.executable).parent
     for name in ("python", "dvc"):
         found = shutil.which(name)
         if found is None or not Path(found).parent.samefile(programs):
-            message = f"`{name}` is {found or 'not on PATH'}, not the one in {programs}"
-            return fail("environment", message, f"run `. {programs}/activate`")
-    return ok("environment", f"{programs} is first on PATH")
+            where = f"`{name}` is {found or 'not on PATH'}, not the one in {programs}"
+            raise UserError(f"{where}: run `. {programs}/activate`")
+    return f"{programs} is first on PATH"
 
 
-def disk() -> Finding:
+def disk() -> str:
     """Room for weights, the cache and the store."""
     free = shutil.disk_usage(Path.cwd()).free
-    message = f"{decimal(free)} free"
-    if free >= ENOUGH_BYTES:
-        return ok("disk", message)
-    report = fail if free < TOO_FEW_BYTES else warn
-    return report("disk", message, "free some space; `dvc gc --workspace` removes old results")
+    if free < ENOUGH_BYTES:
+        fault = UserError if free < TOO_FEW_BYTES else Doubt
+        raise fault(f"{decimal(free)} free: `dvc gc --workspace` removes old results")
+    return f"{decimal(free)} free"
 
 
-def writable(folder: Path) -> Finding:
-    """Try to write a file in ``folder``, because permissions alone do not show it."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return ok("permissions", f"{folder} can be written")
-    except OSError as error:
-        remedy = f"run `ls -ld {folder}` and make it yours"
-        return fail("permissions", f"{folder} cannot be written: {error.strerror}", remedy)
+def permissions(root: Path) -> str:
+    """Try to write a file, because permissions alone do not show it."""
+    with tempfile.TemporaryFile(dir=root):
+        return f"{root} can be written"
 
 
-def git_repository(root: Path) -> Finding:
+def repository_of_git() -> str:
     """Git is installed and reads the repository."""
-    if shutil.which("git") is None:
-        return fail("git", "git is not installed", "install git")
-    try:
-        git.run("rev-parse", "--git-dir")
-    except UserError as error:
-        if own := re.search(r"git config .*safe\.directory.*", str(error)):
-            return fail("git", f"{root} belongs to another user", f"run `{own[0].strip()}`")
-        if "not a git repository" not in str(error):
-            raise
-        return fail("git", f"{root} is not a git repository", "run `git init` or clone again")
-    return ok("git", "repository")
+    git.run("rev-parse", "--git-dir")
+    return "repository"
 
 
-def history() -> Finding:
+def history() -> str:
     """An experiment is a commit on top of another; DVC loses results in a shallow clone."""
-    if not git.lines("rev-parse", "--verify", "HEAD"):
-        remedy = "run `git add -A && git commit -m start`"
-        return fail("git history", "there is no commit, and experiments need one", remedy)
-    if git.lines("rev-parse", "--is-shallow-repository") == ["true"]:
-        return fail("git history", "a shallow clone loses results", "run `git fetch --unshallow`")
-    return ok("git history", "complete")
+    git.head()
+    git.require_whole()
+    return "complete"
 
 
-def git_identity() -> Finding:
+def identity() -> str:
     """An experiment is a commit, and a commit needs an author."""
     # Git itself knows: the name may come from any configuration file or from the environment.
     if git.lines("var", "GIT_AUTHOR_IDENT") and git.lines("var", "GIT_COMMITTER_IDENT"):
-        return ok("git identity", "set")
-    remedy = "run `git config user.name NAME` and `git config user.email ADDRESS`"
-    return fail("git identity", "git does not know who you are", remedy)
+        return "set"
+    raise UserError(
+        "git does not know who you are: run `git config user.name NAME` and `git config user.email"
+        " ADDRESS`"
+    )
 
 
-def line_endings(root: Path) -> Finding | None:
-    """Files with CR LF have other digests, and so every stage would run again."""
-    message = "core.autocrlf changes line endings, and .gitattributes is missing"
-    if git.lines("config", "core.autocrlf") == ["true"] and not (root / ".gitattributes").is_file():
-        return warn("line endings", message, "run `git restore .gitattributes`")
-    return None
-
-
-def untracked_source() -> Finding:
+def untracked_source() -> str:
     """Temporary experiments get only files that git tracks; an untracked module is missing."""
-    files = git.lines("ls-files", "--others", "--exclude-standard", "--", "src")
-    if not files:
-        return ok("source", "all of src/ is tracked")
-    message = f"untracked, so missing in queued and temporary experiments: {_some(files)}"
-    return warn("source", message, "run `git add src`")
+    if files := git.lines("ls-files", "--others", "--exclude-standard", "--", "src"):
+        raise Doubt(f"queued experiments lack the untracked {_some(files)}: run `git add src`")
+    return "all of src/ is tracked"
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
-def plots_template(root: Path) -> Finding:
+def plots_template(root: Path) -> str:
     """DVC makes its plots page from a template that `make setup` writes."""
-    if (root / ".dvc" / "plots.html").is_file():
-        return ok("plots", "template present")
-    return fail("plots", ".dvc/plots.html is missing: `dvc plots` fails", "run `make setup`")
+    if not (root / ".dvc" / "plots.html").is_file():
+        raise UserError(".dvc/plots.html is missing, so `dvc plots` fails: run `make setup`")
+    return "template present"
 
 
-def parameters(root: Path) -> Finding:
+def parameters(root: Path) -> str:
     """Every stage accepts params.yaml."""
-    load(root / "params.yaml")
-    return ok("params", "params.yaml is valid")
+    params.load(root / "params.yaml")
+    return "params.yaml is valid"
 
 
-def collection(root: Path) -> Finding | None:
-    """data/NAME exists and DVC can read it; None if `parameters` finds no NAME.
+def collection(root: Path) -> str:
+    """data/NAME exists and DVC can read it.
 
     DVC hashes every file before our code runs: it hangs on a pipe, and crashes on a broken link
     and on a name that is not UTF-8.
     """
-    try:
-        name = load(root / "params.yaml").data.source
-    except UserError:
-        return None
+    name = params.load(root / "params.yaml").data.source
     folder = root / "data" / name
+    if not os.path.lexists(folder):
+        if name == "phantom":
+            return f"the pipeline makes data/{name}"
+        if folder.with_name(f"{name}.dvc").is_file():
+            raise UserError(f"data/{name} is not on this machine: run `dvc pull data/{name}`")
+        raise UserError(f"no data/{name}: run `alzmri data import SOURCE --name {name}`")
     if not folder.is_dir():
-        return _absent(folder)
-    unreadable, links = [], 0
-    for above, folders, files in os.walk(folder):
-        for path in (Path(above, one) for one in (*folders, *files)):
-            links += path.is_symlink()
-            named = path.name.encode("utf-8", "ignore").decode() == path.name
-            if not (named and (path.is_file() or path.is_dir())):
-                unreadable.append(repr(str(path.relative_to(root))))
+        raise UserError(f"data/{name} is not a folder: move it away")
+    unreadable = [
+        repr(str(path.relative_to(root)))
+        for above, folders, files in os.walk(folder)
+        for path in (Path(above, one) for one in (*folders, *files))
+        if not (path.is_file() or path.is_dir())
+        or path.name != path.name.encode("utf-8", "ignore").decode()
+    ]
     if unreadable:
-        message = "DVC stops at these, which are not readable or have names that are not UTF-8: "
-        return fail("data", message + _some(unreadable), "move them away")
-    if links:
-        message = f"data/{name} has {links} symbolic links, which are ignored"
-        return warn("data", message, "replace them by the files themselves")
-    return ok("data", f"data/{name} can be read")
+        raise UserError(
+            "DVC stops at files that are not readable and at names that are not UTF-8: move away"
+            f" {_some(unreadable)}"
+        )
+    return f"data/{name} can be read"
 
 
-def _absent(folder: Path) -> Finding:
-    name = folder.name
-    if os.path.lexists(folder):
-        return fail("data", f"data/{name} is not a folder", "move it away")
-    if name == "phantom":
-        return ok("data", f"the pipeline makes data/{name}")
-    if folder.with_name(f"{name}.dvc").is_file():
-        message = f"DVC tracks data/{name}, but it is not on this machine"
-        return fail("data", message, f"run `dvc pull data/{name}`")
-    message = f"params.yaml names the collection {name}, but there is no data/{name}"
-    return fail("data", message, f"run `alzmri data import SOURCE --name {name}`")
-
-
-def checkpoints(root: Path) -> Finding:
+def checkpoints(root: Path) -> str:
     """`.checkpoints` has trainings that ended early; nothing removes abandoned ones."""
-    folder = root / ".checkpoints"
-    newest: defaultdict[str, float] = defaultdict(float)
-    size = 0
-    for path in folder.rglob("*"):
+    files, size = list((root / ".checkpoints").rglob("*.checkpoint")), 0
+    for path in files:
         with suppress(FileNotFoundError):  # a running training removes old checkpoints
-            status = path.stat()
-            run = path.relative_to(folder).parts[0].partition(".")[0]
-            newest[run] = max(newest[run], status.st_mtime)
-            size += status.st_size if path.is_file() else 0
-    if not newest:
-        return ok("checkpoints", "none: no training ended early")
-    message = f"{len(newest)} unfinished trainings, {decimal(size)}"
-    limit = time.time() - ABANDONED_DAYS * 86_400
-    old = sorted(run for run, changed in newest.items() if changed < limit)
-    if not old:
-        return ok("checkpoints", message)
-    remedy = f"run `rm -r {' '.join(f'{folder.name}/{run}*' for run in old)}`"
-    return warn("checkpoints", f"{message}; {len(old)} untouched for {ABANDONED_DAYS} days", remedy)
+            size += path.stat().st_size
+    unfinished = len({path.parent for path in files})
+    return f"{unfinished} unfinished trainings, {decimal(size)}"
 
 
-def store(root: Path, *, may_be_down: bool) -> Finding:
+def store(root: Path, *, may_be_down: bool) -> str:
     """The bucket answers. A local store that is down is a warning: one command starts it."""
-    remote, data = remotes.default(root), server.folder(root)
-    if remote.is_local and os.path.lexists(data) and not data.is_dir():
-        return fail("store", f"{data} is not a folder, but the store needs one", "move it away")
+    remote = remotes.default(root)
     try:
         remote.check()
-    except remotes.StoreUnavailable as error:
-        if remote.is_local and server.find(root) is None:
-            report = ok if may_be_down else warn
-            return report("store", "the local store is not running", "run `alzmri store up`")
-        return fail("store", str(error), "run `alzmri store status`")
-    return ok("store", f"{remote.url} answers")
+    except remotes.StoreUnavailable:
+        if not remote.is_local or server.find(root):
+            raise
+        if not may_be_down:
+            raise Doubt("the local store is not running: run `alzmri store up`") from None
+        return "the local store is not running"
+    return f"{remote.url} answers"

@@ -71,12 +71,8 @@ def write_json(path: Path, content: Any, *, decimals: int | None = None) -> None
     ``decimals`` rounds floats, because the last digits of a sum differ between processors, and a
     file that git or DVC compares must not differ.
     """
-    if decimals is not None:
-        content = _rounded(content, decimals)
-    with replacing(path) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8"
-        )
+    content = content if decimals is None else _rounded(content, decimals)
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _rounded(content: Any, decimals: int) -> Any:

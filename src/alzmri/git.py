@@ -2,8 +2,12 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 from alzmri.errors import UserError
+
+ARTIFACT = "alzmri"
+"""The model's name in ``dvc.yaml``."""
 
 _PLAIN = ("-c", "log.showSignature=false", "-c", "core.quotePath=false")
 """Override the user's settings that would change git's output."""
@@ -49,6 +53,22 @@ def show(commit: str, path: str) -> str | None:
     """
     done = _git(("cat-file", "blob", f"{commit}:./{path}"))
     return None if done.returncode else done.stdout
+
+
+def version(folder: Path = Path("models")) -> str | None:
+    """The latest version of the model in ``folder`` that GTO registered, such as ``alzmri@v0.1.0``.
+
+    A version is a tag, and matches if its ``dvc.lock`` is the same as here: no output of the
+    pipeline contains it, because a user registers a version after the run. None if no version
+    matches, if ``folder`` is not the workspace's own, or outside a repository.
+    """
+    if folder.resolve() != Path("models").resolve():
+        return None
+    try:
+        tags = lines("tag", "--list", "--sort=-version:refname", f"{ARTIFACT}@*")
+        return next((tag for tag in tags if not run("diff", tag, "--", "dvc.lock")), None)
+    except UserError:
+        return None
 
 
 def require_whole() -> None:

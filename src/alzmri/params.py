@@ -1,23 +1,22 @@
-"""The schema of ``params.yaml``, and the only place that reads it.
-
-It checks all values at once and reports all faults together; other modules trust them.
-"""
+"""The schema of ``params.yaml``, and the only place that reads it and checks its values."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
+    field_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -52,47 +51,46 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
 
-def _not_our_own(source: str) -> str:
-    if source == "prepared":
-        raise ValueError("data/prepared is an output of the pipeline, not a collection")
-    return source
-
-
-def _known_if_kept_whole(subjects: str, info: ValidationInfo) -> str:
-    if subjects == "unknown" and info.data.get("unit") == "subject":
-        raise ValueError(
-            "a subject split needs known subjects: use `alzmri data import --subject REGEX`,"
-            " add a subjects.csv (columns path,subject), or set split.unit=slice, which LEAKS"
-        )
-    return subjects
-
-
-def _whole(fractions: list[float]) -> list[float]:
-    if abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0:
-        raise ValueError("training, validation and test must each be above 0 and sum to 1")
-    return fractions
-
-
-def _enough(folds: int) -> int:
-    if folds in (1, 2):
-        raise ValueError("must be 0 (one split by fractions) or at least 3")
-    return folds
-
-
-def _one_of_folds(fold: int, info: ValidationInfo) -> int:
-    if fold >= max(info.data.get("folds", fold + 1), 1):
-        raise ValueError("must be at least 0 and below split.folds")
-    return fold
-
-
-def _within_training(warmup: float, info: ValidationInfo) -> float:
-    if warmup >= info.data.get("epochs", warmup + 1):
-        raise ValueError("must be below train.epochs")
-    return warmup
+_RULES: dict[str, tuple[Callable[[Any, dict[str, Any]], bool], str]] = {
+    "data.source": (
+        lambda source, _: source != "prepared",
+        "data/prepared is an output of the pipeline, not a collection",
+    ),
+    "split.subjects": (
+        lambda subjects, above: (subjects, above.get("unit")) != ("unknown", "subject"),
+        "a subject split needs known subjects: use `alzmri data import --subject REGEX`,"
+        " add a subjects.csv (columns path,subject), or set split.unit=slice, which LEAKS",
+    ),
+    "split.fractions": (
+        lambda fractions, _: abs(sum(fractions) - 1) <= 1e-6 and min(fractions) > 0,
+        "training, validation and test must each be above 0 and sum to 1",
+    ),
+    "split.folds": (
+        lambda n, _: n not in (1, 2),
+        "must be 0 (one split by fractions) or at least 3",
+    ),
+    "split.fold": (
+        lambda fold, above: fold < max(above.get("folds", fold + 1), 1),
+        "must be at least 0 and below split.folds",
+    ),
+    "train.warmup": (
+        lambda warmup, above: warmup < above.get("epochs", warmup + 1),
+        "must be below train.epochs",
+    ),
+}
+"""Rules beyond types and bounds, for a value and the values of its section's keys above it."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _follow_rules(cls, value: Any, info: ValidationInfo) -> Any:
+        allowed, message = _RULES.get(f"{cls.__name__.lower()}.{info.field_name}", (None, ""))
+        if allowed and not allowed(value, info.data):
+            raise ValueError(message)
+        return value
 
 
 class Phantom(_Section):
@@ -107,7 +105,7 @@ class Phantom(_Section):
 class Data(_Section):
     """The collection, and how its slices become square images."""
 
-    source: Annotated[Name, AfterValidator(_not_our_own)]
+    source: Name
     image_size: Literal[32, 64, 96, 128, 160, 224]
     fit: Literal["pad", "stretch"]
     merge: Literal["none", "three-class", "binary"]
@@ -119,12 +117,10 @@ class Split(_Section):
     """The subjects for training, for validation (which chooses the epoch) and for the test."""
 
     unit: Literal["subject", "slice"]
-    subjects: Annotated[
-        Literal["auto", "file", "pixels", "unknown"], AfterValidator(_known_if_kept_whole)
-    ]
-    fractions: Annotated[list[Fraction], Field(min_length=3, max_length=3), AfterValidator(_whole)]
-    folds: Annotated[int, Field(ge=0, le=100), AfterValidator(_enough)]
-    fold: Annotated[int, Field(ge=0), AfterValidator(_one_of_folds)]
+    subjects: Literal["auto", "file", "pixels", "unknown"]
+    fractions: list[Fraction] = Field(min_length=3, max_length=3)
+    folds: int = Field(ge=0, le=100)
+    fold: int = Field(ge=0)
     seed: Seed
 
 
@@ -138,8 +134,6 @@ class Augment(_Section):
 
 
 class Model(_Section):
-    """The architecture."""
-
     name: Literal["alexnet", "lenet", "resnet18"]
     dropout: Number = Field(ge=0, lt=1)
 
@@ -153,12 +147,12 @@ class Train(_Section):
     batch_size: int = Field(ge=2, le=65_536)
     epochs: int = Field(ge=1, le=100_000)
     schedule: Literal["constant", "cosine", "onecycle"]
-    warmup: Annotated[Number, Field(ge=0), AfterValidator(_within_training)]
+    warmup: Number = Field(ge=0)
     class_weights: Literal["none", "sqrt", "balanced"]
     label_smoothing: Number = Field(ge=0, lt=1)
     ema: Number = Field(ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"]
-    init: Text = ""  # older experiments do not have this key
+    init: Text
     seed: Seed
     checkpoint_every: int = Field(ge=0)
     keep_last: bool
@@ -166,22 +160,15 @@ class Train(_Section):
 
 
 class Evaluate(_Section):
-    """The evaluation on the test part."""
-
     temperature: bool
 
 
 class Export(_Section):
-    """Formats to export the model to."""
-
     formats: list[Literal["onnx"]] = Field(max_length=1)
 
 
 class Compute(_Section):
-    """The machine that trains, and how stages use the processor.
-
-    Experiments older than these parameters ran with the defaults.
-    """
+    """The machine that trains, and how stages use the processor."""
 
     train_on: Literal["here", "sagemaker"]
     portable: bool = False
@@ -189,8 +176,6 @@ class Compute(_Section):
 
 
 class Track(_Section):
-    """Tracking on W&B."""
-
     project: Annotated[Text, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
     entity: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]{0,128}$")]
     group: Annotated[Text, Field(max_length=128)]
@@ -198,8 +183,6 @@ class Track(_Section):
 
 
 class Params(_Section):
-    """All of ``params.yaml``."""
-
     phantom: Phantom
     data: Data
     split: Split
@@ -207,22 +190,20 @@ class Params(_Section):
     model: Model
     train: Train
     evaluate: Evaluate
-    # Older experiments do not have these sections.
-    compute: Compute = Compute(train_on="here")
-    export: Export = Export(formats=[])
-    track: Track = Track(project="alzmri", entity="", group="", mode="auto")
+    compute: Compute = Compute(train_on="here")  # a job on SageMaker has no such section
+    export: Export
+    track: Track
+
+
+assert set(get_args(Data.model_fields["merge"].annotation)) == set(MERGES)
 
 
 class FaultyParams(UserError):
     """Parameters that do not fit the schema; ``faults`` has one line per fault."""
 
     def __init__(self, name: str, faults: Sequence[str]) -> None:
-        lines = (f"{name} has {len(faults)} fault(s):", *faults)
-        super().__init__("\n  ".join(lines))
+        super().__init__("\n  ".join((f"{name} has {len(faults)} fault(s):", *faults)))
         self.faults = faults
-
-
-assert set(get_args(Data.model_fields["merge"].annotation)) == set(MERGES)
 
 
 def load(path: Path = PARAMS_FILE) -> Params:
@@ -240,7 +221,12 @@ def load(path: Path = PARAMS_FILE) -> Params:
 def parse(text: str | bytes, name: str) -> Params:
     """:func:`load` for a text in memory; messages call it ``name``."""
     content = read(text, name)
-    _restore_texts(content, text)
+    for key, field in _fields(Params).items():
+        section, _, last = key.partition(".")
+        with suppress(KeyError, TypeError):
+            if field.annotation is str and isinstance(content[section][last], int | float | date):
+                written = YAML(typ="base", pure=True).load(text)  # `1e5`, not the number it means
+                content[section][last] = written[section][last]
     return check(content, name)
 
 
@@ -253,19 +239,6 @@ def read(text: str | bytes, name: str) -> Any:
         raise UserError(f"{name} is not valid YAML: {error}") from None
 
 
-def _restore_texts(content: object, text: str | bytes) -> None:
-    """Restore texts in ``content`` as written: ``1e5``, not the number that YAML reads."""
-    written = None
-    for key in _valid_keys(Params):
-        section, _, name = key.partition(".")
-        values = content.get(section) if isinstance(content, dict) else None
-        if name and isinstance(values, dict) and isinstance(values.get(name), int | float | date):
-            schema: Any = Params.model_fields[section].annotation
-            if schema.model_fields[name].annotation is str:
-                written = written or YAML(typ="base", pure=True).load(text)
-                values[name] = written[section][name]
-
-
 def check(content: object, name: str) -> Params:
     """:func:`load` for values; messages call them ``name``."""
     return validated(Params, content, name)
@@ -276,20 +249,18 @@ def validated(schema: type[Schema], content: object, name: str) -> Schema:
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        valid = _valid_keys(schema)
-        faults = [_explain(fault, valid) for fault in error.errors(include_url=False)]
+        faults = [_explain(fault, schema) for fault in error.errors(include_url=False)]
         raise FaultyParams(name, faults) from None
 
 
-def _explain(fault: ErrorDetails, valid: list[str]) -> str:
+def _explain(fault: ErrorDetails, schema: type[BaseModel]) -> str:
     """One fault in one line: key = value: what is allowed."""
-    location = [str(part) for part in fault["loc"]]
-    key = ".".join(location) or "the whole file"
+    key = ".".join(map(str, fault["loc"])) or "the whole file"
     match fault["type"]:
         case "extra_forbidden" if key in _RENAMED:
             return f"{key}: is now called {_RENAMED[key]}"
         case "extra_forbidden":
-            near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key, _fields(schema), n=1, cutoff=0.5)
             return f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else "")
         case "missing":
             return f"{key}: missing; add it (the committed file has every key)"
@@ -298,13 +269,13 @@ def _explain(fault: ErrorDetails, valid: list[str]) -> str:
         case "literal_error":
             return f"{key} = {fault['input']!r}: allowed are {fault['ctx']['expected']}"
         case _:
-            message = fault["msg"][0].lower() + fault["msg"][1:]
-            return f"{key} = {fault['input']!r}: {message}"
+            return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
-def _valid_keys(schema: type[BaseModel]) -> list[str]:
-    keys = list(schema.model_fields)
-    for name, field in schema.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += [f"{name}.{key}" for key in field.annotation.model_fields]
-    return keys
+def _fields(schema: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of ``schema`` and of its sections, by key."""
+    fields = dict(schema.model_fields)
+    for section, of in schema.model_fields.items():
+        for name, field in getattr(of.annotation, "model_fields", {}).items():
+            fields[f"{section}.{name}"] = field
+    return fields

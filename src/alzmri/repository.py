@@ -24,9 +24,7 @@ def find(start: Path | None = None) -> Path:
 def enter(context: typer.Context) -> None:
     """Change to the root, if there is one, and keep the user's folder for `located`."""
     context.obj = Path.cwd()
-    root = _around(context.obj)
-    if root != context.obj:
-        os.chdir(root)
+    os.chdir(_around(context.obj))
 
 
 def located(
@@ -37,10 +35,10 @@ def located(
     A path from the user is relative to the user's folder, a default to the root.
     """
     here = Path.cwd()
-    typed_in = context.find_root().obj or here
+    base = context.find_root().obj or here
     source = context.get_parameter_source(parameter.name or "")
-    given = source is not None and source.name != "DEFAULT"
-    base = typed_in if given else _around(typed_in)
+    if source is None or source.name == "DEFAULT":
+        base = _around(base)
     if value is None or value.is_absolute() or base == here:
         return value
     return Path(os.path.relpath(base / value, here))

@@ -42,28 +42,27 @@ def run(command: Callable[[], object]) -> int:
     debug = "--debug" in sys.argv or bool(os.environ.get("ALZMRI_DEBUG"))
     try:
         command()
-    except (UserError, EnvironmentFault) as error:
+    except (UserError, EnvironmentFault, OSError) as error:
         if debug:
             raise
         err.print("[red]error:[/] ", end="")
-        err.print(str(error), markup=False)
+        err.print(meaning(error) if isinstance(error, OSError) else str(error), markup=False)
         if isinstance(error, UserError) and _in_the_workspace():
             err.print(f"to continue, correct this and run the command again; {UNDO}", markup=False)
-        return error.exit_code
-    except OSError as error:
-        if debug:
-            raise
-        where = f": {error.filename}" if error.filename else ""
-        remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
-        err.print("[red]error:[/] ", end="")
-        err.print(f"{error.strerror or error}{where}{remedy}", markup=False)
-        return EnvironmentFault.exit_code
+        return getattr(error, "exit_code", EnvironmentFault.exit_code)
     except KeyboardInterrupt:
         err.print("interrupted")
         if _in_the_workspace():
             err.print(f"to continue, run the same command again; {UNDO}", markup=False)
         return INTERRUPTED
     return 0
+
+
+def meaning(error: OSError) -> str:
+    """What failed, where, and the remedy if there is one."""
+    where = f": {error.filename}" if error.filename else ""
+    remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
+    return f"{error.strerror or error}{where}{remedy}"
 
 
 def _in_the_workspace() -> bool:

@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 from ruamel.yaml import YAML
 
-from alzmri import registry
+from alzmri import git
 from alzmri.errors import UserError
 from alzmri.experiments.workspace_results import PACKAGES, show, verdict
 
@@ -155,10 +155,10 @@ def test_other_bytes_of_the_same_experiment_are_explained(
 
 def test_a_model_has_the_version_under_which_its_lock_file_is_tagged(run, tmp_path):
     run(commit=True)
-    assert registry.version() is None
+    assert git.version() is None
     for tag in ("alzmri@v0.9.0", "alzmri@v0.10.0", "alzmri#prod#1", "other@v1.0.0"):
         subprocess.run(["git", "tag", "--message", tag, tag], check=True)
-    assert registry.version() == "alzmri@v0.10.0"
-    assert registry.version(tmp_path / "elsewhere") is None
+    assert git.version() == "alzmri@v0.10.0"
+    assert git.version(tmp_path / "elsewhere") is None
     run(weights="w1")
-    assert registry.version() is None
+    assert git.version() is None

@@ -31,7 +31,7 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from alzmri import registry, terminal
+from alzmri import git, terminal
 from alzmri.clinic.inbox import Inbox
 from alzmri.errors import EnvironmentFault, UserError, require
 from alzmri.inference.volumes import confine
@@ -249,7 +249,7 @@ def work(pipe: Connection, model: Path) -> None:
         from alzmri.clinic import dicom_answer
         from alzmri.inference.predictor import Predictor
 
-        predictor = Predictor.load(model, registry.version(model))
+        predictor = Predictor.load(model, git.version(model))
     except (UserError, EnvironmentFault) as error:
         pipe.send(error)
         return

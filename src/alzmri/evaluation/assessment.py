@@ -15,8 +15,7 @@ from alzmri.evaluation.intervals import intervals
 from alzmri.evaluation.metrics import by_subject, calibrated, confidence_scores, scores
 from alzmri.files import write_csv
 from alzmri.models.architectures import Network
-from alzmri.models.device import choose
-from alzmri.models.forward import probabilities
+from alzmri.models.forward import choose, probabilities
 from alzmri.models.saved import Card
 from alzmri.models.validation import Floats, Ints
 from alzmri.ood import features

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from alzmri import git, params, registry, terminal
+from alzmri import git, params, terminal
 from alzmri.errors import UserError
 from alzmri.experiments.finished_runs import METRICS, LockFile, Workspace, number
 
@@ -42,7 +42,7 @@ def show(*, as_json: bool = False) -> None:
             "images": run.summary["images"],
             "subjects": run.summary["subjects"],
             "best_epoch": run.training["best_epoch"],
-            "version": registry.version(),
+            "version": git.version(),
         }
     except (LookupError, TypeError, ValueError):
         raise UserError("the results are damaged or of another version: run `dvc repro`") from None

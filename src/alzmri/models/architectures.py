@@ -17,19 +17,14 @@ class Network(nn.Module):
 
     Attributes:
         features: from slices, float32 ``[batch, 1, image_size, image_size]``, to maps, float32
-            ``[batch, channels, height, width]``. All batch normalisation is here.
-        classifier: from flat maps to logits, float32 ``[batch, classes]``; its last layer is linear
-            and has a unit per class.
+            ``[batch, channels, height, width]``, with all batch normalisation.
+        classifier: from flat maps to logits, float32 ``[batch, classes]``; the last is linear.
         FINEST: the place in ``features`` of the finest maps of the last convolutions, for Grad-CAM.
     """
 
     FINEST: ClassVar[int] = -2  # before the last pooling
     features: nn.Sequential
     classifier: nn.Sequential
-
-    def __init__(self, image_size: int) -> None:
-        super().__init__()
-        self.image_size = image_size
 
     def classify(self, maps: Tensor) -> Tensor:
         """Logits of the feature maps."""
@@ -62,7 +57,7 @@ class AlexNet(Network):
     """
 
     def __init__(self, *, classes: int, image_size: int, dropout: float) -> None:
-        super().__init__(image_size)
+        super().__init__()
         stride, padding = STRIDE_AND_PADDING[image_size]
         self.features = nn.Sequential(
             _block(1, 64, kernel=11, stride=stride, padding=padding),
@@ -109,7 +104,7 @@ class LeNet(Network):
     """
 
     def __init__(self, *, classes: int, image_size: int, dropout: float) -> None:
-        super().__init__(image_size)
+        super().__init__()
         self.features = nn.Sequential(
             *(nn.Conv2d(1, 6, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
             *(nn.Conv2d(6, 16, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
@@ -142,7 +137,7 @@ class ResNet18(Network):
     FINEST = -1
 
     def __init__(self, *, classes: int, image_size: int, dropout: float) -> None:
-        super().__init__(image_size)
+        super().__init__()
         self.features = nn.Sequential(
             _block(1, 64, kernel=7, stride=1 if image_size == 32 else 2, padding=3),
             nn.MaxPool2d(3, 2, 1),
@@ -163,11 +158,9 @@ class _Residual(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(
-            *_block(inputs, outputs, kernel=3, stride=stride).children(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
+        first = _block(inputs, outputs, kernel=3, stride=stride).children()
+        *second, _relu = _block(outputs, outputs, kernel=3).children()
+        self.convolutions = nn.Sequential(*first, *second)
         self.shortcut = nn.Sequential()
         if inputs != outputs:
             self.shortcut.append(nn.Conv2d(inputs, outputs, 1, stride, bias=False))

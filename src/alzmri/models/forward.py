@@ -1,4 +1,8 @@
-"""The forward pass from packed pixels to class probabilities."""
+"""The forward pass from packed pixels to class probabilities, and the device that computes it."""
+
+import ctypes
+import os
+import platform
 
 import numpy as np
 import torch
@@ -19,10 +23,7 @@ def normalise(images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module,
-    images: NDArray[np.uint8],
-    indices: NDArray[np.int64],
-    device: torch.device,
+    model: nn.Module, images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device
 ) -> NDArray[np.float64]:
     """Logits, float64 ``[len(indices), classes]``, of the slices of ``images`` at ``indices``.
 
@@ -42,3 +43,56 @@ def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
     return result
+
+
+def choose() -> torch.device:
+    """The GPU if there is one, else the CPU, with torch's deterministic kernels.
+
+    Under ``torchrun``, each process of a host gets its own GPU.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for repeatable sums of cuBLAS
+    # use_deterministic_algorithms does the same, but imports torch's compiler, for 1.4 s.
+    torch.set_deterministic_debug_mode("error")
+    # Otherwise torch first fills new memory with NaN.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if platform.libc_ver()[0] == "glibc":
+        # Reuse memory between steps, because the system would clear its pages. The parameters of
+        # mallopt(3) are the thresholds for taking memory from the system and for returning it.
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)
+        libc.mallopt(-1, (1 << 31) - 1)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether ``train.precision`` means bfloat16 products on ``device``.
+
+    ``auto`` uses them where they are several times faster: on GPUs with bfloat16, and on CPUs with
+    AMX unless ``compute.portable`` forbids it.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capped = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return bool(torch.cpu.get_capabilities().get("amx_bf16")) and not capped
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context of a training step's products, with the precision of ``train.precision``."""
+    enabled = bfloat16(precision, device)
+    # Without a cache: a step uses each weight once.
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def generator(device: torch.device) -> torch.Generator:
+    """The generator that dropout on ``device`` draws from.
+
+    Seeding it is 0.2 ms faster per step than ``torch.manual_seed``, which seeds absent devices.
+    """
+    gpu = device.type == "cuda"
+    return torch.cuda.default_generators[device.index] if gpu else torch.default_generator

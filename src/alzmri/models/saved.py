@@ -70,7 +70,11 @@ def load(directory: Path = MODELS) -> tuple[Network, Card]:
     """
     try:
         card = TypeAdapter(Card).validate_json((directory / "model.json").read_bytes())
-        _check_card(card)  # first: an architecture may ask for any amount of memory
+        outputs, size = card.architecture["classes"], card.architecture["image_size"]
+        if not outputs == len(card.classes) == len(set(card.classes)):
+            raise ValueError(f"model.json: {outputs} outputs for the classes {card.classes}")
+        if size not in STRIDE_AND_PADDING:  # another architecture may take any amount of memory
+            raise ValueError(f"model.json: image_size {size}")
         model = build(**card.architecture)
         weights = load_file(directory / "model.safetensors")
         for name, tensor in weights.items():
@@ -92,12 +96,3 @@ def load(directory: Path = MODELS) -> tuple[Network, Card]:
             " or `dvc repro -f train`"
         ) from None
     return model, card
-
-
-def _check_card(card: Card) -> None:
-    """Raise ValueError for values that no training writes."""
-    classes, outputs = card.classes, card.architecture["classes"]
-    if outputs != len(classes) or len(set(classes)) < len(classes):
-        raise ValueError(f"model.json: {outputs} outputs for the classes {classes}")
-    if (size := card.architecture["image_size"]) not in STRIDE_AND_PADDING:
-        raise ValueError(f"model.json: image_size {size}")

@@ -25,7 +25,7 @@ from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.files import write_bytes
 from alzmri.models import saved
-from alzmri.models.device import choose
+from alzmri.models.forward import choose
 from alzmri.ood.features import WithFeatures, run
 
 FILE = "ood.safetensors"

@@ -16,41 +16,11 @@ classes overlap so much that unseen subjects could hardly be classified. The sep
 classes is exaggerated on purpose.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alzmri.phantom.exact import ExactRandom, bspline_along
-
-_STAGE_RANGE = (-0.5, 3.5)
-"""Range of a subject's stage; the classes are at 0, 1, 2, 3."""
-
-
-class Trait(NamedTuple):
-    """A quantity that changes with the stage and differs between subjects."""
-
-    base: float
-    per_stage: float
-    sd: float
-    least: float = 0.0
-
-    def draw(self, stage: float, random: ExactRandom) -> float:
-        """The quantity of one subject, never below ``least``."""
-        return max(self.least, self.base + self.per_stage * stage + self.sd * random.normal())
-
-
-VENTRICLE = Trait(base=1.85, per_stage=1.1, sd=0.22, least=0.2)
-"""Outward shift of the ventricles' wall from the template's, mm."""
-SULCUS = Trait(base=0.45, per_stage=0.09, sd=0.03, least=0.05)
-"""Half the width of a sulcus, mm."""
-CORTEX = Trait(base=3.0, per_stage=-0.15, sd=0.06, least=1.6)
-"""Thickness of the cortex, mm."""
-RIM = Trait(base=0.6, per_stage=0.12, sd=0.1, least=0.1)
-"""Width of the CSF over the convexity, mm."""
-LEUKOARAIOSIS = Trait(base=0.03, per_stage=0.06, sd=0.02)
-"""Darkening of the white matter at the ventricles' wall, as a fraction of its intensity."""
+from alzmri.phantom.exact import ExactRandom, Floats, bspline_along
 
 
 class Lattice(NamedTuple):
@@ -58,106 +28,67 @@ class Lattice(NamedTuple):
     apart."""
 
     spacing: float
-    knots: NDArray[np.float32]
+    knots: Floats
 
 
 _HEAD = (192, 160, 36)
 """Extent of the lattices along y, x, z, mm: the range of slices."""
-
-
-@dataclass(frozen=True)
-class SimulatedSubject:
-    """Everything about one subject that every slice shares. Lengths in mm, intensities with white
-    matter near 1."""
-
-    stage: float
-    ventricle: float
-    ventricle_front: float
-    """Additional widening of the frontal horns, and reduced one of the occipital, as a fraction."""
-    ventricle_right: float
-    """Additional widening on the right, and reduced widening on the left, as a fraction."""
-    sulcus: float
-    cortex: float
-    rim: float
-    leukoaraiosis: float
-    scale_x: float
-    scale_y: float
-    roll: float
-    """Rotation within the slice, radians; small."""
-    slope_x: float
-    slope_y: float
-    """Tilt of the slice's plane, mm up per mm right and per mm to the front."""
-    shift_x: float
-    shift_y: float
-    shift_z: float
-    csf: float
-    grey: float
-    white: float
-    gain: float
-    noise: float
-    """Standard deviation of the scanner's noise."""
-    bias: tuple[float, ...]
-    """Coefficients of the receive field: x, y, x², y², xy, z, in units of half the brain."""
-    fold_scale: float
-    """Size of the gyri relative to the average."""
-    warps: tuple[Lattice, ...]
-    """Displacement (3, Y, X, Z) of the template, mm, coarse and fine."""
-    sulcal_depth: Lattice
-    """Field (Y, X, Z) of standard deviation 1, higher where sulci are deep and wide."""
-    folds: NDArray[np.float32]
-    """Two random fields (X, Y, Z, 2) whose zero surfaces are the sulci, ``FOLD_STEP`` apart."""
-
 
 FOLD_STEP = 2.5
 """Sampling of the folding fields, mm."""
 _FOLD_EXTENT = 200
 FOLD_CENTRE = _FOLD_EXTENT / FOLD_STEP / 2
 """Sample of the folding fields at the centre of the brain."""
-_FOLD_WAVELENGTHS = (11.0, 8.0)
-"""Knot distance of the primary and the secondary folds, mm."""
-
-_WARPS = ((36, 4.0), (16, 1.8))
-"""Knot distance and standard deviation of the displacement, mm."""
-_DEPTH_SPACING = 24
-_BIAS_SD = (0.05, 0.05, 0.06, 0.06, 0.04, 0.04)
 
 
-def draw_subject(stage_of_class: int, difficulty: float, random: ExactRandom) -> SimulatedSubject:
-    """One subject of the class at ``stage_of_class``.
+class SimulatedSubject:
+    """Everything about one subject that every slice shares. Lengths in mm, intensities with white
+    matter near 1."""
 
-    ``difficulty`` is the standard deviation of the subjects' latent stage around their class, in
-    classes: with 0 all are at the centre, with 0.5 a third is nearer to a neighbouring class.
-    """
-    low, high = _STAGE_RANGE
-    stage = min(max(stage_of_class + difficulty * random.normal(), low), high)
-    return SimulatedSubject(
-        stage=stage,
-        ventricle=VENTRICLE.draw(stage, random),
-        ventricle_front=0.12 * random.normal(),
-        ventricle_right=0.12 * random.normal(),
-        sulcus=SULCUS.draw(stage, random),
-        cortex=CORTEX.draw(stage, random),
-        rim=RIM.draw(stage, random),
-        leukoaraiosis=LEUKOARAIOSIS.draw(stage, random),
-        scale_x=0.958 * (1 + 0.012 * random.normal()),
-        scale_y=0.948 * (1 + 0.012 * random.normal()),
-        roll=0.025 * random.normal(),
-        slope_x=0.02 * random.normal(),
-        slope_y=0.05 * random.normal(),
-        shift_x=0.6 * random.normal(),
-        shift_y=-16.5 + 1.2 * random.normal(),
-        shift_z=1.0 * random.normal(),
-        csf=0.115 + 0.02 * random.normal(),
-        grey=0.56 + 0.035 * random.normal(),
-        white=0.92 + 0.03 * random.normal(),
-        gain=1 + 0.05 * random.normal(),
-        noise=0.016 * (0.7 + 0.6 * random.uniform()),
-        bias=tuple(sd * random.normal() for sd in _BIAS_SD),
-        fold_scale=1 + 0.06 * random.normal(),
-        warps=tuple(_lattice(random, spacing, sd, 3) for spacing, sd in _WARPS),
-        sulcal_depth=_lattice(random, _DEPTH_SPACING, 1.0),
-        folds=np.stack([_folding(random, length) for length in _FOLD_WAVELENGTHS], axis=-1),
-    )
+    def __init__(self, stage_of_class: int, difficulty: float, random: ExactRandom) -> None:
+        """Draw a subject of the class at ``stage_of_class``.
+
+        ``difficulty`` is the standard deviation of the subjects' latent stage around their class,
+        in classes: with 0 all are at the centre, with 0.5 a third is nearer to a neighbouring
+        class.
+        """
+        stage = min(max(stage_of_class + difficulty * random.normal(), -0.5), 3.5)
+
+        def vary(mean: float, sd: float) -> float:
+            return mean + sd * random.normal()
+
+        def trait(base: float, per_stage: float, sd: float, least: float = 0) -> float:
+            """A quantity that changes with the stage and differs between subjects."""
+            return max(least, vary(base + per_stage * stage, sd))
+
+        # Outward shift of the ventricles' wall from the template's. More of it at the frontal horns
+        # than at the occipital, and on the right than on the left, as fractions.
+        self.ventricle = trait(1.85, 1.1, 0.22, least=0.2)
+        self.ventricle_front = vary(0, 0.12)
+        self.ventricle_right = vary(0, 0.12)
+        self.sulcus = trait(0.45, 0.09, 0.03, least=0.05)  # half the width of a sulcus
+        self.cortex = trait(3.0, -0.15, 0.06, least=1.6)  # its thickness
+        self.rim = trait(0.6, 0.12, 0.1, least=0.1)  # width of the CSF over the convexity
+        # Darkening of the white matter at the ventricles' wall, as a fraction of its intensity.
+        self.leukoaraiosis = trait(0.03, 0.06, 0.02)
+        self.scale_x = 0.958 * vary(1, 0.012)
+        self.scale_y = 0.948 * vary(1, 0.012)
+        self.roll = vary(0, 0.025)  # rotation within the slice, radians
+        self.slope_x = vary(0, 0.02)  # tilt of the slice's plane: mm up per mm to the right
+        self.slope_y = vary(0, 0.05)  # and per mm to the front
+        self.shift_x, self.shift_y, self.shift_z = vary(0, 0.6), vary(-16.5, 1.2), vary(0, 1)
+        self.csf, self.grey, self.white = vary(0.115, 0.02), vary(0.56, 0.035), vary(0.92, 0.03)
+        self.gain = vary(1, 0.05)
+        self.noise = 0.016 * (0.7 + 0.6 * random.uniform())  # standard deviation of the scanner's
+        # Coefficients of the receive field: x, y, x², y², xy, z, in units of half the brain.
+        self.bias = [vary(0, sd) for sd in (0.05, 0.05, 0.06, 0.06, 0.04, 0.04)]
+        self.fold_scale = vary(1, 0.06)  # size of the gyri relative to the average
+        # Displacement (3, Y, X, Z) of the template, mm, coarse and fine.
+        self.warps = [_lattice(random, 36, 4.0, 3), _lattice(random, 16, 1.8, 3)]
+        # Field (Y, X, Z) of standard deviation 1, higher where sulci are deep and wide.
+        self.sulcal_depth = _lattice(random, 24, 1.0)
+        # Random fields (X, Y, Z, 2) whose zero surfaces are the primary and secondary sulci.
+        self.folds = np.stack([_folding(random, 11.0), _folding(random, 8.0)], axis=-1)
 
 
 def _lattice(random: ExactRandom, spacing: int, sd: float, *components: int) -> Lattice:
@@ -166,8 +97,8 @@ def _lattice(random: ExactRandom, spacing: int, sd: float, *components: int) -> 
     return Lattice(spacing, random.normals(*components, *shape) * np.float32(sd))
 
 
-def _folding(random: ExactRandom, wavelength: float) -> NDArray[np.float32]:
-    """A random field (X, Y, Z) over ``_FOLD_EXTENT`` mm."""
+def _folding(random: ExactRandom, wavelength: float) -> Floats:
+    """A random field (X, Y, Z) over ``_FOLD_EXTENT`` mm with knots ``wavelength`` mm apart."""
     knots = int(_FOLD_EXTENT / wavelength) + 5
     field = random.normals(knots, knots, knots)
     for axis in range(3):

@@ -9,7 +9,7 @@ of NumPy's ``Generator`` may change their streams between versions; NumPy's comp
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,6 @@ Volume = Floats
 
 _SUBVOXEL = 64
 """Positions are rounded to 1/64 voxel, so that a difference in the last bit moves no sample."""
-_UNIFORM_BITS = 24
-"""Bits of a uniform number: those of a float32's significand."""
-_HALFWORDS = 4
-"""16-bit parts of one 64-bit word, summed for one approximately normal number."""
-_HALFWORD_MEAN = _HALFWORDS * (2**16 - 1) // 2
-_HALFWORD_SCALE = math.sqrt(12 / _HALFWORDS) / 2**16
 
 
 class ExactRandom:
@@ -36,8 +30,8 @@ class ExactRandom:
         self._words = np.random.PCG64(np.random.SeedSequence(key))
 
     def uniform(self) -> float:
-        """One number, uniform in [0, 1)."""
-        return (self._words.random_raw() >> (64 - _UNIFORM_BITS)) / 2.0**_UNIFORM_BITS
+        """One number, uniform in [0, 1), with the 24 bits of a float32's significand."""
+        return (self._words.random_raw() >> 40) / 2.0**24
 
     def normal(self) -> float:
         """One number of mean 0 and variance 1; see :meth:`normals`."""
@@ -46,13 +40,12 @@ class ExactRandom:
     def normals(self, *shape: int) -> Floats:
         """Numbers of mean 0 and variance 1, nearly normal, within ±3.47.
 
-        Each is the standardised sum of four uniform integers (the Irwin-Hall distribution). Its
-        bounded tails prevent grotesque subjects.
+        Each is the standardised sum of the four 16-bit parts of a word (the Irwin-Hall
+        distribution). Its bounded tails prevent grotesque subjects.
         """
         words = self._words.random_raw(math.prod(shape)).astype("<u8")
-        parts = words.view("<u2").reshape(*shape, _HALFWORDS)
-        total = parts.sum(axis=-1, dtype=np.int32) - _HALFWORD_MEAN
-        return np.asarray(total * _HALFWORD_SCALE, np.float32)
+        total = words.view("<u2").reshape(*shape, 4).sum(axis=-1, dtype=np.int32) - 2 * (2**16 - 1)
+        return np.asarray(total * (math.sqrt(3) / 2**16), np.float32)
 
 
 def box_blur(values: NDArray[np.integer], radius: int, passes: int = 2) -> NDArray[np.int64]:
@@ -122,16 +115,16 @@ def _mix(low: Floats, high: Floats, fraction: Floats) -> Floats:
     return high
 
 
-def bspline_weights(t: Floats) -> list[Floats]:
-    """The four weights of a uniform cubic B-spline at the fraction ``t`` in [0, 1) of a cell."""
+def bspline(t: Floats, knot: Callable[[int], Floats]) -> Floats:
+    """A uniform cubic B-spline at the fraction ``t`` in [0, 1) of a cell, whose four knots are
+    ``knot(0)`` to ``knot(3)``."""
     t2 = t * t
     t3 = t2 * t
-    return [
-        (1 - 3 * t + 3 * t2 - t3) / np.float32(6),
-        (4 - 6 * t2 + 3 * t3) / np.float32(6),
-        (1 + 3 * t + 3 * t2 - 3 * t3) / np.float32(6),
-        t3 / np.float32(6),
-    ]
+    value = knot(0) * ((1 - 3 * t + 3 * t2 - t3) / np.float32(6))
+    value += knot(1) * ((4 - 6 * t2 + 3 * t3) / np.float32(6))
+    value += knot(2) * ((1 + 3 * t + 3 * t2 - 3 * t3) / np.float32(6))
+    value += knot(3) * (t3 / np.float32(6))
+    return value
 
 
 def bspline_along(knots: Floats, axis: int, count: int, samples_per_knot: float) -> Floats:
@@ -140,8 +133,4 @@ def bspline_along(knots: Floats, axis: int, count: int, samples_per_knot: float)
     cell = np.floor(position).astype(np.int64)
     shape = [count if k == axis % knots.ndim else 1 for k in range(knots.ndim)]
     fraction = (position - cell.astype(np.float32)).reshape(shape)
-    weights = bspline_weights(fraction)
-    value = np.take(knots, cell, axis=axis) * weights[0]
-    for offset in (1, 2, 3):
-        value += np.take(knots, cell + offset, axis=axis) * weights[offset]
-    return value
+    return bspline(fraction, lambda offset: np.take(knots, cell + offset, axis=axis))

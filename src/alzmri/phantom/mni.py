@@ -6,8 +6,7 @@ commissure. The maps cover only the part of the head that slices can reach.
 """
 
 import hashlib
-import importlib.util
-from pathlib import Path
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +28,9 @@ _DIGEST = "79197a4e816fe769af4e19e1f4964dc9965936606e35813a8a6afa06ff95b70c"
 _FAR = 30.0
 """Maximum distance in the maps, mm; nothing depends on larger ones."""
 
+_X, _Y, _Z = np.ogrid[tuple(slice(-o, n - o) for o, n in zip(ORIGIN, SHAPE, strict=True))]
+"""Coordinates of the crop's voxels in mm."""
+
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
@@ -45,33 +47,30 @@ class Maps(NamedTuple):
     (negative outside), distance to the ventricle wall as above."""
 
 
-class _Grid(NamedTuple):
-    """Coordinates in mm, broadcastable: x (X,1,1), y (1,Y,1), z (1,1,Z)."""
-
-    x: NDArray[np.int64]
-    y: NDArray[np.int64]
-    z: NDArray[np.int64]
-
-
 def prepare_maps() -> Maps:
     """Derive the maps from the template: about four seconds, the same bytes everywhere."""
     t1, grey, white = _load()
-    grid = _Grid(*np.ogrid[tuple(slice(-o, n - o) for o, n in zip(ORIGIN, SHAPE, strict=True))])
     brain = ndimage.binary_fill_holes(t1 > 0)
-    wall = _signed_distance(_ventricles(t1, grey, white, brain, grid))
+    ventricles = _ventricles(t1, grey, white, brain)
+    wall = _distance_to(ventricles) - _distance_to(~ventricles)
     hull = brain | (exact.box_blur(brain * 1000, 3) > 470)
     fixed = t1.astype(np.int32) * 16
-    sharp = (fixed + (fixed - exact.box_blur(fixed, 1)) * 12 // 10).astype(np.float32) / np.float32(
-        16
-    )
+    sharp = fixed + (fixed - exact.box_blur(fixed, 1)) * 12 // 10
+    sharp = sharp.astype(np.float32) / np.float32(16)
+    # The sheets of CSF that the average brain shows, and that of the midline.
+    fissure = (np.abs(_X) < 1) & ((_Y > 40) | (_Y < -62) | (_Z > 34))
+    sulci = (brain & (wall > 4) & (sharp < 136)) | (hull & (wall > 8) & fissure)
+    # Depth below the hull; the lowest and highest planes of the crop are no surface.
+    deep = int(_FAR)
+    below = _distance_to(~np.pad(hull, ((0, 0), (0, 0), (deep, deep)), mode="edge"))
     tissue = [
         exact.piecewise_linear(sharp, _TISSUE_OF_T1),
-        _deep_zone(wall, grid),
-        np.minimum(_to_sulcus(sharp, brain & (wall > 4), hull & (wall > 8), grid), _FAR),
-        _depth(hull),
+        _deep_zone(wall),
+        np.minimum(_distance_to(sulci), _FAR),
+        np.where(hull, below[:, :, deep:-deep], -_distance_to(hull)),
         wall,
     ]
-    motion = [*_wall_motion(wall, grid), wall]
+    motion = [*_wall_motion(wall), wall]
     return Maps(np.stack(motion, -1, dtype=np.float32), np.stack(tissue, -1, dtype=np.float32))
 
 
@@ -85,36 +84,22 @@ _TISSUE_OF_T1 = [
 def _load() -> list[Bytes]:
     """The T1, grey-matter and white-matter volumes in nilearn's wheel; nilearn is not imported."""
     import nibabel  # slow to import
+    from nibabel.filebasedimages import ImageFileError
 
     nib: Any = nibabel
-    found = importlib.util.find_spec("nilearn")
-    if found is None or not found.submodule_search_locations:
+    try:
+        folder = metadata.distribution("nilearn").locate_file("nilearn/datasets/data")
+        volumes: list[Any] = []
+        for name in ("t1", "gm", "wm"):
+            image = nib.load(f"{folder}/mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+            volumes.append(np.ascontiguousarray(image.dataobj))
+        if hashlib.sha256(b"".join(volumes)).hexdigest() != _DIGEST:
+            raise ValueError("it has changed, so a seed would give other images")
+    except (ImportError, OSError, EOFError, ValueError, ImageFileError) as error:
         raise EnvironmentFault(
-            "nilearn is not installed, and the phantom is made from the MNI152 template in it; "
-            "run `pip install -r requirements.txt`"
-        )
-    folder = Path(found.submodule_search_locations[0]) / "datasets" / "data"
-    digest, volumes = hashlib.sha256(), []
-    for name in ("t1", "gm", "wm"):
-        path = folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-        try:
-            voxels = np.asanyarray(nib.load(path).dataobj)
-        except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-            raise EnvironmentFault(
-                f"cannot read nilearn's template {path}: {error}; install the pinned nilearn again"
-            ) from error
-        digest.update(np.ascontiguousarray(voxels).data)
-        volumes.append(voxels[_CROP])
-    if digest.hexdigest() != _DIGEST:
-        raise EnvironmentFault(
-            "this version of nilearn has another MNI152 template, so a seed would give other"
-            " images: install the pinned nilearn"
-        )
-    return volumes
-
-
-def _signed_distance(inside: Mask) -> Volume:
-    return _distance_to(inside) - _distance_to(~inside)
+            f"no MNI152 template in nilearn: {error}; run `pip install -r requirements.txt`"
+        ) from None
+    return [volume[_CROP] for volume in volumes]
 
 
 def _distance_to(mask: Mask) -> Volume:
@@ -130,9 +115,9 @@ _VENTRICLE_SEEDS = (
 """Points (mm) in the frontal horns, bodies and atria, and in the third ventricle."""
 
 
-def _ventricles(t1: Bytes, grey: Bytes, white: Bytes, brain: Mask, grid: _Grid) -> Mask:
+def _ventricles(t1: Bytes, grey: Bytes, white: Bytes, brain: Mask) -> Mask:
     """Dark voxels connected to the seeds, with the passages into the cisterns cut."""
-    side, y, z = np.abs(grid.x), grid.y, grid.z
+    side, y, z = np.abs(_X), _Y, _Z
     dark = brain & (t1 < 134) & (grey < 160) & (white < 110)
     dark &= (side < 42) & (y > -95) & (y < 45) & (z > -20) & (z < 36)
     passages = (
@@ -157,7 +142,7 @@ def _ventricles(t1: Bytes, grey: Bytes, white: Bytes, brain: Mask, grid: _Grid) 
     return np.isin(labels, sorted(found - {0}))
 
 
-def _wall_motion(wall: Volume, grid: _Grid) -> list[Volume]:
+def _wall_motion(wall: Volume) -> list[Volume]:
     """Displacement (x, y, z) of the tissue per mm of widening.
 
     The wall moves fully along its outward normal; the motion fades ``_FAR`` away and deep inside,
@@ -168,8 +153,8 @@ def _wall_motion(wall: Volume, grid: _Grid) -> list[Volume]:
     length = np.sqrt(normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2])
     fading = np.clip(1 - np.abs(smooth) / np.float32(_FAR), 0, 1)
     amount = np.where(smooth < 0, np.clip((smooth + 7) / np.float32(7), 0, 1), fading * fading)
-    poles = np.clip((70 - np.abs(grid.y + 10)) / 25, 0, 1)
-    third = _ramp(9 - np.abs(grid.x), 4) * _ramp(12 - grid.z, 5) * _ramp(14 - grid.y, 6)
+    poles = np.clip((70 - np.abs(_Y + 10)) / 25, 0, 1)
+    third = _ramp(9 - np.abs(_X), 4) * _ramp(12 - _Z, 5) * _ramp(14 - _Y, 6)
     amount = amount / np.maximum(length, 0.35) * (poles * (1 - 0.6 * third)).astype(np.float32)
     return [exact.blur_fixed(part * amount, 1, passes=1, scale=4096) for part in normal]
 
@@ -178,29 +163,15 @@ def _ramp(distance: NDArray[Any], width: float) -> NDArray[np.float64]:
     return np.clip(distance / width, 0, 1)
 
 
-def _depth(hull: Mask) -> Volume:
-    """Depth below the hull in mm, negative outside; the planes of the crop do not count."""
-    margin = ((0, 0), (0, 0), (int(_FAR), int(_FAR)))
-    below = _distance_to(~np.pad(hull, margin, mode="edge"))
-    return np.where(hull, below[:, :, int(_FAR) : -int(_FAR)], -_distance_to(hull))
-
-
-def _deep_zone(wall: Volume, grid: _Grid) -> Volume:
+def _deep_zone(wall: Volume) -> Volume:
     """Weight of the template itself: basal ganglia, thalami, and the ventricles' surroundings.
 
     The cortex of an average brain is blurred; outside this zone, a folded cortex replaces it.
     """
-    centre = np.sqrt((grid.x / 37) ** 2 + ((grid.y + 6) / 46) ** 2 + ((grid.z - 4) / 30) ** 2)
+    centre = np.sqrt((_X / 37) ** 2 + ((_Y + 6) / 46) ** 2 + ((_Z - 4) / 30) ** 2)
     around = _ramp(13 - wall, 5) * np.clip((1.25 - centre) * 8, 0, 1)
     zone = np.maximum(np.clip((1 - centre) * 6, 0, 1), around)
-    side = np.abs(grid.x)
-    zone[np.broadcast_to((side < 14) & (grid.y < -36) & (grid.z > -6), zone.shape)] = 0
-    zone[np.broadcast_to((side < 12) & (grid.y > 36), zone.shape)] = 0
+    side = np.abs(_X)
+    zone[np.broadcast_to((side < 14) & (_Y < -36) & (_Z > -6), zone.shape)] = 0
+    zone[np.broadcast_to((side < 12) & (_Y > 36), zone.shape)] = 0
     return exact.blur_fixed(zone, 1, passes=2, scale=4096)
-
-
-def _to_sulcus(sharp: Volume, brain: Mask, hull: Mask, grid: _Grid) -> Volume:
-    """Distance to the sheets of CSF that the average brain shows, and to that of the midline."""
-    sulci = brain & (sharp < 136)
-    fissure = (np.abs(grid.x) < 1) & ((grid.y > 40) | (grid.y < -62) | (grid.z > 34))
-    return _distance_to(sulci | (hull & fissure))

@@ -23,11 +23,8 @@ _WINDOW = (slice(_MARGIN, -_MARGIN), slice(_MARGIN, -_MARGIN))
 _ROWS, _COLUMNS = HEIGHT - 2 * _MARGIN, WIDTH - 2 * _MARGIN
 
 # Offsets from the centre of the image in mm: x to the right; y to the front, which is down.
-_Y, _X = np.meshgrid(
-    np.arange(_ROWS, dtype=np.float32) - (_ROWS - 1) / 2,
-    np.arange(_COLUMNS, dtype=np.float32) - (_COLUMNS - 1) / 2,
-    indexing="ij",
-)
+_Y, _X = np.indices((_ROWS, _COLUMNS), np.float32).reshape(2, -1)
+_Y, _X = _Y - (_ROWS - 1) / 2, _X - (_COLUMNS - 1) / 2
 _INSIDE = np.flatnonzero((_X / 80) * (_X / 80) + (_Y / 96) * (_Y / 96) < 1)
 """Pixels of the window that can be brain."""
 
@@ -91,8 +88,8 @@ def _plane(subject: SimulatedSubject, height: float) -> _Plane:
     level = height - _LATTICE_FLOOR
     warps = [_cross_section(lattice, level) for lattice in subject.warps]
     dx, dy, dz = ((coarse + fine).reshape(-1)[_INSIDE] for coarse, fine in zip(*warps, strict=True))
-    across = _X.reshape(-1)[_INSIDE] / np.float32(subject.scale_x)
-    along = _Y.reshape(-1)[_INSIDE] / np.float32(subject.scale_y)
+    across = _X[_INSIDE] / np.float32(subject.scale_x)
+    along = _Y[_INSIDE] / np.float32(subject.scale_y)
     # Cosine and sine of a small angle to second order: exact arithmetic, no trigonometry.
     cosine, sine = 1 - subject.roll * subject.roll / 2, subject.roll
     tilt = subject.slope_x * across + subject.slope_y * along
@@ -108,10 +105,7 @@ def _cross_section(lattice: Lattice, level: float) -> NDArray[np.float32]:
     """The field at ``level`` mm above its floor: shape (..., rows, columns)."""
     cell = int(level // lattice.spacing)
     fraction = np.full(1, level / lattice.spacing - cell, np.float32)
-    weights = exact.bspline_weights(fraction)
-    flat = lattice.knots[..., cell] * weights[0]
-    for offset in (1, 2, 3):
-        flat += lattice.knots[..., cell + offset] * weights[offset]
+    flat = exact.bspline(fraction, lambda offset: lattice.knots[..., cell + offset])
     rows = exact.bspline_along(flat, -2, _ROWS, lattice.spacing)
     return exact.bspline_along(rows, -1, _COLUMNS, lattice.spacing)
 
@@ -179,13 +173,9 @@ def _deep_structures(subject: SimulatedSubject, intensity: Pixels) -> Pixels:
 
 def _septum(subject: SimulatedSubject, plane: _Plane) -> Pixels:
     """Weight of the septum pellucidum and fornix: a thin sheet on the midline."""
-    sheet: Pixels = np.clip((0.9 - np.abs(plane.x + 5 * subject.ventricle_right)) * 1.2, 0, 1)
-    for inside in (
-        (plane.z - 6) * 0.3,
-        (27 - plane.z) * 0.3,
-        (plane.y + 30) * 0.2,
-        (24 - plane.y) * 0.2,
-    ):
+    x, y, z, _ = plane
+    sheet: Pixels = np.clip((0.9 - np.abs(x + 5 * subject.ventricle_right)) * 1.2, 0, 1)
+    for inside in ((z - 6) * 0.3, (27 - z) * 0.3, (y + 30) * 0.2, (24 - y) * 0.2):
         sheet = sheet * np.clip(inside, 0, 1)
     return 0.85 * sheet
 

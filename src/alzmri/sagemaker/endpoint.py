@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from alzmri import aws, registry, terminal
+from alzmri import aws, git, terminal
 from alzmri.aws import Answer
 from alzmri.errors import EnvironmentFault, LeakError, UserError
 from alzmri.sagemaker.sagemaker_settings import SagemakerSettings
@@ -26,13 +26,13 @@ Requests = dict[str, dict[str, Any]]
 def registered(version: str | None, stage: str | None, folder: Path) -> None:
     """Fetch the model of a registered version, or of the version with a stage, into ``folder``."""
     chosen = ["--rev", version] if version else ["--stage", str(stage)]
-    words = [sys.executable, "-m", "dvc", "artifacts", "get", ".", registry.NAME, *chosen]
+    words = [sys.executable, "-m", "dvc", "artifacts", "get", ".", git.ARTIFACT, *chosen]
     words += ["--out", str(folder), "--quiet"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["dvc failed"])[0].removeprefix("ERROR: ")
         raise UserError(
-            f"{version or stage}: {said}; `gto show {registry.NAME}` lists versions and stages"
+            f"{version or stage}: {said}; `gto show {git.ARTIFACT}` lists versions and stages"
         )
 
 

@@ -21,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from alzmri import __version__, registry
+from alzmri import __version__, git
 from alzmri.data.images import Pixels, Unreadable
 from alzmri.inference import NOTICE, explain
 from alzmri.inference.predictor import interpret
@@ -249,7 +249,7 @@ def _about(loaded: LoadedModel) -> answers.ModelAnswer:
         text = path.read_text(encoding="utf-8", errors="replace")
         if text.startswith("---\n"):  # the YAML head is for programs
             text = text.partition("\n---\n")[2]
-    if version := registry.version(loaded.folder):
+    if version := git.version(loaded.folder):
         text = f"Registered as `{version}`.\n\n{text}"
     # HTML in the card does not reach the page.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")

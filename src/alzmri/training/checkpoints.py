@@ -21,7 +21,7 @@ from alzmri import terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import write_bytes
-from alzmri.models.device import bfloat16
+from alzmri.models.forward import bfloat16
 from alzmri.params import Params
 from alzmri.training.initial import Initial
 

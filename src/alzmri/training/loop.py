@@ -16,8 +16,7 @@ from alzmri import terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.models.architectures import Network, build
-from alzmri.models.device import autocast, generator
-from alzmri.models.forward import BATCH_SIZE, normalise, predict
+from alzmri.models.forward import BATCH_SIZE, autocast, generator, normalise, predict
 from alzmri.models.validation import Floats, Ints, fit_temperature, macro_f1
 from alzmri.params import Params, Train
 from alzmri.training.batches import Batch, Batches

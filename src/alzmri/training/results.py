@@ -18,8 +18,7 @@ from alzmri import terminal
 from alzmri.data.prepared import Prepared
 from alzmri.files import write_bytes, write_csv, write_json
 from alzmri.models import saved
-from alzmri.models.device import bfloat16
-from alzmri.models.forward import MEAN, STD
+from alzmri.models.forward import MEAN, STD, bfloat16
 from alzmri.params import Params, Train
 from alzmri.tracking.tracker import Tracker
 from alzmri.training.loop import Epoch, TrainingState
