@@ -44,7 +44,7 @@ class TrainingFailure(Exception):
 
 
 def main() -> int:
-    """Train and deliver the model; return the exit status. `SystemExit` if SIGTERM stopped it."""
+    """Train and deliver the model; return the exit status."""
     # Without a handler the first process ignores it.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     failure = ML / "output/failure"
@@ -53,7 +53,6 @@ def main() -> int:
     try:
         train()
     except (TrainingFailure, OSError) as error:
-        print(f"failed: {error}", flush=True)
         failure.write_text(str(error)[:1024])
         return 1
     failure.unlink()

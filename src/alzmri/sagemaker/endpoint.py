@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,20 +17,20 @@ from alzmri.sagemaker.job_request import SagemakerSettings
 NEEDED = ("model.json", "model.safetensors", "ood.safetensors")
 """Files of a model's folder without which the server does not start."""
 
-Requests = dict[str, dict[str, Any]]
-"""Requests by operation, in order: CreateModel, CreateEndpointConfig, CreateEndpoint."""
+Requests = dict[str, dict[str, Any]]  # for CreateModel, CreateEndpointConfig, CreateEndpoint
 
 
 def registered(version: str | None, stage: str | None, folder: Path) -> None:
     """Fetch the model of a registered version, or of the version with a stage, into ``folder``."""
-    chosen = ["--rev", version] if version else ["--stage", str(stage)]
-    words = [sys.executable, "-m", "dvc", "artifacts", "get", ".", registry.NAME, *chosen]
-    words += ["--out", str(folder), "--quiet"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["dvc failed"])[0].removeprefix("ERROR: ")
+    from dvc.api import DVCFileSystem, artifacts_show
+    from dvc.exceptions import DvcException
+
+    try:
+        found = artifacts_show(registry.NAME, version=version, stage=stage)
+        DVCFileSystem(".", rev=found["rev"]).get(found["path"], str(folder), recursive=True)
+    except DvcException as error:
         hint = f"`gto show {registry.NAME}` lists versions and stages"
-        raise UserError(f"{version or stage}: {said}; {hint}")
+        raise UserError(f"{version or stage}: {error}; {hint}") from None
 
 
 def build(
@@ -91,11 +89,8 @@ def build(
 def deploy(session: Any, folder: Path, requests: Requests) -> bool:
     """Make the endpoint serve the model in ``folder``; return False if it does already.
 
-    A previous model serves until the new one is ready, and stays if that fails.
-
-    Raises:
-        UserError: the endpoint cannot be changed now, or the account does not allow it.
-        EnvironmentFault: the endpoint did not come up.
+    A previous model serves until the new one is ready, and goes on if it fails, which raises
+    `EnvironmentFault`.
     """
     client = session.client("sagemaker")
     model, config, endpoint = requests.values()

@@ -22,16 +22,13 @@ from alzmri.sagemaker import container
 SETTINGS_FILE = Path("sagemaker.yaml")
 TO_TRAIN = ("region", "role", "bucket")
 TO_SERVE = (*TO_TRAIN, "serve_image")  # keys of an account, without a default
-VARIABLES = {
-    "region": "AWS_REGION",
-    **{key: f"ALZMRI_SAGEMAKER_{key.upper()}" for key in ("role", "bucket", "serve_image")},
-}
+VARIABLES = {key: f"ALZMRI_SAGEMAKER_{key.upper()}" for key in TO_SERVE} | {"region": "AWS_REGION"}
 """Environment variables for keys that the file leaves empty."""
 
 CONTENT = ("src", "requirements.txt")
 LIMIT = 20_000_000  # bytes of code; more was committed by mistake
 OURS = "alzmri-"  # prefix of all jobs of alzmri
-PREPARED_FILES = ("images.npy", "manifest.csv", "params.json", "summary.json")
+PREPARED_FILES = ["images.npy", "manifest.csv", "params.json", "summary.json"]
 
 _SECRET_NAME = re.compile(
     r"(.*/)?(\.dvc|\.aws|\.ssh|\.netrc|\.env\b.*|.*\.(env|pem|key|p12)|id_(rsa|dsa|ecdsa|ed25519))"
@@ -197,10 +194,8 @@ def pack(work: Work, archive: Path) -> None:
             )
     if (total := sum(map(len, files.values()))) > LIMIT:
         largest = max(files, key=lambda name: len(files[name]))
-        raise UserError(
-            f"the code has {decimal(total)}, but a job takes at most {decimal(LIMIT)}: track data"
-            f" with DVC, not git. The largest file is {largest}"
-        )
+        sizes = f"the code has {decimal(total)}, but a job takes at most {decimal(LIMIT)}"
+        raise UserError(f"{sizes}: track data with DVC, not git. The largest file is {largest}")
 
 
 def job_name(work: Work) -> str:
@@ -219,10 +214,7 @@ def channels(settings: SagemakerSettings, work: Work) -> dict[str, str]:
 
 
 def build(settings: SagemakerSettings, work: Work, name: str) -> dict[str, Any]:
-    """The request (CreateTrainingJob) for the job ``name``, without secrets.
-
-    Equal work shares its checkpoints: a repeated job continues from them.
-    """
+    """The request (CreateTrainingJob) for the job ``name``, without secrets."""
     # AWS's image with the pinned PyTorch, for NVIDIA GPUs or for a CPU.
     kind = "cu133" if re.match(r"ml\.(g|p)\d", settings.instance_type) else "cpu"
     registry = f"763104351884.dkr.ecr.{settings.region}.amazonaws.com"
@@ -252,6 +244,7 @@ def build(settings: SagemakerSettings, work: Work, name: str) -> dict[str, Any]:
             for key, address in channels(settings, work).items()
         ],
         "OutputDataConfig": {"S3OutputPath": f"{settings.root}/jobs/"},
+        # Equal work shares its checkpoints: a repeated job continues from them.
         "CheckpointConfig": {"S3Uri": f"{settings.root}/checkpoints/{work.digest[:16]}/"},
         "ResourceConfig": {
             "InstanceType": settings.instance_type,

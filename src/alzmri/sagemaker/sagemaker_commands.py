@@ -39,13 +39,12 @@ def submit(
         terminal.warn("\n  ".join([differ, *work.changes]))
     if dry_run:
         with TemporaryDirectory(prefix="alzmri-") as temporary:
-            job_request.pack(work, Path(temporary) / "code.tar.gz")
+            job_request.pack(work, Path(temporary, "code.tar.gz"))
         terminal.say(_json(job_request.build(settings, work, job_request.job_name(work))))
         return
     session = aws.session(settings.region)
     made = training_job.submit(session, settings, work)
-    terminal.say(f"job      {made}")
-    terminal.say(f"console  {training_job.console(settings.region, made)}")
+    terminal.say(f"job      {made}\nconsole  {training_job.console(settings.region, made)}")
     if wait:
         training_job.follow(session, made)
     else:
@@ -76,7 +75,7 @@ def logs(
         training_job.follow(session, job)
         terminal.say(f"{job} completed: `alzmri sagemaker fetch {job}`")
     else:
-        terminal.say("\n".join(training_job.new_lines(session.client("logs"), job, {})))
+        training_job.say_lines(session.client("logs"), job, {})
 
 
 @sagemaker_app.command()

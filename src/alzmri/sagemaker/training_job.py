@@ -131,10 +131,7 @@ def follow(session: Any, name: str) -> Answer:
         for phase in phases(job)[said:]:
             terminal.say(f"-- {phase}")
             said += 1
-        lines = new_lines(logs, name, seen)
-        for line in lines:
-            terminal.say(line)
-        return bool(lines)
+        return say_lines(logs, name, seen)
 
     try:
         waiter = "training_job_completed_or_stopped"
@@ -150,33 +147,31 @@ def follow(session: Any, name: str) -> Answer:
 
 
 @aws.explained()
-def new_lines(logs: Any, name: str, seen: dict[str, int]) -> list[str]:
-    """New lines of the job's containers, with the host's name if there are several.
+def say_lines(logs: Any, name: str, seen: dict[str, int]) -> bool:
+    """Print new lines of the job's containers; return whether there were any.
 
     ``seen`` has the times, in ms, of earlier events by their id.
     """
+    before = len(seen)
     # CloudWatch delivers late and out of order, so ask for the last minutes again.
     since = max([120_000, *seen.values()]) - 120_000
     pages = logs.get_paginator("filter_log_events").paginate(
         logGroupName=GROUP, logStreamNamePrefix=f"{name}/", startTime=since
     )
-    lines = []
     with suppress(logs.exceptions.ResourceNotFoundException):  # no container has started
         for event in (event for page in pages for event in page["events"]):
             if event["eventId"] not in seen:
                 seen[event["eventId"]] = event["timestamp"]
                 host = event["logStreamName"].removeprefix(f"{name}/").rpartition("-")[0]
                 mark = "" if host in ("", "algo-1") else f"[{host}] "
-                lines.append(mark + event["message"].rstrip())
-    return lines
+                terminal.say(mark + event["message"].rstrip())
+    return len(seen) > before
 
 
 def bring(session: Any, found: Answer, work: Work) -> Answer:
     """Fetch the outputs of the job ``found`` into the working tree; return its scores.
 
-    Raises:
-        UserError: the job is not complete, or its work is not ``work``, that of this checkout.
-        EnvironmentFault: the job failed, or its archive is damaged.
+    `UserError` if the job is not complete or its work is not ``work``, that of this checkout.
     """
     name, status = found["TrainingJobName"], found["TrainingJobStatus"]
     require_success(found)

@@ -252,10 +252,8 @@ def _config(root: Path) -> "Config":
 def _check_address(url: str) -> None:
     """Raise a `UserError` that does not repeat ``url``, which may contain a key."""
     if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#@\s]*)?", url):
-        raise UserError(
-            "not an S3 address: write s3://bucket/prefix (a bucket has 3 to 63 lower-case letters, "
-            "digits, dots and hyphens), or `alzmri store use local`"
-        )
+        bucket = "whose bucket has 3 to 63 lower-case letters, digits, dots and hyphens"
+        raise UserError(f"not an S3 address: write s3://bucket/prefix, {bucket}, or the word local")
 
 
 def port_of(endpoint: str | None) -> int:

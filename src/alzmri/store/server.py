@@ -80,8 +80,7 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
             try:
                 remote.check()
             except StoreUnavailable as error:
-                remedy = "run `alzmri store down`, then `alzmri store up`"
-                raise EnvironmentFault(f"the store runs, but {error}: {remedy}") from error
+                raise EnvironmentFault(f"{error}: run `alzmri store down`, then `up`") from error
             return remote, "already up"
         port = port or remotes.port_of(remote.endpoint)
         wanted = remote.but(endpointurl=f"http://127.0.0.1:{port}")
@@ -89,8 +88,7 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
             with suppress(StoreUnavailable):
                 # A clone with a copy of this config.local shares the server; the keys prove it.
                 wanted.check()
-                shared = "already up, started from another checkout"
-                return remotes.save_local(root, wanted), shared
+                return remotes.save_local(root, wanted), "already up, started from another checkout"
         weed = _weed()
         require_free(port)
         ready = remotes.save_local(root, wanted)
@@ -107,10 +105,7 @@ def down(root: Path) -> bool:
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """``remote``, ``url``, ``bucket``, ``endpoint``, ``answers``, and ``error`` if it does not.
-
-    For the local store also ``process`` (None while it is down), ``folder`` and ``filer_port``.
-    """
+    """What `alzmri store status --json` prints; ``process`` is None while a local store is down."""
     remote, remedy = remotes.default(root), ""
     found: dict[str, Any] = {"remote": remote.name, "url": remote.url, "bucket": remote.bucket}
     found["endpoint"] = remote.endpoint
