@@ -24,7 +24,8 @@ store_app = typer.Typer(
 @store_app.command()
 def up(
     port: Annotated[
-        int | None, typer.Option(min=LOWEST_PORT, max=HIGHEST_PORT, help="First of five ports.")
+        int | None,
+        typer.Option(min=LOWEST_PORT, max=HIGHEST_PORT, help="First of five. [default: 8333]"),
     ] = None,
 ) -> None:
     """Start the local S3 server, unless it is up."""
