@@ -163,8 +163,8 @@ def train(image: Image) -> None:
         },
     )
     job_request.pack(work, ml / "input/data/code/code.tar.gz")
-    for path in job_request.PREPARED_FILES:
-        shutil.copy(path, ml / "input/data/prepared")
+    for name in job_request.PREPARED_FILES:
+        shutil.copy(Path("data/prepared", name), ml / "input/data/prepared")
     for name, content in {
         "hyperparameters": work.hyperparameters,
         "resourceconfig": {"hosts": ["algo-1"], "current_host": "algo-1"},

@@ -125,7 +125,7 @@ def test_sagemaker_container_installs_only_pins_that_are_not_met():
             "KeyError: 'y'",
         ),
         ("error: was a warning\nepoch 1/2\nerror: ended it\n", 1, "ended it"),
-        ("epoch 1/2\n", 128 + signal.SIGKILL, container.UNSAID),
+        ("epoch 1/2\n", -signal.SIGKILL, container.UNSAID),
         ("", 3, "training ended with status 3"),
     ],
 )

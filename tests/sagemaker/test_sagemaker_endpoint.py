@@ -5,7 +5,7 @@ import json
 import pytest
 
 from alzmri.errors import LeakError, UserError
-from alzmri.sagemaker import endpoint, sagemaker_settings
+from alzmri.sagemaker import endpoint, job_request
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def _write(path, content):
 
 def _build(folder, *, serverless=False, allow_leak=False, **settings):
     known = {"role": "arn:aws:iam::123456789012:role/a", "bucket": "ours", "serve_image": "our:1"}
-    wanted = sagemaker_settings.load().model_copy(update=known | settings)
+    wanted = job_request.load_settings([]).model_copy(update=known | settings)
     return endpoint.build(wanted, folder, serverless=serverless, allow_leak=allow_leak)
 
 

@@ -6,13 +6,14 @@ import re
 import subprocess
 import tarfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.sagemaker import job_request
-from alzmri.sagemaker.job_request import Work
-from alzmri.sagemaker.sagemaker_settings import SagemakerSettings
+from alzmri.sagemaker.job_request import SagemakerSettings, Work
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WORK = Work(COMMIT, COMMIT, [], "a11" * 16, "c0de" * 16, "da7a" * 16, {})
@@ -139,8 +140,7 @@ def repository(tmp_path, monkeypatch):
     _git(tmp_path, "add", "--all")
     _git(tmp_path, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "start")
     monkeypatch.chdir(tmp_path)
-    opened = type("Prepared", (), {"open": lambda _: type("Data", (), {"digest": "da7a"})})
-    monkeypatch.setattr(job_request, "Prepared", opened)
+    monkeypatch.setattr(Prepared, "open", lambda _: SimpleNamespace(digest="da7a"))
     return tmp_path
 
 
@@ -178,7 +178,7 @@ def test_sagemaker_bundle_is_the_tracked_code_as_it_is_here(
         "src/alzmri/__init__.py": b"changed = True\n",
         "src/train.py": b"print('changed')\n",
     }
-    with pytest.raises(UserError, match="cannot start from another model"):
+    with pytest.raises(UserError, match="starts from no other model"):
         gather(make_params(train={"init": "models-of-another-run"}))
 
 

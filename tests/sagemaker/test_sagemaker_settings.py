@@ -8,11 +8,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from alzmri.errors import UserError
-from alzmri.sagemaker import sagemaker_settings
+from alzmri.sagemaker.job_request import SETTINGS_FILE, TO_TRAIN, VARIABLES, load_settings
 from alzmri.sagemaker.sagemaker_commands import sagemaker_app
-from alzmri.sagemaker.sagemaker_settings import TO_TRAIN, VARIABLES
 
-COMMITTED = sagemaker_settings.SETTINGS_FILE.resolve()
+COMMITTED = SETTINGS_FILE.resolve()
 DOCS = Path(__file__).parents[2] / "docs"
 ROLE = "arn:aws:iam::123456789012:role/alzmri"
 
@@ -20,16 +19,16 @@ ROLE = "arn:aws:iam::123456789012:role/alzmri"
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     """A function that writes the committed file with some values changed, and reads it."""
-    for variable in ("AWS_REGION", *VARIABLES.values()):
+    for variable in VARIABLES.values():
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
 
-    def load(*needed, **values):
+    def load(needed=(), **values):
         content = YAML(typ="safe").load(COMMITTED.read_text()) | values
         with (tmp_path / "sagemaker.yaml").open("w") as handle:
             YAML().dump(content, handle)
-        return sagemaker_settings.load(*needed)
+        return load_settings(needed)
 
     return load
 
@@ -52,16 +51,13 @@ def test_sagemaker_settings_of_the_account_come_from_the_file_or_the_environment
 
 def test_sagemaker_settings_report_every_fault_at_once_and_repeat_no_key(load):
     with pytest.raises(UserError) as refused:
-        load(role="admin", instance_type="g5.xlarge", spots=True, max_hours=72)
+        load(role="admin", instance_type="g5.xlarge", spots=True)
     assert [line.strip().split(":")[0] for line in str(refused.value).splitlines()[1:]] == [
         "role = 'admin'",
         "instance_type = 'g5.xlarge'",
-        "max_wait_hours = 48",
         "spots",
     ]
     assert "did you mean spot?" in str(refused.value)
-    assert load(spot=False, max_hours=72).max_hours == 72
-    assert load(max_hours=48).max_wait_hours == 48
     key = "0123456789abcdef" * 2 + "01234567"
     with pytest.raises(UserError, match="looks like the key itself") as refused:
         load(wandb_secret=key)

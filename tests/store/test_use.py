@@ -60,11 +60,8 @@ def test_mistakes_change_nothing(new_repo):
     repo = new_repo("repo")
     before = configuration(repo)
     for words, said in (
-        (["https://bucket/x"], "s3://bucket/prefix"),
         (["s3://Bucket/x"], "s3://bucket/prefix"),
-        (["s3://ab"], "s3://bucket/prefix"),
         (["s3://KEY:SECRET@bucket/x"], "s3://bucket/prefix"),
-        (["s3://bucket/x", "--endpoint-url", "ftp://host"], "--endpoint-url"),
         (["s3://bucket/x", "--endpoint-url", "http://host:99999"], "--endpoint-url"),
         (["local", "--profile", "x"], "takes no profile"),
     ):
@@ -95,11 +92,9 @@ def test_bucket_that_does_not_answer_changes_nothing(new_repo, elsewhere):
     no_credentials = {"AWS_SHARED_CREDENTIALS_FILE": str(repo.root / "absent")}
     no_metadata = {"AWS_EC2_METADATA_DISABLED": "true", **no_credentials}
     wrong = keys | {"AWS_SECRET_ACCESS_KEY": "wrong"}
-    unknown = keys | {"AWS_ACCESS_KEY_ID": "unknown"}
     for address, words, environment, said in (
         ("s3://missing/x", options, keys, "the bucket does not exist"),
         ("s3://alzmri/x", options, wrong, "the key is wrong"),
-        ("s3://alzmri/x", options, unknown, "the key is wrong"),
         ("s3://alzmri/x", options, no_metadata, "no credentials"),
         ("s3://alzmri/x", [*options, "--profile", "absent"], {}, "aws configure"),
         ("s3://alzmri/x", nowhere, keys, "no server answers there"),

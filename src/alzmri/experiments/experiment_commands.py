@@ -123,9 +123,9 @@ def sweep(
         words += [f"split.folds={folds}", f"split.fold=range({folds})"]
     base: dict[str, object] = {}
     if on == "sagemaker":
-        from alzmri.sagemaker import sagemaker_settings
+        from alzmri.sagemaker import job_request
 
-        sagemaker_settings.load(sagemaker_settings.TO_TRAIN)
+        job_request.load_settings(job_request.TO_TRAIN)
         base["compute.train_on"] = on
     elif jobs > 1:
         base.update(runner.on_this_machine(jobs))

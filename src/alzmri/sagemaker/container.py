@@ -1,11 +1,7 @@
-"""The first process of a job's container: runs the stage train on SageMaker's inputs.
+"""The first process of a job's container, which runs the stage train on SageMaker's inputs.
 
-Inputs: the channels ``code`` (``code.tar.gz``) and ``prepared``, the hyperparameters, the hosts.
-Outputs: ``/opt/ml/model`` with the stage's outputs; ``/opt/ml/output/failure`` with the reason of a
-failure; status 0 for success.
-https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html
-
-This module imports only the standard library, because nothing else is installed yet.
+https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html describes inputs
+and outputs. This module imports only the standard library: nothing else is installed yet.
 """
 
 import json
@@ -13,21 +9,17 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
 
 ML = Path("/opt/ml")
 CODE = ML / "code"
 ENTRY_POINT = [
-    "bash",
-    "-c",
+    *("bash", "-c"),
     f"mkdir -p {CODE} && tar -xzf {ML}/input/data/code/code.tar.gz -C {CODE}"
     f" && cd {CODE}/src && exec python3 -m alzmri.sagemaker.container",
 ]
@@ -37,18 +29,14 @@ UNSAID = (
 )
 SECRET_VARIABLE = "ALZMRI_WANDB_SECRET"  # noqa: S105  # the variable with the secret's name
 OUTPUTS = (
-    "models/model.json",
-    "models/model.safetensors",
-    "models/last.pt",
-    "plots/history.csv",
-    "metrics/train.json",
+    *("models/model.json", "models/model.safetensors", "models/last.pt"),
+    *("plots/history.csv", "metrics/train.json"),
 )
 NEEDED = (
     *("albumentations", "filelock", "fsspec", "numpy", "opencv-python-headless", "psutil"),
     *("pydantic", "rich", "ruamel.yaml", "safetensors", "scikit-learn", "scipy", "wandb"),
 )
 """Packages that the stage train imports besides PyTorch, which the image has."""
-RESOLVE_SECONDS = 120  # time until the address of another host must be known
 
 
 class TrainingFailure(Exception):
@@ -56,99 +44,59 @@ class TrainingFailure(Exception):
 
 
 def main() -> int:
-    """Train and deliver the model; return the container's exit status.
-
-    Raises:
-        SystemExit: a signal stopped the training; the status is 128 + its number.
-    """
-    signal.signal(signal.SIGTERM, _leave)  # without a handler the first process ignores it
+    """Train and deliver the model; return the exit status."""
+    # Without a handler the first process ignores it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     failure = ML / "output/failure"
     failure.parent.mkdir(parents=True, exist_ok=True)
     failure.write_text(UNSAID)  # the service shows it if this process is killed
     try:
         train()
     except (TrainingFailure, OSError) as error:
-        print(f"failed: {error}", flush=True)
         failure.write_text(str(error)[:1024])
         return 1
     failure.unlink()
     return 0
 
 
-def _leave(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
-
-
 def train() -> None:
-    """Run this host's part of the stage; the first host delivers the model.
-
-    Raises:
-        TrainingFailure: with the reason for the job's owner.
-    """
+    """Run this host's part of the stage; the first host delivers the model."""
     os.chdir(CODE)
     Path("data").mkdir(exist_ok=True)
     Path("data/prepared").symlink_to(ML / "input/data/prepared")
     hosts, here, interface = _hosts()
     _write_params()
-    if wanted := unmet((CODE / "requirements.txt").read_text()):
+    if wanted := unmet(Path("requirements.txt").read_text()):
         print(f"installing {len(wanted)} pinned packages", flush=True)
         # Also as constraints, so that their dependencies have the pinned versions.
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        status, last = run([*pip, "--constraint", "requirements.txt", *wanted], dict(os.environ))
-        if status:
-            why = [status, *last][-1]
-            raise TrainingFailure(f"pip install failed: {why}. In a VPC the job needs a NAT")
-    environment = _environment(interface, first=here == hosts[0])
-    if len(hosts) > 1:
-        _await_name(hosts[0])
-    status, last = run(_command(hosts, here), environment)
-    if status:
-        raise TrainingFailure(reason(last, status))
+        if subprocess.run([*pip, "-c", "requirements.txt", *wanted], check=False).returncode:
+            raise TrainingFailure("pip install failed (see the log): in a VPC the job needs a NAT")
+    run(_command(hosts, here), _environment(interface, first=here == hosts[0]))
     if here == hosts[0]:
         for name in OUTPUTS:
             shutil.move(name, ML / "model" / Path(name).name)
 
 
-def run(command: Sequence[str], environment: dict[str, str]) -> tuple[int, Sequence[str]]:
-    """Run ``command`` and print its output at once; return its status and its last 200 lines.
-
-    It forwards only the first SIGTERM, so that the trainer saves: a second one would end it at
-    once. The status is 128 + n after signal n. Raises `SystemExit` if it failed after SIGTERM.
-    """
+def run(command: Sequence[str], environment: dict[str, str]) -> None:
+    """Run ``command`` and print its output at once; raise `TrainingFailure` if it fails."""
     child = subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
     )
-    received: int | None = None
-
-    def forward(number: int, _: FrameType | None) -> None:
-        nonlocal received
-        if not received:
-            child.send_signal(number)
-        received = number
-
-    signal.signal(signal.SIGTERM, forward)
+    # The trainer saves a checkpoint and ends.
+    signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
     assert child.stdout is not None
     last: deque[str] = deque(maxlen=200)
     for line in child.stdout:
         print(line, end="", flush=True)
         last.append(line.rstrip("\n"))
-    status = child.wait()
-    signal.signal(signal.SIGTERM, _leave)
-    if received and status:
-        sys.exit(128 + received)
-    return (status if status >= 0 else 128 - status), last
+    if status := child.wait():
+        raise TrainingFailure(reason(last, status))
 
 
 def _hosts() -> tuple[list[str], str, str]:
-    """All hosts, the first of them first; this host; their network interface."""
+    """All hosts by number, as algo-10 comes after algo-9; this host; their network interface."""
     resources = json.loads((ML / "input/config/resourceconfig.json").read_text())
-    # By number: algo-10 comes after algo-9.
     hosts = sorted(resources["hosts"], key=lambda host: int(host.rpartition("-")[2]))
     return hosts, resources["current_host"], resources.get("network_interface_name", "eth0")
 
@@ -167,8 +115,8 @@ def unmet(requirements: str) -> list[str]:
     """The pins among ``requirements`` that training needs and this Python does not have."""
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)", requirements, re.MULTILINE))
     found = {item.name.lower(): item.version for item in metadata.distributions()}
-    wanted = [name for name in NEEDED if name in pins and found.get(name) != pins[name]]
-    return [f"{name}=={pins[name]}" for name in wanted]
+    wanted = {name: pin for name, pin in pins.items() if name in NEEDED}
+    return [f"{name}=={pin}" for name, pin in wanted.items() if found.get(name) != pin]
 
 
 def _environment(interface: str, *, first: bool) -> dict[str, str]:
@@ -200,22 +148,8 @@ def _wandb_key() -> str | None:
         client = Session().create_client("secretsmanager", region_name=region, config=limits)
         return str(client.get_secret_value(SecretId=name)["SecretString"]).strip()
     except Exception as error:  # noqa: BLE001 - no error here may end the training
-        warning = "warning: no W&B key, the run is not tracked online"
-        print(f"{warning}: secret {name}: {error}", flush=True)
+        print(f"warning: no W&B key, the run is not tracked: secret {name}: {error}", flush=True)
         return None
-
-
-def _await_name(host: str) -> None:
-    """Wait until ``host`` has an address, without which torch would hang for minutes."""
-    deadline = time.monotonic() + RESOLVE_SECONDS
-    while True:
-        try:
-            socket.gethostbyname(host)
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise TrainingFailure(f"host {host} has no address: submit it again") from None
-            time.sleep(1)
 
 
 def _command(hosts: list[str], here: str) -> list[str]:
@@ -224,13 +158,9 @@ def _command(hosts: list[str], here: str) -> list[str]:
     if len(hosts) * processes == 1:
         return [sys.executable, "src/train.py"]
     return [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        f"--nnodes={len(hosts)}",
-        f"--nproc-per-node={processes}",
-        f"--node-rank={hosts.index(here)}",
-        f"--master-addr={hosts[0]}",
-        "--master-port=29500",
-        "src/train.py",
+        *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={len(hosts)}"),
+        *(f"--nproc-per-node={processes}", f"--node-rank={hosts.index(here)}"),
+        *(f"--master-addr={hosts[0]}", "--master-port=29500", "src/train.py"),
     ]
 
 
@@ -246,7 +176,7 @@ def reason(lines: Sequence[str], status: int) -> str:
     text = "\n".join(lines)
     if messages := re.findall(r"^error: (.*(?:\n  .*)*)", text, re.MULTILINE):
         return str(messages[-1])
-    if "SIGKILL" in text or status == 128 + signal.SIGKILL:
+    if "SIGKILL" in text or status == -signal.SIGKILL:
         return UNSAID
     # The first one: torchrun adds its own after it.
     if exception := re.search(r"^Traceback(?:.*\n)(?:(?:\s.*)?\n)*(\S.*)", text, re.MULTILINE):

@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,38 +12,34 @@ from typing import Any
 from alzmri import aws, git, terminal
 from alzmri.aws import Answer
 from alzmri.errors import EnvironmentFault, LeakError, UserError
-from alzmri.sagemaker.sagemaker_settings import SagemakerSettings
+from alzmri.sagemaker.job_request import SagemakerSettings
 
 NEEDED = ("model.json", "model.safetensors", "ood.safetensors")
 """Files of a model's folder without which the server does not start."""
 
-Requests = dict[str, dict[str, Any]]
-"""Requests by operation, in order: CreateModel, CreateEndpointConfig, CreateEndpoint."""
+Requests = dict[str, dict[str, Any]]  # for CreateModel, CreateEndpointConfig, CreateEndpoint
 
 
 def registered(version: str | None, stage: str | None, folder: Path) -> None:
     """Fetch the model of a registered version, or of the version with a stage, into ``folder``."""
-    chosen = ["--rev", version] if version else ["--stage", str(stage)]
-    words = [sys.executable, "-m", "dvc", "artifacts", "get", ".", git.ARTIFACT, *chosen]
-    words += ["--out", str(folder), "--quiet"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["dvc failed"])[0].removeprefix("ERROR: ")
-        raise UserError(
-            f"{version or stage}: {said}; `gto show {git.ARTIFACT}` lists versions and stages"
-        )
+    from dvc.api import DVCFileSystem, artifacts_show
+    from dvc.exceptions import DvcException
+
+    try:
+        found = artifacts_show(git.ARTIFACT, version=version, stage=stage)
+        DVCFileSystem(".", rev=found["rev"]).get(found["path"], str(folder), recursive=True)
+    except DvcException as error:
+        hint = f"`gto show {git.ARTIFACT}` lists versions and stages"
+        raise UserError(f"{version or stage}: {error}; {hint}") from None
 
 
 def build(
     settings: SagemakerSettings, folder: Path, *, serverless: bool, allow_leak: bool
 ) -> Requests:
-    """The requests to serve the model in ``folder`` as an endpoint, without secrets.
+    """The requests to serve the model in ``folder``, without secrets.
 
-    Model and configuration share a name, which contains a digest of them.
-
-    Raises:
-        UserError: files are missing or damaged.
-        LeakError: the model was, or may have been, trained on subjects of its test.
+    Model and configuration share a name, which contains a digest of them. Raises `UserError` for
+    missing or damaged files, `LeakError` if the model may have seen subjects of its test.
     """
     files = [folder / file for file in NEEDED]
     if absent := [str(path) for path in files if not path.is_file()]:
@@ -53,7 +47,8 @@ def build(
     try:
         card, scores = json.loads(files[0].read_bytes()), folder / "evaluation.json"
         split = json.loads(scores.read_bytes())["split"] if scores.is_file() else {}
-        shared = split.get("shared_subjects", 0)  # None: unknown
+        # The number of shared subjects; None when the subjects are unknown.
+        shared = split.get("shared_subjects", 0)
         leaks = card["parameters"]["split"]["unit"] == "slice" or shared != 0
         tags = settings.tagged("alzmri:run", str(card["run"]))
     except (ValueError, KeyError, TypeError) as error:
@@ -75,12 +70,10 @@ def build(
         "EnableNetworkIsolation": not serverless,
         "Tags": tags,
     }
-    where: dict[str, Any] = {
-        "InstanceType": settings.serve_instance_type,
-        "InitialInstanceCount": settings.serve_instance_count,
-    }
+    memory, copies = settings.serverless_memory_mb, settings.serverless_concurrency
+    instance, instances = settings.serve_instance_type, settings.serve_instance_count
+    where: dict[str, Any] = {"InstanceType": instance, "InitialInstanceCount": instances}
     if serverless:
-        memory, copies = settings.serverless_memory_mb, settings.serverless_concurrency
         where = {"ServerlessConfig": {"MemorySizeInMB": memory, "MaxConcurrency": copies}}
     digest = hashlib.sha256(json.dumps([model, where]).encode()).hexdigest()
     name = f"{settings.endpoint}-{digest[:12]}"
@@ -96,20 +89,15 @@ def build(
 def deploy(session: Any, folder: Path, requests: Requests) -> bool:
     """Make the endpoint serve the model in ``folder``; return False if it does already.
 
-    The endpoint serves its previous model until the new one is ready; then the previous one goes.
-
-    Raises:
-        UserError: the endpoint cannot be changed now, or the account does not allow it.
-        EnvironmentFault: the endpoint did not come up; a previous model still serves.
+    A previous model serves until the new one is ready, and goes on if it fails, which raises
+    `EnvironmentFault`.
     """
     client = session.client("sagemaker")
     model, config, endpoint = requests.values()
     name, configuration = endpoint["EndpointName"], endpoint["EndpointConfigName"]
-    before = _found(client, name)
+    before = _tolerant("Could not find", client.describe_endpoint, EndpointName=name)
     if before and (status := before["EndpointStatus"]) != "InService":
-        raise UserError(
-            f"endpoint {name} is {status}: wait, or remove it with `alzmri sagemaker undeploy`"
-        )
+        raise UserError(f"endpoint {name} is {status}: wait, or `alzmri sagemaker undeploy` it")
     if before.get("EndpointConfigName") == configuration:
         return False
     with TemporaryDirectory(prefix="alzmri-") as temporary:
@@ -117,27 +105,23 @@ def deploy(session: Any, folder: Path, requests: Requests) -> bool:
         pack(folder, archive)
         aws.upload(session, archive, model["PrimaryContainer"]["ModelDataUrl"])
     # An existing one is equal, because its name contains the digest.
-    with _unless("already existing"):
-        client.create_model(**model)
-    with _unless("already existing"):
-        client.create_endpoint_config(**config)
+    _tolerant("already existing", client.create_model, **model)
+    _tolerant("already existing", client.create_endpoint_config, **config)
     with aws.explained():
         if before:
             client.update_endpoint(EndpointName=name, EndpointConfigName=configuration)
         else:
             client.create_endpoint(**endpoint)
-    said = set()
+    terminal.say("AWS needs minutes, and continues after Ctrl-C")
+    said = [""]
 
     def say(found: Answer) -> None:
-        if found["EndpointStatus"] not in said:
-            terminal.say(f"-- {found['EndpointStatus']}")
-            said.add(found["EndpointStatus"])
+        if found["EndpointStatus"] != said[-1]:
+            said.append(found["EndpointStatus"])
+            terminal.say(f"-- {said[-1]}")
 
-    try:
-        after = aws.wait(session, "endpoint_in_service", say, EndpointName=name)
-    except KeyboardInterrupt:
-        terminal.err.print("AWS continues: `alzmri sagemaker undeploy` removes it", markup=False)
-        raise
+    aws.wait(session, "endpoint_in_service", say, EndpointName=name)
+    after = _tolerant("Could not find", client.describe_endpoint, EndpointName=name)
     if after["EndpointStatus"] != "InService" or after["EndpointConfigName"] != configuration:
         why = after.get("FailureReason", "AWS gives no reason")
         rest = "the previous model serves" if before else "remove it: alzmri sagemaker undeploy"
@@ -161,30 +145,10 @@ def pack(folder: Path, archive: Path) -> None:
                 tar.add(path, path.name, filter=lambda item: item.replace(mode=0o644, deep=False))
 
 
-@contextmanager
-def _unless(words: str) -> Iterator[None]:
-    """Ignore AWS's error with the message ``words``; explain all others."""
-    from botocore.exceptions import ClientError
-
-    with aws.explained():
-        try:
-            yield
-        except ClientError as error:
-            if words not in str(error):
-                raise
-
-
-def _found(client: Any, name: str) -> dict[str, Any]:
-    """The service's description of an endpoint; empty if there is none."""
-    with _unless("Could not find"):
-        return dict(client.describe_endpoint(EndpointName=name))
-    return {}
-
-
 def undeploy(session: Any, name: str) -> None:
     """Remove an endpoint, with its configuration and model; the archive stays in the bucket."""
     client = session.client("sagemaker")
-    found = _found(client, name)
+    found = _tolerant("Could not find", client.describe_endpoint, EndpointName=name)
     if not found:
         raise UserError(f"there is no endpoint {name} in {session.region_name}")
     with aws.explained():
@@ -193,33 +157,38 @@ def undeploy(session: Any, name: str) -> None:
     _remove(client, found["EndpointConfigName"])
 
 
-def _remove(client: Any, name: str) -> None:
-    """Remove a configuration and its model, if they exist."""
-    with _unless("Could not find"):
-        client.delete_endpoint_config(EndpointConfigName=name)
-    with _unless("Could not find"):
-        client.delete_model(ModelName=name)
-
-
 def invoke(session: Any, name: str, image: Path) -> dict[str, Any]:
     """The endpoint's answer for one image file; `UserError` with its reason if it refuses."""
-    from botocore.exceptions import ClientError
-
-    try:
-        content = image.read_bytes()
-    except OSError as error:
-        raise UserError(f"{image}: {error.strerror}: give an image file") from None
-    with aws.explained():
+    if not image.is_file():
+        raise UserError(f"{image} does not exist: give an image file")
+    client = session.client("sagemaker-runtime")
+    with aws.explained(), image.open("rb") as body:
         try:
-            answer = session.client("sagemaker-runtime").invoke_endpoint(
-                EndpointName=name, ContentType="application/octet-stream", Body=content
+            answer = client.invoke_endpoint(
+                EndpointName=name, ContentType="application/octet-stream", Body=body
             )
-        except ClientError as error:
-            if error.response["Error"].get("Code") != "ModelError":
-                raise
+        except client.exceptions.ModelError as error:
             said = str(error.response.get("OriginalMessage") or error)
             with suppress(ValueError, KeyError, TypeError):  # the server's message
                 said = str(json.loads(said)["error"])
             raise UserError(f"the endpoint refused the image: {said}") from None
-        found: dict[str, Any] = json.load(answer["Body"])
-    return found
+        return dict(json.load(answer["Body"]))
+
+
+def _remove(client: Any, name: str) -> None:
+    """Remove a configuration and its model, if they exist."""
+    _tolerant("Could not find", client.delete_endpoint_config, EndpointConfigName=name)
+    _tolerant("Could not find", client.delete_model, ModelName=name)
+
+
+@aws.explained()
+def _tolerant(words: str, call: Callable[..., Answer], **request: Any) -> Answer:
+    """The answer to a call; empty if AWS refuses it with a message that contains ``words``."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return call(**request)
+    except ClientError as error:
+        if words not in str(error):
+            raise
+        return {}

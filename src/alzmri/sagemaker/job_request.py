@@ -1,32 +1,34 @@
-"""The request for a training job: this checkout's code, data and parameters."""
+"""The settings in ``sagemaker.yaml``, and the request for a training job of this checkout."""
 
 import hashlib
 import json
 import os
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field
 from rich.filesize import decimal
 from ruamel.yaml import YAML
 
-from alzmri import git
-from alzmri.data.prepared import PREPARED, Prepared
+from alzmri import aws, git, params, terminal
 from alzmri.errors import UserError
-from alzmri.params import Params
+from alzmri.params import Number, Params
 from alzmri.sagemaker import container
-from alzmri.sagemaker.sagemaker_settings import SagemakerSettings
+
+SETTINGS_FILE = Path("sagemaker.yaml")
+TO_TRAIN = ("region", "role", "bucket")
+TO_SERVE = (*TO_TRAIN, "serve_image")  # keys of an account, without a default
+VARIABLES = {key: f"ALZMRI_SAGEMAKER_{key.upper()}" for key in TO_SERVE} | {"region": "AWS_REGION"}
+"""Environment variables for keys that the file leaves empty."""
 
 CONTENT = ("src", "requirements.txt")
 LIMIT = 20_000_000  # bytes of code; more was committed by mistake
 OURS = "alzmri-"  # prefix of all jobs of alzmri
-PREPARED_FILES = [
-    PREPARED / name for name in ("images.npy", "manifest.csv", "params.json", "summary.json")
-]
-"""Files of data/prepared that training reads."""
+PREPARED_FILES = ["images.npy", "manifest.csv", "params.json", "summary.json"]
 
 _SECRET_NAME = re.compile(
     r"(.*/)?(\.dvc|\.aws|\.ssh|\.netrc|\.env\b.*|.*\.(env|pem|key|p12)|id_(rsa|dsa|ecdsa|ed25519))"
@@ -44,6 +46,82 @@ METRICS = {
 }
 """Patterns for the line that the stage train prints after each epoch."""
 
+InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
+
+
+class SagemakerSettings(BaseModel):
+    """All of ``sagemaker.yaml``; AWS validates the account's names itself."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    region: str
+    role: Annotated[str, Field(pattern=r"^(arn:aws[a-z-]*:iam::\d{12}:role/\S+)?$")]
+    bucket: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$")]
+    prefix: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)*$")]
+    image: str
+    instance_type: InstanceType
+    instance_count: int = Field(ge=1, le=100)
+    volume_gb: int = Field(ge=1, le=16_384)
+    spot: bool
+    max_hours: Number = Field(gt=0, le=28 * 24)
+    max_wait_hours: Number = Field(gt=0, le=28 * 24)
+    wandb_secret: str
+    tags: dict[str, str]
+    serve_image: str
+    serve_instance_type: InstanceType
+    serve_instance_count: int = Field(ge=1, le=100)
+    serverless_memory_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144]
+    serverless_concurrency: int = Field(ge=1, le=200)
+
+    @property
+    def root(self) -> str:
+        """The address of the jobs' files in the bucket, without a final slash."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's name in the service: each prefix has one endpoint."""
+        return re.sub(r"[^a-zA-Z0-9]+", "-", self.prefix).strip("-")[:50].strip("-") or "alzmri"
+
+    def tagged(self, key: str, value: str) -> list[dict[str, str]]:
+        """The user's tags and one more, in the service's format."""
+        return [{"Key": k, "Value": v} for k, v in {**self.tags, key: value}.items()]
+
+
+def load_settings(needed: Sequence[str], *, placeholders: bool = False) -> SagemakerSettings:
+    """Read and validate ``sagemaker.yaml``; the environment has values for empty keys.
+
+    Keys in ``needed`` must have a value; with ``placeholders``, missing ones become ``<role>`` and
+    so on. `UserError` names all faults, and repeats no secret.
+    """
+    try:
+        content = params.read(SETTINGS_FILE.read_bytes(), str(SETTINGS_FILE))
+    except FileNotFoundError:
+        raise UserError(f"{SETTINGS_FILE} not found: `git checkout {SETTINGS_FILE}`") from None
+    if isinstance(content, dict):
+        if re.fullmatch(r"[0-9a-f]{40}|wandb_v\d.*", str(content.get("wandb_secret", ""))):
+            raise UserError(
+                f"{SETTINGS_FILE}: wandb_secret looks like the key itself, and git tracks the file:"
+                " put the key into Secrets Manager and write the NAME of the secret here"
+            )
+        for key, variable in VARIABLES.items():
+            if content.get(key) == "":
+                content[key] = os.environ.get(variable, "")
+        if content.get("region") == "":
+            from botocore.session import Session
+
+            with aws.explained():
+                content["region"] = Session().get_config_variable("region") or ""
+    settings = params.validated(SagemakerSettings, content, str(SETTINGS_FILE))
+    lacking = [key for key in needed if not getattr(settings, key)]
+    if lacking and not placeholders:
+        lines = "".join(f"\n  {key}: write it there, or export {VARIABLES[key]}" for key in lacking)
+        where = f"{SETTINGS_FILE} and the environment (see docs/sagemaker.md and docs/serving.md)"
+        raise UserError(f"missing in {where}:{lines}")
+    for key in lacking:
+        terminal.warn(f"{key} is not set in {SETTINGS_FILE}: shown as <{key}>")
+    return settings.model_copy(update={key: f"<{key}>" for key in lacking})
+
 
 @dataclass(frozen=True)
 class Work:
@@ -60,7 +138,9 @@ class Work:
     @property
     def digest(self) -> str:
         """Digest of everything that determines the training: jobs with the same one are equal."""
-        return _digest([self.training, self.data, shaping(self.hyperparameters)])
+        sections = ("data.", "split.", "augment.", "model.", "train.")
+        shaping = {k: v for k, v in self.hyperparameters.items() if k.startswith(sections)}
+        return _digest([self.training, self.data, shaping])
 
     @property
     def names(self) -> str:
@@ -68,28 +148,16 @@ class Work:
         return f"{OURS}{self.digest[:12]}-"
 
 
-def shaping(hyperparameters: Mapping[str, str]) -> dict[str, str]:
-    """The ``hyperparameters`` that a model depends on."""
-    sections = ("data", "split", "augment", "model", "train")
-    return {k: value for k, value in hyperparameters.items() if k.partition(".")[0] in sections}
-
-
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def gather(params: Params) -> Work:
-    """The work of this checkout.
+    """The work of this checkout; `UserError` if a job cannot do it or data/prepared is stale."""
+    from alzmri.data.prepared import Prepared, relevant  # which import NumPy
 
-    Raises:
-        UserError: git fails; data/prepared is missing, damaged, or made with other parameters;
-            training starts from another model.
-    """
     if params.train.init:
-        raise UserError(
-            f"train.init = {params.train.init}: a job on SageMaker cannot start from another model:"
-            " set it to '', or train here"
-        )
+        raise UserError("a job on SageMaker starts from no other model: set train.init to ''")
     commit = git.head()
     # It only creates objects: the tree, the index and the list of stashes stay the same.
     snapshot = git.run("stash", "create").strip() or commit
@@ -100,13 +168,12 @@ def gather(params: Params) -> Work:
         _digest(git.run("rev-parse", *(f"{snapshot}:./{name}" for name in names)))
         for names in (CONTENT, deps)
     )
-    made_from = params.model_dump(mode="json", include={"data", "split"})
-    data = _digest([Prepared.open(params).digest, made_from])
+    data = _digest([Prepared.open(params).digest, relevant(params)])
     return Work(commit, snapshot, changes, code, training, data, hyperparameters(params))
 
 
 def hyperparameters(params: Params) -> dict[str, str]:
-    """Parameters as JSON, with ``compute`` changed so that the job starts no other job."""
+    """Parameters as JSON, without ``compute``, so that the job starts no other job."""
     return {
         f"{section}.{key}": json.dumps(value)
         for section, values in params.model_dump(mode="json", exclude={"compute"}).items()
@@ -114,34 +181,21 @@ def hyperparameters(params: Params) -> dict[str, str]:
     }
 
 
-def image(settings: SagemakerSettings) -> str:
-    """The container image: the user's, or AWS's with the pinned PyTorch, for NVIDIA GPUs or CPU."""
-    kind = "cu133" if re.match(r"ml\.(g|p)\d", settings.instance_type) else "cpu"
-    registry = f"763104351884.dkr.ecr.{settings.region}.amazonaws.com"
-    return settings.image or f"{registry}/pytorch:2.13-{kind}-amzn2023-sagemaker"
-
-
 def pack(work: Work, archive: Path) -> None:
-    """Write git's archive of the code to ``archive``, a ``.tar.gz``.
-
-    Raises:
-        UserError: a file may contain a secret, or the archive is too large.
-    """
+    """Write git's ``.tar.gz`` of the code; `UserError` if it may have a secret or is too large."""
     git.run("archive", f"--output={archive}", work.snapshot, "--", *CONTENT)
     with tarfile.open(archive) as tar:
         files = {item.name: file.read() for item in tar if (file := tar.extractfile(item))}
     for name, content in files.items():
         if _SECRET_NAME.fullmatch(name) or _SECRET.search(content):
             raise UserError(
-                f"{name} looks like a key, or contains one: nothing was sent; remove it from git"
-                f" (`git rm --cached {name}`), and revoke the key if it was ever committed"
+                f"{name} looks like a key, or contains one: nothing was sent; `git rm --cached` it,"
+                " and revoke the key if it was ever committed"
             )
     if (total := sum(map(len, files.values()))) > LIMIT:
         largest = max(files, key=lambda name: len(files[name]))
-        raise UserError(
-            f"the code has {decimal(total)}, but a job takes at most {decimal(LIMIT)}: track data"
-            f" with DVC, not git. The largest file is {largest}"
-        )
+        sizes = f"the code has {decimal(total)}, but a job takes at most {decimal(LIMIT)}"
+        raise UserError(f"{sizes}: track data with DVC, not git. The largest file is {largest}")
 
 
 def job_name(work: Work) -> str:
@@ -160,11 +214,10 @@ def channels(settings: SagemakerSettings, work: Work) -> dict[str, str]:
 
 
 def build(settings: SagemakerSettings, work: Work, name: str) -> dict[str, Any]:
-    """The request (CreateTrainingJob) for the job ``name``, without secrets.
-
-    A job that repeats one that was stopped, failed or ran out of time continues from its
-    checkpoints, if the trainer's fingerprint is the same.
-    """
+    """The request (CreateTrainingJob) for the job ``name``, without secrets."""
+    # AWS's image with the pinned PyTorch, for NVIDIA GPUs or for a CPU.
+    kind = "cu133" if re.match(r"ml\.(g|p)\d", settings.instance_type) else "cpu"
+    registry = f"763104351884.dkr.ecr.{settings.region}.amazonaws.com"
     limits = {"MaxRuntimeInSeconds": round(settings.max_hours * 3600)}
     if settings.spot:
         limits["MaxWaitTimeInSeconds"] = round(settings.max_wait_hours * 3600)
@@ -180,7 +233,7 @@ def build(settings: SagemakerSettings, work: Work, name: str) -> dict[str, Any]:
         "TrainingJobName": name,
         "RoleArn": settings.role,
         "AlgorithmSpecification": {
-            "TrainingImage": image(settings),
+            "TrainingImage": settings.image or f"{registry}/pytorch:2.13-{kind}-amzn2023-sagemaker",
             "TrainingInputMode": "File",
             "ContainerEntrypoint": container.ENTRY_POINT,
             "MetricDefinitions": [{"Name": key, "Regex": regex} for key, regex in METRICS.items()],
@@ -191,6 +244,7 @@ def build(settings: SagemakerSettings, work: Work, name: str) -> dict[str, Any]:
             for key, address in channels(settings, work).items()
         ],
         "OutputDataConfig": {"S3OutputPath": f"{settings.root}/jobs/"},
+        # Equal work shares its checkpoints: a repeated job continues from them.
         "CheckpointConfig": {"S3Uri": f"{settings.root}/checkpoints/{work.digest[:16]}/"},
         "ResourceConfig": {
             "InstanceType": settings.instance_type,

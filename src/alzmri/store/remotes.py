@@ -75,17 +75,13 @@ class Remote:
         from botocore.utils import get_environ_proxies
 
         if self.is_local and get_environ_proxies(self.endpoint):
-            raise EnvironmentFault(
-                "HTTP_PROXY also applies to 127.0.0.1: run `export NO_PROXY=127.0.0.1`"
-            )
-        where = f"{self.url} at {self.endpoint}" if self.endpoint else self.url
+            raise EnvironmentFault("HTTP_PROXY applies to the store: `export NO_PROXY=127.0.0.1`")
         try:
             prefix = urlsplit(self.url).path.lstrip("/")
             self._client().list_objects_v2(Bucket=self.bucket, Prefix=prefix, MaxKeys=1)
-        except ClientError as error:
-            raise StoreUnavailable(f"{where}: {_refusal(error.response)}") from error
-        except (BotoCoreError, HTTPClientError, ValueError) as error:
-            raise StoreUnavailable(f"{where}: {_failure(error)}") from error
+        except (ClientError, BotoCoreError, HTTPClientError, ValueError) as error:
+            where = f"{self.url} at {self.endpoint}" if self.endpoint else self.url
+            raise StoreUnavailable(f"{where}: {_reason(error)}") from error
 
     def _client(self) -> Any:
         from botocore import UNSIGNED
@@ -114,19 +110,22 @@ class Remote:
         )
 
 
-def _refusal(response: dict[str, Any]) -> str:
-    code = response["Error"].get("Code", "")
-    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    region = response["Error"].get("Region") or headers.get("x-amz-bucket-region")
-    if region and code in {"PermanentRedirect", "AuthorizationHeaderMalformed", "301", "400"}:
-        return f"the bucket is in another region: give --region {region}"
-    return aws.meaning(code) or response["Error"].get("Message") or f"refused ({code})"
-
-
-def _failure(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     from botocore import exceptions
 
     match error:
+        case exceptions.ClientError(response=response):
+            code = response["Error"].get("Code", "")
+            headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            region = response["Error"].get("Region") or headers.get("x-amz-bucket-region")
+            if region and code in (
+                "PermanentRedirect",
+                "AuthorizationHeaderMalformed",
+                "301",
+                "400",
+            ):
+                return f"the bucket is in another region: give --region {region}"
+            return aws.meaning(code) or response["Error"].get("Message") or f"refused ({code})"
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
             return "no credentials: give --profile, or set AWS_ACCESS_KEY_ID and its secret"
         case exceptions.ProfileNotFound():
@@ -153,16 +152,13 @@ def named(root: Path, name: str = LOCAL) -> Remote:
         remedy = "git checkout .dvc/config" if name == LOCAL else "alzmri store use local"
         raise UserError(f"no remote {name!r} in .dvc/config: `{remedy}` corrects that")
     _check_address(values["url"])
-    endpoint, wanted = values.get("endpointurl"), ""
-    if name == LOCAL:
-        ours = re.match(r"https?://(127\.0\.0\.1|localhost):", endpoint or "")
-        if not (ours and LOWEST_PORT <= port_of(endpoint) <= HIGHEST_PORT):
-            wanted = f"http://127.0.0.1:PORT with PORT from {LOWEST_PORT} to {HIGHEST_PORT}"
-    elif endpoint and not port_of(endpoint):
-        wanted = "https://host or http://host:port"
-    if wanted:  # the message does not repeat the address, which may contain a key
-        where = f"{root / '.dvc'}: endpointurl of remote {name!r} in config or config.local"
-        raise UserError(f"{where} is not valid: write {wanted}")
+    endpoint = values.get("endpointurl") or ""
+    ours = re.match(r"https?://(127\.0\.0\.1|localhost):", endpoint)
+    if name == LOCAL and not (ours and LOWEST_PORT <= port_of(endpoint) <= HIGHEST_PORT):
+        raise UserError(  # it does not repeat the address, which may contain a key
+            f"{root / '.dvc'}: endpointurl of remote {name!r} in config or config.local is not"
+            f" valid: write http://127.0.0.1:PORT with PORT from {LOWEST_PORT} to {HIGHEST_PORT}"
+        )
     return Remote(name, values)
 
 
@@ -184,13 +180,8 @@ def save_local(root: Path, remote: Remote) -> Remote:
     key, secret = remote.keys or (secrets.token_hex(10).upper(), secrets.token_hex(20))
     # Also set here: `dvc exp push` reads .dvc/config from commits, where a relative path is wrong.
     aws = os.path.relpath(root / ".dvc" / AWS_SETTINGS)
-    values = {
-        "endpointurl": remote.endpoint,
-        "access_key_id": key,
-        "secret_access_key": secret,
-        "configpath": aws,
-        "credentialpath": aws,
-    }
+    values = {"endpointurl": remote.endpoint, "access_key_id": key, "secret_access_key": secret}
+    values |= {"configpath": aws, "credentialpath": aws}
     with _edited(root, "local") as content:
         _set(content, LOCAL, values)
     return remote.but(**values)
@@ -205,9 +196,8 @@ def use_local(root: Path) -> None:
 
 
 def use_team(root: Path, remote: Remote, *, public: bool) -> None:
-    """Make ``remote`` the default: git shares its address, the profile stays on this machine.
-
-    Others need no keys for a ``public`` one; this machine pushes with its own.
+    """Make ``remote`` the default. Git shares its address, not the profile. Others need no keys for
+    a ``public`` one; this machine pushes with its own.
     """
     with _edited(root, "repo") as content:
         content["core"]["remote"] = TEAM
@@ -235,8 +225,7 @@ def _set(content: dict[str, Any], name: str, values: dict[str, Any]) -> None:
 @contextmanager
 def _edited(root: Path, level: str) -> Iterator[dict[str, Any]]:
     config = _config(root)
-    if level == "local":
-        # Others must never be able to read the keys.
+    if level == "local":  # it has keys, which others must not read
         path = root / ".dvc" / "config.local"
         path.touch(mode=0o600)
         path.chmod(0o600)
@@ -263,10 +252,8 @@ def _config(root: Path) -> "Config":
 def _check_address(url: str) -> None:
     """Raise a `UserError` that does not repeat ``url``, which may contain a key."""
     if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#@\s]*)?", url):
-        raise UserError(
-            "not an S3 address: write s3://bucket/prefix (a bucket has 3 to 63 lower-case letters, "
-            "digits, dots and hyphens), or `alzmri store use local`"
-        )
+        bucket = "whose bucket has 3 to 63 lower-case letters, digits, dots and hyphens"
+        raise UserError(f"not an S3 address: write s3://bucket/prefix, {bucket}, or the word local")
 
 
 def port_of(endpoint: str | None) -> int:

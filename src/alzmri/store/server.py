@@ -69,11 +69,7 @@ def find(root: Path) -> RunningServer | None:
 
 
 def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
-    """Start the local store unless it is up; return its remote, and in words which was the case.
-
-    Raises `UserError` when it already runs on another port, and `EnvironmentFault` when a port is
-    in use, a proxy interferes, or the server is missing, ends, or does not answer in time.
-    """
+    """Start the local store unless it is up; return its remote, and in words which was the case."""
     with _lock(root):
         remote = remotes.named(root)
         if running := find(root):
@@ -84,8 +80,7 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
             try:
                 remote.check()
             except StoreUnavailable as error:
-                remedy = "run `alzmri store down`, then `alzmri store up`"
-                raise EnvironmentFault(f"the store runs, but {error}: {remedy}") from error
+                raise EnvironmentFault(f"{error}: run `alzmri store down`, then `up`") from error
             return remote, "already up"
         port = port or remotes.port_of(remote.endpoint)
         wanted = remote.but(endpointurl=f"http://127.0.0.1:{port}")
@@ -93,8 +88,7 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
             with suppress(StoreUnavailable):
                 # A clone with a copy of this config.local shares the server; the keys prove it.
                 wanted.check()
-                shared = "already up, started from another checkout"
-                return remotes.save_local(root, wanted), shared
+                return remotes.save_local(root, wanted), "already up, started from another checkout"
         weed = _weed()
         require_free(port)
         ready = remotes.save_local(root, wanted)
@@ -105,24 +99,16 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
 def down(root: Path) -> bool:
     """Stop this repository's server; False when there was none."""
     with _lock(root):
-        running = find(root)
-        if running:
+        if running := find(root):
             _stop(running)
         return running is not None
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """``remote``, ``url``, ``bucket``, ``endpoint``, ``answers``, and ``error`` if it does not.
-
-    For the local store also ``process`` (None while it is down), ``folder`` and ``filer_port``.
-    """
+    """What `alzmri store status --json` prints; ``process`` is None while a local store is down."""
     remote, remedy = remotes.default(root), ""
-    found: dict[str, Any] = {
-        "remote": remote.name,
-        "url": remote.url,
-        "bucket": remote.bucket,
-        "endpoint": remote.endpoint,
-    }
+    found: dict[str, Any] = {"remote": remote.name, "url": remote.url, "bucket": remote.bucket}
+    found["endpoint"] = remote.endpoint
     if remote.is_local:
         running = find(root)
         found |= {
@@ -139,17 +125,21 @@ def describe(root: Path) -> dict[str, Any]:
 
 
 def require_free(port: int) -> None:
-    """Raise `EnvironmentFault` with the first used port of the block, and a free block."""
-    taken = _taken(port)
-    if taken is None:
-        return
-    step = len(PARTS)
-    block = f" (the store needs {port} to {port + step - 1}, and each + {GRPC_OFFSET})"
-    other = port + step if port + step <= HIGHEST_PORT else LOWEST_PORT
-    raise EnvironmentFault(
-        f"port {taken} on 127.0.0.1 is taken by another program{'' if taken == port else block}: "
-        f"run `alzmri store up --port {other}`"
-    )
+    """Raise `EnvironmentFault` with the first used port of the block, and another block."""
+    for number in _block(port):
+        with socket.socket() as probe:
+            # Like the server: a connection in TIME_WAIT does not occupy the port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                end = port + len(PARTS)
+                other = end if end <= HIGHEST_PORT else LOWEST_PORT
+                raise EnvironmentFault(
+                    f"port {number} on 127.0.0.1 is taken by another program, but the store needs"
+                    f" {port} to {end - 1}, and each + {GRPC_OFFSET}: run `alzmri store up --port"
+                    f" {other}`"
+                ) from None
 
 
 def remove_sockets(port: int) -> None:
@@ -163,24 +153,11 @@ def _block(port: int) -> list[int]:
     return [n for first in (port, port + GRPC_OFFSET) for n in range(first, first + len(PARTS))]
 
 
-def _taken(port: int) -> int | None:
-    for number in _block(port):
-        with socket.socket() as probe:
-            # Like the server: a connection in TIME_WAIT does not occupy the port.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", number))
-            except OSError:
-                return number
-    return None
-
-
 def _weed() -> Path:
     beside = Path(sys.executable).with_name("weed")
-    found = str(beside) if beside.is_file() else shutil.which("weed")
-    if not found:
-        raise EnvironmentFault("the program `weed` is missing: `make setup` installs it")
-    return Path(found)
+    if found := beside if beside.is_file() else shutil.which("weed"):
+        return Path(found)
+    raise EnvironmentFault("the program `weed` is missing: `make setup` installs it")
 
 
 def _start(weed: Path, root: Path, remote: Remote, port: int) -> None:
@@ -190,14 +167,9 @@ def _start(weed: Path, root: Path, remote: Remote, port: int) -> None:
     assert remote.keys, "a server without keys admits everyone"
     keys = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), remote.keys, strict=True))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "S3_", "WEED_"))}
-    words = [
-        str(weed),
-        f"-logdir={details}",  # not /tmp, where everyone can read the name of the key
-        "mini",
-        f"-dir={data}",
-        f"-bucket={remote.bucket}",
-        *_OPTIONS,
-    ]
+    # The log is not in /tmp, where everyone can read the name of the key.
+    words = [str(weed), f"-logdir={details}", "mini", f"-dir={data}", f"-bucket={remote.bucket}"]
+    words += _OPTIONS
     for number, part in enumerate(PARTS, port):
         words += [f"-{part}.port={number}", f"-{part}.port.grpc={number + GRPC_OFFSET}"]
     try:
@@ -270,9 +242,7 @@ def _lock(root: Path) -> Iterator[None]:
     try:
         folder(root).mkdir(mode=0o700, exist_ok=True)
     except FileExistsError as error:
-        raise UserError(
-            f"{folder(root)} is not a folder, but the store needs one there: move it away"
-        ) from error
+        raise UserError(f"{folder(root)} is not a folder: move it away") from error
     try:
         with FileLock(folder(root) / "lock", timeout=_LOCK_SECONDS):
             yield

@@ -1,6 +1,9 @@
 """`alzmri store`: the S3 remote of this repository."""
 
 import json
+import shutil
+import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -8,6 +11,8 @@ import typer
 from alzmri import repository, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.store.remotes import HIGHEST_PORT, LOWEST_PORT
+
+GRACE_SECONDS = 60  # for the processes of a stopped command to save their work
 
 store_app = typer.Typer(
     no_args_is_help=True, help="The S3 remote: a server on this machine, AWS, or any S3."
@@ -20,11 +25,7 @@ store_app = typer.Typer(
 def up(
     port: Annotated[
         int | None,
-        typer.Option(
-            min=LOWEST_PORT,
-            max=HIGHEST_PORT,
-            help="First of five ports; remembered. [default: 8333]",
-        ),
+        typer.Option(min=LOWEST_PORT, max=HIGHEST_PORT, help="First of five. [default: 8333]"),
     ] = None,
 ) -> None:
     """Start the local S3 server, unless it is up."""
@@ -55,11 +56,8 @@ def status(
     from alzmri.store import server
 
     found = server.describe(repository.find())
-    if as_json:
-        terminal.say(json.dumps(found, indent=2))
-    else:
-        for name, value in found.items():
-            terminal.say(f"{name.replace('_', ' '):<12}{'–' if value is None else value}")
+    lines = (f"{name.replace('_', ' '):<12}{value or '–'}" for name, value in found.items())
+    terminal.say(json.dumps(found, indent=2) if as_json else "\n".join(lines))
     if not found["answers"]:
         raise EnvironmentFault(found["error"])
 
@@ -101,6 +99,37 @@ def run(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="After `--`.")],
 ) -> None:
     """Run a command with the store up; stop the local store after it if it was down before."""
-    from alzmri.store import session
+    import psutil
 
-    raise SystemExit(session.run(repository.find(), command))
+    from alzmri.store import remotes, server
+
+    if shutil.which(command[0]) is None:
+        raise UserError(f"no such command: {command[0]}")
+    root = repository.find()
+    remote, started = remotes.default(root), False
+    try:
+        if remote.is_local:
+            started = server.find(root) is None
+            server.up(root)
+        else:
+            remote.check()
+        process = psutil.Popen(command)
+        try:
+            status = int(process.wait())
+        except (
+            BaseException
+        ) as stopped:  # Ctrl-C, or the exit that `terminal.start` makes of SIGTERM
+            family = [process]
+            with suppress(psutil.NoSuchProcess):
+                family += process.children(recursive=True)
+            # A terminal has sent Ctrl-C to all. A second signal would end a training at once.
+            asked = isinstance(stopped, KeyboardInterrupt) and sys.stdin.isatty()
+            for member in [] if asked else family:  # a shell first, or it would go on
+                with suppress(psutil.NoSuchProcess):
+                    member.terminate()
+            psutil.wait_procs(family, GRACE_SECONDS)
+            raise
+    finally:
+        if started:
+            server.down(root)
+    raise SystemExit(status if status >= 0 else 128 - status)

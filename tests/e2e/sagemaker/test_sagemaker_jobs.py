@@ -25,7 +25,10 @@ def local(cloud):
 
 @pytest.fixture(scope="module")
 def jobs(cloud, local):
-    """What was said of a job that was interrupted and then killed, and of the same again; both."""
+    """What was said of three jobs for the same work, and the jobs.
+
+    The first was interrupted and then killed, the second was stopped, the third completed.
+    """
     cloud.forget()
     cloud.edit("sagemaker.yaml", wandb_secret="team/wandb")
     cloud.simulator.secrets["team/wandb"] = SECRET
@@ -36,15 +39,25 @@ def jobs(cloud, local):
         job.containers.interrupt()
 
     cloud.simulator.holds = [
-        ("epoch 2/", reclaim),
+        ("epoch 1/", reclaim),
         ("resuming in epoch", lambda job: job.containers.kill_trainers()),
+        ("epoch 2/", lambda _: None),
     ]
     failed = cloud.sagemaker("submit", "--wait", code=1)
     status = json.loads(cloud.sagemaker("status", "--json", code=1).stdout)
+    waiting = cloud.start("submit", "--wait")
+    cloud.clone.read_until(waiting, "epoch 2/")
+    assert "-2 is InProgress" in cloud.sagemaker("fetch", code=2).stderr
+    waiting.send_signal(signal.SIGINT)
+    left, _ = waiting.communicate(timeout=limit(60))
+    assert waiting.returncode == 130
+    assert "the job continues" in left
+    assert "-2 is stopping" in cloud.sagemaker("stop").stdout
+    stopped = cloud.sagemaker("logs", "--follow", code=1)
     done = cloud.sagemaker("submit", "--wait")
     cloud.restore()
     assert keys[0], "the secret never reached the trainer"
-    return failed, status, done, *cloud.simulator.jobs.values()
+    return failed, status, stopped, done, *cloud.simulator.jobs.values()
 
 
 @pytest.fixture
@@ -56,8 +69,8 @@ def quiet(cloud):
 
 
 def test_sagemaker_a_job_is_followed_to_its_end_whatever_that_is(cloud, jobs):
-    failed, status, done, first, second = jobs
-    assert second.name == f"{first.name}-2"
+    failed, status, stopped, done, first, second, third = jobs
+    assert [second.name, third.name] == [f"{first.name}-2", f"{first.name}-3"]
     assert f"job      {first.name}" in failed.stdout
     assert f"/sagemaker/home?region=us-east-1#/jobs/{first.name}" in failed.stdout
     assert failed.stdout.count("-- Interrupted") == 1
@@ -67,11 +80,12 @@ def test_sagemaker_a_job_is_followed_to_its_end_whatever_that_is(cloud, jobs):
     assert (status["state"], status["job"]) == ("Failed", first.name)
     assert status["reason"].startswith(why)
     assert status["interrupted"].startswith("Interrupted: Spot instances")
+    assert f"{second.name} was stopped (Stopped): its checkpoint is kept" in stopped.stderr
     assert done.stdout.count("resuming in epoch") == 1
     assert done.stdout.count(f"epoch {EPOCHS}/{EPOCHS}") == 1
-    assert second.metrics["epoch"] == EPOCHS
-    assert {"train:loss", "validation:loss", "validation:accuracy"} < second.metrics.keys()
-    assert "validation:macro_f1" in second.metrics
+    assert third.metrics["epoch"] == EPOCHS
+    assert {"train:loss", "validation:loss", "validation:accuracy"} < third.metrics.keys()
+    assert "validation:macro_f1" in third.metrics
 
     assert first.request["Environment"]["ALZMRI_WANDB_SECRET"] == "team/wandb"
     places = [json.dumps(first.description()), *first.lines, failed.stdout, done.stdout]
@@ -95,7 +109,6 @@ def test_sagemaker_fetches_the_bytes_of_a_local_run_and_dvc_goes_on_from_them(qu
     quiet.edit("params.yaml", train__lr=0.0005)
     refused = quiet.sagemaker("fetch", code=2).stderr
     assert "trained with other parameters, data or code than this checkout" in refused
-    assert "  train.lr = 0.0001, but 0.0005 in params.yaml" in refused
     assert quiet.digests() == local
 
 
@@ -112,12 +125,13 @@ def test_sagemaker_the_same_again_is_not_paid_twice(quiet, jobs):
     assert list(quiet.simulator.jobs) == before
     listed = json.loads(quiet.sagemaker("list", "--json").stdout)
     assert [(item["job"], item["state"]) for item in listed] == [
-        (before[1], "Completed"),
+        (before[2], "Completed"),
+        (before[1], "Stopped"),
         (before[0], "Failed"),
     ]
     quiet.edit("sagemaker.yaml", role="")
     refused = quiet.run("alzmri", "sweep", "train.lr=0.1", "--on", "sagemaker", code=2)
-    assert "role: write its ARN there" in refused.stderr
+    assert "role: write it there" in refused.stderr
 
 
 def test_sagemaker_dry_run_prints_the_request_and_sends_nothing(quiet, jobs):
@@ -140,35 +154,21 @@ def test_sagemaker_dry_run_prints_the_request_and_sends_nothing(quiet, jobs):
     assert before == (set(quiet.objects()), len(quiet.simulator.jobs))
 
 
-def test_sagemaker_two_hosts_stopped_and_taken_up_end_as_two_processes_here(quiet, jobs):
+def test_sagemaker_two_hosts_end_as_two_processes_here(quiet, jobs):
     """A bucket that is not there costs nothing; a secret that is not there costs a warning only."""
     quiet.edit("sagemaker.yaml", instance_count=2, wandb_secret="nobody/knows", bucket="nobodys")
-    quiet.edit("params.yaml", train__seed=1)
+    quiet.edit("params.yaml", train__seed=1, train__epochs=1)
     done = quiet.sagemaker("submit", code=2)
     assert done.stderr.startswith("error: the bucket does not exist: create it")
-    assert len(quiet.simulator.jobs) == 2
+    assert len(quiet.simulator.jobs) == 3
     quiet.edit("sagemaker.yaml", bucket="alzmri")
     quiet.clone.run("torchrun", "--nproc-per-node", "2", "src/train.py")
     local = quiet.digests()
-    quiet.simulator.holds = [("epoch 1/", lambda _: None)]
-    waiting = quiet.start("submit", "--wait")
-    quiet.clone.read_until(waiting, "epoch 1/")
-    name = list(quiet.simulator.jobs)[-1]
-    assert f"{name} is InProgress" in quiet.sagemaker("fetch", code=2).stderr
-    waiting.send_signal(signal.SIGINT)
-    left, _ = waiting.communicate(timeout=limit(60))
-    assert waiting.returncode == 130
-    assert "the job continues" in left
-    assert f"{name} is stopping" in quiet.sagemaker("stop").stdout
-    stopped = quiet.sagemaker("logs", "--follow", code=1)
-    assert f"{name} was stopped (Stopped): its checkpoint is kept" in stopped.stderr
-    warning = "warning: no W&B key, the run is not tracked online: secret nobody/knows"
-    assert warning in stopped.stdout
-
     done = quiet.sagemaker("submit", "--wait")
     assert "(2 processes, 1 threads)" in done.stdout
-    assert "resuming in epoch 2" in done.stdout
-    quiet.sagemaker("fetch", f"{name}-2")
+    warning = "warning: no W&B key, the run is not tracked: secret nobody/knows"
+    assert warning in done.stdout
+    quiet.sagemaker("fetch")
     assert quiet.digests() == local
 
 
@@ -191,11 +191,11 @@ def test_sagemaker_deploy_dry_run_prints_the_requests_without_an_account(quiet):
 def test_sagemaker_endpoint_answers_as_predict_does_and_is_replaced_without_a_gap(cloud):
     cloud.clone.run("gto", "register", "alzmri", "--version", "v0.1.0")
     cloud.clone.run("gto", "assign", "alzmri", "--version", "v0.1.0", "--stage", "prod")
-    refused = cloud.sagemaker("deploy", "--version", "v9.9.9", code=2).stderr
-    assert refused.startswith("error: v9.9.9: ")
+    refused = cloud.sagemaker("deploy", "--stage", "none", code=2).stderr
+    assert refused.startswith("error: none: ")
     assert "`gto show alzmri` lists versions" in refused
     made = cloud.sagemaker("deploy", "--stage", "prod").stdout
-    assert made.startswith("-- Creating\n-- InService\nendpoint sm serves\n")
+    assert "-- Creating\n-- InService\nendpoint sm serves\n" in made
 
     image = str(sorted((cloud.root / "data/phantom").rglob("*.jpg"))[0])
     said = json.loads(cloud.sagemaker("invoke", image).stdout)
@@ -223,4 +223,4 @@ def test_sagemaker_endpoint_answers_as_predict_does_and_is_replaced_without_a_ga
     assert cloud.sagemaker("undeploy").stdout == "endpoint sm is removed\n"
     assert not any(endpoints.there.values())
     assert "there is no endpoint sm" in cloud.sagemaker("undeploy", code=2).stderr
-    assert "have no such endpoint" in cloud.sagemaker("invoke", image, code=2).stderr
+    assert "no such endpoint" in cloud.sagemaker("invoke", image, code=2).stderr
