@@ -43,24 +43,17 @@ def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) ->
         raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
     for run in fresh:
         run.load()
-    return compared(*_with_baseline(grouped(fresh)), metric, name).write(name)
-
-
-def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
-    """``groups`` with the committed run, unless a group contains it, and the baseline's name."""
-    committed = FinishedRun(BASELINE, git.head(), is_experiment=False)
-    alone = Group(BASELINE, (committed,))
+    groups, committed = grouped(fresh), FinishedRun(BASELINE, git.head(), is_experiment=False)
+    names = {group.runs[0].identity: group.name for group in groups}
+    alone, baseline = Group(BASELINE, (committed,)), None
     try:
-        for group in groups:
-            if group.runs[0].identity == committed.identity:
-                return groups, group.name
-        committed.load()
-        comparable = any(compare(group, alone).difference for group in groups)
-        if comparable and not committed.stale and all(one.name != BASELINE for one in groups):
-            return [*groups, alone], BASELINE
+        if not (baseline := names.get(committed.identity)) and BASELINE not in names.values():
+            committed.load()
+            if not committed.stale and any(compare(one, alone).difference for one in groups):
+                groups, baseline = [*groups, alone], BASELINE
     except UserError as error:
         terminal.warn(f"shown without the committed run: {error}")
-    return groups, None
+    return compared(groups, baseline, metric, name).write(name)
 
 
 def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
@@ -79,13 +72,10 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
     groups = ranked(groups, metric)
     best, keys = groups[0], varying(groups)
     verdicts = {group.name: compare(best, group) for group in groups[1:]}
-    page = Page(
-        title,
-        _which_to_merge(best, verdicts, baseline, metric),
-        [*_warnings(groups, best, verdicts), *_ranking_warnings(groups, metric)],
-        metric=metric,
-        baseline=baseline,
-        experiments=[
+    experiments, rows = [], []
+    for group in groups:
+        verdict = verdicts.get(group.name)
+        experiments.append(
             {
                 "name": group.name,
                 "runs": [run.name for run in group.runs],
@@ -94,14 +84,10 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
                 "scores": {key: number(group.mean(key)) for key in METRICS},
                 "spread": {key: number(group.spread(key)) for key in METRICS},
                 "ci95": {"macro_f1": group.interval},
-                "best_against_this": asdict(verdicts[group.name]) if group is not best else None,
+                "best_against_this": verdict and asdict(verdict),
             }
-            for group in groups
-        ],
-    )
-    rows = []
-    for group in groups:
-        bold = "" if group.name in verdicts else "**"
+        )
+        bold = "" if verdict else "**"
         name = code(group.name) + " baseline" * (group.name == baseline != BASELINE)
         row: dict[str, object] = {
             "experiment": bold + name + " **LEAKS**" * group.leaks + bold,
@@ -109,11 +95,19 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
         }
         row.setdefault(METRICS["macro_f1"], group.shown("macro_f1"))
         row["95 % over subjects"] = "–".join(f"{bound:.3f}" for bound in group.interval)
-        row["best − this"] = "" if bold else verdicts[group.name].words
+        row["best − this"] = verdict.words if verdict else ""
         row |= {key.removeprefix("train."): group.settings.get(key) for key in keys}
         row["runs"] = len(group.runs)
         row.setdefault(METRICS["val_macro_f1"], group.shown("val_macro_f1"))
         rows.append(row)
+    page = Page(
+        title,
+        _which_to_merge(best, verdicts, baseline, metric),
+        [*_warnings(groups, best, verdicts), *_ranking_warnings(groups, metric)],
+        metric=metric,
+        baseline=baseline,
+        experiments=experiments,
+    )
     page.add(f"By {METRICS[metric]}", records(rows), _REMARKS)
     alike = [one for one in groups if one.leaks == best.leaks and one.name != BASELINE]
     if len(axes := varying(alike)) == 2 and not np.isnan(best.mean(metric)):
@@ -148,29 +142,26 @@ def _which_to_merge(
     return f"{first} {name} scores best: {scores}."
 
 
-def _warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]) -> list[str]:
+def _warnings(
+    groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]
+) -> Iterator[str]:
     """Warnings in Markdown; ``verdicts`` compare ``new`` with each of the others, by name."""
-    permuted = [code(group.name) for group in groups if group.settings.get("data.permute_labels")]
-    apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
-    known, unknown = [], []
+    leaking = []
     for group in (group for group in groups if group.leaks):
-        test = group.runs[0].evaluation
-        shared, subjects = test["split"]["shared_subjects"], test["subject"]["n"]
-        if shared is None:
-            unknown.append(code(group.name))
-        else:
-            known.append(f"{code(group.name)} ({shared} of {subjects})")
-    found = {
-        f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** The score says"
-        " nothing about new subjects.": known,
-        f"**Subjects unknown, this split LEAKS: {', '.join(unknown)}.** The score says"
-        " nothing about new subjects.": unknown,
-        f"Labels are permuted between subjects: {', '.join(permuted)} should score at"
-        " chance.": permuted,
-        f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their tests differ, so no"
-        " difference is given.": apart,
-    }
-    return [warning for warning, names in found.items() if names]
+        shared, subjects = group.runs[0].shared_subjects, group.runs[0].evaluation["subject"]["n"]
+        how = f"{shared} of {subjects} test subjects were in training too"
+        how = "subjects unknown, this split LEAKS" if shared is None else how
+        leaking.append(f"{code(group.name)} ({how})")
+    if leaking:
+        yield f"**LEAKS: {', '.join(leaking)}.** The score says nothing about new subjects."
+    if found := [code(one.name) for one in groups if one.settings.get("data.permute_labels")]:
+        yield f"Labels are permuted between subjects: {', '.join(found)} should score at chance."
+    apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
+    if apart:
+        yield (
+            f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their tests differ, so"
+            " no difference is given."
+        )
 
 
 def _ranking_warnings(groups: Sequence[Group], metric: str) -> Iterator[str]:
@@ -192,8 +183,7 @@ def write_review(base: str, head: str | None) -> dict[str, Any]:
 
     Returns the result of :meth:`Page.write`; raises UserError like :func:`chosen`.
     """
-    before = chosen([base])[0]
-    after = chosen([head])[0] if head else Workspace()
+    before, after = chosen([base])[0], chosen([head])[0] if head else Workspace()
     return reviewed(before, after).write(folder_name(f"review-{before.name}-{after.name}"))
 
 
@@ -223,7 +213,7 @@ def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
         code=changed,
     )
     page.add("Scores", table(("", *sides, "change"), _scores(before, after, verdict)))
-    whose = "unknown" if after.subjects_unknown else after.summary["subjects"]
+    whose = "unknown" if after.shared_subjects is None else after.summary["subjects"]
     total = f": {after.summary['images']} images of {whose} subjects"
     for heading, header, rows, same in (
         ("Parameters", ("parameter", *sides), settings, ""),
@@ -243,25 +233,21 @@ def _whether_to_merge(
     if after.stale:
         return f"**No conclusion.** {_is_stale(after)}. Run `dvc repro` and commit."
     if alike:
-        return (
-            f"**Nothing changed.** {head} has the same parameters, data, code of the stages and"
-            f" scores as {base}."
-        )
+        return f"**Nothing changed.** {head} has the parameters, data, code and scores of {base}."
     if after.leaks and not before.leaks:
+        how = "may have been" if after.shared_subjects is None else "were"
         return (
-            f"**Do not merge {head} for its score: it LEAKS.** Its test subjects"
-            f" {'may have been' if after.subjects_unknown else 'were'} in training too; those of"
-            f" {base} were not."
+            f"**Do not merge {head} for its score: it LEAKS.** Its test subjects {how} in training"
+            f" too; those of {base} were not."
         )
     leak = " **Both LEAK: this says nothing about new subjects.**" if after.leaks else ""
     return verdict.advice(head, base) + leak
 
 
 def _is_stale(run: FinishedRun) -> str:
-    stages = ", ".join(run.stale)
     return (
-        f"The results of {code(run.name)} do not belong to its parameters and code: {stages} ran"
-        " with others"
+        f"The results of {code(run.name)} do not belong to its parameters and code:"
+        f" {', '.join(run.stale)} ran with others"
     )
 
 
@@ -281,8 +267,6 @@ def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterat
 def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
     """Images (subjects) of each class in each part, if any differ."""
     old, new = before.summary["split"], after.summary["split"]
-    if old == new:
-        return []
 
     def cell(*known: Mapping[str, int] | None) -> str:
         one, other = (f"{side['images']} ({side['subjects']})" if side else "–" for side in known)
@@ -290,7 +274,7 @@ def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
 
     return [
         (name, *(cell(old[part].get(name), new[part].get(name)) for part in _PARTS))
-        for name in old["train"] | new["train"]
+        for name in (old["train"] | new["train"] if old != new else ())
     ]
 
 
@@ -301,9 +285,6 @@ def _notes(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
             yield f"{code(run.name)}: {near} test images have a near-duplicate in training."
         if run.stale:
             yield f"{_is_stale(run)}. `dvc repro` brings them up to date."
-    had, has = before.summary["subjects"], after.summary["subjects"]
-    if had and has and has < had:
-        yield f"{had - has} fewer subjects in the collection: {has} instead of {had}."
     error, more = before.score("ece"), after.score("ece")
     chance = after.evaluation.get("calibrated_ece")  # not in results of earlier versions
     known = before.evaluation["ci95"].get("ece")

@@ -127,16 +127,15 @@ class LockFile:
 
     def changes(self, other: "LockFile", *, parameters: bool = False) -> dict[str, list[str]]:
         """Names of changed ``inputs`` and, with ``parameters``, of changed parameters, by stage."""
-
-        def changed(stage: str) -> list[str]:
+        found = {}
+        for stage in {**self.stages, **other.stages}:
             one, two = (
                 {**lock.inputs(stage), **(lock.parameters(stage) if parameters else {})}
                 for lock in (self, other)
             )
-            return [name for name in {**one, **two} if one.get(name) != two.get(name)]
-
-        stages = {**self.stages, **other.stages}
-        return {stage: names for stage in stages if (names := changed(stage))}
+            if names := [name for name in {**one, **two} if one.get(name) != two.get(name)]:
+                found[stage] = names
+        return found
 
 
 def _content(path: str) -> cached_property[dict[str, Any]]:
@@ -212,13 +211,13 @@ class FinishedRun:
     @property
     def leaks(self) -> bool:
         """Whether test subjects were, or may have been, in training."""
-        split = self.evaluation["split"]
-        return bool(split["unit"] == "slice" or split["shared_subjects"] != 0)
+        return bool(self.evaluation["split"]["unit"] == "slice" or self.shared_subjects != 0)
 
     @property
-    def subjects_unknown(self) -> bool:
-        """Whether the subjects of its slices are unknown: ``split.subjects: unknown``."""
-        return self.evaluation["split"]["shared_subjects"] is None
+    def shared_subjects(self) -> int | None:
+        """Number of its test subjects in training; None if its subjects are unknown."""
+        shared: int | None = self.evaluation["split"]["shared_subjects"]
+        return shared
 
     @property
     def best_epoch(self) -> str:
@@ -274,17 +273,15 @@ class FinishedRun:
                 known |= {f"{folder}/{one['relpath']}": one["md5"] for one in inside}
             return content(known[path]) if path in known else None
         except FileNotFoundError:
-            pass
-        if self.is_experiment:
+            here = "" if self.commit == git.head() else f"`git switch {self.name}`, "
+            own = f'{here}`make repro` and `git commit -am "my baseline"`'
             raise UserError(
-                f"{path} of experiment {self.name} is no longer in DVC's cache:"
-                f" run `dvc exp remove {self.name}`, then this command again"
-            )
-        here = "" if self.commit == git.head() else f"`git switch {self.name}`, "
-        raise UserError(
-            f"{path} of {self.name} was computed elsewhere and is not in this DVC cache: to make"
-            f' your own run the baseline, {here}`make repro` and `git commit -am "my baseline"`'
-        )
+                f"{path} of experiment {self.name} is no longer in DVC's cache: run"
+                f" `dvc exp remove {self.name}`, then this command again"
+                if self.is_experiment
+                else f"{path} of {self.name} was computed elsewhere and is not in this DVC cache:"
+                f" to make your own run the baseline, {own}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -306,17 +303,13 @@ class Workspace(FinishedRun):
         """The scored stages that ran on other parameters, code or data."""
         from dvc.repo import Repo
 
-        # A missing file, as before `dvc pull`, is not a change.
-        return [
-            stage
-            for stage, changes in Repo().status().items()
-            for change in changes
-            if not stage.startswith(_BESIDE)
-            and (
-                change == "changed command"
-                or {*change.get("changed deps", {}).values()} - {"deleted"}
-            )
-        ]
+        def changed(change: Any) -> bool:  # a missing file, as before `dvc pull`, is not a change
+            if isinstance(change, str):
+                return change == "changed command"
+            return bool({*change.get("changed deps", {}).values()} - {"deleted"})
+
+        found = Repo().status().items()
+        return [name for name, all_ in found if name[:7] != _BESIDE and any(map(changed, all_))]
 
 
 def finished(baseline: str = "") -> dict[str, FinishedRun]:
@@ -339,15 +332,15 @@ def chosen(words: Sequence[str]) -> list[FinishedRun]:
     A word is the name of an experiment (this commit's first), a branch, a tag or a commit, or the
     start of experiments' names. Raises UserError when a word names nothing.
     """
-    here, everywhere = finished(git.head()), finished()
+    here = finished(git.head())
+    known = {**finished(), **here}
     found = [] if words else list(here.values())
     for word in words:
-        asked = f"{word}^{{commit}}"
-        commit = git.lines("rev-parse", "--quiet", "--verify", "--end-of-options", asked)
-        runs = [known[word] for known in (here, everywhere) if word in known][:1]
-        runs = runs or [FinishedRun(word, one, is_experiment=False) for one in commit]
-        for known in (here, everywhere):
-            runs = runs or [run for name, run in known.items() if name.startswith(word)]
+        asked = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{word}^{{commit}}")
+        runs = [known[word]] if word in known else []
+        runs = runs or [FinishedRun(word, one, is_experiment=False) for one in git.lines(*asked)]
+        for some in (here, known):
+            runs = runs or [run for name, run in some.items() if name.startswith(word)]
         if not runs:
             raise UserError(
                 f"{word}: no such experiment, branch, tag or commit; see `dvc exp list -A` and"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alzmri.evaluation import intervals
-from alzmri.experiments.finished_runs import FinishedRun, SlicePredictions, counts
+from alzmri.experiments.finished_runs import FinishedRun, counts
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Verdict:
         """The verdict for a table, such as ``better: +0.080 [+0.020, +0.140]``."""
         if self.difference is None or self.known == "the same":
             return self.known
-        return f"{self.known}: {_signed(self.difference)}"
+        return f"{self.known}: {signed(self.difference)}"
 
     def advice(self, new: str, old: str) -> str:
         """Whether to replace ``old`` by ``new``, and why."""
@@ -126,45 +126,41 @@ def compare(new: Group, old: Group) -> Verdict:
     pairs = [(run, others[run.repetition]) for run in new.runs if run.repetition in others]
     # Without common seeds, pair the runs in their order.
     pairs = pairs or list(zip(new.runs, old.runs, strict=False))
-    for one, other in pairs:
-        if reason := _incomparable(one.predictions, other.predictions):
-            return Verdict("not comparable", reason)
-    first = [_classified(one) for one, _ in pairs]
-    # The other run may use other names of subjects; the slices are the same.
-    second = [
-        ours._replace(predicted=other.predictions.predicted)
-        for ours, (_, other) in zip(first, pairs, strict=True)
-    ]
+    first, second = [], []
+    for run, other in pairs:
+        ours, theirs = run.predictions, other.predictions
+        shared, subjects = {*ours.subjects} & {*theirs.subjects}, {*theirs.subjects}
+        for same, reason in (
+            (ours.classes == theirs.classes, "other classes"),
+            (
+                ours.paths == theirs.paths,
+                f"other test subjects ({len(shared)} of {len(subjects)} in common)",
+            ),
+            (np.array_equal(ours.truth, theirs.truth), "other labels"),
+        ):
+            if not same:
+                return Verdict("not comparable", reason)
+        first.append(_classified(run))
+        # The other run may use other names of subjects; the slices are the same.
+        second.append(first[-1]._replace(predicted=theirs.predicted))
     classes = len(new.runs[0].predictions.classes)
     found = intervals.difference(first, second, classes, new.settings["split.seed"])
-    subjects = {subject for test in first for subject in test.subjects}
-    runs = max(len(new.runs), len(old.runs))
+    runs, (low, high) = max(len(new.runs), len(old.runs)), found.interval
     paired = f", in {runs} pairs of runs" * (runs > 1)
     if len(pairs) < runs:
         paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
-    low, high = found.interval
     known: Known = "better" if low > 0 else "worse" if high < 0 else "not significantly different"
     if all(np.array_equal(a.predicted, b.predicted) for a, b in zip(first, second, strict=True)):
         known = "the same"
     return Verdict(
         known,
-        f"{_signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
-        f" {len(subjects)} test subjects{paired}",
+        f"{signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
+        f" {len({name for test in first for name in test.subjects})} test subjects{paired}",
         found,
     )
 
 
-def _signed(found: intervals.Difference) -> str:
+def signed(found: intervals.Difference) -> str:
+    """Text such as ``+0.080 [+0.020, +0.140]``."""
     low, high = found.interval
     return f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def _incomparable(ours: SlicePredictions, theirs: SlicePredictions) -> str:
-    """The reason why two tests differ; empty if they do not."""
-    if ours.classes != theirs.classes:
-        return "other classes"
-    if ours.paths != theirs.paths:
-        subjects = set(theirs.subjects)
-        known = len(subjects & set(ours.subjects))
-        return f"other test subjects ({known} of {len(subjects)} in common)"
-    return "other labels" if (ours.truth != theirs.truth).any() else ""

@@ -28,6 +28,7 @@ from alzmri.evaluation.intervals import Classified, difference, mean_macro_f1, o
 from alzmri.evaluation.markdown import interval, records
 from alzmri.evaluation.metrics import by_subject
 from alzmri.experiments.finished_runs import FinishedRun, SlicePredictions
+from alzmri.experiments.groups import signed
 from alzmri.experiments.runner import Experiment
 from alzmri.experiments.studies import Scale, Study
 from alzmri.figure import SEVERITY, drawing
@@ -147,23 +148,22 @@ class TaskResults:
 
     def row(self) -> dict[str, object]:
         """Its row in the table of scores."""
-
-        def shown(scores: Mapping[str, Any], key: str) -> str:
-            return interval(scores[key], scores["ci95"][key])
-
-        leak, subject = self.slices.evaluation, self.scores["subject"]
-        truth = _classified(self.test).truth
-        sizes, seeds = np.bincount(truth, minlength=len(self.test.classes)), self.by_seed
+        leak, scores, subject = self.slices.evaluation, self.scores, self.scores["subject"]
+        sizes = np.bincount(_classified(self.test).truth, minlength=len(self.test.classes))
+        folds, seeds = self.by_fold, self.by_seed
+        macro, accuracy = (
+            interval(subject[key], subject["ci95"][key]) for key in ("macro_f1", "accuracy")
+        )
         return {
             "task": self.name,
             "subjects": subject["n"],
-            "**subject-level macro F1**": f"**{shown(subject, 'macro_f1')}**",
+            "**subject-level macro F1**": f"**{macro}**",
             "at most": f"{(sizes >= _LEARNABLE).sum() / (sizes > 0).sum():.3f}",
-            "folds": _mean(self.by_fold),
+            "folds": f"{np.mean(folds):.3f} ± {np.std(folds, ddof=1):.3f}",
             "seeds": f"± {np.std(seeds, ddof=1):.3f} ({len(seeds)})" if seeds[1:] else "one",
-            "subject-level accuracy": shown(subject, "accuracy"),
+            "subject-level accuracy": accuracy,
             "always the most frequent class": f"{sizes.max() / sizes.sum():.3f}",
-            "macro F1 per slice": shown(self.scores, "macro_f1"),
+            "macro F1 per slice": interval(scores["macro_f1"], scores["ci95"]["macro_f1"]),
             _NEW_LABEL: "{:.2f} to {:.2f}".format(*self.new),
             "slice split, subject-level macro F1: LEAKS": (
                 f"{leak['subject']['macro_f1']:.3f} ({leak['split']['shared_subjects']} of"
@@ -185,9 +185,7 @@ class TaskResults:
         for name, predicted in predictions.items():
             test = network._replace(predicted=predicted)
             found = mean_macro_f1([test], classes, 0)
-            known = difference([network], [test], classes, 0)
-            low, high = known.interval
-            less = f"{known.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+            less = signed(difference([network], [test], classes, 0))
             yield {
                 "task": self.name,
                 "": name,
@@ -206,23 +204,24 @@ class TaskResults:
             (f"{best}, labels permuted between subjects", permuted, f"; p = {p:.3f}"),
         ):
             low, high = np.quantile(values, (0.025, 0.975))
-            range_ = f"mean {np.mean(values):.3f}, 95 of 100 in {low:.3f} to {high:.3f}"
-            empty = {"accuracy": "", "network − this": ""}
-            yield {"task": self.name, "": name, "macro F1": f"{range_}{said}", **empty}
+            range_ = f"mean {np.mean(values):.3f}, 95 of 100 in {low:.3f} to {high:.3f}{said}"
+            yield {
+                "task": self.name,
+                "": name,
+                "macro F1": range_,
+                "accuracy": "",
+                "network − this": "",
+            }
 
     def _measurements(self, names: Sequence[str]) -> tuple[Floats, Ints]:
         """The numbers, ``[n, 5]``, and the fold of each subject of ``names``."""
-        manifests = [run.read("data/prepared/manifest.csv") for run in self.folds]
-        tables = [list(csv.DictReader(io.StringIO(text))) for text in manifests]
-        images, slices = self.folds[0].images, dict[str, list[Pixels]]()
-        for line in tables[0]:
-            slices.setdefault(line["subject"], []).append(images[int(line["index"])])
-        fold = {
-            line["subject"]: number
-            for number, lines in enumerate(tables)
-            for line in lines
-            if line["split"] == "test"
-        }
+        images, slices, fold = self.folds[0].images, dict[str, list[Pixels]](), dict[str, int]()
+        for number, run in enumerate(self.folds):
+            for line in csv.DictReader(io.StringIO(run.read("data/prepared/manifest.csv"))):
+                if number == 0:
+                    slices.setdefault(line["subject"], []).append(images[int(line["index"])])
+                if line["split"] == "test":
+                    fold[line["subject"]] = number
         numbers = np.array([numbers_of(slices[name]) for name in names])
         return numbers, np.array([fold[name] for name in names])
 
@@ -238,10 +237,6 @@ def _classified(test: SlicePredictions) -> Classified:
     return Classified(truth, probabilities.argmax(axis=1), names)
 
 
-def _mean(scores: Sequence[float]) -> str:
-    return f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
-
-
 def planned(
     study: Study, task: str, folds: int, seeds: int = 1
 ) -> tuple[list[list[Experiment]], Experiment]:
@@ -249,18 +244,17 @@ def planned(
     settings = {**study.settings(_USUAL), "data.merge": task}
     name = f"honest-{study.source}-{TASKS[task].replace(' ', '')}"
     slices = {**settings, "split.unit": "slice", "split.folds": 0, "split.fold": 0}
-    crossed = {**settings, "split.unit": "subject", "split.folds": folds}
+    settings |= {"split.unit": "subject", "split.folds": folds}
     start = int(str(settings["train.seed"]))
-    return [
-        [
-            Experiment(
-                f"{name}-fold{fold}" + f"-seed{seed}" * (seed > start),
-                {**crossed, "split.fold": fold, "train.seed": seed},
-            )
-            for fold in range(folds)
-        ]
-        for seed in range(start, start + seeds)
-    ], Experiment(f"{name}-slices", slices)
+
+    def experiment(fold: int, seed: int) -> Experiment:
+        own = f"{name}-fold{fold}" + f"-seed{seed}" * (seed > start)
+        return Experiment(own, {**settings, "split.fold": fold, "train.seed": seed})
+
+    crossed = [
+        [experiment(fold, seed) for fold in range(folds)] for seed in range(start, start + seeds)
+    ]
+    return crossed, Experiment(f"{name}-slices", slices)
 
 
 def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
@@ -295,14 +289,6 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
         " without learning: the fractions of the brain's area that are fluid, at the ventricles and"
         " outside, and the contrast. *Network − this* is the paired difference of macro F1.",
         records([line for task in results for line in task.floor_rows()]),
-        records(
-            [
-                {"subject-level macro F1": task.name}
-                | {f"fold {number}": f"{score:.3f}" for number, score in enumerate(task.by_fold)}
-                | {"mean": _mean(task.by_fold)}
-                for task in results
-            ]
-        ),
         f"![Subject-level macro F1, by task]({figure.name})",
     )
 
