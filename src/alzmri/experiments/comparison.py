@@ -1,26 +1,29 @@
 """``alzmri compare`` ranks groups of runs; ``alzmri review`` reports what one change does."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from alzmri import git, terminal
 from alzmri.errors import UserError
+from alzmri.evaluation import intervals
 from alzmri.evaluation.markdown import records, table
 from alzmri.experiments.finished_runs import (
     LESS_IS_BETTER,
     METRICS,
     FinishedRun,
+    Group,
     Workspace,
     chosen,
+    classified,
+    counts,
     number,
 )
-from alzmri.experiments.groups import Group, Verdict, compare, grouped, varying
-from alzmri.experiments.report_page import Curve, Page, code, draw_heat_map, folder_name
+from alzmri.experiments.report_page import Curve, Page, code, folder_name
 
 BASELINE = "baseline"  # the committed run that the experiments started from
 _MATRICES = 12  # maximum number of confusion matrices, the best first
@@ -29,6 +32,107 @@ _REMARKS = """\
 ± is the standard deviation over seeds and folds. The interval of macro F1 is over the test subjects
 and holds the fitted models fixed. *Best − this* is the difference in macro F1, seed by seed, with
 the same weights of the subjects for both: if its interval contains zero, it is not significant."""
+
+
+Known = Literal["better", "worse", "the same", "not significantly different", "not comparable"]
+_ADVICE: Mapping[Known, str] = {
+    "better": "**Merge {new}: better than {old}**, {evidence}.",
+    "worse": "**Keep {old}: {new} is worse**, {evidence}.",
+    "the same": "**Keep {old}, or {new} for other merits: every prediction is the same class.**",
+    "not significantly different": (
+        "**Keep {old}, or {new} for other merits: not significantly different**, {evidence}."
+    ),
+    "not comparable": "**No conclusion about {old}: not comparable**, {evidence}.",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The comparison of a new group with an old one.
+
+    ``evidence`` is a clause on the ``difference`` of macro F1, new minus old, or on why the two are
+    not comparable.
+    """
+
+    known: Known
+    evidence: str
+    difference: intervals.Difference | None = None
+
+    @property
+    def words(self) -> str:
+        """The verdict for a table, such as ``better: +0.080 [+0.020, +0.140]``."""
+        if self.difference is None or self.known == "the same":
+            return self.known
+        return f"{self.known}: {signed(self.difference)}"
+
+    def advice(self, new: str, old: str) -> str:
+        """Whether to replace ``old`` by ``new``, and why."""
+        return _ADVICE[self.known].format(new=new, old=old, evidence=self.evidence)
+
+
+def compare(new: Group, old: Group) -> Verdict:
+    """Compare runs of the same seeds and fold on the same test slices."""
+    others = {run.repetition: run for run in old.runs}
+    pairs = [(run, others[run.repetition]) for run in new.runs if run.repetition in others]
+    # Without common seeds, pair the runs in their order.
+    pairs = pairs or list(zip(new.runs, old.runs, strict=False))
+    first, second = [], []
+    for run, other in pairs:
+        ours, theirs = run.predictions, other.predictions
+        subjects = {*theirs.subjects}
+        if ours.classes != theirs.classes:
+            return Verdict("not comparable", "other classes")
+        if ours.paths != theirs.paths:
+            common = f"{len(subjects & {*ours.subjects})} of {len(subjects)} in common"
+            return Verdict("not comparable", f"other test subjects ({common})")
+        if (ours.truth != theirs.truth).any():
+            return Verdict("not comparable", "other labels")
+        first.append(classified(run))
+        # The other run may use other names of subjects; the slices are the same.
+        second.append(first[-1]._replace(predicted=theirs.predicted))
+    classes = len(new.runs[0].predictions.classes)
+    found = intervals.difference(first, second, classes, new.settings["split.seed"])
+    runs, (low, high) = max(len(new.runs), len(old.runs)), found.interval
+    paired = f", in {runs} pairs of runs" * (runs > 1)
+    if len(pairs) < runs:
+        paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
+    known: Known = "better" if low > 0 else "worse" if high < 0 else "not significantly different"
+    if all(np.array_equal(a.predicted, b.predicted) for a, b in zip(first, second, strict=True)):
+        known = "the same"
+    return Verdict(
+        known,
+        f"{signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
+        f" {len({name for test in first for name in test.subjects})} test subjects{paired}",
+        found,
+    )
+
+
+def signed(found: intervals.Difference) -> str:
+    """Text such as ``+0.080 [+0.020, +0.140]``."""
+    low, high = found.interval
+    return f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def grouped(runs: Sequence[FinishedRun]) -> list[Group]:
+    """``runs`` grouped by parameters (without ``REPEATED``), code and data."""
+    alike: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        alike.setdefault(run.identity, []).append(run)
+    groups = [sorted(group, key=lambda run: run.repetition) for group in alike.values()]
+    names = []
+    for group in groups:
+        left = {re.sub(r"-(seed|fold)\d+(?=-|$)", "", run.name) for run in group}
+        names.append(left.pop() if len(left) == 1 < len(group) else group[0].name)
+    return [
+        Group(name if names.count(name) == 1 else group[0].name, group)
+        for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def varying(groups: Sequence[Group]) -> list[str]:
+    """The keys, without ``REPEATED``, whose values differ between ``groups``."""
+    keys = dict.fromkeys(key for group in groups for key in group.settings if counts(key))
+    return [key for key in keys if len({str(one.settings.get(key)) for one in groups}) > 1]
 
 
 def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) -> dict[str, Any]:
@@ -58,10 +162,9 @@ def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) ->
 
 def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
     """``groups``, the best first; groups that leak come after all others."""
-    sign = 1 if metric in LESS_IS_BETTER else -1
 
     def rank(group: Group) -> tuple[bool, float, str]:
-        score = sign * group.mean(metric)
+        score = group.mean(metric) * (1 if metric in LESS_IS_BETTER else -1)
         return group.leaks, np.inf if np.isnan(score) else score, group.name
 
     return sorted(groups, key=rank)
@@ -109,11 +212,6 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
         experiments=experiments,
     )
     page.add(f"By {METRICS[metric]}", records(rows), _REMARKS)
-    alike = [one for one in groups if one.leaks == best.leaks and one.name != BASELINE]
-    if len(axes := varying(alike)) == 2 and not np.isnan(best.mean(metric)):
-        draw = partial(draw_heat_map, alike, axes, metric)
-        alt = f"{METRICS[metric]} by {' and '.join(axes)}"
-        page.add(f"{axes[0]} by {axes[1]}", page.picture("heatmap.png", alt, draw))
     curves: list[Curve] = [
         (one, "best" if one is best else "baseline" if one.name == baseline else "other")
         for one in groups
@@ -131,10 +229,7 @@ def _which_to_merge(
     scores += "" if metric == "macro_f1" else f"macro F1 {best.mean('macro_f1'):.3f} "
     scores += f"[{low:.3f}, {high:.3f}] over subjects"
     if best.leaks:
-        return (
-            "**Merge nothing by these scores: every run LEAKS.** The test subjects were in"
-            f" training too. {name} scores highest: {scores}."
-        )
+        return f"**Merge nothing by these scores: every run LEAKS.** {name} is first: {scores}."
     base = "the baseline " * (baseline != BASELINE) + code(baseline)
     if baseline == best.name:
         return f"**Keep {base}.** Nothing scores higher: {scores}."
@@ -165,12 +260,10 @@ def _warnings(
 
 
 def _ranking_warnings(groups: Sequence[Group], metric: str) -> Iterator[str]:
-    best = groups[0]
-    if others := [code(g.name) for g in groups if g.runs[0].sources != best.runs[0].sources]:
-        yield (
-            f"{', '.join(others)} ran with other code or data than {code(best.name)}:"
-            " `alzmri review` lists the differences."
-        )
+    best, *rest = groups
+    other = [g for g in rest if g.runs[0].lock.scored != best.runs[0].lock.scored]
+    if names := ", ".join(code(group.name) for group in other):
+        yield f"{names} ran with other code or data than {code(best.name)}: see `alzmri review`."
     if len(groups) > 2 and not metric.startswith("val_"):
         yield (
             f"The test score of the best of {len(groups)} is partly luck."
@@ -235,20 +328,15 @@ def _whether_to_merge(
     if alike:
         return f"**Nothing changed.** {head} has the parameters, data, code and scores of {base}."
     if after.leaks and not before.leaks:
-        how = "may have been" if after.shared_subjects is None else "were"
-        return (
-            f"**Do not merge {head} for its score: it LEAKS.** Its test subjects {how} in training"
-            f" too; those of {base} were not."
-        )
+        return f"**Do not merge {head} for its score: it LEAKS.** {base} does not."
     leak = " **Both LEAK: this says nothing about new subjects.**" if after.leaks else ""
     return verdict.advice(head, base) + leak
 
 
 def _is_stale(run: FinishedRun) -> str:
-    return (
-        f"The results of {code(run.name)} do not belong to its parameters and code:"
-        f" {', '.join(run.stale)} ran with others"
-    )
+    stages = ", ".join(run.stale)
+    whose = f"The results of {code(run.name)} do not belong to its parameters and code"
+    return f"{whose}: {stages} ran with others"
 
 
 def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterator[tuple[str, ...]]:
@@ -288,13 +376,10 @@ def _notes(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
     error, more = before.score("ece"), after.score("ece")
     chance = after.evaluation.get("calibrated_ece")  # not in results of earlier versions
     known = before.evaluation["ci95"].get("ece")
-    if chance and known and more > max(chance["range"][1], known[1]):
+    if chance and known and more > max(most := chance["range"][1], known[1]):
         yield (
-            f"Calibration is worse: error {more:.3f} instead of {error:.3f}, and up to"
-            f" {chance['range'][1]:.3f} by chance. `evaluate.temperature` corrects part of it."
+            f"Calibration is worse: error {more:.3f} instead of {error:.3f}; by chance up to"
+            f" {most:.3f}. `evaluate.temperature` corrects part of it."
         )
     if after.training["best_epoch"] == len(after.history):
-        yield (
-            f"The best epoch of {code(after.name)} was its last, {after.best_epoch}: more epochs"
-            " might help."
-        )
+        yield f"The best epoch of {code(after.name)} was its last: more epochs might help."

@@ -41,10 +41,9 @@ def honest(
 ) -> None:
     """Cross-validate over subjects; write the tables of docs/results.md.
 
-    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN; those that finished from this
-    commit are not repeated. The tables also have baselines: logistic regression on five numbers
-    per subject, and its label permutation test. It first prints the number of runs, the time and
-    the disk space.
+    It first prints the number of runs, the time and the disk space. Each fold is a DVC experiment,
+    named honest-SOURCE-TASK-foldN; those that finished from this commit are not repeated. Baselines
+    are logistic regression on five numbers per subject and its label permutation test.
 
     Examples:
 
@@ -62,7 +61,7 @@ def protocol(
 ) -> None:
     """Run the published protocol's two settings on the slice split, which LEAKS.
 
-    It writes the tables of docs/results.md, and skips experiments that finished from this commit.
+    It writes the tables of docs/results.md; finished experiments of this commit are not repeated.
 
     Examples:
 

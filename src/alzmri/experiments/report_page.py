@@ -19,8 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from alzmri import terminal
 from alzmri.evaluation import figures
-from alzmri.experiments.finished_runs import LESS_IS_BETTER, METRICS
-from alzmri.experiments.groups import Group
+from alzmri.experiments.finished_runs import METRICS, Group
 from alzmri.figure import SEVERITY, drawing
 from alzmri.files import replacing_directory
 
@@ -169,24 +168,3 @@ def plot_epochs(figure: FigureBase, curves: Sequence[Curve], column: str) -> Non
     handles, labels = axes.get_legend_handles_labels()
     below: Any = {"loc": "outside lower left", "fontsize": 8.5, "labelcolor": "linecolor"}
     figure.legend(handles[::-1], labels[::-1], **below)
-
-
-def draw_heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Path) -> None:
-    """Draw a score of ``groups`` over two parameters, the first in rows; the best is darkest."""
-
-    def numbers_first(value: object) -> tuple[float, str]:
-        return (value, "") if isinstance(value, int | float) else (np.inf, str(value))
-
-    known = [[group.settings.get(key) for group in groups] for key in keys]
-    sides = [sorted({str(one): one for one in side}.values(), key=numbers_first) for side in known]
-    values = np.full([len(side) for side in sides], np.nan)
-    texts = np.full(values.shape, "", dtype=object)
-    for group, row, column in zip(groups, *known, strict=True):
-        cell = sides[0].index(row), sides[1].index(column)
-        values[cell], texts[cell] = group.mean(metric), group.shown(metric).replace(" ±", "\n±")
-    rows, columns = (list(map(str, side)) for side in sides)
-    with drawing(path, 1.6 + 0.95 * len(columns), 1.3 + 0.62 * len(rows)) as figure:
-        axes, less = figure.add_subplot(), metric in LESS_IS_BETTER
-        labels = (keys[0], keys[1])
-        figures.matrix(axes, values, texts, (rows, columns), labels, less_is_better=less)
-        axes.set_title(METRICS[metric], fontsize=9.5)

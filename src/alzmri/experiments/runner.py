@@ -64,8 +64,7 @@ class Experiment:
         content = params.load().model_dump()
         for key, value in self.settings.items():
             section, _, name = key.partition(".")
-            known = isinstance(content.get(section), dict) and name
-            (content[section] if known else content)[name if known else key] = value
+            content.setdefault(section, {})[name] = value
         return params.check(content, f"params.yaml with the settings of {self.name}")
 
 
@@ -206,9 +205,8 @@ class Runner:
             raise UserError(
                 "another sweep or study runs in this repository: wait or stop it"
             ) from None
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            # Ignored, as for a shell's background job; experiments inherit that, but no handler.
-            signal.signal(signal.SIGINT, lambda *_: None)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for a shell's background job
+            signal.signal(signal.SIGINT, lambda *_: None)  # experiments do not inherit a handler
         if end():
             terminal.say("ended the experiments of an earlier call: they resume where they were")
 

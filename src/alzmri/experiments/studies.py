@@ -18,8 +18,7 @@ from alzmri import git, params, terminal
 from alzmri.classes import CLASSES
 from alzmri.evaluation.markdown import records
 from alzmri.experiments import runner
-from alzmri.experiments.finished_runs import METRICS, FinishedRun, finished
-from alzmri.experiments.groups import Group
+from alzmri.experiments.finished_runs import METRICS, FinishedRun, Group, finished
 from alzmri.experiments.report_page import Role, plot_epochs
 from alzmri.experiments.runner import Experiment, Runner, Settings
 from alzmri.figure import drawing

@@ -12,10 +12,8 @@ from alzmri import git, params, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.evaluation.markdown import table
 from alzmri.experiments import comparison, report_page, runner
-from alzmri.experiments.finished_runs import METRICS, FinishedRun
-from alzmri.experiments.groups import Group
+from alzmri.experiments.finished_runs import METRICS, FinishedRun, Group
 from alzmri.experiments.runner import Experiment, Runner, Settings
-from alzmri.params import FaultyParams
 
 METRIC = "val_macro_f1"  # Optuna optimises this; it never sees the test part
 _RANGE = re.compile(r"[\w.]+=(log|uniform)\(([^,()]+),([^,()]+)\)")
@@ -45,8 +43,8 @@ def plan(
 
     Words are `KEY=VALUES` in the (Hydra) syntax of `dvc exp run -S`: `a,b`,
     `range(start,stop,step)`, `choice(a,b)`, or a single value; for a search also `log(a,b)` and
-    `uniform(a,b)`. All experiments set ``base`` unless words do. Raises UserError for the first
-    faulty word, or with every fault of the values; EnvironmentFault when Optuna is not installed.
+    `uniform(a,b)`. All experiments set ``base`` unless words do. Raises UserError for faulty words
+    and values, EnvironmentFault when Optuna is needed and not installed.
     """
     values: dict[str, list[Any]] = {}
     kinds: dict[str, str] = {}
@@ -56,12 +54,11 @@ def plan(
             raise UserError(f"{key}: given twice")
         kinds[key], values[key] = _read(word)
     varied = [key for key in values if len(values[key]) > 1]
-    last = [key.rpartition(".")[2] for key in varied or values]
-    short = {
-        key: word if last.count(word) == 1 else key.replace(".", "_")
-        for key, word in zip(varied or values, last, strict=True)
-    }
-    name = name or "-".join(("sweep", *short.values()))
+    keys = varied or [*values]
+    short = [key.rpartition(".")[2] for key in keys]
+    if len({*short}) < len(keys):
+        short = [key.replace(".", "_") for key in keys]
+    name = name or "-".join(("sweep", *short))
     if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
         raise UserError(f"--name {name}: up to 64 letters, digits, hyphens and underscores")
     # The sweep is one group on W&B.
@@ -78,8 +75,8 @@ def plan(
     experiments = []
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
-        own = "-".join((name, *(_part(word, chosen[key]) for key, word in short.items())))
-        experiments.append(Experiment(own, {**base, **chosen}))
+        parts = (_part(word, chosen[key]) for word, key in zip(short, keys, strict=True))
+        experiments.append(Experiment("-".join((name, *parts)), {**base, **chosen}))
     _check(experiments)
     return Sweep(name, len(experiments), experiments, lambda _: iter(experiments))
 
@@ -122,15 +119,9 @@ def _part(key: str, value: object) -> str:
 
 
 def _check(experiments: Sequence[Experiment]) -> None:
-    """Raise UserError with all faults of the parameters of ``experiments``, if any."""
-    faults: dict[str, None] = {}
+    """Raise UserError when parameters or the collection of an experiment are faulty."""
     for experiment in experiments:
-        try:
-            runner.require_source(experiment.params.data.source)
-        except FaultyParams as error:
-            faults |= dict.fromkeys(error.faults)
-    if faults:
-        raise UserError("\n  ".join((f"this sweep has {len(faults)} fault(s):", *faults)))
+        runner.require_source(experiment.params.data.source)
 
 
 def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -> Sweep:
