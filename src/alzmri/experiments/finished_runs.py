@@ -267,9 +267,7 @@ class FinishedRun:
                 known |= {f"{folder}/{one['relpath']}": one["md5"] for one in inside}
             return content(known[path])
         except KeyError:
-            raise UserError(
-                f"{self.name} has no {path}: run `dvc repro` there, and commit"
-            ) from None
+            raise UserError(f"{self.name} has no {path}: run `dvc repro` there") from None
         except FileNotFoundError:
             here = "" if self.commit == git.head() else f"`git switch {self.name}`, "
             own = f'{here}`make repro` and `git commit -am "my baseline"`'
@@ -306,8 +304,8 @@ class Workspace(FinishedRun):
                 return change == "changed command"
             return bool({*change.get("changed deps", {}).values()} - {"deleted"})
 
-        found = Repo().status().items()
-        return [name for name, all_ in found if name[:7] != _BESIDE and any(map(changed, all_))]
+        stages = [name for name, found in Repo().status().items() if any(map(changed, found))]
+        return [name for name in stages if not name.startswith(_BESIDE)]
 
 
 @dataclass(frozen=True)
