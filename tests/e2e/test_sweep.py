@@ -138,7 +138,8 @@ def test_in_a_folder_of_a_larger_repository_and_while_another_holds_the_lock(clo
 
 def test_what_is_wrong_is_said_before_anything_runs(clone, tmp_path):
     faults = clone.run("alzmri", "sweep", "train.epoch=1,2", "--seeds", "two", code=2)
-    assert "this sweep has 2 fault(s)" in faults.stderr
+    assert "did you mean train.epochs?" in faults.stderr
+    assert "train.seed = 'two'" in faults.stderr
     shallow = type(clone)(tmp_path / "shallow")
     clone.commit("another")
     clone.run("git", "clone", "--quiet", "--depth", "1", f"file://{clone.root}", str(shallow.root))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from alzmri.experiments import report_page
 from alzmri.experiments.comparison import BASELINE
-from alzmri.experiments.groups import Group
+from alzmri.experiments.finished_runs import Group
 from alzmri.figure import drawing
 
 

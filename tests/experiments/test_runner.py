@@ -29,10 +29,11 @@ def test_a_terminal_has_one_table_that_is_redrawn(monkeypatch):
     assert last.index("first") < last.index("second") < last.index("third")
 
 
-def test_a_log_has_a_line_for_each_change_of_status(capsys):
+def test_a_log_has_a_line_for_each_change(capsys):
     _shown(Board(5))
     assert capsys.readouterr().out.splitlines() == [
         "first  running  starting",
+        "first  running  epoch 1/3  validation macro F1 0.512",
         "second  failed  exit status 1",
         "third  done  best epoch 3  macro F1 0.700",
     ]

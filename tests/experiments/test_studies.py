@@ -27,7 +27,8 @@ def cross_validation(**overrides):
 
 
 def protocol(size="scaled", **overrides):
-    return protocol_planned(study(studies.PROTOCOL_SCALES, size, **overrides))
+    planned_ = protocol_planned(study(studies.PROTOCOL_SCALES, size, **overrides))
+    return dict(zip(studies.VARIANTS, planned_, strict=True))
 
 
 def test_folds_differ_in_nothing_but_the_fold():

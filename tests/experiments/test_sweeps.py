@@ -3,7 +3,6 @@
 A search is repeatable, and taken up again where it was left.
 """
 
-import json
 import shutil
 import statistics
 import subprocess
@@ -11,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alzmri import git
 from alzmri.errors import UserError
-from alzmri.experiments.finished_runs import finished
 from alzmri.experiments.sweeps import plan
 
 ROOT = Path(__file__).parents[2]
@@ -37,35 +34,19 @@ def repository(tmp_path, monkeypatch):
         subprocess.run(("git", *words.split()), check=True)
 
 
-def search(*more, total=12, seed=0):
-    return plan([*WORDS, *more], "s", {"compute.train_on": "here"}, total, seed)
+def search(*more, name="s", total=12, seed=0):
+    return plan([*WORDS, *more], name, {"compute.train_on": "here"}, total, seed)
 
 
-def finish(experiment, score):
-    """What DVC keeps of an experiment, made by git alone."""
-    baseline = git.head()
-    path = Path("params.yaml")
-    text = path.read_text()
-    path.write_text(json.dumps(experiment.params.model_dump(mode="json")))
-    Path("metrics").mkdir(exist_ok=True)
-    Path("metrics/train.json").write_text(json.dumps({"val_macro_f1": score, "best_epoch": 1}))
-    subprocess.run(("git", "add", "--all"), check=True)
-    tree = git.run("write-tree").strip()
-    commit = git.run("commit-tree", tree, "-p", baseline, "-m", "an experiment").strip()
-    name = f"refs/exps/{baseline[:2]}/{baseline[2:]}/{experiment.name}"
-    git.run("update-ref", name, commit)
-    subprocess.run(("git", "reset", "--quiet"), check=True)
-    path.write_text(text)
-    return finished(git.head())[experiment.name]
-
-
-def asked(sweep, results=None, finish_to=0):
+def asked(sweep, make_run=None, finish_to=0):
     """Every experiment of ``sweep``; the first ``finish_to`` score as their rate is high."""
-    found, results = [], {} if results is None else results
-    for number, experiment in enumerate(sweep.ask(git.head(), results)):
+    found, results = [], {}
+    for number, experiment in enumerate(sweep.ask(results)):
         found.append(experiment)
+        results[experiment.name] = None  # it failed
         if number < finish_to:
-            results[experiment.name] = finish(experiment, experiment.params.train.lr * 90)
+            score = experiment.params.train.lr * 90
+            results[experiment.name] = make_run(experiment.name, score)
     return found
 
 
@@ -74,7 +55,9 @@ def test_all_combinations_named_after_what_varies():
     sweep = plan(words, None, {"track.mode": "offline"})
     assert sweep.name == "sweep-lr-momentum"
     rates = [(lr, momentum, 1) for lr in (0.0001, 0.0005) for momentum in (0.85, 0.9)]
-    assert list(sweep.names) == [f"{sweep.name}-lr{lr}-momentum{m}" for lr, m, _ in rates]
+    assert [one.name for one in sweep.known] == [
+        f"{sweep.name}-lr{lr}-momentum{m}" for lr, m, _ in rates
+    ]
     experiments = asked(sweep)
     assert {one.params.track.group for one in experiments} == {sweep.name}
     assert {one.params.track.mode for one in experiments} == {"offline"}
@@ -99,50 +82,44 @@ def test_names_are_of_git_references_and_tell_experiments_apart():
             " ".join(f"n-train_seed{a}-split_seed{b}" for a in (0, 1) for b in (4, 5)),
         ),
     ):
-        found = plan(words.split(), "n", {}).names
-        assert list(found) == expected.split()
+        found = [one.name for one in plan(words.split(), "n", {}).known]
+        assert found == expected.split()
         for name in found:
             subprocess.run(["git", "check-ref-format", f"refs/exps/ab/cd/{name}"], check=True)
 
 
-def _faults(words, trials=None):
+@pytest.mark.parametrize(
+    ("words", "trials", "message"),
+    [
+        ("train.lr=interval(0,1)", None, r"train\.lr=interval\(0,1\): .*; write KEY=A,B"),
+        ("train.lr", None, "train.lr: "),
+        ("train.seed=range(0)", None, r"train\.seed=range\(0\): no values"),
+        ("split.seed=1 split.seed=2", None, "split.seed: given twice"),
+        ("augment.p=uniform(0,1)", None, r"augment\.p: uniform\(A,B\) needs --trials"),
+        ("data.source=phantom,a", None, "data/a not found"),
+        ("train.warmup=1,12 train.epochs=5,20", None, r"train\.warmup = 12"),
+        ("", None, "nothing to run"),
+        ("train.lr=0.1", 3, "nothing to search"),
+        ("train.lr=log(0,1)", 3, r"train\.lr=log\(0,1\): no such range"),
+        ("train.lr=uniform(1,0.5)", 3, "no such range"),
+        ("train.epochs=uniform(1,x)", 3, r"train\.epochs=uniform\(1,x\): "),
+        ("train.momentum=uniform(0.5,2)", 3, r"train\.momentum = 2"),
+    ],
+)
+def test_a_fault_is_refused_before_anything_runs(words, trials, message):
+    with pytest.raises(UserError, match=message):
+        plan(words.split(), None, {}, trials)
+    with pytest.raises(UserError, match="--name no/slash: up to 64 letters"):
+        plan(["train.lr=0.1,0.2"], "no/slash", {})
+
+
+def test_every_fault_of_the_parameters_is_said_at_once():
+    words = ["train.epoch=1,2", "train.momentum=2,0.9", "train.seed=two"]
     with pytest.raises(UserError) as error:
-        plan(words, "no/slash", {}, trials)
-    first, *faults = str(error.value).split("\n  ")
-    assert first == f"this sweep has {len(faults)} fault(s):"
-    return faults
-
-
-def test_every_fault_is_said_at_once():
-    words = ["train.lr=interval(0,1)", "train.epoch=1,2", "train.momentum=2,0.9", "train.lr"]
-    words += ["train.seed=range(0)", "split.seed=1", "split.seed=2", "data.source=a,phantom"]
-    grid = _faults([*words, "augment.p=uniform(0,1)"])
-    search = _faults(
-        ["train.lr=log(0,1)", "train.momentum=uniform(0.5,2)", "train.epochs=uniform(1,x)"], 3
-    )
-    for found, expected in (
-        (grid, "train.lr=interval(0,1): "),
-        (grid, "train.epoch: no such key; did you mean train.epochs?"),
-        (grid, "train.momentum = 2"),
-        (grid, "train.lr: "),
-        (grid, "train.seed=range(0): no values"),
-        (grid, "split.seed: given twice"),
-        (grid, "--name no/slash: "),
-        (grid, "data/a not found"),
-        (grid, "augment.p: uniform(A,B) needs --trials"),
-        (search, "train.lr: "),
-        (search, "train.momentum = 2"),
-        (search, "train.epochs=uniform(1,x): "),
-    ):
-        assert sum(fault.startswith(expected) for fault in found) == 1, expected
-    assert len(grid) == 9
-    for words, trials, message in (
-        (["train.warmup=1,12", "train.epochs=5,20"], None, r"train\.warmup = 12"),
-        ([], None, "nothing to run"),
-        (["train.lr=0.1"], 3, "nothing to search"),
-    ):
-        with pytest.raises(UserError, match=message):
-            plan(words, None, {}, trials)
+        plan(words, None, {})
+    for fault in ("train.epoch: no such key; did you mean train.epochs?", "train.momentum = 2"):
+        assert fault in str(error.value)
+    assert "train.seed" in str(error.value)
 
 
 def test_values_are_within_their_ranges_and_named_by_number():
@@ -157,44 +134,20 @@ def test_values_are_within_their_ranges_and_named_by_number():
     assert {one.split.fractions[0] for one in used} == {0.6, 0.7}
     assert {one.train.epochs for one in used} == {3}
     assert len({one.train.lr for one in used}) == 12
-    assert [one.settings for one in asked(search("train.epochs=3"))] == [
-        one.settings for one in found
-    ]
-    assert asked(search(seed=1))[0].settings != asked(search())[0].settings
+    rates = [one.settings["train.lr"] for one in found]
+    assert [one.settings["train.lr"] for one in asked(search(name="again"))] == rates
+    assert asked(search(name="other", seed=1))[0].settings["train.lr"] != rates[0]
 
 
-def test_scores_lead_and_a_search_that_was_ended_goes_on_as_it_would_have():
-    whole = asked(search(total=16), finish_to=16)
+def test_scores_lead_and_a_search_that_was_ended_goes_on_as_it_would_have(make_run):
+    whole = asked(search(name="whole", total=16), make_run, 16)
     late = [experiment.params.train.lr for experiment in whole[12:]]
     assert statistics.median(late) > 2e-3  # high rates scored high; the ranges' middle is 1e-3
-    baseline = git.head()
-    before = finished(baseline)
-    known = [search(total=16).choose(one.name, before[one.name].settings, {}) for one in whole]
-    assert all(before[one.name].is_of(one.params) for one in known)
-    for experiment in whole[13:]:
-        git.run("update-ref", "-d", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{experiment.name}")
-        del before[experiment.name]
-    results, again = {}, []
-    for experiment in search(total=16).ask(baseline, results):
-        again.append(experiment)
-        run = before.get(experiment.name) or finish(experiment, experiment.params.train.lr * 90)
-        results[experiment.name] = run
-    assert [one.settings for one in again] == [one.settings for one in whole]
-
-
-def test_one_that_was_begun_keeps_its_values_and_one_that_failed_stops_nothing():
-    baseline = git.head()
-    folder = Path(".dvc/tmp/sweep")
-    folder.mkdir(parents=True)
-    settings = {"train.lr": 0.005, "train.batch_size": 9, "model.name": "lenet"}
-    settings["split.fractions"] = [0.6, 0.2, 0.2]
-    record = {"baseline": baseline, "settings": settings, "folder": ""}
-    (folder / "s-t001.json").write_text(json.dumps(record))
-    (folder / "s-t002.json").write_text(json.dumps({**record, "baseline": "another"}))
-    first, second, *_ = asked(search())
-    assert {key: first.settings[key] for key in settings} == settings
-    assert second.settings["train.lr"] != 0.005
-    results = {}
-    for experiment in search(total=3).ask(baseline, results):
-        results[experiment.name] = None
-    assert len(results) == 3
+    asked(search(total=13), make_run, 12)  # the last one fails
+    again = search(total=16)
+    assert [one.name for one in again.known] == [f"s-t{number:03}" for number in range(1, 14)]
+    assert [one.params.train for one in asked(again, make_run, 16)] == [
+        one.params.train for one in whole
+    ]
+    assert [len(search("train.epochs=2", total=n).known) for n in (3, 16)] == [3, 16]
+    assert not search("model.dropout=0.1,0.5").known  # other ranges begin anew

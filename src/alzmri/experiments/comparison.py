@@ -1,26 +1,29 @@
 """``alzmri compare`` ranks groups of runs; ``alzmri review`` reports what one change does."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from alzmri import git, terminal
 from alzmri.errors import UserError
+from alzmri.evaluation import intervals
 from alzmri.evaluation.markdown import records, table
 from alzmri.experiments.finished_runs import (
     LESS_IS_BETTER,
     METRICS,
     FinishedRun,
+    Group,
     Workspace,
     chosen,
+    classified,
+    counts,
     number,
 )
-from alzmri.experiments.groups import Group, Verdict, compare, grouped, varying
-from alzmri.experiments.report_page import Curve, Page, code, draw_heat_map, folder_name
+from alzmri.experiments.report_page import Curve, Page, code, folder_name
 
 BASELINE = "baseline"  # the committed run that the experiments started from
 _MATRICES = 12  # maximum number of confusion matrices, the best first
@@ -29,6 +32,107 @@ _REMARKS = """\
 ± is the standard deviation over seeds and folds. The interval of macro F1 is over the test subjects
 and holds the fitted models fixed. *Best − this* is the difference in macro F1, seed by seed, with
 the same weights of the subjects for both: if its interval contains zero, it is not significant."""
+
+
+Known = Literal["better", "worse", "the same", "not significantly different", "not comparable"]
+_ADVICE: Mapping[Known, str] = {
+    "better": "**Merge {new}: better than {old}**, {evidence}.",
+    "worse": "**Keep {old}: {new} is worse**, {evidence}.",
+    "the same": "**Keep {old}, or {new} for other merits: every prediction is the same class.**",
+    "not significantly different": (
+        "**Keep {old}, or {new} for other merits: not significantly different**, {evidence}."
+    ),
+    "not comparable": "**No conclusion about {old}: not comparable**, {evidence}.",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The comparison of a new group with an old one.
+
+    ``evidence`` is a clause on the ``difference`` of macro F1, new minus old, or on why the two are
+    not comparable.
+    """
+
+    known: Known
+    evidence: str
+    difference: intervals.Resampled | None = None
+
+    @property
+    def words(self) -> str:
+        """The verdict for a table, such as ``better: +0.080 [+0.020, +0.140]``."""
+        if self.difference is None or self.known == "the same":
+            return self.known
+        return f"{self.known}: {signed(self.difference)}"
+
+    def advice(self, new: str, old: str) -> str:
+        """Whether to replace ``old`` by ``new``, and why."""
+        return _ADVICE[self.known].format(new=new, old=old, evidence=self.evidence)
+
+
+def compare(new: Group, old: Group) -> Verdict:
+    """Compare runs of the same seeds and fold on the same test slices."""
+    others = {run.repetition: run for run in old.runs}
+    pairs = [(run, others[run.repetition]) for run in new.runs if run.repetition in others]
+    # Without common seeds, pair the runs in their order.
+    pairs = pairs or list(zip(new.runs, old.runs, strict=False))
+    first, second = [], []
+    for run, other in pairs:
+        ours, theirs = run.predictions, other.predictions
+        subjects = {*theirs.subjects}
+        if ours.classes != theirs.classes:
+            return Verdict("not comparable", "other classes")
+        if ours.paths != theirs.paths:
+            common = f"{len(subjects & {*ours.subjects})} of {len(subjects)} in common"
+            return Verdict("not comparable", f"other test subjects ({common})")
+        if (ours.truth != theirs.truth).any():
+            return Verdict("not comparable", "other labels")
+        first.append(classified(run))
+        # The other run may use other names of subjects; the slices are the same.
+        second.append(first[-1]._replace(predicted=theirs.predicted))
+    classes = len(new.runs[0].predictions.classes)
+    found = intervals.difference(first, second, classes, new.settings["split.seed"])
+    runs, (low, high) = max(len(new.runs), len(old.runs)), found.interval
+    paired = f", in {runs} pairs of runs" * (runs > 1)
+    if len(pairs) < runs:
+        paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
+    known: Known = "better" if low > 0 else "worse" if high < 0 else "not significantly different"
+    if all(np.array_equal(a.predicted, b.predicted) for a, b in zip(first, second, strict=True)):
+        known = "the same"
+    return Verdict(
+        known,
+        f"{signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
+        f" {len({name for test in first for name in test.subjects})} test subjects{paired}",
+        found,
+    )
+
+
+def signed(found: intervals.Resampled) -> str:
+    """Text such as ``+0.080 [+0.020, +0.140]``."""
+    low, high = found.interval
+    return f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def grouped(runs: Sequence[FinishedRun]) -> list[Group]:
+    """``runs`` grouped by parameters (without ``REPEATED``), code and data."""
+    alike: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        alike.setdefault(run.identity, []).append(run)
+    groups = [sorted(group, key=lambda run: run.repetition) for group in alike.values()]
+    names = []
+    for group in groups:
+        left = {re.sub(r"-(seed|fold)\d+(?=-|$)", "", run.name) for run in group}
+        names.append(left.pop() if len(left) == 1 < len(group) else group[0].name)
+    return [
+        Group(name if names.count(name) == 1 else group[0].name, group)
+        for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def varying(groups: Sequence[Group]) -> list[str]:
+    """The keys, without ``REPEATED``, whose values differ between ``groups``."""
+    keys = dict.fromkeys(key for group in groups for key in group.settings if counts(key))
+    return [key for key in keys if len({str(one.settings.get(key)) for one in groups}) > 1]
 
 
 def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) -> dict[str, Any]:
@@ -43,32 +147,24 @@ def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) ->
         raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
     for run in fresh:
         run.load()
-    return compared(*_with_baseline(grouped(fresh)), metric, name).write(name)
-
-
-def _with_baseline(groups: list[Group]) -> tuple[list[Group], str | None]:
-    """``groups`` with the committed run, unless a group contains it, and the baseline's name."""
-    committed = FinishedRun(BASELINE, git.head(), is_experiment=False)
-    alone = Group(BASELINE, (committed,))
+    groups, committed = grouped(fresh), FinishedRun(BASELINE, git.head(), is_experiment=False)
+    names = {group.runs[0].identity: group.name for group in groups}
+    alone, baseline = Group(BASELINE, (committed,)), None
     try:
-        for group in groups:
-            if group.runs[0].identity == committed.identity:
-                return groups, group.name
-        committed.load()
-        comparable = any(compare(group, alone).difference for group in groups)
-        if comparable and not committed.stale and all(one.name != BASELINE for one in groups):
-            return [*groups, alone], BASELINE
+        if not (baseline := names.get(committed.identity)) and BASELINE not in names.values():
+            committed.load()
+            if not committed.stale and any(compare(one, alone).difference for one in groups):
+                groups, baseline = [*groups, alone], BASELINE
     except UserError as error:
         terminal.warn(f"shown without the committed run: {error}")
-    return groups, None
+    return compared(groups, baseline, metric, name).write(name)
 
 
 def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
     """``groups``, the best first; groups that leak come after all others."""
-    sign = 1 if metric in LESS_IS_BETTER else -1
 
     def rank(group: Group) -> tuple[bool, float, str]:
-        score = sign * group.mean(metric)
+        score = group.mean(metric) * (1 if metric in LESS_IS_BETTER else -1)
         return group.leaks, np.inf if np.isnan(score) else score, group.name
 
     return sorted(groups, key=rank)
@@ -79,13 +175,10 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
     groups = ranked(groups, metric)
     best, keys = groups[0], varying(groups)
     verdicts = {group.name: compare(best, group) for group in groups[1:]}
-    page = Page(
-        title,
-        _which_to_merge(best, verdicts, baseline, metric),
-        [*_warnings(groups, best, verdicts), *_ranking_warnings(groups, metric)],
-        metric=metric,
-        baseline=baseline,
-        experiments=[
+    experiments, rows = [], []
+    for group in groups:
+        verdict = verdicts.get(group.name)
+        experiments.append(
             {
                 "name": group.name,
                 "runs": [run.name for run in group.runs],
@@ -94,14 +187,10 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
                 "scores": {key: number(group.mean(key)) for key in METRICS},
                 "spread": {key: number(group.spread(key)) for key in METRICS},
                 "ci95": {"macro_f1": group.interval},
-                "best_against_this": asdict(verdicts[group.name]) if group is not best else None,
+                "best_against_this": verdict and asdict(verdict),
             }
-            for group in groups
-        ],
-    )
-    rows = []
-    for group in groups:
-        bold = "" if group.name in verdicts else "**"
+        )
+        bold = "" if verdict else "**"
         name = code(group.name) + " baseline" * (group.name == baseline != BASELINE)
         row: dict[str, object] = {
             "experiment": bold + name + " **LEAKS**" * group.leaks + bold,
@@ -109,17 +198,20 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
         }
         row.setdefault(METRICS["macro_f1"], group.shown("macro_f1"))
         row["95 % over subjects"] = "–".join(f"{bound:.3f}" for bound in group.interval)
-        row["best − this"] = "" if bold else verdicts[group.name].words
+        row["best − this"] = verdict.words if verdict else ""
         row |= {key.removeprefix("train."): group.settings.get(key) for key in keys}
         row["runs"] = len(group.runs)
         row.setdefault(METRICS["val_macro_f1"], group.shown("val_macro_f1"))
         rows.append(row)
+    page = Page(
+        title,
+        _which_to_merge(best, verdicts, baseline, metric),
+        [*_warnings(groups, best, verdicts), *_ranking_warnings(groups, metric)],
+        metric=metric,
+        baseline=baseline,
+        experiments=experiments,
+    )
     page.add(f"By {METRICS[metric]}", records(rows), _REMARKS)
-    alike = [one for one in groups if one.leaks == best.leaks and one.name != BASELINE]
-    if len(axes := varying(alike)) == 2 and not np.isnan(best.mean(metric)):
-        draw = partial(draw_heat_map, alike, axes, metric)
-        alt = f"{METRICS[metric]} by {' and '.join(axes)}"
-        page.add(f"{axes[0]} by {axes[1]}", page.picture("heatmap.png", alt, draw))
     curves: list[Curve] = [
         (one, "best" if one is best else "baseline" if one.name == baseline else "other")
         for one in groups
@@ -137,10 +229,7 @@ def _which_to_merge(
     scores += "" if metric == "macro_f1" else f"macro F1 {best.mean('macro_f1'):.3f} "
     scores += f"[{low:.3f}, {high:.3f}] over subjects"
     if best.leaks:
-        return (
-            "**Merge nothing by these scores: every run LEAKS.** The test subjects were in"
-            f" training too. {name} scores highest: {scores}."
-        )
+        return f"**Merge nothing by these scores: every run LEAKS.** {name} is first: {scores}."
     base = "the baseline " * (baseline != BASELINE) + code(baseline)
     if baseline == best.name:
         return f"**Keep {base}.** Nothing scores higher: {scores}."
@@ -148,38 +237,33 @@ def _which_to_merge(
     return f"{first} {name} scores best: {scores}."
 
 
-def _warnings(groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]) -> list[str]:
+def _warnings(
+    groups: Sequence[Group], new: Group, verdicts: Mapping[str, Verdict]
+) -> Iterator[str]:
     """Warnings in Markdown; ``verdicts`` compare ``new`` with each of the others, by name."""
-    permuted = [code(group.name) for group in groups if group.settings.get("data.permute_labels")]
-    apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
-    known, unknown = [], []
+    leaking = []
     for group in (group for group in groups if group.leaks):
-        test = group.runs[0].evaluation
-        shared, subjects = test["split"]["shared_subjects"], test["subject"]["n"]
-        if shared is None:
-            unknown.append(code(group.name))
-        else:
-            known.append(f"{code(group.name)} ({shared} of {subjects})")
-    found = {
-        f"**LEAKS: {', '.join(known)} of the test subjects were in training too.** The score says"
-        " nothing about new subjects.": known,
-        f"**Subjects unknown, this split LEAKS: {', '.join(unknown)}.** The score says"
-        " nothing about new subjects.": unknown,
-        f"Labels are permuted between subjects: {', '.join(permuted)} should score at"
-        " chance.": permuted,
-        f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their tests differ, so no"
-        " difference is given.": apart,
-    }
-    return [warning for warning, names in found.items() if names]
+        shared, subjects = group.runs[0].shared_subjects, group.runs[0].evaluation["subject"]["n"]
+        how = f"{shared} of {subjects} test subjects were in training too"
+        how = "subjects unknown, this split LEAKS" if shared is None else how
+        leaking.append(f"{code(group.name)} ({how})")
+    if leaking:
+        yield f"**LEAKS: {', '.join(leaking)}.** The score says nothing about new subjects."
+    if found := [code(one.name) for one in groups if one.settings.get("data.permute_labels")]:
+        yield f"Labels are permuted between subjects: {', '.join(found)} should score at chance."
+    apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
+    if apart:
+        yield (
+            f"**Not comparable with {code(new.name)}**: {', '.join(apart)}. Their tests differ, so"
+            " no difference is given."
+        )
 
 
 def _ranking_warnings(groups: Sequence[Group], metric: str) -> Iterator[str]:
-    best = groups[0]
-    if others := [code(g.name) for g in groups if g.runs[0].sources != best.runs[0].sources]:
-        yield (
-            f"{', '.join(others)} ran with other code or data than {code(best.name)}:"
-            " `alzmri review` lists the differences."
-        )
+    best, *rest = groups
+    other = [g for g in rest if g.runs[0].lock.scored != best.runs[0].lock.scored]
+    if names := ", ".join(code(group.name) for group in other):
+        yield f"{names} ran with other code or data than {code(best.name)}: see `alzmri review`."
     if len(groups) > 2 and not metric.startswith("val_"):
         yield (
             f"The test score of the best of {len(groups)} is partly luck."
@@ -192,8 +276,7 @@ def write_review(base: str, head: str | None) -> dict[str, Any]:
 
     Returns the result of :meth:`Page.write`; raises UserError like :func:`chosen`.
     """
-    before = chosen([base])[0]
-    after = chosen([head])[0] if head else Workspace()
+    before, after = chosen([base])[0], chosen([head])[0] if head else Workspace()
     return reviewed(before, after).write(folder_name(f"review-{before.name}-{after.name}"))
 
 
@@ -223,7 +306,7 @@ def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
         code=changed,
     )
     page.add("Scores", table(("", *sides, "change"), _scores(before, after, verdict)))
-    whose = "unknown" if after.subjects_unknown else after.summary["subjects"]
+    whose = "unknown" if after.shared_subjects is None else after.summary["subjects"]
     total = f": {after.summary['images']} images of {whose} subjects"
     for heading, header, rows, same in (
         ("Parameters", ("parameter", *sides), settings, ""),
@@ -243,26 +326,17 @@ def _whether_to_merge(
     if after.stale:
         return f"**No conclusion.** {_is_stale(after)}. Run `dvc repro` and commit."
     if alike:
-        return (
-            f"**Nothing changed.** {head} has the same parameters, data, code of the stages and"
-            f" scores as {base}."
-        )
+        return f"**Nothing changed.** {head} has the parameters, data, code and scores of {base}."
     if after.leaks and not before.leaks:
-        return (
-            f"**Do not merge {head} for its score: it LEAKS.** Its test subjects"
-            f" {'may have been' if after.subjects_unknown else 'were'} in training too; those of"
-            f" {base} were not."
-        )
+        return f"**Do not merge {head} for its score: it LEAKS.** {base} does not."
     leak = " **Both LEAK: this says nothing about new subjects.**" if after.leaks else ""
     return verdict.advice(head, base) + leak
 
 
 def _is_stale(run: FinishedRun) -> str:
     stages = ", ".join(run.stale)
-    return (
-        f"The results of {code(run.name)} do not belong to its parameters and code: {stages} ran"
-        " with others"
-    )
+    whose = f"The results of {code(run.name)} do not belong to its parameters and code"
+    return f"{whose}: {stages} ran with others"
 
 
 def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterator[tuple[str, ...]]:
@@ -281,8 +355,6 @@ def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterat
 def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
     """Images (subjects) of each class in each part, if any differ."""
     old, new = before.summary["split"], after.summary["split"]
-    if old == new:
-        return []
 
     def cell(*known: Mapping[str, int] | None) -> str:
         one, other = (f"{side['images']} ({side['subjects']})" if side else "–" for side in known)
@@ -290,7 +362,7 @@ def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
 
     return [
         (name, *(cell(old[part].get(name), new[part].get(name)) for part in _PARTS))
-        for name in old["train"] | new["train"]
+        for name in (old["train"] | new["train"] if old != new else ())
     ]
 
 
@@ -301,19 +373,13 @@ def _notes(before: FinishedRun, after: FinishedRun) -> Iterator[str]:
             yield f"{code(run.name)}: {near} test images have a near-duplicate in training."
         if run.stale:
             yield f"{_is_stale(run)}. `dvc repro` brings them up to date."
-    had, has = before.summary["subjects"], after.summary["subjects"]
-    if had and has and has < had:
-        yield f"{had - has} fewer subjects in the collection: {has} instead of {had}."
     error, more = before.score("ece"), after.score("ece")
     chance = after.evaluation.get("calibrated_ece")  # not in results of earlier versions
     known = before.evaluation["ci95"].get("ece")
-    if chance and known and more > max(chance["range"][1], known[1]):
+    if chance and known and more > max(most := chance["range"][1], known[1]):
         yield (
-            f"Calibration is worse: error {more:.3f} instead of {error:.3f}, and up to"
-            f" {chance['range'][1]:.3f} by chance. `evaluate.temperature` corrects part of it."
+            f"Calibration is worse: error {more:.3f} instead of {error:.3f}; by chance up to"
+            f" {most:.3f}. `evaluate.temperature` corrects part of it."
         )
     if after.training["best_epoch"] == len(after.history):
-        yield (
-            f"The best epoch of {code(after.name)} was its last, {after.best_epoch}: more epochs"
-            " might help."
-        )
+        yield f"The best epoch of {code(after.name)} was its last: more epochs might help."

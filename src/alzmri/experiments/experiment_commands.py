@@ -18,6 +18,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON."
 Overrides = Annotated[
     list[str] | None, typer.Option("-S", "--set-param", help="Change a value, as in dvc exp run.")
 ]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="Metric to sort by, such as val_macro_f1, loss, subject.accuracy.",
+        show_default="macro_f1",
+    ),
+]
 
 
 def honest(
@@ -34,10 +41,9 @@ def honest(
 ) -> None:
     """Cross-validate over subjects; write the tables of docs/results.md.
 
-    Each fold is a DVC experiment, named honest-SOURCE-TASK-foldN. The tables also have baselines:
-    logistic regression on five numbers per subject, and its label permutation test. It first
-    prints the number of runs, the time and the disk space, and skips experiments that finished
-    from this commit.
+    It first prints the number of runs, the time and the disk space. Each fold is a DVC experiment,
+    named honest-SOURCE-TASK-foldN; those that finished from this commit are not repeated. Baselines
+    are logistic regression on five numbers per subject and its label permutation test.
 
     Examples:
 
@@ -55,8 +61,7 @@ def protocol(
 ) -> None:
     """Run the published protocol's two settings on the slice split, which LEAKS.
 
-    It writes the tables of docs/results.md. It first prints the time and the disk space, and skips
-    experiments that finished from this commit.
+    It writes the tables of docs/results.md; finished experiments of this commit are not repeated.
 
     Examples:
 
@@ -87,12 +92,7 @@ def sweep(
         typer.Option(min=1, help="Let Optuna propose this many experiments instead of all."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of Optuna.")] = 0,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            help="Metric to sort by.", show_default="macro_f1; with --trials val_macro_f1"
-        ),
-    ] = None,
+    metric: Metric = None,
     on: Annotated[
         Literal["here", "sagemaker"],
         typer.Option(help="Where to train; sagemaker.yaml configures the jobs."),
@@ -102,7 +102,7 @@ def sweep(
     """Run all combinations of values as DVC experiments, and compare them.
 
     With --trials, KEY=log(A,B) and KEY=uniform(A,B) are ranges, and Optuna maximises validation
-    macro F1. After Ctrl-C the same command continues: it runs only missing experiments.
+    macro F1, by which the table is then sorted. After Ctrl-C the same command continues.
 
     Examples:
 
@@ -121,14 +121,12 @@ def sweep(
         words.append(f"train.seed=range({seeds})" if seeds.isdigit() else f"train.seed={seeds}")
     if folds is not None:
         words += [f"split.folds={folds}", f"split.fold=range({folds})"]
-    base: dict[str, object] = {}
+    base: runner.Settings = runner.on_this_machine(jobs) if jobs > 1 else {}
     if on == "sagemaker":
         from alzmri.sagemaker import job_request
 
         job_request.load_settings(job_request.TO_TRAIN)
-        base["compute.train_on"] = on
-    elif jobs > 1:
-        base.update(runner.on_this_machine(jobs))
+        base = {"compute.train_on": on}
     sweeps.sweep(sweeps.plan(words, name, base, trials, seed), jobs, metric)
 
 
@@ -140,9 +138,7 @@ def compare(
             show_default="all experiments of this commit",
         ),
     ] = None,
-    metric: Annotated[
-        str, typer.Option(help="Metric to sort by, such as val_macro_f1, loss, subject.accuracy.")
-    ] = "macro_f1",
+    metric: Metric = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare finished experiments on one page: which is best, by how much, with intervals.
@@ -157,7 +153,7 @@ def compare(
     from alzmri.experiments import comparison, report_page
     from alzmri.experiments.finished_runs import check_metric, chosen
 
-    check_metric(metric)
+    check_metric(metric := metric or "macro_f1")
     folder = report_page.folder_name("-".join(names or ["experiments"]))
     written = comparison.write_comparison(chosen(names or []), folder, metric)
     report_page.say(written, as_json=as_json)

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from alzmri import git, params
 from alzmri.errors import UserError
+from alzmri.evaluation import intervals
 from alzmri.evaluation.markdown import interval
 from alzmri.params import Params
 
@@ -100,43 +101,46 @@ class SlicePredictions:
         return most_probable
 
 
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"train": {"lr": 1}}`` as ``{"train.lr": 1}``."""
+    found: dict[str, Any] = {}
+    for name, one in content.items():
+        section = isinstance(one, Mapping)
+        found |= {f"{name}.{key}": value for key, value in one.items()} if section else {name: one}
+    return found
+
+
 class LockFile:
-    """A ``dvc.lock``: ``scored`` are the stages that scores depend on, ``outputs`` MD5 by path."""
+    """A ``dvc.lock``: ``outputs`` are MD5 by path, the rest is by stage.
+
+    ``sources`` are MD5 by path of inputs that no stage wrote, and the command as ``cmd``;
+    ``parameters`` are keys of params.yaml with a dot, and the values that it ran with.
+    """
 
     def __init__(self, text: str) -> None:
         self.stages: Mapping[str, Any] = YAML(typ="safe").load(text).get("stages") or {}
-        self.scored = [name for name in self.stages if not name.startswith(_BESIDE)]
         outputs = (out for stage in self.stages.values() for out in stage.get("outs", ()))
         self.outputs: Mapping[str, str] = {out["path"]: out["md5"] for out in outputs}
-
-    def inputs(self, stage: str) -> dict[str, str]:
-        """MD5 by path of ``stage``'s inputs that no stage wrote, and its command as ``cmd``."""
-        known = self.stages.get(stage, {})
-        digests = {dep["path"]: dep["md5"] for dep in known.get("deps", ())}
-        sources = {path: digests[path] for path in digests if path not in self.outputs}
-        return {"cmd": known["cmd"], **sources} if known else {}
-
-    def parameters(self, stage: str) -> dict[str, Any]:
-        """Parameters that ``stage`` ran with: keys of params.yaml with a dot, and their values."""
-        used: dict[str, Any] = {}
-        for file in self.stages.get(stage, {}).get("params", {}).values():
-            for name, value in file.items():
-                section = isinstance(value, Mapping)
-                used |= {f"{name}.{key}": value[key] for key in value} if section else {name: value}
-        return used
+        self.sources: dict[str, dict[str, str]] = {}
+        self.parameters: dict[str, dict[str, Any]] = {}
+        for name, stage in self.stages.items():
+            digests = {dep["path"]: dep["md5"] for dep in stage.get("deps", ())}
+            sources = {path: digests[path] for path in digests if path not in self.outputs}
+            self.sources[name] = {"cmd": stage["cmd"], **sources}
+            self.parameters[name] = _flat(stage.get("params", {}).get("params.yaml", {}))
+        self.scored = {k: v for k, v in self.sources.items() if not k.startswith(_BESIDE)}
 
     def changes(self, other: "LockFile", *, parameters: bool = False) -> dict[str, list[str]]:
-        """Names of changed ``inputs`` and, with ``parameters``, of changed parameters, by stage."""
-
-        def changed(stage: str) -> list[str]:
+        """Names of changed ``sources`` and, with ``parameters``, of these, by stage."""
+        found = {}
+        for stage in {**self.stages, **other.stages}:
             one, two = (
-                {**lock.inputs(stage), **(lock.parameters(stage) if parameters else {})}
+                lock.sources.get(stage, {}) | (lock.parameters.get(stage, {}) if parameters else {})
                 for lock in (self, other)
             )
-            return [name for name in {**one, **two} if one.get(name) != two.get(name)]
-
-        stages = {**self.stages, **other.stages}
-        return {stage: names for stage in stages if (names := changed(stage))}
+            if names := [name for name in {**one, **two} if one.get(name) != two.get(name)]:
+                found[stage] = names
+        return found
 
 
 def _content(path: str) -> cached_property[dict[str, Any]]:
@@ -162,8 +166,7 @@ class FinishedRun:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Every key of its params.yaml with a dot; not validated: its schema may be older."""
-        content = YAML(typ="safe").load(self.read("params.yaml")).items()
-        return {f"{name}.{key}": value for name, one in content for key, value in one.items()}
+        return _flat(YAML(typ="safe").load(self.read("params.yaml")))
 
     @cached_property
     def lock(self) -> LockFile:
@@ -173,8 +176,8 @@ class FinishedRun:
     @property
     def stale(self) -> list[str]:
         """The scored stages that ran with other parameters than those of its params.yaml."""
-        lock, known = self.lock, self.settings.items()
-        return [stage for stage in lock.scored if not lock.parameters(stage).items() <= known]
+        used, known = self.lock.parameters, self.settings.items()
+        return [stage for stage in self.lock.scored if not used[stage].items() <= known]
 
     @cached_property
     def history(self) -> list[dict[str, str]]:
@@ -189,8 +192,7 @@ class FinishedRun:
     @property
     def images(self) -> NDArray[np.uint8]:
         """Its packed images, ``[n, side, side]``, in the order of its ``manifest.csv``."""
-        packed = self._cached("data/prepared/images.npy") or b""
-        found: NDArray[np.uint8] = np.load(io.BytesIO(packed))
+        found: NDArray[np.uint8] = np.load(io.BytesIO(self._cached("data/prepared/images.npy")))
         return found
 
     @property
@@ -199,26 +201,21 @@ class FinishedRun:
         return tuple(self.settings.get(key) for key in REPEATED)
 
     @property
-    def sources(self) -> dict[str, dict[str, str]]:
-        """Digests of the code and data that the scored stages ran on."""
-        return {stage: self.lock.inputs(stage) for stage in self.lock.scored}
-
-    @property
     def identity(self) -> str:
         """A key that is equal for runs that differ only in seeds or fold."""
         settings = sorted((key, value) for key, value in self.settings.items() if counts(key))
-        return str((settings, self.sources))
+        return str((settings, self.lock.scored))
 
     @property
     def leaks(self) -> bool:
         """Whether test subjects were, or may have been, in training."""
-        split = self.evaluation["split"]
-        return bool(split["unit"] == "slice" or split["shared_subjects"] != 0)
+        return bool(self.evaluation["split"]["unit"] == "slice" or self.shared_subjects != 0)
 
     @property
-    def subjects_unknown(self) -> bool:
-        """Whether the subjects of its slices are unknown: ``split.subjects: unknown``."""
-        return self.evaluation["split"]["shared_subjects"] is None
+    def shared_subjects(self) -> int | None:
+        """Number of its test subjects in training; None if its subjects are unknown."""
+        shared: int | None = self.evaluation["split"]["shared_subjects"]
+        return shared
 
     @property
     def best_epoch(self) -> str:
@@ -254,16 +251,12 @@ class FinishedRun:
     def read(self, path: str) -> str:
         """A text file from its commit or, for an output, from DVC's cache; UserError if missing."""
         content = git.show(self.commit, path)
-        if content is None and path != "dvc.lock" and (cached := self._cached(path)) is not None:
-            content = cached.decode()
-        if content is None:
-            raise UserError(f"{self.name} has no {path}: run `dvc repro` there, and commit")
-        return content
+        return self._cached(path).decode() if content is None else content
 
-    def _cached(self, path: str) -> bytes | None:
+    def _cached(self, path: str) -> bytes:
         from dvc.repo import Repo
 
-        cache, known = Repo().cache.local, dict(self.lock.outputs)
+        cache, known = Repo().cache.local, {} if path == "dvc.lock" else dict(self.lock.outputs)
 
         def content(digest: str) -> bytes:
             return Path(cache.oid_to_path(digest)).read_bytes()
@@ -272,19 +265,19 @@ class FinishedRun:
             for folder in [output for output in known if path.startswith(f"{output}/")]:
                 inside = json.loads(content(known[folder]))
                 known |= {f"{folder}/{one['relpath']}": one["md5"] for one in inside}
-            return content(known[path]) if path in known else None
+            return content(known[path])
+        except KeyError:
+            raise UserError(f"{self.name} has no {path}: run `dvc repro` there") from None
         except FileNotFoundError:
-            pass
-        if self.is_experiment:
+            here = "" if self.commit == git.head() else f"`git switch {self.name}`, "
+            own = f'{here}`make repro` and `git commit -am "my baseline"`'
             raise UserError(
-                f"{path} of experiment {self.name} is no longer in DVC's cache:"
-                f" run `dvc exp remove {self.name}`, then this command again"
-            )
-        here = "" if self.commit == git.head() else f"`git switch {self.name}`, "
-        raise UserError(
-            f"{path} of {self.name} was computed elsewhere and is not in this DVC cache: to make"
-            f' your own run the baseline, {here}`make repro` and `git commit -am "my baseline"`'
-        )
+                f"{path} of experiment {self.name} is no longer in DVC's cache: run"
+                f" `dvc exp remove {self.name}`, then this command again"
+                if self.is_experiment
+                else f"{path} of {self.name} was computed elsewhere and is not in this DVC cache:"
+                f" to make your own run the baseline, {own}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -306,17 +299,62 @@ class Workspace(FinishedRun):
         """The scored stages that ran on other parameters, code or data."""
         from dvc.repo import Repo
 
-        # A missing file, as before `dvc pull`, is not a change.
-        return [
-            stage
-            for stage, changes in Repo().status().items()
-            for change in changes
-            if not stage.startswith(_BESIDE)
-            and (
-                change == "changed command"
-                or {*change.get("changed deps", {}).values()} - {"deleted"}
-            )
-        ]
+        def changed(change: Any) -> bool:  # a missing file, as before `dvc pull`, is not a change
+            if isinstance(change, str):
+                return change == "changed command"
+            return bool({*change.get("changed deps", {}).values()} - {"deleted"})
+
+        stages = [name for name, found in Repo().status().items() if any(map(changed, found))]
+        return [name for name in stages if not name.startswith(_BESIDE)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One or more runs of one experiment that differ only in seeds or fold, sorted by these."""
+
+    name: str
+    runs: Sequence[FinishedRun]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Parameters of its first run: every key of params.yaml with a dot, and the value."""
+        return self.runs[0].settings
+
+    @property
+    def leaks(self) -> bool:
+        """Whether one of its runs leaks."""
+        return any(run.leaks for run in self.runs)
+
+    def mean(self, metric: str) -> float:
+        """The mean of one of ``METRICS`` over its runs."""
+        return float(np.mean([run.score(metric) for run in self.runs]))
+
+    def spread(self, metric: str) -> float:
+        """The standard deviation over its runs; NaN for a single run."""
+        scores = [run.score(metric) for run in self.runs]
+        return float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
+
+    def shown(self, metric: str) -> str:
+        """Mean and spread, such as ``0.700 ± 0.010``."""
+        spread = f" ± {self.spread(metric):.3f}" if len(self.runs) > 1 else ""
+        return f"{self.mean(metric):.3f}{spread}"
+
+    @cached_property
+    def interval(self) -> intervals.Interval:
+        """The 95 % interval over subjects of the mean macro F1 of its runs."""
+        classes, seed = len(self.runs[0].predictions.classes), self.settings["split.seed"]
+        return intervals.mean_macro_f1(list(map(classified, self.runs)), classes, seed).interval
+
+    def history(self, column: str) -> NDArray[np.float64]:
+        """A column of plots/history.csv, ``[runs, epochs]``, up to the last epoch of all runs."""
+        scores = [[float(row[column]) for row in run.history] for run in self.runs]
+        return np.array(list(zip(*scores, strict=False))).T
+
+
+def classified(run: FinishedRun) -> intervals.Classified:
+    """The predictions of ``run`` by slice."""
+    test = run.predictions
+    return intervals.Classified(test.truth, test.predicted, test.subjects)
 
 
 def finished(baseline: str = "") -> dict[str, FinishedRun]:
@@ -339,15 +377,15 @@ def chosen(words: Sequence[str]) -> list[FinishedRun]:
     A word is the name of an experiment (this commit's first), a branch, a tag or a commit, or the
     start of experiments' names. Raises UserError when a word names nothing.
     """
-    here, everywhere = finished(git.head()), finished()
+    here = finished(git.head())
+    known = {**finished(), **here}
     found = [] if words else list(here.values())
     for word in words:
-        asked = f"{word}^{{commit}}"
-        commit = git.lines("rev-parse", "--quiet", "--verify", "--end-of-options", asked)
-        runs = [known[word] for known in (here, everywhere) if word in known][:1]
-        runs = runs or [FinishedRun(word, one, is_experiment=False) for one in commit]
-        for known in (here, everywhere):
-            runs = runs or [run for name, run in known.items() if name.startswith(word)]
+        asked = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{word}^{{commit}}")
+        runs = [known[word]] if word in known else []
+        runs = runs or [FinishedRun(word, one, is_experiment=False) for one in git.lines(*asked)]
+        for some in (here, known):
+            runs = runs or [run for name, run in some.items() if name.startswith(word)]
         if not runs:
             raise UserError(
                 f"{word}: no such experiment, branch, tag or commit; see `dvc exp list -A` and"

@@ -9,7 +9,7 @@ import io
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from alzmri.evaluation import assessment
 from alzmri.evaluation.intervals import Classified, difference, mean_macro_f1, of_new_subjects
 from alzmri.evaluation.markdown import interval, records
 from alzmri.evaluation.metrics import by_subject
+from alzmri.experiments.comparison import signed
 from alzmri.experiments.finished_runs import FinishedRun, SlicePredictions
 from alzmri.experiments.runner import Experiment
 from alzmri.experiments.studies import Scale, Study
@@ -56,7 +57,6 @@ _LEARNABLE = 3  # least number of subjects of a class: one for each part of the 
 FLOORS = {"five numbers of fluid and contrast": range(5), "ventricle fraction alone": range(1)}
 """The columns of :func:`numbers_of` that each floor uses."""
 PERMUTATIONS, GUESSES = 50, 1000
-_STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 
 
 def numbers_of(slices: Sequence[Pixels]) -> Floats:
@@ -65,31 +65,25 @@ def numbers_of(slices: Sequence[Pixels]) -> Floats:
     They are the fractions of the brain's area that are fluid, at the ventricles and outside (mean
     and maximum over slices), and the contrast of grey and white: 90 % minus 50 % quantile.
     """
-    measured = np.array([_measured(image) for image in slices])
+    measured = np.zeros((len(slices), 3))  # of an empty image as well
+    for row, plane in zip(measured, (image.T.astype(np.float32) for image in slices), strict=True):
+        if plane.any():
+            brain = ventricles.brain(plane[:, :, np.newaxis])[:, :, 0]
+            tissue = float(np.median(plane[brain]))
+            fluid = brain & (plane < ventricles.FLUID * tissue)
+            inside = (fluid & ventricles.middle(brain)).sum()
+            row[:2] = np.array([inside, fluid.sum() - inside]) / brain.sum()
+            row[2] = (np.quantile(plane[brain], 0.9) - tissue) / max(tissue, 1)
     mean, most = measured.mean(axis=0), measured.max(axis=0)
     return np.array([mean[0], most[0], mean[1], most[1], mean[2]])
 
 
-def _measured(image: Pixels) -> Floats:
-    plane = image.T.astype(np.float32)
-    if not plane.any():
-        return np.zeros(3)
-    brain = ventricles.brain(plane[:, :, np.newaxis])[:, :, 0]
-    tissue = float(np.median(plane[brain]))
-    fluid = brain & (plane < ventricles.FLUID * tissue)
-    inside = fluid & ventricles.middle(brain)
-    contrast = (np.quantile(plane[brain], 0.9) - tissue) / max(tissue, 1)
-    return np.append(np.array([inside.sum(), fluid.sum() - inside.sum()]) / brain.sum(), contrast)
-
-
 def floor(numbers: Floats, labels: Ints, folds: Ints) -> Ints:
     """Classify each subject by logistic regression on the ``numbers`` of the other folds."""
-    model = make_pipeline(
-        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
-    )
+    model = LogisticRegression(class_weight="balanced", max_iter=1000)
     search = GridSearchCV(
-        model,
-        {"logisticregression__C": _STRENGTHS},
+        make_pipeline(StandardScaler(), model),
+        {"logisticregression__C": (0.01, 0.1, 1.0, 10.0)},
         scoring="f1_macro",
         cv=StratifiedKFold(3, shuffle=True, random_state=0),
     )
@@ -117,10 +111,16 @@ class TaskResults:
         """Predictions of all folds together; LeakError when two folds test one subject."""
         subjects = [subject for run in self.folds for subject in set(run.predictions.subjects)]
         if twice := len(subjects) - len(set(subjects)):
-            raise LeakError(
-                f"{twice} subjects are tested in several folds, so it is no cross-validation"
-            )
-        return _pooled(self.folds)
+            raise LeakError(f"{twice} subjects are tested in several folds")
+        return SlicePredictions.of(*(run.read("plots/predictions.csv") for run in self.folds))
+
+    @cached_property
+    def classified(self) -> Classified:
+        """The true and predicted class of each subject, ordered by name."""
+        test = self.test
+        slices = (test.truth, test.probabilities, test.subjects)
+        truth, probabilities, names = by_subject(*slices, test.counted)
+        return Classified(truth, probabilities.argmax(axis=1), names)
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class TaskResults:
     @cached_property
     def new(self) -> list[float]:
         """The 95 % range of subject-level macro F1 of ``_NEW`` new subjects."""
-        return of_new_subjects(_classified(self.test), len(self.test.classes), 0, _NEW)
+        return of_new_subjects(self.classified, len(self.test.classes), 0, _NEW)
 
     @property
     def by_fold(self) -> list[float]:
@@ -142,28 +142,27 @@ class TaskResults:
     @property
     def by_seed(self) -> list[float]:
         """The subject-level macro F1 of all folds together, for each seed of training."""
-        others = [macro_f1(*_classified(_pooled(runs))[:2]) for runs in self.repeats]
-        return [self.scores["subject"]["macro_f1"], *others]
+        tasks = (replace(self, folds=runs) for runs in (self.folds, *self.repeats))
+        return [macro_f1(task.classified.truth, task.classified.predicted) for task in tasks]
 
     def row(self) -> dict[str, object]:
         """Its row in the table of scores."""
-
-        def shown(scores: Mapping[str, Any], key: str) -> str:
-            return interval(scores[key], scores["ci95"][key])
-
-        leak, subject = self.slices.evaluation, self.scores["subject"]
-        truth = _classified(self.test).truth
-        sizes, seeds = np.bincount(truth, minlength=len(self.test.classes)), self.by_seed
+        leak, scores, subject = self.slices.evaluation, self.scores, self.scores["subject"]
+        sizes = np.bincount(self.classified.truth, minlength=len(self.test.classes))
+        folds, seeds = self.by_fold, self.by_seed
+        macro, accuracy = (
+            interval(subject[key], subject["ci95"][key]) for key in ("macro_f1", "accuracy")
+        )
         return {
             "task": self.name,
             "subjects": subject["n"],
-            "**subject-level macro F1**": f"**{shown(subject, 'macro_f1')}**",
+            "**subject-level macro F1**": f"**{macro}**",
             "at most": f"{(sizes >= _LEARNABLE).sum() / (sizes > 0).sum():.3f}",
-            "folds": _mean(self.by_fold),
+            "folds": f"{np.mean(folds):.3f} ± {np.std(folds, ddof=1):.3f}",
             "seeds": f"± {np.std(seeds, ddof=1):.3f} ({len(seeds)})" if seeds[1:] else "one",
-            "subject-level accuracy": shown(subject, "accuracy"),
+            "subject-level accuracy": accuracy,
             "always the most frequent class": f"{sizes.max() / sizes.sum():.3f}",
-            "macro F1 per slice": shown(self.scores, "macro_f1"),
+            "macro F1 per slice": interval(scores["macro_f1"], scores["ci95"]["macro_f1"]),
             _NEW_LABEL: "{:.2f} to {:.2f}".format(*self.new),
             "slice split, subject-level macro F1: LEAKS": (
                 f"{leak['subject']['macro_f1']:.3f} ({leak['split']['shared_subjects']} of"
@@ -173,7 +172,7 @@ class TaskResults:
 
     def floor_rows(self) -> Iterator[dict[str, object]]:
         """The network, the floors, guesses; the difference, and the label permutation test."""
-        network, classes = _classified(self.test), len(self.test.classes)
+        network, classes = self.classified, len(self.test.classes)
         labels, (numbers, folds) = network.truth, self._measurements(network.subjects)
         predictions = {
             "the network": network.predicted,
@@ -185,9 +184,7 @@ class TaskResults:
         for name, predicted in predictions.items():
             test = network._replace(predicted=predicted)
             found = mean_macro_f1([test], classes, 0)
-            known = difference([network], [test], classes, 0)
-            low, high = known.interval
-            less = f"{known.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+            less = signed(difference([network], [test], classes, 0))
             yield {
                 "task": self.name,
                 "": name,
@@ -206,40 +203,21 @@ class TaskResults:
             (f"{best}, labels permuted between subjects", permuted, f"; p = {p:.3f}"),
         ):
             low, high = np.quantile(values, (0.025, 0.975))
-            range_ = f"mean {np.mean(values):.3f}, 95 of 100 in {low:.3f} to {high:.3f}"
+            range_ = f"mean {np.mean(values):.3f}, 95 of 100 in {low:.3f} to {high:.3f}{said}"
             empty = {"accuracy": "", "network − this": ""}
-            yield {"task": self.name, "": name, "macro F1": f"{range_}{said}", **empty}
+            yield {"task": self.name, "": name, "macro F1": range_, **empty}
 
     def _measurements(self, names: Sequence[str]) -> tuple[Floats, Ints]:
         """The numbers, ``[n, 5]``, and the fold of each subject of ``names``."""
-        manifests = [run.read("data/prepared/manifest.csv") for run in self.folds]
-        tables = [list(csv.DictReader(io.StringIO(text))) for text in manifests]
-        images, slices = self.folds[0].images, dict[str, list[Pixels]]()
-        for line in tables[0]:
-            slices.setdefault(line["subject"], []).append(images[int(line["index"])])
-        fold = {
-            line["subject"]: number
-            for number, lines in enumerate(tables)
-            for line in lines
-            if line["split"] == "test"
-        }
+        images, slices, fold = self.folds[0].images, dict[str, list[Pixels]](), dict[str, int]()
+        for number, run in enumerate(self.folds):
+            for line in csv.DictReader(io.StringIO(run.read("data/prepared/manifest.csv"))):
+                if number == 0:
+                    slices.setdefault(line["subject"], []).append(images[int(line["index"])])
+                if line["split"] == "test":
+                    fold[line["subject"]] = number
         numbers = np.array([numbers_of(slices[name]) for name in names])
         return numbers, np.array([fold[name] for name in names])
-
-
-def _pooled(folds: Sequence[FinishedRun]) -> SlicePredictions:
-    return SlicePredictions.of(*(fold.read("plots/predictions.csv") for fold in folds))
-
-
-def _classified(test: SlicePredictions) -> Classified:
-    """The true and predicted class of each subject, ordered by name."""
-    slices = (test.truth, test.probabilities, test.subjects)
-    truth, probabilities, names = by_subject(*slices, test.counted)
-    return Classified(truth, probabilities.argmax(axis=1), names)
-
-
-def _mean(scores: Sequence[float]) -> str:
-    return f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
 
 
 def planned(
@@ -249,23 +227,22 @@ def planned(
     settings = {**study.settings(_USUAL), "data.merge": task}
     name = f"honest-{study.source}-{TASKS[task].replace(' ', '')}"
     slices = {**settings, "split.unit": "slice", "split.folds": 0, "split.fold": 0}
-    crossed = {**settings, "split.unit": "subject", "split.folds": folds}
+    settings |= {"split.unit": "subject", "split.folds": folds}
     start = int(str(settings["train.seed"]))
-    return [
-        [
-            Experiment(
-                f"{name}-fold{fold}" + f"-seed{seed}" * (seed > start),
-                {**crossed, "split.fold": fold, "train.seed": seed},
-            )
-            for fold in range(folds)
-        ]
-        for seed in range(start, start + seeds)
-    ], Experiment(f"{name}-slices", slices)
+
+    def experiment(fold: int, seed: int) -> Experiment:
+        own = f"{name}-fold{fold}" + f"-seed{seed}" * (seed > start)
+        return Experiment(own, {**settings, "split.fold": fold, "train.seed": seed})
+
+    crossed = [
+        [experiment(fold, seed) for fold in range(folds)] for seed in range(start, start + seeds)
+    ]
+    return crossed, Experiment(f"{name}-slices", slices)
 
 
 def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
     """Run missing experiments, write the section of docs/results.md and its figure."""
-    if unknown := sorted({*tasks} - {*TASKS}):
+    if unknown := {*tasks} - {*TASKS}:
         raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(TASKS)}")
     plans = [planned(study, task, folds, seeds) for task in tasks]
     wanted = [one for crossed, slices in plans for one in (*itertools.chain(*crossed), slices)]
@@ -295,14 +272,6 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
         " without learning: the fractions of the brain's area that are fluid, at the ventricles and"
         " outside, and the contrast. *Network − this* is the paired difference of macro F1.",
         records([line for task in results for line in task.floor_rows()]),
-        records(
-            [
-                {"subject-level macro F1": task.name}
-                | {f"fold {number}": f"{score:.3f}" for number, score in enumerate(task.by_fold)}
-                | {"mean": _mean(task.by_fold)}
-                for task in results
-            ]
-        ),
         f"![Subject-level macro F1, by task]({figure.name})",
     )
 
@@ -328,8 +297,7 @@ def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
                 axes.plot(value, place, marker, color=colour, ms=8.5, mec="white", label=label)
                 axes.text(value, place - 0.2, f"{value:.2f}", color=colour, ha="center")
         axes.set_yticks(range(len(results)), [task.name for task in results])
-        axes.set_ylim(len(results) - 0.5, -0.6)
-        axes.set(xlim=(0, 1.02), xlabel="subject-level macro F1")
+        axes.set(xlim=(0, 1.02), ylim=(len(results) - 0.5, -0.6), xlabel="subject-level macro F1")
         axes.tick_params(axis="y", length=0)
         axes.set_title(f"{source}: new subjects, and the same subjects again", fontsize=10)
         # All tasks share marks; the legend has each once.

@@ -19,8 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from alzmri import terminal
 from alzmri.evaluation import figures
-from alzmri.experiments.finished_runs import LESS_IS_BETTER, METRICS
-from alzmri.experiments.groups import Group
+from alzmri.experiments.finished_runs import METRICS, Group
 from alzmri.figure import SEVERITY, drawing
 from alzmri.files import replacing_directory
 
@@ -33,11 +32,8 @@ _ROLES: Sequence[Role] = ("other", "baseline", "new", "best")
 _DASHES = ("-", "--", ":", "-.")  # for this many others; more share one legend entry
 
 _TEMPLATE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
+<html lang="en"><head><meta charset="utf-8"><title>$title</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
 <style>
   html { background: #fff; }
   @media (prefers-color-scheme: dark) { html { filter: invert(1) hue-rotate(180deg); } }
@@ -50,12 +46,8 @@ _TEMPLATE = Template("""<!doctype html>
   table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .86rem; }
   th { text-align: left; color: #59636e; }
   th, td { padding: .35rem 1rem .35rem 0; border-bottom: 1px solid #d8dde2; white-space: nowrap; }
-</style>
-</head>
-<body>
-$body
-</body>
-</html>
+</style></head>
+<body>$body</body></html>
 """)
 
 
@@ -154,24 +146,20 @@ def _draw_epochs(curves: Sequence[Curve], column: str, path: Path) -> None:
 def plot_epochs(figure: FigureBase, curves: Sequence[Curve], column: str) -> None:
     """Draw ``column`` of plots/history.csv: each group's mean, and the range if it has a role."""
     others = [group for group, role in curves if role == "other"]
-    leaking = sum(group.leaks for group in others)
-    crowd = f"{len(others)} others" + (f", {leaking} of them LEAK" if leaking else "")
-    axes = figure.add_subplot()
-    lowest_first = [one for role in _ROLES for one in curves[::-1] if one[1] == role]
-    for place, (group, role) in enumerate(lowest_first):
-        scores = group.history(column)
-        epochs = np.arange(1, scores.shape[1] + 1)
-        is_role = f" ({role})" if role not in ("other", group.name) else ""
-        style: dict[str, Any] = {"label": group.name + is_role + " LEAKS" * group.leaks, "lw": 2.2}
-        style["color"] = SEVERITY[3 if role == "baseline" else 0]
+    axes, leaking = figure.add_subplot(), sum(group.leaks for group in others)
+    crowd = f"{len(others)} others" + f", {leaking} of them LEAK" * bool(leaking)
+    for group, role in [one for role in _ROLES for one in curves[::-1] if one[1] == role]:
+        scores, colour = group.history(column), SEVERITY[3 if role == "baseline" else 0]
+        epochs, place = np.arange(1, scores.shape[1] + 1), len(axes.lines)
+        name = group.name + f" ({role})" * (role not in ("other", group.name))
+        style: dict[str, Any] = {"color": colour, "lw": 2.2, "label": name + " LEAKS" * group.leaks}
         if role == "other":
             style |= {"lw": 1.1, "color": "#8a9199", "ls": _DASHES[place % len(_DASHES)]}
             if len(others) > len(_DASHES):
                 style |= {"ls": "-", "label": None if place else crowd}
+        elif len(scores) > 1:
+            axes.fill_between(epochs, scores.min(0), scores.max(0), color=colour, alpha=0.15, lw=0)
         axes.plot(epochs, scores.mean(axis=0), marker="o" if len(epochs) == 1 else None, **style)
-        if role != "other" and len(scores) > 1:
-            low, high = scores.min(axis=0), scores.max(axis=0)
-            axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, lw=0)
     axes.set_xlabel("epoch", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", alpha=0.25, lw=0.6)
@@ -180,24 +168,3 @@ def plot_epochs(figure: FigureBase, curves: Sequence[Curve], column: str) -> Non
     handles, labels = axes.get_legend_handles_labels()
     below: Any = {"loc": "outside lower left", "fontsize": 8.5, "labelcolor": "linecolor"}
     figure.legend(handles[::-1], labels[::-1], **below)
-
-
-def draw_heat_map(groups: Sequence[Group], keys: Sequence[str], metric: str, path: Path) -> None:
-    """Draw a score of ``groups`` over two parameters, the first in rows; the best is darkest."""
-    known = [[group.settings.get(key) for group in groups] for key in keys]
-    sides = [sorted({str(one): one for one in side}.values(), key=_numbers_first) for side in known]
-    values = np.full([len(side) for side in sides], np.nan)
-    texts = np.full(values.shape, "", dtype=object)
-    for group, row, column in zip(groups, *known, strict=True):
-        cell = sides[0].index(row), sides[1].index(column)
-        values[cell], texts[cell] = group.mean(metric), group.shown(metric).replace(" ±", "\n±")
-    names, less = [list(map(str, side)) for side in sides], metric in LESS_IS_BETTER
-    with drawing(path, 1.6 + 0.95 * values.shape[1], 1.3 + 0.62 * values.shape[0]) as figure:
-        axes = figure.add_subplot()
-        ticks, labels = (names[0], names[1]), (keys[0], keys[1])
-        figures.matrix(axes, values, texts, ticks, labels, less_is_better=less)
-        axes.set_title(METRICS[metric], fontsize=9.5)
-
-
-def _numbers_first(value: object) -> tuple[float, str]:
-    return (value, "") if isinstance(value, int | float) else (np.inf, str(value))

@@ -6,7 +6,6 @@ kill, finds them by the mark and ends them; a training saves its work and resume
 
 import csv
 import itertools
-import json
 import os
 import re
 import shutil
@@ -32,19 +31,16 @@ from ruamel.yaml.error import YAMLError
 from alzmri import git, params, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.experiments.finished_runs import METRICS, FinishedRun, finished
-from alzmri.files import write_json
 from alzmri.params import Params
 
 AGAIN = 3  # maximum number of restarts of a killed experiment
-LOCK_SECONDS = 180
-"""Time to retry an experiment while another process holds the lock of DVC or git."""
+LOCK_SECONDS = 180  # of retries while another process holds the lock of DVC or git
 STOP_SECONDS = 60  # time for experiments to save their training
 _POLL_SECONDS = 0.5
-_FOLDER = Path(".dvc/tmp/sweep")  # each experiment's log and settings
+FOLDER = Path(".dvc/tmp/sweep")  # each experiment's log, each search's journal
 _MARK = "ALZMRI_SWEEP"
 """An environment variable of each experiment: ROOT/NAME, with the repository's root."""
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|index\.lock|FileLocked|lock ref")
-"""Messages of DVC and git while another process uses the repository."""
 _STAGE = re.compile(r"^Running stage '(\w+)", re.MULTILINE)
 _EXIT = re.compile(r"exited with (-?\d+)")
 """DVC's message about a failed stage: -9 or 137 if it was killed."""
@@ -68,8 +64,7 @@ class Experiment:
         content = params.load().model_dump()
         for key, value in self.settings.items():
             section, _, name = key.partition(".")
-            known = isinstance(content.get(section), dict) and name
-            (content[section] if known else content)[name if known else key] = value
+            content.setdefault(section, {})[name] = value
         return params.check(content, f"params.yaml with the settings of {self.name}")
 
 
@@ -83,7 +78,7 @@ def parse_settings(words: Sequence[str]) -> dict[str, object]:
         except YAMLError:
             equals = ""
         if not (key and equals):
-            raise UserError(f"-S {word}: write KEY=VALUE, a value of YAML, such as train.lr=0.001")
+            raise UserError(f"-S {word}: write KEY=VALUE, such as train.lr=0.001")
     return settings
 
 
@@ -96,18 +91,15 @@ def on_this_machine(jobs: int) -> Settings:
 def require_source(name: str) -> None:
     """Raise UserError when there is no collection data/``name``."""
     if name != "phantom" and not any(map(os.path.lexists, (f"data/{name}", f"data/{name}.dvc"))):
-        raise UserError(
-            f"data/{name} not found: import it with `alzmri data import SOURCE --name {name}`"
-        )
+        raise UserError(f"data/{name} not found: `alzmri data import SOURCE --name {name}` first")
 
 
 class Board:
-    """Progress of experiments: a live table on a terminal, occasional lines in a log."""
+    """Progress of experiments: a live table on a terminal, a line for each change in a log."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._rows: dict[str, tuple[str, str, str]] = {}
-        self._said: dict[str, float] = {}
         self.live: AbstractContextManager[object] = nullcontext()  # shows the table
         if terminal.out.is_terminal:
             self.live = Live(console=terminal.out, get_renderable=self._table)
@@ -116,89 +108,49 @@ class Board:
         """Show an experiment: its status, its stage or epoch, and its latest score."""
         before = self._rows.get(name, ("", "", ""))
         self._rows[name] = row = (status, where or before[1], score or before[2])
-        quiet = time.monotonic() - self._said.get(name, 0) < terminal.SECONDS_BETWEEN_LINES
-        if not terminal.out.is_terminal and (status != before[0] or (row != before and not quiet)):
-            self._said[name] = time.monotonic()
+        if row != before and not terminal.out.is_terminal:
             terminal.say("  ".join(filter(None, (name, *row))))
 
     def _table(self) -> Table:
-        rows = dict(self._rows)  # another thread draws
-        counts = Counter(status for status, *_ in rows.values())
+        order = [*_COLOURS]
+        rows = sorted(self._rows.copy().items(), key=lambda row: order.index(row[1][0]))
+        counts = Counter(status for _, (status, *_) in rows)
         counts["to come"] = self._total - len(rows)
-        parts = ", ".join(f"{counts[n]} {n}" for n in (*_COLOURS, "to come") if counts[n])
+        parts = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         caption = f"{self._total} experiments: {parts}"
         table = Table("experiment", "", "where", "score", caption=caption, caption_justify="left")
-        for status, colour in _COLOURS.items():
-            for name, (is_in, *rest) in rows.items():
-                if is_in == status:
-                    table.add_row(name, f"[{colour}]{status}[/]", *rest)
+        for name, (status, *rest) in rows:
+            table.add_row(name, f"[{_COLOURS[status]}]{status}[/]", *rest)
         return table
 
 
-class _Child:
-    """A ``dvc exp run --temp`` of ``experiment``; creating the object starts it."""
+def _start(experiment: Experiment, root: Path, log: Path) -> psutil.Popen:
+    """Start ``dvc exp run --temp``."""
+    name = experiment.name
+    words = [f"--set-param={key}={value}" for key, value in experiment.settings.items()]
+    # Stages must use the `python` of this program.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    with log.open("w") as output:
+        return psutil.Popen(
+            [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PATH": path, _MARK: f"{root}/{name}"},
+            start_new_session=True,
+        )
 
-    def __init__(self, experiment: Experiment, baseline: str) -> None:
-        name, self._root, self._folder = experiment.name, str(Path.cwd().resolve()), ""
-        self._log = _FOLDER / f"{name}.log"
-        self._epochs = experiment.params.train.epochs
-        end(name)  # processes that a kill left
-        record = {"baseline": baseline, "settings": experiment.settings}
-        write_json(_FOLDER / f"{name}.json", record)
-        words = [f"--set-param={key}={value}" for key, value in experiment.settings.items()]
-        # Stages must use the `python` of this program.
-        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-        with self._log.open("w") as log:
-            self.process = psutil.Popen(
-                [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PATH": path, _MARK: f"{self._root}/{name}"},
-                start_new_session=True,
-            )
 
-    def is_starting(self) -> bool:
-        """Whether DVC may be changing the workspace before it moves to a temporary copy."""
-        with suppress(psutil.Error, OSError):  # it has ended
-            self._folder = here if (here := self.process.cwd()) != self._root else ""
-        return self.process.poll() is None and not self._folder
-
-    def progress(self) -> tuple[str, str]:
-        """The running stage or epoch, and the latest validation macro F1."""
-        stage = (_STAGE.findall(self._text()) or ["starting"])[-1]
-        if stage in ("starting", "phantom", "prepare"):
-            return stage, ""  # the history still belongs to the run before
-        try:
-            with Path(self._folder, "plots/history.csv").open(newline="") as file:
-                *_, last = csv.DictReader(file)
-            where = f"epoch {last['epoch']}/{self._epochs}" if stage == "train" else stage
+def _progress(log: str, folder: Path, epochs: int) -> tuple[str, str]:
+    """The running stage or epoch, and the latest validation macro F1."""
+    stage = (_STAGE.findall(log) or ["starting"])[-1]
+    if stage not in ("starting", "phantom", "prepare"):  # whose history is of the run before
+        with suppress(OSError, ValueError, LookupError):
+            text = (folder / "plots/history.csv").read_text(encoding="utf-8")
+            *_, last = csv.DictReader(text.splitlines())
+            where = f"epoch {last['epoch']}/{epochs}" if stage == "train" else stage
             return where, f"validation macro F1 {float(last['val_macro_f1']):.3f}"
-        except (OSError, ValueError, LookupError):
-            return stage, ""
-
-    def why(self) -> tuple[bool, str]:
-        """Whether to start it again after it ended without a result, and the reason."""
-        code = [self.process.returncode, *map(int, _EXIT.findall(self._text()))][-1]
-        if code == 0:
-            return True, "its result was lost"
-        killed = 128 - code if 128 < code < 160 else code  # as a shell reports a signal
-        return killed < 0, f"killed by signal {-killed}" if killed < 0 else f"exit status {code}"
-
-    def said(self) -> str:
-        """The last lines that it printed."""
-        lines = (line.rstrip() for line in self._text().splitlines() if line.strip())
-        return "\n  ".join([line for line, _ in itertools.groupby(lines)][-8:])  # DVC repeats some
-
-    def _text(self) -> str:
-        return self._log.read_text(encoding="utf-8", errors="replace")
-
-
-def begun(name: str, baseline: str) -> dict[str, object]:
-    """The settings of the last start of the experiment ``name``, with which it resumes."""
-    path = _FOLDER / f"{name}.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return dict(record["settings"]) if record.get("baseline") == baseline else {}
+    return stage, ""
 
 
 def end(name: str = "*") -> bool:
@@ -210,7 +162,8 @@ def end(name: str = "*") -> bool:
         for process in psutil.process_iter(["environ", "cwd"]):
             place, _, one = (process.info["environ"] or {}).get(_MARK, "").rpartition("/")
             if place == str(root) and name in ("*", one):
-                folders.add(Path(process.info["cwd"] or root))
+                folder = Path(process.info["cwd"] or root)
+                folders.update((folder, *folder.parents))
                 yield process
 
     try:
@@ -226,11 +179,8 @@ def end(name: str = "*") -> bool:
             with suppress(psutil.Error):
                 process.kill()
         for folder in folders:
-            whole = next(
-                (one for one in (folder, *folder.parents) if (one / ".git").exists()), root
-            )
-            if root / ".dvc/tmp" in whole.parents:
-                shutil.rmtree(whole, ignore_errors=True)
+            if root / ".dvc/tmp" in folder.parents and (folder / ".git").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # the temporary copy
     return bool(asked)
 
 
@@ -247,22 +197,23 @@ class Runner:
         self.results: dict[str, FinishedRun | None] = {}
         self._jobs, self._metric, self._board = jobs, metric, Board(total)
         self._workspace, self._stopping = Lock(), False
-        _FOLDER.mkdir(parents=True, exist_ok=True)
-        self._alone = FileLock(_FOLDER / "lock")
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        self._alone = FileLock(FOLDER / "lock")
         try:
             self._alone.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                "another sweep or study runs in this repository: wait for it, or stop it"
+                "another sweep or study runs in this repository: wait or stop it"
             ) from None
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            # Ignored, as for a shell's background job; experiments inherit that, but no handler.
-            signal.signal(signal.SIGINT, lambda *_: None)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for a shell's background job
+            signal.signal(signal.SIGINT, lambda *_: None)  # experiments do not inherit a handler
         if end():
-            terminal.say(
-                "ended the experiments of an earlier call: they resume from their checkpoints"
-            )
-        self._code = _code()
+            terminal.say("ended the experiments of an earlier call: they resume where they were")
+
+    def outdated(self, experiments: Iterable[Experiment]) -> list[str]:
+        """Names of finished ones with other parameters or code; UserError for faulty parameters."""
+        wanted, done = {one.name: one.params for one in experiments}, finished(self.baseline)
+        return [name for name in wanted if name in done and not done[name].is_of(wanted[name])]
 
     def run(self, experiments: Iterable[Experiment]) -> list[FinishedRun]:
         """Run each of ``experiments`` that has not finished; return all finished ones, in order.
@@ -280,10 +231,9 @@ class Runner:
                     asked.append(name := experiment.name)
                 self.results[name] = result = before.get(name) or self._run(experiment)
                 if result:
+                    epoch = f"best epoch {result.training['best_epoch']}"
                     score = f"{METRICS[self._metric]} {result.score(self._metric):.3f}"
-                    self._board.put(
-                        name, DONE, f"best epoch {result.training['best_epoch']}", score
-                    )
+                    self._board.put(name, DONE, epoch, score)
 
         with self._board.live, ThreadPoolExecutor(self._jobs) as pool:
             workers = [pool.submit(work) for _ in range(self._jobs)]
@@ -295,42 +245,51 @@ class Runner:
                 terminal.err.print("stopping: trainings save their work first")
                 while not all(worker.done() for worker in workers):
                     end()
-                terminal.err.print(
-                    "the same command continues: finished experiments are not repeated"
-                )
+                terminal.err.print("the same command continues with what has not finished")
                 raise
         return [result for name in asked if (result := self.results[name])]
 
     def _run(self, experiment: Experiment) -> FinishedRun | None:
         name, tries, locked_since = experiment.name, 0, 0.0
+        root, log, epochs = (
+            Path.cwd().resolve(),
+            FOLDER / f"{name}.log",
+            experiment.params.train.epochs,
+        )
         while True:
+            end(name)  # processes that a kill left
             with self._workspace:
                 if self._stopping:
                     return None
-                if _code() != self._code:
-                    why = "code, data or parameters changed meanwhile: see `git status`"
-                    break
-                child, tries = _Child(experiment, self.baseline), tries + 1
-                while child.is_starting():
+                child, folder, tries = _start(experiment, root, log), root, tries + 1
+                # DVC may be changing the workspace until it moves to a temporary copy.
+                while child.poll() is None and folder == root:
                     self._board.put(name, RUNNING, "starting")
                     time.sleep(_POLL_SECONDS)
-            while child.process.poll() is None:
+                    with suppress(psutil.Error, OSError):  # it has ended
+                        folder = Path(child.cwd())
+            while child.poll() is None:
                 locked_since = 0.0
-                self._board.put(name, RUNNING, *child.progress())
+                self._board.put(name, RUNNING, *_progress(_text(log), folder, epochs))
                 time.sleep(_POLL_SECONDS)
             result = finished(self.baseline).get(name)
             if result or self._stopping:
                 return result
-            said, (killed, why) = child.said(), child.why()
-            again = killed and tries <= AGAIN
+            text = _text(log)
+            lines = filter(None, map(str.rstrip, text.splitlines()))
+            said = "\n  ".join([line for line, _ in itertools.groupby(lines)][-8:])
+            code = [child.returncode, *map(int, _EXIT.findall(text))][-1]
+            code = 128 - code if 128 < code < 160 else code  # as a shell reports a signal
+            why = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+            again = code <= 0 and tries <= AGAIN  # with 0, DVC lost the result
             if _LOCKED.search(said):
                 locked_since = locked_since or time.monotonic()
                 again = time.monotonic() - locked_since < LOCK_SECONDS
                 why = "another process holds the lock of DVC or git"
             if not again:
-                terminal.out.print(f"{name} failed; its last lines:\n  {said}", markup=False)
                 break
             self._board.put(name, RUNNING, f"again: {why}")
+        terminal.out.print(f"{name} failed; its last lines:\n  {said}", markup=False)
         end(name)
         self._board.put(name, FAILED, why)
         return None
@@ -340,11 +299,9 @@ class Runner:
         if failed := [name for name, result in self.results.items() if result is None]:
             raise EnvironmentFault(
                 f"{len(failed)} of {len(self.results)} experiments failed: {', '.join(failed)}."
-                f" The whole log of one: {_FOLDER / failed[0]}.log."
-                " Repeat the command to run the missing ones"
+                f" Logs: {FOLDER}/*.log. Repeat the command to run the missing ones"
             )
 
 
-def _code() -> str:
-    """The code of experiments: the commit and the changes in the workspace."""
-    return git.head() + git.run("diff", "HEAD", "--", "src", "data", "dvc.yaml", "params.yaml")
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")

@@ -18,8 +18,7 @@ from alzmri import git, params, terminal
 from alzmri.classes import CLASSES
 from alzmri.evaluation.markdown import records
 from alzmri.experiments import runner
-from alzmri.experiments.finished_runs import FinishedRun, finished
-from alzmri.experiments.groups import Group
+from alzmri.experiments.finished_runs import METRICS, FinishedRun, Group, finished
 from alzmri.experiments.report_page import Role, plot_epochs
 from alzmri.experiments.runner import Experiment, Runner, Settings
 from alzmri.figure import drawing
@@ -78,15 +77,14 @@ class Study(NamedTuple):
         before anything runs when settings are wrong, EnvironmentFault at the end when some failed.
         """
         running = Runner(self.jobs, len(experiments), "macro_f1")
-        done, missing = finished(running.baseline), []
         start = f"refs/exps/{running.baseline[:2]}/{running.baseline[2:]}"
-        for name, used in [(experiment.name, experiment.params) for experiment in experiments]:
-            if name not in done or not done[name].is_of(used):
-                missing.append(used)
-                git.lines("update-ref", "-d", f"{start}/{name}")  # if there is one
-        count = len(missing)
-        terminal.say(f"{len(experiments)} experiments, {count} of them to run, {self.jobs} at once")
-        for line in (missing and _cost(missing[0], count, self.jobs), self.scale[1]):
+        for name in running.outdated(experiments):
+            git.run("update-ref", "-d", f"{start}/{name}")
+        done = finished(running.baseline)
+        missing = [one.params for one in experiments if one.name not in done]
+        count, jobs = len(missing), self.jobs
+        terminal.say(f"{len(experiments)} experiments, {count} of them to run, {jobs} at once")
+        for line in (missing and _cost(missing[0], count, jobs), self.scale[1]):
             if line:
                 terminal.say(line)
         results = running.run(experiments)
@@ -133,7 +131,7 @@ def _cost(used: Params, count: int, jobs: int) -> str:
         images = sum(path.is_file() for path in Path("data", source).rglob("*"))
     # Any usual number of classes will do: the last layer is a small part of the weights.
     model = build(used.model.name, classes=len(CLASSES), image_size=size, dropout=0.0)
-    weights = sum(weight.numel() for weight in model.parameters()) * 4
+    weights = 4 * sum(weight.numel() for weight in model.parameters())
     speed = (_GPU if torch.cuda.is_available() else _CORE * (os.cpu_count() or 1)) / size
     training = images * used.split.fractions[0] * used.train.epochs / speed
     hours, minutes = divmod(round(count * (training + _OTHER_SECONDS / jobs) / 60) or 1, 60)
@@ -147,17 +145,16 @@ def write_section(name: str, content: str, page: Path = PAGE) -> None:
     """Replace the section ``name`` of ``page`` by ``content``; add it at the end if it is new."""
     begin, end = f"<!-- {name}: written by a command, do not edit -->", f"<!-- end of {name} -->"
     text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
-    if begin not in text:
-        text = f"{text.rstrip()}\n\n{begin}{end}\n"
-    before, _, rest = text.partition(begin)
-    after = rest.partition(end)[2]
+    before, known, rest = text.partition(begin)
+    before = before if known else f"{text.rstrip()}\n\n"
+    after = rest.partition(end)[2] if known else "\n"
     write_bytes(page, f"{before}{begin}\n{content.strip()}\n{end}{after}".encode())
 
 
 def _provenance(done: Sequence[FinishedRun]) -> str:
     """Command, date, code, machine and versions of the runs, in one sentence."""
-    # Not HEAD, which others do not have if it contains the collection.
-    commit = git.run("log", "-1", "--format=%h", "--", "src", "params.yaml").strip()
+    # Not HEAD: the last commit of a user is often only the import of a collection.
+    commit = git.run("log", "-1", "--format=%h", "--", "src", "dvc.yaml").strip()
     # The day of the newest run, such as 2026-11-23.
     date = max(git.run("show", "-s", "--format=%cs", *(run.commit for run in done)).split())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -172,20 +169,18 @@ def _provenance(done: Sequence[FinishedRun]) -> str:
     )
 
 
-def protocol_planned(study: Study) -> dict[str, Experiment]:
-    """The protocol's experiments, by variant; what the user sets wins."""
-    return {
-        name: Experiment(
-            f"protocol-{study.source}-{name}",
-            {**study.settings(PROTOCOL), **values, **study.overrides},
-        )
+def protocol_planned(study: Study) -> list[Experiment]:
+    """The protocol's experiments, in the order of ``VARIANTS``; what the user sets wins."""
+    usual = study.settings(PROTOCOL)
+    return [
+        Experiment(f"protocol-{study.source}-{name}", {**usual, **values, **study.overrides})
         for name, values in VARIANTS.items()
-    }
+    ]
 
 
 def protocol(study: Study) -> None:
     """Run the missing variants, write the section of docs/results.md."""
-    done = study.run(list(protocol_planned(study).values()))
+    done = study.run(protocol_planned(study))
     figure = Path(f"docs/protocol-{study.source}.png")
     curves = [(Group(name, [run]), name) for name, run in zip(VARIANTS, done, strict=True)]
     with drawing(figure, 7.2, 3.3) as whole:
@@ -206,17 +201,14 @@ def protocol(study: Study) -> None:
 def _protocol_row(name: str, run: FinishedRun) -> dict[str, str]:
     tested = sum(count["images"] for count in run.summary["split"]["test"].values())
     near = run.summary["leak"]["test_images_with_training_near_duplicate"]
-    known = run.evaluation["split"]["shared_subjects"]
+    shared, subjects = run.shared_subjects, run.evaluation["subject"]["n"]
     lr, momentum = run.settings["train.lr"], run.settings["train.momentum"]
     return {
         "slice split, LEAKS": f"{name}: lr {lr:g}, momentum {momentum:g}",
-        **{
-            column: run.shown(column.replace(" ", "_").lower())
-            for column in ("accuracy", "macro F1", "loss")
-        },
+        **{METRICS[metric]: run.shown(metric) for metric in ("accuracy", "macro_f1", "loss")},
         "best epoch": run.best_epoch,
-        "test subjects also in training": "subjects unknown"
-        if run.subjects_unknown
-        else f"{known} of {run.evaluation['subject']['n']}",
+        "test subjects also in training": (
+            "subjects unknown" if shared is None else f"{shared} of {subjects}"
+        ),
         "test slices with a near-duplicate in training": f"{near} of {tested}",
     }

@@ -5,43 +5,35 @@ They are all combinations (a grid), or Optuna proposes each from the earlier sco
 
 import itertools
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from alzmri import params, terminal
+from alzmri import git, params, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.evaluation.markdown import table
 from alzmri.experiments import comparison, report_page, runner
-from alzmri.experiments.finished_runs import METRICS, FinishedRun, finished
-from alzmri.experiments.groups import Group
+from alzmri.experiments.finished_runs import METRICS, FinishedRun, Group
 from alzmri.experiments.runner import Experiment, Runner, Settings
-from alzmri.params import FaultyParams
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 METRIC = "val_macro_f1"  # Optuna optimises this; it never sees the test part
 _RANGE = re.compile(r"[\w.]+=(log|uniform)\(([^,()]+),([^,()]+)\)")
 
 Results = Mapping[str, FinishedRun | None]
 """Experiments that have ended, by name; None for those that failed."""
+Ranges = Mapping[str, tuple[str, list[Any]]]
+"""Keys to search: ``log`` or ``uniform`` and both ends, or an empty text and all values."""
 
 
 class Sweep(NamedTuple):
-    """A sweep; ``choose`` makes an experiment of its name, its earlier settings, the results."""
+    """A sweep of ``total`` experiments; the settings of ``known`` ones are chosen already.
+
+    ``ask`` yields all of them, chosen by the current results.
+    """
 
     name: str
-    names: Sequence[str]
-    choose: Callable[[str, Settings, Results], Experiment]
-
-    def ask(self, baseline: str, results: Results) -> Iterator[Experiment]:
-        """Yield experiments chosen by the current ``results``; begun ones keep their values."""
-        done = finished(baseline)
-        for name in self.names:
-            before = done[name].settings if name in done else runner.begun(name, baseline)
-            yield self.choose(name, before, results)
+    total: int
+    known: Sequence[Experiment]
+    ask: Callable[[Results], Iterator[Experiment]]
 
 
 def plan(
@@ -51,79 +43,68 @@ def plan(
 
     Words are `KEY=VALUES` in the (Hydra) syntax of `dvc exp run -S`: `a,b`,
     `range(start,stop,step)`, `choice(a,b)`, or a single value; for a search also `log(a,b)` and
-    `uniform(a,b)`. All experiments set ``base`` unless words do. Raises UserError with every fault
-    of words and values, EnvironmentFault when Optuna is needed and not installed.
+    `uniform(a,b)`. All experiments set ``base`` unless words do. Raises UserError for faulty words
+    and values, EnvironmentFault when Optuna is needed and not installed.
     """
-    values, kinds, faults = _read(words)
+    values: dict[str, list[Any]] = {}
+    kinds: dict[str, str] = {}
+    for word in words:
+        key = word.partition("=")[0]
+        if key in values:
+            raise UserError(f"{key}: given twice")
+        kinds[key], values[key] = _read(word)
     varied = [key for key in values if len(values[key]) > 1]
-    last = [key.rpartition(".")[2] for key in varied or values]
-    short = {
-        key: word if last.count(word) == 1 else key.replace(".", "_")
-        for key, word in zip(varied or values, last, strict=True)
-    }
-    name = name or "-".join(("sweep", *short.values()))
+    keys = varied or [*values]
+    short = [key.rpartition(".")[2] for key in keys]
+    if len({*short}) < len(keys):
+        short = [key.replace(".", "_") for key in keys]
+    name = name or "-".join(("sweep", *short))
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
+        raise UserError(f"--name {name}: up to 64 letters, digits, hyphens and underscores")
     # The sweep is one group on W&B.
     base = {**base, "track.group": name, **{key: values[key][0] for key in values}}
-    if trials is None:
-        faults += [f"{key}: {kinds[key]}(A,B) needs --trials" for key in kinds]
-        faults += [] if words else ["nothing to run: write KEY=A,B, as in train.lr=0.0001,0.0005"]
-        experiments = {}
-        for combination in itertools.product(*values.values()):
-            chosen = dict(zip(values, combination, strict=True))
-            own = "-".join((name, *(_part(word, chosen[key]) for key, word in short.items())))
-            experiments[own] = Experiment(own, {**base, **chosen})
-        _refuse(name, faults, list(experiments.values()))
-        return Sweep(name, list(experiments), lambda name, *_: experiments[name])
-    ranges = _ranges(values, kinds, faults)
-    if not varied and not faults:
-        faults.append("nothing to search: write KEY=log(A,B), KEY=uniform(A,B) or KEY=A,B")
-    ends = [{**base, key: choice} for key in varied for choice in values[key]]
-    _refuse(name, faults, [Experiment(name, end) for end in ends or [base]])
-    names = [f"{name}-t{number:03}" for number in range(1, trials + 1)]
-    known: dict[str, dict[str, Any]] = {}
-
-    def choose(name: str, before: Settings, results: Results) -> Experiment:
-        if before.keys() >= ranges.keys():
-            known[name] = {key: before[key] for key in ranges}
-        else:
-            # Each trial has its own seed, so that a resumed search proposes the same values.
-            known[name] = _propose(ranges, seed + names.index(name), known, results)
-        return Experiment(name, {**base, **known[name]})
-
-    return Sweep(name, names, choose)
+    if trials is not None:
+        if not varied:
+            raise UserError("nothing to search: write KEY=log(A,B), KEY=uniform(A,B) or KEY=A,B")
+        _check([Experiment(name, {**base, key: end}) for key in varied for end in values[key]])
+        return _search(name, base, {key: (kinds[key], values[key]) for key in varied}, trials, seed)
+    if not words:
+        raise UserError("nothing to run: write KEY=A,B, as in train.lr=0.0001,0.0005")
+    if ranges := [f"{key}: {kind}(A,B) needs --trials" for key, kind in kinds.items() if kind]:
+        raise UserError("; ".join(ranges))
+    experiments = []
+    for combination in itertools.product(*values.values()):
+        chosen = dict(zip(values, combination, strict=True))
+        parts = (_part(word, chosen[key]) for word, key in zip(short, keys, strict=True))
+        experiments.append(Experiment("-".join((name, *parts)), {**base, **chosen}))
+    _check(experiments)
+    return Sweep(name, len(experiments), experiments, lambda _: iter(experiments))
 
 
-def _read(words: Sequence[str]) -> tuple[dict[str, list[Any]], dict[str, str], list[str]]:
-    """The distinct values of each key or the ends of its range; the kinds of ranges; faults."""
+def _read(word: str) -> tuple[str, list[Any]]:
+    """The kind of a range and its ends, or an empty text and the distinct values."""
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import get_hydra_sweeps
     from hydra.errors import HydraException
 
-    values: dict[str, list[Any]] = {}
-    kinds: dict[str, str] = {}
-    faults, usual = [], params.load().model_dump()
-    for word in words:
-        section, name = (key := word.partition("=")[0]).partition(".")[::2]
-        try:
-            if found := _RANGE.fullmatch(word):
-                end = int if isinstance(usual.get(section, {}).get(name), int) else float
-                choices: list[Any] = [end(text) for text in found.groups()[1:]]
-                kinds[key] = found[1]
-            else:
-                single = [one for sweep in get_hydra_sweeps({"": [word]}) for one in sweep[""]]
-                choices = [
-                    value for one in single for value in runner.parse_settings([one]).values()
-                ]
-        except (HydraException, DvcException, UserError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            faults.append(f"{word}: {reason}; write KEY=A,B or KEY=range(START,STOP,STEP)")
-            continue
-        if not choices or key in values:
-            faults.append(f"{key}: given twice" if choices else f"{word}: no values")
-            continue
-        # `range(0.1,0.4,0.1)` must not contain 0.30000000000000004.
-        values[key] = list({str(one): one for one in (_rounded(x, 12) for x in choices)}.values())
-    return values, kinds, faults
+    try:
+        if found := _RANGE.fullmatch(word):
+            section, _, name = word.partition("=")[0].partition(".")
+            usual = params.load().model_dump().get(section, {}).get(name)
+            end = int if isinstance(usual, int) else float
+            ends = [end(found[2]), end(found[3])]
+            if ends[0] >= ends[1] or (found[1] == "log" and ends[0] <= 0):
+                raise ValueError("no such range")
+            return found[1], ends
+        single = [one for sweep in get_hydra_sweeps({"": [word]}) for one in sweep[""]]
+        choices = [value for one in single for value in runner.parse_settings([one]).values()]
+    except (HydraException, DvcException, UserError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{word}: {reason}; write KEY=A,B or KEY=range(START,STOP,STEP)") from None
+    if not choices:
+        raise UserError(f"{word}: no values")
+    # `range(0.1,0.4,0.1)` must not contain 0.30000000000000004.
+    return "", list({str(one): one for one in (_rounded(x, 12) for x in choices)}.values())
 
 
 def _rounded(value: Any, digits: int) -> Any:
@@ -137,88 +118,69 @@ def _part(key: str, value: object) -> str:
     return f"{key}{text}" if text[:1].isdigit() else f"{key}_{text}"
 
 
-def _refuse(name: str, faults: Sequence[str], experiments: Sequence[Experiment]) -> None:
-    """Raise UserError with ``faults`` and the faults of the sweep's name and parameters, if any."""
-    found, usual = dict.fromkeys(faults), params.load().data.source
-    if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
-        found[f"--name {name}: up to 64 letters, digits, hyphens and underscores"] = None
+def _check(experiments: Sequence[Experiment]) -> None:
+    """Raise UserError when parameters or the collection of an experiment are faulty."""
     for experiment in experiments:
-        try:
-            runner.require_source(str(experiment.settings.get("data.source", usual)))
-        except UserError as error:
-            found[str(error)] = None
-        try:
-            _ = experiment.params
-        except FaultyParams as error:
-            found.update(dict.fromkeys(error.faults))
-    if found:
-        raise UserError("\n  ".join((f"this sweep has {len(found)} fault(s):", *found)))
+        runner.require_source(experiment.params.data.source)
 
 
-def _ranges(
-    values: Mapping[str, Sequence[Any]], kinds: Mapping[str, str], faults: list[str]
-) -> "dict[str, BaseDistribution]":
-    """Optuna's range of each key that varies; adds refused ranges to ``faults``."""
+def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -> Sweep:
+    """Let Optuna choose the values of ``ranges``; it keeps a journal of them and of the scores."""
     try:
-        from optuna import distributions
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
     except ImportError:
         raise EnvironmentFault("optuna is not installed: pip install -e '.[sweep]'") from None
-    ranges: dict[str, BaseDistribution] = {}
-    for key, choices in values.items():
-        try:
-            if key in kinds:
-                whole = isinstance(choices[0], int)
-                kind = distributions.IntDistribution if whole else distributions.FloatDistribution
-                ranges[key] = kind(choices[0], choices[-1], log=kinds[key] == "log")
-            elif len(choices) > 1:
-                with warnings.catch_warnings(action="ignore"):  # about lists, which are not stored
-                    ranges[key] = distributions.CategoricalDistribution(choices)
-        except ValueError as error:
-            faults.append(f"{key}: {error}")
-    return ranges
-
-
-def _propose(
-    ranges: "dict[str, BaseDistribution]",
-    seed: int,
-    known: Mapping[str, dict[str, Any]],
-    results: Results,
-) -> dict[str, Any]:
-    """The next values to try, given the ``known`` values by name of experiment."""
-    import optuna
-    from optuna.trial import TrialState, create_trial
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings(action="ignore"):  # about Optuna's experimental `constant_liar`
-        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
-        for name, values in known.items():
-            run = results.get(name)
-            if name in results and run is None:
-                continue  # it failed
-            state = TrialState.COMPLETE if run else TrialState.RUNNING
-            score = run.training[METRIC] if run else None
-            with suppress(ValueError):  # from an earlier call with other ranges
-                trial = create_trial(state=state, value=score, params=values, distributions=ranges)
-                study.add_trial(trial)
-        drawn = study.ask(ranges).params
-    # Few digits keep names short.
-    return {key: _rounded(value, 4) for key, value in drawn.items()}
+    runner.FOLDER.mkdir(parents=True, exist_ok=True)
+    journal = JournalFileBackend(str(runner.FOLDER / f"{name}.optuna"))
+    study = optuna.create_study(
+        study_name=f"{git.head()} {ranges}",  # another commit or other ranges begin anew
+        storage=optuna.storages.JournalStorage(journal),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    untold: dict[str, int] = {}  # the number of each trial without a score, by name
+
+    def experiment(trial: optuna.trial.BaseTrial) -> Experiment:
+        settings = {**base}
+        for key, (kind, values) in ranges.items():
+            if kind:
+                suggest = trial.suggest_int if isinstance(values[0], int) else trial.suggest_float
+                # Few digits are legible in tables.
+                settings[key] = _rounded(suggest(key, *values, log=kind == "log"), 4)
+            else:  # the journal cannot keep every value, but each index
+                settings[key] = values[trial.suggest_categorical(key, range(len(values)))]
+        untold[own := f"{name}-t{trial.number + 1:03}"] = trial.number
+        return Experiment(own, settings)
+
+    # A kill may have left a trial without all values.
+    earlier = [trial for trial in study.trials if trial.params.keys() == ranges.keys()]
+    known = [experiment(trial) for trial in earlier[:trials]]
+
+    def ask(results: Results) -> Iterator[Experiment]:
+        yield from known
+        for _ in range(trials - len(known)):
+            for own, run in [*results.items()]:
+                if run and own in untold:
+                    study.tell(untold.pop(own), run.training[METRIC], skip_if_finished=True)
+            # Each trial has its own seed, so that a resumed search proposes the same values.
+            number = len(study.trials)
+            study.sampler = optuna.samplers.TPESampler(seed=seed + number, constant_liar=True)
+            yield experiment(study.ask())
+
+    return Sweep(name, trials, known, ask)
 
 
 def sweep(plan: Sweep, jobs: int, metric: str) -> None:
     """Run missing experiments of ``plan``, ``jobs`` at once; print its table, write its page."""
-    running = Runner(jobs, len(plan.names), metric)
-    done, others = finished(running.baseline), []
-    for name in (name for name in plan.names if name in done):
-        if not done[name].is_of(plan.choose(name, done[name].settings, {}).params):
-            others.append(name)
-    if others:
+    running = Runner(jobs, plan.total, metric)
+    if others := running.outdated(plan.known):
         raise UserError(
             "experiments of these names exist with other parameters, code or data: give this"
             f" sweep another --name, or remove them:\n  dvc exp remove {' '.join(others)}"
         )
-    if results := running.run(plan.ask(running.baseline, running.results)):
+    if results := running.run(plan.ask(running.results)):
         ranked = comparison.ranked([Group(run.name, [run]) for run in results], metric)
         runs = [group.runs[0] for group in ranked]
         rows = ((r.name + " LEAKS" * r.leaks, r.shown(metric), r.best_epoch) for r in runs)

@@ -3,7 +3,7 @@
 import json
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -24,21 +24,20 @@ _COMMIT = (
     '\ncommit:  `git commit -am "my baseline"` makes this run your baseline for `dvc metrics'
     " diff`, `dvc plots diff` and `alzmri review`"
 )
-_NAMED = 4  # maximum number of names in a line; the others are counted
 
 
 def show(*, as_json: bool = False) -> None:
     """Print the scores of the workspace and the paths of its plots."""
     run = Workspace()
     try:
-        subject = run.evaluation["subject"]
+        test, subject = run.evaluation, run.evaluation["subject"]
         content = {
             "scores": {key: number(run.score(key)) for key in METRICS},
-            "ci95": run.evaluation["ci95"]
+            "ci95": test["ci95"]
             | {f"subject.{key}": ends for key, ends in subject["ci95"].items()},
             "leaks": run.leaks,
             "test_subjects": subject["n"],
-            "test_subjects_in_training": run.evaluation["split"]["shared_subjects"],
+            "test_subjects_in_training": run.shared_subjects,
             "images": run.summary["images"],
             "subjects": run.summary["subjects"],
             "best_epoch": run.training["best_epoch"],
@@ -50,13 +49,10 @@ def show(*, as_json: bool = False) -> None:
         terminal.say(json.dumps(content, indent=2))
         return
     title, over, whose = "Test set", "subjects", f"{content['subjects']} subjects"
-    tested = (
-        f"{subject['n']} test subjects, {content['test_subjects_in_training']} of them seen in"
-        " training"
-    )
+    tested = f"{subject['n']} test subjects, {run.shared_subjects} of them seen in training"
     if run.leaks:
         title += " (this split LEAKS)"
-    if run.subjects_unknown:
+    if run.shared_subjects is None:
         title, over = "Test set (subjects unknown, this split LEAKS)", "slices"
         whose, tested = "unknown subjects", "nothing is known about new subjects"
     table = Table("score", "value", f"95 % over {over}", title=title)
@@ -65,11 +61,10 @@ def show(*, as_json: bool = False) -> None:
         bounds = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
         table.add_row(METRICS[key], "undefined" if value is None else f"{value:.3f}", bounds)
     terminal.out.print(table)
-    version = content["version"]
+    version = f"\nregistered as {content['version']}" if content["version"] else ""
     terminal.out.print(
         f"{content['images']} images of {whose}; best epoch {content['best_epoch']}; {tested}"
-        + (f"\nregistered as {version}" if version else "")
-        + f"\n{_NEXT}"
+        f"{version}\n{_NEXT}"
     )
 
 
@@ -90,15 +85,12 @@ def verdict() -> str:
         for name in found
     }
     if changed:
-        names = _some(sorted(changed))
+        names = ", ".join(sorted(changed))
         return f"this run differs from the committed one: {names} changed.{_COMMIT}"
     files = [path for path, md5 in here.outputs.items() if before.outputs.get(path) != md5]
-    why = "; ".join(_reasons()) or (
-        "the reason is unknown: `make portable` tests this machine, and a report is welcome"
-    )
-    return (
-        f"the committed experiment gave other bytes here: {_some(files)}.\nwhy:     {why}.{_COMMIT}"
-    )
+    shown = ", ".join(files[:4]) + f" and {len(files) - 4} more" * (len(files) > 4)
+    why = "; ".join(_reasons()) or "the reason is unknown: `make portable` tests this machine"
+    return f"the committed experiment gave other bytes here: {shown}.\nwhy:     {why}.{_COMMIT}"
 
 
 def _reasons() -> Iterator[str]:
@@ -111,11 +103,6 @@ def _reasons() -> Iterator[str]:
         yield "compute.portable is false, so the bytes are those of this kind of processor"
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)", Path("requirements.txt").read_text(), re.M))
     for name in PACKAGES:
-        found = metadata.version(name).partition("+")[0]
-        if found != pins[name].partition("+")[0]:
-            yield f"{name} is {found} instead of {pins[name]}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        found, pin = metadata.version(name).partition("+")[0], pins[name].partition("+")[0]
+        if found != pin:
+            yield f"{name} is {found} instead of {pin}"
