@@ -11,58 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from alzmri.evaluation import intervals, metrics
 from alzmri.figure import SEVERITY, drawing, severity
-from alzmri.models.validation import Floats, Ints
+from alzmri.models.validation import Ints
 
 if TYPE_CHECKING:  # compare and review draw without torch
     from alzmri.evaluation.assessment import Predictions
 
 GREY = "#767676"
 MISTAKES_OF_A_CLASS = 6
-
-
-def matrix(
-    axes: Axes,
-    values: Floats,
-    texts: NDArray[Any],
-    ticks: tuple[Sequence[str], Sequence[str]],
-    labels: tuple[str, str],
-    *,
-    limits: tuple[float, float] | None = None,
-    less_is_better: bool = False,
-) -> AxesImage:
-    """Shade ``values`` from faint to strong blue and write ``texts`` into the cells.
-
-    Both are ``[rows, columns]``; NaN leaves a cell empty. ``ticks`` name rows and columns,
-    ``labels`` the vertical and the horizontal axis. ``limits`` are the values of the faintest and
-    the strongest blue, else the least and the greatest, reversed if ``less_is_better``.
-    """
-    light = mpl.rcParams["figure.facecolor"] == "white"
-    blues = ("#eef4fa", "#08467e") if light else ("#20272e", "#a6d4fa")
-    shades = LinearSegmentedColormap.from_list("blues", blues[::-1] if less_is_better else blues)
-    low, high = limits or (None, None)
-    image = axes.imshow(values, cmap=shades, vmin=low, vmax=high, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            # Choose ink that is legible on the shade.
-            luminance = np.dot(image.to_rgba(np.array([value]))[0, :3], (0.299, 0.587, 0.114))
-            ink = "white" if luminance < 0.55 else "black"
-            centred: Any = {"ha": "center", "va": "center"}
-            axes.text(column, row, str(texts[row, column]), color=ink, fontsize=9, **centred)
-    axes.set_yticks(range(len(ticks[0])), ticks[0], fontsize=8.5)
-    axes.set_xticks(range(len(ticks[1])), ticks[1], fontsize=8.5)
-    axes.set_ylabel(labels[0], fontsize=9)
-    axes.set_xlabel(labels[1], fontsize=9)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return image
 
 
 def confusion(
@@ -90,9 +50,22 @@ def confusion(
     scale = max(1.0, len(classes) / 5)
     with drawing(path, *(2.9, 2.8) if small else (5.6 * scale, 4.5 * scale)) as figure:
         axes = figure.add_subplot()
-        image = matrix(axes, share, texts, (names, names), ("actual", "predicted"), limits=(0, 1))
-        axes.set_aspect("equal")
-        axes.tick_params(labelsize=8 if small else 8.5)
+        light = mpl.rcParams["figure.facecolor"] == "white"
+        blues = ("#eef4fa", "#08467e") if light else ("#20272e", "#a6d4fa")
+        shades = LinearSegmentedColormap.from_list("blues", blues)
+        image = axes.imshow(share, cmap=shades, vmin=0, vmax=1)
+        for (row, column), value in np.ndenumerate(share):
+            # Choose ink that is legible on the shade.
+            luminance = np.dot(image.to_rgba(np.array([value]))[0, :3], (0.299, 0.587, 0.114))
+            style: Any = {"ha": "center", "va": "center", "fontsize": 9}
+            ink = "white" if luminance < 0.55 else "black"
+            axes.text(column, row, texts[row, column], color=ink, **style)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), names)
+        axes.set_ylabel("actual", fontsize=9)
+        axes.set_xlabel("predicted", fontsize=9)
+        axes.tick_params(length=0, labelsize=8 if small else 8.5)
+        axes.spines[:].set_visible(False)
         axes.set_title(note, fontsize=8.5 if small else 9)
         if not small:
             bar = figure.colorbar(image, ax=axes, shrink=0.75, format=lambda x, _: f"{x:.0%}")
