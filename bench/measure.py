@@ -237,7 +237,7 @@ def prepare(plan: Plan) -> Iterator[Figure]:
     for _ in range(plan.rounds + 1):
         with tempfile.TemporaryDirectory(dir=plan.folder) as target:
             begin = time.perf_counter()
-            pack(source, Path(target), settings, lambda *_: None)
+            pack(source, Path(target), settings)
             sides["prepare"].append(len(files) / (time.perf_counter() - begin))
         begin = time.perf_counter()
         with ThreadPoolExecutor(plan.threads) as pool:

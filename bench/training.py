@@ -55,7 +55,7 @@ def packed(source: Path, folder: Path, settings: Params) -> Prepared:
     directory = folder / PREPARED
     directory.mkdir(parents=True)
     (folder / PARAMS_FILE).write_text(settings.model_dump_json(indent=1))  # JSON is YAML
-    pack(source, directory, settings, lambda *_: None)
+    pack(source, directory, settings)
     return Prepared.open(settings, directory)
 
 

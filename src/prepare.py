@@ -3,23 +3,16 @@
 from pathlib import Path
 
 from alzmri import params, terminal
-from alzmri.data import packing, subjects
+from alzmri.data import packing
 from alzmri.data.prepared import PREPARED
-from alzmri.errors import UserError
 from alzmri.files import replacing_directory
 
 
 def main() -> None:
     settings = params.load()
     source = Path("data") / settings.data.source
-    figure = Path("plots/subjects.png")
-    try:
-        with replacing_directory(PREPARED) as directory:
-            packed = packing.pack(source, directory, settings)
-    except subjects.Unclear as error:
-        packing.draw_links(figure, error.links, None, settings.data.source)
-        raise UserError(f"{source}: {error}. {figure} shows the similarities") from None
-
+    with replacing_directory(PREPARED) as directory:
+        packed = packing.pack(source, directory, settings, Path("plots/subjects.png"))
     known, found = packed.people.known, packed.summary
     note = f"{settings.data.source}, {settings.split.unit} split"
     if settings.data.permute_labels:
@@ -28,7 +21,6 @@ def main() -> None:
         note += ", subjects unknown: this split LEAKS"
     packing.write_table(Path("plots/classes.csv"), packed.counts, packed.classes)
     packing.draw_classes(Path("plots/classes.png"), packed.counts, packed.classes, note)
-    packing.draw_links(figure, packed.links, packed.people, settings.data.source)
 
     terminal.out.print(
         f"{found['images']} images of {found['subjects'] or 'unknown'} subjects packed,"

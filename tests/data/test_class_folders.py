@@ -8,17 +8,12 @@ import pytest
 from PIL import Image
 
 from alzmri.classes import CLASSES, STAGES
-from alzmri.data import class_folders, images
-from alzmri.data.class_folders import Collection, place, require
+from alzmri.data import images
+from alzmri.data.class_folders import Collection, place, read, require
 from alzmri.data.images import SYMBOLIC_LINK
 from alzmri.errors import UserError
 
 Write = Callable[..., Path]
-
-
-def read(directory: Path) -> Collection:
-    """Without what tests do not look at."""
-    return class_folders.read(directory, np.mean, list[object]().append)
 
 
 def reasons(found: Collection) -> dict[str, str]:
@@ -29,7 +24,7 @@ def test_faultless(classes: Path) -> None:
     (classes / "subjects.csv").write_text("path,subject\n")
     (classes / "README.md").write_text("about")
     found = read(classes)
-    assert found.rejected == ()
+    assert found.rejected == []
     assert [entry.path for entry in found.entries] == sorted(
         path.relative_to(classes).as_posix() for path in classes.rglob("*.jpg")
     )
@@ -57,7 +52,7 @@ def test_place(path: str, label: str | None) -> None:
 def test_what_is_kept_is_in_the_order_of_the_entries(classes: Path, write: Write) -> None:
     (classes / "MildDemented" / "0_1.jpg").write_bytes(b"text")
     kept: list[float] = []
-    found = class_folders.read(classes, lambda pixels: float(pixels.mean()), kept.append)
+    found = read(classes, lambda pixels: kept.append(float(pixels.mean())))
     paths = [entry.path for entry in found.entries]
     assert paths == sorted(paths)
     assert kept == [np.asarray(Image.open(classes / path)).mean() for path in paths]
@@ -169,17 +164,21 @@ def test_nothing_there(tmp_path: Path) -> None:
         read(tmp_path / "gone")
 
 
-def test_an_interruption_stops_soon(tmp_path: Path, write: Write) -> None:
+def test_an_interruption_stops_soon(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(400):
         write(tmp_path / "MildDemented" / f"{number}.jpg", number)
     seen: list[float] = []
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(pixels: images.Pixels) -> None:
         raise KeyboardInterrupt
 
-    def keep(pixels: images.Pixels) -> None:
+    def thumbnail(pixels: images.Pixels) -> images.Pixels:
         seen.append(pixels.mean())
+        return pixels
 
+    monkeypatch.setattr(images, "thumbnail", thumbnail)
     with pytest.raises(KeyboardInterrupt):
-        class_folders.read(tmp_path, keep, lambda _: None, interrupt)
+        read(tmp_path, interrupt)
     assert 0 < len(seen) < 400

@@ -12,6 +12,7 @@ import pytest
 
 from alzmri.classes import FOLDERS
 from alzmri.data import images, packing, subjects
+from alzmri.data.class_folders import read
 from alzmri.data.packing import pack
 from alzmri.data.prepared import COPY, Prepared
 from alzmri.errors import UserError
@@ -76,15 +77,15 @@ def test_rows_pixels_and_subjects(packed, collection, tmp_path):
     assert packed(data={"image_size": 32}, split={"seed": 1})[1].digest != digest
     assert packed(data={"image_size": 32, "fit": "stretch"})[1].digest != digest
     assert replace(prepared, classes=prepared.classes[::-1]).digest != digest
-    drawn = {}
+    drawn, names, links = {}, result.people.names, read(collection).links
     for name, people in (
         ("pixels", result.people),
         ("again", result.people),
-        ("file", subjects.People(result.people.names)),
-        ("no gap", subjects.People(result.people.names, subjects.CUT)),
-        ("unclear", None),
+        ("file", subjects.People(names)),
+        ("no gap", subjects.People(names, subjects.CUT)),
+        ("unclear", subjects.People(["?"] * len(names))),
     ):
-        packing.draw_links(tmp_path / f"{name}.png", result.links, people, "mine")
+        packing.draw_links(tmp_path / f"{name}.png", links, people, "mine")
         drawn[name] = (tmp_path / f"{name}.png").read_bytes()
     assert drawn["pixels"] == drawn["again"]
     assert len(set(drawn.values())) == 4

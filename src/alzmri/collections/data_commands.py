@@ -147,40 +147,27 @@ def check(name: Existing) -> None:
     """
     from alzmri import params
     from alzmri.classes import merged
-    from alzmri.collections import importing
+    from alzmri.collections.importing import check_name
     from alzmri.data import class_folders, splits, subjects
 
-    importing.check_name(name, ("prepared",))
-    given, directory = params.load(), Path("data", name)
-    found, heads = importing.read(directory)
+    check_name(name, ("prepared",))
+    given = params.load()
+    found = class_folders.read(Path("data", name))
     for item in found.rejected:
         _say(f"rejected: {item.path}: {item.reason}")
-    try:
-        people = subjects.find(
-            directory, given.split.subjects, found.entries, lambda: importing.compared(heads)[1]
-        )
-    except subjects.Unclear as error:
-        _show(found, None)
-        raise UserError(f"prepare would refuse it: {error}") from None
+    people = subjects.find(found, given.split.subjects)
     _show(found, people.names if people.known else None)
+    if people.doubt and not people.known:
+        raise UserError(f"prepare would refuse it: {people.doubt}")
     class_folders.require(found, given.data.max_rejected, remedy="prepare would refuse it")
     called = merged(given.data.merge, found.classes)
     labels = [called[item.label] for item in found.entries]
-    splits.parts(found.entries, labels, people.names, given.split, {})
+    splits.parts(found.entries, labels, people.names, given.split)
 
 
 @data_app.command()
 def audit(
     name: Existing,
-    figure: Annotated[
-        Path | None,
-        typer.Option(
-            help="File for the picture of the most similar pairs.",
-            show_default="plots/audit-NAME.png",
-            callback=repository.located,
-        ),
-    ] = None,
-    pairs: Annotated[int, typer.Option(min=1, max=60, help="Pairs per layout in it.")] = 3,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print only the numbers, as JSON.")
     ] = False,
@@ -196,31 +183,26 @@ def audit(
     """Measure what train/test layouts of data/NAME leak: shared subjects, near-duplicate slices.
 
     It compares the published layout, if the import recorded it, with the subject split and the
-    slice split of params.yaml. 1-NN gives each test slice the class of the most similar training
-    slice: the part of its score above that on the subject split is recognition of subjects. Leaks
-    are an error only with --strict.
+    slice split of params.yaml, and draws the most similar pairs in plots/audit-NAME.png. 1-NN gives
+    each test slice the class of the most similar training slice: the part of its score above that
+    on the subject split is recognition of subjects. Leaks are an error only with --strict.
 
-    Examples:
-
-        alzmri data audit kaggle
+    Example:
 
         alzmri data audit kaggle --json | jq '.layouts[] | {layout, shared_subjects}'
-
-        alzmri data audit kaggle --strict --figure leak.png --pairs 6
     """
     from alzmri import params
     from alzmri.collections import audit as auditing
     from alzmri.collections.importing import check_name
 
     check_name(name, ("prepared",))
-    given = params.load()
-    found = auditing.audit(Path("data", name), given, pairs=pairs)
+    given, directory, figure = params.load(), Path("data", name), Path(f"plots/audit-{name}.png")
+    found = auditing.audit(directory, given)
     for unit, refusal in found.refused.items():
         terminal.warn(f"the {unit} split is not possible: {refusal}")
     if not found.layouts or (strict and given.split.unit in found.refused):
         raise UserError(found.refused[given.split.unit])
-    figure = figure or Path("plots", f"audit-{name}.png")
-    auditing.draw(figure, Path("data", name), found.layouts, name)
+    auditing.draw(figure, directory, found.layouts, name)
     if as_json:
         content = {"collection": name, **asdict(found), "figure": str(figure)}
         print(json.dumps(content, indent=2, allow_nan=False))
@@ -242,24 +224,23 @@ def _show_audit(name: str, found: "Audit") -> None:
     _say(f"{name}: {found.images} images of {who}")
     if found.doubt:
         _say(found.doubt)
+    rows: defaultdict[str, list[str]] = defaultdict(list)
+    for leak in found.layouts:
+        for label, part in (("train", leak.train), ("validation", leak.val), ("test", leak.test)):
+            rows[f"images (subjects): {label}"].append(f"{part.images} ({_known(part.people)})")
+        shared = f"{_known(leak.shared_subjects)} of {_known(leak.test.people)}"
+        rows["subjects also in training"].append(shared)
+        near = f"{leak.test_near_duplicates} of {leak.test.images}"
+        rows["with a near-duplicate"].append(near)
+        rows["nearest: same subject"].append(_known(leak.same_subject, ".1%"))
+        rows["1-NN accuracy"].append(f"{leak.accuracy:.3f}")
+        rows["  most frequent class"].append(f"{leak.majority_accuracy:.3f}")
+        rows["1-NN macro F1"].append(f"{leak.macro_f1:.3f}")
     table = Table("test slices")
-    columns: list[list[str]] = []
     for leak in found.layouts:
         table.add_column(leak.called + " *" * leak.current, justify="right")
-        parts = (leak.train, leak.val, leak.test)
-        same = "?" if leak.same_subject is None else f"{leak.same_subject:.1%}"
-        scores = (leak.accuracy, leak.majority_accuracy, leak.macro_f1)
-        cells = [f"{part.images} ({_count(part.people)})" for part in parts]
-        cells += [f"{_count(leak.shared_subjects)} of {_count(leak.test.people)}"]
-        cells += [f"{leak.test_near_duplicates} of {leak.test.images}", same]
-        columns.append(cells + [f"{score:.3f}" for score in scores])
-    labels = (
-        *("images (subjects): train", "  validation", "  test", "subjects also in training"),
-        *("with a near-duplicate", "nearest: same subject"),
-        *("1-NN accuracy", "  most frequent class", "1-NN macro F1"),
-    )
-    for row in zip(labels, *columns, strict=True):
-        table.add_row(*row)
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
     terminal.out.print(table)
     _say(
         "* the current split (params.yaml). Near-duplicates are similar by"
@@ -316,8 +297,8 @@ def _show(found: "Collection", people: Sequence[str] | None) -> None:
             )
 
 
-def _count(people: int | None) -> str:
-    return "?" if people is None else str(people)
+def _known(number: float | None, form: str = "") -> str:
+    return "?" if number is None else format(number, form)
 
 
 def _say(line: str) -> None:

@@ -7,20 +7,18 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
-
 from alzmri import classes, git, terminal
 from alzmri.classes import CLASSES_FILE, STAGES, Naming
 from alzmri.collections import recognition, sources
-from alzmri.collections.tables import Member
-from alzmri.data import class_folders, images, similarity, subjects
-from alzmri.data.class_folders import ORIGIN_FILE, Collection, Entry, Rejected, printable
+from alzmri.collections.recognition import Named
+from alzmri.collections.sources import Member
+from alzmri.data import class_folders, images, subjects
+from alzmri.data.class_folders import ORIGIN_FILE, Collection, Rejected, printable
 from alzmri.data.subjects import SUBJECTS_FILE
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing_directory, write_bytes, write_csv
@@ -39,39 +37,6 @@ class Imported(NamedTuple):
     warnings: Sequence[str]
 
 
-class Head(NamedTuple):
-    """The thumbnail of an image (see :func:`images.thumbnail`), and its height and width."""
-
-    thumbnail: images.Pixels
-    size: tuple[int, ...]
-
-
-class _Placed(NamedTuple):
-    """A member of a source, its class, and its path in the new collection."""
-
-    member: Member
-    label: str
-    path: str
-
-
-def read(directory: Path) -> tuple[Collection, list[Head]]:
-    """:func:`class_folders.read` with a progress bar; also the heads of the entries."""
-    heads: list[Head] = []
-
-    def keep(pixels: images.Pixels) -> Head:
-        return Head(images.thumbnail(pixels), pixels.shape)
-
-    with terminal.progress("validating") as progress:
-        return class_folders.read(directory, keep, heads.append, progress), heads
-
-
-def compared(heads: Sequence[Head]) -> tuple[similarity.Codes, similarity.Forest]:
-    """Compare all images with each other, with a progress bar."""
-    with terminal.progress("comparing images") as progress:
-        codes = similarity.encode(np.array([head.thumbnail for head in heads], np.uint8))
-        return codes, similarity.forest(codes, progress)
-
-
 def import_collection(
     source: Path,
     name: str,
@@ -80,7 +45,7 @@ def import_collection(
     force: bool = False,
     max_rejected: float = 0.1,
     command: str = "import",
-    reader: Callable[[Path, int, Naming], AbstractContextManager[sources.Found]] = sources.members,
+    reader: Callable[[Path, int, Naming], sources.Found] = sources.members,
 ) -> Imported:
     """Copy the usable images of ``source`` to ``data/name`` and give them to DVC and git.
 
@@ -94,7 +59,7 @@ def import_collection(
         named_classes: ``--classes``, see :func:`classes.parse`; None for the stages.
         subject: ``--subject``, see :func:`recognition.by_pattern`.
         command: the command of ``alzmri data``, for messages.
-        reader: opens ``source`` without changing it: see :func:`sources.members`.
+        reader: reads ``source`` without changing it: see :func:`sources.members`.
 
     Raises:
         UserError: the name is not valid or in use, the source is unusable
@@ -107,61 +72,72 @@ def import_collection(
     _check_target(source, target, force=force)
     fresh = not target.exists()
     naming = classes.parse(named_classes) if named_classes else STAGES
-    room = shutil.disk_usage(".").free
-    with (
-        reader(source, room, naming) as (members, rejected),
-        replacing_directory(target) as temporary,
-    ):
-        # The source is an imported collection. In other releases, classes.txt has no useful order.
-        kept, known = (_table(source, members, file) for file in (CLASSES_FILE, ORIGIN_FILE))
-        if kept and known and kept.above == known.above and not named_classes:
-            naming = class_folders.classes_of(kept.content, kept.name)
-        placed, misplaced, words = _place(members, naming)
-        if not placed:
-            _require_images(source, name, members)
-        lost = sum(not item.stray for item in misplaced)
-        much = lost > max_rejected * (lost + len(placed))
-        _require_names(f"{command} {shlex.quote(str(source))} --name {name}", naming, words, much)
-        present = {item.label for item in placed}
-        names = naming.classes or [one for one in classes.KNOWN if one in present]
-        if len(names) > 1:  # a single one is refused below, with its own message
-            write_bytes(temporary / CLASSES_FILE, "".join(f"{one}\n" for one in names).encode())
-        origin, unread = _copy(placed, temporary)
-        found, heads = read(temporary)
+    members, rejected = reader(source, shutil.disk_usage(".").free, naming)
+    # The source is an imported collection. In other releases, classes.txt has no useful order.
+    kept, known = (_table(source, members, file) for file in (CLASSES_FILE, ORIGIN_FILE))
+    if kept and known and kept.above == known.above and not named_classes:
+        naming = class_folders.classes_of(kept.content, kept.name)
+    placed, misplaced, words = _place(members, naming)
+    if not placed:
+        _require_images(source, name, members)
+    lost = sum(not item.stray for item in misplaced)
+    much = lost > max_rejected * (lost + len(placed))
+    _require_names(f"{command} {shlex.quote(str(source))} --name {name}", naming, words, much)
+    present = {member.label for member in placed.values()}
+    named = naming.classes or [one for one in classes.KNOWN if one in present]
+    rejected += misplaced
+    with replacing_directory(target) as temporary:
+        if len(named) > 1:  # a single one is refused below, with its own message
+            write_bytes(temporary / CLASSES_FILE, "".join(f"{one}\n" for one in named).encode())
+        with terminal.progress("copying") as progress:
+            for done, (path, member) in enumerate(placed.items(), start=1):
+                (temporary / path).parent.mkdir(exist_ok=True)
+                try:
+                    (temporary / path).write_bytes(member.read())
+                except images.Unreadable as error:
+                    rejected.append(Rejected(printable(member.path), str(error)))
+                progress(done, len(placed))
+        found = class_folders.read(temporary)
+        came = {path: printable(member.path) for path, member in placed.items()}
         for item in found.rejected:
             (temporary / item.path).unlink()
-        came = {path: printable(member.path) for path, member in origin.items()}
-        left = [replace(item, path=came[item.path]) for item in found.rejected]
-        behind = sorted(rejected + misplaced + unread + left, key=lambda item: item.path)
-        entries = found.entries
-        reported = replace(found, directory=source, rejected=tuple(behind))
+            rejected.append(replace(item, path=came[item.path]))
+        rejected.sort(key=lambda item: item.path)
+        reported = replace(found, directory=source, rejected=rejected)
         class_folders.require(reported, max_rejected, remedy="nothing was imported")
 
-        codes, links = compared(heads)
-        of = recognition.copies(codes, links, [head.size for head in heads]).tolist()
-        copy_of = {
-            entry.path: entries[number].path
-            for entry, number in zip(entries, of, strict=True)
-            if number >= 0
-        }
-        used = {item.path: item.duplicate_of for item in found.rejected}
-        used |= {entry.path: entry.path for entry in entries}
+        copy_of = recognition.copies(found)
+        before: defaultdict[str, list[str]] = defaultdict(list)
+        if known:
+            for _, row in class_folders.rows(known.content, known.name, ("path", "origin")):
+                before[known.above + row["path"]].append(row["origin"])
+        used = {item.path: item.duplicate_of for item in found.rejected if item.duplicate_of}
+        used |= {entry.path: entry.path for entry in found.entries}
         rows = {
-            (path, place, copy_of.get(path, ""))
-            for copied, place in _published(known, came)
-            if (path := used[copied])
+            (path, origin, copy_of.get(path, ""))
+            for copied, path in used.items()
+            for origin in before.get(came[copied], [came[copied]])
         }
         write_csv(temporary / ORIGIN_FILE, ("path", "origin", "copy_of"), sorted(rows))
         table = _table(source, members, SUBJECTS_FILE)
-        members_used = [origin[entry.path] for entry in entries]
-        people, known_by, warnings = _subjects(table, members_used, entries, naming, subject, links)
-        notes = []
-        if people and known_by:
-            pairs = zip([entry.path for entry in entries], people, strict=True)
+        used_members = [placed[entry.path] for entry in found.entries]
+        said = _subjects(table, used_members, naming, subject)
+        notes, warnings = [], []
+        if said:
+            people: list[str] | None = said.subjects
+            pairs = zip([entry.path for entry in found.entries], said.subjects, strict=True)
             write_csv(temporary / SUBJECTS_FILE, ("path", "subject"), pairs)
+            number = len(set(said.subjects))
             notes.append(
-                f"{len(set(people))} subjects known by {known_by}: see {target}/{SUBJECTS_FILE}"
+                f"{number} subjects known by {said.known_by}: see {target}/{SUBJECTS_FILE}"
             )
+            warnings += _near_duplicates(said.subjects, found)
+        else:
+            recognised = subjects.find(found, "pixels")
+            people = recognised.names if recognised.known else None
+            if recognised.doubt:
+                refusal = "" if recognised.known else "prepare would refuse this: "
+                warnings.append(f"{refusal}{recognised.doubt}")
         if copy_of:
             notes.append(
                 f"{len(copy_of)} images are turned, mirrored or brightened copies of others (see"
@@ -169,7 +145,7 @@ def import_collection(
             )
     with terminal.progress("adding to DVC and git") as progress:
         _track(name, fresh=fresh)
-        progress(len(entries), len(entries))
+        progress(len(found.entries), len(found.entries))
     return Imported(replace(reported, directory=target), people, notes, warnings)
 
 
@@ -217,10 +193,9 @@ def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
     """Raise UserError for a source without images that can be converted into images."""
 
     def is_volume(member: Member) -> bool:
-        if member.path.lower().endswith(class_folders.VOLUMES):
-            return True
-        try:
-            return member.read()[128:132] == b"DICM"  # DICOM files often have no suffix
+        try:  # DICOM files often have no suffix
+            named = member.path.lower().endswith(class_folders.VOLUMES)
+            return named or member.read()[128:132] == b"DICM"
         except images.Unreadable:
             return False
 
@@ -232,9 +207,8 @@ def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
         )
     if any(".tfrec" in member.path.lower() for member in members):
         raise UserError(
-            f"{source} has TFRecord files, which only TensorFlow reads: with TensorFlow installed,"
-            " write the image of each record with tf.data.TFRecordDataset and tf.io.write_file to"
-            " a folder for its class, and import those folders"
+            f"{source} has TFRecord files, which only TensorFlow reads: write the image of each"
+            " record to a folder for its class, and import those folders"
         )
 
 
@@ -244,7 +218,7 @@ def _require_names(
     """Raise UserError for unknown classes (if ``much`` of the source has one), with an option that
     names the classes of its labels and folders, ``words``."""
     unknown = [word for word, label in words.items() if label is None]
-    stageless = [word for word in unknown if classes.stageless(word)]
+    stageless = any(map(classes.stageless, unknown))
     if not unknown or not (much or stageless) or len(words) > classes.MOST:
         return
     if naming.classes:
@@ -266,14 +240,13 @@ def _require_names(
 
 def _place(
     members: Sequence[Member], naming: Naming
-) -> tuple[list[_Placed], list[Rejected], dict[str, str | None]]:
-    """The place of each image, the rejected files, and the class of each label or class folder.
-
-    They depend only on paths and labels, not on their order.
+) -> tuple[dict[str, Member], list[Rejected], dict[str, str | None]]:
+    """The images, with their class, by their path in the new collection; the rejected files; the
+    class of each label or class folder. They depend only on paths and labels, not on their order.
     """
     rejected: list[Rejected] = []
     words: dict[str, str | None] = {}
-    by_name: defaultdict[tuple[str, str], list[tuple[Member, str]]] = defaultdict(list)
+    by_name: defaultdict[tuple[str, str], list[Member]] = defaultdict(list)
     for member in sorted(members, key=lambda item: item.path):
         word, found = member.label, None
         if word is None:
@@ -288,83 +261,40 @@ def _place(
             words[word] = label
         if label:
             name = printable(PurePosixPath(member.path).name)
-            by_name[classes.folder(label), name].append((member, label))
-    placed: dict[str, _Placed] = {}
+            by_name[classes.folder(label), name].append(member._replace(label=label))
+    placed: dict[str, Member] = {}
     for (folder, name), same in sorted(by_name.items()):
-        for member, label in same:
+        for member in same:
             above = [part for part in member.path.split("/")[:-1] if not naming.class_of(part)]
             path = f"{folder}/{name if len(same) == 1 else printable('-'.join([*above, name]))}"
             if path in placed or len(path.encode()) > _LONGEST:
                 digest = hashlib.sha256(printable(member.path).encode()).hexdigest()
                 path = f"{folder}/{digest[:16]}{PurePosixPath(name).suffix[:8]}"
-            placed[path] = _Placed(member, label, path)
-    return list(placed.values()), rejected, words
-
-
-def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member], list[Rejected]]:
-    """Write the members below ``directory``; return the members by new path, and failures."""
-    for label in {item.label for item in placed}:
-        (directory / classes.folder(label)).mkdir()
-    origin: dict[str, Member] = {}
-    rejected: list[Rejected] = []
-    with terminal.progress("copying") as progress:
-        for done, item in enumerate(placed, start=1):
-            try:
-                (directory / item.path).write_bytes(item.member.read())
-                origin[item.path] = item.member
-            except images.Unreadable as error:
-                rejected.append(Rejected(printable(item.member.path), str(error)))
-            progress(done, len(placed))
-    return origin, rejected
-
-
-def _published(known: _Table | None, came: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The path and the published path of each file: its path in the source, ``came``, or that of
-    the source's ``origin.csv``."""
-    before: defaultdict[str, list[str]] = defaultdict(list)
-    if known:
-        for _, row in class_folders.rows(known.content, known.name, ("path", "origin")):
-            before[known.above + row["path"]].append(row["origin"])
-    return ((path, place) for path, here in came.items() for place in before.get(here, [here]))
+            placed[path] = member
+    return placed, rejected, words
 
 
 def _subjects(
-    table: _Table | None,
-    came: Sequence[Member],
-    entries: Sequence[Entry],
-    naming: Naming,
-    pattern: str | None,
-    links: similarity.Forest,
-) -> tuple[list[str] | None, str | None, list[str]]:
-    """The subject of each entry, the evidence unless it is the pixels, and warnings.
-
-    The user's pattern comes first, then a table, names in the source, and the pixels.
-    """
-    paths = [printable(item.path) for item in came]
-    of_labels = [item.subject for item in came if item.subject]
-    said: recognition.Named | str | None
+    table: _Table | None, used: Sequence[Member], naming: Naming, pattern: str | None
+) -> Named | None:
+    """The subject of each image, by the user's pattern, a table, or names in the source; None if
+    only the pixels are left."""
+    paths = [printable(item.path) for item in used]
     if pattern:
-        said = recognition.by_pattern(pattern, paths)
-    elif table:
-        inside = [item.path.removeprefix(table.above) for item in came]
-        names = subjects.listed(table.content, table.name, inside)
-        said = recognition.Named(names, f"the {SUBJECTS_FILE} of the source")
-    elif len(of_labels) == len(came):
-        said = recognition.Named(of_labels, "the table of labels")
-    else:
-        said = recognition.by_names(paths, [entry.label for entry in entries], naming)
-    if isinstance(said, recognition.Named):
-        return said.subjects, said.known_by, _near_duplicates(said.subjects, links)
-    warnings = [said] if said else []
-    try:
-        people = subjects.from_pixels(links, [entry.sha256 for entry in entries])
-    except subjects.Unclear as error:
-        return None, None, [*warnings, f"prepare would refuse this: {error}"]
-    return people.names, None, [*warnings, people.doubt] if people.doubt else warnings
+        return recognition.by_pattern(pattern, paths)
+    if table:
+        inside = [item.path.removeprefix(table.above) for item in used]
+        listed = subjects.listed(table.content, table.name, inside)
+        return Named(listed, f"the {SUBJECTS_FILE} of the source")
+    of_labels = [item.subject for item in used if item.subject]
+    if len(of_labels) == len(used):
+        return Named(of_labels, "the table of labels")
+    return recognition.by_names(paths, [item.label or "" for item in used], naming)
 
 
-def _near_duplicates(people: Sequence[str], links: similarity.Forest) -> list[str]:
+def _near_duplicates(people: Sequence[str], found: Collection) -> list[str]:
     """A warning if pairs of subjects have near-duplicate images."""
+    links = found.links
     close = links.correlations >= subjects.NEAR_DUPLICATE
     linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
     both = {tuple(sorted((people[one], people[other]))) for one, other in linked}
@@ -390,17 +320,14 @@ def _track(name: str, *, fresh: bool) -> None:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
-            faults = [
-                line for line in lines if line.startswith("ERROR: ")
-            ]  # other lines are advice
+            faults = [line for line in lines if line.startswith("ERROR: ")]  # others are advice
             raise UserError((faults or lines or ["dvc add failed"])[0])
         # DVC writes no .gitignore if the user's own excludes already contain the folder.
         git.run("add", *(str(file) for file in (pointer, ignore) if file.exists()))
     except BaseException as error:
         for file, content in before.items():
-            if content is None:
-                file.unlink(missing_ok=True)
-            else:
+            file.unlink(missing_ok=True)
+            if content is not None:
                 file.write_bytes(content)
         remedy = "nothing was imported: correct that, then import again"
         if fresh:

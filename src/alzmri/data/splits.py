@@ -6,7 +6,7 @@ split, and a single image in the protocol's slice split, which leaks.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,32 +17,23 @@ from alzmri.params import Split
 
 
 def parts(
-    entries: Sequence[Entry],
-    labels: Sequence[str],
-    people: Sequence[str],
-    split: Split,
-    copy_of: Mapping[str, str],
+    entries: Sequence[Entry], labels: Sequence[str], subjects: Sequence[str], split: Split
 ) -> list[str]:
     """The part of each image, by ``split.unit``: see :func:`assign`.
 
     A subject split scores one image of each slice: in validation and test, its other copies (see
-    :func:`class_folders.copies`) are :data:`COPY`. The protocol's slice split scores every copy, as
-    published.
+    :class:`Entry`) are :data:`COPY`. The protocol's slice split scores every copy, as published.
     """
     if split.unit == "slice":
         return assign(labels, [entry.sha256 for entry in entries], split)
-    dealt = assign(labels, people, split)
-    slices = [
-        (part, copy_of.get(entry.path, entry.path))
-        for part, entry in zip(dealt, entries, strict=True)
-    ]
+    dealt = assign(labels, subjects, split)
     scored: dict[tuple[str, str], str] = {}
-    for which, entry in zip(slices, entries, strict=True):
-        if entry.path == which[1] or which not in scored:  # the original, else the first copy
-            scored[which] = entry.path
+    for part, entry in zip(dealt, entries, strict=True):
+        if entry.path == entry.original or (part, entry.original) not in scored:
+            scored[part, entry.original] = entry.path
     return [
-        part if part == "train" or scored[which] == entry.path else COPY
-        for part, which, entry in zip(dealt, slices, entries, strict=True)
+        part if part == "train" or scored[part, entry.original] == entry.path else COPY
+        for part, entry in zip(dealt, entries, strict=True)
     ]
 
 

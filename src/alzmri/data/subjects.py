@@ -3,15 +3,15 @@
 It ignores labels: a class must neither split a subject nor keep it together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.data.class_folders import Entry, described, printable, rows
+from alzmri.data.class_folders import Collection, described, printable, rows
 from alzmri.data.prepared import UNKNOWN
 from alzmri.data.similarity import FLOOR, Codes, Forest, nearest
 from alzmri.errors import UserError
@@ -48,14 +48,6 @@ WAYS = (
 """Remedies when the pixels do not separate subjects."""
 
 
-class Unclear(UserError):
-    """The pixels do not separate subjects; ``links`` is the spanning forest without a gap."""
-
-    def __init__(self, message: str, links: Forest) -> None:
-        super().__init__(message)
-        self.links = links
-
-
 class Gap(NamedTuple):
     """A range of similarities without links: links of different subjects are below, those of one
     subject above. ``low`` is ``FLOOR`` if no two subjects reach it."""
@@ -69,8 +61,8 @@ class People:
     """The subject of each image, and the evidence for it.
 
     ``cut`` is the least similarity of two images of one subject, None if the pixels do not matter;
-    it is the middle of ``gap``, if there is one; ``doubt`` is one sentence if a subject may be in
-    several groups.
+    it is the middle of ``gap``, if there is one. ``doubt`` says that a subject may be in several
+    groups, or why the pixels do not separate subjects, which are then unknown.
     """
 
     names: list[str]
@@ -80,29 +72,22 @@ class People:
 
     @property
     def known(self) -> bool:
-        """False under ``split.subjects: unknown``."""
-        return not self.names[0].startswith(UNKNOWN)
+        """Whether ``names`` are subjects, not placeholders with the prefix :data:`UNKNOWN`."""
+        return not "".join(self.names[:1]).startswith(UNKNOWN)
 
 
-def find(
-    directory: Path,
-    how: Literal["auto", "file", "pixels", "unknown"],
-    entries: Sequence[Entry],
-    links: Callable[[], Forest],
-) -> People:
-    """The subject of each of ``entries``, the images of the collection in ``directory``.
+def find(collection: Collection, how: Literal["auto", "file", "pixels", "unknown"]) -> People:
+    """The subject of each entry.
 
     ``how`` is ``split.subjects``: the table, the pixels, auto (the table if there is one), or
-    unknown, which gives each image its own placeholder, with the prefix :data:`UNKNOWN`.
-    ``links`` is called only for the pixels.
+    unknown, which gives each image its own placeholder.
 
     Raises:
-        Unclear: see :func:`from_pixels`.
         UserError: see :func:`listed`.
     """
+    entries, file = collection.entries, collection.directory / SUBJECTS_FILE
     if how == "unknown":
-        return People([f"{UNKNOWN}{entry.sha256[:16]}" for entry in entries])
-    file = directory / SUBJECTS_FILE
+        return _unknown([entry.sha256 for entry in entries])
     table = described(file) if how != "pixels" else None
     if table is not None:
         return People(listed(table, str(file), [entry.path for entry in entries]))
@@ -110,7 +95,11 @@ def find(
         raise UserError(
             f"{file} not found: add it (columns path,subject), or set split.subjects to pixels"
         )
-    return from_pixels(links(), [entry.sha256 for entry in entries])
+    return from_pixels(collection.links, [entry.sha256 for entry in entries])
+
+
+def _unknown(sha256s: Sequence[str], doubt: str | None = None) -> People:
+    return People([f"{UNKNOWN}{digest[:16]}" for digest in sha256s], doubt=doubt)
 
 
 def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
@@ -153,9 +142,8 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
     first hexadecimal digits, at least 8 and enough to be unique, of the smallest of ``sha256s`` in
     it, so that neither names nor the order of files matter.
 
-    Raises:
-        Unclear: there is no clear gap, and there are fewer than two groups or than two images a
-            group.
+    Subjects are unknown if there is no clear gap, and there are fewer than two groups or than two
+    images a group.
     """
     count = len(sha256s)
     gap = clear_gap(links, count)
@@ -168,11 +156,11 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
     while len({digest[:digits] for digest in smallest.values()}) < len(set(smallest.values())):
         digits += 1
     if not gap and not 2 <= groups <= count / 2:
-        raise Unclear(
+        doubt = (
             f"the pixels of {count} images do not separate subjects: at the similarity of images of"
-            f" one subject, they form {groups} group(s). {WAYS}",
-            links,
+            f" one subject, they form {groups} group(s). {WAYS}"
         )
+        return _unknown(sha256s, doubt)
     names = [f"P{smallest[number][:digits]}" for number in component]
     if gap:
         return People(names, cut, gap)
