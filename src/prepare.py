@@ -10,17 +10,18 @@ from alzmri.files import replacing_directory
 
 def main() -> None:
     settings = params.load()
-    source = Path("data") / settings.data.source
+    name = settings.data.source
     with replacing_directory(PREPARED) as directory:
-        packed = packing.pack(source, directory, settings, Path("plots/subjects.png"))
-    known, found = packed.people.known, packed.summary
-    note = f"{settings.data.source}, {settings.split.unit} split"
+        figure = Path("plots/subjects.png")
+        found, people = packing.pack(Path("data", name), directory, settings, figure)
+
+    note = f"{name}, {settings.split.unit} split"
     if settings.data.permute_labels:
         note += ", LABELS PERMUTED between subjects"
-    if not known:
+    if not people.known:
         note += ", subjects unknown: this split LEAKS"
-    packing.write_table(Path("plots/classes.csv"), packed.counts, packed.classes)
-    packing.draw_classes(Path("plots/classes.png"), packed.counts, packed.classes, note)
+    packing.write_table(Path("plots/classes.csv"), found)
+    packing.draw_classes(Path("plots/classes.png"), found, note)
 
     terminal.out.print(
         f"{found['images']} images of {found['subjects'] or 'unknown'} subjects packed,"
@@ -30,20 +31,21 @@ def main() -> None:
         terminal.out.print(
             f"validation and test score one image of each slice: {copies} copies are left out"
         )
-    if not known:
-        terminal.warn(
-            "subjects unknown, this split LEAKS: its scores say nothing about new subjects"
+    warnings = packing.problems(found)
+    if across := found["leak"]["near_duplicates_across_subject_split"]:
+        warnings.insert(
+            0,
+            f"{across} images have a near-duplicate in another part of this subject split: the same"
+            " subjects have several names, so its scores LEAK. Correct subjects.csv, or set"
+            f" split.subjects to pixels; `alzmri data audit {name}` shows pairs",
         )
-    if packed.people.doubt:
-        terminal.warn(packed.people.doubt)
-    if packed.across:
-        terminal.warn(
-            f"{packed.across} images have a near-duplicate in another part of this subject split:"
-            " the same subjects have several names, so its scores LEAK. Correct subjects.csv, or"
-            f" set split.subjects to pixels; `alzmri data audit {settings.data.source}` shows pairs"
-        )
-    for problem in packing.problems(packed):
-        terminal.warn(problem)
+    if people.doubt:
+        warnings.insert(0, people.doubt)
+    if not people.known:
+        unknown = "subjects unknown, this split LEAKS: its scores say nothing about new subjects"
+        warnings.insert(0, unknown)
+    for warning in warnings:
+        terminal.warn(warning)
 
 
 if __name__ == "__main__":

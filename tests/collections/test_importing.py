@@ -111,7 +111,7 @@ def test_a_folder_replaced_with_force_by_an_archive(
         assert target[f"{folder}/test-1.jpg"] == before[f"test/{released}/1.jpg"]
         assert target[f"{folder}/first1.jpg"] == before[f"train/{released}/first1.jpg"]
     assert Counter(entry.label for entry in brought.collection.entries) == dict.fromkeys(CLASSES, 6)
-    pairs = zip(brought.people or (), brought.collection.entries, strict=True)
+    pairs = zip(brought.people.names, brought.collection.entries, strict=True)
     assert len({(name, entry.label) for name, entry in pairs}) == 8
     assert in_git() == {"data/mine.dvc", "data/.gitignore"}
     with pytest.raises(UserError, match="--force"):
@@ -364,7 +364,7 @@ def test_unusable_images_and_odd_names(
     misnamed(folder)
     output = said("import", str(release), "--name", "mine")
     assert "not imported: 1 x not an image" in output
-    assert "Moderate Demented has 2 subjects" in output
+    assert "Moderate Demented has 2 subjects: too few" in output
     assert "1 volumes (DICOM, NIfTI, FreeSurfer) are not read: `alzmri data slices" in output
     for name in ("bell\\x07.jpg", "caf\\xe9.jpg", "Thumbs.db"):
         assert f"train/Mild_Demented/{name}" in output
@@ -455,7 +455,7 @@ def test_a_table_of_labels(tmp_path: Path, untracked: Path, write: Write) -> Non
     table.write_text(f"Image ID;CDR;Subject\n{rows}")
     brought = bring(tmp_path / "two", force=True)
     assert brought.collection.classes == CLASSES[:3]
-    assert brought.people == ["p1", "p0", "p1", "p0"]
+    assert brought.people.names == ["p1", "p0", "p1", "p0"]
     assert brought.notes[0].startswith("2 subjects known by the table of labels")
     for content, message in (
         ("file,label,group\nscan1,mild,non\n", "which of the columns label, group is the class"),
@@ -521,7 +521,7 @@ def test_subjects_are_read_from_names(release: Path, untracked: Path) -> None:
         path.rename(path.with_name(f"OAS1_{number:04}_{path.name}"))
     brought = bring(release)
     assert brought.notes[0].startswith("16 subjects known by OASIS IDs such as OAS1_0000: see")
-    assert len(set(brought.people or ())) == 16
+    assert len(set(brought.people.names)) == 16
     assert "8 pairs of subjects have near-duplicate images: OAS1_0000 and" in brought.warnings[0]
     table = (MINE / "subjects.csv").read_text()
     assert len(set(re.findall(r",(OAS1_\d{4})\n", table))) == 16
@@ -537,7 +537,7 @@ def test_subjects_come_along(release: Path, untracked: Path) -> None:
     (release / "subjects.csv").write_text("\n".join(["path,subject", *rows[1:], "gone.jpg,S9"]))
     assert f"{paths[0]} is not listed" in refused(release)
     (release / "subjects.csv").write_text("\n".join(["path,subject", *rows, "gone.jpg,S9"]))
-    assert len(set(bring(release).people or ())) == 24
+    assert len(set(bring(release).people.names)) == 24
     table = (MINE / "subjects.csv").read_text().splitlines()
     moved = f"MildDemented/test-1.jpg,S{paths.index('test/Mild_Demented/1.jpg')}"
     assert moved in table
@@ -656,7 +656,7 @@ def test_check_ends_as_prepare_would(
         assert way in refusal()
     assert "?" in command("check", "mine").output
     brought = import_collection(MINE, "again")
-    assert brought.people is None
+    assert not brought.people.known
     assert (
         "prepare would refuse this: the pixels of 12 images do not separate" in brought.warnings[0]
     )

@@ -177,9 +177,9 @@ def test_a_table_follows_the_order_of_paths() -> None:
                     "x.csv has 6 fault(s):",
                     "  line 3: empty subject",
                     "  line 4: empty path",
-                    "  line 5: a.jpg is listed on line 2 too",
+                    "  line 5: a.jpg is listed twice",
                     "  line 7: empty subject",
-                    r"  line 9: e\x1b is listed on line 8 too",
+                    r"  line 9: e\x1b is listed twice",
                     "  missing.jpg is not listed",
                 ]
             ),

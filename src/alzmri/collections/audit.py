@@ -111,13 +111,8 @@ class Leak:
 
 @dataclass(frozen=True)
 class Audit:
-    """The leaks of a collection's layouts: the published one, if known, the subject split and the
-    slice split.
-
-    ``people`` (their number) and ``subjects_from`` (``pixels`` or ``subjects.csv``) are None if
-    subjects are unknown; ``doubt`` is as in :class:`subjects.People`; ``refused`` has the reasons
-    for impossible splits, by unit.
-    """
+    """The leaks of a collection's layouts: the published one, if known, and the two splits; the
+    reasons for impossible splits, by unit. Values about subjects are None if these are unknown."""
 
     images: int
     people: int | None
@@ -161,10 +156,9 @@ def audit(directory: Path, params: Params) -> Audit:
         _measure(found, np.array(labels), people, name, name == params.split.unit, masks)
         for name, masks in layouts.items()
     ]
-    if not people.known:
-        return Audit(len(labels), None, None, None, leaks, refused)
-    source = "pixels" if people.cut else subjects.SUBJECTS_FILE
-    return Audit(len(labels), len(set(people.names)), people.doubt, source, leaks, refused)
+    number, source = len(set(people.names)), "pixels" if people.cut else subjects.SUBJECTS_FILE
+    known = (number, people.doubt, source) if people.known else (None, None, None)
+    return Audit(len(labels), *known, leaks, refused)
 
 
 def _measure(

@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from alzmri import repository, terminal
 from alzmri.errors import UserError
@@ -20,6 +19,7 @@ from alzmri.errors import UserError
 if TYPE_CHECKING:
     from alzmri.collections.audit import Audit
     from alzmri.data.class_folders import Collection
+    from alzmri.data.subjects import People
 
 data_app = typer.Typer(no_args_is_help=True, help="Import, check and audit collections of slices.")
 
@@ -44,9 +44,6 @@ MaxRejected = Annotated[
     float, typer.Option(min=0, max=1, help="Refuse if more than this fraction is unusable.")
 ]
 Existing = Annotated[str, typer.Argument(help="The collection data/NAME.")]
-
-_MIN_SUBJECTS = 3
-"""Least number per class: one each for training, validation and test."""
 
 
 @data_app.command("import")
@@ -117,15 +114,15 @@ def _bring(*arguments: Any, **reading: Any) -> None:
     """Import a source, report the result and the next step: see ``import_collection``."""
     from alzmri.collections.importing import import_collection
 
-    brought = import_collection(*arguments, **reading)
+    found, people, notes, warnings = import_collection(*arguments, **reading)
     name = arguments[1]
-    _show(brought.collection, brought.people)
-    for note in brought.notes:
+    _show(found, people)
+    for note in notes:
         _say(note)
-    for warning in brought.warnings:
+    for warning in warnings:
         terminal.warn(warning)
     left: defaultdict[str, list[str]] = defaultdict(list)
-    for item in brought.collection.rejected:
+    for item in found.rejected:
         # Without details that differ from file to file.
         left[re.split(r": | of ", item.reason)[0]].append(item.path)
     for reason, paths in sorted(left.items(), key=lambda group: -len(group[1])):
@@ -156,7 +153,7 @@ def check(name: Existing) -> None:
     for item in found.rejected:
         _say(f"rejected: {item.path}: {item.reason}")
     people = subjects.find(found, given.split.subjects)
-    _show(found, people.names if people.known else None)
+    _show(found, people)
     if people.doubt and not people.known:
         raise UserError(f"prepare would refuse it: {people.doubt}")
     class_folders.require(found, given.data.max_rejected, remedy="prepare would refuse it")
@@ -226,8 +223,8 @@ def _show_audit(name: str, found: "Audit") -> None:
         _say(found.doubt)
     rows: defaultdict[str, list[str]] = defaultdict(list)
     for leak in found.layouts:
-        for label, part in (("train", leak.train), ("validation", leak.val), ("test", leak.test)):
-            rows[f"images (subjects): {label}"].append(f"{part.images} ({_known(part.people)})")
+        for label, part in (("train", leak.train), ("val", leak.val), ("test", leak.test)):
+            rows[f"{label} images (subjects)"].append(f"{part.images} ({_known(part.people)})")
         shared = f"{_known(leak.shared_subjects)} of {_known(leak.test.people)}"
         rows["subjects also in training"].append(shared)
         near = f"{leak.test_near_duplicates} of {leak.test.images}"
@@ -236,9 +233,8 @@ def _show_audit(name: str, found: "Audit") -> None:
         rows["1-NN accuracy"].append(f"{leak.accuracy:.3f}")
         rows["  most frequent class"].append(f"{leak.majority_accuracy:.3f}")
         rows["1-NN macro F1"].append(f"{leak.macro_f1:.3f}")
-    table = Table("test slices")
-    for leak in found.layouts:
-        table.add_column(leak.called + " *" * leak.current, justify="right")
+    names = [leak.called + " *" * leak.current for leak in found.layouts]
+    table = Table("test slices", *(Column(name, justify="right") for name in names))
     for label, cells in rows.items():
         table.add_row(label, *cells)
     terminal.out.print(table)
@@ -257,23 +253,18 @@ def _show_audit(name: str, found: "Audit") -> None:
         _say("the published split is unknown: no origin.csv has folders such as train and test")
 
 
-def _show(found: "Collection", people: Sequence[str] | None) -> None:
-    """Print the images and subjects of each class, and warnings.
-
-    ``people`` is the subject of each image; None if unknown.
-    """
+def _show(found: "Collection", people: "People") -> None:
+    """Print the images and subjects of each class, and warnings."""
     from alzmri.data.class_folders import MAKE_SLICES
+    from alzmri.data.prepared import PARTS
 
     labels = [entry.label for entry in found.entries]
-    pictured, pairs = Counter(labels), set(zip(people or labels, labels, strict=True))
+    pictured, pairs = Counter(labels), set(zip(people.names, labels, strict=True))
     of_class, classes_of = (Counter(pair[at] for pair in pairs) for at in (1, 0))
-    table = Table("class")
-    table.add_column("images", justify="right")
-    table.add_column("subjects", justify="right")
-    for label in found.classes:
-        table.add_row(label, str(pictured[label]), str(of_class[label]) if people else "?")
-    table.add_section()
-    table.add_row("all", str(len(labels)), str(len(classes_of)) if people else "?")
+    counts = [(label, pictured[label], of_class[label]) for label in found.classes]
+    table = Table("class", *(Column(what, justify="right") for what in ("images", "subjects")))
+    for label, images, subjects in (*counts, ("all", len(labels), len(classes_of))):
+        table.add_row(label, str(images), str(subjects) if people.known else "?")
     terminal.out.print(table)
     conversions = Counter(entry.converted for entry in found.entries if entry.converted)
     for conversion, count in sorted(conversions.items()):
@@ -282,7 +273,7 @@ def _show(found: "Collection", people: Sequence[str] | None) -> None:
         terminal.warn(
             f"{found.volumes} volumes (DICOM, NIfTI, FreeSurfer) are not read: {MAKE_SLICES}"
         )
-    if not people:
+    if not people.known:
         return
     if several := sum(number > 1 for number in classes_of.values()):
         terminal.warn(
@@ -290,11 +281,8 @@ def _show(found: "Collection", people: Sequence[str] | None) -> None:
             " class folders and subjects.csv"
         )
     for label in found.classes:
-        if 0 < of_class[label] < _MIN_SUBJECTS:
-            terminal.warn(
-                f"{label} has {of_class[label]} subjects: no subject split can have the class in"
-                " training, validation and test at once"
-            )
+        if 0 < of_class[label] < len(PARTS):
+            terminal.warn(f"{label} has {of_class[label]} subjects: too few for three parts")
 
 
 def _known(number: float | None, form: str = "") -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from alzmri.collections.recognition import Named
 from alzmri.collections.sources import Member
 from alzmri.data import class_folders, images, subjects
 from alzmri.data.class_folders import ORIGIN_FILE, Collection, Rejected, printable
-from alzmri.data.subjects import SUBJECTS_FILE
+from alzmri.data.subjects import SUBJECTS_FILE, People
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing_directory, write_bytes, write_csv
 
@@ -28,11 +29,11 @@ _LONGEST = 200
 
 
 class Imported(NamedTuple):
-    """The result of an import: the images and rejected files; the subject of each image, None if
-    unknown; remarks and warnings, in sentences."""
+    """The result of an import: the images and rejected files; the subject of each image; remarks
+    and warnings, in sentences."""
 
     collection: Collection
-    people: Sequence[str] | None
+    people: People
     notes: Sequence[str]
     warnings: Sequence[str]
 
@@ -59,12 +60,11 @@ def import_collection(
         named_classes: ``--classes``, see :func:`classes.parse`; None for the stages.
         subject: ``--subject``, see :func:`recognition.by_pattern`.
         command: the command of ``alzmri data``, for messages.
-        reader: reads ``source`` without changing it: see :func:`sources.members`.
+        reader: see :func:`sources.members`.
 
     Raises:
-        UserError: the name is not valid or in use, the source is unusable
-            (:func:`class_folders.require`) or has unknown classes, or this is not a git and DVC
-            repository.
+        UserError: the name is not valid or in use, the source is unusable or has unknown classes,
+            or this is not a git and DVC repository.
         EnvironmentFault: git or DVC failed, or a package for the source is missing.
     """
     check_name(name, ("phantom", "prepared"))
@@ -120,24 +120,19 @@ def import_collection(
         }
         write_csv(temporary / ORIGIN_FILE, ("path", "origin", "copy_of"), sorted(rows))
         table = _table(source, members, SUBJECTS_FILE)
-        used_members = [placed[entry.path] for entry in found.entries]
-        said = _subjects(table, used_members, naming, subject)
+        said = _subjects(table, [placed[entry.path] for entry in found.entries], naming, subject)
         notes, warnings = [], []
         if said:
-            people: list[str] | None = said.subjects
+            people = People(said.subjects)
             pairs = zip([entry.path for entry in found.entries], said.subjects, strict=True)
             write_csv(temporary / SUBJECTS_FILE, ("path", "subject"), pairs)
-            number = len(set(said.subjects))
-            notes.append(
-                f"{number} subjects known by {said.known_by}: see {target}/{SUBJECTS_FILE}"
-            )
+            who = f"{len(set(said.subjects))} subjects known by {said.known_by}"
+            notes.append(f"{who}: see {target}/{SUBJECTS_FILE}")
             warnings += _near_duplicates(said.subjects, found)
         else:
-            recognised = subjects.find(found, "pixels")
-            people = recognised.names if recognised.known else None
-            if recognised.doubt:
-                refusal = "" if recognised.known else "prepare would refuse this: "
-                warnings.append(f"{refusal}{recognised.doubt}")
+            people = subjects.find(found, "pixels")
+            refusal = "prepare would refuse this: " * (not people.known)
+            warnings += [f"{refusal}{people.doubt}"] * bool(people.doubt)
         if copy_of:
             notes.append(
                 f"{len(copy_of)} images are turned, mirrored or brightened copies of others (see"
@@ -191,15 +186,12 @@ def _table(source: Path, members: Sequence[Member], name: str) -> _Table | None:
 
 def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
     """Raise UserError for a source without images that can be converted into images."""
-
-    def is_volume(member: Member) -> bool:
-        try:  # DICOM files often have no suffix
+    volumes = 0
+    for member in members:
+        with suppress(images.Unreadable):  # DICOM files often have no suffix
             named = member.path.lower().endswith(class_folders.VOLUMES)
-            return named or member.read()[128:132] == b"DICM"
-        except images.Unreadable:
-            return False
-
-    if volumes := sum(map(is_volume, members)):
+            volumes += named or member.read()[128:132] == b"DICM"
+    if volumes:
         raise UserError(
             f"{source} has no images, but {volumes} volumes (DICOM, NIfTI, FreeSurfer):"
             f" `alzmri data slices {shlex.quote(str(source))} --name {name}` makes a collection of"
@@ -218,8 +210,8 @@ def _require_names(
     """Raise UserError for unknown classes (if ``much`` of the source has one), with an option that
     names the classes of its labels and folders, ``words``."""
     unknown = [word for word, label in words.items() if label is None]
-    stageless = any(map(classes.stageless, unknown))
-    if not unknown or not (much or stageless) or len(words) > classes.MOST:
+    much = (much and unknown != []) or any(map(classes.stageless, unknown))
+    if not much or len(words) > classes.MOST:
         return
     if naming.classes:
         raise UserError(
@@ -248,20 +240,18 @@ def _place(
     words: dict[str, str | None] = {}
     by_name: defaultdict[tuple[str, str], list[Member]] = defaultdict(list)
     for member in sorted(members, key=lambda item: item.path):
-        word, found = member.label, None
-        if word is None:
+        if (word := member.label) is None:
             word, found = class_folders.place(member.path, naming)
         elif not (found := naming.class_of(word)):
             why = f"unknown label '{word}'; known are {naming.known}" if word else "no label"
             found = Rejected(printable(member.path), why)
-        label = found if isinstance(found, str) else None
+        if word:
+            words[word] = found if isinstance(found, str) else None
         if isinstance(found, Rejected):
             rejected.append(found)
-        if word:
-            words[word] = label
-        if label:
+        elif found:
             name = printable(PurePosixPath(member.path).name)
-            by_name[classes.folder(label), name].append(member._replace(label=label))
+            by_name[classes.folder(found), name].append(member._replace(label=found))
     placed: dict[str, Member] = {}
     for (folder, name), same in sorted(by_name.items()):
         for member in same:

@@ -25,23 +25,18 @@ PATTERNS = {
 _PARTS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 """Other names of parts."""
 
-_COMPLETE = 0.9
-"""Least fraction of copies with a near-duplicate among the originals: in the public collection
-0.97, among half of it 0.86, among the 601 upright copies of 3,738 turned ones 0.65."""
-_CLOSE = 0.9
-"""Least median similarity of copies to their originals: 0.95 in the public collection, whose
-neighbouring slices have 0.88."""
-_SAME = 0.95
-"""Least similarity of two images of one slice; neighbouring slices are below."""
-_REPEATED = 0.05
-"""Largest fraction of originals that show the slice of another: 0 in the public collection."""
+_COMPLETE, _CLOSE = 0.9, 0.9
+"""Least fraction of copies with a near-duplicate among the originals (in the public collection
+0.97, among half of it 0.86), and least median similarity to these (0.95, neighbours 0.88)."""
+_SAME, _REPEATED = 0.95, 0.05
+"""Least similarity of two images of one slice, above neighbouring slices; largest fraction of
+originals that show the slice of another, 0 in the public collection."""
 _COPIES_ALONE = 0.5
 """Least fraction of images that show the slice of another, if no originals exist: 0.77 for copies.
 Of 4,339 copies of 1,468 slices, 1,633 represent the others, with every slice among them."""
-_COMMON = 0.01
-"""Least fraction of all images for a size to be that of originals or copies."""
-_TRIED = 500
-"""Size of a sample that estimates such a fraction."""
+_COMMON, _TRIED = 0.01, 500
+"""Least fraction of all images for a size to be that of originals or copies; size of a sample that
+estimates such fractions."""
 
 
 class Named(NamedTuple):

@@ -11,7 +11,7 @@ import json
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -32,15 +32,10 @@ _TABLES = (".parquet", ".npy")
 """Suffixes of files with many images."""
 _VOLUME_ENDS = (".gz", ".nii", ".mgz", ".mgh", ".hdr")
 
-_FILE = tuple(
-    f"{what}{part}" for what in ("", "image", "file", "img") for part in ("", "name", "path", "id")
-)[1:]
-_LABEL = (
-    *("label", "labels", "class", "classes", "classname", "diagnosis", "dx", "group"),
-    *("target", "targets", "stage", "category", "cdr"),
-)
-_SUBJECT = ("subject", "subjectid", "patient", "patientid", "ptid")
-"""Plain names of columns of subjects."""
+_FILE = r"(image|file|img)(name|path|id)?|name|path|id"
+_LABEL = r"labels?|class(es|name)?|diagnosis|dx|group|targets?|stage|category|cdr"
+_SUBJECT = r"(subject|patient)(id)?|ptid"
+"""Patterns of plain names of columns in CSV tables."""
 
 
 class Member(NamedTuple):
@@ -82,22 +77,27 @@ def members(source: Path, room: int, naming: Naming = STAGES) -> Found:
         files, folder = [Member(source.name, source.read_bytes)], source.parent
     else:
         with source.open("rb") as file:
-            images.check_start(file.read(images.START), source)
+            images.check_start(file.read(100), source)
         raise UserError(
             f"{source} is neither a folder nor a complete .zip or .parquet file: download it again,"
             " or give its folder"
         )
     expanded: list[Member] = []
-    stacks: list[Member] = []
+    arrays: dict[PurePosixPath, NDArray[Any]] = {}
     for member in files:
         suffix = PurePosixPath(member.path).suffix.lower()
         if suffix not in _TABLES or isinstance(place(member.path, STAGES)[1], Rejected):
             expanded.append(member)
-        elif suffix == ".npy":
-            stacks.append(member)
-        else:
-            expanded += _rows(folder / member.path, member, room)
-    expanded += _arrays(folder, stacks)
+            continue
+        content, where = member.read(), folder / member.path
+        images.check_start(content, where)
+        if suffix == ".parquet":
+            expanded += _rows(where, member.path, content, room)
+            continue
+        with _readable(where, "cannot be read as a plain NumPy array"):
+            array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        arrays[PurePosixPath(member.path)] = array
+    expanded += _slices(folder, arrays)
     return _labelled(folder, expanded, naming), rejected
 
 
@@ -183,7 +183,7 @@ def _check_room(source: Path, size: int, room: int) -> None:
         )
 
 
-def _rows(where: Path, member: Member, room: int) -> Iterator[Member]:
+def _rows(where: Path, inside: str, content: bytes, room: int) -> Iterator[Member]:
     """The images of a parquet file: columns ``image`` (bytes, or bytes and path) and ``label``."""
     try:
         import pyarrow.parquet as pq
@@ -191,8 +191,6 @@ def _rows(where: Path, member: Member, room: int) -> Iterator[Member]:
         raise EnvironmentFault(
             f"{where} needs pyarrow: pip install -r requirements.txt, or pip install pyarrow"
         ) from None
-    content = member.read()
-    images.check_start(content, where)
     # The file stores a value once for any number of rows, and so does this.
     distinct: dict[bytes, bytes] = {}
     names: list[object] = []
@@ -221,7 +219,7 @@ def _rows(where: Path, member: Member, room: int) -> Iterator[Member]:
                 name = PurePosixPath(str(given or "")).name or f"{number:06d}{suffix}"
                 named = isinstance(label, int) and 0 <= label < len(names)
                 word = _word(names[label] if named else label)
-                path = f"{member.path}/{word.replace('/', '_') or 'no label'}/{name}"
+                path = f"{inside}/{word.replace('/', '_') or 'no label'}/{name}"
                 yield Member(path, partial(bytes, value), word)
                 number += 1
 
@@ -266,8 +264,8 @@ def _listed(
     except (images.Unreadable, ValueError, csv.Error):  # no text, or no line
         return
 
-    def columns(names: Collection[str]) -> list[int]:
-        return [index for index, column in enumerate(header) if plain(column) in names]
+    def columns(pattern: str) -> list[int]:
+        return [at for at, name in enumerate(header) if re.fullmatch(pattern, plain(name))]
 
     # By the path relative to the table, or by a unique name, with or without suffix.
     called: dict[str, str] = {}
@@ -292,11 +290,11 @@ def _listed(
         return
     if len(labels) > 1:
         raise UserError(
-            f"{where}: which of the columns {', '.join(header[index] for index in labels)} is the"
-            " class? Keep one of them"
+            f"{where}: which of the columns {', '.join(header[at] for at in labels)} is the class?"
+            " Keep one of them"
         )
     for number, row, path in listed:
-        words = [header[index] for index in marked if row[index] == "1"]
+        words = [header[at] for at in marked if row[at] == "1"]
         if labels:
             # The number of a CDR is a name, because the scale is known.
             words = ["CDR " * (plain(header[labels[0]]) == "cdr") + row[labels[0]]]
@@ -305,29 +303,22 @@ def _listed(
         yield path, words[0], (row[subjects[0]] or None) if subjects else None
 
 
-def _arrays(source: Path, members: Sequence[Member]) -> Iterator[Member]:
-    """The slices in the ``.npy`` files among ``members``, as images, each with its label.
+def _slices(source: Path, arrays: Mapping[PurePosixPath, NDArray[Any]]) -> Iterator[Member]:
+    """The slices in ``.npy`` files, by path, as images, each with its label.
 
     Slices are an array of 3 dimensions or more. Labels are an array of one dimension, or two with
     a 1 in the column of the class. They belong together if they are in one folder and their names
     differ in the first part (``X_train``, ``y_train``), or if they are the only two.
     """
-    arrays: dict[PurePosixPath, NDArray[Any]] = {}
-    for member in members:
-        content = member.read()
-        images.check_start(content, source / member.path)
-        with _readable(source / member.path, "cannot be read as a plain NumPy array"):
-            array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-        arrays[PurePosixPath(member.path)] = array
     for path, slices in arrays.items():
-        beside = [other for other in arrays if other.parent == path.parent]
-        mine = [
-            arrays[other]
-            for other in beside
-            if arrays[other].ndim <= 2 and (len(beside) == 2 or _which(other) == _which(path))
-        ]
         if slices.ndim <= 2:
             continue
+        beside = {other: array for other, array in arrays.items() if other.parent == path.parent}
+        mine = [
+            array
+            for other, array in beside.items()
+            if array.ndim <= 2 and (len(beside) == 2 or _which(other) == _which(path))
+        ]
         if len(mine) != 1 or len(mine[0]) != len(slices):
             raise UserError(
                 f"{source / path} has {len(slices)} slices, but no single file beside it has as"
@@ -372,7 +363,7 @@ def _word(label: object) -> str:
 
 
 def _encoded(pixels: NDArray[Any], kind: str) -> bytes:
-    """One slice as an image file, such as TIFF, with the same values."""
+    """One slice as a file of a ``kind`` that keeps its values."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, kind)
     return content.getvalue()

@@ -63,11 +63,9 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Collection:
-    """The content of a directory: usable images and rejected files, each sorted by path.
-
-    ``classes`` are names, least to most severe: those of ``classes.txt``, else the stages whose
-    folders contain files. ``thumbnails`` has one for each entry.
-    """
+    """The content of a directory: usable images and rejected files, each sorted by path; class
+    names, least to most severe: those of ``classes.txt``, else the stages whose folders contain
+    files; the thumbnail of each entry."""
 
     directory: Path
     classes: tuple[str, ...]
@@ -149,9 +147,9 @@ def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) 
     def decode(copies: list[str]) -> tuple[images.Decoded, images.Pixels] | images.Unreadable:
         try:
             decoded = images.decode(directory / copies[0])
+            return decoded, images.thumbnail(decoded.pixels)
         except images.Unreadable as error:
             return error
-        return decoded, images.thumbnail(decoded.pixels)
 
     entries, thumbnails = [], [np.empty((0, *[images.THUMBNAIL_SIDE] * 2), np.uint8)]
     results = zip(contents.items(), in_order(decode, contents.values()), strict=True)
@@ -184,10 +182,8 @@ def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) 
 def described(file: Path) -> bytes | None:
     """The bytes of a ``file`` that describes a collection; None if there is none, `UserError` if it
     is unreadable."""
-    if not os.path.lexists(file):
-        return None
     try:
-        return images.read(file)
+        return images.read(file) if os.path.lexists(file) else None
     except images.Unreadable as error:
         raise UserError(f"{file}: {error}; remove it, or put a text file in its place") from None
 
@@ -219,13 +215,12 @@ def rows(table: bytes, name: str, columns: Sequence[str]) -> list[tuple[int, dic
 
 
 def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
-    """The paths of all files below ``directory``, relative and sorted, and unlistable ones."""
+    """The paths of all files below ``directory``, relative and sorted, and unusable ones."""
     paths: list[str] = []
     refused: dict[str, str] = {}
 
     def unlistable(error: OSError) -> None:
-        folder = os.path.relpath(error.filename, directory)
-        refused[folder] = f"cannot be listed: {(error.strerror or str(error)).lower()}"
+        raise error
 
     for folder, subfolders, names in os.walk(directory, onerror=unlistable):
         above = Path(folder).relative_to(directory)

@@ -2,16 +2,15 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
 from alzmri.classes import CLASSES, merged
 from alzmri.data import class_folders, images, splits, subjects
-from alzmri.data.prepared import COPY, PARTS, UNKNOWN, Row, numbered, relevant, write_manifest
+from alzmri.data.prepared import COPY, PARTS, Row, numbered, relevant, write_manifest
 from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.subjects import People
 from alzmri.errors import UserError
@@ -27,31 +26,13 @@ _ONE, _TWO, _UNKNOWN = "#0072b2", "#d55e00", "#7f7f7f"
 _BINS = 80
 
 
-class Count(NamedTuple):
-    """Numbers of images and subjects of one class in one part."""
-
-    images: int
-    subjects: int
+Summary = dict[str, Any]
+"""``summary.json``; ``split`` has the numbers of ``images`` and ``subjects`` by part and class."""
 
 
-Counts = Mapping[tuple[str, str], Count]
-"""Counts by class and part: parts in order, within them classes."""
-
-
-class Packed(NamedTuple):
-    """A packed collection: the manifest; class names after ``data.merge``, least to most severe;
-    the subjects; the number of images with a near-duplicate in another part of a subject split; all
-    counts, for ``data/prepared/summary.json``."""
-
-    rows: list[Row]
-    classes: tuple[str, ...]
-    people: People
-    counts: Counts
-    across: int
-    summary: Mapping[str, Any]
-
-
-def pack(source: Path, directory: Path, params: Params, figure: Path | None = None) -> Packed:
+def pack(
+    source: Path, directory: Path, params: Params, figure: Path | None = None
+) -> tuple[Summary, People]:
     """Write ``images.npy``, ``manifest.csv``, ``rejected.csv``, ``params.json``, ``summary.json``.
 
     It draws the similarities of images in ``figure``, also if they do not separate subjects.
@@ -104,9 +85,12 @@ def pack(source: Path, directory: Path, params: Params, figure: Path | None = No
         across = subjects.near_duplicates(found.codes, train | val, test)
         across += subjects.near_duplicates(found.codes, train, val)
     classes = tuple(dict.fromkeys(called.values()))
-    counts = count(rows, classes)
+    pictured = Counter((row.split, row.label) for row in rows)
+    # A subject with images in two parts counts in both, unknown subjects do not count.
+    named = {(row.split, row.label, row.subject) for row in rows if people.known}
+    counted = Counter((part, label) for part, label, _ in named)
     cut, gap = people.cut, people.gap
-    summary = {
+    summary: Summary = {
         "classes": classes,
         "images": len(rows),
         "subjects": len(set(people.names)) if people.known else None,
@@ -119,7 +103,11 @@ def pack(source: Path, directory: Path, params: Params, figure: Path | None = No
         "duplicates": sum(item.duplicate_of is not None for item in rejected),
         "converted": sum(entry.converted is not None for entry in entries),
         "split": {
-            part: {label: counts[label, part]._asdict() for label in classes} for part in PARTS
+            part: {
+                label: {"images": pictured[part, label], "subjects": counted[part, label]}
+                for label in classes
+            }
+            for part in PARTS
         },
         "leak": {
             "test_images_with_training_near_duplicate": near_duplicates,
@@ -129,36 +117,27 @@ def pack(source: Path, directory: Path, params: Params, figure: Path | None = No
     if COPY in parts:
         summary["copies_not_scored"] = parts.count(COPY)
     write_json(directory / "summary.json", summary)
-    return Packed(rows, classes, people, counts, across, summary)
+    return summary, people
 
 
-def count(rows: Sequence[Row], classes: Sequence[str]) -> Counts:
-    """Numbers of images and subjects of each class in each part, including zeros; a subject with
-    images in two parts counts in both, unknown subjects do not count."""
-    pictured = Counter((row.label, row.split) for row in rows)
-    known = {(row.label, row.split, row.subject) for row in rows if row.subject[:1] != UNKNOWN}
-    people = Counter((label, part) for label, part, _ in known)
-    keys = [(label, part) for part in PARTS for label in classes]
-    return {key: Count(pictured[key], people[key]) for key in keys}
-
-
-def write_table(path: Path, counts: Counts, classes: tuple[str, ...]) -> None:
+def write_table(path: Path, found: Summary) -> None:
     """Write CSV, ``class,split,images,subjects``; numbers sort the classes."""
     rows = (
-        (label, part, *counts[name, part])
-        for label, name in zip(numbered(classes), classes, strict=True)
+        (label, part, *found["split"][part][name].values())
+        for label, name in zip(numbered(found["classes"]), found["classes"], strict=True)
         for part in PARTS
     )
     write_csv(path, ("class", "split", "images", "subjects"), rows)
 
 
-def draw_classes(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> None:
+def draw_classes(path: Path, found: Summary, note: str) -> None:
     """Draw bars of images and of subjects, per class, stacked by part of the split."""
+    classes = found["classes"]
     with drawing(path, 8.0, 1.3 + 0.4 * len(classes)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
-        for column, (axes, what) in enumerate(((left, "images"), (right, "subjects"))):
-            numbers = [[counts[name, part][column] for part in PARTS] for name in classes]
+        for axes, what in ((left, "images"), (right, "subjects")):
+            numbers = [[found["split"][part][name][what] for part in PARTS] for name in classes]
             start = np.zeros(len(classes))
             for part, colour, widths in zip(
                 PARTS, _PART_COLOURS, np.transpose(numbers), strict=True
@@ -215,16 +194,17 @@ def draw_links(path: Path, links: Forest, found: People, note: str) -> None:
                 axes.annotate(text, at, xycoords="axes fraction", ha=side, va="top", color=colour)
 
 
-def problems(packed: Packed) -> list[str]:
+def problems(found: Summary) -> list[str]:
     """One sentence for each class that does not occur in every part of the split."""
-    found = []
-    for name in packed.classes:
-        if missing := [part for part in PARTS if not packed.counts[name, part].images]:
-            subjects = {row.subject for row in packed.rows if row.label == name}
-            who = f" has {len(subjects)} subjects and" if packed.people.known else ""
+    sentences = []
+    for name in found["classes"]:
+        counts = {part: found["split"][part][name] for part in PARTS}
+        if missing := [part for part in PARTS if not counts[part]["images"]]:
+            subjects = sum(count["subjects"] for count in counts.values())
+            who = f" has {subjects} subjects and" if subjects else ""
             remedy = "; data.merge joins it with its neighbour" if name in CLASSES else ""
-            found.append(
+            sentences.append(
                 f"{name}{who} does not occur in {' and '.join(missing)}: its scores there say"
                 f" nothing{remedy}"
             )
-    return found
+    return sentences

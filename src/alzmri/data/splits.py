@@ -38,10 +38,8 @@ def parts(
 
 
 def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:
-    """The part of each image, by its class and group: ``train``, ``val`` or ``test``.
-
-    Images of one group (a subject or a hash) always share a part. The order of images does not
-    matter. With ``split.folds`` 0, the parts follow ``fractions``. Otherwise the test part is fold
+    """The part of each image, by its class and group (a subject or a hash), whatever the order of
+    images. With ``split.folds`` 0, the parts follow ``fractions``. Otherwise the test part is fold
     number ``fold``, and the first two of ``fractions`` divide the other folds.
 
     Raises:
@@ -75,11 +73,8 @@ def _strata(labels: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, str
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     for label, group in zip(labels, groups, strict=True):
         votes[group][label] += 1
-    stratum = {
-        group: min(count, key=lambda label: (-count[label], label))
-        for group, count in votes.items()
-    }
-    return stratum, {group: count.total() for group, count in votes.items()}
+    most = {group: max(sorted(count), key=count.__getitem__) for group, count in votes.items()}
+    return most, {group: count.total() for group, count in votes.items()}
 
 
 def _draw(group: str, seed: int) -> bytes:
@@ -117,12 +112,9 @@ def _deal(
 
 
 def permuted(labels: Sequence[str], subjects: Sequence[str], seed: int) -> list[str]:
-    """Permute labels between subjects; return the label of each image.
-
-    In this label permutation test only a leak scores above chance. All images of a subject get one
-    label: the most frequent one (ties by name) of another subject. The order of images does not
-    matter.
-    """
+    """Permute labels between subjects; return the label of each image. In this label permutation
+    test only a leak scores above chance. All images of a subject get the most frequent label (ties
+    by name) of another subject, whatever the order of images."""
     own, _ = _strata(labels, subjects)
     names = sorted(own)
     order = np.random.default_rng(seed).permutation(len(names))
