@@ -229,14 +229,14 @@ def test_parquet(
     assert all("train-00000-of-00001.parquet" in origin for (origin,) in origins().values())
 
 
-@pytest.mark.parametrize("words", [False, True])
 def test_numbers_without_names_are_refused(
-    parquet: Callable[..., Path], untracked: Path, tmp_path: Path, words: bool
+    parquet: Callable[..., Path], untracked: Path, tmp_path: Path
 ) -> None:
-    file = parquet(tmp_path / "x.parquet", words=words)
-    message = refused(file)
-    assert "0, 1, 2, 3 are numbers without a meaning" in message
-    assert f"alzmri data import {file} --name mine --classes 'NAME OF 0,NAME OF 1," in message
+    for words in (False, True):
+        file = parquet(tmp_path / "x.parquet", words=words)
+        message = refused(file)
+        assert "0, 1, 2, 3 are numbers without a meaning" in message
+        assert f"alzmri data import {file} --name mine --classes 'NAME OF 0,NAME OF 1," in message
     assert "3 is not one of the classes" in refused(file, named_classes="a,b,c")
     unused = "Non,Very Mild,Mild,Moderate,Demented"
     assert "no usable image of Demented" in refused(file, named_classes=unused)
@@ -274,7 +274,7 @@ def test_unusable_parquet(untracked: Path, tmp_path: Path, monkeypatch: pytest.M
         assert message in refused(file)
     file.write_bytes(file.read_bytes()[:-9])
     assert "not a complete parquet file" in refused(file)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(EnvironmentFault, match="pip install"):
         bring(file)
 
@@ -581,16 +581,12 @@ def test_copies_without_originals_are_found(untracked: Path, tmp_path: Path, wri
         assert entry.original == re.sub(r"-\d\.png", "-0.png", entry.path)
 
 
-@pytest.mark.parametrize(
-    "name", ["", "Kaggle", "../x", "a b", "-x", "phantom", "prepared", "x" * 65, "x\n"]
-)
-def test_names(untracked: Path, name: str) -> None:
-    with pytest.raises(UserError, match="is not a valid name"):
-        import_collection(Path("x"), name)
-    if name != "phantom":
-        for what in ("check", "audit"):
-            refusal = command(what, "--", name).exception
-            assert "is not a valid name" in str(refusal)
+def test_names(untracked: Path) -> None:
+    for name in ("", "Kaggle", "../x", "a b", "-x", "phantom", "prepared", "x" * 65, "x\n"):
+        with pytest.raises(UserError, match="is not a valid name"):
+            import_collection(Path("x"), name)
+    for what in ("check", "audit"):
+        assert "is not a valid name" in str(command(what, "--", "../x").exception)
 
 
 KILLED = """

@@ -26,7 +26,7 @@ from alzmri.classes import STAGES, Naming, plain
 from alzmri.data import images
 from alzmri.data.class_folders import ORIGIN_FILE, Rejected, place, printable, walk
 from alzmri.data.subjects import SUBJECTS_FILE
-from alzmri.errors import EnvironmentFault, UserError
+from alzmri.errors import UserError, require
 
 _TABLES = (".parquet", ".npy")
 """Suffixes of files with many images."""
@@ -93,10 +93,10 @@ def members(source: Path, room: int, naming: Naming = STAGES) -> Found:
         images.check_start(content, where)
         if suffix == ".parquet":
             expanded += _rows(where, member.path, content, room)
-            continue
-        with _readable(where, "cannot be read as a plain NumPy array"):
-            array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-        arrays[PurePosixPath(member.path)] = array
+        else:
+            with _readable(where, "cannot be read as a plain NumPy array"):
+                array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+            arrays[PurePosixPath(member.path)] = array
     expanded += _slices(folder, arrays)
     return _labelled(folder, expanded, naming), rejected
 
@@ -147,7 +147,7 @@ def _readable(file: Path, fault: str = "is damaged, or encrypted") -> Iterator[N
         systems = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         if isinstance(error, UserError) or systems:
             raise
-        raise UserError(f"{file} {fault}: {error or type(error).__name__}") from None
+        raise UserError(f"{file} {fault}: {str(error) or type(error).__name__}") from None
 
 
 def _read_file(path: Path) -> bytes:
@@ -185,18 +185,13 @@ def _check_room(source: Path, size: int, room: int) -> None:
 
 def _rows(where: Path, inside: str, content: bytes, room: int) -> Iterator[Member]:
     """The images of a parquet file: columns ``image`` (bytes, or bytes and path) and ``label``."""
-    try:
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise EnvironmentFault(
-            f"{where} needs pyarrow: pip install -r requirements.txt, or pip install pyarrow"
-        ) from None
+    parquet = require("pyarrow.parquet", "parquet")
     # The file stores a value once for any number of rows, and so does this.
     distinct: dict[bytes, bytes] = {}
     names: list[object] = []
     number = size = 0
     with _readable(where, "is not a complete parquet file with columns image (bytes) and label"):
-        file = pq.ParquetFile(io.BytesIO(content))
+        file = parquet.ParquetFile(io.BytesIO(content))
         groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
         _check_room(where, sum(group.total_byte_size for group in groups), room)
         with suppress(KeyError, TypeError, ValueError):  # only Hugging Face names the labels
