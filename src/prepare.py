@@ -20,8 +20,7 @@ def main() -> None:
         note += ", LABELS PERMUTED between subjects"
     if not people.known:
         note += ", subjects unknown: this split LEAKS"
-    packing.write_table(Path("plots/classes.csv"), found)
-    packing.draw_classes(Path("plots/classes.png"), found, note)
+    packing.show_classes(Path("plots"), found, note)
 
     terminal.out.print(
         f"{found['images']} images of {found['subjects'] or 'unknown'} subjects packed,"
@@ -31,20 +30,20 @@ def main() -> None:
         terminal.out.print(
             f"validation and test score one image of each slice: {copies} copies are left out"
         )
-    warnings = packing.problems(found)
+    warnings = []
+    if not people.known:
+        warnings += [
+            "subjects unknown, this split LEAKS: its scores say nothing about new subjects"
+        ]
+    if people.doubt:
+        warnings += [people.doubt]
     if across := found["leak"]["near_duplicates_across_subject_split"]:
-        warnings.insert(
-            0,
+        warnings += [
             f"{across} images have a near-duplicate in another part of this subject split: the same"
             " subjects have several names, so its scores LEAK. Correct subjects.csv, or set"
-            f" split.subjects to pixels; `alzmri data audit {name}` shows pairs",
-        )
-    if people.doubt:
-        warnings.insert(0, people.doubt)
-    if not people.known:
-        unknown = "subjects unknown, this split LEAKS: its scores say nothing about new subjects"
-        warnings.insert(0, unknown)
-    for warning in warnings:
+            f" split.subjects to pixels; `alzmri data audit {name}` shows pairs"
+        ]
+    for warning in (*warnings, *packing.problems(found)):
         terminal.warn(warning)
 
 

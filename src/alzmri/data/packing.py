@@ -120,28 +120,24 @@ def pack(
     return summary, people
 
 
-def write_table(path: Path, found: Summary) -> None:
-    """Write CSV, ``class,split,images,subjects``; numbers sort the classes."""
+def show_classes(folder: Path, found: Summary, note: str) -> None:
+    """Write ``classes.csv`` (``class,split,images,subjects``; numbers sort the classes), and draw
+    bars of images and of subjects, per class, stacked by part of the split."""
+    classes, counts = found["classes"], found["split"]
     rows = (
-        (label, part, *found["split"][part][name].values())
-        for label, name in zip(numbered(found["classes"]), found["classes"], strict=True)
+        (label, part, *counts[part][name].values())
+        for label, name in zip(numbered(classes), classes, strict=True)
         for part in PARTS
     )
-    write_csv(path, ("class", "split", "images", "subjects"), rows)
-
-
-def draw_classes(path: Path, found: Summary, note: str) -> None:
-    """Draw bars of images and of subjects, per class, stacked by part of the split."""
-    classes = found["classes"]
-    with drawing(path, 8.0, 1.3 + 0.4 * len(classes)) as figure:
+    write_csv(folder / "classes.csv", ("class", "split", "images", "subjects"), rows)
+    with drawing(folder / "classes.png", 8.0, 1.3 + 0.4 * len(classes)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
         for axes, what in ((left, "images"), (right, "subjects")):
-            numbers = [[found["split"][part][name][what] for part in PARTS] for name in classes]
+            numbers = [[counts[part][name][what] for part in PARTS] for name in classes]
             start = np.zeros(len(classes))
-            for part, colour, widths in zip(
-                PARTS, _PART_COLOURS, np.transpose(numbers), strict=True
-            ):
+            parts = zip(PARTS, _PART_COLOURS, np.transpose(numbers), strict=True)
+            for part, colour, widths in parts:
                 axes.barh(range(len(classes)), widths, left=start, color=colour, label=part)
                 start += widths
             # Write numbers behind the bars, because many parts are narrower than their number.
@@ -159,13 +155,10 @@ def draw_links(path: Path, links: Forest, found: People, note: str) -> None:
     if found.known:
         names = np.array(found.names)
         same = names[links.first] == names[links.second]
-        groups = [
-            ("between subjects", _TWO, links.correlations[~same]),
-            ("within a subject", _ONE, links.correlations[same]),
-        ]
+        between, within = links.correlations[~same], links.correlations[same]
+        groups = [("between subjects", _TWO, between), ("within a subject", _ONE, within)]
         how = "found from their pixels" if found.cut else "as in subjects.csv"
-        most = "at most " * bool(found.doubt)
-        who = f"{most}{len(set(found.names)):,} subjects {how}"
+        who = f"{'at most ' * bool(found.doubt)}{len(set(found.names)):,} subjects {how}"
     else:
         groups, who = [("in all", _UNKNOWN, links.correlations)], "subjects unknown"
     edges = np.linspace(FLOOR, 1, _BINS + 1)
