@@ -8,13 +8,14 @@ import pytest
 
 from alzmri.classes import STAGES
 from alzmri.collections import recognition
-from alzmri.collections.recognition import Named, by_names, by_pattern
+from alzmri.collections.recognition import by_names, by_pattern
 from alzmri.data import similarity
 from alzmri.data.class_folders import Collection, Entry
+from alzmri.data.subjects import People
 from alzmri.errors import UserError
 
 
-def found(*paths: str) -> Named | None:
+def found(*paths: str) -> People | None:
     return by_names(paths, [STAGES.class_of(path.split("/")[0]) or "" for path in paths], STAGES)
 
 
@@ -46,9 +47,9 @@ def found(*paths: str) -> Named | None:
 )
 def test_names_in_use(paths: tuple[str, ...], names: list[str], known_by: str) -> None:
     named = found(*paths)
-    assert isinstance(named, Named)
-    assert named.subjects == names
-    assert named.known_by.startswith(known_by)
+    assert named
+    assert named.names == names
+    assert (named.known_by or "").startswith(known_by)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,8 @@ def test_names_that_do_not_tell(paths: tuple[str, ...]) -> None:
 
 def test_a_pattern_of_the_users() -> None:
     paths = ["MildDemented/p12_a.png", "NonDemented/p13_a.png"]
-    assert by_pattern(r"p(\d+)", paths).subjects == ["12", "13"]
-    assert by_pattern(r"p\d+", paths).subjects == ["p12", "p13"]
+    assert by_pattern(r"p(\d+)", paths).names == ["12", "13"]
+    assert by_pattern(r"p\d+", paths).names == ["p12", "p13"]
     for pattern, message in (
         ("(", "not a regular expression"),
         ("(p)(1)", "2 groups"),

@@ -282,7 +282,8 @@ def _show(found: "Collection", people: "People") -> None:
         )
     for label in found.classes:
         if 0 < of_class[label] < len(PARTS):
-            terminal.warn(f"{label} has {of_class[label]} subjects: too few for three parts")
+            few = f"{label} has {of_class[label]} subjects: too few"
+            terminal.warn(f"{few} to be in training, validation and test at once")
 
 
 def _known(number: float | None, form: str = "") -> str:

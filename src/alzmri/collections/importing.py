@@ -16,7 +16,6 @@ from typing import NamedTuple
 from alzmri import classes, git, terminal
 from alzmri.classes import CLASSES_FILE, STAGES, Naming
 from alzmri.collections import recognition, sources
-from alzmri.collections.recognition import Named
 from alzmri.collections.sources import Member
 from alzmri.data import class_folders, images, subjects
 from alzmri.data.class_folders import ORIGIN_FILE, Collection, Rejected, printable
@@ -120,19 +119,18 @@ def import_collection(
         }
         write_csv(temporary / ORIGIN_FILE, ("path", "origin", "copy_of"), sorted(rows))
         table = _table(source, members, SUBJECTS_FILE)
-        said = _subjects(table, [placed[entry.path] for entry in found.entries], naming, subject)
+        used_members = [placed[entry.path] for entry in found.entries]
+        people = _subjects(table, used_members, naming, subject) or subjects.find(found, "pixels")
         notes, warnings = [], []
-        if said:
-            people = People(said.subjects)
-            pairs = zip([entry.path for entry in found.entries], said.subjects, strict=True)
+        if people.known_by:
+            pairs = zip([entry.path for entry in found.entries], people.names, strict=True)
             write_csv(temporary / SUBJECTS_FILE, ("path", "subject"), pairs)
-            who = f"{len(set(said.subjects))} subjects known by {said.known_by}"
+            who = f"{len(set(people.names))} subjects known by {people.known_by}"
             notes.append(f"{who}: see {target}/{SUBJECTS_FILE}")
-            warnings += _near_duplicates(said.subjects, found)
-        else:
-            people = subjects.find(found, "pixels")
+            warnings += _near_duplicates(people.names, found)
+        elif people.doubt:
             refusal = "prepare would refuse this: " * (not people.known)
-            warnings += [f"{refusal}{people.doubt}"] * bool(people.doubt)
+            warnings.append(f"{refusal}{people.doubt}")
         if copy_of:
             notes.append(
                 f"{len(copy_of)} images are turned, mirrored or brightened copies of others (see"
@@ -266,7 +264,7 @@ def _place(
 
 def _subjects(
     table: _Table | None, used: Sequence[Member], naming: Naming, pattern: str | None
-) -> Named | None:
+) -> People | None:
     """The subject of each image, by the user's pattern, a table, or names in the source; None if
     only the pixels are left."""
     paths = [printable(item.path) for item in used]
@@ -275,10 +273,10 @@ def _subjects(
     if table:
         inside = [item.path.removeprefix(table.above) for item in used]
         listed = subjects.listed(table.content, table.name, inside)
-        return Named(listed, f"the {SUBJECTS_FILE} of the source")
+        return People(listed, known_by=f"the {SUBJECTS_FILE} of the source")
     of_labels = [item.subject for item in used if item.subject]
     if len(of_labels) == len(used):
-        return Named(of_labels, "the table of labels")
+        return People(of_labels, known_by="the table of labels")
     return recognition.by_names(paths, [item.label or "" for item in used], naming)
 
 

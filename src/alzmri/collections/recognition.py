@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from alzmri.classes import Naming
 from alzmri.data import similarity, subjects
 from alzmri.data.class_folders import Collection
 from alzmri.data.prepared import PARTS
+from alzmri.data.subjects import People
 from alzmri.errors import UserError
 
 PATTERNS = {
@@ -39,14 +39,7 @@ _COMMON, _TRIED = 0.01, 500
 estimates such fractions."""
 
 
-class Named(NamedTuple):
-    """The subject of each image, and the evidence for it."""
-
-    subjects: list[str]
-    known_by: str
-
-
-def by_pattern(pattern: str, paths: Sequence[str]) -> Named:
+def by_pattern(pattern: str, paths: Sequence[str]) -> People:
     """The match of ``--subject`` in each path: its group, or else the whole; `UserError` if it is
     not a regular expression, has several groups, or does not match some path."""
     try:
@@ -62,10 +55,10 @@ def by_pattern(pattern: str, paths: Sequence[str]) -> Named:
             f"--subject '{pattern}' does not match {len(missing)} of {len(paths)} images, such as"
             f" {', '.join(missing[:3])}: it must match a part of the path in the source"
         )
-    return Named([name for name in names if name], f"--subject '{pattern}'")
+    return People([name for name in names if name], known_by=f"--subject '{pattern}'")
 
 
-def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Named | None:
+def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> People | None:
     """The subjects by names in use; None if not all paths have such a name.
 
     It tries the nearest name of :data:`PATTERNS`, then the folder below the class folder, if every
@@ -74,13 +67,14 @@ def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Nam
     for what, pattern in PATTERNS.items():
         names = [found[-1] for path in paths if (found := pattern.findall(path))]
         if len(names) == len(paths) and len(set(names)) > 1:
-            return Named(names, f"{what} such as {names[0]}")
+            return People(names, known_by=f"{what} such as {names[0]}")
     folders = [_below_class(path, naming) for path in paths]
     pairs = set(zip(folders, labels, strict=True))
     in_class = Counter(label for _, label in pairs)
     if None in folders or len(pairs) > len(set(folders)) or min(in_class.values()) < 2:
         return None
-    return Named([str(name) for name in folders], f"a folder for each, such as {folders[0]}")
+    how = f"a folder for each, such as {folders[0]}"
+    return People([str(name) for name in folders], known_by=how)
 
 
 def _below_class(path: str, naming: Naming) -> str | None:

@@ -60,13 +60,15 @@ class People:
 
     ``cut`` is the least similarity of two images of one subject, None if the pixels do not matter;
     it is the middle of ``gap``, if there is one. ``doubt`` says that a subject may be in several
-    groups, or why the pixels do not separate subjects, which are then unknown.
+    groups, or why the pixels do not separate subjects, which are then unknown. ``known_by`` is the
+    evidence of an import, such as names of files.
     """
 
     names: list[str]
     cut: float | None = None
     gap: Gap | None = None
     doubt: str | None = None
+    known_by: str | None = None
 
     @property
     def known(self) -> bool:
