@@ -307,9 +307,9 @@ def _track(name: str, *, fresh: bool) -> None:
         words = (sys.executable, "-m", "dvc", "add", str(target))
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
-            lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
-            faults = [line for line in lines if line.startswith("ERROR: ")]  # others are advice
-            raise UserError((faults or lines or ["dvc add failed"])[0])
+            printed = (done.stdout + done.stderr).strip()
+            faults = re.findall("ERROR: .*", printed)  # other lines are advice
+            raise UserError((faults or [printed or "dvc add failed"])[0])
         # DVC writes no .gitignore if the user's own excludes already contain the folder.
         git.run("add", *(str(file) for file in (pointer, ignore) if file.exists()))
     except BaseException as error:
@@ -317,14 +317,13 @@ def _track(name: str, *, fresh: bool) -> None:
             file.unlink(missing_ok=True)
             if content is not None:
                 file.write_bytes(content)
-        remedy = "nothing was imported: correct that, then import again"
+        remedy = (
+            f"{target} holds the new images, untracked: correct that, then import again with"
+            f" --force; `dvc checkout --force {pointer}` brings the old images back"
+        )
         if fresh:
             shutil.rmtree(target)
-        else:
-            remedy = (
-                f"{target} holds the new images, untracked: correct that, then import again with"
-                f" --force; `dvc checkout --force {pointer}` brings the old images back"
-            )
+            remedy = "nothing was imported: correct that, then import again"
         if isinstance(error, UserError):
             text = f"{target} could not be added to DVC and git: {error}\n{remedy}"
             raise EnvironmentFault(text) from None
