@@ -279,7 +279,7 @@ def test_unusable_parquet(untracked: Path, tmp_path: Path, monkeypatch: pytest.M
         bring(file)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_damaged_containers_never_escape(containers: list[Path], data: st.DataObject) -> None:
     """Whatever happens to an archive or a table, it is read or refused in one sentence."""
