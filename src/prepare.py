@@ -3,32 +3,24 @@
 from pathlib import Path
 
 from alzmri import params, terminal
-from alzmri.data import packing, subjects
+from alzmri.data import packing
 from alzmri.data.prepared import PREPARED
-from alzmri.errors import UserError
 from alzmri.files import replacing_directory
 
 
 def main() -> None:
     settings = params.load()
-    source = Path("data") / settings.data.source
-    figure = Path("plots/subjects.png")
-    try:
-        with replacing_directory(PREPARED) as directory:
-            packed = packing.pack(source, directory, settings)
-    except subjects.Unclear as error:
-        packing.draw_links(figure, error.links, None, settings.data.source)
-        raise UserError(f"{source}: {error}. {figure} shows the similarities") from None
+    name = settings.data.source
+    with replacing_directory(PREPARED) as directory:
+        figure = Path("plots/subjects.png")
+        found, people = packing.pack(Path("data", name), directory, settings, figure)
 
-    known, found = packed.people.known, packed.summary
-    note = f"{settings.data.source}, {settings.split.unit} split"
+    note = f"{name}, {settings.split.unit} split"
     if settings.data.permute_labels:
         note += ", LABELS PERMUTED between subjects"
-    if not known:
+    if not people.known:
         note += ", subjects unknown: this split LEAKS"
-    packing.write_table(Path("plots/classes.csv"), packed.counts, packed.classes)
-    packing.draw_classes(Path("plots/classes.png"), packed.counts, packed.classes, note)
-    packing.draw_links(figure, packed.links, packed.people, settings.data.source)
+    packing.show_classes(Path("plots"), found, note)
 
     terminal.out.print(
         f"{found['images']} images of {found['subjects'] or 'unknown'} subjects packed,"
@@ -38,20 +30,21 @@ def main() -> None:
         terminal.out.print(
             f"validation and test score one image of each slice: {copies} copies are left out"
         )
-    if not known:
-        terminal.warn(
+    warnings = []
+    if not people.known:
+        warnings += [
             "subjects unknown, this split LEAKS: its scores say nothing about new subjects"
-        )
-    if packed.people.doubt:
-        terminal.warn(packed.people.doubt)
-    if packed.across:
-        terminal.warn(
-            f"{packed.across} images have a near-duplicate in another part of this subject split:"
-            " the same subjects have several names, so its scores LEAK. Correct subjects.csv, or"
-            f" set split.subjects to pixels; `alzmri data audit {settings.data.source}` shows pairs"
-        )
-    for problem in packing.problems(packed):
-        terminal.warn(problem)
+        ]
+    if people.doubt:
+        warnings += [people.doubt]
+    if across := found["leak"]["near_duplicates_across_subject_split"]:
+        warnings += [
+            f"{across} images have a near-duplicate in another part of this subject split: the same"
+            " subjects have several names, so its scores LEAK. Correct subjects.csv, or set"
+            f" split.subjects to pixels; `alzmri data audit {name}` shows pairs"
+        ]
+    for warning in (*warnings, *packing.problems(found)):
+        terminal.warn(warning)
 
 
 if __name__ == "__main__":

@@ -89,9 +89,8 @@ def test_slices_of_the_training_subjects(publish: Publish) -> None:
     assert {len(line) for line in table} <= set(range(81))
     file = Path("params.yaml")
     file.write_text(file.read_text().replace("unit: subject", "unit: slice"))
-    done = run("--strict", "--json", "--pairs", "10", "--figure", "elsewhere/leak.png")
+    done = run("--strict", "--json")
     assert done.exit_code == 1
-    assert Path("elsewhere/leak.png").read_bytes()
     leaks = {leak["layout"]: leak for leak in json.loads(done.stdout)["layouts"]}
     assert list(leaks) == ["published", "subject", "slice"]
     assert leaks["published"]["train"] == {"images": 64, "people": 16}
@@ -100,7 +99,7 @@ def test_slices_of_the_training_subjects(publish: Publish) -> None:
     assert leaks["subject"]["shared_subjects"] == leaks["subject"]["test_near_duplicates"] == 0
     assert [leaks[name]["current"] for name in leaks] == [False, False, True]
     pairs = leaks["published"]["pairs"]
-    assert len({Path(pair["test"]).name.split("-")[0] for pair in pairs}) == len(pairs) == 10
+    assert len({Path(pair["test"]).name.split("-")[0] for pair in pairs}) == len(pairs) == 3
     alike = [pair["similarity"] for pair in pairs]
     assert alike == sorted(alike, reverse=True)
     assert all(pair["same_subject"] for pair in pairs)

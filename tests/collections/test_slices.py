@@ -38,7 +38,9 @@ def test_slices_of_volumes(tmp_path: Path, untracked: Path) -> None:
     assert "2 subjects known by BIDS names such as sub-02" in said
     assert re.search(r"not imported: 1 x .*AD/broken\.nii", said)
     mine = untracked / "data" / "mine"
-    for path, (origin,) in class_folders.origins(mine).items():
+    found = class_folders.read(mine).entries
+    for entry in found:
+        path, (origin,) = entry.path, entry.origins
         depth = re.fullmatch(r".*/(?:sub-01_T1w|sub-02)_(\d+)mm\.png", origin)
         assert depth, origin
         (chosen,) = (
@@ -47,4 +49,4 @@ def test_slices_of_volumes(tmp_path: Path, untracked: Path) -> None:
             if item.depth == int(depth[1])
         )
         assert np.array_equal(decode(mine / path).pixels, chosen.pixels)
-    assert len(class_folders.origins(mine)) == 6
+    assert len(found) == 6

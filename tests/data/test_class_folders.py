@@ -8,32 +8,31 @@ import pytest
 from PIL import Image
 
 from alzmri.classes import CLASSES, STAGES
-from alzmri.data import class_folders, images
-from alzmri.data.class_folders import Collection, place, require
+from alzmri.data import images
+from alzmri.data.class_folders import place, read, require
 from alzmri.data.images import SYMBOLIC_LINK
 from alzmri.errors import UserError
 
 Write = Callable[..., Path]
 
 
-def read(directory: Path) -> Collection:
-    """Without what tests do not look at."""
-    return class_folders.read(directory, np.mean, list[object]().append)
-
-
-def reasons(found: Collection) -> dict[str, str]:
-    return {item.path: item.reason for item in found.rejected}
-
-
 def test_faultless(classes: Path) -> None:
     (classes / "subjects.csv").write_text("path,subject\n")
     (classes / "README.md").write_text("about")
-    found = read(classes)
-    assert found.rejected == ()
-    assert [entry.path for entry in found.entries] == sorted(
-        path.relative_to(classes).as_posix() for path in classes.rglob("*.jpg")
+    (classes / "origin.csv").write_text(
+        "path,origin,copy_of\nMildDemented/0_1.jpg,test/x.jpg,MildDemented/0_0.jpg\n"
     )
+    used: list[float] = []
+    found = read(classes, lambda pixels: used.append(float(pixels.mean())))
+    assert found.rejected == []
+    paths = [entry.path for entry in found.entries]
+    assert paths == sorted(path.relative_to(classes).as_posix() for path in classes.rglob("*.jpg"))
+    assert used == [np.asarray(Image.open(classes / path)).mean() for path in paths]
+    assert len(found.thumbnails) == 16
     assert {entry.label for entry in found.entries} == set(CLASSES)
+    original, copy = (entry for entry in found.entries if "MildDemented/0" in entry.path[:14])
+    assert (original.original, original.origins) == (original.path, ())
+    assert (copy.original, copy.origins) == (original.path, ["test/x.jpg"])
     require(found, 0)
 
 
@@ -54,83 +53,51 @@ def test_place(path: str, label: str | None) -> None:
     assert place(path, STAGES)[1] == label
 
 
-def test_what_is_kept_is_in_the_order_of_the_entries(classes: Path, write: Write) -> None:
-    (classes / "MildDemented" / "0_1.jpg").write_bytes(b"text")
-    kept: list[float] = []
-    found = class_folders.read(classes, lambda pixels: float(pixels.mean()), kept.append)
-    paths = [entry.path for entry in found.entries]
-    assert paths == sorted(paths)
-    assert kept == [np.asarray(Image.open(classes / path)).mean() for path in paths]
-    assert len(kept) == 15
-
-
-def test_what_is_rejected_and_why(classes: Path, write: Write, tmp_path: Path) -> None:
+def test_what_is_rejected_and_why(
+    classes: Path, write: Write, tmp_path: Path, misnamed: Callable[[Path], None]
+) -> None:
+    mild = classes / "MildDemented"
     write(classes / "Severe" / "x.jpg", 50)
     write(classes / "top.jpg", 51)
-    (classes / "MildDemented" / "text.jpg").write_text("text")
-    (classes / "MildDemented" / "empty.png").touch()
-    (classes / "MildDemented" / "link.jpg").symlink_to(write(tmp_path / "outside.jpg", 52))
+    (mild / "text.jpg").write_text("text")
+    (mild / "b\x1bell.jpg").write_text("text")
+    (mild / "empty.png").touch()
+    (mild / "link.jpg").symlink_to(write(tmp_path / "outside.jpg", 52))
     (classes / "elsewhere").symlink_to(tmp_path, target_is_directory=True)
-    found = read(classes)
-    assert len(found.entries) == 16
-    assert reasons(found) == {
-        "MildDemented/empty.png": "empty file",
-        "MildDemented/link.jpg": SYMBOLIC_LINK,
-        "MildDemented/text.jpg": "not an image in JPEG, PNG, BMP, GIF, TIFF, WebP or PGM",
-        "Severe/x.jpg": "unknown class folder 'Severe'; known are NonDemented, "
-        "VeryMildDemented, MildDemented, ModerateDemented",
-        "elsewhere": SYMBOLIC_LINK,
-        "top.jpg": "in no class folder; known are NonDemented, VeryMildDemented, MildDemented, "
-        "ModerateDemented",
-    }
-    assert found.rejected_fraction == pytest.approx(6 / 22)
-
-
-def test_strays_are_listed_but_do_not_count(classes: Path, write: Write) -> None:
+    misnamed(mild)
     strays = ("Thumbs.db", ".DS_Store", "desktop.ini", "notes.txt", ".ipynb_checkpoints/0_0.jpg")
     for name in strays:
-        path = classes / "MildDemented" / name
+        path = mild / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"\xd0\xcf\x11\xe0 whatever")
     write(classes / "__MACOSX" / "MildDemented" / "._x.jpg", 60)
+    (mild / "again.jpg").write_bytes((mild / "0_0.jpg").read_bytes())
+    for path in (mild / "a.jpg", classes / "NonDemented" / "b.jpg"):
+        path.write_bytes((mild / "1_1.jpg").read_bytes())
     found = read(classes)
-    assert len(found.rejected) == 6
-    assert all(item.stray for item in found.rejected)
-    assert found.rejected_fraction == 0
-    require(found, 0)
-
-
-def test_names_that_are_not_utf8(classes: Path, misnamed: Callable[[Path], None]) -> None:
-    misnamed(classes / "MildDemented")
-    (classes / "MildDemented" / "b\x1bell.jpg").write_text("text")
-    found = read(classes)
-    assert reasons(found)["MildDemented/caf\\xe9.jpg"] == "the name is not valid UTF-8"
-    assert "MildDemented/b\\x1bell.jpg" in reasons(found)
-
-
-def test_duplicates_within_a_class_keep_the_first(classes: Path) -> None:
-    original = classes / "MildDemented" / "0_0.jpg"
-    (classes / "MildDemented" / "a.jpg").write_bytes(original.read_bytes())
-    found = read(classes)
-    assert reasons(found) == {"MildDemented/a.jpg": "duplicate of MildDemented/0_0.jpg"}
-    assert found.rejected[0].duplicate_of == "MildDemented/0_0.jpg"
-    assert found.rejected_fraction == 0
-
-
-def test_duplicates_across_classes_are_all_rejected(classes: Path) -> None:
-    original = classes / "MildDemented" / "0_0.jpg"
-    for path in ("MildDemented/a.jpg", "NonDemented/b.jpg"):
-        (classes / path).write_bytes(original.read_bytes())
-    found = read(classes)
-    assert reasons(found) == {
-        path: f"contradictory labels: the same bytes as {other}"
-        for path, other in {
-            "MildDemented/0_0.jpg": "NonDemented/b.jpg",
-            "MildDemented/a.jpg": "NonDemented/b.jpg",
-            "NonDemented/b.jpg": "MildDemented/0_0.jpg",
-        }.items()
+    assert len(found.entries) == 15
+    known = "known are NonDemented, VeryMildDemented, MildDemented, ModerateDemented"
+    no_image = "not an image in JPEG, PNG, BMP, GIF, TIFF, WebP or PGM"
+    same = "contradictory labels: the same bytes as"
+    lost = {
+        "MildDemented/caf\\xe9.jpg": "the name is not valid UTF-8",
+        "MildDemented/b\\x1bell.jpg": no_image,
+        "MildDemented/empty.png": "empty file",
+        "MildDemented/link.jpg": SYMBOLIC_LINK,
+        "MildDemented/text.jpg": no_image,
+        "Severe/x.jpg": f"unknown class folder 'Severe'; {known}",
+        "elsewhere": SYMBOLIC_LINK,
+        "top.jpg": f"in no class folder; {known}",
+        "MildDemented/1_1.jpg": f"{same} NonDemented/b.jpg",
+        "MildDemented/a.jpg": f"{same} NonDemented/b.jpg",
+        "NonDemented/b.jpg": f"{same} MildDemented/1_1.jpg",
     }
-    assert not any(item.duplicate_of for item in found.rejected)
+    assert {item.path: item.reason for item in found.faults} == lost
+    (again,) = (item for item in found.rejected if item.duplicate_of)
+    assert (again.path, again.duplicate_of) == ("MildDemented/again.jpg", "MildDemented/0_0.jpg")
+    assert again.reason == "duplicate of MildDemented/0_0.jpg"
+    assert sum(item.stray for item in found.rejected) == len(strays) + 1
+    assert found.rejected_fraction == pytest.approx(11 / 27)
 
 
 def test_require_names_files_reasons_and_missing_classes(classes: Path) -> None:
@@ -169,17 +136,21 @@ def test_nothing_there(tmp_path: Path) -> None:
         read(tmp_path / "gone")
 
 
-def test_an_interruption_stops_soon(tmp_path: Path, write: Write) -> None:
+def test_an_interruption_stops_soon(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(400):
         write(tmp_path / "MildDemented" / f"{number}.jpg", number)
     seen: list[float] = []
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(pixels: images.Pixels) -> None:
         raise KeyboardInterrupt
 
-    def keep(pixels: images.Pixels) -> None:
+    def thumbnail(pixels: images.Pixels) -> images.Pixels:
         seen.append(pixels.mean())
+        return pixels
 
+    monkeypatch.setattr(images, "thumbnail", thumbnail)
     with pytest.raises(KeyboardInterrupt):
-        class_folders.read(tmp_path, keep, lambda _: None, interrupt)
+        read(tmp_path, interrupt)
     assert 0 < len(seen) < 400

@@ -217,7 +217,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_damage_never_escapes(samples: list[bytes], data: st.DataObject) -> None:
     """Whatever happens to a file, it is decoded to pixels or refused."""

@@ -12,6 +12,7 @@ import pytest
 
 from alzmri.classes import FOLDERS
 from alzmri.data import images, packing, subjects
+from alzmri.data.class_folders import read
 from alzmri.data.packing import pack
 from alzmri.data.prepared import COPY, Prepared
 from alzmri.errors import UserError
@@ -56,7 +57,7 @@ def test_rows_pixels_and_subjects(packed, collection, tmp_path):
         who.setdefault(row.path.rsplit("_")[0], set()).add(row.subject)
     assert all(len(found) == 1 for found in who.values())
     assert len({row.subject for row in prepared.rows}) == 16
-    found, gap = result.summary, result.people.gap
+    (found, people), gap = result, result[1].gap
     assert (found["images"], found["rejected"], found["duplicates"]) == (48, 2, 1)
     assert found["leak"]["test_images_with_training_near_duplicate"] == 0
     assert found["people"]["from"] == "pixels"
@@ -76,15 +77,15 @@ def test_rows_pixels_and_subjects(packed, collection, tmp_path):
     assert packed(data={"image_size": 32}, split={"seed": 1})[1].digest != digest
     assert packed(data={"image_size": 32, "fit": "stretch"})[1].digest != digest
     assert replace(prepared, classes=prepared.classes[::-1]).digest != digest
-    drawn = {}
-    for name, people in (
-        ("pixels", result.people),
-        ("again", result.people),
-        ("file", subjects.People(result.people.names)),
-        ("no gap", subjects.People(result.people.names, subjects.CUT)),
-        ("unclear", None),
+    drawn, names, links = {}, people.names, read(collection).links
+    for name, how in (
+        ("pixels", people),
+        ("again", people),
+        ("file", subjects.People(names)),
+        ("no gap", subjects.People(names, subjects.CUT)),
+        ("unclear", subjects.People(["?"] * len(names))),
     ):
-        packing.draw_links(tmp_path / f"{name}.png", result.links, people, "mine")
+        packing.draw_links(tmp_path / f"{name}.png", links, how, "mine")
         drawn[name] = (tmp_path / f"{name}.png").read_bytes()
     assert drawn["pixels"] == drawn["again"]
     assert len(set(drawn.values())) == 4
@@ -98,22 +99,22 @@ def test_one_image_of_each_slice_is_scored(packed, collection):
         rows.append(f"{name.replace('_0', '_1')},x,{name}")
         rows.append(f"{name.replace('_0', '_2')},x,{f'gone-{name}' if name < 'N' else name}")
     (collection / "origin.csv").write_text("\n".join(rows))
-    result, prepared = packed()
+    (found, _), prepared = packed()
     for part in ("val", "test"):
         scored = [row.path for row in prepared.rows if row.split == part]
         # Where the original is gone, the copy stands for its slice.
         assert len(scored) == len(set(scored)) == 2 * 2 + 2
         assert not any(path.endswith("_1.jpg") for path in scored)
     assert len(prepared.indices("train")) == 8 * 3
-    assert result.summary["copies_not_scored"] == 48 - 24 - 12
-    assert result.summary["split"]["test"]["Non Demented"] == {"images": 1, "subjects": 1}
+    assert found["copies_not_scored"] == 48 - 24 - 12
+    assert found["split"]["test"]["Non Demented"] == {"images": 1, "subjects": 1}
     left = [row for row in prepared.rows if row.split == COPY]
     assert {row.subject for row in left} <= prepared.subjects("val") | prepared.subjects("test")
     # The protocol's slice split scores every copy, as published.
-    result, prepared = packed(split={"unit": "slice"})
-    assert "copies_not_scored" not in result.summary
+    (found, _), prepared = packed(split={"unit": "slice"})
+    assert "copies_not_scored" not in found
     assert sum(len(prepared.indices(part)) for part in ("train", "val", "test")) == 48
-    assert result.summary["leak"]["test_images_with_training_near_duplicate"] > 0
+    assert found["leak"]["test_images_with_training_near_duplicate"] > 0
 
 
 def test_a_table_of_subjects_goes_before_the_pixels(packed, collection):
@@ -123,18 +124,18 @@ def test_a_table_of_subjects_goes_before_the_pixels(packed, collection):
         handle.write("path,subject\n")
         for number, path in enumerate(sorted(collection.rglob("*.jpg"))):
             handle.write(f"{path.relative_to(collection)},S{number % 24}\n")
-    result, prepared = packed()
+    (found, _), prepared = packed()
     assert {row.subject for row in prepared.rows} == {f"S{n}" for n in range(24)}
-    assert result.summary["people"] == {"from": "file", "cut": None, "gap": None}
-    assert result.across > 0
+    assert found["people"] == {"from": "file", "cut": None, "gap": None}
+    assert found["leak"]["near_duplicates_across_subject_split"] > 0
     _, prepared = packed(split={"subjects": "pixels"})
     assert all(row.subject.startswith("P") for row in prepared.rows)
     (collection / "subjects.csv").write_text("not read")
-    result, prepared = packed(split={"unit": "slice", "subjects": "unknown"})
+    (found, _), prepared = packed(split={"unit": "slice", "subjects": "unknown"})
     assert not prepared.subjects_known
-    assert result.summary["subjects"] is None
-    assert result.summary["people"]["from"] == "unknown"
-    parts = result.summary["split"].values()
+    assert found["subjects"] is None
+    assert found["people"]["from"] == "unknown"
+    parts = found["split"].values()
     assert {part["subjects"] for of in parts for part in of.values()} == {0}
     assert len(prepared.subjects("train")) == len(prepared.indices("train"))
 
@@ -145,9 +146,9 @@ def test_merged_and_missing_classes(packed, collection):
     assert np.bincount(prepared.labels).tolist() == [12, 36]
     for path in (collection / "ModerateDemented").glob("[23]_*"):
         path.unlink()
-    (problem,) = packing.problems(packed()[0])
+    (problem,) = packing.problems(packed()[0][0])
     assert problem.startswith("Moderate Demented has 2 subjects and does not occur in val:")
-    assert packing.problems(packed(data={"merge": "three-class"})[0]) == []
+    assert packing.problems(packed(data={"merge": "three-class"})[0][0]) == []
 
 
 def test_data_that_do_not_fit_name_the_remedy(packed, make_params, tmp_path):

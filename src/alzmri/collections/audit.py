@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,33 +19,17 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score
 
 from alzmri.classes import merged
-from alzmri.collections import importing, recognition
+from alzmri.collections import recognition
 from alzmri.data import class_folders, images, similarity, splits, subjects
-from alzmri.data.class_folders import Entry
+from alzmri.data.class_folders import Collection
 from alzmri.data.prepared import PARTS
 from alzmri.errors import UserError
 from alzmri.figure import SEVERITY, drawing
 from alzmri.params import Params
 
-_ACROSS = 3
-"""Number of pairs in a row."""
-_ROW, _TITLE = 1.65, 0.3
-"""Height of a row of pairs and of a layout's title, inches."""
+_PAIRS = 3
+"""Maximum number of pairs of a layout: one row of the figure."""
 _WHOSE = {True: "the same", False: "another", None: "unknown"}
-
-Masks = Sequence[NDArray[np.bool_]]
-"""Masks of the images in training, validation and test: bool ``[n]`` each."""
-
-
-class _Slices(NamedTuple):
-    """The images of a collection in one order, ``labels`` after ``data.merge``."""
-
-    entries: Sequence[Entry]
-    labels: NDArray[np.str_]
-    people: NDArray[np.str_]
-    people_known: bool
-    codes: similarity.Codes
-    copy_of: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -70,31 +54,33 @@ class Pair:
 
 @dataclass(frozen=True)
 class Leak:
-    """The leak of one layout. Values about subjects are None if these are unknown."""
+    """The leak of one layout: ``published``, ``subject`` or ``slice``; ``current`` if
+    ``params.yaml`` sets it. Values about subjects are None if these are unknown.
+
+    Attributes:
+        shared_subjects: number of test subjects that are in training too.
+        test_near_duplicates: number of test images with a near-duplicate in training.
+        turned_copies: number of test images whose original, or a copy of it, is in training; None
+            in a collection without copies.
+        same_subject: fraction of test images whose nearest training image is of the same subject.
+        majority_accuracy: accuracy of always naming the most frequent class in training.
+        accuracy: accuracy of naming the class of the nearest training image; ``macro_f1`` its F1.
+        pairs: test images and their nearest ones, the most similar first, each subject once.
+    """
 
     layout: str
-    """``published``, ``subject`` or ``slice``."""
     current: bool
-    """Whether ``params.yaml`` sets it."""
     train: Part
     val: Part
     test: Part
     shared_subjects: int | None
-    """Number of test subjects that are in training too."""
     test_near_duplicates: int
-    """Number of test images with a near-duplicate in training."""
     turned_copies: int | None
-    """Number of test images whose original, or its copy, is in training; None without copies."""
     same_subject: float | None
-    """Fraction of test images whose nearest training image is of the same subject."""
-    majority: str
-    """The most frequent class of the training images; below, the accuracy of always naming it."""
     majority_accuracy: float
     accuracy: float
-    """Accuracy of naming the class of the nearest training image; below, its macro F1."""
     macro_f1: float
-    pairs: tuple[Pair, ...]
-    """Test images and their nearest ones, the most similar first, each subject once."""
+    pairs: Sequence[Pair]
 
     @property
     def at_fault(self) -> bool:
@@ -125,13 +111,8 @@ class Leak:
 
 @dataclass(frozen=True)
 class Audit:
-    """The leaks of a collection's layouts: the published one, if known, the subject split and the
-    slice split.
-
-    ``people`` (their number) and ``subjects_from`` (``pixels`` or ``subjects.csv``) are None if
-    subjects are unknown; ``doubt`` is as in :class:`subjects.People`; ``refused`` has the reasons
-    for impossible splits, by unit.
-    """
+    """The leaks of a collection's layouts: the published one, if known, and the two splits; the
+    reasons for impossible splits, by unit. Values about subjects are None if these are unknown."""
 
     images: int
     people: int | None
@@ -141,107 +122,90 @@ class Audit:
     refused: Mapping[str, str]
 
 
-def audit(directory: Path, params: Params, *, pairs: int) -> Audit:
+def audit(directory: Path, params: Params) -> Audit:
     """Read the collection in ``directory`` and measure every layout of it.
-
-    Args:
-        pairs: maximum number of test images per layout to list with their nearest ones.
 
     Raises:
         UserError: there is no collection, ``prepare`` would refuse it, or its ``subjects.csv`` or
             ``origin.csv`` has faults.
     """
-    found, heads = importing.read(directory)
+    found = class_folders.read(directory)
     class_folders.require(found, params.data.max_rejected)
-    entries, (codes, links) = found.entries, importing.compared(heads)
-    refused: dict[str, str] = {}
-    try:
-        people = subjects.find(directory, params.split.subjects, entries, lambda: links)
-    except subjects.Unclear as error:
-        refused["subject"] = str(error)
-        people = subjects.find(directory, "unknown", entries, lambda: links)
-    if not people.known:
-        refused.setdefault("subject", "split.subjects is unknown")
-    called, copy_of = merged(params.data.merge, found.classes), class_folders.copies(directory)
-    labels = [called[entry.label] for entry in entries]
-    layouts: dict[str, Masks | None] = {"published": _published(directory, entries)}
-    units: tuple[Literal["subject", "slice"], ...] = ("subject", "slice")
-    for unit in units:
-        split = params.split.model_copy(update={"unit": unit})
-        try:
-            if unit not in refused:
-                parts = np.array(splits.parts(entries, labels, people.names, split, copy_of))
-                layouts[unit] = [parts == part for part in PARTS]
-        except UserError as error:
-            refused[unit] = str(error)
-    slices = _Slices(
-        *(entries, np.array(labels), np.array(people.names), people.known, codes, copy_of)
-    )
-    leaks = [
-        _measure(slices, name, name == params.split.unit, masks, list(called.values()), pairs)
-        for name, masks in layouts.items()
-        if masks
-    ]
-    number = len(set(people.names)) if people.known else None
-    source = "pixels" if people.cut else subjects.SUBJECTS_FILE if people.known else None
-    return Audit(len(entries), number, people.doubt, source, leaks, refused)
-
-
-def _published(directory: Path, entries: Sequence[Entry]) -> Masks | None:
-    """The published layout, in which an image may be in both parts; None if unknown.
-
-    Without published test images, the validation images are the test.
-    """
-    known = class_folders.origins(directory)
-    parts = [set(map(recognition.part, known.get(entry.path, ()))) for entry in entries]
-    train, val, test = (np.array([name in mine for mine in parts]) for name in PARTS)
+    people = subjects.find(found, params.split.subjects)
+    called = merged(params.data.merge, found.classes)
+    labels = [called[entry.label] for entry in found.entries]
+    layouts, refused = {}, {}
+    # An image may be published in both parts. Without a test, validation images are the test.
+    published = [set(map(recognition.part, entry.origins)) for entry in found.entries]
+    train, val, test = (np.array([name in mine for mine in published]) for name in PARTS)
     if not test.any():
         val, test = test, val
-    return [train, val, test] if train.any() and test.any() else None
+    if train.any() and test.any():
+        layouts["published"] = [train, val, test]
+    if not people.known:
+        refused["subject"] = people.doubt or "split.subjects is unknown"
+    units: tuple[Literal["subject", "slice"], ...] = ("subject", "slice")
+    for unit in units[not people.known :]:
+        split = params.split.model_copy(update={"unit": unit})
+        try:
+            parts = np.array(splits.parts(found.entries, labels, people.names, split))
+            layouts[unit] = [parts == part for part in PARTS]
+        except UserError as error:
+            refused[unit] = str(error)
+    leaks = [
+        _measure(found, np.array(labels), people, name, name == params.split.unit, masks)
+        for name, masks in layouts.items()
+    ]
+    number, source = len(set(people.names)), "pixels" if people.cut else subjects.SUBJECTS_FILE
+    known = (number, people.doubt, source) if people.known else (None, None, None)
+    return Audit(len(labels), *known, leaks, refused)
 
 
 def _measure(
-    slices: _Slices, layout: str, current: bool, masks: Masks, classes: Sequence[str], pairs: int
+    found: Collection,
+    labels: NDArray[np.str_],
+    people: subjects.People,
+    layout: str,
+    current: bool,
+    masks: Sequence[NDArray[np.bool_]],
 ) -> Leak:
-    """Measure the leak of a layout."""
-    entries, labels, people, known, codes, copy_of = slices
+    """Measure the leak of a layout; ``masks`` are bool ``[n]``: training, validation, test."""
+    names, known = np.array(people.names), people.known
+    original = np.array([entry.original for entry in found.entries])
+    copied = any(entry.original != entry.path for entry in found.entries)
     trained, _, tested = (np.flatnonzero(mask) for mask in masks)
-    found, similarities, near_duplicates = similarity.nearest(
-        codes[tested], codes[trained], subjects.NEAR_DUPLICATE
+    places, similarities, near_duplicates = similarity.nearest(
+        found.codes[tested], found.codes[trained], subjects.NEAR_DUPLICATE
     )
-    nearest = trained[found]
-    truth, said, same = labels[tested], labels[nearest], people[tested] == people[nearest]
-    # Severity breaks ties, so that the order of files does not matter.
-    counts = Counter(labels[trained].tolist())
-    majority = max(classes, key=lambda name: counts[name])
-    present = sorted(set(truth), key=classes.index)
-    original = np.array([copy_of.get(entry.path, entry.path) for entry in entries])
-    turned = int(np.isin(original[tested], original[trained]).sum())
+    nearest = trained[places]
+    truth, said, same = labels[tested], labels[nearest], names[tested] == names[nearest]
+    # Sorted, so that the order of files does not matter in a tie.
+    (majority, _), *_ = Counter(sorted(labels[trained])).most_common()
     shown: set[str] = set()
-    worst: list[Pair] = []
+    pairs: list[Pair] = []
     for row in np.argsort(-similarities, kind="stable").tolist():
-        both = {str(people[tested[row]]), str(people[nearest[row]])}
-        if len(worst) < pairs and not both & shown:
+        both = {names[tested[row]], names[nearest[row]]}
+        if len(pairs) < _PAIRS and not both & shown:
             shown |= both
-            paths = entries[tested[row]].path, entries[nearest[row]].path
+            paths = found.entries[tested[row]].path, found.entries[nearest[row]].path
             whose = bool(same[row]) if known else None
-            worst.append(
+            pairs.append(
                 Pair(*paths, str(truth[row]), str(said[row]), float(similarities[row]), whose)
             )
-    train, val, test = (
-        Part(int(mask.sum()), len(set(people[mask])) if known else None) for mask in masks
-    )
     return Leak(
-        *(layout, current, train, val, test),
-        shared_subjects=len(set(people[trained]) & set(people[tested])) if known else None,
+        layout,
+        current,
+        *(Part(int(mask.sum()), len(set(names[mask])) if known else None) for mask in masks),
+        shared_subjects=len(set(names[trained]) & set(names[tested])) if known else None,
         test_near_duplicates=int((near_duplicates > 0).sum()),
-        turned_copies=turned if copy_of else None,
+        turned_copies=int(np.isin(original[tested], original[trained]).sum()) if copied else None,
         same_subject=float(same.mean()) if known else None,
-        majority=majority,
         majority_accuracy=float((truth == majority).mean()),
         accuracy=float(accuracy_score(truth, said)),
-        macro_f1=float(f1_score(truth, said, labels=present, average="macro", zero_division=0)),
-        pairs=tuple(worst),
+        macro_f1=float(
+            f1_score(truth, said, labels=np.unique(truth), average="macro", zero_division=0)
+        ),
+        pairs=pairs,
     )
 
 
@@ -250,20 +214,18 @@ def draw(path: Path, directory: Path, leaks: Sequence[Leak], name: str) -> None:
 
     ``directory`` is the collection ``name``; it reads only the slices that it shows.
     """
-    rows = [-(-len(leak.pairs) // _ACROSS) for leak in leaks]
-    heights = [_TITLE + _ROW * number for number in rows]
-    with drawing(path, 9.0, sum(heights) + 0.4) as figure:
+    with drawing(path, 9.0, 1.95 * len(leaks) + 0.4) as figure:
         title = f"{name}: the most similar pairs of each layout"
         figure.suptitle(title, x=0.005, ha="left", fontsize=12, weight="bold")
-        bands = figure.subfigures(len(leaks), 1, height_ratios=heights, squeeze=False)
-        for band, leak, number in zip(bands[:, 0], leaks, rows, strict=True):
+        bands = figure.subfigures(len(leaks), 1, squeeze=False)[:, 0]
+        for band, leak in zip(bands, leaks, strict=True):
             text = leak.headline
             band.suptitle(text[0].upper() + text[1:], x=0.005, ha="left", fontsize=10)
-            grid = band.subplots(number, _ACROSS, squeeze=False).ravel()
-            for axes in grid[len(leak.pairs) :]:
-                axes.axis("off")
-            for axes, pair in zip(grid, leak.pairs, strict=False):
+            row = band.subplots(1, _PAIRS)
+            for axes, pair in zip(row, leak.pairs, strict=False):
                 _draw_pair(axes, directory, pair)
+            for axes in row[len(leak.pairs) :]:
+                axes.axis("off")
 
 
 def _draw_pair(axes: Axes, directory: Path, pair: Pair) -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from alzmri import repository, terminal
 from alzmri.errors import UserError
@@ -20,6 +19,7 @@ from alzmri.errors import UserError
 if TYPE_CHECKING:
     from alzmri.collections.audit import Audit
     from alzmri.data.class_folders import Collection
+    from alzmri.data.subjects import People
 
 data_app = typer.Typer(no_args_is_help=True, help="Import, check and audit collections of slices.")
 
@@ -44,9 +44,6 @@ MaxRejected = Annotated[
     float, typer.Option(min=0, max=1, help="Refuse if more than this fraction is unusable.")
 ]
 Existing = Annotated[str, typer.Argument(help="The collection data/NAME.")]
-
-_MIN_SUBJECTS = 3
-"""Least number per class: one each for training, validation and test."""
 
 
 @data_app.command("import")
@@ -117,15 +114,15 @@ def _bring(*arguments: Any, **reading: Any) -> None:
     """Import a source, report the result and the next step: see ``import_collection``."""
     from alzmri.collections.importing import import_collection
 
-    brought = import_collection(*arguments, **reading)
+    found, people, notes, warnings = import_collection(*arguments, **reading)
     name = arguments[1]
-    _show(brought.collection, brought.people)
-    for note in brought.notes:
+    _show(found, people)
+    for note in notes:
         _say(note)
-    for warning in brought.warnings:
+    for warning in warnings:
         terminal.warn(warning)
     left: defaultdict[str, list[str]] = defaultdict(list)
-    for item in brought.collection.rejected:
+    for item in found.rejected:
         # Without details that differ from file to file.
         left[re.split(r": | of ", item.reason)[0]].append(item.path)
     for reason, paths in sorted(left.items(), key=lambda group: -len(group[1])):
@@ -147,40 +144,27 @@ def check(name: Existing) -> None:
     """
     from alzmri import params
     from alzmri.classes import merged
-    from alzmri.collections import importing
+    from alzmri.collections.importing import check_name
     from alzmri.data import class_folders, splits, subjects
 
-    importing.check_name(name, ("prepared",))
-    given, directory = params.load(), Path("data", name)
-    found, heads = importing.read(directory)
+    check_name(name, ("prepared",))
+    given = params.load()
+    found = class_folders.read(Path("data", name))
     for item in found.rejected:
         _say(f"rejected: {item.path}: {item.reason}")
-    try:
-        people = subjects.find(
-            directory, given.split.subjects, found.entries, lambda: importing.compared(heads)[1]
-        )
-    except subjects.Unclear as error:
-        _show(found, None)
-        raise UserError(f"prepare would refuse it: {error}") from None
-    _show(found, people.names if people.known else None)
+    people = subjects.find(found, given.split.subjects)
+    _show(found, people)
+    if people.doubt and not people.known:
+        raise UserError(f"prepare would refuse it: {people.doubt}")
     class_folders.require(found, given.data.max_rejected, remedy="prepare would refuse it")
     called = merged(given.data.merge, found.classes)
     labels = [called[item.label] for item in found.entries]
-    splits.parts(found.entries, labels, people.names, given.split, {})
+    splits.parts(found.entries, labels, people.names, given.split)
 
 
 @data_app.command()
 def audit(
     name: Existing,
-    figure: Annotated[
-        Path | None,
-        typer.Option(
-            help="File for the picture of the most similar pairs.",
-            show_default="plots/audit-NAME.png",
-            callback=repository.located,
-        ),
-    ] = None,
-    pairs: Annotated[int, typer.Option(min=1, max=60, help="Pairs per layout in it.")] = 3,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print only the numbers, as JSON.")
     ] = False,
@@ -196,31 +180,26 @@ def audit(
     """Measure what train/test layouts of data/NAME leak: shared subjects, near-duplicate slices.
 
     It compares the published layout, if the import recorded it, with the subject split and the
-    slice split of params.yaml. 1-NN gives each test slice the class of the most similar training
-    slice: the part of its score above that on the subject split is recognition of subjects. Leaks
-    are an error only with --strict.
+    slice split of params.yaml, and draws the most similar pairs in plots/audit-NAME.png. 1-NN gives
+    each test slice the class of the most similar training slice: the part of its score above that
+    on the subject split is recognition of subjects. Leaks are an error only with --strict.
 
-    Examples:
-
-        alzmri data audit kaggle
+    Example:
 
         alzmri data audit kaggle --json | jq '.layouts[] | {layout, shared_subjects}'
-
-        alzmri data audit kaggle --strict --figure leak.png --pairs 6
     """
     from alzmri import params
     from alzmri.collections import audit as auditing
     from alzmri.collections.importing import check_name
 
     check_name(name, ("prepared",))
-    given = params.load()
-    found = auditing.audit(Path("data", name), given, pairs=pairs)
+    given, directory, figure = params.load(), Path("data", name), Path(f"plots/audit-{name}.png")
+    found = auditing.audit(directory, given)
     for unit, refusal in found.refused.items():
         terminal.warn(f"the {unit} split is not possible: {refusal}")
     if not found.layouts or (strict and given.split.unit in found.refused):
         raise UserError(found.refused[given.split.unit])
-    figure = figure or Path("plots", f"audit-{name}.png")
-    auditing.draw(figure, Path("data", name), found.layouts, name)
+    auditing.draw(figure, directory, found.layouts, name)
     if as_json:
         content = {"collection": name, **asdict(found), "figure": str(figure)}
         print(json.dumps(content, indent=2, allow_nan=False))
@@ -242,24 +221,22 @@ def _show_audit(name: str, found: "Audit") -> None:
     _say(f"{name}: {found.images} images of {who}")
     if found.doubt:
         _say(found.doubt)
-    table = Table("test slices")
-    columns: list[list[str]] = []
+    rows: defaultdict[str, list[str]] = defaultdict(list)
     for leak in found.layouts:
-        table.add_column(leak.called + " *" * leak.current, justify="right")
-        parts = (leak.train, leak.val, leak.test)
-        same = "?" if leak.same_subject is None else f"{leak.same_subject:.1%}"
-        scores = (leak.accuracy, leak.majority_accuracy, leak.macro_f1)
-        cells = [f"{part.images} ({_count(part.people)})" for part in parts]
-        cells += [f"{_count(leak.shared_subjects)} of {_count(leak.test.people)}"]
-        cells += [f"{leak.test_near_duplicates} of {leak.test.images}", same]
-        columns.append(cells + [f"{score:.3f}" for score in scores])
-    labels = (
-        *("images (subjects): train", "  validation", "  test", "subjects also in training"),
-        *("with a near-duplicate", "nearest: same subject"),
-        *("1-NN accuracy", "  most frequent class", "1-NN macro F1"),
-    )
-    for row in zip(labels, *columns, strict=True):
-        table.add_row(*row)
+        for label, part in (("train", leak.train), ("val", leak.val), ("test", leak.test)):
+            rows[f"{label} images (subjects)"].append(f"{part.images} ({_known(part.people)})")
+        shared = f"{_known(leak.shared_subjects)} of {_known(leak.test.people)}"
+        rows["subjects also in training"].append(shared)
+        near = f"{leak.test_near_duplicates} of {leak.test.images}"
+        rows["with a near-duplicate"].append(near)
+        rows["nearest: same subject"].append(_known(leak.same_subject, ".1%"))
+        rows["1-NN accuracy"].append(f"{leak.accuracy:.3f}")
+        rows["  most frequent class"].append(f"{leak.majority_accuracy:.3f}")
+        rows["1-NN macro F1"].append(f"{leak.macro_f1:.3f}")
+    names = [leak.called + " *" * leak.current for leak in found.layouts]
+    table = Table("test slices", *(Column(name, justify="right") for name in names))
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
     terminal.out.print(table)
     _say(
         "* the current split (params.yaml). Near-duplicates are similar by"
@@ -276,23 +253,18 @@ def _show_audit(name: str, found: "Audit") -> None:
         _say("the published split is unknown: no origin.csv has folders such as train and test")
 
 
-def _show(found: "Collection", people: Sequence[str] | None) -> None:
-    """Print the images and subjects of each class, and warnings.
-
-    ``people`` is the subject of each image; None if unknown.
-    """
+def _show(found: "Collection", people: "People") -> None:
+    """Print the images and subjects of each class, and warnings."""
     from alzmri.data.class_folders import MAKE_SLICES
+    from alzmri.data.prepared import PARTS
 
     labels = [entry.label for entry in found.entries]
-    pictured, pairs = Counter(labels), set(zip(people or labels, labels, strict=True))
+    pictured, pairs = Counter(labels), set(zip(people.names, labels, strict=True))
     of_class, classes_of = (Counter(pair[at] for pair in pairs) for at in (1, 0))
-    table = Table("class")
-    table.add_column("images", justify="right")
-    table.add_column("subjects", justify="right")
-    for label in found.classes:
-        table.add_row(label, str(pictured[label]), str(of_class[label]) if people else "?")
-    table.add_section()
-    table.add_row("all", str(len(labels)), str(len(classes_of)) if people else "?")
+    counts = [(label, pictured[label], of_class[label]) for label in found.classes]
+    table = Table("class", *(Column(what, justify="right") for what in ("images", "subjects")))
+    for label, images, subjects in (*counts, ("all", len(labels), len(classes_of))):
+        table.add_row(label, str(images), str(subjects) if people.known else "?")
     terminal.out.print(table)
     conversions = Counter(entry.converted for entry in found.entries if entry.converted)
     for conversion, count in sorted(conversions.items()):
@@ -301,7 +273,7 @@ def _show(found: "Collection", people: Sequence[str] | None) -> None:
         terminal.warn(
             f"{found.volumes} volumes (DICOM, NIfTI, FreeSurfer) are not read: {MAKE_SLICES}"
         )
-    if not people:
+    if not people.known:
         return
     if several := sum(number > 1 for number in classes_of.values()):
         terminal.warn(
@@ -309,15 +281,13 @@ def _show(found: "Collection", people: Sequence[str] | None) -> None:
             " class folders and subjects.csv"
         )
     for label in found.classes:
-        if 0 < of_class[label] < _MIN_SUBJECTS:
-            terminal.warn(
-                f"{label} has {of_class[label]} subjects: no subject split can have the class in"
-                " training, validation and test at once"
-            )
+        if 0 < of_class[label] < len(PARTS):
+            few = f"{label} has {of_class[label]} subjects: too few"
+            terminal.warn(f"{few} to be in training, validation and test at once")
 
 
-def _count(people: int | None) -> str:
-    return "?" if people is None else str(people)
+def _known(number: float | None, form: str = "") -> str:
+    return "?" if number is None else format(number, form)
 
 
 def _say(line: str) -> None:

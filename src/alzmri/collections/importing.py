@@ -7,21 +7,19 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
-
 from alzmri import classes, git, terminal
 from alzmri.classes import CLASSES_FILE, STAGES, Naming
 from alzmri.collections import recognition, sources
-from alzmri.collections.tables import Member
-from alzmri.data import class_folders, images, similarity, subjects
-from alzmri.data.class_folders import ORIGIN_FILE, Collection, Entry, Rejected, printable
-from alzmri.data.subjects import SUBJECTS_FILE
+from alzmri.collections.sources import Member
+from alzmri.data import class_folders, images, subjects
+from alzmri.data.class_folders import ORIGIN_FILE, Collection, Rejected, printable
+from alzmri.data.subjects import SUBJECTS_FILE, People
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing_directory, write_bytes, write_csv
 
@@ -30,46 +28,13 @@ _LONGEST = 200
 
 
 class Imported(NamedTuple):
-    """The result of an import: the images and rejected files; the subject of each image, None if
-    unknown; remarks and warnings, in sentences."""
+    """The result of an import: the images and rejected files; the subject of each image; remarks
+    and warnings, in sentences."""
 
     collection: Collection
-    people: Sequence[str] | None
+    people: People
     notes: Sequence[str]
     warnings: Sequence[str]
-
-
-class Head(NamedTuple):
-    """The thumbnail of an image (see :func:`images.thumbnail`), and its height and width."""
-
-    thumbnail: images.Pixels
-    size: tuple[int, ...]
-
-
-class _Placed(NamedTuple):
-    """A member of a source, its class, and its path in the new collection."""
-
-    member: Member
-    label: str
-    path: str
-
-
-def read(directory: Path) -> tuple[Collection, list[Head]]:
-    """:func:`class_folders.read` with a progress bar; also the heads of the entries."""
-    heads: list[Head] = []
-
-    def keep(pixels: images.Pixels) -> Head:
-        return Head(images.thumbnail(pixels), pixels.shape)
-
-    with terminal.progress("validating") as progress:
-        return class_folders.read(directory, keep, heads.append, progress), heads
-
-
-def compared(heads: Sequence[Head]) -> tuple[similarity.Codes, similarity.Forest]:
-    """Compare all images with each other, with a progress bar."""
-    with terminal.progress("comparing images") as progress:
-        codes = similarity.encode(np.array([head.thumbnail for head in heads], np.uint8))
-        return codes, similarity.forest(codes, progress)
 
 
 def import_collection(
@@ -80,7 +45,7 @@ def import_collection(
     force: bool = False,
     max_rejected: float = 0.1,
     command: str = "import",
-    reader: Callable[[Path, int, Naming], AbstractContextManager[sources.Found]] = sources.members,
+    reader: Callable[[Path, int, Naming], sources.Found] = sources.members,
 ) -> Imported:
     """Copy the usable images of ``source`` to ``data/name`` and give them to DVC and git.
 
@@ -94,12 +59,11 @@ def import_collection(
         named_classes: ``--classes``, see :func:`classes.parse`; None for the stages.
         subject: ``--subject``, see :func:`recognition.by_pattern`.
         command: the command of ``alzmri data``, for messages.
-        reader: opens ``source`` without changing it: see :func:`sources.members`.
+        reader: see :func:`sources.members`.
 
     Raises:
-        UserError: the name is not valid or in use, the source is unusable
-            (:func:`class_folders.require`) or has unknown classes, or this is not a git and DVC
-            repository.
+        UserError: the name is not valid or in use, the source is unusable or has unknown classes,
+            or this is not a git and DVC repository.
         EnvironmentFault: git or DVC failed, or a package for the source is missing.
     """
     check_name(name, ("phantom", "prepared"))
@@ -107,61 +71,66 @@ def import_collection(
     _check_target(source, target, force=force)
     fresh = not target.exists()
     naming = classes.parse(named_classes) if named_classes else STAGES
-    room = shutil.disk_usage(".").free
-    with (
-        reader(source, room, naming) as (members, rejected),
-        replacing_directory(target) as temporary,
-    ):
-        # The source is an imported collection. In other releases, classes.txt has no useful order.
-        kept, known = (_table(source, members, file) for file in (CLASSES_FILE, ORIGIN_FILE))
-        if kept and known and kept.above == known.above and not named_classes:
-            naming = class_folders.classes_of(kept.content, kept.name)
-        placed, misplaced, words = _place(members, naming)
-        if not placed:
-            _require_images(source, name, members)
-        lost = sum(not item.stray for item in misplaced)
-        much = lost > max_rejected * (lost + len(placed))
-        _require_names(f"{command} {shlex.quote(str(source))} --name {name}", naming, words, much)
-        present = {item.label for item in placed}
-        names = naming.classes or [one for one in classes.KNOWN if one in present]
-        if len(names) > 1:  # a single one is refused below, with its own message
-            write_bytes(temporary / CLASSES_FILE, "".join(f"{one}\n" for one in names).encode())
-        origin, unread = _copy(placed, temporary)
-        found, heads = read(temporary)
+    members, rejected = reader(source, shutil.disk_usage(".").free, naming)
+    # The source is an imported collection. In other releases, classes.txt has no useful order.
+    kept, known = (_table(source, members, file) for file in (CLASSES_FILE, ORIGIN_FILE))
+    if kept and known and kept.above == known.above and not named_classes:
+        naming = class_folders.classes_of(kept.content, kept.name)
+    placed, misplaced, words = _place(members, naming)
+    if not placed:
+        _require_images(source, name, members)
+    lost = sum(not item.stray for item in misplaced)
+    much = lost > max_rejected * (lost + len(placed))
+    _require_names(f"{command} {shlex.quote(str(source))} --name {name}", naming, words, much)
+    present = {member.label for member in placed.values()}
+    named = naming.classes or [one for one in classes.KNOWN if one in present]
+    rejected += misplaced
+    with replacing_directory(target) as temporary:
+        if len(named) > 1:  # a single one is refused below, with its own message
+            write_bytes(temporary / CLASSES_FILE, "".join(f"{one}\n" for one in named).encode())
+        with terminal.progress("copying") as progress:
+            for done, (path, member) in enumerate(placed.items(), start=1):
+                (temporary / path).parent.mkdir(exist_ok=True)
+                try:
+                    (temporary / path).write_bytes(member.read())
+                except images.Unreadable as error:
+                    rejected.append(Rejected(printable(member.path), str(error)))
+                progress(done, len(placed))
+        found = class_folders.read(temporary)
+        came = {path: printable(member.path) for path, member in placed.items()}
         for item in found.rejected:
             (temporary / item.path).unlink()
-        came = {path: printable(member.path) for path, member in origin.items()}
-        left = [replace(item, path=came[item.path]) for item in found.rejected]
-        behind = sorted(rejected + misplaced + unread + left, key=lambda item: item.path)
-        entries = found.entries
-        reported = replace(found, directory=source, rejected=tuple(behind))
+            rejected.append(replace(item, path=came[item.path]))
+        rejected.sort(key=lambda item: item.path)
+        reported = replace(found, directory=source, rejected=rejected)
         class_folders.require(reported, max_rejected, remedy="nothing was imported")
 
-        codes, links = compared(heads)
-        of = recognition.copies(codes, links, [head.size for head in heads]).tolist()
-        copy_of = {
-            entry.path: entries[number].path
-            for entry, number in zip(entries, of, strict=True)
-            if number >= 0
-        }
-        used = {item.path: item.duplicate_of for item in found.rejected}
-        used |= {entry.path: entry.path for entry in entries}
+        copy_of = recognition.copies(found)
+        before: defaultdict[str, list[str]] = defaultdict(list)
+        if known:
+            for _, row in class_folders.rows(known.content, known.name, ("path", "origin")):
+                before[known.above + row["path"]].append(row["origin"])
+        used = {item.path: item.duplicate_of for item in found.rejected if item.duplicate_of}
+        used |= {entry.path: entry.path for entry in found.entries}
         rows = {
-            (path, place, copy_of.get(path, ""))
-            for copied, place in _published(known, came)
-            if (path := used[copied])
+            (path, origin, copy_of.get(path, ""))
+            for copied, path in used.items()
+            for origin in before.get(came[copied], [came[copied]])
         }
         write_csv(temporary / ORIGIN_FILE, ("path", "origin", "copy_of"), sorted(rows))
         table = _table(source, members, SUBJECTS_FILE)
-        members_used = [origin[entry.path] for entry in entries]
-        people, known_by, warnings = _subjects(table, members_used, entries, naming, subject, links)
-        notes = []
-        if people and known_by:
-            pairs = zip([entry.path for entry in entries], people, strict=True)
+        used_members = [placed[entry.path] for entry in found.entries]
+        people = _subjects(table, used_members, naming, subject) or subjects.find(found, "pixels")
+        notes, warnings = [], []
+        if people.known_by:
+            pairs = zip([entry.path for entry in found.entries], people.names, strict=True)
             write_csv(temporary / SUBJECTS_FILE, ("path", "subject"), pairs)
-            notes.append(
-                f"{len(set(people))} subjects known by {known_by}: see {target}/{SUBJECTS_FILE}"
-            )
+            who = f"{len(set(people.names))} subjects known by {people.known_by}"
+            notes.append(f"{who}: see {target}/{SUBJECTS_FILE}")
+            warnings += _near_duplicates(people.names, found)
+        elif people.doubt:
+            refusal = "prepare would refuse this: " * (not people.known)
+            warnings.append(f"{refusal}{people.doubt}")
         if copy_of:
             notes.append(
                 f"{len(copy_of)} images are turned, mirrored or brightened copies of others (see"
@@ -169,7 +138,7 @@ def import_collection(
             )
     with terminal.progress("adding to DVC and git") as progress:
         _track(name, fresh=fresh)
-        progress(len(entries), len(entries))
+        progress(len(found.entries), len(found.entries))
     return Imported(replace(reported, directory=target), people, notes, warnings)
 
 
@@ -215,16 +184,12 @@ def _table(source: Path, members: Sequence[Member], name: str) -> _Table | None:
 
 def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
     """Raise UserError for a source without images that can be converted into images."""
-
-    def is_volume(member: Member) -> bool:
-        if member.path.lower().endswith(class_folders.VOLUMES):
-            return True
-        try:
-            return member.read()[128:132] == b"DICM"  # DICOM files often have no suffix
-        except images.Unreadable:
-            return False
-
-    if volumes := sum(map(is_volume, members)):
+    volumes = 0
+    for member in members:
+        with suppress(images.Unreadable):  # DICOM files often have no suffix
+            named = member.path.lower().endswith(class_folders.VOLUMES)
+            volumes += named or member.read()[128:132] == b"DICM"
+    if volumes:
         raise UserError(
             f"{source} has no images, but {volumes} volumes (DICOM, NIfTI, FreeSurfer):"
             f" `alzmri data slices {shlex.quote(str(source))} --name {name}` makes a collection of"
@@ -232,9 +197,8 @@ def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
         )
     if any(".tfrec" in member.path.lower() for member in members):
         raise UserError(
-            f"{source} has TFRecord files, which only TensorFlow reads: with TensorFlow installed,"
-            " write the image of each record with tf.data.TFRecordDataset and tf.io.write_file to"
-            " a folder for its class, and import those folders"
+            f"{source} has TFRecord files, which only TensorFlow reads: write the image of each"
+            " record to a folder for its class, and import those folders"
         )
 
 
@@ -244,8 +208,8 @@ def _require_names(
     """Raise UserError for unknown classes (if ``much`` of the source has one), with an option that
     names the classes of its labels and folders, ``words``."""
     unknown = [word for word, label in words.items() if label is None]
-    stageless = [word for word in unknown if classes.stageless(word)]
-    if not unknown or not (much or stageless) or len(words) > classes.MOST:
+    much = (much and unknown != []) or any(map(classes.stageless, unknown))
+    if not much or len(words) > classes.MOST:
         return
     if naming.classes:
         raise UserError(
@@ -266,105 +230,59 @@ def _require_names(
 
 def _place(
     members: Sequence[Member], naming: Naming
-) -> tuple[list[_Placed], list[Rejected], dict[str, str | None]]:
-    """The place of each image, the rejected files, and the class of each label or class folder.
-
-    They depend only on paths and labels, not on their order.
+) -> tuple[dict[str, Member], list[Rejected], dict[str, str | None]]:
+    """The images, with their class, by their path in the new collection; the rejected files; the
+    class of each label or class folder. They depend only on paths and labels, not on their order.
     """
     rejected: list[Rejected] = []
     words: dict[str, str | None] = {}
-    by_name: defaultdict[tuple[str, str], list[tuple[Member, str]]] = defaultdict(list)
+    by_name: defaultdict[tuple[str, str], list[Member]] = defaultdict(list)
     for member in sorted(members, key=lambda item: item.path):
-        word, found = member.label, None
-        if word is None:
+        if (word := member.label) is None:
             word, found = class_folders.place(member.path, naming)
         elif not (found := naming.class_of(word)):
             why = f"unknown label '{word}'; known are {naming.known}" if word else "no label"
             found = Rejected(printable(member.path), why)
-        label = found if isinstance(found, str) else None
+        if word:
+            words[word] = found if isinstance(found, str) else None
         if isinstance(found, Rejected):
             rejected.append(found)
-        if word:
-            words[word] = label
-        if label:
+        elif found:
             name = printable(PurePosixPath(member.path).name)
-            by_name[classes.folder(label), name].append((member, label))
-    placed: dict[str, _Placed] = {}
+            by_name[classes.folder(found), name].append(member._replace(label=found))
+    placed: dict[str, Member] = {}
     for (folder, name), same in sorted(by_name.items()):
-        for member, label in same:
+        for member in same:
             above = [part for part in member.path.split("/")[:-1] if not naming.class_of(part)]
             path = f"{folder}/{name if len(same) == 1 else printable('-'.join([*above, name]))}"
             if path in placed or len(path.encode()) > _LONGEST:
                 digest = hashlib.sha256(printable(member.path).encode()).hexdigest()
                 path = f"{folder}/{digest[:16]}{PurePosixPath(name).suffix[:8]}"
-            placed[path] = _Placed(member, label, path)
-    return list(placed.values()), rejected, words
-
-
-def _copy(placed: Sequence[_Placed], directory: Path) -> tuple[dict[str, Member], list[Rejected]]:
-    """Write the members below ``directory``; return the members by new path, and failures."""
-    for label in {item.label for item in placed}:
-        (directory / classes.folder(label)).mkdir()
-    origin: dict[str, Member] = {}
-    rejected: list[Rejected] = []
-    with terminal.progress("copying") as progress:
-        for done, item in enumerate(placed, start=1):
-            try:
-                (directory / item.path).write_bytes(item.member.read())
-                origin[item.path] = item.member
-            except images.Unreadable as error:
-                rejected.append(Rejected(printable(item.member.path), str(error)))
-            progress(done, len(placed))
-    return origin, rejected
-
-
-def _published(known: _Table | None, came: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The path and the published path of each file: its path in the source, ``came``, or that of
-    the source's ``origin.csv``."""
-    before: defaultdict[str, list[str]] = defaultdict(list)
-    if known:
-        for _, row in class_folders.rows(known.content, known.name, ("path", "origin")):
-            before[known.above + row["path"]].append(row["origin"])
-    return ((path, place) for path, here in came.items() for place in before.get(here, [here]))
+            placed[path] = member
+    return placed, rejected, words
 
 
 def _subjects(
-    table: _Table | None,
-    came: Sequence[Member],
-    entries: Sequence[Entry],
-    naming: Naming,
-    pattern: str | None,
-    links: similarity.Forest,
-) -> tuple[list[str] | None, str | None, list[str]]:
-    """The subject of each entry, the evidence unless it is the pixels, and warnings.
-
-    The user's pattern comes first, then a table, names in the source, and the pixels.
-    """
-    paths = [printable(item.path) for item in came]
-    of_labels = [item.subject for item in came if item.subject]
-    said: recognition.Named | str | None
+    table: _Table | None, used: Sequence[Member], naming: Naming, pattern: str | None
+) -> People | None:
+    """The subject of each image, by the user's pattern, a table, or names in the source; None if
+    only the pixels are left."""
+    paths = [printable(item.path) for item in used]
     if pattern:
-        said = recognition.by_pattern(pattern, paths)
-    elif table:
-        inside = [item.path.removeprefix(table.above) for item in came]
-        names = subjects.listed(table.content, table.name, inside)
-        said = recognition.Named(names, f"the {SUBJECTS_FILE} of the source")
-    elif len(of_labels) == len(came):
-        said = recognition.Named(of_labels, "the table of labels")
-    else:
-        said = recognition.by_names(paths, [entry.label for entry in entries], naming)
-    if isinstance(said, recognition.Named):
-        return said.subjects, said.known_by, _near_duplicates(said.subjects, links)
-    warnings = [said] if said else []
-    try:
-        people = subjects.from_pixels(links, [entry.sha256 for entry in entries])
-    except subjects.Unclear as error:
-        return None, None, [*warnings, f"prepare would refuse this: {error}"]
-    return people.names, None, [*warnings, people.doubt] if people.doubt else warnings
+        return recognition.by_pattern(pattern, paths)
+    if table:
+        inside = [item.path.removeprefix(table.above) for item in used]
+        listed = subjects.listed(table.content, table.name, inside)
+        return People(listed, known_by=f"the {SUBJECTS_FILE} of the source")
+    of_labels = [item.subject for item in used if item.subject]
+    if len(of_labels) == len(used):
+        return People(of_labels, known_by="the table of labels")
+    return recognition.by_names(paths, [item.label or "" for item in used], naming)
 
 
-def _near_duplicates(people: Sequence[str], links: similarity.Forest) -> list[str]:
+def _near_duplicates(people: Sequence[str], found: Collection) -> list[str]:
     """A warning if pairs of subjects have near-duplicate images."""
+    links = found.links
     close = links.correlations >= subjects.NEAR_DUPLICATE
     linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
     both = {tuple(sorted((people[one], people[other]))) for one, other in linked}
@@ -389,27 +307,23 @@ def _track(name: str, *, fresh: bool) -> None:
         words = (sys.executable, "-m", "dvc", "add", str(target))
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
-            lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
-            faults = [
-                line for line in lines if line.startswith("ERROR: ")
-            ]  # other lines are advice
-            raise UserError((faults or lines or ["dvc add failed"])[0])
+            printed = (done.stdout + done.stderr).strip()
+            faults = re.findall("ERROR: .*", printed)  # other lines are advice
+            raise UserError((faults or [printed or "dvc add failed"])[0])
         # DVC writes no .gitignore if the user's own excludes already contain the folder.
         git.run("add", *(str(file) for file in (pointer, ignore) if file.exists()))
     except BaseException as error:
         for file, content in before.items():
-            if content is None:
-                file.unlink(missing_ok=True)
-            else:
+            file.unlink(missing_ok=True)
+            if content is not None:
                 file.write_bytes(content)
-        remedy = "nothing was imported: correct that, then import again"
+        remedy = (
+            f"{target} holds the new images, untracked: correct that, then import again with"
+            f" --force; `dvc checkout --force {pointer}` brings the old images back"
+        )
         if fresh:
             shutil.rmtree(target)
-        else:
-            remedy = (
-                f"{target} holds the new images, untracked: correct that, then import again with"
-                f" --force; `dvc checkout --force {pointer}` brings the old images back"
-            )
+            remedy = "nothing was imported: correct that, then import again"
         if isinstance(error, UserError):
             text = f"{target} could not be added to DVC and git: {error}\n{remedy}"
             raise EnvironmentFault(text) from None

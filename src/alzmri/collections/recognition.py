@@ -1,17 +1,18 @@
 """Recognise the subject, the published part and the original of each image of an import."""
 
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alzmri import classes
 from alzmri.classes import Naming
 from alzmri.data import similarity, subjects
+from alzmri.data.class_folders import Collection
+from alzmri.data.prepared import PARTS
+from alzmri.data.subjects import People
 from alzmri.errors import UserError
 
 PATTERNS = {
@@ -21,39 +22,24 @@ PATTERNS = {
 }
 """Patterns of subject IDs of studies, in names of files or folders."""
 
-_PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+_PARTS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+"""Other names of parts."""
 
-_COMPLETE = 0.9
-"""Least fraction of copies with a near-duplicate among the originals: in the public collection
-0.97, among half of it 0.86, among the 601 upright copies of 3,738 turned ones 0.65."""
-_CLOSE = 0.9
-"""Least median similarity of copies to their originals: 0.95 in the public collection, whose
-neighbouring slices have 0.88."""
-_SAME = 0.95
-"""Least similarity of two images of one slice; neighbouring slices are below."""
-_REPEATED = 0.05
-"""Largest fraction of originals that show the slice of another: 0 in the public collection."""
+_COMPLETE, _CLOSE = 0.9, 0.9
+"""Least fraction of copies with a near-duplicate among the originals (in the public collection
+0.97, among half of it 0.86), and least median similarity to these (0.95, neighbours 0.88)."""
+_SAME, _REPEATED = 0.95, 0.05
+"""Least similarity of two images of one slice, above neighbouring slices; largest fraction of
+originals that show the slice of another, 0 in the public collection."""
 _COPIES_ALONE = 0.5
 """Least fraction of images that show the slice of another, if no originals exist: 0.77 for copies.
 Of 4,339 copies of 1,468 slices, 1,633 represent the others, with every slice among them."""
-_COMMON = 0.01
-"""Least fraction of all images for a size to be that of originals or copies."""
-_TRIED = 500
-"""Size of a sample that estimates such a fraction."""
+_COMMON, _TRIED = 0.01, 500
+"""Least fraction of all images for a size to be that of originals or copies; size of a sample that
+estimates such fractions."""
 
 
-class Named(NamedTuple):
-    """The subject of each image, and the evidence for it."""
-
-    subjects: list[str]
-    known_by: str
-
-
-def by_pattern(pattern: str, paths: Sequence[str]) -> Named:
+def by_pattern(pattern: str, paths: Sequence[str]) -> People:
     """The match of ``--subject`` in each path: its group, or else the whole; `UserError` if it is
     not a regular expression, has several groups, or does not match some path."""
     try:
@@ -69,44 +55,32 @@ def by_pattern(pattern: str, paths: Sequence[str]) -> Named:
             f"--subject '{pattern}' does not match {len(missing)} of {len(paths)} images, such as"
             f" {', '.join(missing[:3])}: it must match a part of the path in the source"
         )
-    return Named([name for name in names if name], f"--subject '{pattern}'")
+    return People([name for name in names if name], known_by=f"--subject '{pattern}'")
 
 
-def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Named | str | None:
-    """The subjects by names in use; one sentence if not all paths have such a name.
+def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> People | None:
+    """The subjects by names in use; None if not all paths have such a name.
 
     It tries the nearest name of :data:`PATTERNS`, then the folder below the class folder, if every
     image is in one, each class has at least two, and none is in two classes.
     """
-    said = None
     for what, pattern in PATTERNS.items():
-        found = [pattern.findall(path) for path in paths]
-        names = [several[-1] for several in found if several]
+        names = [found[-1] for path in paths if (found := pattern.findall(path))]
         if len(names) == len(paths) and len(set(names)) > 1:
-            return Named(names, f"{what} such as {names[0]}")
-        if len(paths) / 2 < len(names) < len(paths):
-            said = (
-                f"{what} are in the paths of {len(names)} of {len(paths)} images, so subjects were"
-                f" not taken from them; {paths[found.index([])]} has none"
-            )
-    folders = [name for path in paths if (name := _below_class(path, naming))]
-    if len(folders) < len(paths):
-        return said
-    classes_of: defaultdict[str, set[str]] = defaultdict(set)
-    folders_of: defaultdict[str, set[str]] = defaultdict(set)
-    for name, label in zip(folders, labels, strict=True):
-        classes_of[name].add(label)
-        folders_of[label].add(name)
-    if max(map(len, classes_of.values())) > 1 or min(map(len, folders_of.values())) < 2:
-        return said
-    return Named(folders, f"a folder for each, such as {folders[0]}")
+            return People(names, known_by=f"{what} such as {names[0]}")
+    folders = [_below_class(path, naming) for path in paths]
+    pairs = set(zip(folders, labels, strict=True))
+    in_class = Counter(label for _, label in pairs)
+    if None in folders or len(pairs) > len(set(folders)) or min(in_class.values()) < 2:
+        return None
+    how = f"a folder for each, such as {folders[0]}"
+    return People([str(name) for name in folders], known_by=how)
 
 
 def _below_class(path: str, naming: Naming) -> str | None:
     """The folder below the class folder; None if there is none, or it is a part such as test."""
     folders = PurePosixPath(path).parts[:-1]
-    found = classes.of_folders(naming, folders)
-    if found is None:
+    if (found := classes.of_folders(naming, folders)) is None:
         return None
     below = folders[len(folders) - folders[::-1].index(found[0]) :]
     return below[0] if below and part(f"{below[0]}/x") is None else None
@@ -120,26 +94,23 @@ def part(origin: str) -> str | None:
     """
     for folder in reversed(PurePosixPath(origin).parts[:-1]):
         name = re.sub(r"(-\d+-of-\d+\S*)?\.parquet$", "", folder.lower())
-        if name in _PARTS:
-            return _PARTS[name]
+        if (found := _PARTS.get(name, name)) in PARTS:
+            return found
     return None
 
 
-def copies(
-    codes: similarity.Codes, links: similarity.Forest, sizes: Sequence[tuple[int, ...]]
-) -> NDArray[np.int64]:
-    """The original of each turned, mirrored, brightened or resized copy.
+def copies(found: Collection) -> dict[str, str]:
+    """The path of the original of each turned, mirrored, brightened or resized copy, by its path.
 
     Originals have a size of their own, show each slice once, and nearly all images of other sizes
     have a near-duplicate among them, most of them a close one. If no size is like that, but most
     images show the slice of another, there are only copies, and the first image of each slice
     counts as the original.
-
-    The result is int64 ``[n]`` for ``n`` images with ``sizes`` in pixels, -1 for originals and
-    images without one.
     """
+    codes, entries = found.codes, found.entries
     original, count = np.full(len(codes), -1, np.int64), len(codes)
-    kinds, kind = np.unique(np.array(sizes).reshape(-1, 2), axis=0, return_inverse=True)
+    sizes = np.array([entry.size for entry in entries])
+    kinds, kind = np.unique(sizes, axis=0, return_inverse=True)
 
     def some(codes: similarity.Codes) -> similarity.Codes:
         return codes[np.linspace(0, len(codes) - 1, min(len(codes), _TRIED)).astype(np.int64)]
@@ -148,18 +119,19 @@ def copies(
     for number in np.argsort(-kinds.prod(axis=1), kind="stable"):
         mine = kind.ravel() == number
         ours, others = codes[mine], codes[~mine]
-        if not len(others) or min(len(ours), len(others)) < _COMMON * count:
+        if min(len(ours), len(others)) < max(1, _COMMON * count):
             continue
         _, _, same = similarity.nearest(some(ours), ours, _SAME)
         _, best, alike = similarity.nearest(some(others), ours, subjects.NEAR_DUPLICATE)
         repeated, complete = (same > 1).mean(), (alike > 0).mean()
         if repeated <= _REPEATED and complete >= _COMPLETE and np.median(best) >= _CLOSE:
-            found, _, alike = similarity.nearest(others, ours, subjects.NEAR_DUPLICATE)
-            original[~mine] = np.where(alike > 0, np.flatnonzero(mine)[found], -1)
-            return original
-    _, first, group, number_of = np.unique(
-        links.components(count, _SAME), return_index=True, return_inverse=True, return_counts=True
-    )
-    if (number_of[group] > 1).mean() >= _COPIES_ALONE:
-        original = np.where(first[group] == np.arange(count), -1, first[group])
-    return original
+            place, _, alike = similarity.nearest(others, ours, subjects.NEAR_DUPLICATE)
+            original[~mine] = np.where(alike > 0, np.flatnonzero(mine)[place], -1)
+            break
+    else:
+        group = found.links.components(count, _SAME)
+        _, first, members = np.unique(group, return_index=True, return_counts=True)
+        if (members[group] > 1).mean() >= _COPIES_ALONE:
+            original = np.where(first[group] == np.arange(count), -1, first[group])
+    pairs = zip(entries, original.tolist(), strict=True)
+    return {entry.path: entries[number].path for entry, number in pairs if number >= 0}

@@ -7,17 +7,17 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from alzmri import classes
+import numpy as np
+
+from alzmri import classes, terminal
 from alzmri.classes import CLASSES_FILE, DEMENTED, STAGES, Naming
-from alzmri.data import images
+from alzmri.data import images, similarity
 from alzmri.errors import UserError
 from alzmri.parallel import in_order
-from alzmri.terminal import Update
-
-T = TypeVar("T")
 
 ORIGIN_FILE = "origin.csv"
 """File in a collection's folder: columns ``path`` (relative to it), ``origin`` (in the source) and
@@ -34,12 +34,17 @@ _SHOWN = 5
 
 class Entry(NamedTuple):
     """A usable image: its path in the collection, with ``/``; its class; the hexadecimal SHA-256 of
-    the file's bytes; its conversion, see :class:`images.Decoded`."""
+    the file's bytes; its conversion, see :class:`images.Decoded`; its height and width; and from
+    ``origin.csv`` the path of its original, its own unless it is a copy, and its published paths.
+    """
 
     path: str
     label: str
     sha256: str
     converted: str | None
+    size: tuple[int, ...]
+    original: str
+    origins: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,26 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Collection:
-    """The content of a directory: usable images and rejected files, each sorted by path.
-
-    ``classes`` are names, least to most severe: those of ``classes.txt``, else the stages whose
-    folders contain files.
-    """
+    """The content of a directory: usable images and rejected files, each sorted by path; class
+    names, least to most severe: those of ``classes.txt``, else the stages whose folders contain
+    files; the thumbnail of each entry."""
 
     directory: Path
     classes: tuple[str, ...]
-    entries: tuple[Entry, ...]
-    rejected: tuple[Rejected, ...]
+    entries: Sequence[Entry]
+    rejected: Sequence[Rejected]
+    thumbnails: similarity.Thumbnails
+
+    @cached_property
+    def codes(self) -> similarity.Codes:
+        """The codes of all entries."""
+        return similarity.encode(self.thumbnails)
+
+    @cached_property
+    def links(self) -> similarity.Forest:
+        """The spanning forest of all entries; the first use takes seconds, or minutes."""
+        with terminal.progress("comparing images") as progress:
+            return similarity.forest(self.codes, progress)
 
     @property
     def faults(self) -> list[Rejected]:
@@ -86,13 +101,9 @@ class Collection:
         return len(self.faults) / max(1, found)
 
 
-def read(
-    directory: Path,
-    keep: Callable[[images.Pixels], T],
-    append: Callable[[T], object],
-    progress: Update | None = None,
-) -> Collection:
-    """Validate every file below ``directory``, and append ``keep(pixels)`` for each usable image.
+def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) -> Collection:
+    """Validate every file below ``directory``, and call ``use`` with the pixels of each usable
+    image, uint8 ``[height, width]``, in the order of the entries.
 
     The class of an image is that of the nearest folder above it whose name means one, in any
     spelling. A ``classes.txt`` names the classes; without it they are stages of dementia.
@@ -102,21 +113,22 @@ def read(
     the first by path, across classes all, because their labels contradict each other. It ignores
     other files outside class folders, such as ``README.md`` or ``subjects.csv``.
 
-    Args:
-        directory: the collection.
-        keep: called with uint8 ``[height, width]``, from several threads.
-        append: called with each result of ``keep``, in the order of the entries.
-        progress: counts distinct contents.
-
     Raises:
-        UserError: there is no such directory, or its ``classes.txt`` has faults.
+        UserError: there is no such directory, or its ``classes.txt`` or ``origin.csv`` has faults.
     """
     if not directory.is_dir():
         raise UserError(
             f"{directory} is not a directory: import a collection with `alzmri data import`"
         )
-    table = described(directory / CLASSES_FILE)
-    naming = STAGES if table is None else classes_of(table, str(directory / CLASSES_FILE))
+    names, published = (directory / name for name in (CLASSES_FILE, ORIGIN_FILE))
+    table = described(names)
+    naming = STAGES if table is None else classes_of(table, str(names))
+    original: dict[str, str] = {}
+    origins: defaultdict[str, list[str]] = defaultdict(list)
+    if (table := described(published)) is not None:
+        for _, row in rows(table, str(published), ("path", "origin")):
+            origins[row["path"]].append(row["origin"])
+            original[row["path"]] = row.get("copy_of") or row["path"]
     paths, rejected = walk(directory)
     labels: dict[str, str] = {}
     contents: defaultdict[str, list[str]] = defaultdict(list)
@@ -132,44 +144,46 @@ def read(
             except images.Unreadable as error:
                 rejected.append(_refused(path, error))
 
-    def decode(copies: list[str]) -> tuple[str | None, T] | images.Unreadable:
+    def decode(copies: list[str]) -> tuple[images.Decoded, images.Pixels] | images.Unreadable:
         try:
             decoded = images.decode(directory / copies[0])
+            return decoded, images.thumbnail(decoded.pixels)
         except images.Unreadable as error:
             return error
-        return decoded.converted, keep(decoded.pixels)
 
-    entries = []
-    results = in_order(decode, contents.values())
-    for done, (sha256, result) in enumerate(zip(contents, results, strict=True), start=1):
-        first, *others = copies = contents[sha256]
-        if isinstance(result, images.Unreadable):
-            rejected += [_refused(path, result) for path in copies]
-        elif len({labels[path] for path in copies}) > 1:
-            for path in copies:
-                other = next(copy for copy in copies if labels[copy] != labels[path])
-                reason = f"contradictory labels: the same bytes as {printable(other)}"
-                rejected.append(Rejected(printable(path), reason))
-        else:
-            entries.append(Entry(first, labels[first], sha256, result[0]))
-            append(result[1])
-            reason = f"duplicate of {printable(first)}"
-            rejected += [Rejected(printable(path), reason, first) for path in others]
-        if progress:
+    entries, thumbnails = [], [np.empty((0, *[images.THUMBNAIL_SIDE] * 2), np.uint8)]
+    results = zip(contents.items(), in_order(decode, contents.values()), strict=True)
+    with terminal.progress("reading") as progress:
+        for done, ((sha256, copies), result) in enumerate(results, start=1):
+            first, *others = copies
+            if isinstance(result, images.Unreadable):
+                rejected += [_refused(path, result) for path in copies]
+            elif len({labels[path] for path in copies}) > 1:
+                for path in copies:
+                    other = next(copy for copy in copies if labels[copy] != labels[path])
+                    reason = f"contradictory labels: the same bytes as {printable(other)}"
+                    rejected.append(Rejected(printable(path), reason))
+            else:
+                (pixels, converted), thumbnail = result
+                known = original.get(first, first), origins.get(first, ())
+                entries.append(Entry(first, labels[first], sha256, converted, pixels.shape, *known))
+                thumbnails.append(thumbnail[None])
+                if use:
+                    use(pixels)
+                reason = f"duplicate of {printable(first)}"
+                rejected += [Rejected(printable(path), reason, first) for path in others]
             progress(done, len(contents))
     rejected.sort(key=lambda item: item.path)
     present = set(labels.values())
-    names = naming.classes or tuple(name for name in classes.KNOWN if name in present)
-    return Collection(directory, names, tuple(entries), tuple(rejected))
+    named = naming.classes or tuple(name for name in classes.KNOWN if name in present)
+    return Collection(directory, named, entries, rejected, np.concatenate(thumbnails))
 
 
 def described(file: Path) -> bytes | None:
     """The bytes of a ``file`` that describes a collection; None if there is none, `UserError` if it
     is unreadable."""
-    if not os.path.lexists(file):
-        return None
     try:
-        return images.read(file)
+        return images.read(file) if os.path.lexists(file) else None
     except images.Unreadable as error:
         raise UserError(f"{file}: {error}; remove it, or put a text file in its place") from None
 
@@ -200,34 +214,13 @@ def rows(table: bytes, name: str, columns: Sequence[str]) -> list[tuple[int, dic
         raise UserError(f"{name} is not a UTF-8 CSV table: {error}") from None
 
 
-def origins(directory: Path) -> dict[str, list[str]]:
-    """The published paths of each image in ``directory``, by path, from ``origin.csv``; `UserError`
-    if that is not such a table."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for row in _origin_rows(directory):
-        found[row["path"]].append(row["origin"])
-    return found
-
-
-def copies(directory: Path) -> dict[str, str]:
-    """The original of each copy in ``directory``, by path; raises like `origins`."""
-    return {row["path"]: row["copy_of"] for row in _origin_rows(directory) if row.get("copy_of")}
-
-
-def _origin_rows(directory: Path) -> list[dict[str, str]]:
-    file = directory / ORIGIN_FILE
-    table = described(file)
-    return [] if table is None else [row for _, row in rows(table, str(file), ("path", "origin"))]
-
-
 def walk(directory: Path) -> tuple[list[str], list[Rejected]]:
-    """The paths of all files below ``directory``, relative and sorted, and unlistable ones."""
+    """The paths of all files below ``directory``, relative and sorted, and unusable ones."""
     paths: list[str] = []
     refused: dict[str, str] = {}
 
     def unlistable(error: OSError) -> None:
-        folder = os.path.relpath(error.filename, directory)
-        refused[folder] = f"cannot be listed: {(error.strerror or str(error)).lower()}"
+        raise error
 
     for folder, subfolders, names in os.walk(directory, onerror=unlistable):
         above = Path(folder).relative_to(directory)
@@ -273,7 +266,7 @@ def require(
             "Demented" is a class beside its stages; or more than the fraction ``max_rejected``
             (0 to 1) of the images was rejected.
     """
-    directory, faults, classed = collection.directory, collection.faults, collection.classes
+    directory, faults, named = collection.directory, collection.faults, collection.classes
     if collection.volumes and not collection.entries:
         raise UserError(
             f"{directory} has no usable image, but {collection.volumes} volumes (DICOM, NIfTI,"
@@ -291,21 +284,20 @@ def require(
             f"at most {max_rejected:.0%} may be (data.max_rejected, --max-rejected)"
         )
     used = {item.label for item in collection.entries}
-    if missing := [name for name in classed if name not in used]:
+    if missing := [name for name in named if name not in used]:
         problems.append(f"no usable image of {', '.join(missing)}")
-    elif len(classed) == 1:
-        problems.append(f"{classed[0]} is its only class")
+    elif len(named) == 1:
+        problems.append(f"{named[0]} is its only class")
     elif DEMENTED in used and used & set(classes.CLASSES[1:]):
         problems.append(
             f"{DEMENTED} is a class beside stages of dementia: give other names, from healthy to"
             " severe, with `alzmri data import --classes`"
         )
     if problems:
-        lines = [f"{directory} cannot be used: {'; '.join(problems)}"]
-        lines += [f"  {item.path}: {item.reason}" for item in faults[:_SHOWN]]
-        if len(faults) > _SHOWN:
-            lines.append(f"  and {len(faults) - _SHOWN} more")
-        raise UserError("\n".join([*lines, remedy]))
+        lines = [f"  {item.path}: {item.reason}" for item in faults[:_SHOWN]]
+        more = [f"  and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)
+        what = f"{directory} cannot be used: {'; '.join(problems)}"
+        raise UserError("\n".join([what, *lines, *more, remedy]))
 
 
 def printable(path: str) -> str:

@@ -19,10 +19,8 @@ from alzmri.errors import UserError
 
 Pixels = NDArray[np.uint8]
 
-MIN_SIDE = 16
-"""Pixels. A smaller image shows no anatomy."""
-MAX_SIDE = 4096
-"""Pixels. Far above any MR slice, and small enough that every thread can hold such a square."""
+MIN_SIDE, MAX_SIDE = 16, 4096
+"""Pixels: a smaller image shows no anatomy; every thread can hold a square of the largest."""
 MAX_BYTES = 128 * 2**20
 """Maximum bytes of a file: the largest image, uncompressed, with 16 bits and 4 channels."""
 MAX_SCANS = 32
@@ -30,10 +28,9 @@ MAX_SCANS = 32
 pixels: thousands of them in a small file would take a minute."""
 THUMBNAIL_SIDE = 32
 
-_MAX_OUTLINED = 256
-"""Pixels. A larger slice is reduced before its head is outlined."""
-_BLUR = 0.01
-"""Radius of the blur before outlining, as a fraction of the side; it removes compression specks."""
+_MAX_OUTLINED, _BLUR = 256, 0.01
+"""Pixels of a side to which a larger slice is reduced before its head is outlined; radius of the
+blur before that, as a fraction of the side, which removes compression specks."""
 _SPECK = 0.02
 """Least area of a part of the head, as a fraction of the largest; smaller ones may be letters."""
 _OVERSAMPLING = 4
@@ -53,8 +50,6 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
 SYMBOLIC_LINK = "symbolic link: may lead elsewhere (if DVC made it, set cache.type to hardlink)"
 """The reason for refusing a link."""
 _POINTER, _PULL = b"version https://git-lfs.github.com/spec/", "run `git lfs pull` in its clone"
-START = len(_POINTER)
-"""Number of bytes by which :func:`check_start` recognises a pointer."""
 
 _NAMES = {"1": "1-bit", "P": "palette", "PA": "palette", "F": "float", "I": "32-bit"}
 """Names of those modes of Pillow that say little."""
@@ -87,17 +82,12 @@ def decode(path: Path) -> Decoded:
 def decode_bytes(data: bytes) -> Decoded:
     """Validate and decode the bytes of one image by their content.
 
-    It converts everything that has one clear meaning as an 8-bit grayscale slice, reports the
-    conversion, and refuses everything else.
-
-    - Colour (RGB, CMYK, palette) becomes its luma (ITU-R 601), on a black background.
-    - More than 8 bits are scaled so that the lowest value is 0 and the highest 255: MR
-      intensities have no unit, and 12-bit values in a 16-bit file would come out black if
-      scaled by what the file could hold.
-    - An EXIF orientation is applied.
-    - Refused are files that are empty or larger than ``MAX_BYTES``, truncated or damaged, or not
-      images, and images with several frames, fewer than ``MIN_SIDE`` or more than ``MAX_SIDE``
-      pixels a side, more than ``MAX_SCANS`` scans (before unpacking), or one value in every pixel.
+    Everything that has one clear meaning becomes an 8-bit grayscale slice: colour its luma (ITU-R
+    601), on a black background; more than 8 bits are scaled from the lowest value to the highest,
+    because MR intensities have no unit and 12-bit values in a 16-bit file would come out black; an
+    EXIF orientation is applied. The rest is refused: files that are empty or larger than
+    ``MAX_BYTES``, damaged, or not images; images with several frames, fewer than ``MIN_SIDE`` or
+    more than ``MAX_SIDE`` pixels a side, more than ``MAX_SCANS`` scans, or one value everywhere.
 
     Raises:
         NotAnImage: the content is of no known image format.
@@ -190,51 +180,39 @@ def thumbnail(pixels: Pixels) -> Pixels:
     ellipse) give the area to stretch to the square. Between darker, resized or compressed copies of
     a slice, the outline of a head differs less than its outermost pixel or the shape of its tissue.
     """
-    height, width = pixels.shape
-    scale = min(1, _MAX_OUTLINED / max(height, width))
+    scale = _MAX_OUTLINED / max(pixels.shape)
     if scale < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-    head = _outline(pixels)
-    variances, directions = np.linalg.eigh(head.covariance)
+        height, width = (round(side * scale) for side in pixels.shape)
+        small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        pixels = np.asarray(small, np.uint8)
+    centre, covariance, background = _outline(pixels)
+    fine = THUMBNAIL_SIDE * _OVERSAMPLING
+
+    def cut(axes: NDArray[np.float64]) -> Pixels:
+        """The head, uint8 ``[128, 128]``; the columns of ``axes`` are half its radii."""
+        matrix = axes * (4 / fine)
+        corner = centre - matrix.sum(axis=1) * (fine - 1) / 2
+        affine = np.column_stack([matrix, corner])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        found = cv2.warpAffine(pixels, affine, (fine, fine), flags=flags, borderValue=background)
+        # A border may be darker than the background of a brightened slice.
+        return np.maximum(np.asarray(found, np.uint8), np.uint8(background))
+
+    variances, directions = np.linalg.eigh(covariance)
     # Maps a disc to the ellipse of the head. In the disc, stretched copies of a head differ only
     # by a rotation.
     ellipse = (directions * np.sqrt(variances)) @ directions.T
-    tilt = np.deg2rad(_tilt(_cut(pixels, head, ellipse)))
+    tilt = np.deg2rad(_tilt(cut(ellipse)))
     cos, sin = np.cos(tilt), np.sin(tilt)
-    turned = ellipse @ np.array([[cos, -sin], [sin, cos]])
-    return _area(_cut(pixels, head, turned), THUMBNAIL_SIDE)
+    return _area(cut(ellipse @ np.array([[cos, -sin], [sin, cos]])), THUMBNAIL_SIDE)
 
 
-class _Outline(NamedTuple):
+def _outline(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """The convex hull of a head: its centre, x and y; their covariance ``[2, 2]``, over the hull;
     the level of the pixels around it."""
-
-    centre: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-    background: int
-
-
-def _cut(pixels: Pixels, head: _Outline, axes: NDArray[np.float64]) -> Pixels:
-    """Cut out a head, uint8 ``[128, 128]``; the columns of ``axes`` are half its radii."""
-    fine = THUMBNAIL_SIDE * _OVERSAMPLING
-    matrix = axes * (4 / fine)
-    corner = head.centre - matrix.sum(axis=1) * (fine - 1) / 2
-    cut = cv2.warpAffine(
-        pixels,
-        np.column_stack([matrix, corner]),
-        (fine, fine),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderValue=head.background,
-    )
-    # A border may be darker than the background of a brightened slice.
-    return np.maximum(np.asarray(cut, np.uint8), np.uint8(head.background))
-
-
-def _outline(pixels: Pixels) -> _Outline:
     blurred = cv2.GaussianBlur(pixels, (0, 0), _BLUR * np.sqrt(pixels.size))
     between, _ = cv2.threshold(blurred, 0, 255, cv2.THRESH_OTSU)
-    background = float(blurred[blurred <= between].mean())
+    background = float(blurred[blurred <= max(between, blurred.min())].mean())
     # Halfway to Otsu's threshold, because the outline is where the head begins, not where it is
     # bright.
     head = (blurred > (background + between) / 2).astype(np.uint8)
@@ -244,13 +222,12 @@ def _outline(pixels: Pixels) -> _Outline:
     parts = [outline for outline, area in zip(outlines, areas, strict=True) if area >= least]
     moments = cv2.moments(cv2.convexHull(np.concatenate(parts))) if parts else {"m00": 0}
     if moments["m00"] <= 0:
-        height, width = pixels.shape
-        sides = np.array([width, height], np.float64)
-        return _Outline((sides - 1) / 2, np.diag((sides / 4) ** 2), round(background))
+        sides = np.array(pixels.shape[::-1], np.float64)
+        return (sides - 1) / 2, np.diag((sides / 4) ** 2), round(background)
     centre = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
     mixed = moments["mu11"]
     covariance = np.array([[moments["mu20"], mixed], [mixed, moments["mu02"]]]) / moments["m00"]
-    return _Outline(centre, covariance, round(background))
+    return centre, covariance, round(background)
 
 
 def _tilt(head: Pixels) -> float:

@@ -2,25 +2,21 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
-from numpy.typing import NDArray
 
-from alzmri import terminal
 from alzmri.classes import CLASSES, merged
-from alzmri.data import class_folders, images, similarity, splits, subjects
-from alzmri.data.class_folders import Collection
-from alzmri.data.prepared import COPY, PARTS, UNKNOWN, Row, numbered, relevant, write_manifest
+from alzmri.data import class_folders, images, splits, subjects
+from alzmri.data.prepared import COPY, PARTS, Row, numbered, relevant, write_manifest
 from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.subjects import People
+from alzmri.errors import UserError
 from alzmri.figure import drawing
 from alzmri.files import write_csv, write_json
-from alzmri.params import Data, Params
-from alzmri.terminal import Update
+from alzmri.params import Params
 
 _PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
 """Colours of training, validation and test, on which black numbers are readable."""
@@ -30,54 +26,50 @@ _ONE, _TWO, _UNKNOWN = "#0072b2", "#d55e00", "#7f7f7f"
 _BINS = 80
 
 
-class Count(NamedTuple):
-    """Numbers of images and subjects of one class in one part."""
-
-    images: int
-    subjects: int
+Summary = dict[str, Any]
+"""``summary.json``; ``split`` has the numbers of ``images`` and ``subjects`` by part and class."""
 
 
-Counts = Mapping[tuple[str, str], Count]
-"""Counts by class and part: parts in order, within them classes."""
-
-
-class Packed(NamedTuple):
-    """A packed collection: the manifest; class names after ``data.merge``, least to most severe;
-    the subjects, and similarities of images; the number of images with a near-duplicate in another
-    part of a subject split; all counts, for ``data/prepared/summary.json``."""
-
-    rows: list[Row]
-    classes: tuple[str, ...]
-    people: People
-    links: Forest
-    counts: Counts
-    across: int
-    summary: Mapping[str, Any]
-
-
-def pack(source: Path, directory: Path, params: Params) -> Packed:
+def pack(
+    source: Path, directory: Path, params: Params, figure: Path | None = None
+) -> tuple[Summary, People]:
     """Write ``images.npy``, ``manifest.csv``, ``rejected.csv``, ``params.json``, ``summary.json``.
 
+    It draws the similarities of images in ``figure``, also if they do not separate subjects.
+
     Raises:
-        subjects.Unclear: the pixels do not separate subjects, and nothing else does.
-        UserError: the collection is unusable, or the split of ``params`` is impossible.
+        UserError: the collection is unusable, the split of ``params`` is impossible, or the pixels
+            do not separate subjects, and nothing else does.
     """
-    with terminal.progress("reading") as progress:
-        found, thumbnails = _pack_images(source, directory, params.data, progress)
+    side, shape = params.data.image_size, params.data.fit
+    # Not memory-mapped: on a full disk, a write fails with a message, a mapped page with SIGBUS.
+    with (directory / "images.npy").open("wb") as packed:
+
+        def write_header(number: int) -> None:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (number, side, side)}
+            write_array_header_1_0(packed, header)
+
+        write_header(0)  # NumPy leaves space for the number, which is known at the end
+        found = class_folders.read(
+            source, lambda pixels: packed.write(images.fit(pixels, side, shape).tobytes())
+        )
+        class_folders.require(found, params.data.max_rejected)
+        packed.seek(0)
+        write_header(len(found.entries))
     entries, rejected = found.entries, found.rejected
     reasons = ((item.path, item.reason) for item in rejected)
     write_csv(directory / "rejected.csv", ("path", "reason"), reasons)
     called = merged(params.data.merge, found.classes)
     labels = [called[entry.label] for entry in entries]
 
-    with terminal.progress("comparing images") as progress:
-        codes = similarity.encode(thumbnails)
-        links = similarity.forest(codes, progress)
-    people = subjects.find(source, params.split.subjects, entries, lambda: links)
+    people = subjects.find(found, params.split.subjects)
+    if figure:
+        draw_links(figure, found.links, people, params.data.source)
+    if people.doubt and not people.known:
+        raise UserError(f"{source}: {people.doubt}. {figure} shows the similarities")
     if params.data.permute_labels:
         labels = splits.permuted(labels, people.names, params.split.seed)
-    copy_of = class_folders.copies(source)
-    parts = splits.parts(entries, labels, people.names, params.split, copy_of)
+    parts = splits.parts(entries, labels, people.names, params.split)
     rows = [
         Row(index, entry.path, label, subject, part, entry.sha256)
         for index, (entry, label, subject, part) in enumerate(
@@ -88,14 +80,17 @@ def pack(source: Path, directory: Path, params: Params) -> Packed:
     write_json(directory / "params.json", relevant(params))
 
     train, val, test = (np.array(parts) == part for part in PARTS)
-    near_duplicates, across = subjects.near_duplicates(codes, train, test), 0
+    near_duplicates, across = subjects.near_duplicates(found.codes, train, test), 0
     if params.split.unit == "subject":
-        across = subjects.near_duplicates(codes, train | val, test)
-        across += subjects.near_duplicates(codes, train, val)
+        across = subjects.near_duplicates(found.codes, train | val, test)
+        across += subjects.near_duplicates(found.codes, train, val)
     classes = tuple(dict.fromkeys(called.values()))
-    counts = count(rows, classes)
+    pictured = Counter((row.split, row.label) for row in rows)
+    # A subject with images in two parts counts in both, unknown subjects do not count.
+    named = {(row.split, row.label, row.subject) for row in rows if people.known}
+    counted = Counter((part, label) for part, label, _ in named)
     cut, gap = people.cut, people.gap
-    summary = {
+    summary: Summary = {
         "classes": classes,
         "images": len(rows),
         "subjects": len(set(people.names)) if people.known else None,
@@ -108,7 +103,11 @@ def pack(source: Path, directory: Path, params: Params) -> Packed:
         "duplicates": sum(item.duplicate_of is not None for item in rejected),
         "converted": sum(entry.converted is not None for entry in entries),
         "split": {
-            part: {label: counts[label, part]._asdict() for label in classes} for part in PARTS
+            part: {
+                label: {"images": pictured[part, label], "subjects": counted[part, label]}
+                for label in classes
+            }
+            for part in PARTS
         },
         "leak": {
             "test_images_with_training_near_duplicate": near_duplicates,
@@ -118,68 +117,27 @@ def pack(source: Path, directory: Path, params: Params) -> Packed:
     if COPY in parts:
         summary["copies_not_scored"] = parts.count(COPY)
     write_json(directory / "summary.json", summary)
-    return Packed(rows, classes, people, links, counts, across, summary)
+    return summary, people
 
 
-def _pack_images(
-    source: Path, directory: Path, data: Data, progress: Update
-) -> tuple[Collection, NDArray[np.uint8]]:
-    """Write ``images.npy`` (uint8 ``[n, side, side]``); return the files and their thumbnails."""
-    side, thumbnails = data.image_size, []
-
-    def keep(pixels: images.Pixels) -> tuple[bytes, images.Pixels]:
-        return images.fit(pixels, side, data.fit).tobytes(), images.thumbnail(pixels)
-
-    # Not memory-mapped: on a full disk, a write fails with a message, a mapped page with SIGBUS.
-    with (directory / "images.npy").open("wb") as packed:
-
-        def write_header(number: int) -> None:
-            shape = (number, side, side)
-            write_array_header_1_0(packed, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-        def append(kept: tuple[bytes, images.Pixels]) -> None:
-            packed.write(kept[0])
-            thumbnails.append(kept[1])
-
-        write_header(0)  # NumPy leaves space for the number, which is known at the end
-        found = class_folders.read(source, keep, append, progress)
-        class_folders.require(found, data.max_rejected)
-        packed.seek(0)
-        write_header(len(thumbnails))
-    return found, np.stack(thumbnails)
-
-
-def count(rows: Sequence[Row], classes: Sequence[str]) -> Counts:
-    """Numbers of images and subjects of each class in each part, including zeros; a subject with
-    images in two parts counts in both, unknown subjects do not count."""
-    pictured = Counter((row.label, row.split) for row in rows)
-    known = {(row.label, row.split, row.subject) for row in rows if row.subject[:1] != UNKNOWN}
-    people = Counter((label, part) for label, part, _ in known)
-    keys = [(label, part) for part in PARTS for label in classes]
-    return {key: Count(pictured[key], people[key]) for key in keys}
-
-
-def write_table(path: Path, counts: Counts, classes: tuple[str, ...]) -> None:
-    """Write CSV, ``class,split,images,subjects``; numbers sort the classes."""
+def show_classes(folder: Path, found: Summary, note: str) -> None:
+    """Write ``classes.csv`` (``class,split,images,subjects``; numbers sort the classes), and draw
+    bars of images and of subjects, per class, stacked by part of the split."""
+    classes, counts = found["classes"], found["split"]
     rows = (
-        (label, part, *counts[name, part])
+        (label, part, *counts[part][name].values())
         for label, name in zip(numbered(classes), classes, strict=True)
         for part in PARTS
     )
-    write_csv(path, ("class", "split", "images", "subjects"), rows)
-
-
-def draw_classes(path: Path, counts: Counts, classes: tuple[str, ...], note: str) -> None:
-    """Draw bars of images and of subjects, per class, stacked by part of the split."""
-    with drawing(path, 8.0, 1.3 + 0.4 * len(classes)) as figure:
+    write_csv(folder / "classes.csv", ("class", "split", "images", "subjects"), rows)
+    with drawing(folder / "classes.png", 8.0, 1.3 + 0.4 * len(classes)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
-        for column, (axes, what) in enumerate(((left, "images"), (right, "subjects"))):
-            numbers = [[counts[name, part][column] for part in PARTS] for name in classes]
+        for axes, what in ((left, "images"), (right, "subjects")):
+            numbers = [[counts[part][name][what] for part in PARTS] for name in classes]
             start = np.zeros(len(classes))
-            for part, colour, widths in zip(
-                PARTS, _PART_COLOURS, np.transpose(numbers), strict=True
-            ):
+            parts = zip(PARTS, _PART_COLOURS, np.transpose(numbers), strict=True)
+            for part, colour, widths in parts:
                 axes.barh(range(len(classes)), widths, left=start, color=colour, label=part)
                 start += widths
             # Write numbers behind the bars, because many parts are narrower than their number.
@@ -192,60 +150,54 @@ def draw_classes(path: Path, counts: Counts, classes: tuple[str, ...], note: str
         right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
 
-def draw_links(path: Path, links: Forest, found: People | None, note: str) -> None:
-    """Draw a histogram of the links' similarities, within a subject and between subjects.
-
-    ``found`` has the subject of each image; None if the pixels do not separate subjects.
-    """
-    gap = found and found.gap
-    if found is None or not found.known:
-        groups = [("in all", _UNKNOWN, links.correlations)]
-        title = f"{note}: {len(links.first) + 1:,} images, subjects unknown"
-    else:
+def draw_links(path: Path, links: Forest, found: People, note: str) -> None:
+    """Draw a histogram of the links' similarities, within a subject and between subjects."""
+    if found.known:
         names = np.array(found.names)
         same = names[links.first] == names[links.second]
-        groups = [
-            ("between subjects", _TWO, links.correlations[~same]),
-            ("within a subject", _ONE, links.correlations[same]),
-        ]
+        between, within = links.correlations[~same], links.correlations[same]
+        groups = [("between subjects", _TWO, between), ("within a subject", _ONE, within)]
         how = "found from their pixels" if found.cut else "as in subjects.csv"
-        most = "at most " * bool(found.doubt)
-        title = f"{note}: {len(names):,} images, {most}{len(set(found.names)):,} subjects {how}"
+        who = f"{'at most ' * bool(found.doubt)}{len(set(found.names)):,} subjects {how}"
+    else:
+        groups, who = [("in all", _UNKNOWN, links.correlations)], "subjects unknown"
     edges = np.linspace(FLOOR, 1, _BINS + 1)
     counts = [np.histogram(values, edges)[0] for _, _, values in groups]
     top = max(1, *(int(count.max()) for count in counts))
     with drawing(path, 8.0, 3.2) as figure:
         axes = figure.subplots()
+        title = f"{note}: {len(found.names):,} images, {who}"
         axes.set(title=title, xlim=(FLOOR, 1), yscale="log", ylim=(0.7, 10 * top))
         axes.set(xlabel="similarity of the linked slices (1: the same anatomy)", ylabel="links")
         axes.yaxis.set_major_formatter("{x:,.0f}")
-        if gap:
+        above = ""
+        if gap := found.gap:
             axes.axvspan(gap.low, gap.high, color="#eeeeee", lw=0)
-        if found and found.cut:
-            above = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n" if gap else ""
+            above = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n"
+        if found.cut:
             axes.axvline(found.cut, color="black", lw=1, ls="--")
             text = f"{above} cut at {found.cut:.2f}"
             axes.text(found.cut, np.sqrt(top), text, va="center", size=9)
         for (label, colour, values), count in zip(groups, counts, strict=True):
             axes.stairs(count, edges, fill=True, color=colour)
-            if not len(values):
-                continue
-            # At the ends of the axis, where labels never overlap.
-            at, side = ((0.99, 0.99), "right") if colour == _ONE else ((0.01, 0.99), "left")
-            text = f"{len(values):,} links\n{label}"
-            axes.annotate(text, at, xycoords="axes fraction", ha=side, va="top", color=colour)
+            if len(values):
+                # At the ends of the axis, where labels never overlap.
+                at, side = ((0.99, 0.99), "right") if colour == _ONE else ((0.01, 0.99), "left")
+                text = f"{len(values):,} links\n{label}"
+                axes.annotate(text, at, xycoords="axes fraction", ha=side, va="top", color=colour)
 
 
-def problems(packed: Packed) -> list[str]:
+def problems(found: Summary) -> list[str]:
     """One sentence for each class that does not occur in every part of the split."""
-    found = []
-    for name in packed.classes:
-        if missing := [part for part in PARTS if not packed.counts[name, part].images]:
-            subjects = {row.subject for row in packed.rows if row.label == name}
-            who = f" has {len(subjects)} subjects and" if packed.people.known else ""
+    sentences = []
+    for name in found["classes"]:
+        counts = {part: found["split"][part][name] for part in PARTS}
+        if missing := [part for part in PARTS if not counts[part]["images"]]:
+            subjects = sum(count["subjects"] for count in counts.values())
+            who = f" has {subjects} subjects and" if subjects else ""
             remedy = "; data.merge joins it with its neighbour" if name in CLASSES else ""
-            found.append(
+            sentences.append(
                 f"{name}{who} does not occur in {' and '.join(missing)}: its scores there say"
                 f" nothing{remedy}"
             )
-    return found
+    return sentences

@@ -1,9 +1,9 @@
 """The similarity of two slices, which separates subjects and ignores rotation and mirroring.
 
 Plain correlation says little: all brains are similar, and two slices mostly share the height at
-which they were cut. Whitening every thumbnail reduces what varies much across the collection, and
-emphasises what is specific to a subject (as in whitened eigenfaces: Turk and Pentland, 1991;
-Belhumeur et al., 1997). Slices of unrelated subjects then correlate near 0.
+which they were cut. Whitening reduces what varies much across the collection, and emphasises what
+is specific to a subject (as in whitened eigenfaces: Turk and Pentland, 1991; Belhumeur et al.,
+1997). Slices of unrelated subjects then correlate near 0.
 
 Thumbnails are upright (:func:`alzmri.data.images.thumbnail`) or upside down, and may be mirrored.
 """
@@ -36,9 +36,8 @@ slices are far above."""
 
 _RIDGE = 0.001
 """Fraction of the largest variance that is added to each variance before whitening, because
-directions below it are noise. A larger one raises correlations between copies of two subjects: up
-to 0.33 in an augmented release at 0.001, 0.37 at 0.003. One fraction per slice is also added,
-because a variance of few slices is uncertain."""
+directions below it are noise; one fraction per slice is added too. A larger one raises correlations
+between copies of two subjects: up to 0.33 in an augmented release at 0.001, 0.37 at 0.003."""
 
 _DOUBT = 0.2
 """Least cosine with the pattern common to all heads that shows which way is up. In the public
@@ -80,8 +79,7 @@ def encode(thumbnails: Thumbnails) -> Codes:
     mean, whitening = _whitening(thumbnails)
     codes = _codes(thumbnails, mean, whitening)
     over = _codes(thumbnails[doubtful, ::-1], mean, whitening)
-    sure = codes[~doubtful]
-    (_, standing, _), (_, turned, _) = (nearest(way, sure, 1) for way in (codes[doubtful], over))
+    standing, turned = (nearest(way, codes[~doubtful], 1)[1] for way in (codes[doubtful], over))
     better = turned > standing + _CLEARLY
     codes[doubtful] = np.where(better[:, None, None], over, codes[doubtful])
     return codes
@@ -106,13 +104,10 @@ def _codes(
 
 
 def forest(codes: Codes, progress: Update | None = None) -> Forest:
-    """The maximum spanning forest of all pairs that correlate at ``FLOOR`` or more.
-
-    Time grows with the square of the number of slices; memory with the number itself. ``progress``
-    counts slices that were compared with all others.
-    """
+    """The maximum spanning forest of all pairs that correlate at ``FLOOR`` or more. Time grows with
+    the square of the number of slices, which ``progress`` counts; memory with the number itself."""
     count = len(codes)
-    found: list[Forest] = []
+    found = [Forest(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for rows in _blocks(count):
         for columns in _blocks(count, rows.start):
             alike = _correlations(codes[rows], codes[columns])
@@ -149,13 +144,9 @@ def nearest(
 
 
 def _spanning(parts: Sequence[Forest], count: int) -> Forest:
-    """The maximum spanning forest of the edges of all ``parts``, between ``count`` slices.
-
-    An edge outside a part's forest is outside the whole forest, so that parts can be reduced one
-    after the other.
-    """
-    none = Forest(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    first, second, correlations = map(np.concatenate, zip(none, *parts, strict=True))
+    """The maximum spanning forest of the edges of all ``parts``, between ``count`` slices. An edge
+    outside a part's forest is outside the whole one, so that parts can be reduced step by step."""
+    first, second, correlations = map(np.concatenate, zip(*parts, strict=True))
     # 2 minus keeps all values above 0, because 0 means no edge to SciPy.
     edges = (2 - correlations, (first, second))
     kept = minimum_spanning_tree(coo_array(edges, shape=(count, count)).tocsr()).tocoo()
@@ -201,8 +192,8 @@ def _whitening(thumbnails: Thumbnails) -> tuple[NDArray[np.float64], NDArray[np.
 def _one_way_up(thumbnails: Thumbnails) -> tuple[Thumbnails, NDArray[np.bool_]]:
     """Turn over the thumbnails that are upside down; also bool ``[n]``: which are doubtful.
 
-    Front and back differ in the same way in all heads. The first principal component of the part
-    that is odd when up and down are swapped shows this, and its sign gives the direction.
+    Front and back differ in the same way in all heads: the sign of the first principal component of
+    the part that is odd when up and down are swapped gives the direction.
     """
     side = thumbnails.shape[-1]
     heads = _normalised(thumbnails).reshape(-1, side, side)

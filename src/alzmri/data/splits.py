@@ -6,7 +6,7 @@ split, and a single image in the protocol's slice split, which leaks.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,40 +17,29 @@ from alzmri.params import Split
 
 
 def parts(
-    entries: Sequence[Entry],
-    labels: Sequence[str],
-    people: Sequence[str],
-    split: Split,
-    copy_of: Mapping[str, str],
+    entries: Sequence[Entry], labels: Sequence[str], subjects: Sequence[str], split: Split
 ) -> list[str]:
     """The part of each image, by ``split.unit``: see :func:`assign`.
 
     A subject split scores one image of each slice: in validation and test, its other copies (see
-    :func:`class_folders.copies`) are :data:`COPY`. The protocol's slice split scores every copy, as
-    published.
+    :class:`Entry`) are :data:`COPY`. The protocol's slice split scores every copy, as published.
     """
     if split.unit == "slice":
         return assign(labels, [entry.sha256 for entry in entries], split)
-    dealt = assign(labels, people, split)
-    slices = [
-        (part, copy_of.get(entry.path, entry.path))
-        for part, entry in zip(dealt, entries, strict=True)
-    ]
+    dealt = assign(labels, subjects, split)
     scored: dict[tuple[str, str], str] = {}
-    for which, entry in zip(slices, entries, strict=True):
-        if entry.path == which[1] or which not in scored:  # the original, else the first copy
-            scored[which] = entry.path
+    for part, entry in zip(dealt, entries, strict=True):
+        if entry.path == entry.original or (part, entry.original) not in scored:
+            scored[part, entry.original] = entry.path
     return [
-        part if part == "train" or scored[which] == entry.path else COPY
-        for part, which, entry in zip(dealt, slices, entries, strict=True)
+        part if part == "train" or scored[part, entry.original] == entry.path else COPY
+        for part, entry in zip(dealt, entries, strict=True)
     ]
 
 
 def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:
-    """The part of each image, by its class and group: ``train``, ``val`` or ``test``.
-
-    Images of one group (a subject or a hash) always share a part. The order of images does not
-    matter. With ``split.folds`` 0, the parts follow ``fractions``. Otherwise the test part is fold
+    """The part of each image, by its class and group (a subject or a hash), whatever the order of
+    images. With ``split.folds`` 0, the parts follow ``fractions``. Otherwise the test part is fold
     number ``fold``, and the first two of ``fractions`` divide the other folds.
 
     Raises:
@@ -84,11 +73,8 @@ def _strata(labels: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, str
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     for label, group in zip(labels, groups, strict=True):
         votes[group][label] += 1
-    stratum = {
-        group: min(count, key=lambda label: (-count[label], label))
-        for group, count in votes.items()
-    }
-    return stratum, {group: count.total() for group, count in votes.items()}
+    most = {group: max(sorted(count), key=count.__getitem__) for group, count in votes.items()}
+    return most, {group: count.total() for group, count in votes.items()}
 
 
 def _draw(group: str, seed: int) -> bytes:
@@ -126,12 +112,9 @@ def _deal(
 
 
 def permuted(labels: Sequence[str], subjects: Sequence[str], seed: int) -> list[str]:
-    """Permute labels between subjects; return the label of each image.
-
-    In this label permutation test only a leak scores above chance. All images of a subject get one
-    label: the most frequent one (ties by name) of another subject. The order of images does not
-    matter.
-    """
+    """Permute labels between subjects; return the label of each image. In this label permutation
+    test only a leak scores above chance. All images of a subject get the most frequent label (ties
+    by name) of another subject, whatever the order of images."""
     own, _ = _strata(labels, subjects)
     names = sorted(own)
     order = np.random.default_rng(seed).permutation(len(names))

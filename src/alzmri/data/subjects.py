@@ -3,15 +3,15 @@
 It ignores labels: a class must neither split a subject nor keep it together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.data.class_folders import Entry, described, printable, rows
+from alzmri.data.class_folders import Collection, described, printable, rows
 from alzmri.data.prepared import UNKNOWN
 from alzmri.data.similarity import FLOOR, Codes, Forest, nearest
 from alzmri.errors import UserError
@@ -27,19 +27,17 @@ CUT = 0.39
 """Least similarity of two images of one subject, if there is no clear gap. It is above that of two
 subjects, so that none are joined; a subject whose slices are far apart falls in several groups."""
 
-_CLEAR = 0.1
-"""Least width of the gap: the next widest is 0.02 in the public collection and 0.06 in the phantom,
-and the widest between slices that are too far apart is 0.08."""
-_OWN = 0.5
-"""Least similarity above the gap, which slices of one subject always reach."""
-_RIVAL = 0.5
-"""Least width of a competing gap, as a fraction of the widest gap."""
-_STRAYS = 0.01
-"""Gaps that separate the same subjects, except for this fraction of images, are one gap."""
+_CLEAR, _OWN = 0.1, 0.5
+"""Least width of the gap (the next widest is 0.02 in the public collection, 0.06 in the phantom),
+and least similarity above it, which slices of one subject always reach."""
+_RIVAL, _STRAYS = 0.5, 0.01
+"""Least width of a competing gap, as a fraction of the widest; gaps that separate the same subjects
+except for this fraction of images are one gap."""
 
-_FAULTS_SHOWN = 20
+_SHOWN = 20
+"""Maximum number of faults of a table in a message."""
 
-WAYS = (
+_WAYS = (
     "Name the subjects: import with --subject REGEX if file or folder names contain them (OASIS,"
     " ADNI and BIDS names and a folder for each subject need no option); or put a subjects.csv"
     " (columns path,subject) beside the class folders. If they are unknown,"
@@ -48,17 +46,9 @@ WAYS = (
 """Remedies when the pixels do not separate subjects."""
 
 
-class Unclear(UserError):
-    """The pixels do not separate subjects; ``links`` is the spanning forest without a gap."""
-
-    def __init__(self, message: str, links: Forest) -> None:
-        super().__init__(message)
-        self.links = links
-
-
 class Gap(NamedTuple):
-    """A range of similarities without links: links of different subjects are below, those of one
-    subject above. ``low`` is ``FLOOR`` if no two subjects reach it."""
+    """A range of similarities without links: those of different subjects are below, or nowhere if
+    ``low`` is ``FLOOR``; those of one subject above."""
 
     low: float
     high: float
@@ -69,40 +59,35 @@ class People:
     """The subject of each image, and the evidence for it.
 
     ``cut`` is the least similarity of two images of one subject, None if the pixels do not matter;
-    it is the middle of ``gap``, if there is one; ``doubt`` is one sentence if a subject may be in
-    several groups.
+    it is the middle of ``gap``, if there is one. ``doubt`` says that a subject may be in several
+    groups, or why the pixels do not separate subjects, which are then unknown. ``known_by`` is the
+    evidence of an import, such as names of files.
     """
 
     names: list[str]
     cut: float | None = None
     gap: Gap | None = None
     doubt: str | None = None
+    known_by: str | None = None
 
     @property
     def known(self) -> bool:
-        """False under ``split.subjects: unknown``."""
-        return not self.names[0].startswith(UNKNOWN)
+        """Whether ``names`` are subjects, not placeholders with the prefix :data:`UNKNOWN`."""
+        return not "".join(self.names[:1]).startswith(UNKNOWN)
 
 
-def find(
-    directory: Path,
-    how: Literal["auto", "file", "pixels", "unknown"],
-    entries: Sequence[Entry],
-    links: Callable[[], Forest],
-) -> People:
-    """The subject of each of ``entries``, the images of the collection in ``directory``.
+def find(collection: Collection, how: Literal["auto", "file", "pixels", "unknown"]) -> People:
+    """The subject of each entry.
 
     ``how`` is ``split.subjects``: the table, the pixels, auto (the table if there is one), or
-    unknown, which gives each image its own placeholder, with the prefix :data:`UNKNOWN`.
-    ``links`` is called only for the pixels.
+    unknown, which gives each image its own placeholder.
 
     Raises:
-        Unclear: see :func:`from_pixels`.
         UserError: see :func:`listed`.
     """
+    entries, file = collection.entries, collection.directory / SUBJECTS_FILE
     if how == "unknown":
-        return People([f"{UNKNOWN}{entry.sha256[:16]}" for entry in entries])
-    file = directory / SUBJECTS_FILE
+        return _unknown([entry.sha256 for entry in entries])
     table = described(file) if how != "pixels" else None
     if table is not None:
         return People(listed(table, str(file), [entry.path for entry in entries]))
@@ -110,37 +95,36 @@ def find(
         raise UserError(
             f"{file} not found: add it (columns path,subject), or set split.subjects to pixels"
         )
-    return from_pixels(links(), [entry.sha256 for entry in entries])
+    return from_pixels(collection.links, [entry.sha256 for entry in entries])
+
+
+def _unknown(sha256s: Sequence[str], doubt: str | None = None) -> People:
+    return People([f"{UNKNOWN}{digest[:16]}" for digest in sha256s], doubt=doubt)
 
 
 def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
     """The subject of each of ``paths`` from a CSV ``table``, which messages call ``name``.
 
-    It may have other paths, because images may have been rejected since.
-
     Raises:
         UserError: it is not a UTF-8 CSV table with these columns; or all faults with their lines: a
-            path listed twice, an empty cell, an image that is not listed.
+            path listed twice, an empty cell, an image that is not listed. Other paths may be.
     """
     wanted = set(paths)
     subjects: dict[str, str] = {}
-    lines: dict[str, int] = {}
     faults: list[str] = []
     for line, row in rows(table, name, ("path", "subject")):
         cell, subject = row["path"], row["subject"].strip()
-        path = cell if cell in wanted or not cell.strip() else str(PurePosixPath(cell.strip()))
-        if not (path.strip() and subject):
-            faults.append(f"line {line}: empty {'subject' if path.strip() else 'path'}")
+        path = cell if cell in wanted else str(PurePosixPath(cell.strip()))
+        if not (cell.strip() and subject):
+            faults.append(f"line {line}: empty {'subject' if cell.strip() else 'path'}")
         elif path in subjects:
-            faults.append(f"line {line}: {printable(path)} is listed on line {lines[path]} too")
+            faults.append(f"line {line}: {printable(path)} is listed twice")
         subjects.setdefault(path, subject)
-        lines.setdefault(path, line)
     faults += [f"{printable(path)} is not listed" for path in paths if path not in subjects]
-    if more := faults[_FAULTS_SHOWN:]:
-        faults[_FAULTS_SHOWN:] = [f"and {len(more)} more"]
     if faults:
-        number = len(faults) + max(0, len(more) - 1)
-        raise UserError("\n  ".join([f"{name} has {number} fault(s):", *faults]))
+        more = [f"and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)
+        what = f"{name} has {len(faults)} fault(s):"
+        raise UserError("\n  ".join([what, *faults[:_SHOWN], *more]))
     return [subjects[path] for path in paths]
 
 
@@ -153,9 +137,8 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
     first hexadecimal digits, at least 8 and enough to be unique, of the smallest of ``sha256s`` in
     it, so that neither names nor the order of files matter.
 
-    Raises:
-        Unclear: there is no clear gap, and there are fewer than two groups or than two images a
-            group.
+    Subjects are unknown if there is no clear gap, and there are fewer than two groups or than two
+    images a group.
     """
     count = len(sha256s)
     gap = clear_gap(links, count)
@@ -168,11 +151,11 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
     while len({digest[:digits] for digest in smallest.values()}) < len(set(smallest.values())):
         digits += 1
     if not gap and not 2 <= groups <= count / 2:
-        raise Unclear(
+        doubt = (
             f"the pixels of {count} images do not separate subjects: at the similarity of images of"
-            f" one subject, they form {groups} group(s). {WAYS}",
-            links,
+            f" one subject, they form {groups} group(s). {_WAYS}"
         )
+        return _unknown(sha256s, doubt)
     names = [f"P{smallest[number][:digits]}" for number in component]
     if gap:
         return People(names, cut, gap)
@@ -190,9 +173,8 @@ def clear_gap(links: Forest, images: int) -> Gap | None:
     """The gap in the sorted similarities of the spanning forest; None if it is not clear.
 
     It is the widest interval without an edge that leaves at least two subjects, with at least two
-    images each on average. It is clear if it is at least 0.1 wide and ends at 0.5 or more, and no
-    other such interval is half as wide, unless that differs in few strays (1 % of the images). The
-    width is in similarity, not in its logarithm, in which identical copies would win.
+    images each on average; see the constants above. The width is in similarity, not in its
+    logarithm, in which identical copies would win.
     """
     ends = np.sort(links.correlations)
     # Unless edges connect all images, the lowest interval begins at the floor.

@@ -31,6 +31,12 @@ def submit(
     """Train with params.yaml and data/prepared of this checkout.
 
     If an equal job is running or complete, it makes no new job and prints the name of that one.
+
+    Examples:
+
+        alzmri sagemaker submit --dry-run
+
+        alzmri sagemaker submit --wait
     """
     settings = job_request.load_settings(job_request.TO_TRAIN, placeholders=dry_run)
     work = job_request.gather(params.load())
@@ -124,7 +130,14 @@ def deploy(
     stage: Annotated[str | None, typer.Option(help="Of a version, such as prod.")] = None,
     allow_leak: Annotated[bool, typer.Option("--allow-leak", help="Even if it LEAKS.")] = False,
 ) -> None:
-    """Serve models/, or a registered version, as an endpoint; replace its previous model."""
+    """Serve models/, or a registered version, as an endpoint; replace its previous model.
+
+    Examples:
+
+        alzmri sagemaker deploy --serverless --dry-run
+
+        alzmri sagemaker deploy --stage prod
+    """
     if version and stage:
         raise UserError("--version and --stage exclude each other: give one of them")
     settings = job_request.load_settings(job_request.TO_SERVE, placeholders=dry_run)
