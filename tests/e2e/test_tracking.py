@@ -91,7 +91,7 @@ def test_a_killed_run_goes_on_in_the_same_one_and_no_epoch_is_there_twice(clone,
     )
     train = ("python", "src/train.py")
     for number, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
-        process = clone.start(*train, forked=True)
+        process = clone.start(*train)
         clone.read_until(process, "epoch")
         eventually(lambda: any(not mark.read_text() for mark in _marks(clone.root)))
         process.send_signal(number)
