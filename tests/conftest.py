@@ -31,8 +31,8 @@ from . import forks, processes
 ROOT = Path(__file__).parent.parent
 E2E = Path(__file__).parent / "e2e"
 LONGEST = (
-    *("test_kills.py", "test_distribution.py", "test_pipeline.py", "test_sagemaker_jobs.py"),
-    "test_honest.py",
+    *("test_kills.py", "test_distribution.py", "test_sagemaker_jobs.py", "test_sweep.py"),
+    *("test_honest.py", "test_pipeline.py", "test_network.py"),
 )
 for variable in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(variable, None)  # what tests say about colour is said of a plain environment

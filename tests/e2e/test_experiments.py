@@ -2,11 +2,20 @@
 
 import re
 
+from alzmri.inference.onnx_export import TOLERANCE
+
 
 def test_an_experiment_changes_the_numbers_and_the_diffs_show_it(clone, tmp_path):
-    clone.run("dvc", "exp", "run", "-S", "train.lr=0.02", "-S", "train.epochs=6")
+    """It also switches on the stage export, which is off."""
+    assert "export" not in clone.run("dvc", "stage", "list").stdout
+    settings = ("train.lr=0.02", "train.epochs=6", "export.formats=[onnx]")
+    clone.run("dvc", "exp", "run", *(word for value in settings for word in ("-S", value)))
     changed = clone.run("git", "diff", "--numstat", "--", "params.yaml").stdout.split()
-    assert changed == ["2", "2", "params.yaml"]
+    assert changed == ["4", "3", "params.yaml"]  # an item of a list has its own line
+    plain = clone.load("models/export.onnx.json")
+    assert plain["largest_difference"] < TOLERANCE
+    assert (clone.root / "models/model.onnx").stat().st_size == plain["bytes"]
+    assert "Running stage" not in clone.run("dvc", "repro").stdout
     (changes,) = [
         change
         for path, change in clone.json("dvc", "metrics", "diff", "--json").items()

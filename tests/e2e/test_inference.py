@@ -247,13 +247,3 @@ def test_the_exported_model_says_the_same_for_any_number_of_slices(
     with pytest.raises(EnvironmentFault, match="differ from PyTorch's"):
         alzmri("export", "--out", path)
     assert path.read_bytes() == before
-
-
-def test_export_is_a_stage_that_is_off_until_switched_on(clone):
-    assert "export" not in clone.run("dvc", "stage", "list").stdout
-    clone.run("dvc", "exp", "run", "-S", "export.formats=[onnx]")
-    plain = clone.load("models/export.onnx.json")
-    assert plain["largest_difference"] < exporting.TOLERANCE
-    assert (clone.root / "models/model.onnx").stat().st_size == plain["bytes"]
-    again = clone.run("dvc", "repro")
-    assert "Running stage" not in again.stdout

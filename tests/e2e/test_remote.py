@@ -2,17 +2,14 @@
 
 import shutil
 
-import pytest
 
-
-@pytest.fixture
-def up(clone, free_block):
+def test_make_repros_one_line_pushes_what_a_second_clone_pulls(clone, free_block, tmp_path):
+    """And it leaves the store as it was: down."""
     clone.run("alzmri", "store", "up", "--port", str(free_block()))
-    return clone
-
-
-def test_a_second_clone_pulls_and_skips_every_stage(up, clone, tmp_path):
-    clone.run("dvc", "push")
+    clone.run("alzmri", "store", "down")
+    clone.run("alzmri", "store", "run", "--", "sh", "-c", "dvc repro && dvc push")
+    assert "answers     False" in clone.run("alzmri", "store", "status", code=1).stdout
+    clone.run("alzmri", "store", "up")
     second = type(clone)(tmp_path / "second")
     clone.run("git", "clone", "--quiet", str(clone.root), str(second.root))
     shutil.copy(clone.root / ".dvc/config.local", second.root / ".dvc/config.local")
@@ -20,12 +17,3 @@ def test_a_second_clone_pulls_and_skips_every_stage(up, clone, tmp_path):
     assert "Running stage" not in second.run("dvc", "repro").stdout
     for path in ("models/model.safetensors", "plots/confusion.png", "data/prepared/images.npy"):
         assert (second.root / path).read_bytes() == (clone.root / path).read_bytes()
-
-
-def test_make_repro_in_one_line_leaves_the_store_as_it_was(clone, free_block):
-    port = str(free_block())
-    clone.run("alzmri", "store", "up", "--port", port)
-    clone.run("alzmri", "store", "down")
-    clone.run("alzmri", "store", "run", "--", "sh", "-c", "dvc repro && dvc push")
-    assert "answers     False" in clone.run("alzmri", "store", "status", code=1).stdout
-    assert "macro F1" in clone.run("alzmri", "results").stdout

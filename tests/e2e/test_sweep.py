@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-EPOCHS = 150
+EPOCHS = 100
 """Long enough to be caught at it."""
 KILLED = ("alzmri", "sweep", f"train.epochs={EPOCHS}", "--seeds", "3", "--name", "k", "-j", "2")
 GOOD, BAD = ["k-seed0", "k-seed1"], "k-seed2"
@@ -61,9 +61,9 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
 
     second = clone.start(*KILLED)
     clone.read_until(second, "ended the experiments of an earlier call")
-    eventually(lambda: "resuming in epoch" in _log(clone, GOOD[0]), 180)
     refused = clone.run(*KILLED, code=2)
     assert "another sweep or study runs in this repository" in refused.stderr
+    eventually(lambda: "resuming in epoch" in _log(clone, GOOD[0]), 180)
     os.killpg(second.pid, signal.SIGINT)  # as a terminal sends it
     said, _ = second.communicate(timeout=90)
     assert second.returncode == 130, said
@@ -117,7 +117,7 @@ def test_in_a_folder_of_a_larger_repository_and_while_another_holds_the_lock(clo
     words = ("train.lr=log(1e-4,1e-1)", "-S", "train.epochs=1", "--trials", "1", "--name", "t")
     with (project / ".dvc/tmp/lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        process = moved.start("alzmri", "sweep", *words)
+        process = moved.start("alzmri", "sweep", *words, forked=True)
         assert process.stdout is not None
         said = []
         for line in process.stdout:
@@ -143,6 +143,11 @@ def test_what_is_wrong_is_said_before_anything_runs(clone, tmp_path):
     shallow = type(clone)(tmp_path / "shallow")
     clone.commit("another")
     clone.run("git", "clone", "--quiet", "--depth", "1", f"file://{clone.root}", str(shallow.root))
+    for words, message in (
+        (("honest", "--task", "two"), "--task two: allowed are none, three-class, binary"),
+        (("protocol", "--source", "kaggle"), "alzmri data import"),
+    ):
+        assert message in clone.run("alzmri", *words, code=2).stderr
     for words in (("sweep", "train.lr=0.1,0.2"), ("honest",), ("protocol",)):
         refused = shallow.run("alzmri", *words, code=2)
         assert "this is a shallow clone: run `git fetch --unshallow` first" in refused.stderr

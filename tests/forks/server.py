@@ -46,6 +46,8 @@ PRELOADED = (
     *("dvc.data_cloud", "dvc.utils.strictyaml", "dvc_render", "dvc_data.hashfile.db.local"),
     *("dulwich.worktree", "dulwich.ignore", "dulwich.trailers", "platformdirs"),
     *("scmrepo.git", "pygit2", "dulwich.repo", "pygtrie", "sqltrie", "flatten_dict"),
+    *("dulwich.porcelain", "networkx", "hydra.core.override_parser.overrides_parser"),
+    *("dvc.repo.graph", "dvc.utils.hydra", "markdown_it"),
 )
 """Nothing of this project's: code is of the clone that a process runs in."""
 

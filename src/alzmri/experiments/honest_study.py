@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -80,17 +80,14 @@ def numbers_of(slices: Sequence[Pixels]) -> Floats:
 
 def floor(numbers: Floats, labels: Ints, folds: Ints) -> Ints:
     """Classify each subject by logistic regression on the ``numbers`` of the other folds."""
-    model = LogisticRegression(class_weight="balanced", max_iter=1000)
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), model),
-        {"logisticregression__C": (0.01, 0.1, 1.0, 10.0)},
-        scoring="f1_macro",
-        cv=StratifiedKFold(3, shuffle=True, random_state=0),
-    )
+    inner = StratifiedKFold(3, shuffle=True, random_state=0)
+    strengths = {"Cs": (0.01, 0.1, 1.0, 10.0), "cv": inner, "scoring": "f1_macro"}
+    regression = LogisticRegressionCV(**strengths, class_weight="balanced", max_iter=1000)
+    model = make_pipeline(StandardScaler(), regression)
     found = np.zeros_like(labels)
     with warnings.catch_warnings(action="ignore"):  # about small classes and convergence
         for test in (folds == fold for fold in np.unique(folds)):
-            found[test] = search.fit(numbers[~test], labels[~test]).predict(numbers[test])
+            found[test] = model.fit(numbers[~test], labels[~test]).predict(numbers[test])
     return found
 
 
