@@ -170,7 +170,7 @@ def test_all_faults_come_in_one_message(write):
     "text",
     [
         *("train: [", "- a\n- b", "", "train: {lr: 1, lr: 2}", "train: {seed: 2001-99-99}"),
-        *(f"train: {{seed: {'9' * 5000}}}", 'train: !!int "abc"', "[" * 500),
+        *(f"train: {{seed: {'9' * 5000}}}", 'train: !!int "abc"', "[" * 30_000),
     ],
 )
 def test_a_file_that_is_no_mapping_is_a_users_mistake(tmp_path, text):

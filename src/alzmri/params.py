@@ -233,7 +233,7 @@ def parse(text: str | bytes, name: str) -> Params:
 def read(text: str | bytes, name: str) -> Any:
     """The content of the YAML ``text``; `UserError` if it is not valid YAML."""
     try:
-        return YAML(typ="safe").load(text)
+        return YAML(typ="safe", pure=True).load(text)  # libyaml crashes on deep nesting
     except (YAMLError, ValueError, IndexError, RecursionError) as error:
         # The parser raises the last three for impossible dates, tags and depths.
         raise UserError(f"{name} is not valid YAML: {error}") from None
