@@ -43,7 +43,7 @@ def main() -> None:
             " subjects have several names, so its scores LEAK. Correct subjects.csv, or set"
             f" split.subjects to pixels; `alzmri data audit {name}` shows pairs"
         ]
-    for warning in (*warnings, *packing.problems(found)):
+    for warning in (*warnings, *packing.problems(found, settings.split.unit)):
         terminal.warn(warning)
 
 

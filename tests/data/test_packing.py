@@ -1,6 +1,7 @@
 """From files to packed arrays: nothing lost, nothing mixed up, nothing left behind."""
 
 import csv
+import io
 import re
 import subprocess
 import sys
@@ -146,9 +147,9 @@ def test_merged_and_missing_classes(packed, collection):
     assert np.bincount(prepared.labels).tolist() == [12, 36]
     for path in (collection / "ModerateDemented").glob("[23]_*"):
         path.unlink()
-    (problem,) = packing.problems(packed()[0][0])
+    (problem,) = packing.problems(packed()[0][0], "subject")
     assert problem.startswith("Moderate Demented has 2 subjects and does not occur in val:")
-    assert packing.problems(packed(data={"merge": "three-class"})[0][0]) == []
+    assert packing.problems(packed(data={"merge": "three-class"})[0][0], "subject") == []
 
 
 def test_data_that_do_not_fit_name_the_remedy(packed, make_params, tmp_path):
@@ -162,10 +163,12 @@ def test_data_that_do_not_fit_name_the_remedy(packed, make_params, tmp_path):
             Prepared.open(make_params(**change), directory)
     whole = {name: (directory / name).read_bytes() for name in ("images.npy", "manifest.csv")}
     lines = whole["manifest.csv"].splitlines()
+    np.save(scalar := io.BytesIO(), np.uint8(0))
     for name, content in (
         ("images.npy", whole["images.npy"][:200]),
         ("images.npy", b""),
         ("images.npy", b"these are no images"),
+        ("images.npy", scalar.getvalue()),
         ("manifest.csv", b"\n".join(lines[:-1])),
         ("manifest.csv", b"\n".join(line.rpartition(b",")[0] for line in lines)),
         ("manifest.csv", b""),

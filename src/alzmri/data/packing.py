@@ -66,7 +66,8 @@ def pack(
     if figure:
         draw_links(figure, found.links, people, params.data.source)
     if people.doubt and not people.known:
-        raise UserError(f"{source}: {people.doubt}. {figure} shows the similarities")
+        shown = f". {figure} shows the similarities" if figure else ""
+        raise UserError(f"{source}: {people.doubt}{shown}")
     if params.data.permute_labels:
         labels = splits.permuted(labels, people.names, params.split.seed)
     parts = splits.parts(entries, labels, people.names, params.split)
@@ -187,17 +188,20 @@ def draw_links(path: Path, links: Forest, found: People, note: str) -> None:
                 axes.annotate(text, at, xycoords="axes fraction", ha=side, va="top", color=colour)
 
 
-def problems(found: Summary) -> list[str]:
-    """One sentence for each class that does not occur in every part of the split."""
+def problems(found: Summary, unit: str) -> list[str]:
+    """One sentence for each class that does not occur in every part of the split.
+
+    ``unit`` is ``split.unit``: the parts of a slice split share subjects, so it counts images.
+    """
+    counted = "subjects" if unit == "subject" else "images"
     sentences = []
     for name in found["classes"]:
         counts = {part: found["split"][part][name] for part in PARTS}
         if missing := [part for part in PARTS if not counts[part]["images"]]:
-            subjects = sum(count["subjects"] for count in counts.values())
-            who = f" has {subjects} subjects and" if subjects else ""
+            number = sum(count[counted] for count in counts.values())
             remedy = "; data.merge joins it with its neighbour" if name in CLASSES else ""
             sentences.append(
-                f"{name}{who} does not occur in {' and '.join(missing)}: its scores there say"
-                f" nothing{remedy}"
+                f"{name} has {number} {counted} and does not occur in {' and '.join(missing)}:"
+                f" its scores there say nothing{remedy}"
             )
     return sentences

@@ -78,9 +78,10 @@ class Prepared:
                 f"{directory} was made with other parameters (data, split) than those of"
                 " params.yaml: run `dvc repro prepare`"
             )
-        indices = [row.index for row in rows]
         if (
-            (images.dtype, images.ndim, indices) != (np.uint8, 3, list(range(len(images))))
+            images.dtype != np.uint8
+            or images.ndim != 3
+            or [row.index for row in rows] != list(range(len(images)))
             or header != [field.name for field in fields(Row)]
             or not {row.label for row in rows} <= set(classes)
         ):
