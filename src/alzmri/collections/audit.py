@@ -142,10 +142,11 @@ def audit(directory: Path, params: Params) -> Audit:
         val, test = test, val
     if train.any() and test.any():
         layouts["published"] = [train, val, test]
+    units: list[Literal["subject", "slice"]] = ["subject", "slice"]
     if not people.known:
         refused["subject"] = people.doubt or "split.subjects is unknown"
-    units: tuple[Literal["subject", "slice"], ...] = ("subject", "slice")
-    for unit in units[not people.known :]:
+        units.remove("subject")
+    for unit in units:
         split = params.split.model_copy(update={"unit": unit})
         try:
             parts = np.array(splits.parts(found.entries, labels, people.names, split))
@@ -156,9 +157,10 @@ def audit(directory: Path, params: Params) -> Audit:
         _measure(found, np.array(labels), people, name, name == params.split.unit, masks)
         for name, masks in layouts.items()
     ]
-    number, source = len(set(people.names)), "pixels" if people.cut else subjects.SUBJECTS_FILE
-    known = (number, people.doubt, source) if people.known else (None, None, None)
-    return Audit(len(labels), *known, leaks, refused)
+    if not people.known:
+        return Audit(len(labels), None, None, None, leaks, refused)
+    source = "pixels" if people.cut else subjects.SUBJECTS_FILE
+    return Audit(len(labels), len(set(people.names)), people.doubt, source, leaks, refused)
 
 
 def _measure(

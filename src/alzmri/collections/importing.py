@@ -128,9 +128,11 @@ def import_collection(
             who = f"{len(set(people.names))} subjects known by {people.known_by}"
             notes.append(f"{who}: see {target}/{SUBJECTS_FILE}")
             warnings += _near_duplicates(people.names, found)
-        elif people.doubt:
-            refusal = "prepare would refuse this: " * (not people.known)
-            warnings.append(f"{refusal}{people.doubt}")
+        else:
+            warnings += recognition.partly_named([printable(item.path) for item in used_members])
+            if people.doubt:
+                refusal = "" if people.known else "prepare would refuse this: "
+                warnings.append(f"{refusal}{people.doubt}")
         if copy_of:
             notes.append(
                 f"{len(copy_of)} images are turned, mirrored or brightened copies of others (see"

@@ -25,18 +25,23 @@ PATTERNS = {
 _PARTS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 """Other names of parts."""
 
-_COMPLETE, _CLOSE = 0.9, 0.9
-"""Least fraction of copies with a near-duplicate among the originals (in the public collection
-0.97, among half of it 0.86), and least median similarity to these (0.95, neighbours 0.88)."""
-_SAME, _REPEATED = 0.95, 0.05
-"""Least similarity of two images of one slice, above neighbouring slices; largest fraction of
-originals that show the slice of another, 0 in the public collection."""
+_COMPLETE = 0.9
+"""Least fraction of copies with a near-duplicate among the originals: in the public collection
+0.97, among half of it 0.86."""
+_CLOSE = 0.9
+"""Least median similarity of copies to their originals: 0.95 in the public collection, whose
+neighbouring slices have 0.88."""
+_SAME = 0.95
+"""Least similarity of two images of one slice; neighbouring slices are below."""
+_REPEATED = 0.05
+"""Largest fraction of originals that show the slice of another: 0 in the public collection."""
 _COPIES_ALONE = 0.5
 """Least fraction of images that show the slice of another, if no originals exist: 0.77 for copies.
 Of 4,339 copies of 1,468 slices, 1,633 represent the others, with every slice among them."""
-_COMMON, _TRIED = 0.01, 500
-"""Least fraction of all images for a size to be that of originals or copies; size of a sample that
-estimates such fractions."""
+_COMMON = 0.01
+"""Least fraction of all images for a size to be that of originals or copies."""
+_TRIED = 500
+"""Size of a sample that estimates such a fraction."""
 
 
 def by_pattern(pattern: str, paths: Sequence[str]) -> People:
@@ -75,6 +80,20 @@ def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Peo
         return None
     how = f"a folder for each, such as {folders[0]}"
     return People([str(name) for name in folders], known_by=how)
+
+
+def partly_named(paths: Sequence[str]) -> list[str]:
+    """A warning for the names of :data:`PATTERNS` that most ``paths`` have, but not all."""
+    warnings = []
+    for what, pattern in PATTERNS.items():
+        without = [path for path in paths if not pattern.search(path)]
+        named = len(paths) - len(without)
+        if without and named > len(without):
+            warnings.append(
+                f"{what} are in the paths of {named} of {len(paths)} images, so subjects were not"
+                f" taken from them; {without[0]} has none"
+            )
+    return warnings
 
 
 def _below_class(path: str, naming: Naming) -> str | None:

@@ -171,7 +171,8 @@ def _zip_members(source: Path, room: int) -> Found:
     named = {entry.filename.replace("\\", "/"): entry for entry in entries}
     # The upper half of the attributes is the Unix mode.
     links = {path for path, entry in named.items() if stat.S_ISLNK(entry.external_attr >> 16)}
-    files = [Member(path, partial(read, path, named[path])) for path in named if path not in links]
+    paths = sorted(named.keys() - links)
+    files = [Member(path, partial(read, path, named[path])) for path in paths]
     return files, [Rejected(printable(path), "symbolic link") for path in sorted(links)]
 
 
@@ -312,7 +313,7 @@ def _slices(source: Path, arrays: Mapping[PurePosixPath, NDArray[Any]]) -> Itera
         mine = [
             array
             for other, array in beside.items()
-            if array.ndim <= 2 and (len(beside) == 2 or _which(other) == _which(path))
+            if array.ndim in (1, 2) and (len(beside) == 2 or _which(other) == _which(path))
         ]
         if len(mine) != 1 or len(mine[0]) != len(slices):
             raise UserError(
