@@ -294,10 +294,11 @@ def require(
             " severe, with `alzmri data import --classes`"
         )
     if problems:
-        lines = [f"  {item.path}: {item.reason}" for item in faults[:_SHOWN]]
-        more = [f"  and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)
-        what = f"{directory} cannot be used: {'; '.join(problems)}"
-        raise UserError("\n".join([what, *lines, *more, remedy]))
+        lines = [f"{directory} cannot be used: {'; '.join(problems)}"]
+        lines += [f"  {item.path}: {item.reason}" for item in faults[:_SHOWN]]
+        if len(faults) > _SHOWN:
+            lines.append(f"  and {len(faults) - _SHOWN} more")
+        raise UserError("\n".join([*lines, remedy]))
 
 
 def printable(path: str) -> str:

@@ -19,8 +19,10 @@ from alzmri.errors import UserError
 
 Pixels = NDArray[np.uint8]
 
-MIN_SIDE, MAX_SIDE = 16, 4096
-"""Pixels: a smaller image shows no anatomy; every thread can hold a square of the largest."""
+MIN_SIDE = 16
+"""Pixels. A smaller image shows no anatomy."""
+MAX_SIDE = 4096
+"""Pixels. Far above any MR slice, and small enough that every thread can hold such a square."""
 MAX_BYTES = 128 * 2**20
 """Maximum bytes of a file: the largest image, uncompressed, with 16 bits and 4 channels."""
 MAX_SCANS = 32
@@ -28,9 +30,10 @@ MAX_SCANS = 32
 pixels: thousands of them in a small file would take a minute."""
 THUMBNAIL_SIDE = 32
 
-_MAX_OUTLINED, _BLUR = 256, 0.01
-"""Pixels of a side to which a larger slice is reduced before its head is outlined; radius of the
-blur before that, as a fraction of the side, which removes compression specks."""
+_MAX_OUTLINED = 256
+"""Pixels. A larger slice is reduced to this side before its head is outlined."""
+_BLUR = 0.01
+"""Radius of the blur before outlining, as a fraction of the side; it removes compression specks."""
 _SPECK = 0.02
 """Least area of a part of the head, as a fraction of the largest; smaller ones may be letters."""
 _OVERSAMPLING = 4

@@ -27,12 +27,15 @@ CUT = 0.39
 """Least similarity of two images of one subject, if there is no clear gap. It is above that of two
 subjects, so that none are joined; a subject whose slices are far apart falls in several groups."""
 
-_CLEAR, _OWN = 0.1, 0.5
-"""Least width of the gap (the next widest is 0.02 in the public collection, 0.06 in the phantom),
-and least similarity above it, which slices of one subject always reach."""
-_RIVAL, _STRAYS = 0.5, 0.01
-"""Least width of a competing gap, as a fraction of the widest; gaps that separate the same subjects
-except for this fraction of images are one gap."""
+_CLEAR = 0.1
+"""Least width of the gap: the next widest is 0.02 in the public collection and 0.06 in the phantom,
+and the widest between slices that are too far apart is 0.08."""
+_OWN = 0.5
+"""Least similarity above the gap, which slices of one subject always reach."""
+_RIVAL = 0.5
+"""Least width of a competing gap, as a fraction of the widest gap."""
+_STRAYS = 0.01
+"""Gaps that separate the same subjects, except for this fraction of images, are one gap."""
 
 _SHOWN = 20
 """Maximum number of faults of a table in a message."""
@@ -47,8 +50,8 @@ _WAYS = (
 
 
 class Gap(NamedTuple):
-    """A range of similarities without links: those of different subjects are below, or nowhere if
-    ``low`` is ``FLOOR``; those of one subject above."""
+    """A range of similarities without links: links of different subjects are below, those of one
+    subject above. ``low`` is ``FLOOR`` if no two subjects reach it."""
 
     low: float
     high: float
@@ -107,7 +110,8 @@ def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
 
     Raises:
         UserError: it is not a UTF-8 CSV table with these columns; or all faults with their lines: a
-            path listed twice, an empty cell, an image that is not listed. Other paths may be.
+            path listed twice, an empty cell, an image that is not listed. Paths without an image
+            are no fault.
     """
     wanted = set(paths)
     subjects: dict[str, str] = {}
@@ -122,9 +126,10 @@ def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
         subjects.setdefault(path, subject)
     faults += [f"{printable(path)} is not listed" for path in paths if path not in subjects]
     if faults:
-        more = [f"and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)
-        what = f"{name} has {len(faults)} fault(s):"
-        raise UserError("\n  ".join([what, *faults[:_SHOWN], *more]))
+        lines = [f"{name} has {len(faults)} fault(s):", *faults[:_SHOWN]]
+        if len(faults) > _SHOWN:
+            lines.append(f"and {len(faults) - _SHOWN} more")
+        raise UserError("\n  ".join(lines))
     return [subjects[path] for path in paths]
 
 
