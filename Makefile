@@ -77,8 +77,8 @@ clean: ## Remove what was computed here (data imported by you, .dvc/cache and .s
 	@rm -rf data/phantom data/prepared models plots .checkpoints
 
 # The pins are complete, so nothing else is resolved; only torch has libraries that differ by machine.
-# pip compiles on one core only; under PYTHONDONTWRITEBYTECODE each process would compile anew. Not
-# all that packages bring is Python that compiles: templates.
+# compileall uses all cores, pip one. Without it, each process under PYTHONDONTWRITEBYTECODE would
+# compile everything again. It fails on the templates of some packages, which does not matter.
 $(READY): requirements.txt pyproject.toml
 	@test -w . || { echo "error: no permission to write in $(CURDIR): clone into a folder of yours" >&2; exit 1; }
 	@for python in $(or $(PYTHON),.venv/bin/python python3.14 python3.13 python3.12 python3.11 python3 python); do \

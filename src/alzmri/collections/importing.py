@@ -210,8 +210,8 @@ def _require_names(
     """Raise UserError for unknown classes (if ``much`` of the source has one), with an option that
     names the classes of its labels and folders, ``words``."""
     unknown = [word for word, label in words.items() if label is None]
-    much = (much and unknown != []) or any(map(classes.stageless, unknown))
-    if not much or len(words) > classes.MOST:
+    refused = much or any(map(classes.stageless, unknown))
+    if not unknown or not refused or len(words) > classes.MOST:
         return
     if naming.classes:
         raise UserError(
