@@ -211,9 +211,9 @@ def store(root: Path, *, may_be_down: bool) -> str:
     remote = remotes.default(root)
     try:
         remote.check()
-    except remotes.StoreUnavailable:
+    except remotes.StoreUnavailable as error:
         if not remote.is_local or server.find(root):
-            raise
+            raise EnvironmentFault(f"{error}; run `alzmri store status`") from None
         if not may_be_down:
             raise Doubt("the local store is not running: run `alzmri store up`") from None
         return "the local store is not running"
