@@ -30,10 +30,12 @@ def registered(version: str | None, stage: str | None, folder: Path) -> None:
         DVCFileSystem(".", rev=found["rev"]).get(found["path"], str(folder), recursive=True)
     except DvcException as error:
         hint = f"`gto show {git.ARTIFACT}` lists versions and stages"
-        raise UserError(f"{version or stage}: {error}; {hint}") from None
+        said = str(error).partition("\n")[0]
+        raise UserError(f"{version or stage}: {said}; {hint}") from None
     except Exception as error:  # the remote's client raises its own
         hint = "`alzmri store status` says whether the remote answers"
-        raise EnvironmentFault(f"{version or stage}: no files ({error}); {hint}") from error
+        said = str(error).partition("\n")[0]
+        raise EnvironmentFault(f"{version or stage}: no files ({said}); {hint}") from error
 
 
 def build(
