@@ -54,6 +54,7 @@ def test_a_series_is_complete_when_it_is_quiet_and_what_comes_later_is_another(i
 def test_after_a_kill_half_written_files_go_and_senders_get_their_time_again(inbox):
     inbox.store("a", "1", b"x")
     old = time.time() - 3600
+    (inbox.root / "incoming/b").mkdir()  # before its first image
     (inbox.root / "results/.1.2.dcm.tmp").write_bytes(b"half")
     (inbox.root / "done/7-b").mkdir()
     (inbox.root / "done/7-b/1.dcm").write_bytes(b"answered")
@@ -62,6 +63,8 @@ def test_after_a_kill_half_written_files_go_and_senders_get_their_time_again(inb
     assert _files(inbox) == ["incoming/a/1.dcm"]
     inbox.complete(60)
     assert inbox.contents("ready") == []
+    inbox.complete(0)
+    assert [series.name[-2:] for series in inbox.contents("ready")] == ["-a"]
 
 
 def test_an_object_is_sent_once_though_its_series_comes_again(inbox):

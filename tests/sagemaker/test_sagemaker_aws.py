@@ -194,9 +194,10 @@ def test_sagemaker_takes_of_an_archive_what_the_container_wrote_or_refuses_it(tm
                 tar.addfile(member, io.BytesIO(content))
         return path
 
-    whole = pack("whole", files)
-    training_job.unpack(whole)
-    assert {name: whole.with_name(name).read_bytes() for name in files} == files
+    dotted = {f"./{name}": content for name, content in files.items()}
+    for whole in (pack("dotted", dotted), pack("whole", files)):
+        training_job.unpack(whole)
+        assert {name: whole.with_name(name).read_bytes() for name in files} == files
     content = whole.read_bytes()
     cut, other = tmp_path / "cut.tar.gz", tmp_path / "other.tar.gz"
     cut.write_bytes(content[:200])

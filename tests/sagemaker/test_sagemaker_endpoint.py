@@ -2,9 +2,12 @@
 
 import json
 
+import dvc.api
 import pytest
+from botocore.exceptions import EndpointConnectionError
+from dvc.exceptions import ArtifactNotFoundError
 
-from alzmri.errors import LeakError, UserError
+from alzmri.errors import EnvironmentFault, LeakError, UserError
 from alzmri.sagemaker import endpoint, job_request
 
 
@@ -73,3 +76,31 @@ def test_sagemaker_the_same_model_has_the_same_name_and_another_has_another(fold
     # The server asks nobody; AWS cannot cut serverless endpoints off.
     assert first["CreateModel"]["EnableNetworkIsolation"]
     assert not others[0]["CreateModel"]["EnableNetworkIsolation"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "said"),
+    [
+        (ArtifactNotFoundError("alzmri", version="v9"), UserError, "v9: .*`gto show alzmri` lists"),
+        (
+            FileNotFoundError(2, "No storage files"),
+            EnvironmentFault,
+            "v9: no files .*`alzmri store",
+        ),
+        (
+            EndpointConnectionError(endpoint_url="x"),
+            EnvironmentFault,
+            "v9: no files .*`alzmri store",
+        ),
+    ],
+)
+def test_sagemaker_a_registered_model_that_cannot_be_had_is_one_sentence(
+    monkeypatch, tmp_path, raised, expected, said
+):
+    def show(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(dvc.api, "artifacts_show", show)
+    with pytest.raises(expected, match=said) as refused:
+        endpoint.registered("v9", None, tmp_path)
+    assert "\n" not in str(refused.value)

@@ -54,6 +54,12 @@ def test_address_is_for_all_and_profile_for_this_machine(new_repo):
     assert repo.store("use", "s3://team-bucket/alzmri", "--no-check").returncode == 0
     assert "research" not in configuration(repo)[1].decode()
     assert "eu-central-1" not in configuration(repo)[0].decode()
+    # An address that is not valid may contain a key, which nothing repeats.
+    repo.run("dvc", "remote", "modify", "team", "endpointurl", "https://KEY:SECRET@host")
+    refused = repo.store("status")
+    assert refused.returncode == 2
+    assert "endpointurl of remote 'team'" in refused.stderr
+    assert "SECRET" not in refused.stdout + refused.stderr
 
 
 def test_mistakes_change_nothing(new_repo):

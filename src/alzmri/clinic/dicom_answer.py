@@ -81,7 +81,10 @@ def _predict(predictor: Predictor, files: Sequence[Path], header: Dataset) -> Pr
     part = str(header.get("BodyPartExamined") or "").strip().upper()
     if part and not any(word in part for word in _BRAIN):
         raise Unreadable(f"not a brain: its header says {part[:16]}")
-    if (echo := float(header.get("EchoTime") or 0)) >= NO_T1_ECHO:
+    echo = 0.0
+    with suppress(TypeError, ValueError):  # not a number
+        echo = float(header.get("EchoTime") or 0)
+    if echo >= NO_T1_ECHO:
         raise Unreadable(f"not T1-weighted: echo time {echo:.0f} ms")
     source = inputs.Source("the series", "dicom", tuple(files))
     slices = inputs.read(source, predictor.preprocessing, count=SLICES, by_folder=False)

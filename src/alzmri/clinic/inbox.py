@@ -65,8 +65,12 @@ class Inbox:
         """Make each series ready that got no image for ``quiet`` seconds."""
         for folder in self.contents("incoming"):
             with self._lock:
-                if time.time() - folder.stat().st_mtime >= quiet:
+                if time.time() - folder.stat().st_mtime < quiet:
+                    continue
+                if any(folder.glob("*.dcm")):
                     _move(folder, self.root / "ready" / f"{time.time_ns()}-{folder.name}")
+                else:  # writing its first image failed
+                    shutil.rmtree(folder)
 
     def finish(self, series: Path, objects: dict[str, bytes] | None) -> None:
         """Put the answer to ``series`` among the results, then take the series away."""
@@ -109,5 +113,7 @@ def _move(path: Path, to: Path) -> None:
 def _sync(folder: Path) -> None:
     """Sync the names in ``folder``: a power cut must not lose an acknowledged image."""
     handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -83,8 +83,12 @@ def run(command: Sequence[str], environment: dict[str, str]) -> None:
     child = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
     )
-    # The trainer saves a checkpoint and ends.
-    signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+
+    def forward(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one would end the trainer at once
+        child.send_signal(number)  # it saves a checkpoint and ends
+
+    signal.signal(signal.SIGTERM, forward)
     assert child.stdout is not None
     last: deque[str] = deque(maxlen=200)
     for line in child.stdout:

@@ -30,7 +30,12 @@ def registered(version: str | None, stage: str | None, folder: Path) -> None:
         DVCFileSystem(".", rev=found["rev"]).get(found["path"], str(folder), recursive=True)
     except DvcException as error:
         hint = f"`gto show {git.ARTIFACT}` lists versions and stages"
-        raise UserError(f"{version or stage}: {error}; {hint}") from None
+        said = str(error).partition("\n")[0]
+        raise UserError(f"{version or stage}: {said}; {hint}") from None
+    except Exception as error:  # the remote's client raises its own
+        hint = "`alzmri store status` says whether the remote answers"
+        said = str(error).partition("\n")[0]
+        raise EnvironmentFault(f"{version or stage}: no files ({said}); {hint}") from error
 
 
 def build(
@@ -122,7 +127,8 @@ def deploy(session: Any, folder: Path, requests: Requests) -> bool:
 
     aws.wait(session, "endpoint_in_service", say, EndpointName=name)
     after = _tolerant("Could not find", client.describe_endpoint, EndpointName=name)
-    if after["EndpointStatus"] != "InService" or after["EndpointConfigName"] != configuration:
+    there = after.get("EndpointStatus"), after.get("EndpointConfigName")
+    if there != ("InService", configuration):
         why = after.get("FailureReason", "AWS gives no reason")
         rest = "the previous model serves" if before else "remove it: alzmri sagemaker undeploy"
         log = f"/aws/sagemaker/Endpoints/{name}"
@@ -160,7 +166,7 @@ def undeploy(session: Any, name: str) -> None:
 def invoke(session: Any, name: str, image: Path) -> dict[str, Any]:
     """The endpoint's answer for one image file; `UserError` with its reason if it refuses."""
     if not image.is_file():
-        raise UserError(f"{image} does not exist: give an image file")
+        raise UserError(f"{image} is not a file: give an image file")
     client = session.client("sagemaker-runtime")
     with aws.explained(), image.open("rb") as body:
         try:

@@ -101,7 +101,10 @@ def fetch(name: Name = None) -> None:
     scores = training_job.bring(session, found, job_request.gather(params.load()))
     words = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", "train"]
     if subprocess.run(words, check=False).returncode:
-        raise EnvironmentFault("the model is in place: now run `dvc commit --force train` again")
+        raise EnvironmentFault(
+            "the model is in place, but `dvc commit --force train` failed (see above): correct the"
+            " cause, and run that command again"
+        )
     job, f1 = found["TrainingJobName"], f"{scores['val_macro_f1']:.4f}"
     terminal.say(f"{job}: best epoch {scores['best_epoch']}, validation macro F1 {f1}")
     terminal.say(f"score it with `dvc repro`, keep it with `dvc exp save --name {job}`")
@@ -118,17 +121,22 @@ def list_jobs(as_json: AsJson = False) -> None:
         }
         for found in training_job.listed(_session()[0], count=20)
     ]
-    text = "\n".join(f"{job['created']}  {job['state']:<10}  {job['job']}" for job in jobs)
-    terminal.say(_json(jobs) if as_json else text)
+    if as_json:
+        terminal.say(_json(jobs))
+        return
+    for job in jobs:
+        terminal.say(f"{job['created']}  {job['state']:<10}  {job['job']}")
 
 
 @sagemaker_app.command()
 def deploy(
     serverless: Annotated[bool, typer.Option("--serverless", help="Pay per request.")] = False,
     dry_run: DryRun = False,
-    version: Annotated[str | None, typer.Option(help="Registered, such as v0.1.0.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Of a version, such as prod.")] = None,
-    allow_leak: Annotated[bool, typer.Option("--allow-leak", help="Even if it LEAKS.")] = False,
+    version: Annotated[str | None, typer.Option(help="Registered version, such as v0.1.0.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Stage of a version, such as prod.")] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Serve a model even if its split LEAKS.")
+    ] = False,
 ) -> None:
     """Serve models/, or a registered version, as an endpoint; replace its previous model.
 

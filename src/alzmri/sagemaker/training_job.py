@@ -200,7 +200,8 @@ def unpack(archive: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(archive.parent, filter="data")
-            for output in map(Path, OUTPUTS):
-                tar.getmember(output.name)
-    except (tarfile.TarError, KeyError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise EnvironmentFault(f"{archive.name} is damaged ({error})") from error
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise EnvironmentFault(f"{archive.name} is damaged ({error}): fetch it again") from error
+    files = [archive.with_name(Path(output).name) for output in OUTPUTS]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise EnvironmentFault(f"{archive.name} is damaged: it has no {', '.join(missing)}")

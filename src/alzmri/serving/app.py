@@ -34,7 +34,8 @@ VOLUME_SLICES = 6  # slices per volume, as in `alzmri predict`
 PAGE = Path(__file__).parent / "page"
 _KINDS = ("image/jpeg", "image/png", "application/octet-stream")
 _BINARY = {"requestBody": {"required": True, "content": {kind: {} for kind in _KINDS}}}
-_REFUSALS = (400, 408, 413, 415, 422, 503)
+_PROBLEM: dict[str, Any] = {"model": answers.Problem}
+_REFUSED: dict[int | str, Any] = dict.fromkeys((408, 413, 415, 422, 503), _PROBLEM)
 
 
 class ImageResult(NamedTuple):
@@ -201,7 +202,7 @@ def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> Fast
         redoc_url=None,
         lifespan=lifespan,
         static_url="/docs-static",
-        responses={status: {"model": answers.Problem} for status in _REFUSALS},
+        responses={400: _PROBLEM},  # also when a request to the loopback names another host
     )
     about = _about(loaded)
     routes: set[str] = set()
@@ -218,10 +219,10 @@ def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> Fast
         reason = f"send files as multipart/form-data, in the field `{field}`"
         return answers.refusal(HTTPException(422, reason))
 
-    app.get("/ping")(service.ping)
-    app.post("/invocations", openapi_extra=_BINARY)(service.invocations)
+    app.get("/ping", responses={503: _PROBLEM})(service.ping)
+    app.post("/invocations", openapi_extra=_BINARY, responses=_REFUSED)(service.invocations)
     for endpoint in (service.predict, service.explain, service.volume):
-        app.post(f"/{endpoint.__name__}")(endpoint)
+        app.post(f"/{endpoint.__name__}", responses=_REFUSED)(endpoint)
 
     @app.get("/model")
     async def model() -> answers.ModelAnswer:

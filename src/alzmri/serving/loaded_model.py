@@ -109,6 +109,7 @@ def load(folder: Path, threads: int) -> LoadedModel:
             cache.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(cache / "lock"))
         engine = _engine(folder, cache / "model.onnx", predictor, threads)
+        narrow = engine if threads == 1 else Engine(engine.path, 1)
         try:
             prepared = Prepared.open(params.load())
             if prepared.digest != predictor.card.data_sha256:
@@ -116,7 +117,6 @@ def load(folder: Path, threads: int) -> LoadedModel:
             known = compare(prepared, engine, predictor.card.temperature, cache / "known.npz")
         except UserError as error:
             absent = str(error)
-    narrow = engine if threads == 1 else Engine(engine.path, 1)
     return LoadedModel(folder, predictor, engine, narrow, known, absent)
 
 

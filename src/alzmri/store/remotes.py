@@ -27,6 +27,9 @@ AWS_SETTINGS = "seaweedfs.ini"  # the local store's settings, beside DVC's confi
 SECONDS = 4  # longest wait for a connection, and then for the answer
 
 
+_ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "301", "400")
+
+
 class StoreUnavailable(EnvironmentFault):
     """The store does not answer, or refuses the request."""
 
@@ -118,12 +121,7 @@ def _reason(error: Exception) -> str:
             code = response["Error"].get("Code", "")
             headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
             region = response["Error"].get("Region") or headers.get("x-amz-bucket-region")
-            if region and code in (
-                "PermanentRedirect",
-                "AuthorizationHeaderMalformed",
-                "301",
-                "400",
-            ):
+            if region and code in _ELSEWHERE:
                 return f"the bucket is in another region: give --region {region}"
             return aws.meaning(code) or response["Error"].get("Message") or f"refused ({code})"
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
@@ -152,13 +150,16 @@ def named(root: Path, name: str = LOCAL) -> Remote:
         remedy = "git checkout .dvc/config" if name == LOCAL else "alzmri store use local"
         raise UserError(f"no remote {name!r} in .dvc/config: `{remedy}` corrects that")
     _check_address(values["url"])
-    endpoint = values.get("endpointurl") or ""
-    ours = re.match(r"https?://(127\.0\.0\.1|localhost):", endpoint)
-    if name == LOCAL and not (ours and LOWEST_PORT <= port_of(endpoint) <= HIGHEST_PORT):
-        raise UserError(  # it does not repeat the address, which may contain a key
-            f"{root / '.dvc'}: endpointurl of remote {name!r} in config or config.local is not"
-            f" valid: write http://127.0.0.1:PORT with PORT from {LOWEST_PORT} to {HIGHEST_PORT}"
-        )
+    endpoint, wanted = values.get("endpointurl"), ""
+    if name == LOCAL:
+        ours = re.match(r"https?://(127\.0\.0\.1|localhost):", endpoint or "")
+        if not (ours and LOWEST_PORT <= port_of(endpoint) <= HIGHEST_PORT):
+            wanted = f"http://127.0.0.1:PORT with PORT from {LOWEST_PORT} to {HIGHEST_PORT}"
+    elif endpoint and not port_of(endpoint):
+        wanted = "https://host or http://host:port"
+    if wanted:  # the message does not repeat the address, which may contain a key
+        where = f"{root / '.dvc'}: endpointurl of remote {name!r} in config or config.local"
+        raise UserError(f"{where} is not valid: write {wanted}")
     return Remote(name, values)
 
 
@@ -196,8 +197,9 @@ def use_local(root: Path) -> None:
 
 
 def use_team(root: Path, remote: Remote, *, public: bool) -> None:
-    """Make ``remote`` the default. Git shares its address, not the profile. Others need no keys for
-    a ``public`` one; this machine pushes with its own.
+    """Make ``remote`` the default: git shares its address, the profile stays on this machine.
+
+    Others need no keys for a ``public`` one; this machine pushes with its own.
     """
     with _edited(root, "repo") as content:
         content["core"]["remote"] = TEAM
@@ -252,8 +254,10 @@ def _config(root: Path) -> "Config":
 def _check_address(url: str) -> None:
     """Raise a `UserError` that does not repeat ``url``, which may contain a key."""
     if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#@\s]*)?", url):
-        bucket = "whose bucket has 3 to 63 lower-case letters, digits, dots and hyphens"
-        raise UserError(f"not an S3 address: write s3://bucket/prefix, {bucket}, or the word local")
+        raise UserError(
+            "not an S3 address: write s3://bucket/prefix (a bucket has 3 to 63 lower-case letters,"
+            " digits, dots and hyphens), or `alzmri store use local`"
+        )
 
 
 def port_of(endpoint: str | None) -> int:

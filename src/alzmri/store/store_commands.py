@@ -1,6 +1,7 @@
 """`alzmri store`: the S3 remote of this repository."""
 
 import json
+import os
 import shutil
 import sys
 from contextlib import suppress
@@ -25,7 +26,11 @@ store_app = typer.Typer(
 def up(
     port: Annotated[
         int | None,
-        typer.Option(min=LOWEST_PORT, max=HIGHEST_PORT, help="First of five. [default: 8333]"),
+        typer.Option(
+            min=LOWEST_PORT,
+            max=HIGHEST_PORT,
+            help="First of five ports; remembered. [default: 8333]",
+        ),
     ] = None,
 ) -> None:
     """Start the local S3 server, unless it is up."""
@@ -56,8 +61,11 @@ def status(
     from alzmri.store import server
 
     found = server.describe(repository.find())
-    lines = (f"{name.replace('_', ' '):<12}{value or '–'}" for name, value in found.items())
-    terminal.say(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+    if as_json:
+        terminal.say(json.dumps(found, indent=2))
+    else:
+        for name, value in found.items():
+            terminal.say(f"{name.replace('_', ' '):<12}{'–' if value is None else value}")
     if not found["answers"]:
         raise EnvironmentFault(found["error"])
 
@@ -116,14 +124,13 @@ def run(
         process = psutil.Popen(command)
         try:
             status = int(process.wait())
-        except (
-            BaseException
-        ) as stopped:  # Ctrl-C, or the exit that `terminal.start` makes of SIGTERM
+        except BaseException as stopped:
+            # Ctrl-C, or the exit that `terminal.start` makes of other signals.
             family = [process]
             with suppress(psutil.NoSuchProcess):
                 family += process.children(recursive=True)
             # A terminal has sent Ctrl-C to all. A second signal would end a training at once.
-            asked = isinstance(stopped, KeyboardInterrupt) and sys.stdin.isatty()
+            asked = isinstance(stopped, KeyboardInterrupt) and _in_foreground()
             for member in [] if asked else family:  # a shell first, or it would go on
                 with suppress(psutil.NoSuchProcess):
                     member.terminate()
@@ -133,3 +140,11 @@ def run(
         if started:
             server.down(root)
     raise SystemExit(status if status >= 0 else 128 - status)
+
+
+def _in_foreground() -> bool:
+    """Whether Ctrl-C in the terminal reaches this process and those that it started."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
