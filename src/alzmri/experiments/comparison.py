@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -64,6 +64,14 @@ class Verdict:
         if self.difference is None or self.known == "the same":
             return self.known
         return f"{self.known}: {signed(self.difference)}"
+
+    def facts(self) -> dict[str, Any]:
+        """The content for a program."""
+        found, facts = self.difference, {"known": self.known, "evidence": self.evidence}
+        if found is None:
+            return {**facts, "difference": None}
+        numbers = {"value": found.value, "interval": found.interval, "ahead": found.ahead}
+        return {**facts, "difference": numbers}
 
     def advice(self, new: str, old: str) -> str:
         """Whether to replace ``old`` by ``new``, and why."""
@@ -187,7 +195,7 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
                 "scores": {key: number(group.mean(key)) for key in METRICS},
                 "spread": {key: number(group.spread(key)) for key in METRICS},
                 "ci95": {"macro_f1": group.interval},
-                "best_against_this": verdict and asdict(verdict),
+                "best_against_this": verdict and verdict.facts(),
             }
         )
         bold = "" if verdict else "**"
@@ -294,7 +302,7 @@ def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
         f"{after.name} against {before.name}",
         _whether_to_merge(before, after, verdict, alike=alike),
         [*_warnings((base, head), head, {base.name: verdict}), *_notes(before, after)],
-        verdict=asdict(verdict),
+        verdict=verdict.facts(),
         base=before.name,
         head=after.name,
         scores={
