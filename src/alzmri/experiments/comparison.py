@@ -159,7 +159,8 @@ def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) ->
     names = {group.runs[0].identity: group.name for group in groups}
     alone, baseline = Group(BASELINE, (committed,)), None
     try:
-        if not (baseline := names.get(committed.identity)) and BASELINE not in names.values():
+        baseline = names.get(committed.identity)
+        if baseline is None and BASELINE not in names.values():
             committed.load()
             if not committed.stale and any(compare(one, alone).difference for one in groups):
                 groups, baseline = [*groups, alone], BASELINE
@@ -363,6 +364,8 @@ def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterat
 def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
     """Images (subjects) of each class in each part, if any differ."""
     old, new = before.summary["split"], after.summary["split"]
+    if old == new:
+        return []
 
     def cell(*known: Mapping[str, int] | None) -> str:
         one, other = (f"{side['images']} ({side['subjects']})" if side else "–" for side in known)
@@ -370,7 +373,7 @@ def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
 
     return [
         (name, *(cell(old[part].get(name), new[part].get(name)) for part in _PARTS))
-        for name in (old["train"] | new["train"] if old != new else ())
+        for name in old["train"] | new["train"]
     ]
 
 

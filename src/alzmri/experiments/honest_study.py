@@ -65,8 +65,9 @@ def numbers_of(slices: Sequence[Pixels]) -> Floats:
     They are the fractions of the brain's area that are fluid, at the ventricles and outside (mean
     and maximum over slices), and the contrast of grey and white: 90 % minus 50 % quantile.
     """
-    measured = np.zeros((len(slices), 3))  # of an empty image as well
-    for row, plane in zip(measured, (image.T.astype(np.float32) for image in slices), strict=True):
+    measured = np.zeros((len(slices), 3))  # an empty image keeps the zeros
+    for row, image in zip(measured, slices, strict=True):
+        plane = image.T.astype(np.float32)
         if plane.any():
             brain = ventricles.brain(plane[:, :, np.newaxis])[:, :, 0]
             tissue = float(np.median(plane[brain]))

@@ -136,13 +136,16 @@ def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -
         raise EnvironmentFault("optuna is not installed: pip install -e '.[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     runner.FOLDER.mkdir(parents=True, exist_ok=True)
-    journal = JournalFileBackend(str(runner.FOLDER / f"{name}.optuna"))
-    study = optuna.create_study(
-        study_name=f"{git.head()} {ranges}",  # another commit or other ranges begin anew
-        storage=optuna.storages.JournalStorage(journal),
-        direction="maximize",
-        load_if_exists=True,
-    )
+    journal = str(runner.FOLDER / f"{name}.optuna")
+    try:
+        study = optuna.create_study(
+            study_name=f"{git.head()} {ranges}",  # another commit or other ranges begin anew
+            storage=optuna.storages.JournalStorage(JournalFileBackend(journal)),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (AssertionError, LookupError, ValueError):  # after a full disk, for example
+        raise UserError(f"{journal} is damaged: give this sweep another --name") from None
     untold: dict[str, int] = {}  # the number of each trial without a score, by name
 
     def own_name(number: int) -> str:
