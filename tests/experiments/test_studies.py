@@ -183,6 +183,14 @@ def test_floors_are_found_in_pixels_and_compared_with_the_network(fold, monkeypa
     assert permuted["macro F1"].endswith("p = 0.167")
 
 
+@pytest.mark.parametrize("sizes", [(12, 12), (12, 9, 1)])
+def test_a_floor_finds_two_classes_and_those_of_a_single_subject(sizes):
+    labels = np.repeat(range(len(sizes)), sizes)
+    numbers = labels[:, np.newaxis] + np.linspace(0, 0.1, len(labels))[:, np.newaxis]
+    found = honest_study.floor(numbers, labels, np.arange(len(labels)) % 3)
+    assert (found == labels)[: sizes[0] + sizes[1]].all()
+
+
 def test_a_section_is_added_once_and_replaced_in_its_place(tmp_path):
     page = tmp_path / "docs/results.md"
     write_section("honest a", "first", page)

@@ -102,6 +102,7 @@ def test_names_are_of_git_references_and_tell_experiments_apart():
         ("train.lr=0.1", 3, "nothing to search"),
         ("train.lr=log(0,1)", 3, r"train\.lr=log\(0,1\): no such range"),
         ("train.lr=uniform(1,0.5)", 3, "no such range"),
+        ("train.init=a/b,a_b", None, "would have the same name"),
         ("train.epochs=uniform(1,x)", 3, r"train\.epochs=uniform\(1,x\): "),
         ("train.momentum=uniform(0.5,2)", 3, r"train\.momentum = 2"),
     ],
@@ -145,7 +146,8 @@ def test_scores_lead_and_a_search_that_was_ended_goes_on_as_it_would_have(make_r
     assert statistics.median(late) > 2e-3  # high rates scored high; the ranges' middle is 1e-3
     asked(search(total=13), make_run, 12)  # the last one fails
     again = search(total=16)
-    assert [one.name for one in again.known] == [f"s-t{number:03}" for number in range(1, 14)]
+    assert again.names == [f"s-t{number:03}" for number in range(1, 17)]
+    assert [one.name for one in again.known] == again.names[:13]
     assert [one.params.train for one in asked(again, make_run, 16)] == [
         one.params.train for one in whole
     ]

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -64,6 +64,14 @@ class Verdict:
         if self.difference is None or self.known == "the same":
             return self.known
         return f"{self.known}: {signed(self.difference)}"
+
+    def facts(self) -> dict[str, Any]:
+        """The content for a program."""
+        found, facts = self.difference, {"known": self.known, "evidence": self.evidence}
+        if found is None:
+            return {**facts, "difference": None}
+        numbers = {"value": found.value, "interval": found.interval, "ahead": found.ahead}
+        return {**facts, "difference": numbers}
 
     def advice(self, new: str, old: str) -> str:
         """Whether to replace ``old`` by ``new``, and why."""
@@ -151,7 +159,8 @@ def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) ->
     names = {group.runs[0].identity: group.name for group in groups}
     alone, baseline = Group(BASELINE, (committed,)), None
     try:
-        if not (baseline := names.get(committed.identity)) and BASELINE not in names.values():
+        baseline = names.get(committed.identity)
+        if baseline is None and BASELINE not in names.values():
             committed.load()
             if not committed.stale and any(compare(one, alone).difference for one in groups):
                 groups, baseline = [*groups, alone], BASELINE
@@ -187,7 +196,7 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
                 "scores": {key: number(group.mean(key)) for key in METRICS},
                 "spread": {key: number(group.spread(key)) for key in METRICS},
                 "ci95": {"macro_f1": group.interval},
-                "best_against_this": verdict and asdict(verdict),
+                "best_against_this": verdict and verdict.facts(),
             }
         )
         bold = "" if verdict else "**"
@@ -294,7 +303,7 @@ def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
         f"{after.name} against {before.name}",
         _whether_to_merge(before, after, verdict, alike=alike),
         [*_warnings((base, head), head, {base.name: verdict}), *_notes(before, after)],
-        verdict=asdict(verdict),
+        verdict=verdict.facts(),
         base=before.name,
         head=after.name,
         scores={
@@ -355,6 +364,8 @@ def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterat
 def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
     """Images (subjects) of each class in each part, if any differ."""
     old, new = before.summary["split"], after.summary["split"]
+    if old == new:
+        return []
 
     def cell(*known: Mapping[str, int] | None) -> str:
         one, other = (f"{side['images']} ({side['subjects']})" if side else "–" for side in known)
@@ -362,7 +373,7 @@ def _images(before: FinishedRun, after: FinishedRun) -> list[tuple[Any, ...]]:
 
     return [
         (name, *(cell(old[part].get(name), new[part].get(name)) for part in _PARTS))
-        for name in (old["train"] | new["train"] if old != new else ())
+        for name in old["train"] | new["train"]
     ]
 
 

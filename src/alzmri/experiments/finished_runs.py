@@ -267,7 +267,8 @@ class FinishedRun:
                 known |= {f"{folder}/{one['relpath']}": one["md5"] for one in inside}
             return content(known[path])
         except KeyError:
-            raise UserError(f"{self.name} has no {path}: run `dvc repro` there") from None
+            remedy = "run `dvc repro` there, and commit"
+            raise UserError(f"{self.name} has no {path}: {remedy}") from None
         except FileNotFoundError:
             here = "" if self.commit == git.head() else f"`git switch {self.name}`, "
             own = f'{here}`make repro` and `git commit -am "my baseline"`'

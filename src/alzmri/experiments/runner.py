@@ -209,6 +209,7 @@ class Runner:
             signal.signal(signal.SIGINT, lambda *_: None)  # experiments do not inherit a handler
         if end():
             terminal.say("ended the experiments of an earlier call: they resume where they were")
+        self._code = _code()
 
     def outdated(self, experiments: Iterable[Experiment]) -> list[str]:
         """Names of finished ones with other parameters or code; UserError for faulty parameters."""
@@ -251,16 +252,16 @@ class Runner:
 
     def _run(self, experiment: Experiment) -> FinishedRun | None:
         name, tries, locked_since = experiment.name, 0, 0.0
-        root, log, epochs = (
-            Path.cwd().resolve(),
-            FOLDER / f"{name}.log",
-            experiment.params.train.epochs,
-        )
+        root, log, said = Path.cwd().resolve(), FOLDER / f"{name}.log", ""
         while True:
             end(name)  # processes that a kill left
             with self._workspace:
                 if self._stopping:
                     return None
+                if _code() != self._code:
+                    why = "code, data or parameters changed meanwhile: see `git status`"
+                    break
+                epochs = experiment.params.train.epochs
                 child, folder, tries = _start(experiment, root, log), root, tries + 1
                 # DVC may be changing the workspace until it moves to a temporary copy.
                 while child.poll() is None and folder == root:
@@ -280,8 +281,9 @@ class Runner:
             said = "\n  ".join([line for line, _ in itertools.groupby(lines)][-8:])
             code = [child.returncode, *map(int, _EXIT.findall(text))][-1]
             code = 128 - code if 128 < code < 160 else code  # as a shell reports a signal
-            why = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-            again = code <= 0 and tries <= AGAIN  # with 0, DVC lost the result
+            why = f"exit status {code}" if code else "DVC lost its result"
+            why = f"killed by signal {-code}" if code < 0 else why
+            again = code <= 0 and tries <= AGAIN
             if _LOCKED.search(said):
                 locked_since = locked_since or time.monotonic()
                 again = time.monotonic() - locked_since < LOCK_SECONDS
@@ -289,7 +291,8 @@ class Runner:
             if not again:
                 break
             self._board.put(name, RUNNING, f"again: {why}")
-        terminal.out.print(f"{name} failed; its last lines:\n  {said}", markup=False)
+        if said:
+            terminal.out.print(f"{name} failed; its last lines:\n  {said}", markup=False)
         end(name)
         self._board.put(name, FAILED, why)
         return None
@@ -299,8 +302,14 @@ class Runner:
         if failed := [name for name, result in self.results.items() if result is None]:
             raise EnvironmentFault(
                 f"{len(failed)} of {len(self.results)} experiments failed: {', '.join(failed)}."
-                f" Logs: {FOLDER}/*.log. Repeat the command to run the missing ones"
+                f" The log of the first: {FOLDER / failed[0]}.log."
+                " Repeat the command to run the missing ones"
             )
+
+
+def _code() -> str:
+    """The code of experiments: the commit and the changes in the workspace."""
+    return git.head() + git.run("diff", "HEAD", "--", "src", "data", "dvc.yaml", "params.yaml")
 
 
 def _text(log: Path) -> str:

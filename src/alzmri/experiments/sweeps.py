@@ -12,7 +12,7 @@ from alzmri import git, params, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.evaluation.markdown import table
 from alzmri.experiments import comparison, report_page, runner
-from alzmri.experiments.finished_runs import METRICS, FinishedRun, Group
+from alzmri.experiments.finished_runs import METRICS, FinishedRun, Group, finished
 from alzmri.experiments.runner import Experiment, Runner, Settings
 
 METRIC = "val_macro_f1"  # Optuna optimises this; it never sees the test part
@@ -25,13 +25,13 @@ Ranges = Mapping[str, tuple[str, list[Any]]]
 
 
 class Sweep(NamedTuple):
-    """A sweep of ``total`` experiments; the settings of ``known`` ones are chosen already.
+    """A sweep of the experiments ``names``; the settings of ``known`` ones are chosen already.
 
     ``ask`` yields all of them, chosen by the current results.
     """
 
     name: str
-    total: int
+    names: Sequence[str]
     known: Sequence[Experiment]
     ask: Callable[[Results], Iterator[Experiment]]
 
@@ -77,8 +77,11 @@ def plan(
         chosen = dict(zip(values, combination, strict=True))
         parts = (_part(word, chosen[key]) for word, key in zip(short, keys, strict=True))
         experiments.append(Experiment("-".join((name, *parts)), {**base, **chosen}))
+    names = [one.name for one in experiments]
+    if len({*names}) < len(names):
+        raise UserError("some of these experiments would have the same name: choose other values")
     _check(experiments)
-    return Sweep(name, len(experiments), experiments, lambda _: iter(experiments))
+    return Sweep(name, names, experiments, lambda _: iter(experiments))
 
 
 def _read(word: str) -> tuple[str, list[Any]]:
@@ -93,8 +96,8 @@ def _read(word: str) -> tuple[str, list[Any]]:
             usual = params.load().model_dump().get(section, {}).get(name)
             end = int if isinstance(usual, int) else float
             ends = [end(found[2]), end(found[3])]
-            if ends[0] >= ends[1] or (found[1] == "log" and ends[0] <= 0):
-                raise ValueError("no such range")
+            if not ends[0] < ends[1] or (found[1] == "log" and ends[0] <= 0):
+                raise ValueError("no such range: A must be below B, and above 0 for log")
             return found[1], ends
         single = [one for sweep in get_hydra_sweeps({"": [word]}) for one in sweep[""]]
         choices = [value for one in single for value in runner.parse_settings([one]).values()]
@@ -133,14 +136,20 @@ def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -
         raise EnvironmentFault("optuna is not installed: pip install -e '.[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     runner.FOLDER.mkdir(parents=True, exist_ok=True)
-    journal = JournalFileBackend(str(runner.FOLDER / f"{name}.optuna"))
-    study = optuna.create_study(
-        study_name=f"{git.head()} {ranges}",  # another commit or other ranges begin anew
-        storage=optuna.storages.JournalStorage(journal),
-        direction="maximize",
-        load_if_exists=True,
-    )
+    journal = str(runner.FOLDER / f"{name}.optuna")
+    try:
+        study = optuna.create_study(
+            study_name=f"{git.head()} {ranges}",  # another commit or other ranges begin anew
+            storage=optuna.storages.JournalStorage(JournalFileBackend(journal)),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (AssertionError, LookupError, ValueError):  # after a full disk, for example
+        raise UserError(f"{journal} is damaged: give this sweep another --name") from None
     untold: dict[str, int] = {}  # the number of each trial without a score, by name
+
+    def own_name(number: int) -> str:
+        return f"{name}-t{number + 1:03}"
 
     def experiment(trial: optuna.trial.BaseTrial) -> Experiment:
         settings = {**base}
@@ -151,31 +160,35 @@ def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -
                 settings[key] = _rounded(suggest(key, *values, log=kind == "log"), 4)
             else:  # the journal cannot keep every value, but each index
                 settings[key] = values[trial.suggest_categorical(key, range(len(values)))]
-        untold[own := f"{name}-t{trial.number + 1:03}"] = trial.number
+        untold[own := own_name(trial.number)] = trial.number
         return Experiment(own, settings)
 
     # A kill may have left a trial without all values.
     earlier = [trial for trial in study.trials if trial.params.keys() == ranges.keys()]
     known = [experiment(trial) for trial in earlier[:trials]]
+    first = len(study.trials)
+    coming = range(first, first + trials - len(known))
+    names = [*(one.name for one in known), *map(own_name, coming)]
 
     def ask(results: Results) -> Iterator[Experiment]:
         yield from known
-        for _ in range(trials - len(known)):
+        for number in coming:
             for own, run in [*results.items()]:
                 if run and own in untold:
                     study.tell(untold.pop(own), run.training[METRIC], skip_if_finished=True)
             # Each trial has its own seed, so that a resumed search proposes the same values.
-            number = len(study.trials)
             study.sampler = optuna.samplers.TPESampler(seed=seed + number, constant_liar=True)
             yield experiment(study.ask())
 
-    return Sweep(name, trials, known, ask)
+    return Sweep(name, names, known, ask)
 
 
 def sweep(plan: Sweep, jobs: int, metric: str) -> None:
     """Run missing experiments of ``plan``, ``jobs`` at once; print its table, write its page."""
-    running = Runner(jobs, plan.total, metric)
-    if others := running.outdated(plan.known):
+    running = Runner(jobs, len(plan.names), metric)
+    unknown = {*plan.names} - {one.name for one in plan.known}
+    others = running.outdated(plan.known) + sorted(unknown & finished(running.baseline).keys())
+    if others:
         raise UserError(
             "experiments of these names exist with other parameters, code or data: give this"
             f" sweep another --name, or remove them:\n  dvc exp remove {' '.join(others)}"

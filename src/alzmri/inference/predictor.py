@@ -71,12 +71,14 @@ class Predictor:
         detector = Detector.load(folder, saved.digest(folder))
         found = cls(features.WithFeatures(model), card, detector, Preprocessing.of(card), version)
         blank = np.zeros((1, *2 * [found.preprocessing.image_size]), np.uint8)
-        _, activations = features.run(found.model, blank, np.arange(1), CPU)
+        logits, activations = features.run(found.model, blank, np.arange(1), CPU)
         expected, width = len(detector.mean), activations.shape[1]
         if width != expected:
             raise UserError(
                 f"{FILE} has {expected} features, but the model has {width}: run `dvc repro ood`"
             )
+        if not (np.isfinite(logits).all() and np.isfinite(activations).all()):
+            raise UserError("the model's outputs are not finite: run `dvc repro -f train`")
         try:
             str(card.parameters["data"]["source"] + card.parameters["split"]["unit"])
         except (KeyError, TypeError):

@@ -61,6 +61,9 @@ class TrainingState:
     temperature: float = 1.0  # calibrates `best_weights`
     initial: Initial | None = None  # the model that it started from
 
+    # Saved without a copy: the training replaces these values and never changes them.
+    _AS_THEY_ARE: ClassVar = ("epoch", "steps", "best_weights", "temperature")
+
     @classmethod
     def start(
         cls,
@@ -113,8 +116,6 @@ class TrainingState:
         self.loss.copy_(state["loss"])
         self.history = [Epoch(*values) for values in state["history"]]
 
-    _AS_THEY_ARE: ClassVar = ("epoch", "steps", "best_weights", "temperature")
-
     def _parts(self) -> dict[str, Any]:
         names = ("model", "optimizer", "averaged")
         return {name: part for name in names if (part := getattr(self, name)) is not None}
@@ -126,8 +127,10 @@ class TrainingState:
 
     def complete(self, settings: Train) -> bool:
         """Whether no epoch is left, or ``train.patience`` is over."""
-        tired = self.best and settings.patience and self.best.epoch + settings.patience
-        return self.epoch > min(settings.epochs, tired or settings.epochs)
+        last = settings.epochs
+        if self.best and settings.patience:
+            last = min(last, self.best.epoch + settings.patience)
+        return self.epoch > last
 
 
 def train(
