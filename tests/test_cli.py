@@ -149,7 +149,7 @@ def test_every_path_option_of_ours_is_located():
             if parameter.name in paths and not (words[0] in IN_PLACE and parameter.required):
                 located.append(parameter.name)
                 assert parameter.callback is not None, (words, parameter.name)
-    assert {"source", "figure", "model", "out"} <= set(located)
+    assert {"source", "model", "out"} <= set(located)
 
 
 def test_git_ignores_what_commands_write_and_leaves_bytes_alone():
