@@ -37,7 +37,7 @@ class Card:
     training_subjects: list[str]  # digests, sorted
     data_sha256: str  # digest of the prepared data
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # divides the logits
-    versions: dict[str, str]  # of Python, torch and other packages that computed the weights
+    versions: dict[str, str]  # of the packages that computed the weights
     run: str = ""  # the fingerprint of the training, its id on W&B; empty in older models
     # Epochs, the best one, number of weights, the model that it started from, device, precision.
     training: dict[str, Any] = field(default_factory=dict)

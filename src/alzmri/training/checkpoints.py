@@ -47,7 +47,8 @@ def fingerprint(
         include={"data", "split", "augment", "model", "train", "compute"},
         exclude={"train": {"checkpoint_every", "keep_last"}, "compute": {"train_on"}},
     )
-    machine = (torch.__version__, device.type, bfloat16(params.train.precision, device))
+    release = torch.__version__.partition("+")[0]  # its builds (+cpu, +cu130) compute the same
+    machine = (release, device.type, bfloat16(params.train.precision, device))
     start = initial and (initial.digest, initial.card.classes)
     identity = json.dumps((matters, prepared.digest, machine, start), sort_keys=True)
     digest = hashlib.sha256(identity.encode())

@@ -1,7 +1,6 @@
 """The outputs of a training run, and its progress."""
 
 import io
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,10 +104,10 @@ def card(state: TrainingState, prepared: Prepared, params: Params, run: str) -> 
             "device": device.type,
             "precision": "bf16" if bfloat16(params.train.precision, device) else "fp32",
         },
+        # Neither Python nor the build of torch (+cpu, +cu130) changes the weights.
         versions={
             "alzmri": alzmri.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": torch.__version__.partition("+")[0],
             "numpy": np.__version__,
         },
         run=run,
