@@ -152,7 +152,7 @@ def test_what_is_missing_is_said_in_one_sentence_and_four_small_files_are_enough
     clone.run("dvc", "push")
     shutil.rmtree(clone.root / ".dvc/cache")
     for words, message in (
-        (("review", "nowhere"), "nowhere: no such experiment, branch, tag or commit"),
+        (("review", "nowhere"), "nowhere: no such experiment or revision"),
         (("review", "main"), "own run the baseline, `make repro` and `git commit"),
         (("review", "main~1"), "main~1 has no dvc.lock: run `dvc repro` there"),
         (("compare", "sweep"), "dvc exp remove sweep-lr0.05"),

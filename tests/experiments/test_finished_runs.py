@@ -66,7 +66,7 @@ def test_experiments_of_this_commit_come_first_then_the_newest_of_any_other(comm
 
 def test_what_is_not_there_is_said(commits):
     for words, message in (
-        (["swep"], "swep: no such experiment, branch, tag or commit; see `dvc exp list -A`"),
+        (["swep"], "swep: no such experiment or revision: see `dvc exp list -A`"),
         (["here", "--all"], "--all: no such experiment"),
         (["EXEC_HEAD"], "EXEC_HEAD: no such"),
     ):

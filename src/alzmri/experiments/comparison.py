@@ -33,7 +33,6 @@ _REMARKS = """\
 and holds the fitted models fixed. *Best − this* is the difference in macro F1, seed by seed, with
 the same weights of the subjects for both: if its interval contains zero, it is not significant."""
 
-
 Known = Literal["better", "worse", "the same", "not significantly different", "not comparable"]
 _ADVICE: Mapping[Known, str] = {
     "better": "**Merge {new}: better than {old}**, {evidence}.",
@@ -67,11 +66,10 @@ class Verdict:
 
     def facts(self) -> dict[str, Any]:
         """The content for a program."""
-        found, facts = self.difference, {"known": self.known, "evidence": self.evidence}
-        if found is None:
-            return {**facts, "difference": None}
-        numbers = {"value": found.value, "interval": found.interval, "ahead": found.ahead}
-        return {**facts, "difference": numbers}
+        found, numbers = self.difference, None
+        if found is not None:
+            numbers = {"value": found.value, "interval": found.interval, "ahead": found.ahead}
+        return {"known": self.known, "evidence": self.evidence, "difference": numbers}
 
     def advice(self, new: str, old: str) -> str:
         """Whether to replace ``old`` by ``new``, and why."""

@@ -52,7 +52,7 @@ def honest(
     from alzmri.experiments import honest_study
     from alzmri.experiments.studies import asked
 
-    study = asked(source, scale, honest_study.SCALES, jobs, settings)
+    study = asked(source, scale, honest_study.SCALES, jobs, settings or [])
     honest_study.honest(study, task or list(honest_study.TASKS), folds, seeds)
 
 
@@ -69,7 +69,7 @@ def protocol(
     """
     from alzmri.experiments import studies
 
-    studies.protocol(studies.asked(source, scale, studies.PROTOCOL_SCALES, jobs, settings))
+    studies.protocol(studies.asked(source, scale, studies.PROTOCOL_SCALES, jobs, settings or []))
 
 
 def sweep(

@@ -388,10 +388,7 @@ def chosen(words: Sequence[str]) -> list[FinishedRun]:
         for some in (here, known):
             runs = runs or [run for name, run in some.items() if name.startswith(word)]
         if not runs:
-            raise UserError(
-                f"{word}: no such experiment, branch, tag or commit; see `dvc exp list -A` and"
-                " `git branch -a`"
-            )
+            raise UserError(f"{word}: no such experiment or revision: see `dvc exp list -A`")
         found += runs
     if not found:
         raise UserError(

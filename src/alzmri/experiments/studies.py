@@ -102,18 +102,14 @@ class Study(NamedTuple):
 
 
 def asked(
-    source: str | None,
-    size: str,
-    scales: Mapping[str, Scale],
-    jobs: int,
-    settings: Sequence[str] | None,
+    source: str | None, size: str, scales: Mapping[str, Scale], jobs: int, words: Sequence[str]
 ) -> Study:
     """Read the command line; ``size`` is full, scaled, or auto: full on a GPU."""
     source = source or params.load().data.source
     runner.require_source(source)
     if size == "auto":
         size = "full" if torch.cuda.is_available() else "scaled"
-    overrides = {**runner.on_this_machine(jobs), **runner.parse_settings(settings or [])}
+    overrides = {**runner.on_this_machine(jobs), **runner.parse_settings(words)}
     sizes, said = scales[size]
     # The user's own sizes stand in the command, which the page quotes.
     return Study(source, (sizes, "" if sizes.keys() & overrides.keys() else said), overrides, jobs)
@@ -155,7 +151,6 @@ def _provenance(done: Sequence[FinishedRun]) -> str:
     """Command, date, code, machine and versions of the runs, in one sentence."""
     # Not HEAD: the last commit of a user is often only the import of a collection.
     commit = git.run("log", "-1", "--format=%h", "--", "src", "dvc.yaml").strip()
-    # The day of the newest run, such as 2026-11-23.
     date = max(git.run("show", "-s", "--format=%cs", *(run.commit for run in done)).split())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     split, training = (
@@ -201,14 +196,13 @@ def protocol(study: Study) -> None:
 def _protocol_row(name: str, run: FinishedRun) -> dict[str, str]:
     tested = sum(count["images"] for count in run.summary["split"]["test"].values())
     near = run.summary["leak"]["test_images_with_training_near_duplicate"]
-    shared, subjects = run.shared_subjects, run.evaluation["subject"]["n"]
+    known = f"{run.shared_subjects} of {run.evaluation['subject']['n']}"
+    known = "subjects unknown" if run.shared_subjects is None else known
     lr, momentum = run.settings["train.lr"], run.settings["train.momentum"]
     return {
         "slice split, LEAKS": f"{name}: lr {lr:g}, momentum {momentum:g}",
         **{METRICS[metric]: run.shown(metric) for metric in ("accuracy", "macro_f1", "loss")},
         "best epoch": run.best_epoch,
-        "test subjects also in training": (
-            "subjects unknown" if shared is None else f"{shared} of {subjects}"
-        ),
+        "test subjects also in training": known,
         "test slices with a near-duplicate in training": f"{near} of {tested}",
     }

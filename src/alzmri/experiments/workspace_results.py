@@ -33,8 +33,7 @@ def show(*, as_json: bool = False) -> None:
         test, subject = run.evaluation, run.evaluation["subject"]
         content = {
             "scores": {key: number(run.score(key)) for key in METRICS},
-            "ci95": test["ci95"]
-            | {f"subject.{key}": ends for key, ends in subject["ci95"].items()},
+            "ci95": test["ci95"] | {f"subject.{k}": ends for k, ends in subject["ci95"].items()},
             "leaks": run.leaks,
             "test_subjects": subject["n"],
             "test_subjects_in_training": run.shared_subjects,
