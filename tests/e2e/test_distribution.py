@@ -5,10 +5,10 @@ import hashlib
 import signal
 import socket
 
-import psutil
 import pytest
 import torch
 
+from .. import forks
 from ..processes import limit
 
 LONG = {"epochs: 3": "epochs: 15", "checkpoint_every: 0": "checkpoint_every: 5"}
@@ -68,7 +68,8 @@ def test_several_processes_take_the_steps_that_one_takes(clone):
 def test_with_batch_normalisation_they_take_almost_the_same_steps(clone):
     """On CPUs each normalises its own share of a batch; they validate with the same statistics."""
     shape = {"name: lenet": "name: alexnet", "dropout: 0.5": "dropout: 0.0"}
-    _edit(clone, {**shape, "epochs: 3": "epochs: 1"})
+    # Few steps: AlexNet's many weights make each a slow one.
+    _edit(clone, {**shape, "epochs: 3": "epochs: 1", "batch_size: 8": "batch_size: 30"})
     clone.run("python", "src/train.py")
     alone = _losses(clone)
     clone.run(*_torchrun())
@@ -116,13 +117,14 @@ def test_when_one_dies_all_end_and_any_number_goes_on(clone, tmp_path):
     alone = clone.copy(tmp_path / "alone")
     whole = clone.copy(tmp_path / "whole")
     whole.run(*_torchrun())
-    process = clone.start(*_torchrun(), GLOO_SOCKET_IFNAME="lo")
+    process = _start(clone, *_torchrun())
     clone.read_until(process, "epoch  3")
-    workers = psutil.Process(process.pid).children()
-    process.send_signal(signal.SIGSTOP)  # or torchrun may end the others before they notice
+    (agent,), workers = (list(forks.find(clone.root, name)) for name in ("torchrun", "train.py"))
+    assert len(workers) == 2
+    agent.suspend()  # or torchrun may end the others before they notice
     workers[1].kill()
     clone.read_until(process, "error: another process of this training ended")
-    process.send_signal(signal.SIGCONT)
+    agent.resume()
     process.communicate(timeout=limit(20))
     assert process.returncode == 1
     assert not any(worker.is_running() for worker in workers)

@@ -212,15 +212,6 @@ def test_told_to_stop_it_saves_and_goes_on_from_that_step(long, start, number, s
     assert "resuming in epoch" in _run_out(start(clone), clone, whole)
 
 
-def _trainers(within):
-    """The processes of a clone that run the training stage."""
-    for process in psutil.process_iter():
-        # Any other may end between the listing and the question.
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if "src/train.py" in process.cmdline() and Path(process.cwd()).is_relative_to(within):
-                yield process
-
-
 def test_ctrl_c_in_dvc_repro_stops_both_and_the_next_goes_on(long):
     clone, whole = long
     process = clone.start("dvc", "repro", "train", forked=True)
@@ -238,13 +229,13 @@ def test_the_second_of_two_alike_waits_for_the_first(long):
     """DVC killed alone leaves its trainer behind, and the next `dvc repro` starts another."""
     clone, whole = long
     repro = ("dvc", "repro", "--single-item", "--force", "train")
-    first = clone.start(*repro)
+    first = clone.start(*repro, forked=True)
     clone.read_until(first, "epoch  2")
-    (trainer,) = _trainers(clone.root)
+    (killed,), (trainer,) = (forks.find(clone.root, name) for name in ("dvc", "train.py"))
     trainer.suspend()
-    first.kill()
+    killed.kill()
     first.wait()
-    second = clone.start(*repro)
+    second = clone.start(*repro, forked=True)
     clone.read_until(second, "warning: another process trains this very run")
     trainer.resume()
     second.communicate()

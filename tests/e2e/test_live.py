@@ -2,11 +2,11 @@
 
 import csv
 import json
-import signal
-from contextlib import suppress
 
 import psutil
 import pytest
+
+from .. import forks
 
 EPOCHS = 3000
 
@@ -15,11 +15,9 @@ EPOCHS = 3000
 def training(clone):
     """A long `dvc exp run`, ended with all its children."""
     words = ("dvc", "exp", "run", "-S", f"train.epochs={EPOCHS}", "-S", "train.seed=7")
-    process = clone.start(*words)
+    process = clone.start(*words, forked=True)
     yield process
-    for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
+    process.kill()
     process.communicate()
 
 
@@ -28,12 +26,8 @@ def test_dvc_shows_the_epochs_of_a_running_training(clone, training, eventually)
     clone.read_until(training, "Running stage 'train'")
     # DVC has removed both by then; what is there is of this training.
     clone.read_until(training, "epoch    2/")
-    (trainer,) = (
-        child
-        for child in psutil.Process(training.pid).children(recursive=True)
-        if child.cmdline()[1:] == ["src/train.py"]
-    )
-    trainer.send_signal(signal.SIGSTOP)
+    (trainer,) = forks.find(clone.root, "train.py")
+    trainer.suspend()
     eventually(lambda: trainer.status() == psutil.STATUS_STOPPED)
 
     with history.open(newline="") as file:

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from .. import forks
+
 EPOCHS = 100
 """Long enough to be caught at it."""
 KILLED = ("alzmri", "sweep", f"train.epochs={EPOCHS}", "--seeds", "3", "--name", "k", "-j", "2")
@@ -50,7 +52,7 @@ def _names(clone):
 def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
     """SIGKILL of DVC, then of the sweep; the same command, Ctrl-C; the same command."""
     changed = clone.run("git", "status", "--porcelain").stdout
-    first = clone.start(*KILLED)
+    first = clone.start(*KILLED, forked=True)
     eventually(lambda: _trained(clone) == 2, 180)
     one = _dvc(clone, GOOD[0])
     copy = Path(one.cwd())
@@ -59,7 +61,7 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
 
-    second = clone.start(*KILLED)
+    second = clone.start(*KILLED, forked=True)
     clone.read_until(second, "ended the experiments of an earlier call")
     refused = clone.run(*KILLED, code=2)
     assert "another sweep or study runs in this repository" in refused.stderr
@@ -96,7 +98,8 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
 
 def _dvc(clone, name):
     """The process of DVC's that runs an experiment."""
-    return next((one for one in _running(clone) if name in one.cmdline()), None)
+    (one,) = (one for one in forks.find(clone.root, "dvc") if name in one.cmdline())
+    return one
 
 
 def _log(clone, name):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from .. import forks
 from ..processes import limit
 from ..tracking.transactions import records, values
 
@@ -92,11 +93,12 @@ def test_a_killed_run_goes_on_in_the_same_one_and_no_epoch_is_there_twice(clone,
     train = ("python", "src/train.py")
     marks: set[Path] = set()
     for number, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
-        process = clone.start(*train)
+        process = clone.start(*train, forked=True)
         clone.read_until(process, "epoch")
         eventually(lambda seen=marks: _marks(clone.root) - seen)
         marks = _marks(clone.root)
-        process.send_signal(number)
+        (trainer,) = forks.find(clone.root, "train.py")
+        trainer.send_signal(number)  # not to W&B's own process, which it has started
         process.communicate(timeout=limit(60))
         assert process.returncode == status
     said = clone.run(*train).stdout

@@ -19,15 +19,19 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+import psutil
 
 from alzmri.params import Compute
 from alzmri.training import portable
 
 HERE = Path(__file__).parent
+CLIENT = HERE / "client.py"
 REAL = {"ALZMRI_TEST_REAL": "1"}
 """In this environment processes start as they do outside tests."""
 FOLDER = "ALZMRI_TEST_FORKS"
@@ -71,6 +75,20 @@ def environment() -> dict[str, str]:
     }
 
 
+def find(folder: Path, name: str) -> Iterator[psutil.Process]:
+    """The forks at work in ``folder`` or below that run the script ``name``, such as `train.py`.
+
+    Their clients, which others know as their children, are not among them.
+    """
+    for process in psutil.process_iter():
+        # Any other may end between the listing and the question.
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            forked = len(words) > 1 and str(CLIENT) not in words and Path(words[1]).name == name
+            if forked and Path(process.cwd()).is_relative_to(folder):
+                yield process
+
+
 @dataclass
 class Fork:
     """A forked process, the leader of its process group."""
@@ -81,7 +99,9 @@ class Fork:
 
     def end(self) -> tuple[int, float]:
         """Wait for its end: exit status, as ``Popen.returncode``, and seconds of CPU."""
-        said = json.loads(self._replies.readline())
+        said = {}
+        while "status" not in said:
+            said = json.loads(self._replies.readline())
         self._replies.close()
         self._connection.close()
         return said["status"], said["seconds"]
@@ -116,7 +136,7 @@ class Forks:
         programs.mkdir()
         own = ("python", "dvc", "alzmri", "torchrun")
         for name in own:
-            words = f'"{sys.executable}" -IS "{HERE / "client.py"}" "{self.folder}" {name}'
+            words = f'"{sys.executable}" -IS "{CLIENT}" "{self.folder}" {name}'
             (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
             (programs / name).chmod(0o755)
         # `alzmri` looks for programs beside its Python.
@@ -136,6 +156,7 @@ class Forks:
             "umask": 0o022,
             "unbuffered": False,
             "executable": sys.executable,
+            "descriptors": [0, 1, 2],
         }
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(self.folder / "socket"))

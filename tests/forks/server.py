@@ -5,6 +5,7 @@ It listens at once and imports at the first order. It ends when its standard inp
 
 import atexit
 import ctypes
+import fcntl
 import gc
 import importlib
 import io
@@ -58,6 +59,9 @@ READ_AT_IMPORT = (
 )
 """What begins so in the environment shapes what is imported: others get a process of their own."""
 
+READ_LATER = ("PYTHONUNBUFFERED", "TORCHELASTIC_", "TORCH_NCCL_", "XDG_CACHE_HOME")
+"""What begins so does not: torchrun sets some of it."""
+
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
@@ -65,11 +69,12 @@ LIBC = ctypes.CDLL(None)
 def describe(folder: Path) -> None:
     """Write what clients compare themselves with."""
     environment = {k: v for k, v in os.environ.items() if k.startswith(READ_AT_IMPORT)}
-    environment.pop("PYTHONUNBUFFERED", None)
+    environment = {k: v for k, v in environment.items() if not k.startswith(READ_LATER)}
     names = ("mnt", "net", "pid", "user", "uts")
     said = {
         "python": sys.executable,
         "prefixes": READ_AT_IMPORT,
+        "later": READ_LATER,
         "environment": environment,
         "namespaces": {name: str(Path(f"/proc/self/ns/{name}").readlink()) for name in names},
     }
@@ -128,7 +133,7 @@ class Server:
 
     def accept(self) -> dict | None:
         connection, _ = self.listener.accept()
-        said, streams, *_ = socket.recv_fds(connection, 1 << 16, 3)
+        said, streams, *_ = socket.recv_fds(connection, 1 << 16, 64)
         while said and not said.endswith(b"\n"):
             more = connection.recv(1 << 20)
             said = said + more if more else b""
@@ -148,9 +153,9 @@ class Server:
             self.selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
             self.reply(connection, pid=pid)
             return None
-        connection.close()
         self.forget()
-        return {**json.loads(said), "streams": streams, "server": server}
+        told = {"streams": streams, "server": server, "connection": connection}
+        return {**json.loads(said), **told}
 
     def forget(self) -> None:
         """In a fork, let go of what is the server's."""
@@ -221,16 +226,34 @@ def entitle(words: list[str]) -> None:
     ctypes.memmove(start, title.ljust(end - start, b"\0"), end - start)
 
 
+def follow(connection: socket.socket) -> None:
+    """Tell the client whenever this process changes its working directory: DVC's experiments do,
+    and who started one looks where it is.
+    """
+    own, chdir = os.getpid(), os.chdir
+
+    def changed(path: str) -> None:
+        chdir(path)
+        if os.getpid() == own:
+            Server.reply(connection, folder=str(Path.cwd()))
+
+    os.chdir = changed
+
+
 def become(order: dict) -> str:
     """Make this process the one that was asked for; the script that it runs."""
     os.setsid()
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != order["server"]:
         os._exit(1)  # the server died before this process could be told of it
-    for number, stream in enumerate(order["streams"]):
-        os.dup2(stream, number)
+    # First out of the way: they may have each other's numbers.
+    streams = [fcntl.fcntl(stream, fcntl.F_DUPFD, 200) for stream in order["streams"]]
+    for number, above in zip(order["descriptors"], streams, strict=True):
+        os.dup2(above, number)
+    for stream in {*order["streams"], *streams} - {*order["descriptors"]}:
         os.close(stream)
     os.chdir(order["folder"])
+    follow(order["connection"])
     os.umask(order["umask"])
     os.environ.clear()
     os.environ.update(order["environment"])
@@ -248,10 +271,11 @@ def become(order: dict) -> str:
     entitle([order["executable"], *order["words"]])
     script, *_ = sys.argv = order["words"]
     sys.executable = order["executable"]
-    sys.path.insert(0, str(Path(script).resolve().parent))
+    sys.path.insert(0, "" if script == "-c" else str(Path(script).resolve().parent))
     importlib.invalidate_caches()
-    if multiprocessing := sys.modules.get("multiprocessing.process"):
-        multiprocessing.ORIGINAL_DIR = order["folder"]  # taken at import
+    if multiprocessing := sys.modules.get("multiprocessing"):
+        multiprocessing.process.ORIGINAL_DIR = order["folder"]  # taken at import
+        multiprocessing.set_executable(order["executable"])
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
     return script
@@ -285,7 +309,10 @@ def run(script: str) -> None:
         os._exit(status)
 
     try:
-        runpy.run_path(script, run_name="__main__")
+        if script == "-c":
+            exec(sys.argv.pop(1), {"__name__": "__main__"})  # noqa: S102
+        else:
+            runpy.run_path(script, run_name="__main__")
         status = 0
     except SystemExit as end:
         code = end.code
