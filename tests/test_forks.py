@@ -40,6 +40,23 @@ print(os.getpid(), flush=True)
 signal.pause()
 """
 
+POOLS = """
+import multiprocessing, os, sys
+from concurrent.futures import ProcessPoolExecutor
+def imported(name):
+    return name in sys.modules
+if __name__ == "__main__":
+    for kind in ("spawn", "forkserver"):
+        with ProcessPoolExecutor(1, multiprocessing.get_context(kind)) as pool:
+            print(pool.submit(imported, "torch").result())
+"""
+MOVES = """
+import os, signal
+os.chdir("/usr")
+print(os.getpid(), flush=True)
+signal.pause()
+"""
+
 
 @pytest.fixture
 def script(tmp_path):
@@ -93,6 +110,7 @@ def test_only_what_it_can_give_is_forked(script):
     path = script("import sys; print('torch' in sys.modules, 'alzmri' in sys.modules)")
     assert _run("python", path).stdout == "True False\n"
     assert _run("python", "-u", path).stdout == "True False\n"
+    assert _run("python", path, TORCHELASTIC_RUN_ID="1").stdout == "True False\n"
     for words, variables in (
         (("python", path), {"OMP_NUM_THREADS": "2"}),
         (("python", path), {"ONEDNN_MAX_CPU_ISA": "SSE41"}),
@@ -102,6 +120,22 @@ def test_only_what_it_can_give_is_forked(script):
         (("python", "-c", Path(path).read_text()), {}),
     ):
         assert _run(*words, **variables).stdout == "False False\n"
+
+
+def test_so_are_processes_of_multiprocessing(script):
+    done = _run("python", script(POOLS))
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def test_its_client_goes_where_it_goes(script, eventually):
+    """And only the fork itself is found by what it runs."""
+    process = _start(script, MOVES)
+    fork = int(process.stdout.readline())
+    eventually(lambda: psutil.Process(process.pid).cwd() == "/usr")
+    assert fork in [one.pid for one in forks.find(Path("/usr"), "script.py")]
+    assert process.pid not in [one.pid for one in forks.find(Path("/usr"), "script.py")]
+    process.kill()
+    process.communicate()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 33), (signal.SIGINT, -2)])
@@ -133,9 +167,9 @@ def test_a_server_that_is_killed_leaves_nothing(script, tmp_path, eventually):
     assert not server.folder.exists()
 
 
-def _start(script):
+def _start(script, text=WAIT):
     return subprocess.Popen(
-        ["python", script(WAIT)],
+        ["python", script(text)],
         env={**forks.environment(), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -4,14 +4,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import requests
 import torch
@@ -27,6 +25,9 @@ from alzmri.models.architectures import build
 from alzmri.models.forward import MEAN, STD
 from alzmri.ood.detector import Detector
 from alzmri.ood.features import WithFeatures, run
+
+from .. import forks
+from ..processes import limit
 
 SPACING = np.array([2.0, 2.0, 4.0])
 """Of the voxels of a series: right, front, top, mm."""
@@ -124,7 +125,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Node:
-    """``alzmri dicom`` as a process, and what one asks it."""
+    """``alzmri dicom`` as a process in a folder of its own, and what one asks it."""
 
     port: int
     options: list[str]
@@ -133,13 +134,13 @@ class Node:
 
     def start(self, eventually: Callable[..., None]) -> None:
         """Start it; return when it answers C-ECHO."""
-        command = [str(Path(sys.executable).with_name("alzmri")), "dicom", *self.options]
+        command = ["alzmri", "dicom", *self.options]
         command += ["--port", str(self.port), "--metrics-port", str(self.port + 1)]
         self.log.touch()
         before = self.log.stat().st_size
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
+                command, stdout=log, stderr=log, cwd=self.log.parent, env=forks.environment()
             )
             process = self.process
 
@@ -169,15 +170,15 @@ class Node:
         return float(found[0]) if found else 0.0
 
     def memory(self) -> int:
-        """Bytes that it and its processes have."""
-        assert self.process is not None
-        node = psutil.Process(self.process.pid)
-        return sum(one.memory_info().rss for one in (node, *node.children(recursive=True)))
+        """Bytes that it and its processes have for themselves."""
+        found = (forks.find(self.log.parent, name) for name in ("alzmri", "-c"))
+        return sum(one.memory_full_info().uss for of in found for one in of)
 
     def stop(self, number: int) -> None:
         if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(number)
-            self.process.wait(30)
+            node = next(forks.find(self.log.parent, "alzmri"), self.process)
+            node.send_signal(number)
+            self.process.wait(limit(30))
 
 
 @pytest.fixture
@@ -187,7 +188,8 @@ def make_node(tmp_path: Path, model: Path) -> Iterator[Callable[..., Node]]:
 
     def make(port: int, *options: str) -> Node:
         common = ["--model", str(model), "--queue", str(tmp_path / "queue"), *options]
-        made.append(Node(port, common, tmp_path / "node.log"))
+        (tmp_path / "node").mkdir()
+        made.append(Node(port, common, tmp_path / "node/log"))
         return made[-1]
 
     yield make

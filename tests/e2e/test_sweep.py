@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from .. import forks
+from ..processes import limit
 
 EPOCHS = 100
 """Long enough to be caught at it."""
@@ -61,13 +62,13 @@ def test_what_is_interrupted_killed_or_failed_loses_nothing(clone, eventually):
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
 
-    second = clone.start(*KILLED, forked=True)
+    second = clone.start(*KILLED)  # no forks: each process is to get one signal, and once
     clone.read_until(second, "ended the experiments of an earlier call")
     refused = clone.run(*KILLED, code=2)
     assert "another sweep or study runs in this repository" in refused.stderr
     eventually(lambda: "resuming in epoch" in _log(clone, GOOD[0]), 180)
     os.killpg(second.pid, signal.SIGINT)  # as a terminal sends it
-    said, _ = second.communicate(timeout=90)
+    said, _ = second.communicate(timeout=limit(90))
     assert second.returncode == 130, said
     assert "stopping: trainings save their work first" in said
     assert "the same command continues" in said
@@ -127,7 +128,7 @@ def test_in_a_folder_of_a_larger_repository_and_while_another_holds_the_lock(clo
             said.append(line)
             if "another process holds the lock" in line:
                 break
-    said += process.communicate(timeout=240)[0].splitlines(keepends=True)
+    said += process.communicate(timeout=limit(240))[0].splitlines(keepends=True)
     assert process.returncode == 0, "".join(said)
     assert _names(moved) == ["t-t001"]
     assert not larger.run("git", "status", "--porcelain").stdout

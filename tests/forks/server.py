@@ -48,7 +48,10 @@ PRELOADED = (
     *("dulwich.worktree", "dulwich.ignore", "dulwich.trailers", "platformdirs"),
     *("scmrepo.git", "pygit2", "dulwich.repo", "pygtrie", "sqltrie", "flatten_dict"),
     *("dulwich.porcelain", "networkx", "hydra.core.override_parser.overrides_parser"),
-    *("dvc.repo.graph", "dvc.utils.hydra", "markdown_it"),
+    *("dvc.repo.graph", "dvc.utils.hydra", "markdown_it", "jinja2"),
+    *("pydicom", "pynetdicom", "highdicom", "nibabel", "gdcm", "captum.attr"),
+    *("onnx", "onnxruntime", "onnxscript", "torch.onnx", "pebble", "threadpoolctl"),
+    *("fastapi", "fastapi_offline", "uvicorn", "uvloop", "httptools", "prometheus_client"),
 )
 """Nothing of this project's: code is of the clone that a process runs in."""
 
@@ -83,8 +86,8 @@ def describe(folder: Path) -> None:
 
 
 def preload(prepare: str) -> None:
-    # Albumentations asks the network for a newer version at import.
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    # As alzmri sets them: at import, some packages would speak with their makers.
+    os.environ.update(NO_ALBUMENTATIONS_UPDATE="1", ORT_DISABLE_TELEMETRY="1")
     # And Arrow, which scikit-learn brings along, starts a thread that a fork would be without.
     os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
     if prepare:

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,9 +30,10 @@ from alzmri.models.forward import MEAN, STD, normalise
 from alzmri.ood.detector import fit as fit_detector
 from alzmri.params import load
 
+from .. import forks
+
 SIDE = 32
 PARTS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
-SERVE = "from alzmri import terminal; from alzmri.cli import app; terminal.start(app)"
 
 
 def slice_of(stage: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -114,6 +114,14 @@ class Server:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
+    def memory(self) -> int:
+        """Bytes that it has in memory."""
+        words = self.process.cmdline()[-4:]
+        (fork,) = (
+            one for one in forks.find(self.log.parent, "alzmri") if one.cmdline()[-4:] == words
+        )
+        return fork.memory_info().rss
+
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(f"{self.url}{path}", timeout=60, **options)
 
@@ -123,13 +131,17 @@ class Server:
 
 @contextmanager
 def _started(root: Path, number: int, *options: str) -> Iterator[tuple[psutil.Popen, Path]]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ALZMRI_")}
+    environment = {
+        key: value
+        for key, value in forks.environment().items()
+        if key == forks.FOLDER or not key.startswith("ALZMRI_")
+    }
     log = root / f"serve-{number}.log"
     with log.open("w") as output:
         process = psutil.Popen(
-            [sys.executable, "-c", SERVE, "serve", "--port", "0", "--threads", "1", *options],
+            ["alzmri", "serve", "--port", "0", "--threads", "1", *options],
             cwd=root,
-            env={**environment, "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"},
+            env={**environment, "XDG_CACHE_HOME": str(root / "cache")},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

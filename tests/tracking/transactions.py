@@ -9,9 +9,10 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wandb.proto.wandb_internal_pb2 import Record
+if TYPE_CHECKING:
+    from wandb.proto.wandb_internal_pb2 import Record
 
 HEADER, MAGIC = 7, b":W&B"
 BLOCK = 32 * 1024
@@ -19,8 +20,10 @@ _RECORD = struct.Struct("<IHB")  # checksum, length, kind
 _NOTHING, _WHOLE, _LAST = 0, 1, 4
 
 
-def records(path: Path) -> Iterator[Record]:
+def records(path: Path) -> Iterator["Record"]:
     """What is in ``path``, up to where a writer that was killed had come."""
+    from wandb.proto.wandb_internal_pb2 import Record  # seconds, which each worker would pay
+
     data = path.read_bytes()
     if data[: len(MAGIC)] != MAGIC:
         return

@@ -114,7 +114,8 @@ class Server:
         self._process = subprocess.Popen(
             ["alzmri", "serve", "--port", "0"],
             cwd=folder,
-            env={**environment, "HOME": str(folder), "PYTHONUNBUFFERED": "1"},
+            # All have one cache: the first exports the model for all.
+            env={**environment, "XDG_CACHE_HOME": str(folder.parent), "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
