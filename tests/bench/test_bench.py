@@ -13,6 +13,8 @@ import pytest
 
 from alzmri.errors import EnvironmentFault
 
+from ..processes import limit
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,7 +59,7 @@ def test_figures_are_kept_until_time_is_up(bench, tmp_path, monkeypatch):
         target=report.record, args=(measured(), "make bench", "results-gpu", options, 1)
     )
     process.start()
-    process.join(30)
+    process.join(limit(30))
     assert process.exitcode == 1  # a part that was not measured is no success with --strict
     content = json.loads((tmp_path / "bench/results-gpu.json").read_text())
     assert content["command"] == "make bench ARGS='--gpu'"

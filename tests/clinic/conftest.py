@@ -165,7 +165,7 @@ class Node:
 
     def metric(self, name: str) -> float:
         """A value of ``/metrics``, by ``name{label="value"}``; 0 for what is not there."""
-        page = requests.get(f"http://127.0.0.1:{self.port + 1}/metrics", timeout=10).text
+        page = requests.get(f"http://127.0.0.1:{self.port + 1}/metrics", timeout=limit(10)).text
         found = [line.split()[-1] for line in page.splitlines() if line.startswith(f"{name} ")]
         return float(found[0]) if found else 0.0
 

@@ -76,7 +76,7 @@ def orthanc(tmp_path, free_block, eventually):
     def is_up():
         assert process.poll() is None, (tmp_path / "orthanc.log").read_text()
         try:
-            return requests.get(f"http://127.0.0.1:{web}/system", timeout=5).ok
+            return requests.get(f"http://127.0.0.1:{web}/system", timeout=limit(5)).ok
         except requests.ConnectionError:
             return False
 
@@ -85,7 +85,7 @@ def orthanc(tmp_path, free_block, eventually):
         yield node, web, dicom
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(limit(30))
 
 
 def test_results_appear_in_orthanc_in_the_same_study(orthanc, make_node, tmp_path, eventually):
@@ -103,7 +103,9 @@ def test_results_appear_in_orthanc_in_the_same_study(orthanc, make_node, tmp_pat
     def found(patient: str) -> dict[str, dict[str, str]]:
         """Modality to the Orthanc series, in the one study of a patient."""
         query = {"Level": "Series", "Query": {"PatientID": patient}, "Expand": True}
-        series = requests.post(f"http://127.0.0.1:{web}/tools/find", json=query, timeout=10).json()
+        series = requests.post(
+            f"http://127.0.0.1:{web}/tools/find", json=query, timeout=limit(10)
+        ).json()
         assert len({item["ParentStudy"] for item in series}) <= 1
         return {item["MainDicomTags"]["Modality"]: item for item in series}
 
@@ -115,9 +117,9 @@ def test_results_appear_in_orthanc_in_the_same_study(orthanc, make_node, tmp_pat
         (instance,) = series["Instances"]
         base = f"http://127.0.0.1:{web}/instances/{instance}"
         files[modality] = tmp_path / f"{modality}.dcm"
-        files[modality].write_bytes(requests.get(f"{base}/file", timeout=10).content)
+        files[modality].write_bytes(requests.get(f"{base}/file", timeout=limit(10)).content)
         if modality == "OT":
-            preview = requests.get(f"{base}/preview", timeout=10)
+            preview = requests.get(f"{base}/preview", timeout=limit(10))
             assert preview.headers["content-type"] == "image/png"
             assert len(set(preview.content)) > 50
     for file in files.values():

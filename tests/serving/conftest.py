@@ -31,6 +31,7 @@ from alzmri.ood.detector import fit as fit_detector
 from alzmri.params import load
 
 from .. import forks
+from ..processes import limit
 
 SIDE = 32
 PARTS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
@@ -123,10 +124,10 @@ class Server:
         return fork.memory_info().rss
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        return requests.get(f"{self.url}{path}", timeout=60, **options)
+        return requests.get(f"{self.url}{path}", timeout=limit(60), **options)
 
     def post(self, path: str, **options: Any) -> requests.Response:
-        return requests.post(f"{self.url}{path}", timeout=60, **options)
+        return requests.post(f"{self.url}{path}", timeout=limit(60), **options)
 
 
 @contextmanager

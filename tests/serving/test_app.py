@@ -11,6 +11,8 @@ from alzmri.serving.app import ModelService
 from alzmri.serving.loaded_model import load
 from alzmri.serving.middleware import Limits
 
+from ..processes import limit
+
 
 def test_a_load_balancer_hears_when_the_model_does_not_answer(
     workplace, servers, files, monkeypatch
@@ -38,7 +40,7 @@ def test_a_load_balancer_hears_when_the_model_does_not_answer(
                 return UploadFile(io.BytesIO(files[0].read_bytes()))
 
             waiting = asyncio.create_task(service.predict([upload(), upload()]))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(limit(30)):
                 while service._pending < 2:
                     await asyncio.sleep(0)
             with pytest.raises(HTTPException, match="busy"):

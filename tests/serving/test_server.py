@@ -245,15 +245,18 @@ def test_what_cannot_be_answered_is_refused_in_one_sentence(server, files):
 def test_a_wrong_method_gets_the_right_one_in_allow(server):
     for path, method in {"/invocations": "POST", "/predict": "POST", "/model": "GET"}.items():
         for wrong in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - {method}:
-            answer = requests.request(wrong, f"{server.url}{path}", timeout=60)
+            answer = requests.request(wrong, f"{server.url}{path}", timeout=limit(60))
             assert (answer.status_code, answer.headers["Allow"]) == (405, method), (path, wrong)
             assert answer.json()["notice"] == NOTICE
-        assert requests.request("NONSENSE", f"{server.url}{path}", timeout=60).status_code == 400
+        assert (
+            requests.request("NONSENSE", f"{server.url}{path}", timeout=limit(60)).status_code
+            == 400
+        )
 
 
 def _raw(server, *parts):
     """The answer to bytes as they are: its status, its headers, its JSON."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=limit(60)) as connection:
         with suppress(ConnectionError):
             for part in parts:
                 connection.sendall(part)
@@ -363,7 +366,7 @@ def test_the_api_describes_itself_without_the_internet(server):
 
 def _half_sent(server, content):
     """A request of which the last byte is missing."""
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=limit(30))
     head = "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
     connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:-1])
     return connection
@@ -429,7 +432,7 @@ def test_above_capacity_clients_get_503_and_a_stop_loses_nothing(servers, files,
 
     def refuses():
         try:
-            socket.create_connection(("127.0.0.1", server.port), timeout=30).close()
+            socket.create_connection(("127.0.0.1", server.port), timeout=limit(30)).close()
         except ConnectionRefusedError:
             return True
         return False
@@ -438,7 +441,7 @@ def test_above_capacity_clients_get_503_and_a_stop_loses_nothing(servers, files,
     assert server.process.is_running()
     held[1].sendall(content[-1:])
     assert _status(held[1]) == 200
-    assert server.process.wait(30) == 0
+    assert server.process.wait(limit(30)) == 0
 
 
 def test_a_mistake_is_one_message(tmp_path, server, workplace, monkeypatch):

@@ -31,7 +31,7 @@ class Gated:
     def __call__(self, items, threads):
         self.begun += 1
         self.began.release()
-        assert self.gate.acquire(timeout=30)
+        assert self.gate.acquire(timeout=limit(30))
         self.batches.append((len(items), threads))
         if UNUSABLE in items:
             raise ValueError("unusable")
@@ -39,7 +39,7 @@ class Gated:
 
 
 async def _until(condition):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(limit(30)):
         while not condition():
             await asyncio.sleep(0)
 
@@ -70,7 +70,7 @@ def test_what_arrives_meanwhile_goes_together_and_a_failure_stays_with_its_batch
         gone.cancel()
         # Without giving way: the next batch does not wait for the event loop.
         model.gate.release(2)
-        assert all(model.began.acquire(timeout=30) for _ in range(3))
+        assert all(model.began.acquire(timeout=limit(30)) for _ in range(3))
         model.gate.release(2)
         assert [await first, await second, await later] == [[2, 3], [4], [6, 7, 8]]
         with pytest.raises(ValueError, match="unusable"):

@@ -18,6 +18,7 @@ import pytest
 from alzmri.store import server
 
 from .. import forks
+from ..processes import limit
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Repository:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=limit(120),
             check=False,
         )
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from alzmri.store import server
 
+from ..processes import limit
+
 LARGE = 105_000_000
 """Above the 100 MB from which s3fs uploads in parts."""
 
@@ -39,7 +41,7 @@ def test_a_file_of_which_parts_are_pushed_when_dvc_or_the_server_is_killed(store
     push = store_repo.start("dvc", "push")
     eventually(lambda: stored_bytes(store_repo) > before + 10_000_000)
     running.process.kill()
-    assert push.wait(30) != 0
+    assert push.wait(limit(30)) != 0
     assert store_repo.store("status").returncode == 1
     assert store_repo.store("up").returncode == 0
     assert repaired(store_repo, expected)
@@ -50,4 +52,4 @@ def _kill_dvc(repo, stored, eventually) -> None:
     push = repo.start("dvc", "push")
     eventually(lambda: stored_bytes(stored) > before + 8_000_000)
     push.kill()
-    assert push.wait(10) != 0
+    assert push.wait(limit(10)) != 0

@@ -14,6 +14,8 @@ import pytest
 from alzmri.errors import EnvironmentFault
 from alzmri.store import remotes, server
 
+from ..processes import limit
+
 WITHOUT_VOLUMES = """#!/bin/sh
 for word; do
   shift
@@ -37,7 +39,7 @@ def test_one_server_from_its_first_start_to_its_move(new_repo, free_block, tmp_p
     assert private.read_bytes() == before
 
     both = [repo.start(*repo.command("up")) for _ in range(2)]
-    assert [process.wait(60) for process in both] == [0, 0]
+    assert [process.wait(limit(60)) for process in both] == [0, 0]
     data = f"-dir={repo.root / '.store' / 'data'}"
     servers = [p for p in psutil.process_iter(["cmdline"]) if data in (p.info["cmdline"] or [])]
     assert len(servers) == 1
@@ -104,7 +106,7 @@ def test_status_names_the_open_filer_port_and_keys_stay_in_one_private_file(shar
         assert key not in " ".join(running.process.cmdline())
         assert key not in repr(remote)
     assert not shared_store.run("git", "status", "--porcelain").stdout
-    with socket.create_connection(("127.0.0.1", shared_store.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", shared_store.port), timeout=limit(5)) as connection:
         connection.sendall(b"GET /alzmri?list-type=2 HTTP/1.0\r\n\r\n")
         assert b" 403 " in connection.recv(100)
 

@@ -7,6 +7,8 @@ import psutil
 
 from alzmri.store import remotes, server
 
+from ..processes import limit
+
 
 def test_the_store_is_up_only_for_the_command_and_nothing_is_left(new_repo):
     repo = new_repo("repo")
@@ -30,7 +32,7 @@ def test_a_signal_ends_the_command_and_the_store(new_repo, eventually):
     eventually(lambda: sleeping(run))
     below = sleeping(run)
     run.send_signal(signal.SIGINT)
-    assert run.wait(30) == 128 + signal.SIGINT
+    assert run.wait(limit(30)) == 128 + signal.SIGINT
     assert server.find(repo.root) is None
     assert not Path(repo.root / "survived").exists()
     assert not any(process.is_running() for process in below)
@@ -41,7 +43,7 @@ def test_a_signal_during_the_start_leaves_no_server(new_repo, eventually):
     run = repo.start(*repo.command("run", "--", "touch", "ran"))
     eventually(lambda: server.find(repo.root))
     run.terminate()
-    assert run.wait(30) in {0, 128 + signal.SIGTERM}
+    assert run.wait(limit(30)) in {0, 128 + signal.SIGTERM}
     assert server.find(repo.root) is None
 
 

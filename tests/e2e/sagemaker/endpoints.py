@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ...processes import limit
 from .namespaces import Refused
 
 KINDS = ("Model", "EndpointConfig", "Endpoint")
@@ -140,7 +141,7 @@ class Server:
         self, method: str, path: str, body: bytes | None = None, kind: str = ""
     ) -> tuple[int, str]:
         """Status and text of its answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port or 0, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port or 0, timeout=limit(60))
         connection.request(method, path, body, {"Content-Type": kind} if body else {})
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
