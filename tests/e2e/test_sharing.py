@@ -43,6 +43,7 @@ def test_what_the_page_says_is_true(clone, make_clone):
     said = third.run("sh", "-ec", restore).stdout
     assert "Running stage" not in said
     assert not third.run("git", "status", "--porcelain").stdout
-    weights = Path("models/model.safetensors")
-    assert (third.root / weights).read_bytes() == (second.root / weights).read_bytes()
+    weights = "models/model.safetensors"
+    for path in (weights, "plots/confusion.png", "data/prepared/images.npy"):
+        assert (third.root / path).read_bytes() == (second.root / path).read_bytes()
     assert (third.root / weights).read_bytes() != (clone.root / weights).read_bytes()
