@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from albumentations.pytorch import ToTensorV2
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from training import synchronize
+from training import THREADS, synchronize
 
 from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared
@@ -89,11 +89,11 @@ class Clock(L.Callback):
 
 @cache
 def _made(
-    files: Path, batch_size: int, threads: int, workers: int, careful: bool
+    files: Path, batch_size: int, workers: int, careful: bool
 ) -> tuple[Classifier, DataLoader[tuple[Tensor, int]]]:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     batches = DataLoader(
         Slices(files),
         batch_size=batch_size,
@@ -108,7 +108,7 @@ def _made(
     return Classifier(careful), batches
 
 
-def rate(files: Path, batch_size: int, threads: int, workers: int, careful: bool) -> float:
+def rate(files: Path, batch_size: int, workers: int, careful: bool) -> float:
     """Images per second of an epoch from when every loading process has delivered a batch.
 
     The start of an epoch would weigh too much in epochs this short.
@@ -117,7 +117,7 @@ def rate(files: Path, batch_size: int, threads: int, workers: int, careful: bool
         files: JPEGs in a folder for each class, of the size trained on.
         careful: use channels-last, a fused optimiser, and loading processes that outlive the epoch.
     """
-    classifier, batches = _made(files, batch_size, threads, workers, careful)
+    classifier, batches = _made(files, batch_size, workers, careful)
     clock = Clock(min(max(workers, 1), len(batches) - 1), len(batches))
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = L.Trainer(max_epochs=1, devices=1, callbacks=[clock], **dict.fromkeys(off, False))

@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from training import ROOT, run
+from training import ROOT, changed, run
 
-from alzmri import params, terminal
+from alzmri import terminal
 from alzmri.errors import EnvironmentFault
+from alzmri.params import PARAMS_FILE
 
 PROCESSORS = ("Haswell", "EPYC-Milan")
 WRITTEN = ("models", "metrics", "plots")
@@ -43,11 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="alzmri-portable-") as name:
         start = Path(name) / "start"
         shutil.copytree(ROOT / "src", start / "src")
-        content = params.load(ROOT / params.PARAMS_FILE).model_dump()
-        for section, values in TINY.items():
-            content[section].update(values)
-        text = params.check(content, "bench/portable.py").model_dump_json(indent=1)
-        (start / params.PARAMS_FILE).write_text(text)  # JSON is YAML
+        (start / PARAMS_FILE).write_text(changed(TINY).model_dump_json(indent=1))  # JSON is YAML
         for stage in ("phantom", "prepare"):
             run([sys.executable, f"src/{stage}.py"], start, **ENVIRONMENT)
         with ThreadPoolExecutor() as pool:
