@@ -18,7 +18,7 @@ from alzmri.data.packing import pack
 from alzmri.data.prepared import PREPARED, Prepared, write_manifest
 from alzmri.errors import EnvironmentFault
 from alzmri.models.forward import choose, normalise
-from alzmri.params import PARAMS_FILE, Params, check, load
+from alzmri.params import PARAMS_FILE, Params, load, validated
 from alzmri.phantom.simulate import generate
 from alzmri.training.batches import Batches
 from alzmri.training.loop import TrainingState, step
@@ -44,7 +44,7 @@ def changed(changes: dict[str, dict[str, object]]) -> Params:
     content = load(ROOT / PARAMS_FILE).model_dump()
     for section, values in changes.items():
         content[section].update(values)
-    return check(content, "bench")
+    return validated(Params, content, "bench")
 
 
 def draw(folder: Path) -> None:

@@ -3,8 +3,8 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, field
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ RECALIBRATION_IMAGES = 1024  # at most, for batch normalisation's statistics bef
 ONECYCLE_START, ONECYCLE_END, ONECYCLE_WARMUP = 1 / 25, 1 / 10_000, 0.3
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Epoch(NamedTuple):
     """One line of ``plots/history.csv``."""
 
     epoch: int
@@ -104,7 +103,7 @@ class TrainingState:
             **copy.deepcopy({name: part.state_dict() for name, part in self._parts().items()}),
             **{name: getattr(self, name) for name in self._AS_THEY_ARE},
             "loss": loss,
-            "history": [astuple(epoch) for epoch in self.history],
+            "history": [tuple(epoch) for epoch in self.history],
         }
 
     def restore(self, state: State) -> None:
@@ -246,13 +245,13 @@ def _cosine(start: float, end: float, progress: float) -> float:
 def save(
     state: TrainingState, checkpoints: Checkpoints, processes: Processes, stop: int, *, due: bool
 ) -> None:
-    """Write a checkpoint if one is ``due``; if signal ``stop`` has come, write one and exit."""
-    stop = processes.largest(stop)
-    if due or stop:
+    """Write a checkpoint if ``due``; if any process got a ``stop`` signal, write one and exit."""
+    stopping = int(processes.sum(torch.tensor(stop)))
+    if due or stopping:
         loss = processes.sum(state.loss)
         if processes.first:
             checkpoints.save(state.saved(loss))
-    if stop:
+    if stopping:
         checkpoints.wait()
         leave(stop)
 

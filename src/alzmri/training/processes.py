@@ -55,13 +55,6 @@ class Processes:
             dist.all_reduce(total)
         return total
 
-    def largest(self, number: int) -> int:
-        """The largest ``number`` of all processes."""
-        held = torch.tensor(number)
-        if self.size > 1:
-            dist.all_reduce(held, dist.ReduceOp.MAX)
-        return int(held)
-
     def of_first(self, value: T) -> T:
         """The first process's ``value``."""
         held = [value]
@@ -145,7 +138,7 @@ def noting_stops(*, insist: bool) -> Iterator[Callable[[], int]]:
 
 
 def leave(number: int) -> None:
-    """End the program with the exit status of signal ``number``."""
+    """End the program with the exit status of signal ``number``; 0: another process got one."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    sys.exit(128 + number)
+    sys.exit(128 + (number or signal.SIGTERM))
