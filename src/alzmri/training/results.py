@@ -62,7 +62,7 @@ def reporting(
             )
         last, before = now, done
 
-    with terminal.progress("training", in_log=False) as on_step:
+    with terminal.progress("training") as on_step:
         yield on_step, on_epoch
 
 
