@@ -24,8 +24,6 @@ from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared
 from alzmri.models.architectures import build
 
-IMAGE_SIZE = 224
-
 
 def write_files(prepared: Prepared, folder: Path) -> None:
     """The training slices as ``CLASS/NUMBER.jpg``: they need not be resized again."""
@@ -56,7 +54,7 @@ class Classifier(L.LightningModule):
     def __init__(self, careful: bool) -> None:
         super().__init__()
         self.careful = careful
-        self.model = build("alexnet", classes=len(CLASSES), image_size=IMAGE_SIZE, dropout=0.5)
+        self.model = build("alexnet", classes=len(CLASSES), image_size=224, dropout=0.5)
         if careful:
             self.model.to(memory_format=torch.channels_last)
 
@@ -111,11 +109,8 @@ def _made(
 def rate(files: Path, batch_size: int, workers: int, careful: bool) -> float:
     """Images per second of an epoch from when every loading process has delivered a batch.
 
-    The start of an epoch would weigh too much in epochs this short.
-
-    Args:
-        files: JPEGs in a folder for each class, of the size trained on.
-        careful: use channels-last, a fused optimiser, and loading processes that outlive the epoch.
+    The start of an epoch would weigh too much in epochs this short. ``careful`` uses channels-last,
+    a fused optimiser, and loading processes that outlive the epoch.
     """
     classifier, batches = _made(files, batch_size, workers, careful)
     clock = Clock(min(max(workers, 1), len(batches) - 1), len(batches))

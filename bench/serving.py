@@ -48,10 +48,8 @@ LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 def send(port: int, images: Sequence[bytes], count: int, clients: int) -> list[float]:
     """Send ``count`` images, round and round, by ``clients`` at once; the seconds of each.
 
-    Clients are as cheap as possible, because they share the server's processors.
-
-    Raises:
-        EnvironmentFault: one was refused.
+    Clients are as cheap as possible, because they share the server's processors. A refusal raises
+    EnvironmentFault.
     """
     requests = [HEAD % len(image) + image for image in images]
     latencies: list[float] = []
@@ -126,32 +124,32 @@ def speed(phantom: Path, folder: Path, image_size: int, seconds: float) -> Itera
             times.append(time.perf_counter() - begin)
         return statistics.median(times)
 
-    rates: dict[str, list[float]] = {"server": [], "ONNX Runtime": []}
-    latencies: dict[str, list[float]] = {"server": [], "ONNX Runtime": []}
+    rates: list[tuple[float, float]] = []
+    latencies: list[tuple[float, float]] = []
     with serving(folder) as port:
         expected = int(seconds * BATCH / run(BATCH, seconds))
-        for number in range(ROUNDS + 1):
+        for _ in range(ROUNDS + 1):
             batch = run(BATCH, seconds)
             # Longer than the other: its first and last batches leave a processor without work.
             crowd, begin = max(3 * expected, 2 * CLIENTS), time.perf_counter()
             send(port, files, crowd, CLIENTS)
-            many = crowd / (time.perf_counter() - begin)
+            rates.append((crowd / (time.perf_counter() - begin), BATCH / batch))
             # Pairs, each one right after the other: the difference is small beside what a machine
             # drifts by.
             for _ in range(PAIRS):
                 single = run(1, seconds / PAIRS)
                 answered = send(port, files, max(expected // (4 * PAIRS), 20), 1)
-                if number:
-                    latencies["server"].append(1000 * statistics.median(answered))
-                    latencies["ONNX Runtime"].append(1000 * single)
-            if number:
-                rates["server"].append(many)
-                rates["ONNX Runtime"].append(BATCH / batch)
+                latencies.append((1000 * statistics.median(answered), 1000 * single))
     name = f"server, {CLIENTS} clients with one slice each, over ONNX Runtime in batches of {BATCH}"
-    yield compared(f"{name}, {image_size} px", "images/s", rates, 0.9)
+    yield compared(f"{name}, {image_size} px", "images/s", _sides(rates[1:]), 0.9)
     name = f"latency of one slice, server less ONNX Runtime, {image_size} px"
-    overhead = statistics.median(map(float.__sub__, *latencies.values()))
-    yield Figure(name, "ms", latencies, overhead, 3, at_most=True, scale="ms")
+    overhead = statistics.median(server - alone for server, alone in latencies[PAIRS:])
+    yield Figure(name, "ms", _sides(latencies[PAIRS:]), overhead, 3, at_most=True, scale="ms")
+
+
+def _sides(pairs: list[tuple[float, float]]) -> dict[str, list[float]]:
+    server, bare = map(list, zip(*pairs, strict=True))
+    return {"server": server, "ONNX Runtime": bare}
 
 
 def main() -> None:
