@@ -1,4 +1,4 @@
-"""Every figure of docs/performance.md but those of serving, as ratios from one run: ``make bench``.
+"""Every figure of docs/performance.md but those of serving, from one run: ``make bench``.
 
 What is compared takes turns (A B A B), after a first turn that does not count. Data are simulated
 slices. Writes bench/results.json (``--gpu``: bench/results-gpu.json) and docs/performance.md figure
