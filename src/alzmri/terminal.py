@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from alzmri.errors import EnvironmentFault, UserError
 
 INTERRUPTED = 130
+SECONDS_BETWEEN_LINES = 30  # of progress in a log
 
 UNDO = "to undo everything and lose all uncommitted edits: `git restore . && dvc checkout`"
 
@@ -101,13 +103,22 @@ def warn(message: str) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[Update]:
-    """Yield ``update(done, total)``, which shows a live bar on a terminal, nothing in a log."""
+    """Yield ``update(done, total)``: a live bar on a terminal, a line now and then in a log."""
+    live, last = sys.stderr.isatty(), time.monotonic()
     text = TextColumn("{task.description}")
     columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Printed lines go above the bar, unless stdout is a file.
-    above, absent = sys.stdout.isatty(), not sys.stderr.isatty()
+    above = sys.stdout.isatty()
     with Progress(
-        *columns, console=err, transient=True, redirect_stdout=above, disable=absent
+        *columns, console=err, transient=True, redirect_stdout=above, disable=not live
     ) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def update(done: int, total: int) -> None:
+            nonlocal last
+            bar.update(task, completed=done, total=total)
+            if not live and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+
+        yield update

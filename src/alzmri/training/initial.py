@@ -45,7 +45,7 @@ def find(params: Params, prepared: Prepared) -> Initial | None:
             " experiment"
         )
     with TemporaryDirectory() as temporary:
-        if not folder.is_dir():
+        if not (folder / "model.json").is_file():
             folder = Path(temporary)
             _fetch(root, params.train.init, folder)
         model, card = saved.load(folder)

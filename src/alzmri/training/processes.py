@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from alzmri.errors import EnvironmentFault
 
 T = TypeVar("T")
+Stop = Callable[[], int]  # gives the first signal to stop, 0 before
 PATIENCE = timedelta(minutes=10)  # for a process on another host that ends without a word
 
 
@@ -114,8 +115,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 @contextmanager
-def noting_stops(*, insist: bool) -> Iterator[Callable[[], int]]:
-    """Yield a function that gives the first signal to stop, 0 before; a second one stops at once.
+def noting_stops(*, insist: bool) -> Iterator[Stop]:
+    """Note signals to stop, for the function that this yields; a second one stops at once.
 
     With ``insist``, it ignores the second one, because ``torchrun`` repeats signals that the
     terminal has already sent to its processes, and kills them if they take too long.
