@@ -18,13 +18,11 @@ import torch.nn.functional as F
 from albumentations.pytorch import ToTensorV2
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from training import synchronize
+from training import THREADS, synchronize
 
 from alzmri.classes import CLASSES
 from alzmri.data.prepared import Prepared
 from alzmri.models.architectures import build
-
-IMAGE_SIZE = 224
 
 
 def write_files(prepared: Prepared, folder: Path) -> None:
@@ -56,7 +54,7 @@ class Classifier(L.LightningModule):
     def __init__(self, careful: bool) -> None:
         super().__init__()
         self.careful = careful
-        self.model = build("alexnet", classes=len(CLASSES), image_size=IMAGE_SIZE, dropout=0.5)
+        self.model = build("alexnet", classes=len(CLASSES), image_size=224, dropout=0.5)
         if careful:
             self.model.to(memory_format=torch.channels_last)
 
@@ -89,11 +87,11 @@ class Clock(L.Callback):
 
 @cache
 def _made(
-    files: Path, batch_size: int, threads: int, workers: int, careful: bool
+    files: Path, batch_size: int, workers: int, careful: bool
 ) -> tuple[Classifier, DataLoader[tuple[Tensor, int]]]:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     batches = DataLoader(
         Slices(files),
         batch_size=batch_size,
@@ -108,16 +106,13 @@ def _made(
     return Classifier(careful), batches
 
 
-def rate(files: Path, batch_size: int, threads: int, workers: int, careful: bool) -> float:
+def rate(files: Path, batch_size: int, workers: int, careful: bool) -> float:
     """Images per second of an epoch from when every loading process has delivered a batch.
 
-    The start of an epoch would weigh too much in epochs this short.
-
-    Args:
-        files: JPEGs in a folder for each class, of the size trained on.
-        careful: use channels-last, a fused optimiser, and loading processes that outlive the epoch.
+    The start of an epoch would weigh too much in epochs this short. ``careful`` uses channels-last,
+    a fused optimiser, and loading processes that outlive the epoch.
     """
-    classifier, batches = _made(files, batch_size, threads, workers, careful)
+    classifier, batches = _made(files, batch_size, workers, careful)
     clock = Clock(min(max(workers, 1), len(batches) - 1), len(batches))
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = L.Trainer(max_epochs=1, devices=1, callbacks=[clock], **dict.fromkeys(off, False))

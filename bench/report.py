@@ -4,7 +4,7 @@ import argparse
 import datetime
 import os
 import platform
-import signal
+import statistics
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import torch
-from training import ROOT
+from training import ROOT, THREADS
 
 from alzmri import terminal
 from alzmri.evaluation import markdown
@@ -39,80 +39,55 @@ class Figure:
         return self.ratio <= self.target if self.at_most else self.ratio >= self.target
 
     def cells(self) -> list[str]:
-        sides = [
-            f"{side}: {' '.join(f'{value:.4g}' for value in values)}"
-            for side, values in self.rounds.items()
-        ]
         sign = "≤" if self.at_most else "≥"
         target = "" if self.target is None else f"{sign} {self.target:.3g} {self.scale}"
         verdict = {True: "met", False: "NOT met", None: ""}[self.met]
-        values = f"{'; '.join(sides)} {self.unit}"
-        return [self.name, f"{self.ratio:.3f} {self.scale}", target, verdict, values]
+        return [self.name, f"{self.ratio:.3f} {self.scale}", target, verdict]
 
 
-class TimeIsUp(Exception):
-    """The time for measuring is over."""
+def compared(
+    name: str, unit: str, rounds: dict[str, list[float]], target: float | None = None
+) -> Figure:
+    """The medians of two sides, the first over the second."""
+    first, second = map(statistics.median, rounds.values())
+    return Figure(name, unit, rounds, first / second, target)
 
 
-def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
+def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options of every bench."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--strict", action="store_true", help="exit 1 when a target is not met")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: see that it works")
-    parser.add_argument("--rounds", type=int, default=rounds, help="counted turns of each")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser
 
 
-def record(
-    figures: Iterable[Figure],
-    command: str,
-    name: str | None,
-    options: argparse.Namespace,
-    seconds: int = 0,
-) -> None:
+def record(figures: Iterable[Figure], command: str, name: str, options: argparse.Namespace) -> None:
     """Print each of ``figures`` when it is measured, and at the end the targets that were missed.
 
-    With ``--strict``, exit with status 1 when a target is missed or not measured. Unless ``name``
-    is None, write bench/NAME.json after each figure, and at the end a section of
-    docs/performance.md. After ``seconds``, if not 0, report what is measured by then.
+    With ``--strict``, exit with status 1 when a target is missed. Unless ``--quick``, write
+    bench/NAME.json and a section of docs/performance.md after each figure.
     """
     words = [word for word in sys.argv[1:] if word != "--strict"]
     if words:
         command += f" ARGS='{' '.join(words)}'"
-    done: list[Figure] = []
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    content = {"date": date, "command": command, "machine": _machine(options.threads)}
-    complete = True
-    signal.signal(signal.SIGALRM, _stop)
-    signal.alarm(seconds)
-    try:
-        for figure in figures:
-            done.append(figure)
-            terminal.say("  " + ", ".join(cell for cell in figure.cells() if cell))
-            if name:
-                content["figures"] = [{**asdict(each), "met": each.met} for each in done]
-                write_json(ROOT / f"bench/{name}.json", content)
-    except TimeIsUp:
-        complete = False
-        terminal.say(f"{seconds} s are over: the rest was not measured")
-    signal.alarm(0)
-    if name:
-        section = name.replace("results", "bench").replace("-", " ")
-        write_section(section, _section(content, done), ROOT / "docs/performance.md")
+    content = {"date": date, "command": command, "machine": _machine()}
+    done: list[Figure] = []
+    for figure in figures:
+        done.append(figure)
+        terminal.say("  " + ", ".join(cell for cell in figure.cells() if cell))
+        if not options.quick:
+            content["figures"] = [{**asdict(each), "met": each.met} for each in done]
+            write_json(ROOT / f"bench/{name}.json", content)
+            section = name.replace("results", "bench").replace("-", " ")
+            write_section(section, _section(content, done), ROOT / "docs/performance.md")
     missed = [figure.name for figure in done if figure.met is False]
     terminal.say(f"NOT met: {'; '.join(missed)}" if missed else "every target met")
-    if options.strict and (missed or not complete):
+    if options.strict and missed:
         sys.exit(1)
 
 
-def _stop(*_: object) -> None:
-    for child in psutil.Process().children(recursive=True):
-        child.kill()  # or what waits for it would not end
-    raise TimeIsUp
-
-
-def _machine(threads: int) -> dict[str, Any]:
+def _machine() -> dict[str, Any]:
     """What the figures depend on."""
     processor = torch.cpu.get_capabilities()
     extensions = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")
@@ -123,18 +98,16 @@ def _machine(threads: int) -> dict[str, Any]:
         "instruction_set": [name for name in extensions if processor.get(name)],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": threads,
+        "threads": THREADS,
     }
 
 
 def _section(content: dict[str, Any], figures: list[Figure]) -> str:
     machine = content["machine"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
-    header = ("figure", "ratio", "target", "verdict", "measured, by round")
     return (
         f"`{content['command']}`, {content['date']}: {where}"
         f" ({', '.join(machine['instruction_set'])}), {machine['memory_gib']} GiB,"
         f" {machine['threads']} threads, torch {machine['torch']}, seed 0.\n\n"
-        + markdown.table(header, (figure.cells() for figure in figures))
+        + markdown.table(("figure", "ratio", "target", "verdict"), (f.cells() for f in figures))
     )

@@ -5,11 +5,9 @@ send simulated slices as JPEG. What is compared takes turns, after a first turn 
 Writes bench/results-serving.json and its section of docs/performance.md, but not with ``--quick``.
 """
 
-import argparse
 import asyncio
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -27,7 +25,8 @@ import report
 import torch
 import training
 import uvloop
-from report import Figure
+from report import Figure, compared
+from training import THREADS
 
 from alzmri import terminal
 from alzmri.data import images
@@ -35,6 +34,7 @@ from alzmri.errors import EnvironmentFault
 from alzmri.inference import onnx_export
 from alzmri.inference.onnx_export import INPUT, OUTPUTS
 
+ROUNDS = 3  # turns of each side that count
 CLIENTS = 64
 BATCH = 32  # images in a run of the bare model: the largest that the server makes
 PAIRS = 4  # comparisons of one slice's latency in a turn
@@ -48,10 +48,8 @@ LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 def send(port: int, images: Sequence[bytes], count: int, clients: int) -> list[float]:
     """Send ``count`` images, round and round, by ``clients`` at once; the seconds of each.
 
-    Clients are as cheap as possible, because they share the server's processors.
-
-    Raises:
-        EnvironmentFault: one was refused.
+    Clients are as cheap as possible, because they share the server's processors. A refusal raises
+    EnvironmentFault.
     """
     requests = [HEAD % len(image) + image for image in images]
     latencies: list[float] = []
@@ -79,11 +77,10 @@ def send(port: int, images: Sequence[bytes], count: int, clients: int) -> list[f
 
 
 @contextmanager
-def serving(folder: Path, threads: int) -> Iterator[int]:
+def serving(folder: Path) -> Iterator[int]:
     """Start `alzmri serve` in ``folder``; yield its port when it answers."""
     log = folder / "serve.log"
-    code = "from alzmri import terminal; from alzmri.cli import app; terminal.start(app)"
-    words = [sys.executable, "-c", code, "serve", "--port", "0", "--threads", str(threads)]
+    words = [sys.executable, "-m", "alzmri", "serve", "--port", "0", "--threads", str(THREADS)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -101,20 +98,20 @@ def serving(folder: Path, threads: int) -> Iterator[int]:
         process.wait()
 
 
-def speed(
-    phantom: Path, folder: Path, image_size: int, options: argparse.Namespace
-) -> Iterator[Figure]:
-    """Throughput and latency of the server over ONNX Runtime alone, with its own defaults."""
+def speed(phantom: Path, folder: Path, image_size: int, seconds: float) -> Iterator[Figure]:
+    """Throughput and latency of the server over ONNX Runtime alone, with its own defaults.
+
+    One turn of one side takes about ``seconds``.
+    """
     training.packed(phantom, folder, training.params(image_size, BATCH, "fp32", epochs=1))
     for stage in ("train", "ood"):
-        training.run([sys.executable, str(training.ROOT / f"src/{stage}.py")], folder)
+        training.run_stage(stage, folder)
     onnx_export.write(folder / "models", folder / "models/model.onnx")
     paths = sorted(path for path in phantom.rglob("*") if path.suffix in images.SUFFIXES)
     files = [path.read_bytes() for path in paths[:: len(paths) // CLIENTS][:CLIENTS]]
-    seconds = 0.2 if options.quick else 4  # about the length of one turn of one side
     slices = np.random.default_rng(0).integers(0, 256, (BATCH, image_size, image_size), np.uint8)
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
+    settings.intra_op_num_threads = THREADS
     model = str(folder / "models/model.onnx")
     bare = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
@@ -127,48 +124,46 @@ def speed(
             times.append(time.perf_counter() - begin)
         return statistics.median(times)
 
-    rates: dict[str, list[float]] = {"server": [], "ONNX Runtime": []}
-    latencies: dict[str, list[float]] = {"server": [], "ONNX Runtime": []}
-    with serving(folder, options.threads) as port:
+    rates: list[tuple[float, float]] = []
+    latencies: list[tuple[float, float]] = []
+    with serving(folder) as port:
         expected = int(seconds * BATCH / run(BATCH, seconds))
-        for number in range(options.rounds + 1):
+        for _ in range(ROUNDS + 1):
             batch = run(BATCH, seconds)
             # Longer than the other: its first and last batches leave a processor without work.
             crowd, begin = max(3 * expected, 2 * CLIENTS), time.perf_counter()
             send(port, files, crowd, CLIENTS)
-            many = crowd / (time.perf_counter() - begin)
+            rates.append((crowd / (time.perf_counter() - begin), BATCH / batch))
             # Pairs, each one right after the other: the difference is small beside what a machine
             # drifts by.
             for _ in range(PAIRS):
                 single = run(1, seconds / PAIRS)
                 answered = send(port, files, max(expected // (4 * PAIRS), 20), 1)
-                if number:
-                    latencies["server"].append(1000 * statistics.median(answered))
-                    latencies["ONNX Runtime"].append(1000 * single)
-            if number:
-                rates["server"].append(many)
-                rates["ONNX Runtime"].append(BATCH / batch)
+                latencies.append((1000 * statistics.median(answered), 1000 * single))
     name = f"server, {CLIENTS} clients with one slice each, over ONNX Runtime in batches of {BATCH}"
-    ratio = statistics.median(rates["server"]) / statistics.median(rates["ONNX Runtime"])
-    yield Figure(f"{name}, {image_size} px", "images/s", rates, ratio, 0.9)
+    yield compared(f"{name}, {image_size} px", "images/s", _sides(rates[1:]), 0.9)
     name = f"latency of one slice, server less ONNX Runtime, {image_size} px"
-    overhead = statistics.median(map(float.__sub__, *latencies.values()))
-    yield Figure(name, "ms", latencies, overhead, 3, at_most=True, scale="ms")
+    overhead = statistics.median(server - alone for server, alone in latencies[PAIRS:])
+    yield Figure(name, "ms", _sides(latencies[PAIRS:]), overhead, 3, at_most=True, scale="ms")
+
+
+def _sides(pairs: list[tuple[float, float]]) -> dict[str, list[float]]:
+    server, bare = map(list, zip(*pairs, strict=True))
+    return {"server": server, "ONNX Runtime": bare}
 
 
 def main() -> None:
-    options = report.arguments(__doc__, rounds=3).parse_args()
+    options = report.arguments(__doc__).parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    torch.set_num_threads(options.threads)
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+    torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as name:
-        folder = Path(name)
+        folder, seconds = Path(name), 0.2 if options.quick else 4
         training.draw(folder / "phantom")
-        sizes = (speed(folder / "phantom", folder / str(n), n, options) for n in (224, 64))
-        kept = None if options.quick else "results-serving"
-        report.record(chain.from_iterable(sizes), "make bench-serving", kept, options)
+        sizes = (speed(folder / "phantom", folder / str(n), n, seconds) for n in (224, 64))
+        figures = chain.from_iterable(sizes)
+        report.record(figures, "make bench-serving", "results-serving", options)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(terminal.run(main))
+    terminal.start(main)

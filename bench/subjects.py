@@ -1,17 +1,13 @@
-"""The cost of finding subjects: time and memory as a collection grows.
-
-    python bench/subjects.py [IMAGES ...]
+"""The cost of finding subjects in a collection of so many images: python bench/subjects.py 100000
 
 Synthetic subjects, as alike as real ones: each is a smooth random head on which 32 slices walk from
-one random pattern to another. Every size runs in a process of its own, whose peak memory is that of
-Python, the libraries, the thumbnails and the recognition. Time is that of the recognition alone, of
-thumbnails that are there already. Whether the subjects are found is measured too.
+one random pattern to another. Time is that of the recognition alone, of thumbnails that are there
+already; peak memory is that of the process. Whether the subjects are found is measured too.
 """
 
-import argparse
 import hashlib
-import multiprocessing
 import resource
+import sys
 import time
 
 import numpy as np
@@ -20,10 +16,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from alzmri.data import images, similarity, subjects
 
-SIZES = (6_000, 25_000, 100_000)
 SLICES = 32
-WALK = 8
-"""Patterns that a subject's slices pass through."""
+WALK = 8  # patterns that a subject's slices pass through
 
 
 def synthetic(count: int) -> tuple[similarity.Thumbnails, list[int]]:
@@ -47,29 +41,17 @@ def synthetic(count: int) -> tuple[similarity.Thumbnails, list[int]]:
     return thumbnails, truth.tolist()
 
 
-def measure(count: int) -> tuple[float, float, float]:
-    """Seconds, peak memory (GB) and adjusted Rand index for ``count`` images."""
+def main() -> None:
+    count = int(sys.argv[1])
     thumbnails, truth = synthetic(count)
     digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
     begin = time.perf_counter()
     links = similarity.forest(similarity.encode(thumbnails))
     found = subjects.from_pixels(links, digests)
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return seconds, peak, float(adjusted_rand_score(truth, found.names))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", nargs="*", type=int, default=SIZES, help="sizes to measure")
-    print("| images | seconds | ns per pair | peak memory, GB | adjusted Rand index |")
-    print("|---:|---:|---:|---:|---:|")
-    spawn = multiprocessing.get_context("spawn")
-    for count in parser.parse_args().images:
-        with spawn.Pool(1) as pool:
-            seconds, peak, index = pool.apply(measure, (count,))
-        each = seconds / (count * (count - 1) / 2) * 1e9
-        print(f"| {count:,} | {seconds:.1f} | {each:.0f} | {peak:.2f} | {index:.4f} |", flush=True)
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    index = adjusted_rand_score(truth, found.names)
+    print(f"{seconds:.1f} s, {gigabytes:.2f} GB, adjusted Rand index {index:.4f}")
 
 
 if __name__ == "__main__":

@@ -18,40 +18,33 @@ from alzmri.data.packing import pack
 from alzmri.data.prepared import PREPARED, Prepared, write_manifest
 from alzmri.errors import EnvironmentFault
 from alzmri.models.forward import choose, normalise
-from alzmri.params import PARAMS_FILE, Params, check, load
+from alzmri.params import PARAMS_FILE, Params, load, validated
 from alzmri.phantom.simulate import generate
 from alzmri.training.batches import Batches
 from alzmri.training.loop import TrainingState, step
 
 ROOT = Path(__file__).parent.parent
-TRAIN = (sys.executable, str(ROOT / "src/train.py"))
-FIRST_STEP = f"""
-import os, signal, sys, time
-sys.path.insert(0, {str(ROOT / "src")!r})
-import psutil, train
-from alzmri.training import loop
-whole = loop.step
-def step(*arguments):
-    whole(*arguments)
-    print("first step:", time.time() - psutil.Process().create_time())
-    os.kill(os.getpid(), signal.SIGTERM)
-loop.step = step
-try:
-    train.main()
-except SystemExit:
-    pass
-"""
-"""``src/train.py``, which stops itself after its first step."""
+THREADS = len(os.sched_getaffinity(0))
 
 
 def params(image_size: int, batch_size: int, precision: str, epochs: int = 100) -> Params:
     """The committed parameters, with these values; 100 epochs are the protocol's."""
+    return changed(
+        {
+            "data": {"image_size": image_size},
+            "train": {"batch_size": batch_size, "precision": precision, "epochs": epochs},
+            "track": {"mode": "disabled"},
+            "compute": {"portable": False, "threads": 0},
+        }
+    )
+
+
+def changed(changes: dict[str, dict[str, object]]) -> Params:
+    """The committed parameters with ``changes``, by section."""
     content = load(ROOT / PARAMS_FILE).model_dump()
-    content["data"]["image_size"] = image_size
-    content["train"] |= {"batch_size": batch_size, "precision": precision, "epochs": epochs}
-    content["track"]["mode"] = "disabled"
-    content["compute"] |= {"portable": False, "threads": 0}
-    return check(content, "bench")
+    for section, values in changes.items():
+        content[section].update(values)
+    return validated(Params, content, "bench")
 
 
 def draw(folder: Path) -> None:
@@ -86,10 +79,8 @@ def prepare(
 class Training:
     """A run on ``folder/data/prepared``, set up as ``src/train.py`` does."""
 
-    def __init__(
-        self, folder: Path, image_size: int, batch_size: int, precision: str, threads: int
-    ) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, folder: Path, image_size: int, batch_size: int, precision: str) -> None:
+        torch.set_num_threads(THREADS)
         settings, device = params(image_size, batch_size, precision), choose()
         prepared = Prepared.open(settings, folder / PREPARED)
         self._train, self._batches = settings.train, Batches(prepared, settings, device)
@@ -153,13 +144,17 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def run(command: Sequence[str], folder: Path, **environment: str) -> tuple[float, str]:
-    """Run ``command`` in ``folder``; the seconds that it took, and what it printed.
+def run_stage(name: str, folder: Path) -> None:
+    """Run a stage of the pipeline in ``folder``."""
+    run((sys.executable, str(ROOT / f"src/{name}.py")), folder)
+
+
+def run(command: Sequence[str], folder: Path, **environment: str) -> None:
+    """Run ``command`` in ``folder``.
 
     Raises:
         EnvironmentFault: it failed; with what it printed.
     """
-    begin = time.perf_counter()
     done = subprocess.run(
         command,
         cwd=folder,
@@ -171,4 +166,3 @@ def run(command: Sequence[str], folder: Path, **environment: str) -> tuple[float
     )
     if done.returncode:
         raise EnvironmentFault(f"{shlex.join(command)} failed:\n{done.stdout}")
-    return time.perf_counter() - begin, done.stdout

@@ -58,7 +58,6 @@ MAY_IMPORT = {
         "doctor",
         "experiments",
         "inference",
-        "plots_page",
         "serving",
     },
     "__main__": {"cli"},

@@ -143,11 +143,12 @@ def test_the_bounds_of_every_number_are_where_they_are_documented(ours):
         section, name = key.split(".")
         for value in usable:
             changed = {**content, section: {**content[section], name: value}}
-            assert getattr(getattr(params.check(changed, "x"), section), name) == value
+            checked = params.validated(params.Params, changed, "x")
+            assert getattr(getattr(checked, section), name) == value
         for value in refused:
             changed = {**content, section: {**content[section], name: value}}
             with pytest.raises(UserError, match=re.escape(f"{key} = {value!r}: ")):
-                params.check(changed, "x")
+                params.validated(params.Params, changed, "x")
 
 
 def test_all_faults_come_in_one_message(write):

@@ -106,6 +106,7 @@ def test_a_name_that_the_terminal_cannot_write_is_escaped():
 
 COUNT = (
     "from alzmri import terminal\n"
+    "terminal.SECONDS_BETWEEN_LINES = 0\n"
     "with terminal.progress('reading') as update:\n"
     "    update(1, 2); terminal.say('a line'); update(2, 2)\n"
     "terminal.out.print('[red]done[/]')\n"
@@ -114,7 +115,7 @@ COUNT = (
 
 def test_a_log_gets_plain_lines():
     done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
-    assert done.stderr == "reading: 2/2\n"
+    assert done.stderr == "reading: 1/2\nreading: 2/2\n"
     assert done.stdout == "a line\ndone\n"
 
 

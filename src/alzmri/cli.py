@@ -97,14 +97,6 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command(hidden=True)
-def plots_page() -> None:
-    """Write .dvc/plots.html, a template for pages of `dvc plots` that need no network."""
-    from alzmri.plots_page import write
-
-    write()
-
-
 def main() -> None:
     """Entry point of the console script."""
     terminal.start(app)

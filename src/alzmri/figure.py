@@ -18,14 +18,10 @@ from alzmri.files import replacing
 SEVERITY = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00")
 """One colour per stage, least to most severe: Okabe and Ito's palette (2008)."""
 
-_WIDER = ("#00274d", *SEVERITY[:2], "#b8bf6a", *SEVERITY[2:], "#7a1f00")
-"""The same with darker ends, so that more classes differ."""
-
 
 def severity(classes: int) -> list[str]:
     """A colour for each of ``classes`` (2 or more), from blue to red; `SEVERITY` for 4."""
-    colours = SEVERITY if classes <= len(SEVERITY) else _WIDER
-    scale = LinearSegmentedColormap.from_list("severity", colours)
+    scale = LinearSegmentedColormap.from_list("severity", SEVERITY)
     return [to_hex(scale(index / (classes - 1))) for index in range(classes)]
 
 

@@ -71,19 +71,10 @@ def write_json(path: Path, content: Any, *, decimals: int | None = None) -> None
     ``decimals`` rounds floats, because the last digits of a sum differ between processors, and a
     file that git or DVC compares must not differ.
     """
-    content = content if decimals is None else _rounded(content, decimals)
+    if decimals is not None:
+        text = json.dumps(content, allow_nan=False)
+        content = json.loads(text, parse_float=lambda number: round(float(number), decimals))
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def _rounded(content: Any, decimals: int) -> Any:
-    match content:
-        case float():
-            return round(content, decimals)
-        case dict():
-            return {key: _rounded(value, decimals) for key, value in content.items()}
-        case list() | tuple():
-            return [_rounded(value, decimals) for value in content]
-    return content
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:

@@ -1,11 +1,11 @@
 """The schema of ``params.yaml``, and the only place that reads it and checks its values."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,6 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from alzmri.classes import MERGES
 from alzmri.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
@@ -195,17 +194,6 @@ class Params(_Section):
     track: Track
 
 
-assert set(get_args(Data.model_fields["merge"].annotation)) == set(MERGES)
-
-
-class FaultyParams(UserError):
-    """Parameters that do not fit the schema; ``faults`` has one line per fault."""
-
-    def __init__(self, name: str, faults: Sequence[str]) -> None:
-        super().__init__("\n  ".join((f"{name} has {len(faults)} fault(s):", *faults)))
-        self.faults = faults
-
-
 def load(path: Path = PARAMS_FILE) -> Params:
     """Read and check ``path``.
 
@@ -227,7 +215,7 @@ def parse(text: str | bytes, name: str) -> Params:
             if field.annotation is str and isinstance(content[section][last], int | float | date):
                 written = YAML(typ="base", pure=True).load(text)  # `1e5`, not the number it means
                 content[section][last] = written[section][last]
-    return check(content, name)
+    return validated(Params, content, name)
 
 
 def read(text: str | bytes, name: str) -> Any:
@@ -239,18 +227,13 @@ def read(text: str | bytes, name: str) -> Any:
         raise UserError(f"{name} is not valid YAML: {error}") from None
 
 
-def check(content: object, name: str) -> Params:
-    """:func:`load` for values; messages call them ``name``."""
-    return validated(Params, content, name)
-
-
 def validated(schema: type[Schema], content: object, name: str) -> Schema:
-    """``content`` as an instance of ``schema``; `UserError` lists every fault."""
+    """``content``, which messages call ``name``; `UserError` lists every fault."""
     try:
         return schema.model_validate(content)
     except ValidationError as error:
         faults = [_explain(fault, schema) for fault in error.errors(include_url=False)]
-        raise FaultyParams(name, faults) from None
+        raise UserError("\n  ".join((f"{name} has {len(faults)} fault(s):", *faults))) from None
 
 
 def _explain(fault: ErrorDetails, schema: type[BaseModel]) -> str:

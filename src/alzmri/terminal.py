@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from alzmri.errors import EnvironmentFault, UserError
 
 INTERRUPTED = 130
-SECONDS_BETWEEN_LINES = 10  # of progress in a log
+SECONDS_BETWEEN_LINES = 30  # of progress in a log
 
 UNDO = "to undo everything and lose all uncommitted edits: `git restore . && dvc checkout`"
 
@@ -102,28 +102,23 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def progress(what: str, *, in_log: bool = True) -> Iterator[Update]:
-    """Yield ``update(done, total)``: a live bar on a terminal, occasional lines in a log.
+def progress(what: str) -> Iterator[Update]:
+    """Yield ``update(done, total)``: a live bar on a terminal, a line now and then in a log."""
+    live, last = sys.stderr.isatty(), time.monotonic()
+    text = TextColumn("{task.description}")
+    columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Printed lines go above the bar, unless stdout is a file.
+    above = sys.stdout.isatty()
+    with Progress(
+        *columns, console=err, transient=True, redirect_stdout=above, disable=not live
+    ) as bar:
+        task = bar.add_task(what, total=None)
 
-    Args:
-        what: the work, in a word or two.
-        in_log: False if the work itself prints lines often enough.
-    """
-    if sys.stderr.isatty():
-        text = TextColumn("{task.description}")
-        columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # Printed lines go above the bar, unless stdout is a file.
-        above = sys.stdout.isatty()
-        with Progress(*columns, console=err, transient=True, redirect_stdout=above) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    last = time.monotonic()
+        def update(done: int, total: int) -> None:
+            nonlocal last
+            bar.update(task, completed=done, total=total)
+            if not live and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
 
-    def line(done: int, total: int) -> None:
-        nonlocal last
-        if in_log and (done == total or time.monotonic() - last >= SECONDS_BETWEEN_LINES):
-            last = time.monotonic()
-            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
-
-    yield line
+        yield update

@@ -1,8 +1,6 @@
 """What the benches read from others stays readable, and the page shows what they wrote."""
 
 import json
-import multiprocessing
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +10,6 @@ import numpy as np
 import pytest
 
 from alzmri.errors import EnvironmentFault
-
-from ..processes import limit
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,29 +38,27 @@ def test_the_verdict_goes_by_the_targets_direction(bench, ratio, at_most, met):
     assert ("NOT met" in figure.cells()) is not met
 
 
-def test_figures_are_kept_until_time_is_up(bench, tmp_path, monkeypatch):
+def test_each_figure_is_kept_when_it_is_measured(bench, tmp_path, monkeypatch):
     import report
 
     def measured():
         yield report.Figure("a", "s", {"one": [1.0]}, 2.0, 1.0)
-        subprocess.run(["sleep", "60"], check=False)
+        raise EnvironmentFault("no time for the rest")
 
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["bench", "--strict", "--gpu"])
-    options = report.arguments("a bench", rounds=1).parse_known_args()[0]
+    options = report.arguments("a bench").parse_known_args()[0]
     (tmp_path / "bench").mkdir()
     (tmp_path / "docs").mkdir()
-    # In a process of its own, since it kills its children when time is up.
-    process = multiprocessing.get_context("fork").Process(
-        target=report.record, args=(measured(), "make bench", "results-gpu", options, 1)
-    )
-    process.start()
-    process.join(limit(30))
-    assert process.exitcode == 1  # a part that was not measured is no success with --strict
+    with pytest.raises(EnvironmentFault):
+        report.record(measured(), "make bench", "results-gpu", options)
     content = json.loads((tmp_path / "bench/results-gpu.json").read_text())
     assert content["command"] == "make bench ARGS='--gpu'"
     assert [(figure["name"], figure["met"]) for figure in content["figures"]] == [("a", True)]
     assert "| a | 2.000 × |" in (tmp_path / "docs/performance.md").read_text()
+    missed = report.Figure("b", "s", {"one": [1.0]}, 0.5, 1.0)
+    with pytest.raises(SystemExit, match="1"):
+        report.record([missed], "make bench", "results-gpu", options)
 
 
 def test_a_client_sends_all_and_does_not_pass_over_a_refusal(bench):

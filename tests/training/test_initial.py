@@ -82,7 +82,7 @@ def test_other_classes_get_a_new_last_layer_and_keep_the_rest(prepared, quick, f
         ({"init": "first", "name": "resnet18"}, "lenet for 32 pixels.*set model.name=lenet"),
         ({"init": "first", "size": 64}, "this training is lenet for 64"),
         ({"init": "models"}, "training overwrites that folder"),
-        ({"init": "."}, r"that folder has no model\.json"),
+        ({"init": "."}, r"train.init = \.: no folder, experiment.*has a model"),
         ({"init": "nothing"}, "train.init = nothing: no folder, experiment.*dvc exp list"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from alzmri.models import saved
+from alzmri.tracking.tracker import Tracker
 from alzmri.training import results
 from alzmri.training.checkpoints import Checkpoints
 from alzmri.training.loop import train
@@ -27,7 +28,7 @@ def written(prepared, make_params, tmp_path, monkeypatch):
             data={"image_size": 32, "fit": "stretch"},
         )
         store = Checkpoints(str(tmp_path / "checkpoints"), "test")
-        with results.reporting(params.train, prepared) as (on_step, on_epoch):
+        with results.reporting(params.train, prepared, Tracker()) as (on_step, on_epoch):
             state = train(prepared, params, CPU, store, on_step, on_epoch)
         results.write(state, prepared, params, "0123456789abcdef")
         store.clear()
@@ -105,7 +106,7 @@ def test_each_epoch_can_be_seen_at_once_and_a_resumed_run_shows_those_before(
     seen = []
 
     def run(end):
-        with results.reporting(params.train, prepared) as (on_step, on_epoch):
+        with results.reporting(params.train, prepared, Tracker()) as (on_step, on_epoch):
 
             def watch(state, new):
                 on_epoch(state, new)

@@ -65,7 +65,9 @@ class Experiment:
         for key, value in self.settings.items():
             section, _, name = key.partition(".")
             content.setdefault(section, {})[name] = value
-        return params.check(content, f"params.yaml with the settings of {self.name}")
+        return params.validated(
+            params.Params, content, f"params.yaml with the settings of {self.name}"
+        )
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """The training slices of an epoch, shuffled and augmented, as pure functions of the seed.
 
-The protocol's augmentation shifts, zooms and rotates about the centre, with bilinear interpolation
-and black fill. Earlier draws, the number of processes and resuming do not change it.
+The protocol shifts, zooms and rotates about the centre, with bilinear interpolation, black outside.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,7 +48,6 @@ class Batches:
         weights = class_weights(prepared, params.train)
         self.weights, self._weight_of = weights.to(device), weights.tolist()
         images = np.asarray(prepared.images)  # faster to index than a memmap
-        self._read: Callable[[np.random.Generator], Read]
         self._read = partial(read_on_host, images, params.augment)
         if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info()[0] / 2:
             there = torch.from_numpy(np.array(images)).to(device)
@@ -100,8 +98,7 @@ def class_weights(prepared: Prepared, settings: Train) -> Tensor:
 def read_on_host(images: NDArray[np.uint8], augment: Augment, rng: np.random.Generator) -> Read:
     """Read an epoch's slices from the packed file; Albumentations augments them one by one.
 
-    ``rng`` draws for the whole epoch: most slices stay the same, for which Albumentations takes
-    longer than everything else.
+    ``rng`` draws for the whole epoch, because Albumentations is slow where nothing changes.
     """
     affine = A.Affine(
         scale=(1 - augment.scale, 1 + augment.scale),

@@ -6,9 +6,9 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from threading import Thread
 from typing import Any
 
 import fsspec
@@ -64,16 +64,14 @@ def default_store() -> str:
 
 
 def _local_folder() -> Path:
-    # DVC runs queued experiments in temporary copies, which it deletes when they fail; DVC_ROOT is
-    # the repository itself.
+    """In the repository itself, because DVC deletes the temporary copies of failed experiments."""
     return Path(os.environ.get("DVC_ROOT", "")).resolve() / ".checkpoints"
 
 
 class Checkpoints:
     """The checkpoints of one run, in ``store``: a folder, or any address that fsspec opens.
 
-    The name of a file has the epoch, the steps done in it, and the SHA-256 of its content. A thread
-    writes one file at a time; if it fails, there is a warning.
+    The name of a file has the epoch, the steps done in it, and the SHA-256 of its content.
     """
 
     def __init__(self, store: str, run: str) -> None:
@@ -83,8 +81,7 @@ class Checkpoints:
         except (ValueError, ImportError) as error:
             raise UserError(f"{STORE_VARIABLE}={store}: {error}") from None
         self._folder = PurePosixPath(folder)
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing: Future[None] | None = None
+        self._writing: Thread | None = None
         self.affordable_from = 0.0  # when the CPU time of the last one is within `SHARE`
 
     def load(self) -> State | None:
@@ -96,14 +93,11 @@ class Checkpoints:
         try:
             for path in reversed(self._paths()):
                 content = self._files.cat_file(path)
-                if hashlib.sha256(content).hexdigest() != PurePosixPath(path).stem[-64:]:
-                    fault = "damaged: its checksum is not the one in its name"
-                else:
-                    saved: State = torch.load(io.BytesIO(content), "cpu", weights_only=True)
-                    if saved["run"] == self._run:
-                        return saved
-                    fault = "of another run"
-                terminal.warn(f"checkpoint {path} is {fault}: set aside; using the previous one")
+                whole = hashlib.sha256(content).hexdigest() == PurePosixPath(path).stem[-64:]
+                saved = torch.load(io.BytesIO(content), "cpu", weights_only=True) if whole else {}
+                if saved.get("run") == self._run:
+                    return saved
+                terminal.warn(f"{path} is damaged or of another run: set aside, using the previous")
                 self._files.mv(path, f"{path}.bad")
         except Exception as error:  # the store's client may raise anything
             raise EnvironmentFault(
@@ -115,18 +109,19 @@ class Checkpoints:
     def save(self, state: State) -> None:
         """Write ``state``, which the caller must not change afterwards."""
         self.wait()
-        self._writing = self._writer.submit(self._write, state)
+        self._writing = Thread(target=self._write, args=(state,))
+        self._writing.start()
 
     @property
     def affordable(self) -> bool:
         """Whether no checkpoint is being written, and another is within ``SHARE``."""
-        idle = self._writing is None or self._writing.done()
-        return idle and time.monotonic() >= self.affordable_from
+        writing = self._writing and self._writing.is_alive()
+        return not writing and time.monotonic() >= self.affordable_from
 
     def wait(self) -> None:
         """Wait until no checkpoint is being written."""
         if self._writing:
-            self._writing.result()
+            self._writing.join()
 
     def clear(self) -> None:
         """Remove all checkpoints of the complete run; warn if that fails."""

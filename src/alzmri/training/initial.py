@@ -17,7 +17,6 @@ from alzmri.params import Params
 class Initial:
     """A model to start from."""
 
-    name: str  # the value of `train.init`
     card: saved.Card
     weights: dict[str, Tensor]  # by name, on the CPU; without the last layer for other classes
     digest: str  # SHA-256 of its model.safetensors
@@ -46,11 +45,9 @@ def find(params: Params, prepared: Prepared) -> Initial | None:
             " experiment"
         )
     with TemporaryDirectory() as temporary:
-        if not folder.is_dir():
+        if not (folder / "model.json").is_file():
             folder = Path(temporary)
             _fetch(root, params.train.init, folder)
-        if not (folder / "model.json").is_file():
-            raise UserError(f"{name}: that folder has no model.json")
         model, card = saved.load(folder)
         digest = saved.digest(folder)
     architecture, size = card.architecture["name"], card.architecture["image_size"]
@@ -74,7 +71,7 @@ def find(params: Params, prepared: Prepared) -> Initial | None:
         last = f"classifier.{len(model.classifier) - 1}"
         del weights[f"{last}.weight"], weights[f"{last}.bias"]
         description += f"; the last layer is new, as its classes were {', '.join(card.classes)}"
-    return Initial(params.train.init, card, weights, digest, description)
+    return Initial(card, weights, digest, description)
 
 
 def _fetch(root: Path, revision: str, folder: Path) -> None:

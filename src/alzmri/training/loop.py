@@ -3,8 +3,8 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, field
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from alzmri.params import Params, Train
 from alzmri.training.batches import Batch, Batches
 from alzmri.training.checkpoints import Checkpoints, State
 from alzmri.training.initial import Initial
-from alzmri.training.processes import ALONE, Processes, in_step, leave, noting_stops
+from alzmri.training.processes import ALONE, Processes, Stop, in_step, leave, noting_stops
 
 RECALIBRATION_IMAGES = 1024  # at most, for batch normalisation's statistics before validation
 # First and last rate as fractions of the peak, and the fraction of steps with rising rate when
@@ -30,8 +30,7 @@ RECALIBRATION_IMAGES = 1024  # at most, for batch normalisation's statistics bef
 ONECYCLE_START, ONECYCLE_END, ONECYCLE_WARMUP = 1 / 25, 1 / 10_000, 0.3
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Epoch(NamedTuple):
     """One line of ``plots/history.csv``."""
 
     epoch: int
@@ -104,7 +103,7 @@ class TrainingState:
             **copy.deepcopy({name: part.state_dict() for name, part in self._parts().items()}),
             **{name: getattr(self, name) for name in self._AS_THEY_ARE},
             "loss": loss,
-            "history": [astuple(epoch) for epoch in self.history],
+            "history": [tuple(epoch) for epoch in self.history],
         }
 
     def restore(self, state: State) -> None:
@@ -173,7 +172,7 @@ def train(
                 step(state, batch, batches, settings)
                 done, every = batches.before(state.epoch, state.steps), settings.checkpoint_every
                 on_step(done, settings.epochs * len(batches))
-                save(state, checkpoints, processes, stop(), due=every > 0 and done % every == 0)
+                save(state, checkpoints, processes, stop, due=every > 0 and done % every == 0)
 
             recalibrate(state.scored, prepared, device)
             mine = predict(state.scored, prepared.images, processes.share(validation), device)
@@ -195,7 +194,7 @@ def train(
             state.loss.zero_()
             on_epoch(state, True)
             due = processes.of_first(checkpoints.affordable)
-            save(state, checkpoints, processes, stop(), due=due)
+            save(state, checkpoints, processes, stop, due=due)
     checkpoints.wait()
     return state
 
@@ -244,17 +243,17 @@ def _cosine(start: float, end: float, progress: float) -> float:
 
 
 def save(
-    state: TrainingState, checkpoints: Checkpoints, processes: Processes, stop: int, *, due: bool
+    state: TrainingState, checkpoints: Checkpoints, processes: Processes, stop: Stop, *, due: bool
 ) -> None:
-    """Write a checkpoint if one is ``due``; if signal ``stop`` has come, write one and exit."""
-    stop = processes.largest(stop)
-    if due or stop:
+    """Write a checkpoint if ``due``; if any process got a signal to ``stop``, do that and exit."""
+    stopping = int(processes.sum(torch.tensor(stop())))
+    if due or stopping:
         loss = processes.sum(state.loss)
         if processes.first:
             checkpoints.save(state.saved(loss))
-    if stop:
+    if stopping:
         checkpoints.wait()
-        leave(stop)
+        leave(stop())  # once more: a signal to all may have come late to this one
 
 
 def recalibrate(model: Network, prepared: Prepared, device: torch.device) -> None:

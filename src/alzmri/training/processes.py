@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from alzmri.errors import EnvironmentFault
 
 T = TypeVar("T")
+Stop = Callable[[], int]  # gives the first signal to stop, 0 before
 PATIENCE = timedelta(minutes=10)  # for a process on another host that ends without a word
 
 
@@ -54,13 +55,6 @@ class Processes:
         if self.size > 1:
             dist.all_reduce(total)
         return total
-
-    def largest(self, number: int) -> int:
-        """The largest ``number`` of all processes."""
-        held = torch.tensor(number)
-        if self.size > 1:
-            dist.all_reduce(held, dist.ReduceOp.MAX)
-        return int(held)
 
     def of_first(self, value: T) -> T:
         """The first process's ``value``."""
@@ -121,8 +115,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 @contextmanager
-def noting_stops(*, insist: bool) -> Iterator[Callable[[], int]]:
-    """Yield a function that gives the first signal to stop, 0 before; a second one stops at once.
+def noting_stops(*, insist: bool) -> Iterator[Stop]:
+    """Note signals to stop, for the function that this yields; a second one stops at once.
 
     With ``insist``, it ignores the second one, because ``torchrun`` repeats signals that the
     terminal has already sent to its processes, and kills them if they take too long.
@@ -145,7 +139,7 @@ def noting_stops(*, insist: bool) -> Iterator[Callable[[], int]]:
 
 
 def leave(number: int) -> None:
-    """End the program with the exit status of signal ``number``."""
+    """End the program with the exit status of signal ``number``; 0: another process got one."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    sys.exit(128 + number)
+    sys.exit(128 + (number or signal.SIGTERM))

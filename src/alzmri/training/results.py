@@ -4,7 +4,6 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,16 @@ from alzmri.training.loop import Epoch, TrainingState
 
 HISTORY = Path("plots/history.csv")
 SCORES = Path("metrics/train.json")
-OnEpoch = Callable[[TrainingState, bool], None]
 
 
 @contextmanager
 def reporting(
-    train: Train, prepared: Prepared, tracked: Tracker | None = None
-) -> Iterator[tuple[terminal.Update, OnEpoch]]:
+    train: Train, prepared: Prepared, tracked: Tracker
+) -> Iterator[tuple[terminal.Update, Callable[[TrainingState, bool], None]]]:
     """Yield the callbacks of ``loop.train`` for a step and for an epoch.
 
     After each epoch, and when a run resumes, they write ``plots/history.csv`` and
-    ``metrics/train.json``, so that ``dvc plots show`` and ``dvc exp show`` follow a training.
-    Slices per second include validation; the time left is at the pace of the last epoch.
+    ``metrics/train.json``, which DVC shows. Images per second include validation.
     """
     slices = len(prepared.indices("train"))
     steps = -(-slices // train.batch_size)
@@ -44,13 +41,12 @@ def reporting(
     def on_epoch(state: TrainingState, new: bool) -> None:
         nonlocal last, before
         if best := state.best:
-            rows = ([f"{value:.6g}" for value in astuple(epoch)] for epoch in state.history)
-            write_csv(HISTORY, [field.name for field in fields(Epoch)], rows)
-            scores = {name: x for name, x in asdict(best).items() if name.startswith("val_")}
+            rows = ([f"{value:.6g}" for value in epoch] for epoch in state.history)
+            write_csv(HISTORY, Epoch._fields, rows)
+            scores = {name: x for name, x in best._asdict().items() if name.startswith("val_")}
             write_json(SCORES, {"best_epoch": best.epoch, **scores}, decimals=6)
         for epoch in state.history[-1:] if new else state.history:
-            if tracked:
-                tracked.epoch(asdict(epoch))
+            tracked.epoch(epoch._asdict())
         now, done = time.monotonic(), state.epoch - 1 + state.steps / steps
         if new:
             epoch, pace = state.history[-1], ""
@@ -66,7 +62,7 @@ def reporting(
             )
         last, before = now, done
 
-    with terminal.progress("training", in_log=False) as on_step:
+    with terminal.progress("training") as on_step:
         yield on_step, on_epoch
 
 
@@ -87,6 +83,7 @@ def card(state: TrainingState, prepared: Prepared, params: Params, run: str) -> 
     subjects, initial = set(map(saved.subject_digest, prepared.subjects("train"))), state.initial
     if initial:
         subjects |= set(initial.card.training_subjects)
+    init = {"name": params.train.init, "weights": initial.digest} if initial else None
     device = state.loss.device
     return saved.Card(
         architecture=state.architecture,
@@ -100,7 +97,7 @@ def card(state: TrainingState, prepared: Prepared, params: Params, run: str) -> 
             "epochs": len(state.history),
             "best_epoch": state.best.epoch if state.best else None,
             "weights": sum(p.numel() for p in state.model.parameters()),
-            "init": {"name": initial.name, "weights": initial.digest} if initial else None,
+            "init": init,
             "device": device.type,
             "precision": "bf16" if bfloat16(params.train.precision, device) else "fp32",
         },
