@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from alzmri import classes
+from alzmri import classes, terminal
 from alzmri.classes import Naming
 from alzmri.data import similarity, subjects
 from alzmri.data.class_folders import Collection
@@ -82,18 +82,15 @@ def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Peo
     return People([str(name) for name in folders], known_by=how)
 
 
-def partly_named(paths: Sequence[str]) -> list[str]:
-    """A warning for the names of :data:`PATTERNS` that most ``paths`` have, but not all."""
-    warnings = []
+def warn_partly_named(paths: Sequence[str]) -> None:
+    """Print a warning for the names of :data:`PATTERNS` that most ``paths`` have, but not all."""
     for what, pattern in PATTERNS.items():
         without = [path for path in paths if not pattern.search(path)]
-        named = len(paths) - len(without)
-        if without and named > len(without):
-            warnings.append(
-                f"{what} are in the paths of {named} of {len(paths)} images, so subjects were not"
-                f" taken from them; {without[0]} has none"
+        if 0 < len(without) < len(paths) / 2:
+            terminal.warn(
+                f"{what} are in the paths of {len(paths) - len(without)} of {len(paths)} images, so"
+                f" subjects were not taken from them; {without[0]} has none"
             )
-    return warnings
 
 
 def _below_class(path: str, naming: Naming) -> str | None:
