@@ -85,7 +85,7 @@ def import_collection(
         if people.known_by:
             pairs = zip([entry.path for entry in found.entries], people.names, strict=True)
             write_csv(temporary / SUBJECTS_FILE, ("path", "subject"), pairs)
-        _report(target, found, people, paths, len(copy_of))
+        _report(target, found, people, len(copy_of))
     terminal.say("adding to DVC and git")
     _track(target, fresh=fresh)
     return found, people
@@ -217,9 +217,7 @@ def _subjects(
     return recognition.by_names(paths, [item.label or "" for item in used], naming)
 
 
-def _report(
-    target: Path, found: Collection, people: People, paths: Sequence[str], copies: int
-) -> None:
+def _report(target: Path, found: Collection, people: People, copies: int) -> None:
     """Print what the user should know of the subjects and copies of an import."""
     if people.known_by:
         who = f"{len(set(people.names))} subjects known by {people.known_by}"
@@ -234,10 +232,8 @@ def _report(
                 f"{len(pairs)} pairs of subjects have near-duplicate images: {shown}. If they are"
                 " the same subject under two names, the split leaks"
             )
-    else:
-        recognition.warn_partly_named(paths)
-        if people.doubt:
-            terminal.warn("prepare would refuse this: " * (not people.known) + people.doubt)
+    elif people.doubt:
+        terminal.warn("prepare would refuse this: " * (not people.known) + people.doubt)
     if copies:
         terminal.say(
             f"{copies} images are turned, mirrored or brightened copies of others (see"

@@ -47,12 +47,9 @@ class Member(NamedTuple):
     subject: str | None = None
 
 
-Found = tuple[list[Member], list[Rejected]]
-"""The files of a source, and those without a usable path."""
-
-
-def members(source: Path, naming: Naming = STAGES) -> Found:
-    """The members of a folder, a zip archive or a parquet file, whose folders ``naming`` explains.
+def members(source: Path, naming: Naming = STAGES) -> tuple[list[Member], list[Rejected]]:
+    """The members of a folder, a zip archive or a parquet file, whose folders ``naming`` explains,
+    and the files without a usable path.
 
     The rows of parquet files and NumPy arrays become members of their own. CSV tables give the
     labels of images outside class folders.
@@ -98,7 +95,7 @@ def members(source: Path, naming: Naming = STAGES) -> Found:
     return _labelled(folder, expanded, naming), rejected
 
 
-def volumes(source: Path, count: int) -> Found:
+def volumes(source: Path, count: int) -> tuple[list[Member], list[Rejected]]:
     """``count`` slices of each volume in the folder ``source``, as PNG, and unusable volumes.
 
     They are the slices that ``alzmri predict`` shows the model.
