@@ -179,7 +179,8 @@ def audit(
     from alzmri import params
     from alzmri.collections import audit as auditing
 
-    given, directory, figure = params.load(), Path("data", name), Path(f"plots/audit-{name}.png")
+    given, directory = params.load(), Path("data", name)
+    figure = Path(f"plots/audit-{directory.name}.png")
     found = auditing.audit(directory, given)
     for unit, refusal in found.refused.items():
         terminal.warn(f"the {unit} split is not possible: {refusal}")
