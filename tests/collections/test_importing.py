@@ -38,6 +38,7 @@ from alzmri.errors import EnvironmentFault, UserError
 Write = Callable[..., Path]
 RELEASED = ("Non_Demented", "Very_Mild_Demented", "Mild_Demented", "Moderate_Demented")
 MINE = Path("data/mine")
+SLICES = "`alzmri data slices SOURCE --name NAME`"
 
 
 def bring(source: Path, **options: Any) -> Collection:
@@ -347,7 +348,7 @@ def test_unusable_images_and_odd_names(
     misnamed(folder)
     output = said("import", str(release), "--name", "mine")
     assert "not imported: 1 x not an image" in output
-    assert "not imported: 1 x a volume (see `alzmri data slices`): train/Mild" in output
+    assert f"not imported: 1 x a volume (use {SLICES}): train/Mild" in output
     for name in ("bell\\x07.jpg", "caf\\xe9.jpg", "Thumbs.db"):
         assert f"train/Mild_Demented/{name}" in output
     found = read(MINE)
@@ -387,7 +388,7 @@ def test_long_names(
 def test_fewer_classes_and_classes_of_its_own(
     release: Path, untracked: Path, tmp_path: Path, write: Write
 ) -> None:
-    """What has no stage is refused with the command."""
+    """What has no stage is refused with the command; that is kept, also through an import."""
     for split in ("train", "test"):
         shutil.rmtree(release / split / "Moderate_Demented")
     assert "of Moderate Demented" in refused(release, named_classes=",".join(CLASSES))
@@ -415,6 +416,7 @@ def test_fewer_classes_and_classes_of_its_own(
     assert f"alzmri data import {source} --name mine --classes 'CN,EMCI,MCI,AD'" in message
     brought = bring(source, named_classes="CN,EMCI,MCI,AD")
     assert brought.classes == ("CN", "EMCI", "MCI", "AD")
+    assert import_collection(MINE, "again")[0].classes == brought.classes
     (MINE / "classes.txt").write_text("CN\n../x\n")
     with pytest.raises(UserError, match=r"classes\.txt: '\.\./x' is not a valid class name"):
         read(MINE)
@@ -462,6 +464,10 @@ def test_arrays(tmp_path: Path, untracked: Path, draw: Callable[..., Any]) -> No
     assert np.array_equal(stored["X_train.npy/000002.tif"], pixels[2])
     scaled = stored["X_test.npy/000001.tif"].astype(float)
     assert np.corrcoef(scaled.ravel(), pixels[5].ravel())[0, 1] > 0.999
+    for name in ("X_train", "y_train"):
+        (folder / f"{name}.npy").unlink()
+    (folder / "y_test.npy").rename(folder / "diagnoses.npy")  # as the only two, they need no name
+    assert len(bring(folder, force=True).entries) == 4
     np.save(folder / "y_test.npy", np.array([0, 1, 1]))
     with pytest.raises(UserError, match="no single file beside it has as many labels"):
         bring(folder, force=True)
@@ -485,7 +491,11 @@ def test_what_is_not_read_is_named_with_the_way_to_it(tmp_path: Path, untracked:
     files = tmp_path / "volumes"
     (files / "AD").mkdir(parents=True)
     (files / "AD" / "T1.mgz").write_bytes(b"volume")
-    assert "`alzmri data slices` makes images of volumes (DICOM" in refused(files)
+    assert f"  AD/T1.mgz: a volume (use {SLICES})" in refused(files)
+    (files / "AD" / "T1.mgz").rename(files / "AD" / "train.tfrecords")
+    assert "AD/train.tfrecords: a TFRecord file, which only TensorFlow reads" in refused(files)
+    (files / "AD" / "train.tfrecords").rename(files / "AD" / "IM0001")
+    assert f"{SLICES} makes images of volumes (DICOM" in refused(files)
 
 
 def test_subjects_are_read_from_names(release: Path, untracked: Path) -> None:

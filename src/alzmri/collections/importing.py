@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from alzmri import classes, git, repository, terminal
 from alzmri.classes import CLASSES_FILE, STAGES, Naming
@@ -64,6 +65,10 @@ def import_collection(
         members, rejected = sources.volumes(source, slices)
     else:
         members, rejected = sources.members(source, naming)
+    # The source is an imported collection. In other releases, classes.txt has no useful order.
+    kept, known = (_table(source, members, file) for file in (CLASSES_FILE, ORIGIN_FILE))
+    if kept and known and kept.above == known.above and not named_classes:
+        naming = class_folders.classes_of(kept.content, kept.name)
     placed, misplaced, words = _place(members, naming)
     lost = sum(not item.stray for item in misplaced)
     much = lost > max_rejected * (lost + len(placed))
@@ -81,7 +86,8 @@ def import_collection(
         came += [(item.duplicate_of, item.path) for item in rejected if item.duplicate_of]
         rows = sorted((path, origin, copy_of.get(path, "")) for path, origin in came)
         write_csv(temporary / ORIGIN_FILE, ("path", "origin", "copy_of"), rows)
-        people = _subjects(source, members, used, naming, subject) or subjects.find(found, "pixels")
+        table = _table(source, members, SUBJECTS_FILE)
+        people = _subjects(table, used, naming, subject) or subjects.find(found, "pixels")
         if people.known_by:
             pairs = zip([entry.path for entry in found.entries], people.names, strict=True)
             write_csv(temporary / SUBJECTS_FILE, ("path", "subject"), pairs)
@@ -190,26 +196,38 @@ def _copy(placed: Mapping[str, Member], naming: Naming, directory: Path) -> Coll
     return replace(found, rejected=rejected)
 
 
+class _Table(NamedTuple):
+    """A table of the source: its name in messages, the folder that it describes, its bytes."""
+
+    name: str
+    above: str
+    content: bytes
+
+
+def _table(source: Path, members: Sequence[Member], name: str) -> _Table | None:
+    """The outermost table ``name``, if there is one."""
+    tables = [item for item in members if PurePosixPath(item.path).name == name]
+    if not tables:
+        return None
+    table = min(tables, key=lambda item: (item.path.count("/"), item.path))
+    called = str(source / table.path)
+    try:
+        return _Table(called, table.path.removesuffix(name), table.read())
+    except images.Unreadable as error:
+        raise UserError(f"{called}: {error}") from None
+
+
 def _subjects(
-    source: Path,
-    members: Sequence[Member],
-    used: Sequence[Member],
-    naming: Naming,
-    pattern: str | None,
+    table: _Table | None, used: Sequence[Member], naming: Naming, pattern: str | None
 ) -> People | None:
     """The subject of each image ``used``, by the user's pattern, a table, or names in the source;
     None if only the pixels are left."""
     paths = [printable(item.path) for item in used]
     if pattern:
         return recognition.by_pattern(pattern, paths)
-    if tables := [item for item in members if PurePosixPath(item.path).name == SUBJECTS_FILE]:
-        outermost = min(tables, key=lambda item: (item.path.count("/"), item.path))
-        name, above = str(source / outermost.path), outermost.path.removesuffix(SUBJECTS_FILE)
-        try:
-            content = outermost.read()
-        except images.Unreadable as error:
-            raise UserError(f"{name}: {error}") from None
-        listed = subjects.listed(content, name, [item.path.removeprefix(above) for item in used])
+    if table:
+        inside = [item.path.removeprefix(table.above) for item in used]
+        listed = subjects.listed(table.content, table.name, inside)
         return People(listed, known_by=f"the {SUBJECTS_FILE} of the source")
     of_labels = [item.subject for item in used if item.subject]
     if len(of_labels) == len(used):

@@ -278,13 +278,17 @@ def _slices(source: Path, arrays: Mapping[PurePosixPath, NDArray[Any]]) -> Itera
 
     Slices are an array of 3 dimensions or more. Labels are an array of one dimension, or two with
     a 1 in the column of the class. They belong together if they are in one folder and their names
-    differ in one part (``X_train``, ``y_train``).
+    differ in one part (``X_train``, ``y_train``), or if there are no other arrays.
     """
     labels = {path: array for path, array in arrays.items() if array.ndim in (1, 2)}
     for path, slices in arrays.items():
         if slices.ndim <= 2:
             continue
-        mine = [array for other, array in labels.items() if _which(other) == _which(path)]
+        mine = [
+            array
+            for other, array in labels.items()
+            if len(arrays) == 2 or _which(other) == _which(path)
+        ]
         if len(mine) != 1 or len(mine[0]) != len(slices):
             raise UserError(
                 f"{source / path} has {len(slices)} slices, but no single file beside it has as"

@@ -24,6 +24,7 @@ ORIGIN_FILE = "origin.csv"
 ``copy_of``, the path of the original of a turned, mirrored or brightened copy."""
 VOLUMES = (".dcm", ".ima", ".mgh", ".mgz", ".nii", ".nii.gz")
 """Suffixes of DICOM, FreeSurfer and NIfTI files."""
+_TO_SLICES = "`alzmri data slices SOURCE --name NAME`"
 
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
 _SHOWN = 5
@@ -236,7 +237,10 @@ def place(path: str, naming: Naming) -> tuple[str | None, str | Rejected | None]
     if any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in (*folders, name)):
         return None, Rejected(printable(path), "left by the system or a program", stray=True)
     if name.lower().endswith(VOLUMES):
-        return None, Rejected(printable(path), "a volume (see `alzmri data slices`)", stray=True)
+        return None, Rejected(printable(path), f"a volume (use {_TO_SLICES})", stray=True)
+    if ".tfrec" in name.lower():
+        why = "a TFRecord file, which only TensorFlow reads (write its images to class folders)"
+        return None, Rejected(printable(path), why, stray=True)
     word, label = classes.of_folders(naming, folders) or (folders[-1] if folders else None, None)
     if label:
         return word, label
@@ -261,11 +265,14 @@ def require(
     """
     directory, faults, named = collection.directory, collection.faults, collection.classes
     if not collection.entries and not faults:
-        raise UserError(
+        example = {item.reason: item.path for item in collection.rejected}
+        lines = [
             f"{directory} has no images: it needs class folders ({STAGES.known}) with one image"
-            " per slice. `alzmri data import` imports images, `alzmri data slices` makes images of"
-            " volumes (DICOM, NIfTI, FreeSurfer)"
-        )
+            f" per slice. `alzmri data import` imports images, {_TO_SLICES} makes images of"
+            " volumes (DICOM, NIfTI, FreeSurfer)",
+            *(f"  {path}: {reason}" for reason, path in example.items()),
+        ]
+        raise UserError("\n".join(lines))
     problems = []
     if collection.rejected_fraction > max_rejected:
         problems.append(
