@@ -28,7 +28,7 @@ def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def untracked(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     """The same, without the seconds that DVC takes at the end of an import."""
 
-    def leave_it(name: str, *, fresh: bool) -> None:
+    def leave_it(target: Path, *, fresh: bool) -> None:
         """In place of ``dvc add`` and ``git add``."""
 
     monkeypatch.setattr("alzmri.collections.importing._track", leave_it)

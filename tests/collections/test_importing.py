@@ -30,18 +30,19 @@ from typer.testing import CliRunner
 from alzmri.classes import CLASSES, FOLDERS
 from alzmri.collections import sources
 from alzmri.collections.data_commands import data_app
-from alzmri.collections.importing import Imported, import_collection
-from alzmri.data.class_folders import read, require
+from alzmri.collections.importing import import_collection
+from alzmri.data.class_folders import Collection, read, require
 from alzmri.data.images import Unreadable, decode
 from alzmri.errors import EnvironmentFault, UserError
 
 Write = Callable[..., Path]
 RELEASED = ("Non_Demented", "Very_Mild_Demented", "Mild_Demented", "Moderate_Demented")
 MINE = Path("data/mine")
+SLICES = "`alzmri data slices SOURCE --name NAME`"
 
 
-def bring(source: Path, **options: Any) -> Imported:
-    return import_collection(source, "mine", **options)
+def bring(source: Path, **options: Any) -> Collection:
+    return import_collection(source, "mine", **options)[0]
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -52,9 +53,9 @@ def digests(directory: Path) -> dict[str, str]:
     }
 
 
-def origins(directory: Path = MINE) -> dict[str, list[str]]:
+def origins() -> dict[str, list[str]]:
     """The published paths of each image."""
-    return {entry.path: list(entry.origins) for entry in read(directory).entries}
+    return {entry.path: list(entry.origins) for entry in read(MINE).entries}
 
 
 def refused(source: Path, **options: Any) -> str:
@@ -103,15 +104,15 @@ def test_a_folder_replaced_with_force_by_an_archive(
     release: Path, archive: Path, root: Path, write: Write
 ) -> None:
     before = digests(release)
-    brought = bring(release)
+    brought, people = import_collection(release, "mine")
     assert digests(release) == before
     target = digests(MINE)
     assert sorted(target.values()) == sorted(before.values())
     for folder, released in zip(FOLDERS, RELEASED, strict=True):
         assert target[f"{folder}/test-1.jpg"] == before[f"test/{released}/1.jpg"]
         assert target[f"{folder}/first1.jpg"] == before[f"train/{released}/first1.jpg"]
-    assert Counter(entry.label for entry in brought.collection.entries) == dict.fromkeys(CLASSES, 6)
-    pairs = zip(brought.people.names, brought.collection.entries, strict=True)
+    assert Counter(entry.label for entry in brought.entries) == dict.fromkeys(CLASSES, 6)
+    pairs = zip(people.names, brought.entries, strict=True)
     assert len({(name, entry.label) for name, entry in pairs}) == 8
     assert in_git() == {"data/mine.dvc", "data/.gitignore"}
     with pytest.raises(UserError, match="--force"):
@@ -151,8 +152,8 @@ def test_what_dvc_and_git_refuse_leaves_nothing(release: Path, root: Path, tmp_p
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     os.chdir(elsewhere)
-    assert "not a DVC repository" in refused(release)
-    (elsewhere / ".dvc").mkdir()
+    assert "not inside a DVC repository" in refused(release)
+    shutil.copytree(root / ".dvc", elsewhere / ".dvc")
     assert "not a git repository" in refused(release)
 
 
@@ -218,14 +219,14 @@ def test_parquet(
     ):
         file = parquet(tmp_path / "train.parquet", **options)
         brought = bring(file, named_classes=labels, force=True)
-        assert len(brought.collection.entries) == 24
-        for entry in brought.collection.entries:
+        assert len(brought.entries) == 24
+        for entry in brought.entries:
             assert FOLDERS[CLASSES.index(entry.label)] == truth[entry.sha256].replace("_", "")
     parquet(tmp_path / "inner" / "Data" / "train-00000-of-00001.parquet", names=RELEASED)
     (tmp_path / "inner" / "__MACOSX").mkdir()
     (tmp_path / "inner" / "__MACOSX" / "._train-00000-of-00001.parquet").write_bytes(b"x")
     archive = shutil.make_archive(str(tmp_path / "inner"), "zip", tmp_path / "inner")
-    assert len(bring(Path(archive), force=True).collection.entries) == 24
+    assert len(bring(Path(archive), force=True).entries) == 24
     assert all("train-00000-of-00001.parquet" in origin for (origin,) in origins().values())
 
 
@@ -240,20 +241,6 @@ def test_numbers_without_names_are_refused(
     assert "3 is not one of the classes" in refused(file, named_classes="a,b,c")
     unused = "Non,Very Mild,Mild,Moderate,Demented"
     assert "no usable image of Demented" in refused(file, named_classes=unused)
-
-
-def test_parquet_with_one_large_value_in_many_rows(tmp_path: Path) -> None:
-    """2 MiB in the file, 180 MiB if every row had its own."""
-    value = os.urandom(2 << 20)
-    column = pa.DictionaryArray.from_arrays(pa.array([0] * 90, pa.int8()), pa.array([value]))
-    file = tmp_path / "x.parquet"
-    pq.write_table(pa.table({"image": column.cast(pa.binary()), "label": [0] * 90}), file)
-    before = pa.total_allocated_bytes()
-    rows, _ = sources.members(file, 1 << 30)
-    assert pa.total_allocated_bytes() - before < 40 << 20
-    assert len({id(row.read()) for row in rows}) == 1
-    with pytest.raises(UserError, match="unpacks to"):
-        sources.members(file, 100 << 20)
 
 
 def test_unusable_parquet(untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +277,7 @@ def test_damaged_containers_never_escape(containers: list[Path], data: st.DataOb
     damaged = source.with_name(f"damaged{source.suffix}")
     damaged.write_bytes(content)
     with contextlib.suppress(UserError):
-        for member in sources.members(damaged, 10**9)[0]:
+        for member in sources.members(damaged)[0]:
             with contextlib.suppress(Unreadable):
                 member.read()
 
@@ -344,12 +331,9 @@ def test_archives_made_to_harm(archive: Path, untracked: Path, tmp_path: Path) -
         file.writestr(link, "/etc/passwd")
     before = sorted(tmp_path.iterdir())
     brought = bring(archive)
-    assert "symbolic link" in {item.reason for item in brought.collection.rejected}
-    assert len(brought.collection.rejected) == 5
+    assert len(brought.rejected) == 5
     assert sorted(tmp_path.iterdir()) == before
     assert not any(path.is_symlink() for path in MINE.rglob("*"))
-    with pytest.raises(UserError, match="make room"):
-        sources.members(archive, 1000)
 
 
 def test_unusable_images_and_odd_names(
@@ -364,8 +348,7 @@ def test_unusable_images_and_odd_names(
     misnamed(folder)
     output = said("import", str(release), "--name", "mine")
     assert "not imported: 1 x not an image" in output
-    assert "Moderate Demented has 2 subjects: too few" in output
-    assert "1 volumes (DICOM, NIfTI, FreeSurfer) are not read: `alzmri data slices" in output
+    assert f"not imported: 1 x a volume (use {SLICES}): train/Mild" in output
     for name in ("bell\\x07.jpg", "caf\\xe9.jpg", "Thumbs.db"):
         assert f"train/Mild_Demented/{name}" in output
     found = read(MINE)
@@ -379,7 +362,7 @@ def test_unusable_images_and_odd_names(
     assert "6 of its images (19%)" in str(caught.value)
     assert "test/Mild_Demented/bad0.jpg: not an image" in str(caught.value)
     assert "nothing was imported" in str(caught.value)
-    assert len(bring(release, force=True, max_rejected=0.2).collection.entries) == 26
+    assert len(bring(release, force=True, max_rejected=0.2).entries) == 26
 
 
 def test_long_names(
@@ -395,8 +378,8 @@ def test_long_names(
                 Image.fromarray(draw(number, len(above))).save(content, "PNG")
                 file.writestr(f"{above}/MildDemented/{name}", content.getvalue())
     brought = bring(archive)
-    assert len(brought.collection.entries) == 24 + 2 * len(names)
-    assert brought.collection.rejected == []
+    assert len(brought.entries) == 24 + 2 * len(names)
+    assert brought.rejected == []
     before = digests(MINE)
     bring(archive, force=True)
     assert digests(MINE) == before
@@ -409,7 +392,7 @@ def test_fewer_classes_and_classes_of_its_own(
     for split in ("train", "test"):
         shutil.rmtree(release / split / "Moderate_Demented")
     assert "of Moderate Demented" in refused(release, named_classes=",".join(CLASSES))
-    assert bring(release).collection.classes == CLASSES[:3]
+    assert bring(release).classes == CLASSES[:3]
     assert (MINE / "classes.txt").read_text().splitlines() == list(CLASSES[:3])
     shutil.rmtree(MINE / "NonDemented")
     with pytest.raises(UserError, match="no usable image of Non Demented"):
@@ -419,7 +402,7 @@ def test_fewer_classes_and_classes_of_its_own(
     write(two / "NonDemented" / "x.jpg", 1)
     assert "Non Demented is its only class" in refused(two)
     write(two / "Demented" / "x.jpg", 2)
-    assert bring(two).collection.classes == ("Non Demented", "Demented")
+    assert bring(two).classes == ("Non Demented", "Demented")
     write(two / "mild" / "x.jpg", 7)
     shutil.rmtree("data")
     assert "Demented is a class beside stages" in refused(two)
@@ -432,9 +415,8 @@ def test_fewer_classes_and_classes_of_its_own(
     assert "AD, EMCI, MCI are not stages of dementia" in message
     assert f"alzmri data import {source} --name mine --classes 'CN,EMCI,MCI,AD'" in message
     brought = bring(source, named_classes="CN,EMCI,MCI,AD")
-    assert brought.collection.classes == ("CN", "EMCI", "MCI", "AD")
-    import_collection(MINE, "again")
-    assert read(Path("data/again")).classes == brought.collection.classes
+    assert brought.classes == ("CN", "EMCI", "MCI", "AD")
+    assert import_collection(MINE, "again")[0].classes == brought.classes
     (MINE / "classes.txt").write_text("CN\n../x\n")
     with pytest.raises(UserError, match=r"classes\.txt: '\.\./x' is not a valid class name"):
         read(MINE)
@@ -448,15 +430,16 @@ def test_a_table_of_labels(tmp_path: Path, untracked: Path, write: Write) -> Non
     marks = "".join(f"{n}.jpg, {int(n < 2)}, {int(n >= 2)}\n" for n in range(4))
     (tmp_path / "one" / "train" / "_classes.csv").write_text(f"filename, Mild, Non\n{marks}")
     brought = bring(tmp_path / "one")
-    mild = [entry.path for entry in brought.collection.entries if entry.label == "Mild Demented"]
+    mild = [entry.path for entry in brought.entries if entry.label == "Mild Demented"]
     assert mild == ["MildDemented/0.jpg", "MildDemented/1.jpg"]
     rows = "".join(f"scan{n};{(0, 0, 0.5, 1)[n]};p{n % 2}\n" for n in range(4))
     table = tmp_path / "two" / "labels.csv"
     table.write_text(f"Image ID;CDR;Subject\n{rows}")
-    brought = bring(tmp_path / "two", force=True)
-    assert brought.collection.classes == CLASSES[:3]
-    assert brought.people.names == ["p1", "p0", "p1", "p0"]
-    assert brought.notes[0].startswith("2 subjects known by the table of labels")
+    output = said("import", str(tmp_path / "two"), "--name", "mine", "--force")
+    assert "2 subjects known by the table of labels" in output
+    assert read(MINE).classes == CLASSES[:3]
+    rows = (MINE / "subjects.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1] for row in rows] == ["p1", "p0", "p1", "p0"]
     for content, message in (
         ("file,label,group\nscan1,mild,non\n", "which of the columns label, group is the class"),
         ("file,label\nscan1,mild\nscan1,non\n", r"scan1\.jpg is non, and mild in another"),
@@ -475,12 +458,16 @@ def test_arrays(tmp_path: Path, untracked: Path, draw: Callable[..., Any]) -> No
     np.save(folder / "y_train.npy", np.array(["CN", "mild", "CN", "mild"]))
     np.save(folder / "X_test.npy", pixels[4:] / 255)
     np.save(folder / "y_test.npy", np.array(["CN", "CN", "mild", "mild"]))
-    labels = Counter(entry.label for entry in bring(folder).collection.entries)
+    labels = Counter(entry.label for entry in bring(folder).entries)
     assert labels == {"Non Demented": 4, "Mild Demented": 4}
     stored = {origin: decode(MINE / path).pixels for path, (origin,) in origins().items()}
     assert np.array_equal(stored["X_train.npy/000002.tif"], pixels[2])
     scaled = stored["X_test.npy/000001.tif"].astype(float)
     assert np.corrcoef(scaled.ravel(), pixels[5].ravel())[0, 1] > 0.999
+    for name in ("X_train", "y_train"):
+        (folder / f"{name}.npy").unlink()
+    (folder / "y_test.npy").rename(folder / "diagnoses.npy")  # as the only two, they need no name
+    assert len(bring(folder, force=True).entries) == 4
     np.save(folder / "y_test.npy", np.array([0, 1, 1]))
     with pytest.raises(UserError, match="no single file beside it has as many labels"):
         bring(folder, force=True)
@@ -501,16 +488,14 @@ def test_what_is_not_read_is_named_with_the_way_to_it(tmp_path: Path, untracked:
         assert "Git LFS pointer" in (message := refused(source))
         assert "git lfs pull" in message
         (pointers / name).unlink()
-    files = tmp_path / "a b"
+    files = tmp_path / "volumes"
     (files / "AD").mkdir(parents=True)
     (files / "AD" / "T1.mgz").write_bytes(b"volume")
-    way = f"`alzmri data slices '{files}' --name mine`"
-    assert way in refused(files)
+    assert f"  AD/T1.mgz: a volume (use {SLICES})" in refused(files)
     (files / "AD" / "T1.mgz").rename(files / "AD" / "train.tfrecords")
-    assert "only TensorFlow reads" in refused(files)
-    (files / "AD" / "train.tfrecords").unlink()
-    (files / "AD" / "IM0001").write_bytes(bytes(128) + b"DICM")
-    assert way in refused(files)
+    assert "AD/train.tfrecords: a TFRecord file, which only TensorFlow reads" in refused(files)
+    (files / "AD" / "train.tfrecords").rename(files / "AD" / "IM0001")
+    assert f"{SLICES} makes images of volumes (DICOM" in refused(files)
 
 
 def test_subjects_are_read_from_names(release: Path, untracked: Path) -> None:
@@ -519,10 +504,9 @@ def test_subjects_are_read_from_names(release: Path, untracked: Path) -> None:
         number = sorted(RELEASED).index(path.parent.name) * 2 + int(path.stem[-1])
         number += 50 * (path.parent.parent.name == "test")
         path.rename(path.with_name(f"OAS1_{number:04}_{path.name}"))
-    brought = bring(release)
-    assert brought.notes[0].startswith("16 subjects known by OASIS IDs such as OAS1_0000: see")
-    assert len(set(brought.people.names)) == 16
-    assert "8 pairs of subjects have near-duplicate images: OAS1_0000 and" in brought.warnings[0]
+    output = said("import", str(release), "--name", "mine")
+    assert "16 subjects known by OASIS IDs such as OAS1_0000: see" in output
+    assert "8 pairs of subjects have near-duplicate images: OAS1_0000 and" in output
     table = (MINE / "subjects.csv").read_text()
     assert len(set(re.findall(r",(OAS1_\d{4})\n", table))) == 16
     pattern = ("--subject", r"OAS1_(\d)")
@@ -537,17 +521,15 @@ def test_subjects_come_along(release: Path, untracked: Path) -> None:
     (release / "subjects.csv").write_text("\n".join(["path,subject", *rows[1:], "gone.jpg,S9"]))
     assert f"{paths[0]} is not listed" in refused(release)
     (release / "subjects.csv").write_text("\n".join(["path,subject", *rows, "gone.jpg,S9"]))
-    assert len(set(bring(release).people.names)) == 24
+    bring(release)
     table = (MINE / "subjects.csv").read_text().splitlines()
     moved = f"MildDemented/test-1.jpg,S{paths.index('test/Mild_Demented/1.jpg')}"
     assert moved in table
-    assert len(table) == 25
+    assert len({row.split(",")[1] for row in table[1:]}) == len(table) - 1 == 24
 
 
-def test_origins_survive_an_import_of_an_import(
-    release: Path, untracked: Path, write: Write
-) -> None:
-    """Those of copies too: what was published in both parts is the plainest leak."""
+def test_origins_of_copies_are_kept(release: Path, untracked: Path) -> None:
+    """What was published in both parts is the plainest leak."""
     train = release / "train" / "Mild_Demented" / "0.jpg"
     shutil.copy(train, release / "test" / "Mild_Demented" / "copy.jpg")
     bring(release)
@@ -559,11 +541,6 @@ def test_origins_survive_an_import_of_an_import(
     lines = (MINE / "origin.csv").read_text().splitlines()
     assert lines[0] == "path,origin,copy_of"
     assert lines[1:] == sorted(lines[1:])
-    write(MINE / "MildDemented" / "new.jpg", 77)
-    archive = shutil.make_archive("first", "zip", MINE.parent, MINE.name)
-    import_collection(Path(archive), "second")
-    new = {"MildDemented/new.jpg": ["mine/MildDemented/new.jpg"]}
-    assert origins(Path("data/second")) == first | new
 
 
 def test_copies_without_originals_are_found(untracked: Path, tmp_path: Path, write: Write) -> None:
@@ -585,8 +562,6 @@ def test_names(untracked: Path) -> None:
     for name in ("", "Kaggle", "../x", "a b", "-x", "phantom", "prepared", "x" * 65, "x\n"):
         with pytest.raises(UserError, match="is not a valid name"):
             import_collection(Path("x"), name)
-    for what in ("check", "audit"):
-        assert "is not a valid name" in str(command(what, "--", "../x").exception)
 
 
 KILLED = """
@@ -651,11 +626,8 @@ def test_check_ends_as_prepare_would(
     for way in ("--subject REGEX", "a subjects.csv", "split.subjects=unknown"):
         assert way in refusal()
     assert "?" in command("check", "mine").output
-    brought = import_collection(MINE, "again")
-    assert not brought.people.known
-    assert (
-        "prepare would refuse this: the pixels of 12 images do not separate" in brought.warnings[0]
-    )
+    output = said("import", str(MINE), "--name", "again")
+    assert "prepare would refuse this: the pixels of 12 images do not separate" in output
     set_to("unknown")
     assert "split.subjects = 'unknown': a subject split needs known subjects" in refusal()
     set_to("unknown", "slice")

@@ -8,7 +8,7 @@ import pytest
 
 from alzmri.classes import STAGES
 from alzmri.collections import recognition
-from alzmri.collections.recognition import by_names, by_pattern, partly_named
+from alzmri.collections.recognition import by_names, by_pattern
 from alzmri.data import similarity
 from alzmri.data.class_folders import Collection, Entry
 from alzmri.data.subjects import People
@@ -52,12 +52,15 @@ def test_names_in_use(paths: tuple[str, ...], names: list[str], known_by: str) -
     assert (named.known_by or "").startswith(known_by)
 
 
-def test_names_that_most_images_have_are_mentioned() -> None:
+def test_names_that_most_images_have_are_mentioned(capsys: pytest.CaptureFixture[str]) -> None:
     paths = ["Mild/OAS1_0201.png", "Mild/OAS1_0202.png", "Mild/other.png"]
-    (warning,) = partly_named(paths)
-    assert warning.startswith("OASIS IDs are in the paths of 2 of 3 images")
-    assert warning.endswith("Mild/other.png has none")
-    assert partly_named(paths[:2]) == partly_named(paths[1:]) == []
+    assert found(*paths) is None
+    warning = capsys.readouterr().err
+    assert "OASIS IDs are in the paths of 2 of 3 images" in warning
+    assert warning.endswith("Mild/other.png has none\n")
+    assert found(*paths[:2])
+    assert found(*paths[1:]) is None
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -142,11 +141,10 @@ def audit(directory: Path, params: Params) -> Audit:
         val, test = test, val
     if train.any() and test.any():
         layouts["published"] = [train, val, test]
-    units: list[Literal["subject", "slice"]] = ["subject", "slice"]
-    if not people.known:
-        refused["subject"] = people.doubt or "split.subjects is unknown"
-        units.remove("subject")
-    for unit in units:
+    for unit in ("subject", "slice"):
+        if unit == "subject" and not people.known:
+            refused[unit] = people.doubt or "split.subjects is unknown"
+            continue
         split = params.split.model_copy(update={"unit": unit})
         try:
             parts = np.array(splits.parts(found.entries, labels, people.names, split))

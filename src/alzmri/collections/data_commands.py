@@ -4,12 +4,10 @@ import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Column, Table
 
 from alzmri import repository, terminal
@@ -104,33 +102,25 @@ def slices(
 
         alzmri data slices adni/ --name adni --classes CN,MCI,AD
     """
-    from alzmri.collections import sources
-
-    reader = partial(sources.volumes, count)
-    _bring(source, name, classes, subject, force, max_rejected, "slices", reader=reader)
+    _bring(source, name, classes, subject, force, max_rejected, count)
 
 
-def _bring(*arguments: Any, **reading: Any) -> None:
+def _bring(source: Path, name: str, *options: Any) -> None:
     """Import a source, report the result and the next step: see ``import_collection``."""
     from alzmri.collections.importing import import_collection
 
-    found, people, notes, warnings = import_collection(*arguments, **reading)
-    name = arguments[1]
+    found, people = import_collection(source, name, *options)
     _show(found, people)
-    for note in notes:
-        _say(note)
-    for warning in warnings:
-        terminal.warn(warning)
     left: defaultdict[str, list[str]] = defaultdict(list)
     for item in found.rejected:
         # Without details that differ from file to file.
         left[re.split(r": | of ", item.reason)[0]].append(item.path)
     for reason, paths in sorted(left.items(), key=lambda group: -len(group[1])):
         shown = ", ".join(paths[:3]) + ", ..." * (len(paths) > 3)
-        _say(f"not imported: {len(paths)} x {reason}: {shown}")
-    _say(
-        f"data/{name} is in DVC and staged in git: commit it, then `dvc exp run -S "
-        f"data.source={name}`"
+        terminal.say(f"not imported: {len(paths)} x {reason}: {shown}")
+    terminal.say(
+        f"data/{name} is in DVC and staged in git: commit it, then"
+        f" `dvc exp run -S data.source={name}`"
     )
 
 
@@ -144,14 +134,12 @@ def check(name: Existing) -> None:
     """
     from alzmri import params
     from alzmri.classes import merged
-    from alzmri.collections.importing import check_name
     from alzmri.data import class_folders, splits, subjects
 
-    check_name(name, ("prepared",))
     given = params.load()
     found = class_folders.read(Path("data", name))
     for item in found.rejected:
-        _say(f"rejected: {item.path}: {item.reason}")
+        terminal.say(f"rejected: {item.path}: {item.reason}")
     people = subjects.find(found, given.split.subjects)
     _show(found, people)
     if people.doubt and not people.known:
@@ -190,10 +178,9 @@ def audit(
     """
     from alzmri import params
     from alzmri.collections import audit as auditing
-    from alzmri.collections.importing import check_name
 
-    check_name(name, ("prepared",))
-    given, directory, figure = params.load(), Path("data", name), Path(f"plots/audit-{name}.png")
+    given, directory = params.load(), Path("data", name)
+    figure = Path(f"plots/audit-{directory.name}.png")
     found = auditing.audit(directory, given)
     for unit, refusal in found.refused.items():
         terminal.warn(f"the {unit} split is not possible: {refusal}")
@@ -205,7 +192,7 @@ def audit(
         print(json.dumps(content, indent=2, allow_nan=False))
     else:
         _show_audit(name, found)
-        _say(f"{figure} shows the most similar pairs")
+        terminal.say(f"{figure} shows the most similar pairs")
     if strict and any(leak.at_fault for leak in found.layouts):
         raise typer.Exit(1)
 
@@ -218,9 +205,9 @@ def _show_audit(name: str, found: "Audit") -> None:
     if found.people is not None:
         source = "the pixels" if found.subjects_from == "pixels" else found.subjects_from
         who = f"{'at most ' * bool(found.doubt)}{found.people} subjects, known from {source}"
-    _say(f"{name}: {found.images} images of {who}")
+    terminal.say(f"{name}: {found.images} images of {who}")
     if found.doubt:
-        _say(found.doubt)
+        terminal.say(found.doubt)
     rows: defaultdict[str, list[str]] = defaultdict(list)
     for leak in found.layouts:
         for label, part in (("train", leak.train), ("val", leak.val), ("test", leak.test)):
@@ -238,26 +225,25 @@ def _show_audit(name: str, found: "Audit") -> None:
     for label, cells in rows.items():
         table.add_row(label, *cells)
     terminal.out.print(table)
-    _say(
+    terminal.say(
         "* the current split (params.yaml). Near-duplicates are similar by"
         f" {NEAR_DUPLICATE} or more. 1-NN: the class of the most similar training slice"
     )
     for leak in found.layouts:
-        _say(leak.headline)
+        terminal.say(leak.headline)
         if leak.turned_copies is not None:
-            _say(
+            terminal.say(
                 f"{leak.called}: {leak.turned_copies} of the {leak.test.images} test images are"
                 " turned copies of training images, or of the same slice"
             )
     if found.layouts[0].layout != "published":
-        _say("the published split is unknown: no origin.csv has folders such as train and test")
+        terminal.say(
+            "the published split is unknown: no origin.csv has folders such as train and test"
+        )
 
 
 def _show(found: "Collection", people: "People") -> None:
     """Print the images and subjects of each class, and warnings."""
-    from alzmri.data.class_folders import MAKE_SLICES
-    from alzmri.data.prepared import PARTS
-
     labels = [entry.label for entry in found.entries]
     pictured, pairs = Counter(labels), set(zip(people.names, labels, strict=True))
     of_class, classes_of = (Counter(pair[at] for pair in pairs) for at in (1, 0))
@@ -268,27 +254,13 @@ def _show(found: "Collection", people: "People") -> None:
     terminal.out.print(table)
     conversions = Counter(entry.converted for entry in found.entries if entry.converted)
     for conversion, count in sorted(conversions.items()):
-        _say(f"converted to 8-bit grayscale when read: {count} x {conversion}")
-    if found.volumes:
-        terminal.warn(
-            f"{found.volumes} volumes (DICOM, NIfTI, FreeSurfer) are not read: {MAKE_SLICES}"
-        )
-    if not people.known:
-        return
+        terminal.say(f"converted to 8-bit grayscale when read: {count} x {conversion}")
     if several := sum(number > 1 for number in classes_of.values()):
         terminal.warn(
             f"{several} subjects have images in several classes: each has one stage; check the"
             " class folders and subjects.csv"
         )
-    for label in found.classes:
-        if 0 < of_class[label] < len(PARTS):
-            few = f"{label} has {of_class[label]} subjects: too few"
-            terminal.warn(f"{few} to be in training, validation and test at once")
 
 
 def _known(number: float | None, form: str = "") -> str:
     return "?" if number is None else format(number, form)
-
-
-def _say(line: str) -> None:
-    terminal.out.print(escape(line), soft_wrap=True)

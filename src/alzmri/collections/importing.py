@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from alzmri import classes, git, terminal
+from alzmri import classes, git, repository, terminal
 from alzmri.classes import CLASSES_FILE, STAGES, Naming
 from alzmri.collections import recognition, sources
 from alzmri.collections.sources import Member
@@ -27,16 +26,6 @@ _LONGEST = 200
 """Maximum bytes in the name of a folder or file. File systems allow 255."""
 
 
-class Imported(NamedTuple):
-    """The result of an import: the images and rejected files; the subject of each image; remarks
-    and warnings, in sentences."""
-
-    collection: Collection
-    people: People
-    notes: Sequence[str]
-    warnings: Sequence[str]
-
-
 def import_collection(
     source: Path,
     name: str,
@@ -44,164 +33,84 @@ def import_collection(
     subject: str | None = None,
     force: bool = False,
     max_rejected: float = 0.1,
-    command: str = "import",
-    reader: Callable[[Path, int, Naming], sources.Found] = sources.members,
-) -> Imported:
+    slices: int | None = None,
+) -> tuple[Collection, People]:
     """Copy the usable images of ``source`` to ``data/name`` and give them to DVC and git.
 
     Images go to the folder of their class and keep their bytes and name; if several of a class have
     the same name, the folders above become a prefix (``test-x.jpg``). ``classes.txt`` lists the
     classes, ``origin.csv`` has the published path of each image and the original of each copy,
     ``subjects.csv`` has the subjects from names or a table of the source. ``data/name`` appears
-    complete or not at all; ``force`` replaces an existing one.
+    complete or not at all; ``force`` replaces an existing one. It prints what it finds of subjects
+    and copies.
 
     Args:
         named_classes: ``--classes``, see :func:`classes.parse`; None for the stages.
         subject: ``--subject``, see :func:`recognition.by_pattern`.
-        command: the command of ``alzmri data``, for messages.
-        reader: see :func:`sources.members`.
+        slices: number of slices of each volume in ``source``; None for a source of images.
+
+    Returns:
+        The usable images and, by their path in the source, the rejected files; the subjects.
 
     Raises:
         UserError: the name is not valid or in use, the source is unusable or has unknown classes,
             or this is not a git and DVC repository.
         EnvironmentFault: git or DVC failed, or a package for the source is missing.
     """
-    check_name(name, ("phantom", "prepared"))
     target = Path("data", name)
-    _check_target(source, target, force=force)
+    _check_target(source, name, force=force)
     fresh = not target.exists()
     naming = classes.parse(named_classes) if named_classes else STAGES
-    members, rejected = reader(source, shutil.disk_usage(".").free, naming)
+    if slices:
+        members, rejected = sources.volumes(source, slices)
+    else:
+        members, rejected = sources.members(source, naming)
     # The source is an imported collection. In other releases, classes.txt has no useful order.
     kept, known = (_table(source, members, file) for file in (CLASSES_FILE, ORIGIN_FILE))
     if kept and known and kept.above == known.above and not named_classes:
         naming = class_folders.classes_of(kept.content, kept.name)
     placed, misplaced, words = _place(members, naming)
-    if not placed:
-        _require_images(source, name, members)
     lost = sum(not item.stray for item in misplaced)
     much = lost > max_rejected * (lost + len(placed))
-    _require_names(f"{command} {shlex.quote(str(source))} --name {name}", naming, words, much)
-    present = {member.label for member in placed.values()}
-    named = naming.classes or [one for one in classes.KNOWN if one in present]
-    rejected += misplaced
+    command = f"{'slices' if slices else 'import'} {shlex.quote(str(source))} --name {name}"
+    _require_names(command, naming, words, much)
     with replacing_directory(target) as temporary:
-        if len(named) > 1:  # a single one is refused below, with its own message
-            write_bytes(temporary / CLASSES_FILE, "".join(f"{one}\n" for one in named).encode())
-        with terminal.progress("copying") as progress:
-            for done, (path, member) in enumerate(placed.items(), start=1):
-                (temporary / path).parent.mkdir(exist_ok=True)
-                try:
-                    (temporary / path).write_bytes(member.read())
-                except images.Unreadable as error:
-                    rejected.append(Rejected(printable(member.path), str(error)))
-                progress(done, len(placed))
-        found = class_folders.read(temporary)
-        came = {path: printable(member.path) for path, member in placed.items()}
-        for item in found.rejected:
-            (temporary / item.path).unlink()
-            rejected.append(replace(item, path=came[item.path]))
-        rejected.sort(key=lambda item: item.path)
-        reported = replace(found, directory=source, rejected=rejected)
-        class_folders.require(reported, max_rejected, remedy="nothing was imported")
-
+        found = _copy(placed, naming, temporary)
+        rejected = sorted([*rejected, *misplaced, *found.rejected], key=lambda item: item.path)
+        found = replace(found, directory=source, rejected=rejected)
+        class_folders.require(found, max_rejected, remedy="nothing was imported")
+        used = [placed[entry.path] for entry in found.entries]
+        paths = [printable(member.path) for member in used]
         copy_of = recognition.copies(found)
-        before: defaultdict[str, list[str]] = defaultdict(list)
-        if known:
-            for _, row in class_folders.rows(known.content, known.name, ("path", "origin")):
-                before[known.above + row["path"]].append(row["origin"])
-        used = {item.path: item.duplicate_of for item in found.rejected if item.duplicate_of}
-        used |= {entry.path: entry.path for entry in found.entries}
-        rows = {
-            (path, origin, copy_of.get(path, ""))
-            for copied, path in used.items()
-            for origin in before.get(came[copied], [came[copied]])
-        }
-        write_csv(temporary / ORIGIN_FILE, ("path", "origin", "copy_of"), sorted(rows))
+        came = [(entry.path, path) for entry, path in zip(found.entries, paths, strict=True)]
+        came += [(item.duplicate_of, item.path) for item in rejected if item.duplicate_of]
+        rows = sorted((path, origin, copy_of.get(path, "")) for path, origin in came)
+        write_csv(temporary / ORIGIN_FILE, ("path", "origin", "copy_of"), rows)
         table = _table(source, members, SUBJECTS_FILE)
-        used_members = [placed[entry.path] for entry in found.entries]
-        people = _subjects(table, used_members, naming, subject) or subjects.find(found, "pixels")
-        notes, warnings = [], []
+        people = _subjects(table, used, naming, subject) or subjects.find(found, "pixels")
         if people.known_by:
             pairs = zip([entry.path for entry in found.entries], people.names, strict=True)
             write_csv(temporary / SUBJECTS_FILE, ("path", "subject"), pairs)
-            who = f"{len(set(people.names))} subjects known by {people.known_by}"
-            notes.append(f"{who}: see {target}/{SUBJECTS_FILE}")
-            warnings += _near_duplicates(people.names, found)
-        else:
-            warnings += recognition.partly_named([printable(item.path) for item in used_members])
-            if people.doubt:
-                refusal = "" if people.known else "prepare would refuse this: "
-                warnings.append(f"{refusal}{people.doubt}")
-        if copy_of:
-            notes.append(
-                f"{len(copy_of)} images are turned, mirrored or brightened copies of others (see"
-                f" {target}/{ORIGIN_FILE}): a subject split tests one image of each slice"
-            )
-    with terminal.progress("adding to DVC and git") as progress:
-        _track(name, fresh=fresh)
-        progress(len(found.entries), len(found.entries))
-    return Imported(replace(reported, directory=target), people, notes, warnings)
+        _report(target, found, people, len(copy_of))
+    terminal.say("adding to DVC and git")
+    _track(target, fresh=fresh)
+    return found, people
 
 
-def check_name(name: str, reserved: Sequence[str]) -> None:
-    """Raise :class:`UserError` for an invalid or ``reserved`` name of a collection."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name) or name in reserved:
+def _check_target(source: Path, name: str, *, force: bool) -> None:
+    """Check, before any work, everything that would fail at its end."""
+    target = Path("data", name)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name) or name in ("phantom", "prepared"):
         raise UserError(
             f"{name!r} is not a valid name: use up to 64 lower-case letters, digits, _ and -, but"
-            f" not {' or '.join(reserved)}"
+            " not phantom or prepared"
         )
-
-
-def _check_target(source: Path, target: Path, *, force: bool) -> None:
-    """Check, before any work, everything that would fail at its end."""
-    if not Path(".dvc").is_dir():
-        raise UserError(f"{Path.cwd()} is not a DVC repository: run from the repository's root")
+    repository.find()
     git.run("rev-parse", "--git-dir")
     if source.resolve().is_relative_to(target.resolve()):
-        raise UserError(f"{source} is the collection {target.name} itself: choose another --name")
-    if not force and (target.exists() or target.with_name(f"{target.name}.dvc").exists()):
+        raise UserError(f"{source} is the collection {name} itself: choose another --name")
+    if not force and (target.exists() or target.with_name(f"{name}.dvc").exists()):
         raise UserError(f"{target} exists: choose another --name, or replace it with --force")
-
-
-class _Table(NamedTuple):
-    """A table of the source: its name in messages, the folder that it describes, its bytes."""
-
-    name: str
-    above: str
-    content: bytes
-
-
-def _table(source: Path, members: Sequence[Member], name: str) -> _Table | None:
-    tables = [item for item in members if PurePosixPath(item.path).name == name]
-    if not tables:
-        return None
-    table = min(tables, key=lambda item: (item.path.count("/"), item.path))
-    called = str(source / table.path)
-    try:
-        return _Table(called, table.path.removesuffix(name), table.read())
-    except images.Unreadable as error:
-        raise UserError(f"{called}: {error}") from None
-
-
-def _require_images(source: Path, name: str, members: Sequence[Member]) -> None:
-    """Raise UserError for a source without images that can be converted into images."""
-    volumes = 0
-    for member in members:
-        with suppress(images.Unreadable):  # DICOM files often have no suffix
-            named = member.path.lower().endswith(class_folders.VOLUMES)
-            volumes += named or member.read()[128:132] == b"DICM"
-    if volumes:
-        raise UserError(
-            f"{source} has no images, but {volumes} volumes (DICOM, NIfTI, FreeSurfer):"
-            f" `alzmri data slices {shlex.quote(str(source))} --name {name}` makes a collection of"
-            " their slices"
-        )
-    if any(".tfrec" in member.path.lower() for member in members):
-        raise UserError(
-            f"{source} has TFRecord files, which only TensorFlow reads: write the image of each"
-            " record to a folder for its class, and import those folders"
-        )
 
 
 def _require_names(
@@ -264,11 +173,55 @@ def _place(
     return placed, rejected, words
 
 
+def _copy(placed: Mapping[str, Member], naming: Naming, directory: Path) -> Collection:
+    """Write ``classes.txt`` and the images to ``directory``, and validate them; the rejected ones
+    are removed, and have their path in the source."""
+    present = {member.label for member in placed.values()}
+    named = naming.classes or [one for one in classes.KNOWN if one in present]
+    if len(named) > 1:  # a single one is refused later, with its own message
+        write_bytes(directory / CLASSES_FILE, "".join(f"{one}\n" for one in named).encode())
+    rejected = []
+    with terminal.progress("copying") as progress:
+        for done, (path, member) in enumerate(placed.items(), start=1):
+            (directory / path).parent.mkdir(exist_ok=True)
+            try:
+                (directory / path).write_bytes(member.read())
+            except images.Unreadable as error:
+                rejected.append(Rejected(printable(member.path), str(error)))
+            progress(done, len(placed))
+    found = class_folders.read(directory)
+    for item in found.rejected:
+        (directory / item.path).unlink()
+        rejected.append(replace(item, path=printable(placed[item.path].path)))
+    return replace(found, rejected=rejected)
+
+
+class _Table(NamedTuple):
+    """A table of the source: its name in messages, the folder that it describes, its bytes."""
+
+    name: str
+    above: str
+    content: bytes
+
+
+def _table(source: Path, members: Sequence[Member], name: str) -> _Table | None:
+    """The outermost table ``name``, if there is one."""
+    tables = [item for item in members if PurePosixPath(item.path).name == name]
+    if not tables:
+        return None
+    table = min(tables, key=lambda item: (item.path.count("/"), item.path))
+    called = str(source / table.path)
+    try:
+        return _Table(called, table.path.removesuffix(name), table.read())
+    except images.Unreadable as error:
+        raise UserError(f"{called}: {error}") from None
+
+
 def _subjects(
     table: _Table | None, used: Sequence[Member], naming: Naming, pattern: str | None
 ) -> People | None:
-    """The subject of each image, by the user's pattern, a table, or names in the source; None if
-    only the pixels are left."""
+    """The subject of each image ``used``, by the user's pattern, a table, or names in the source;
+    None if only the pixels are left."""
     paths = [printable(item.path) for item in used]
     if pattern:
         return recognition.by_pattern(pattern, paths)
@@ -282,27 +235,36 @@ def _subjects(
     return recognition.by_names(paths, [item.label or "" for item in used], naming)
 
 
-def _near_duplicates(people: Sequence[str], found: Collection) -> list[str]:
-    """A warning if pairs of subjects have near-duplicate images."""
-    links = found.links
-    close = links.correlations >= subjects.NEAR_DUPLICATE
-    linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
-    both = {tuple(sorted((people[one], people[other]))) for one, other in linked}
-    if not (pairs := sorted(pair for pair in both if pair[0] != pair[1])):
-        return []
-    shown = ", ".join(" and ".join(pair) for pair in pairs[:3]) + ", ..." * (len(pairs) > 3)
-    return [
-        f"{len(pairs)} pairs of subjects have near-duplicate images: {shown}. If they are the same"
-        " subject under two names, the split leaks"
-    ]
+def _report(target: Path, found: Collection, people: People, copies: int) -> None:
+    """Print what the user should know of the subjects and copies of an import."""
+    if people.known_by:
+        who = f"{len(set(people.names))} subjects known by {people.known_by}"
+        terminal.say(f"{who}: see {target}/{SUBJECTS_FILE}")
+        links, names = found.links, people.names
+        close = links.correlations >= subjects.NEAR_DUPLICATE
+        linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
+        both = {tuple(sorted((names[one], names[other]))) for one, other in linked}
+        if pairs := sorted(pair for pair in both if pair[0] != pair[1]):
+            shown = ", ".join(" and ".join(pair) for pair in pairs[:3]) + ", ..." * (len(pairs) > 3)
+            terminal.warn(
+                f"{len(pairs)} pairs of subjects have near-duplicate images: {shown}. If they are"
+                " the same subject under two names, the split leaks"
+            )
+    elif people.doubt:
+        terminal.warn("prepare would refuse this: " * (not people.known) + people.doubt)
+    if copies:
+        terminal.say(
+            f"{copies} images are turned, mirrored or brightened copies of others (see"
+            f" {target}/{ORIGIN_FILE}): a subject split tests one image of each slice"
+        )
 
 
-def _track(name: str, *, fresh: bool) -> None:
+def _track(target: Path, *, fresh: bool) -> None:
     """``dvc add`` and ``git add``, because queued experiments have only files that git knows.
 
-    If they fail, it undoes their changes, and removes ``data/name`` if it is ``fresh``.
+    If they fail, it undoes their changes, and removes ``target`` if it is ``fresh``.
     """
-    target, pointer, ignore = (Path("data", file) for file in (name, f"{name}.dvc", ".gitignore"))
+    pointer, ignore = target.with_name(f"{target.name}.dvc"), target.with_name(".gitignore")
     before = {file: file.read_bytes() if file.exists() else None for file in (pointer, ignore)}
     try:
         # The module is the DVC of this environment, even if that is not activated.
@@ -326,7 +288,7 @@ def _track(name: str, *, fresh: bool) -> None:
         if fresh:
             shutil.rmtree(target)
             remedy = "nothing was imported: correct that, then import again"
-        if isinstance(error, UserError):
-            text = f"{target} could not be added to DVC and git: {error}\n{remedy}"
-            raise EnvironmentFault(text) from None
-        raise
+        if not isinstance(error, UserError):
+            raise
+        text = f"{target} could not be added to DVC and git: {error}\n{remedy}"
+        raise EnvironmentFault(text) from None

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from alzmri import classes
+from alzmri import classes, terminal
 from alzmri.classes import Naming
 from alzmri.data import similarity, subjects
 from alzmri.data.class_folders import Collection
@@ -64,15 +64,21 @@ def by_pattern(pattern: str, paths: Sequence[str]) -> People:
 
 
 def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> People | None:
-    """The subjects by names in use; None if not all paths have such a name.
+    """The subjects by names in use; None if not all paths have such a name (a warning if most do).
 
     It tries the nearest name of :data:`PATTERNS`, then the folder below the class folder, if every
     image is in one, each class has at least two, and none is in two classes.
     """
     for what, pattern in PATTERNS.items():
         names = [found[-1] for path in paths if (found := pattern.findall(path))]
-        if len(names) == len(paths) and len(set(names)) > 1:
+        without = [path for path in paths if not pattern.search(path)]
+        if not without and len(set(names)) > 1:
             return People(names, known_by=f"{what} such as {names[0]}")
+        if 0 < len(without) < len(names):
+            terminal.warn(
+                f"{what} are in the paths of {len(names)} of {len(paths)} images, so subjects were"
+                f" not taken from them; {without[0]} has none"
+            )
     folders = [_below_class(path, naming) for path in paths]
     pairs = set(zip(folders, labels, strict=True))
     in_class = Counter(label for _, label in pairs)
@@ -80,20 +86,6 @@ def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Peo
         return None
     how = f"a folder for each, such as {folders[0]}"
     return People([str(name) for name in folders], known_by=how)
-
-
-def partly_named(paths: Sequence[str]) -> list[str]:
-    """A warning for the names of :data:`PATTERNS` that most ``paths`` have, but not all."""
-    warnings = []
-    for what, pattern in PATTERNS.items():
-        without = [path for path in paths if not pattern.search(path)]
-        named = len(paths) - len(without)
-        if without and named > len(without):
-            warnings.append(
-                f"{what} are in the paths of {named} of {len(paths)} images, so subjects were not"
-                f" taken from them; {without[0]} has none"
-            )
-    return warnings
 
 
 def _below_class(path: str, naming: Naming) -> str | None:

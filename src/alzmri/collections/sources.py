@@ -9,9 +9,8 @@ import errno
 import io
 import json
 import re
-import stat
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -48,20 +47,15 @@ class Member(NamedTuple):
     subject: str | None = None
 
 
-Found = tuple[list[Member], list[Rejected]]
-"""The files of a source, and rejected entries."""
+def members(source: Path, naming: Naming = STAGES) -> tuple[list[Member], list[Rejected]]:
+    """The members of a folder, a zip archive or a parquet file, whose folders ``naming`` explains,
+    and the files without a usable path.
 
-
-def members(source: Path, room: int, naming: Naming = STAGES) -> Found:
-    """The members of ``source`` and rejected entries; it changes nothing.
-
-    The rows of parquet files and NumPy arrays become members ``<file>/<label>/<name>``. CSV tables
-    give the labels of images outside class folders. ``room`` is the maximum size of the unpacked
-    source in bytes, ``naming`` the meaning of its folders.
+    The rows of parquet files and NumPy arrays become members of their own. CSV tables give the
+    labels of images outside class folders.
 
     Raises:
-        UserError: there is no such source, an archive or table is unreadable or larger than
-            ``room``, or a table is ambiguous.
+        UserError: there is no such source, or an archive or table is unreadable or ambiguous.
         EnvironmentFault: a parquet file needs pyarrow, which is not installed.
     """
     rejected: list[Rejected] = []
@@ -72,7 +66,7 @@ def members(source: Path, room: int, naming: Naming = STAGES) -> Found:
     elif not source.is_file():
         raise UserError(f"{source} not found: give a folder, a .zip or a .parquet file")
     elif zipfile.is_zipfile(source):
-        files, rejected = _zip_members(source, room)
+        files = _zip_members(source)
     elif source.suffix.lower() == ".parquet":
         files, folder = [Member(source.name, source.read_bytes)], source.parent
     else:
@@ -92,7 +86,7 @@ def members(source: Path, room: int, naming: Naming = STAGES) -> Found:
         content, where = member.read(), folder / member.path
         images.check_start(content, where)
         if suffix == ".parquet":
-            expanded += _rows(where, member.path, content, room)
+            expanded += _rows(where, member.path, content)
         else:
             with _readable(where, "cannot be read as a plain NumPy array"):
                 array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
@@ -101,8 +95,8 @@ def members(source: Path, room: int, naming: Naming = STAGES) -> Found:
     return _labelled(folder, expanded, naming), rejected
 
 
-def volumes(count: int, source: Path, _room: int, _naming: Naming) -> Found:
-    """Like :func:`members`, but ``count`` slices of each volume in the folder ``source``, as PNG.
+def volumes(source: Path, count: int) -> tuple[list[Member], list[Rejected]]:
+    """``count`` slices of each volume in the folder ``source``, as PNG, and unusable volumes.
 
     They are the slices that ``alzmri predict`` shows the model.
 
@@ -154,11 +148,9 @@ def _read_file(path: Path) -> bytes:
     return path.read_bytes() if path.suffix.lower() in _TABLES else images.read(path)
 
 
-def _zip_members(source: Path, room: int) -> Found:
+def _zip_members(source: Path) -> list[Member]:
     with _readable(source):
         archive = zipfile.ZipFile(source)  # closed with its last member
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    _check_room(source, sum(entry.file_size for entry in entries), room)
 
     def read(path: str, entry: zipfile.ZipInfo) -> bytes:
         # The archive checks that no more than this is unpacked.
@@ -167,52 +159,34 @@ def _zip_members(source: Path, room: int) -> Found:
         with _readable(source):
             return archive.read(entry)
 
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     # Windows programs write backslashes.
     named = {entry.filename.replace("\\", "/"): entry for entry in entries}
-    # The upper half of the attributes is the Unix mode.
-    links = {path for path, entry in named.items() if stat.S_ISLNK(entry.external_attr >> 16)}
-    paths = sorted(named.keys() - links)
-    files = [Member(path, partial(read, path, named[path])) for path in paths]
-    return files, [Rejected(printable(path), "symbolic link") for path in sorted(links)]
+    return [Member(path, partial(read, path, entry)) for path, entry in sorted(named.items())]
 
 
-def _check_room(source: Path, size: int, room: int) -> None:
-    if size > room:
-        raise UserError(
-            f"{source} unpacks to {size / 1e9:.1f} GB, but only {room / 1e9:.1f} GB are free: make "
-            "room on the disk first"
-        )
-
-
-def _rows(where: Path, inside: str, content: bytes, room: int) -> Iterator[Member]:
+def _rows(where: Path, inside: str, content: bytes) -> Iterator[Member]:
     """The images of a parquet file: columns ``image`` (bytes, or bytes and path) and ``label``."""
     parquet = require("pyarrow.parquet", "parquet")
-    # The file stores a value once for any number of rows, and so does this.
-    distinct: dict[bytes, bytes] = {}
     names: list[object] = []
-    number = size = 0
+    number = 0
     with _readable(where, "is not a complete parquet file with columns image (bytes) and label"):
         file = parquet.ParquetFile(io.BytesIO(content))
-        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
-        _check_room(where, sum(group.total_byte_size for group in groups), room)
         with suppress(KeyError, TypeError, ValueError):  # only Hugging Face names the labels
             schema = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])
             names = list(schema["info"]["features"]["label"]["names"])
-        # A few rows at a time: all rows may be many times larger than the file.
-        for batch in file.iter_batches(batch_size=4, columns=["image", "label"]):
+        for batch in file.iter_batches(batch_size=100, columns=["image", "label"]):
             # The reader may miss damage, which then shows as text that is not UTF-8.
             batch.validate(full=True)
-            cells = batch.column("image").to_pylist()
-            for cell, label in zip(cells, batch.column("label").to_pylist(), strict=True):
-                value = cell["bytes"] if isinstance(cell, dict) else cell
+            for row in batch.to_pylist():
+                image, label = row["image"], row["label"]
+                image = image if isinstance(image, dict) else {"bytes": image}
+                value = image["bytes"]
                 if not isinstance(value, bytes | None):
                     raise TypeError(f"image has the type {batch.schema.field('image').type}")
-                value = distinct.setdefault(value or b"", value or b"")
-                size += len(value)
-                _check_room(where, size, room)
-                given = cell.get("path") if isinstance(cell, dict) else None
+                value = value or b""
                 suffix = ".png" if value.startswith(b"\x89PNG") else ".jpg"
-                name = PurePosixPath(str(given or "")).name or f"{number:06d}{suffix}"
+                name = PurePosixPath(image.get("path") or "").name or f"{number:06d}{suffix}"
                 named = isinstance(label, int) and 0 <= label < len(names)
                 word = _word(names[label] if named else label)
                 path = f"{inside}/{word.replace('/', '_') or 'no label'}/{name}"
@@ -237,20 +211,19 @@ def _labelled(source: Path, members: Sequence[Member], naming: Naming) -> list[M
         name = PurePosixPath(table.path).name
         if not name.lower().endswith(".csv") or name in (SUBJECTS_FILE, ORIGIN_FILE):
             continue
-        for path, label, subject in _listed(source / table.path, table, unplaced):
-            known = found.setdefault(path, unplaced[path]._replace(label=label, subject=subject))
-            if known.label != label:
+        where = source / table.path
+        for member in _listed(where, table, unplaced):
+            known = found.setdefault(member.path, member)
+            if known.label != member.label:
                 raise UserError(
-                    f"{source / table.path}: {printable(path)} is {label}, and {known.label} in"
+                    f"{where}: {printable(member.path)} is {member.label}, and {known.label} in"
                     " another line or table"
                 )
     return [found.get(member.path, member) for member in members]
 
 
-def _listed(
-    where: Path, table: Member, paths: Collection[str]
-) -> Iterator[tuple[str, str, str | None]]:
-    """Yield path, label and subject of each image in a table; nothing if it has no labels."""
+def _listed(where: Path, table: Member, unplaced: Mapping[str, Member]) -> Iterator[Member]:
+    """Yield each image in a table, with its label and subject; nothing if it has no labels."""
     try:
         text = table.read().decode("utf-8-sig")
         separator = max(",;\t", key=text.partition("\n")[0].count)
@@ -265,7 +238,7 @@ def _listed(
 
     # By the path relative to the table, or by a unique name, with or without suffix.
     called: dict[str, str] = {}
-    for path in paths:
+    for path in unplaced:
         whole = PurePosixPath(path)
         if whole.is_relative_to(above := PurePosixPath(table.path).parent):
             for name in {str(whole.relative_to(above)), whole.name, whole.stem}:
@@ -296,7 +269,8 @@ def _listed(
             words = ["CDR " * (plain(header[labels[0]]) == "cdr") + row[labels[0]]]
         if len(words) != 1:
             raise UserError(f"{where}: line {number} marks {len(words)} classes instead of one")
-        yield path, words[0], (row[subjects[0]] or None) if subjects else None
+        subject = row[subjects[0]] if subjects else None
+        yield unplaced[path]._replace(label=words[0], subject=subject or None)
 
 
 def _slices(source: Path, arrays: Mapping[PurePosixPath, NDArray[Any]]) -> Iterator[Member]:
@@ -304,16 +278,16 @@ def _slices(source: Path, arrays: Mapping[PurePosixPath, NDArray[Any]]) -> Itera
 
     Slices are an array of 3 dimensions or more. Labels are an array of one dimension, or two with
     a 1 in the column of the class. They belong together if they are in one folder and their names
-    differ in the first part (``X_train``, ``y_train``), or if they are the only two.
+    differ in one part (``X_train``, ``y_train``), or if there are no other arrays.
     """
+    labels = {path: array for path, array in arrays.items() if array.ndim in (1, 2)}
     for path, slices in arrays.items():
         if slices.ndim <= 2:
             continue
-        beside = {other: array for other, array in arrays.items() if other.parent == path.parent}
         mine = [
             array
-            for other, array in beside.items()
-            if array.ndim in (1, 2) and (len(beside) == 2 or _which(other) == _which(path))
+            for other, array in labels.items()
+            if len(arrays) == 2 or _which(other) == _which(path)
         ]
         if len(mine) != 1 or len(mine[0]) != len(slices):
             raise UserError(
@@ -329,10 +303,10 @@ def _slices(source: Path, arrays: Mapping[PurePosixPath, NDArray[Any]]) -> Itera
             yield Member(f"{path}/{number:06d}.tif", read, _word(label))
 
 
-def _which(path: PurePosixPath) -> str:
-    """The part of the name that slices and labels share: ``train`` of ``X_train.npy``."""
+def _which(path: PurePosixPath) -> tuple[PurePosixPath, str]:
+    """What slices and labels share: the folder, and ``train`` of ``X_train.npy``."""
     what = r"(^|[_-])(x|y|images?|imgs?|slices|data|labels?|targets?)(?=$|[_-])"
-    return re.sub(what, "", path.stem.lower())
+    return path.parent, re.sub(what, "", path.stem.lower())
 
 
 def _pixels(where: Path, slices: NDArray[Any]) -> NDArray[Any]:

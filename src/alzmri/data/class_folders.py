@@ -24,8 +24,7 @@ ORIGIN_FILE = "origin.csv"
 ``copy_of``, the path of the original of a turned, mirrored or brightened copy."""
 VOLUMES = (".dcm", ".ima", ".mgh", ".mgz", ".nii", ".nii.gz")
 """Suffixes of DICOM, FreeSurfer and NIfTI files."""
-MAKE_SLICES = "`alzmri data slices SOURCE --name NAME` makes a collection of their slices"
-"""The remedy for volumes."""
+_TO_SLICES = "`alzmri data slices SOURCE --name NAME`"
 
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
 _SHOWN = 5
@@ -88,11 +87,6 @@ class Collection:
     def faults(self) -> list[Rejected]:
         """The rejected files that are lost images: neither duplicates nor strays."""
         return [item for item in self.rejected if not (item.duplicate_of or item.stray)]
-
-    @property
-    def volumes(self) -> int:
-        """The number of DICOM, FreeSurfer and NIfTI files, by name."""
-        return sum(item.path.lower().endswith(VOLUMES) for item in self.rejected)
 
     @property
     def rejected_fraction(self) -> float:
@@ -243,7 +237,10 @@ def place(path: str, naming: Naming) -> tuple[str | None, str | Rejected | None]
     if any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in (*folders, name)):
         return None, Rejected(printable(path), "left by the system or a program", stray=True)
     if name.lower().endswith(VOLUMES):
-        return None, Rejected(printable(path), "a volume, not a slice", stray=True)
+        return None, Rejected(printable(path), f"a volume (use {_TO_SLICES})", stray=True)
+    if ".tfrec" in name.lower():
+        why = "a TFRecord file, which only TensorFlow reads (write its images to class folders)"
+        return None, Rejected(printable(path), why, stray=True)
     word, label = classes.of_folders(naming, folders) or (folders[-1] if folders else None, None)
     if label:
         return word, label
@@ -262,21 +259,20 @@ def require(
     """Refuse a collection that is unusable for training; the message ends with ``remedy``.
 
     Raises:
-        UserError: there are no images, or only volumes; a class has no usable image or is alone;
-            "Demented" is a class beside its stages; or more than the fraction ``max_rejected``
-            (0 to 1) of the images was rejected.
+        UserError: there are no images; a class has no usable image or is alone; "Demented" is a
+            class beside its stages; or more than the fraction ``max_rejected`` (0 to 1) of the
+            images was rejected.
     """
     directory, faults, named = collection.directory, collection.faults, collection.classes
-    if collection.volumes and not collection.entries:
-        raise UserError(
-            f"{directory} has no usable image, but {collection.volumes} volumes (DICOM, NIfTI,"
-            f" FreeSurfer): {MAKE_SLICES}"
-        )
     if not collection.entries and not faults:
-        raise UserError(
+        example = {item.reason: item.path for item in collection.rejected}
+        lines = [
             f"{directory} has no images: it needs class folders ({STAGES.known}) with one image"
-            " per slice; import a collection with `alzmri data import`"
-        )
+            f" per slice. `alzmri data import` imports images, {_TO_SLICES} makes images of"
+            " volumes (DICOM, NIfTI, FreeSurfer)",
+            *(f"  {path}: {reason}" for reason, path in example.items()),
+        ]
+        raise UserError("\n".join(lines))
     problems = []
     if collection.rejected_fraction > max_rejected:
         problems.append(
