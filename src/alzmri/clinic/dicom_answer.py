@@ -87,7 +87,7 @@ def _predict(predictor: Predictor, files: Sequence[Path], header: Dataset) -> Pr
     if echo >= NO_T1_ECHO:
         raise Unreadable(f"not T1-weighted: echo time {echo:.0f} ms")
     source = inputs.Source("the series", "dicom", tuple(files))
-    slices = inputs.read(source, predictor.preprocessing, count=SLICES, by_folder=False)
+    slices = inputs.read(source, predictor.preprocess, count=SLICES, by_folder=False)
     prediction = predictor.predict(np.stack([item.pixels for item in slices]))
     found = PredictionReport(predictor, slices, prediction, [])
     if found.subjects[0].probabilities is None:

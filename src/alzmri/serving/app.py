@@ -43,9 +43,8 @@ class ImageResult(NamedTuple):
 
     image: Pixels  # the model's input, [side, side]
     probabilities: NDArray[np.float64]  # calibrated, [classes]
-    ood_score: float  # how unlike the training slices; above 1 is out of distribution
-    in_distribution: bool
     features: NDArray[np.float32]  # [width]
+    said: dict[str, Any]  # the fields of answers.PredictedSlice
 
 
 class ModelService:
@@ -54,8 +53,8 @@ class ModelService:
     def __init__(self, loaded: LoadedModel, limits: Limits, threads: int) -> None:
         self.loaded, self._limits, self._threads = loaded, limits, threads
         self._pending = 0
-        preprocessing = loaded.predictor.preprocessing
-        self._shape = preprocessing.image_size, preprocessing.fit
+        predictor = loaded.predictor
+        self._shape = predictor.side, predictor.card.preprocessing["fit"]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -86,7 +85,7 @@ class ModelService:
         if not (kind.startswith("image/") or kind == "application/octet-stream"):
             raise HTTPException(415, "send an image file as the body, as image/jpeg or image/png")
         (found,) = await self._find([await request.body()])
-        return answers.SliceAnswer(**self._said(found))
+        return answers.SliceAnswer(**found.said)
 
     async def predict(
         self, images: Annotated[list[UploadFile], File(min_length=1)]
@@ -95,10 +94,13 @@ class ModelService:
         if len(images) > (limit := self._limits.images):
             raise HTTPException(413, f"more than {limit} images: send fewer at a time")
         found = await self._find([await image.read() for image in images])
-        inside = [one.probabilities for one in found if one.in_distribution]
-        mean = self._by_class(np.mean(inside, axis=0)) if inside else None
+        inside = [one.probabilities for one in found if one.said["in_distribution"]]
+        mean = None
+        if inside:
+            classes = self.loaded.predictor.classes
+            mean = dict(zip(classes, np.mean(inside, axis=0).tolist(), strict=True))
         return answers.SlicesAnswer(
-            images=[answers.PredictedSlice(**self._said(one)) for one in found], mean=mean
+            images=[answers.PredictedSlice(**one.said) for one in found], mean=mean
         )
 
     async def volume(self, volume: Annotated[UploadFile, File()]) -> answers.VolumeAnswer:
@@ -116,9 +118,9 @@ class ModelService:
         (found,) = await self._find([await image.read()])
         heat = await asyncio.get_running_loop().run_in_executor(self._heating, self._heat, found)
         known, classes = self.loaded.known, self.loaded.predictor.classes
-        sure = known if found.in_distribution else None
+        sure = known if found.said["in_distribution"] else None
         return answers.ExplainAnswer(
-            **self._said(found),
+            **found.said,
             slice=_png(found.image),
             heat=heat,
             calibration=sure.observed(found.probabilities, classes) if sure else None,
@@ -156,23 +158,10 @@ class ModelService:
         predictor = self.loaded.predictor
         engine = self.loaded.narrow if threads == 1 else self.loaded.engine
         logits, features = engine.run(np.stack(images))
-        said = interpret(logits, features, predictor.card, predictor.detector)
-        ood = said.ood_score.tolist(), said.in_distribution.tolist()
-        rows = zip(images, said.probabilities, *ood, features, strict=True)
+        found = interpret(logits, features, predictor.card, predictor.detector)
+        said = found.described(predictor.classes)
+        rows = zip(images, found.probabilities, features, said, strict=True)
         return [ImageResult(*row) for row in rows]
-
-    def _said(self, found: ImageResult) -> dict[str, Any]:
-        """The fields of :class:`answers.PredictedSlice`."""
-        best = self.loaded.predictor.classes[int(found.probabilities.argmax())]
-        return {
-            "predicted": best if found.in_distribution else None,
-            "probabilities": self._by_class(found.probabilities),
-            "in_distribution": found.in_distribution,
-            "ood_score": found.ood_score,
-        }
-
-    def _by_class(self, values: NDArray[np.float64]) -> dict[str, float]:
-        return dict(zip(self.loaded.predictor.classes, values.tolist(), strict=True))
 
     def _heat(self, found: ImageResult) -> str:
         best = np.array([found.probabilities.argmax()])

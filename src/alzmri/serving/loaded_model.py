@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from zipfile import BadZipFile
 
 import numpy as np
@@ -26,12 +25,11 @@ from alzmri.inference import onnx_export
 from alzmri.inference.onnx_export import Engine
 from alzmri.inference.predictor import Predictor
 from alzmri.models.forward import probabilities
+from alzmri.ood.detector import share_interval
 from alzmri.serving.answers import ClassFrequency, NearestSlices
 
 NEAREST = 10  # number of training slices to show
 WINDOW = 60  # number of test slices with the most similar probability
-_BATCH = 32  # slices per run: ONNX Runtime keeps the memory of the largest run
-_Z = NormalDist().inv_cdf(0.975)
 
 Ints = NDArray[np.int64]
 
@@ -63,8 +61,7 @@ class KnownSlices:
     ) -> dict[str, ClassFrequency]:
         """The frequency of each class among test slices with a similar probability of it.
 
-        The interval is Wilson's (1927) with subjects as trials, because slices of one brain are not
-        independent. It is therefore too wide rather than too narrow.
+        The interval has subjects as trials, because slices of one brain are not independent.
         """
         result = {}
         for label, name in enumerate(classes):
@@ -72,12 +69,10 @@ class KnownSlices:
             window = np.argsort(distance, kind="stable")[:WINDOW]
             share = float((self.test_labels[window] == label).mean())
             trials = len(np.unique(self.test_subjects[window]))
-            spread = _Z**2 / trials
-            middle = (share + spread / 2) / (1 + spread)
-            half = float(np.sqrt(share * (1 - share) * spread + spread**2 / 4)) / (1 + spread)
-            bounds = {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
-            counts = {"slices": len(window), "subjects": trials}
-            result[name] = ClassFrequency(share=share, **bounds, **counts)
+            low, high = share_interval(share, trials)
+            result[name] = ClassFrequency(
+                share=share, low=low, high=high, slices=len(window), subjects=trials
+            )
         return result
 
 
@@ -142,19 +137,15 @@ def compare(prepared: Prepared, engine: Engine, temperature: float, kept: Path) 
         if str(arrays["key"]) == key:
             return KnownSlices(**{name: arrays[name] for name in arrays if name != "key"})
     train, test = prepared.indices("train"), prepared.indices("test")
-    rows, outputs = np.concatenate([train, test]), []
     with terminal.progress("comparing with known slices") as update:
-        for start in range(0, len(rows), _BATCH):
-            outputs.append(engine.run(prepared.images[rows[start : start + _BATCH]]))
-            update(min(start + _BATCH, len(rows)), len(rows))
-    logits, features = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-    features = features[: len(train)]
+        logits, features = engine.run(prepared.images, update)
+    features = features[train]
     subjects = np.unique([row.subject for row in prepared.rows], return_inverse=True)[1]
     known = KnownSlices(
         features=features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12),
         labels=prepared.labels[train],
         subjects=subjects[train],
-        probabilities=probabilities(logits[len(train) :] / temperature),
+        probabilities=probabilities(logits[test] / temperature),
         test_labels=prepared.labels[test],
         test_subjects=subjects[test],
     )
