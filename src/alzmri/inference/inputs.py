@@ -95,7 +95,11 @@ def _series(file: Path) -> tuple[Path, str]:
 
 
 def read(
-    source: Source, preprocess: Callable[[Pixels], Pixels], *, count: int, by_folder: bool
+    source: Source,
+    preprocess: Callable[[Pixels], Pixels],
+    *,
+    count: int = ventricles.SLICES,
+    by_folder: bool = False,
 ) -> list[InputSlice]:
     """The slices of ``source`` as the model sees them; ``count`` from a volume, of one subject.
 

@@ -22,10 +22,6 @@ ModelFolder = Annotated[
     Path,
     typer.Option("--model", help="Folder of the trained model.", callback=repository.located),
 ]
-SliceCount = Annotated[
-    int,
-    typer.Option("--slices", min=1, max=40, help="Slices of a volume: 1 mm apart, mid-ventricle."),
-]
 
 
 def predict(
@@ -35,7 +31,6 @@ def predict(
     by_folder: Annotated[
         bool, typer.Option("--by-folder", help="Images of a folder are one subject: add the mean.")
     ] = False,
-    slices: SliceCount = 6,
 ) -> None:
     """Predict class probabilities of slices and volumes. Research software; no diagnosis.
 
@@ -51,7 +46,7 @@ def predict(
 
         alzmri predict 'study/**/*.nii.gz' --json | jq '.subjects'
     """
-    report = _predict(paths, model, slices, by_folder)
+    report = _predict(paths, model, by_folder)
     if as_json:
         print(json.dumps(report.as_json(), indent=2, allow_nan=False))
     else:
@@ -70,7 +65,6 @@ def explain(
         str | None, typer.Option("--class", help="Class to explain. [default: the most probable]")
     ] = None,
     model: ModelFolder = Path("models"),
-    slices: SliceCount = 6,
 ) -> None:
     """Show where the model looks, by Grad-CAM. Research software; no diagnosis.
 
@@ -83,7 +77,7 @@ def explain(
 
         alzmri explain subject.nii.gz --out why --class "Mild Demented"
     """
-    report = _predict(paths, model, slices)
+    report = _predict(paths, model)
     from alzmri.inference.explain import INDEX, write
 
     classes = report.predictor.classes
@@ -120,9 +114,7 @@ def export(
     terminal.out.print(said, markup=False)
 
 
-def _predict(
-    paths: list[str], model: Path, count: int, by_folder: bool = False
-) -> "PredictionReport":
+def _predict(paths: list[str], model: Path, by_folder: bool = False) -> "PredictionReport":
     """Read the inputs ``paths`` and predict; report unusable ones on stderr."""
     import numpy as np
 
@@ -137,7 +129,7 @@ def _predict(
     with terminal.progress("reading") as progress:
         for done, source in enumerate(sources, start=1):
             try:
-                found += inputs.read(source, predictor.preprocess, count=count, by_folder=by_folder)
+                found += inputs.read(source, predictor.preprocess, by_folder=by_folder)
             except Unreadable as error:
                 refused.append((source.name, str(error)))
                 terminal.warn(f"{source.name}: {error}")

@@ -30,7 +30,6 @@ from alzmri.serving.loaded_model import LoadedModel
 from alzmri.serving.middleware import LOOPBACK, Limits, RequestGuard
 
 BATCH = 32  # images per run: larger runs are not faster on a CPU, and let others wait
-VOLUME_SLICES = 6  # slices per volume, as in `alzmri predict`
 PAGE = Path(__file__).parent / "page"
 _KINDS = ("image/jpeg", "image/png", "application/octet-stream")
 _BINARY = {"requestBody": {"required": True, "content": {kind: {} for kind in _KINDS}}}
@@ -107,7 +106,7 @@ class ModelService:
         """A volume (.nii, .nii.gz, .mgz); returns its slices around the ventricles."""
         content = await volume.read()
         try:
-            chosen = await self._volumes.run(workers.volume, content, VOLUME_SLICES, *self._shape)
+            chosen = await self._volumes.run(workers.volume, content, *self._shape)
         except Unreadable as error:
             raise HTTPException(400, f"the volume cannot be used: {error}") from None
         slices = [answers.VolumeSlice(depth=depth, slice=_png(image)) for depth, image in chosen]
@@ -117,14 +116,14 @@ class ModelService:
         """One image file; returns where the model looked, and similar known slices."""
         (found,) = await self._find([await image.read()])
         heat = await asyncio.get_running_loop().run_in_executor(self._heating, self._heat, found)
-        known, classes = self.loaded.known, self.loaded.predictor.classes
+        known = self.loaded.known
         sure = known if found.said["in_distribution"] else None
         return answers.ExplainAnswer(
             **found.said,
             slice=_png(found.image),
             heat=heat,
-            calibration=sure.observed(found.probabilities, classes) if sure else None,
-            nearest=known.nearest(found.features, classes) if known else None,
+            calibration=sure.observed(found.probabilities) if sure else None,
+            nearest=known.nearest(found.features) if known else None,
         )
 
     async def _find(self, contents: Sequence[bytes]) -> Sequence[ImageResult]:

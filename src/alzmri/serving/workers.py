@@ -47,9 +47,9 @@ def image(content: bytes, side: int, fit: Fit) -> Pixels:
     return images.fit(images.decode_bytes(content).pixels, side, fit)
 
 
-def volume(content: bytes, count: int, side: int, fit: Fit) -> list[tuple[int, Pixels]]:
-    """Depth in mm and uint8 ``[side, side]`` of ``count`` slices of the volume ``content``."""
-    chosen = ventricles.choose(volumes.read_stream(io.BytesIO(content)), count)
+def volume(content: bytes, side: int, fit: Fit) -> list[tuple[int, Pixels]]:
+    """Depth in mm and uint8 ``[side, side]`` of the slices of the volume ``content``."""
+    chosen = ventricles.choose(volumes.read_stream(io.BytesIO(content)), ventricles.SLICES)
     return [(depth, images.fit(pixels, side, fit)) for depth, pixels in chosen]
 
 
