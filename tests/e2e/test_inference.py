@@ -1,6 +1,7 @@
 """From a model to a person: the commands on the tiny clone's model, files and mistakes."""
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -174,10 +175,11 @@ def test_what_a_name_means(repro, manifest, alzmri):
     one = f"data/phantom/{manifest[0]['path']}"
     everything = json.loads(alzmri("predict", "data/phantom", one, "--json"))
     assert len(everything["slices"]) == len(manifest)
-    by_glob = json.loads(alzmri("predict", "data/**/*_01.jpg", "--json"))
-    assert {Path(item["path"]).name for item in by_glob["slices"]} == {
+    by_glob = list(csv.DictReader(io.StringIO(alzmri("predict", "data/**/*_01.jpg", "--csv"))))
+    assert {Path(item["path"]).name for item in by_glob} == {
         Path(row["path"]).name for row in manifest if row["path"].endswith("_01.jpg")
     }
+    assert {item["notice"] for item in by_glob} == {NOTICE}
     for name, reason in (("nowhere.jpg", "no such file"), ("metrics", "has no image")):
         with pytest.raises(UserError, match=reason):
             alzmri("predict", name)

@@ -42,7 +42,7 @@ def test_known_slices_are_those_of_training_and_test_and_kept_for_these_weights(
 
     made = make()
     train, test = prepared.indices("train"), prepared.indices("test")
-    assert computed
+    assert computed == len(train) + len(test)
     _, features = _outputs(prepared.images[train])
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(made.features, features / lengths, rtol=1e-5)

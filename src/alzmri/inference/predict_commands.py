@@ -1,6 +1,8 @@
 """The commands ``alzmri predict``, ``explain`` and ``export``."""
 
+import csv
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +29,7 @@ ModelFolder = Annotated[
 def predict(
     paths: Paths,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     model: ModelFolder = Path("models"),
     by_folder: Annotated[
         bool, typer.Option("--by-folder", help="Images of a folder are one subject: add the mean.")
@@ -42,13 +45,17 @@ def predict(
 
         alzmri predict scan.jpg
 
-        alzmri predict subjects/ --by-folder
+        alzmri predict subjects/ --by-folder --csv > probabilities.csv
 
         alzmri predict 'study/**/*.nii.gz' --json | jq '.subjects'
     """
+    if as_json and as_csv:
+        raise UserError("--json and --csv exclude each other: give one of them")
     report = _predict(paths, model, by_folder)
     if as_json:
         print(json.dumps(report.as_json(), indent=2, allow_nan=False))
+    elif as_csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(report.as_csv())
     else:
         terminal.out.print(report.table())
         inside = int(report.prediction.in_distribution.sum())

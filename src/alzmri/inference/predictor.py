@@ -4,7 +4,7 @@ It always runs on the CPU, so that probabilities are the same everywhere, up to 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -186,6 +186,15 @@ class PredictionReport:
             ],
             "refused": [{"path": path, "reason": reason} for path, reason in self.refused],
         }
+
+    def as_csv(self) -> Iterator[list[object]]:
+        """The rows of ``--csv``: a header and one row per slice."""
+        classes = self.predictor.classes
+        yield ["path", "subject", "mm_below_top", "predicted", *classes, "ood_score", "notice"]
+        for row in self.as_json()["slices"]:
+            *where, called, chances, _, score = row.values()
+            cells = [f"{chance:.6f}" for chance in chances.values()]
+            yield [*where, called or "out of distribution", *cells, f"{score:.4f}", NOTICE]
 
     def table(self) -> Table:
         """The table for a terminal: the slices, then the subjects' means."""

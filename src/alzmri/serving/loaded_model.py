@@ -54,7 +54,8 @@ class KnownSlices:
     def observed(self, probabilities: NDArray[np.float64]) -> dict[str, ClassFrequency]:
         """The frequency of each class among test slices with a similar probability of it.
 
-        The interval has subjects as trials, because slices of one brain are not independent.
+        The interval is Clopper and Pearson's, with subjects as trials, because slices of one brain
+        are not independent.
         """
         result = {}
         test = self.prepared.indices("test")
@@ -130,11 +131,12 @@ def compare(prepared: Prepared, engine: Engine, temperature: float, kept: Path) 
     with suppress(OSError, ValueError, KeyError, TypeError, BadZipFile), np.load(kept) as arrays:
         if str(arrays["key"]) == key:
             return KnownSlices(prepared, arrays["features"], arrays["probabilities"])
+    train, test = prepared.indices("train"), prepared.indices("test")
     with terminal.progress("comparing with known slices") as update:
-        logits, features = engine.run(prepared.images, update)
-    features = features[prepared.indices("train")]
-    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    chances = probabilities(logits[prepared.indices("test")] / temperature)
+        logits, features = engine.run(prepared.images[np.concatenate([train, test])], update)
+    features = features[: len(train)]
+    features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    chances = probabilities(logits[len(train) :] / temperature)
     with suppress(OSError), replacing(kept) as temporary, temporary.open("wb") as handle:
         # A read-only container cannot keep them.
         np.savez(handle, key=key, features=features, probabilities=chances)

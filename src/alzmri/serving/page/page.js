@@ -37,7 +37,8 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 function take(files) {
   const jobs = [...files].map((file) => waiting(file, file.name));
   $("results").append(...jobs.map((job) => job.item));
-  last = last.then(() => work(jobs));
+  report();
+  last = last.finally(() => work(jobs)); // also after an error, which the console shows
 }
 
 function waiting(file, name) {
@@ -46,7 +47,6 @@ function waiting(file, name) {
 }
 
 async function work(jobs) {
-  report();
   for (const job of jobs) {
     if (!job.item.isConnected) continue; // cleared meanwhile
     const outcome = await ask(job.file);
@@ -76,6 +76,7 @@ function unfold({ name, item }, slices) {
     return waiting(new File([content], "slice.png"), `${name}, ${depth} mm below the top`);
   });
   item.replaceWith(...jobs.map((job) => job.item));
+  report();
   return jobs;
 }
 
