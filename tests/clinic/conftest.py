@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
+from alzmri.data import images
 from alzmri.inference import inputs
-from alzmri.inference.inputs import Preprocessing
 from alzmri.models import saved
 from alzmri.models.architectures import build
 from alzmri.models.forward import MEAN, STD
@@ -110,7 +111,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved.save(folder, network.state_dict(), card)
     write_series(folder / "series")
     source = inputs.Source("head", "dicom", tuple(folder.glob("series/*.dcm")))
-    seen = inputs.read(source, Preprocessing("pad", 32), count=12, by_folder=False)
+    pad = partial(images.fit, image_size=32, mode="pad")
+    seen = inputs.read(source, pad, count=12, by_folder=False)
     rng = np.random.default_rng(0)
     pixels = np.stack([item.pixels for item in seen for _ in range(20)]).astype(int)
     pixels = np.clip(pixels + rng.integers(-12, 13, pixels.shape), 0, 255).astype(np.uint8)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from alzmri.inference.inputs import Preprocessing
 from alzmri.inference.predictor import CPU, Predictor
 from alzmri.models.architectures import build
 from alzmri.models.forward import MEAN, STD, normalise
@@ -44,4 +43,4 @@ def predictor(prepared) -> Predictor:
     whose = [prepared.rows[index].subject for index in validation]
     detector = Detector.fit(known, held_out, whose, prepared.labels[validation], weights="none")
     assert np.isfinite(detector.threshold)
-    return Predictor(network, CARD, detector, Preprocessing.of(CARD))
+    return Predictor(network, CARD, detector)

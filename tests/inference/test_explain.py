@@ -42,7 +42,7 @@ def test_a_map_depends_on_what_the_model_has_learnt(predictor, prepared):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_has_features_and_maps(prepared, name):
     model = build(name, classes=4, image_size=32, dropout=0.5)
-    other = Predictor(WithFeatures(model), CARD, None, None)
+    other = Predictor(WithFeatures(model), CARD, None)
     slices = prepared.images[:3]
     with torch.inference_mode():
         logits, features = other.model(torch.from_numpy(slices))

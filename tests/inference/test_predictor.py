@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from alzmri.inference.inputs import InputSlice
-from alzmri.inference.predictor import (
-    OUT_OF_DISTRIBUTION,
-    Prediction,
-    PredictionReport,
-    interpret,
-)
+from alzmri.inference.predictor import Prediction, PredictionReport, interpret
 
 from .conftest import CARD
 
@@ -54,7 +49,7 @@ def test_out_of_distribution_has_no_class_and_no_share_in_a_subjects_mean(predic
     assert content["refused"] == [{"path": "x.txt", "reason": "not an image"}]
     header, *rows = report.as_csv()
     column = header.index("predicted")
-    assert [row[column] for row in rows] == [name or OUT_OF_DISTRIBUTION for name in called]
+    assert [row[column] for row in rows] == [name or "out of distribution" for name in called]
     assert [row[header.index("b")] for row in rows][:2] == ["0.100000", "0.300000"]
     shown = report.table()
     assert list(shown.columns[1].cells) == [

@@ -2,6 +2,7 @@
 
 import gzip
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import gdcm
@@ -23,9 +24,8 @@ from pydicom.uid import (
 )
 from scipy.ndimage import affine_transform
 
-from alzmri.data.images import Unreadable
+from alzmri.data.images import Unreadable, fit
 from alzmri.inference import inputs, ventricles, volumes
-from alzmri.inference.inputs import Preprocessing
 
 TEMPLATE = Path(nilearn.__file__).parent / (
     "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
@@ -148,7 +148,8 @@ def test_a_compressed_series_with_any_names_gives_the_slices_of_the_same_nifti(
         dcmread(file, stop_before_pixels=True).file_meta.TransferSyntaxUID for file in source.files
     }
     assert syntaxes == {*codings, ExplicitVRLittleEndian}
-    found = inputs.read(source, Preprocessing("pad", 208), count=6, by_folder=False)
+    pad = partial(fit, image_size=208, mode="pad")
+    found = inputs.read(source, pad, count=6, by_folder=False)
     assert [item.depth for item in found] == [chosen.depth for chosen in expected]
     assert {item.subject for item in found} == {str(folder)}
     for item, chosen in zip(found, expected, strict=True):

@@ -47,7 +47,7 @@ def test_every_route_gives_the_probabilities_of_the_command_line(server, workpla
     contents = [path.read_bytes() for path in files]
     predictor = Predictor.load(workplace / "models")
     pixels = [images.decode_bytes(content).pixels for content in contents]
-    expected = predictor.predict(np.stack([predictor.preprocessing(image) for image in pixels]))
+    expected = predictor.predict(np.stack([predictor.preprocess(image) for image in pixels]))
     many = server.post("/predict", files=_form(contents)).json()
     for index, content in enumerate(contents):
         one = server.post("/invocations", data=content, headers=JPEG).json()

@@ -68,6 +68,7 @@ def test_what_arrives_meanwhile_goes_together_and_a_failure_stays_with_its_batch
         unusable, later = submit(5, UNUSABLE), submit(6, 7, 8)
         await _until(lambda: batcher.waiting == 9)
         gone.cancel()
+        await asyncio.wait([gone])
         # Without giving way: the next batch does not wait for the event loop.
         model.gate.release(2)
         assert all(model.began.acquire(timeout=limit(30)) for _ in range(3))

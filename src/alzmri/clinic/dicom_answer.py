@@ -27,9 +27,9 @@ from alzmri.data.images import Pixels, Unreadable
 from alzmri.inference import NOTICE, inputs
 from alzmri.inference.explain import grad_cam, overlay
 from alzmri.inference.predictor import PredictedSubject, PredictionReport, Predictor
+from alzmri.inference.ventricles import SLICES
 
 RESEARCH_ONLY = "Research only, not for diagnosis"
-SLICES = 6  # slices per volume, as in `alzmri predict`
 NO_T1_ECHO = 30.0  # milliseconds; an image with at least this echo time is not T1-weighted
 _BRAIN = ("HEAD", "BRAIN", "SKULL", "CRANI", "NEURO", "CEREB")
 """A header's body part, if it has one, must contain one of these."""
@@ -87,7 +87,7 @@ def _predict(predictor: Predictor, files: Sequence[Path], header: Dataset) -> Pr
     if echo >= NO_T1_ECHO:
         raise Unreadable(f"not T1-weighted: echo time {echo:.0f} ms")
     source = inputs.Source("the series", "dicom", tuple(files))
-    slices = inputs.read(source, predictor.preprocessing, count=SLICES, by_folder=False)
+    slices = inputs.read(source, predictor.preprocess)
     prediction = predictor.predict(np.stack([item.pixels for item in slices]))
     found = PredictionReport(predictor, slices, prediction, [])
     if found.subjects[0].probabilities is None:

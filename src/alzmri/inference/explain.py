@@ -15,19 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from alzmri import terminal
 from alzmri.data.images import Pixels
 from alzmri.errors import require
 from alzmri.files import write_bytes, write_csv
 from alzmri.inference import NOTICE
 from alzmri.inference.predictor import PredictionReport, Predictor
 from alzmri.models.forward import BATCH_SIZE, normalise
-from alzmri.models.validation import Floats
 
 Maps = NDArray[np.float32]
 
 INDEX = "index.csv"
-_HEADER = ("overlay", "map", "of", "path", "class", "probability", "distribution", "notice")
+_HEADER = ("overlay", "map", "path", "class", "probability", "distribution", "notice")
 _OVERLAY_SIDE = 256  # pixels; an overlay is enlarged by a whole number to at least this side
 _OPACITY = 0.6  # opacity of the strongest evidence; no evidence is transparent
 
@@ -70,44 +68,28 @@ def overlay(pixels: Pixels, evidence: Maps) -> Pixels:
 
 
 def write(directory: Path, report: PredictionReport, target: int | None) -> int:
-    """Write an overlay (PNG) and a raw map (NPY) per slice and subject, and their ``index.csv``.
+    """Write an overlay (PNG) and a raw map (NPY) of each slice, and their ``index.csv``.
 
-    ``target`` is the class to show evidence for; None takes the most probable class of each slice,
-    and of each subject's mean over the slices in distribution. Returns the number of pictures.
+    ``target`` is the class to show evidence for; None takes the most probable class of each slice.
+    Returns the number of pictures.
     """
-    rows: list[tuple[object, ...]] = []
-    predictor, found = report.predictor, report.prediction
-    pixels, about = np.stack([item.pixels for item in report.slices]), PngInfo()
+    about = PngInfo()
     about.add_text("Description", NOTICE)
-
-    def add(
-        of: str, name: str, chances: Floats, image: Pixels, evidence: Maps, inside: bool = True
-    ) -> None:
-        label = int(chances.argmax()) if target is None else target
-        stem = f"{len(rows) + 1:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(name).name)}"
-        map_file, picture = io.BytesIO(), io.BytesIO()
-        Image.fromarray(overlay(image, evidence)).save(picture, "PNG", pnginfo=about)
-        np.save(map_file, evidence)
+    found, pixels = report.prediction, np.stack([item.pixels for item in report.slices])
+    best = found.probabilities.argmax(axis=1)
+    labels = best if target is None else np.full_like(best, target)
+    maps = grad_cam(report.predictor, pixels, labels)
+    rows = []
+    for n, (item, label) in enumerate(zip(report.slices, labels.tolist(), strict=True)):
+        name = item.source if item.depth is None else f"{item.source}-{item.depth}mm"
+        stem = f"{n + 1:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(name).name)}"
+        picture, raw = io.BytesIO(), io.BytesIO()
+        Image.fromarray(overlay(pixels[n], maps[n])).save(picture, "PNG", pnginfo=about)
+        np.save(raw, maps[n])
         write_bytes(directory / f"{stem}.png", picture.getvalue())
-        write_bytes(directory / f"{stem}.npy", map_file.getvalue())
-        said = predictor.classes[label], f"{chances[label]:.6f}"
-        place = ("in" if inside else "out of") + " distribution"
-        rows.append((f"{stem}.png", f"{stem}.npy", of, name, *said, place, NOTICE))
-        progress(len(rows), len(report.slices) + len(report.subjects))
-
-    with terminal.progress("writing") as progress:
-        best = found.probabilities.argmax(axis=1)
-        maps = grad_cam(predictor, pixels, best if target is None else np.full_like(best, target))
-        for n, item in enumerate(report.slices):
-            name = item.source if item.depth is None else f"{item.source}-{item.depth}mm"
-            inside = bool(found.in_distribution[n])
-            add("slice", name, found.probabilities[n], pixels[n], maps[n], inside)
-        for subject in report.subjects:
-            if (mean := subject.probabilities) is not None:
-                own = pixels[list(subject.members)]
-                label = int(mean.argmax()) if target is None else target
-                average = np.rint(own.mean(axis=0)).astype(np.uint8)
-                evidence = grad_cam(predictor, own, np.full(len(own), label)).mean(axis=0)
-                add("subject", subject.name, mean, average, evidence)
+        write_bytes(directory / f"{stem}.npy", raw.getvalue())
+        said = report.predictor.classes[label], f"{found.probabilities[n, label]:.6f}"
+        place = f"{'in' if found.in_distribution[n] else 'out of'} distribution"
+        rows.append((f"{stem}.png", f"{stem}.npy", name, *said, place, NOTICE))
     write_csv(directory / INDEX, _HEADER, rows)
     return len(rows)

@@ -2,7 +2,7 @@
 
 import glob
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,36 +11,10 @@ from alzmri.data import images
 from alzmri.data.images import Pixels, Unreadable
 from alzmri.errors import UserError
 from alzmri.inference import ventricles, volumes
-from alzmri.models.forward import MEAN, STD
-from alzmri.models.saved import Card
 
 # Suffixes of volumes and their slices: an unreadable file with one is refused, not skipped.
 _VOLUME, _DICOM = (".nii", ".nii.gz", ".mgh", ".mgz"), (".dcm", ".ima")
 Kind = Literal["image", "volume", "dicom"]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """The preprocessing of a slice for the model: see :func:`alzmri.data.images.fit`."""
-
-    fit: Literal["pad", "stretch"]
-    image_size: int
-
-    @classmethod
-    def of(cls, card: Card) -> "Preprocessing":
-        """The preprocessing of ``card``; :class:`UserError` if this version does not have it."""
-        said = dict(card.preprocessing)
-        fit = said.pop("fit", None)
-        if fit not in ("pad", "stretch") or said != {"channels": 1, "mean": MEAN, "std": STD}:
-            raise UserError(
-                f"the model was trained with another preprocessing ({card.preprocessing}) than this"
-                " version of alzmri has: use the version in its model.json"
-            )
-        return cls(fit, card.architecture["image_size"])
-
-    def __call__(self, pixels: Pixels) -> Pixels:
-        """Turn uint8 ``[height, width]`` into uint8 ``[image_size, image_size]``."""
-        return images.fit(pixels, self.image_size, self.fit)
 
 
 @dataclass(frozen=True)
@@ -121,7 +95,11 @@ def _series(file: Path) -> tuple[Path, str]:
 
 
 def read(
-    source: Source, preprocessing: Preprocessing, *, count: int, by_folder: bool
+    source: Source,
+    preprocess: Callable[[Pixels], Pixels],
+    *,
+    count: int = ventricles.SLICES,
+    by_folder: bool = False,
 ) -> list[InputSlice]:
     """The slices of ``source`` as the model sees them; ``count`` from a volume, of one subject.
 
@@ -131,9 +109,9 @@ def read(
         (path,) = source.files
         pixels = images.decode(path.resolve()).pixels
         subject = str(path.parent) if by_folder else None
-        return [InputSlice(source.name, subject, None, preprocessing(pixels))]
+        return [InputSlice(source.name, subject, None, preprocess(pixels))]
     return [
-        InputSlice(source.name, source.name, depth, preprocessing(pixels))
+        InputSlice(source.name, source.name, depth, preprocess(pixels))
         for depth, pixels in ventricles.choose(volume(source), count)
     ]
 

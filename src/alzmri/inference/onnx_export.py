@@ -16,12 +16,14 @@ from alzmri.errors import EnvironmentFault, UserError, require
 from alzmri.files import replacing
 from alzmri.inference import NOTICE
 from alzmri.inference.predictor import Predictor, interpret
+from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD
+from alzmri.terminal import Update
 
 INPUT, OUTPUTS = "images", ["logits", "features"]  # names in the graph
 TOLERANCE = 1e-4  # largest difference of probabilities between ONNX Runtime and PyTorch
 _METADATA = "alzmri"  # the key of ``Engine.about`` in the file
-_BATCH_SIZE = 64  # images per run; no result depends on it
+_BATCH_SIZE = 32  # images per run; ONNX Runtime keeps the memory of the largest one
 
 
 class Engine:
@@ -43,18 +45,25 @@ class Engine:
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.path, self.about = path, json.loads(metadata[_METADATA])
 
-    def run(self, images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Logits ``[n, classes]`` and features ``[n, width]`` of uint8 ``[n, side, side]``."""
-        batches = [
-            self._session.run(OUTPUTS, {INPUT: images[start : start + _BATCH_SIZE]})
-            for start in range(0, len(images), _BATCH_SIZE)
-        ]
+    def run(
+        self, images: Pixels, progress: Update | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Logits ``[n, classes]`` and features ``[n, width]`` of uint8 ``[n, side, side]``.
+
+        ``progress(done, total)`` counts images.
+        """
+        batches = []
+        for start in range(0, len(images), _BATCH_SIZE):
+            chosen = images[start : start + _BATCH_SIZE]
+            batches.append(self._session.run(OUTPUTS, {INPUT: chosen}))
+            if progress:
+                progress(start + len(chosen), len(images))
         logits, activations = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         return logits.astype(np.float64), activations
 
 
-def write(directory: Path, path: Path) -> None:
-    """Write the model in ``directory`` to ``path`` and compare it with PyTorch on noise.
+def write(directory: Path, path: Path, images: Pixels | None = None) -> float:
+    """Write the model in ``directory`` to ``path``; return its :func:`difference` from PyTorch.
 
     The graph turns packed slices, uint8 ``[n, side, side]`` for any ``n``, into logits and
     features. Raises :class:`UserError` for an unusable model, and :class:`EnvironmentFault` for a
@@ -65,7 +74,7 @@ def write(directory: Path, path: Path) -> None:
     require("onnxscript", "export")
     # The exporter warns about every operation of torchvision, which is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    side = predictor.preprocessing.image_size
+    side = predictor.side
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about itself
         exported = torch.onnx.export(
@@ -83,13 +92,13 @@ def write(directory: Path, path: Path) -> None:
         # Remove traces of source files, whose paths would change the bytes on every machine.
         del node.metadata_props[:]
     entry = program.metadata_props.add()
-    card, fit = predictor.card, predictor.preprocessing.fit
+    card = predictor.card
     about = {
         "notice": NOTICE,
         "card": {key: value for key, value in vars(card).items() if key != "training_subjects"},
         "preprocessing": [
             "decode, turn upright by EXIF, to 8-bit gray",
-            "pad with black to a square" if fit == "pad" else "no padding",
+            "pad with black to a square" if card.preprocessing["fit"] == "pad" else "no padding",
             f"resize to {side} pixels a side by area averages",
             f"in the graph: (value / 255 - {MEAN}) / {STD}",
         ],
@@ -99,7 +108,13 @@ def write(directory: Path, path: Path) -> None:
     entry.key, entry.value = _METADATA, json.dumps(about)
     with replacing(path) as temporary:
         onnx.save_model(program, temporary)
-        _check(difference(predictor, Engine(temporary)))
+        largest = difference(predictor, Engine(temporary), images)
+        if not largest < TOLERANCE:
+            raise EnvironmentFault(
+                f"ONNX Runtime's results differ from PyTorch's by {largest:.1e}, more than"
+                f" {TOLERANCE:.0e}: use other versions of torch and onnxruntime"
+            )
+    return largest
 
 
 def difference(predictor: Predictor, engine: Engine, images: Pixels | None = None) -> float:
@@ -108,8 +123,8 @@ def difference(predictor: Predictor, engine: Engine, images: Pixels | None = Non
     ``images`` are uint8 ``[n, side, side]``; by default they are noise.
     """
     if images is None:
-        side = predictor.preprocessing.image_size
-        images = np.random.default_rng(0).integers(0, 256, (3, side, side), np.uint8)
+        shape = 3, predictor.side, predictor.side
+        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     expected = predictor.predict(images)
     found = interpret(*engine.run(images), predictor.card, predictor.detector)
     chances = np.abs(found.probabilities - expected.probabilities)
@@ -117,31 +132,20 @@ def difference(predictor: Predictor, engine: Engine, images: Pixels | None = Non
     return float(max(chances.max(), scores.max() / 10))
 
 
-def _check(difference: float) -> None:
-    if not difference < TOLERANCE:
-        raise EnvironmentFault(
-            f"ONNX Runtime's results differ from PyTorch's by {difference:.1e}, more than"
-            f" {TOLERANCE:.0e}: use other versions of torch and onnxruntime"
-        )
-
-
 def export(directory: Path, path: Path, prepared: Prepared) -> tuple[dict[str, Any], str]:
-    """:func:`write` the model, and compare it with PyTorch on every test slice.
+    """:func:`write` the model, compared with PyTorch on every test slice.
 
     Returns the content of ``models/export.onnx.json`` and one line for the terminal. Also raises
     :class:`UserError` if the model was trained on other data.
     """
-    predictor = Predictor.load(directory)
-    if predictor.card.data_sha256 != prepared.digest:
+    _, card = saved.load(directory)
+    if card.data_sha256 != prepared.digest:
         raise UserError(
             f"the model in {directory}/ was trained on other data or another split than"
             " data/prepared: run `dvc repro train`"
         )
     images = prepared.images[prepared.indices("test")]
-    with replacing(path) as temporary:
-        write(directory, temporary)
-        largest, size = difference(predictor, Engine(temporary), images), temporary.stat().st_size
-        _check(largest)
+    largest, size = write(directory, path, images), path.stat().st_size
     # To one digit, because the next ones depend on the processor.
     found = {"largest_difference": float(f"{largest:.0e}"), "slices": len(images), "bytes": size}
     return found, (

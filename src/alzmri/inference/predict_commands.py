@@ -24,13 +24,6 @@ ModelFolder = Annotated[
     Path,
     typer.Option("--model", help="Folder of the trained model.", callback=repository.located),
 ]
-ByFolder = Annotated[
-    bool, typer.Option("--by-folder", help="Images of a folder are one subject: add the mean.")
-]
-SliceCount = Annotated[
-    int,
-    typer.Option("--slices", min=1, max=40, help="Slices of a volume: 1 mm apart, mid-ventricle."),
-]
 
 
 def predict(
@@ -38,8 +31,9 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     model: ModelFolder = Path("models"),
-    by_folder: ByFolder = False,
-    slices: SliceCount = 6,
+    by_folder: Annotated[
+        bool, typer.Option("--by-folder", help="Images of a folder are one subject: add the mean.")
+    ] = False,
 ) -> None:
     """Predict class probabilities of slices and volumes. Research software; no diagnosis.
 
@@ -57,7 +51,7 @@ def predict(
     """
     if as_json and as_csv:
         raise UserError("--json and --csv exclude each other: give one of them")
-    report = _predict(paths, model, slices, by_folder)
+    report = _predict(paths, model, by_folder)
     if as_json:
         print(json.dumps(report.as_json(), indent=2, allow_nan=False))
     elif as_csv:
@@ -78,13 +72,11 @@ def explain(
         str | None, typer.Option("--class", help="Class to explain. [default: the most probable]")
     ] = None,
     model: ModelFolder = Path("models"),
-    by_folder: ByFolder = False,
-    slices: SliceCount = 6,
 ) -> None:
     """Show where the model looks, by Grad-CAM. Research software; no diagnosis.
 
-    It writes an overlay (PNG) and the raw map (NPY, float32) for each slice and each subject's
-    mean, and lists them in index.csv. The exit status is that of predict.
+    It writes an overlay (PNG) and the raw map (NPY, float32) for each slice, and lists them in
+    index.csv. The exit status is that of predict.
 
     Examples:
 
@@ -92,7 +84,7 @@ def explain(
 
         alzmri explain subject.nii.gz --out why --class "Mild Demented"
     """
-    report = _predict(paths, model, slices, by_folder)
+    report = _predict(paths, model)
     from alzmri.inference.explain import INDEX, write
 
     classes = report.predictor.classes
@@ -129,7 +121,7 @@ def export(
     terminal.out.print(said, markup=False)
 
 
-def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "PredictionReport":
+def _predict(paths: list[str], model: Path, by_folder: bool = False) -> "PredictionReport":
     """Read the inputs ``paths`` and predict; report unusable ones on stderr."""
     import numpy as np
 
@@ -144,9 +136,7 @@ def _predict(paths: list[str], model: Path, count: int, by_folder: bool) -> "Pre
     with terminal.progress("reading") as progress:
         for done, source in enumerate(sources, start=1):
             try:
-                found += inputs.read(
-                    source, predictor.preprocessing, count=count, by_folder=by_folder
-                )
+                found += inputs.read(source, predictor.preprocess, by_folder=by_folder)
             except Unreadable as error:
                 refused.append((source.name, str(error)))
                 terminal.warn(f"{source.name}: {error}")

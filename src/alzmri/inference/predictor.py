@@ -1,7 +1,6 @@
 """A trained model that turns images into calibrated probabilities, and the report of these.
 
-It always runs on the CPU, so that probabilities are the same everywhere, up to rounding. Each form
-of the report states that it is not a diagnosis.
+It always runs on the CPU, so that probabilities are the same everywhere, up to rounding.
 """
 
 import os
@@ -17,12 +16,13 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
+from alzmri.data import images
 from alzmri.data.images import Pixels
 from alzmri.errors import UserError
 from alzmri.inference import NOTICE
-from alzmri.inference.inputs import InputSlice, Preprocessing
+from alzmri.inference.inputs import InputSlice
 from alzmri.models import saved
-from alzmri.models.forward import probabilities
+from alzmri.models.forward import MEAN, STD, probabilities
 from alzmri.models.saved import Card
 from alzmri.models.validation import Floats
 from alzmri.ood import features
@@ -30,7 +30,6 @@ from alzmri.ood.detector import FILE, Detector, Features
 from alzmri.terminal import Update
 
 CPU = torch.device("cpu")
-OUT_OF_DISTRIBUTION = "out of distribution"
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,25 @@ class Prediction:
     ood_score: Floats  # [n], how unlike the training slices; 1 is the threshold
     in_distribution: NDArray[np.bool_]  # [n]; where False, the probabilities mean nothing
 
+    def described(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Each slice as in JSON; out of distribution it has no predicted class."""
+        columns = self.in_distribution.tolist(), self.ood_score.tolist()
+        return [
+            {**_described(chances, classes, inside), "in_distribution": inside, "ood_score": score}
+            for chances, inside, score in zip(self.probabilities, *columns, strict=True)
+        ]
+
+
+def _described(
+    chances: Floats | None, classes: Sequence[str], inside: bool = True
+) -> dict[str, Any]:
+    if chances is None:
+        return {"predicted": None, "probabilities": None}
+    return {
+        "predicted": classes[int(chances.argmax())] if inside else None,
+        "probabilities": dict(zip(classes, chances.tolist(), strict=True)),
+    }
+
 
 def interpret(logits: Floats, activations: Features, card: Card, detector: Detector) -> Prediction:
     """Predictions from the outputs of :class:`features.WithFeatures`, from PyTorch or ONNX."""
@@ -50,7 +68,7 @@ def interpret(logits: Floats, activations: Features, card: Card, detector: Detec
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model in memory, with its card, its OOD detector and the card's preprocessing.
+    """A model in memory, with its card and its OOD detector.
 
     ``version`` is its registered version, such as ``alzmri@v0.1.0``, or None.
     """
@@ -58,7 +76,6 @@ class Predictor:
     model: features.WithFeatures
     card: Card
     detector: Detector
-    preprocessing: Preprocessing
     version: str | None = None
 
     @classmethod
@@ -69,8 +86,15 @@ class Predictor:
         """
         model, card = saved.load(folder)
         detector = Detector.load(folder, saved.digest(folder))
-        found = cls(features.WithFeatures(model), card, detector, Preprocessing.of(card), version)
-        blank = np.zeros((1, *2 * [found.preprocessing.image_size]), np.uint8)
+        fit = card.preprocessing.get("fit")
+        known = {"fit": fit, "channels": 1, "mean": MEAN, "std": STD}
+        if fit not in ("pad", "stretch") or card.preprocessing != known:
+            raise UserError(
+                f"the model was trained with another preprocessing ({card.preprocessing}) than this"
+                " version of alzmri has: use the version in its model.json"
+            )
+        found = cls(features.WithFeatures(model), card, detector, version)
+        blank = np.zeros((1, found.side, found.side), np.uint8)
         logits, activations = features.run(found.model, blank, np.arange(1), CPU)
         expected, width = len(detector.mean), activations.shape[1]
         if width != expected:
@@ -89,6 +113,16 @@ class Predictor:
     def classes(self) -> list[str]:
         """Class names in the order of the probabilities, least severe first."""
         return self.card.classes
+
+    @property
+    def side(self) -> int:
+        """The side of the model's input in pixels."""
+        side: int = self.card.architecture["image_size"]
+        return side
+
+    def preprocess(self, pixels: Pixels) -> Pixels:
+        """Turn a slice, uint8 ``[height, width]``, into the model's input ``[side, side]``."""
+        return images.fit(pixels, self.side, self.card.preprocessing["fit"])
 
     def predict(self, slices: Pixels, progress: Update | None = None) -> Prediction:
         """Predictions for preprocessed slices, uint8 ``[n, side, side]``."""
@@ -127,9 +161,9 @@ class PredictionReport:
         return subjects
 
     def as_json(self) -> dict[str, Any]:
-        """The content of ``--json``. A slice out of distribution has no predicted class."""
-        card, found = self.predictor.card, self.prediction
-        inside = found.in_distribution.tolist()
+        """The content of ``--json``."""
+        card, classes = self.predictor.card, self.predictor.classes
+        said = zip(self.slices, self.prediction.described(classes), strict=True)
         return {
             "notice": NOTICE,
             "model": {
@@ -138,35 +172,19 @@ class PredictionReport:
                 "weights": self.predictor.detector.weights,
             },
             "slices": [
-                {
-                    "path": item.source,
-                    "subject": item.subject,
-                    "mm_below_top": item.depth,
-                    **self._said(found.probabilities[number], inside[number]),
-                    "in_distribution": inside[number],
-                    "ood_score": float(found.ood_score[number]),
-                }
-                for number, item in enumerate(self.slices)
+                {"path": item.source, "subject": item.subject, "mm_below_top": item.depth, **row}
+                for item, row in said
             ],
             "subjects": [
                 {
                     "subject": subject.name,
-                    **self._said(subject.probabilities),
+                    **_described(subject.probabilities, classes),
                     "slices": subject.slices,
                     "slices_in_distribution": len(subject.members),
                 }
                 for subject in self.subjects
             ],
             "refused": [{"path": path, "reason": reason} for path, reason in self.refused],
-        }
-
-    def _said(self, chances: Floats | None, inside: bool = True) -> dict[str, Any]:
-        if chances is None:
-            return {"predicted": None, "probabilities": None}
-        classes = self.predictor.classes
-        return {
-            "predicted": classes[int(chances.argmax())] if inside else None,
-            "probabilities": dict(zip(classes, chances.tolist(), strict=True)),
         }
 
     def as_csv(self) -> Iterator[list[object]]:
@@ -176,7 +194,7 @@ class PredictionReport:
         for row in self.as_json()["slices"]:
             *where, called, chances, _, score = row.values()
             cells = [f"{chance:.6f}" for chance in chances.values()]
-            yield [*where, called or OUT_OF_DISTRIBUTION, *cells, f"{score:.4f}", NOTICE]
+            yield [*where, called or "out of distribution", *cells, f"{score:.4f}", NOTICE]
 
     def table(self) -> Table:
         """The table for a terminal: the slices, then the subjects' means."""

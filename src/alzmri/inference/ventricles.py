@@ -19,6 +19,7 @@ from scipy import ndimage
 from alzmri.data.images import Pixels, Unreadable
 from alzmri.inference.volumes import Volume
 
+SLICES = 6  # slices of a volume that the model sees
 HEIGHT, WIDTH = 208, 176  # field of view of a slice, mm and pixels
 BELOW_TOP = (45, 85)  # the ventricles' distance below the top of the brain, mm
 ABOVE_CENTRE = 2  # from their centre of gravity to the middle of the chosen slices, mm

@@ -64,7 +64,7 @@ class ClassFrequency(BaseModel):
     """The frequency of a class among test slices with a similar probability of it."""
 
     share: float
-    low: float = Field(description="The 95 % interval's low end, with subjects as trials.")
+    low: float = Field(description="The 95 % interval's low end: Clopper-Pearson, by subjects.")
     high: float
     slices: int
     subjects: int

@@ -30,7 +30,6 @@ from alzmri.serving.loaded_model import LoadedModel
 from alzmri.serving.middleware import LOOPBACK, Limits, RequestGuard
 
 BATCH = 32  # images per run: larger runs are not faster on a CPU, and let others wait
-VOLUME_SLICES = 6  # slices per volume, as in `alzmri predict`
 PAGE = Path(__file__).parent / "page"
 _KINDS = ("image/jpeg", "image/png", "application/octet-stream")
 _BINARY = {"requestBody": {"required": True, "content": {kind: {} for kind in _KINDS}}}
@@ -43,9 +42,8 @@ class ImageResult(NamedTuple):
 
     image: Pixels  # the model's input, [side, side]
     probabilities: NDArray[np.float64]  # calibrated, [classes]
-    ood_score: float  # how unlike the training slices; above 1 is out of distribution
-    in_distribution: bool
     features: NDArray[np.float32]  # [width]
+    said: dict[str, Any]  # the fields of answers.PredictedSlice
 
 
 class ModelService:
@@ -54,8 +52,8 @@ class ModelService:
     def __init__(self, loaded: LoadedModel, limits: Limits, threads: int) -> None:
         self.loaded, self._limits, self._threads = loaded, limits, threads
         self._pending = 0
-        preprocessing = loaded.predictor.preprocessing
-        self._shape = preprocessing.image_size, preprocessing.fit
+        predictor = loaded.predictor
+        self._shape = predictor.side, predictor.card.preprocessing["fit"]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -86,7 +84,7 @@ class ModelService:
         if not (kind.startswith("image/") or kind == "application/octet-stream"):
             raise HTTPException(415, "send an image file as the body, as image/jpeg or image/png")
         (found,) = await self._find([await request.body()])
-        return answers.SliceAnswer(**self._said(found))
+        return answers.SliceAnswer(**found.said)
 
     async def predict(
         self, images: Annotated[list[UploadFile], File(min_length=1)]
@@ -95,17 +93,20 @@ class ModelService:
         if len(images) > (limit := self._limits.images):
             raise HTTPException(413, f"more than {limit} images: send fewer at a time")
         found = await self._find([await image.read() for image in images])
-        inside = [one.probabilities for one in found if one.in_distribution]
-        mean = self._by_class(np.mean(inside, axis=0)) if inside else None
+        inside = [one.probabilities for one in found if one.said["in_distribution"]]
+        mean = None
+        if inside:
+            classes = self.loaded.predictor.classes
+            mean = dict(zip(classes, np.mean(inside, axis=0).tolist(), strict=True))
         return answers.SlicesAnswer(
-            images=[answers.PredictedSlice(**self._said(one)) for one in found], mean=mean
+            images=[answers.PredictedSlice(**one.said) for one in found], mean=mean
         )
 
     async def volume(self, volume: Annotated[UploadFile, File()]) -> answers.VolumeAnswer:
         """A volume (.nii, .nii.gz, .mgz); returns its slices around the ventricles."""
         content = await volume.read()
         try:
-            chosen = await self._volumes.run(workers.volume, content, VOLUME_SLICES, *self._shape)
+            chosen = await self._volumes.run(workers.volume, content, *self._shape)
         except Unreadable as error:
             raise HTTPException(400, f"the volume cannot be used: {error}") from None
         slices = [answers.VolumeSlice(depth=depth, slice=_png(image)) for depth, image in chosen]
@@ -115,14 +116,14 @@ class ModelService:
         """One image file; returns where the model looked, and similar known slices."""
         (found,) = await self._find([await image.read()])
         heat = await asyncio.get_running_loop().run_in_executor(self._heating, self._heat, found)
-        known, classes = self.loaded.known, self.loaded.predictor.classes
-        sure = known if found.in_distribution else None
+        known = self.loaded.known
+        sure = known if found.said["in_distribution"] else None
         return answers.ExplainAnswer(
-            **self._said(found),
+            **found.said,
             slice=_png(found.image),
             heat=heat,
-            calibration=sure.observed(found.probabilities, classes) if sure else None,
-            nearest=known.nearest(found.features, classes) if known else None,
+            calibration=sure.observed(found.probabilities) if sure else None,
+            nearest=known.nearest(found.features) if known else None,
         )
 
     async def _find(self, contents: Sequence[bytes]) -> Sequence[ImageResult]:
@@ -156,23 +157,10 @@ class ModelService:
         predictor = self.loaded.predictor
         engine = self.loaded.narrow if threads == 1 else self.loaded.engine
         logits, features = engine.run(np.stack(images))
-        said = interpret(logits, features, predictor.card, predictor.detector)
-        ood = said.ood_score.tolist(), said.in_distribution.tolist()
-        rows = zip(images, said.probabilities, *ood, features, strict=True)
+        found = interpret(logits, features, predictor.card, predictor.detector)
+        said = found.described(predictor.classes)
+        rows = zip(images, found.probabilities, features, said, strict=True)
         return [ImageResult(*row) for row in rows]
-
-    def _said(self, found: ImageResult) -> dict[str, Any]:
-        """The fields of :class:`answers.PredictedSlice`."""
-        best = self.loaded.predictor.classes[int(found.probabilities.argmax())]
-        return {
-            "predicted": best if found.in_distribution else None,
-            "probabilities": self._by_class(found.probabilities),
-            "in_distribution": found.in_distribution,
-            "ood_score": found.ood_score,
-        }
-
-    def _by_class(self, values: NDArray[np.float64]) -> dict[str, float]:
-        return dict(zip(self.loaded.predictor.classes, values.tolist(), strict=True))
 
     def _heat(self, found: ImageResult) -> str:
         best = np.array([found.probabilities.argmax()])

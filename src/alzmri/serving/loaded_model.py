@@ -6,12 +6,10 @@ Training slices are the nearest examples; test slices show how often each class 
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from zipfile import BadZipFile
 
 import numpy as np
@@ -26,28 +24,22 @@ from alzmri.inference import onnx_export
 from alzmri.inference.onnx_export import Engine
 from alzmri.inference.predictor import Predictor
 from alzmri.models.forward import probabilities
+from alzmri.ood.detector import share_interval
 from alzmri.serving.answers import ClassFrequency, NearestSlices
 
 NEAREST = 10  # number of training slices to show
 WINDOW = 60  # number of test slices with the most similar probability
-_BATCH = 32  # slices per run: ONNX Runtime keeps the memory of the largest run
-_Z = NormalDist().inv_cdf(0.975)
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class KnownSlices:
-    """The model's outputs for ``n`` training and ``m`` test slices; subjects are numbers."""
+    """The model's outputs for the ``n`` training and ``m`` test slices of the prepared data."""
 
-    features: NDArray[np.float32]  # training slices, [n, width], each of length 1
-    labels: Ints  # their class indices, [n]
-    subjects: Ints  # [n]
-    probabilities: NDArray[np.float64]  # test slices, calibrated, [m, classes]
-    test_labels: Ints  # their class indices, [m]
-    test_subjects: Ints  # [m]
+    prepared: Prepared
+    features: NDArray[np.float32]  # of training slices, [n, width], each of length 1
+    probabilities: NDArray[np.float64]  # of test slices, calibrated, [m, classes]
 
-    def nearest(self, features: NDArray[np.float32], classes: Sequence[str]) -> NearestSlices:
+    def nearest(self, features: NDArray[np.float32]) -> NearestSlices:
         """The training slices whose features are most similar to ``features`` ``[width]``.
 
         Similarity is the cosine of the model's features, as in deep k-nearest neighbours (Papernot
@@ -55,29 +47,27 @@ class KnownSlices:
         """
         similarity = self.features @ (features / np.linalg.norm(features))
         order = np.argsort(-similarity, kind="stable")[:NEAREST]
-        found = [classes[label] for label in self.labels[order]]
-        return NearestSlices(classes=found, subjects=len(np.unique(self.subjects[order])))
+        rows = [self.prepared.rows[index] for index in self.prepared.indices("train")[order]]
+        subjects = len({row.subject for row in rows})
+        return NearestSlices(classes=[row.label for row in rows], subjects=subjects)
 
-    def observed(
-        self, probabilities: NDArray[np.float64], classes: Sequence[str]
-    ) -> dict[str, ClassFrequency]:
+    def observed(self, probabilities: NDArray[np.float64]) -> dict[str, ClassFrequency]:
         """The frequency of each class among test slices with a similar probability of it.
 
-        The interval is Wilson's (1927) with subjects as trials, because slices of one brain are not
-        independent. It is therefore too wide rather than too narrow.
+        The interval is Clopper and Pearson's, with subjects as trials, because slices of one brain
+        are not independent.
         """
         result = {}
-        for label, name in enumerate(classes):
+        test = self.prepared.indices("test")
+        for label, name in enumerate(self.prepared.classes):
             distance = np.abs(self.probabilities[:, label] - probabilities[label])
-            window = np.argsort(distance, kind="stable")[:WINDOW]
-            share = float((self.test_labels[window] == label).mean())
-            trials = len(np.unique(self.test_subjects[window]))
-            spread = _Z**2 / trials
-            middle = (share + spread / 2) / (1 + spread)
-            half = float(np.sqrt(share * (1 - share) * spread + spread**2 / 4)) / (1 + spread)
-            bounds = {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
-            counts = {"slices": len(window), "subjects": trials}
-            result[name] = ClassFrequency(share=share, **bounds, **counts)
+            window = test[np.argsort(distance, kind="stable")[:WINDOW]]
+            share = float((self.prepared.labels[window] == label).mean())
+            subjects = len({self.prepared.rows[index].subject for index in window})
+            low, high = share_interval(share, subjects)
+            result[name] = ClassFrequency(
+                share=share, low=low, high=high, slices=len(window), subjects=subjects
+            )
         return result
 
 
@@ -140,24 +130,14 @@ def compare(prepared: Prepared, engine: Engine, temperature: float, kept: Path) 
     key = f"{__version__} {engine.about['weights']} {prepared.digest} {temperature}"
     with suppress(OSError, ValueError, KeyError, TypeError, BadZipFile), np.load(kept) as arrays:
         if str(arrays["key"]) == key:
-            return KnownSlices(**{name: arrays[name] for name in arrays if name != "key"})
+            return KnownSlices(prepared, arrays["features"], arrays["probabilities"])
     train, test = prepared.indices("train"), prepared.indices("test")
-    rows, outputs = np.concatenate([train, test]), []
     with terminal.progress("comparing with known slices") as update:
-        for start in range(0, len(rows), _BATCH):
-            outputs.append(engine.run(prepared.images[rows[start : start + _BATCH]]))
-            update(min(start + _BATCH, len(rows)), len(rows))
-    logits, features = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        logits, features = engine.run(prepared.images[np.concatenate([train, test])], update)
     features = features[: len(train)]
-    subjects = np.unique([row.subject for row in prepared.rows], return_inverse=True)[1]
-    known = KnownSlices(
-        features=features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12),
-        labels=prepared.labels[train],
-        subjects=subjects[train],
-        probabilities=probabilities(logits[len(train) :] / temperature),
-        test_labels=prepared.labels[test],
-        test_subjects=subjects[test],
-    )
+    features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    chances = probabilities(logits[len(train) :] / temperature)
     with suppress(OSError), replacing(kept) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, key=key, **vars(known))  # a read-only container cannot keep them
-    return known
+        # A read-only container cannot keep them.
+        np.savez(handle, key=key, features=features, probabilities=chances)
+    return KnownSlices(prepared, features, chances)

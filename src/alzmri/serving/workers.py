@@ -9,7 +9,7 @@ import multiprocessing
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +28,7 @@ FEW = 8  # with fewer items per thread, all threads work on one batch, which is 
 
 Fit = Literal["pad", "stretch"]
 R = TypeVar("R")
-_Asked = tuple[Sequence[Any], asyncio.Future[Sequence[Any]]]  # items, and their future answers
+_Asked = tuple[Sequence[Any], Future[Sequence[Any]]]  # items, and their future answers
 
 
 def quick_image(content: bytes, side: int, fit: Fit) -> Pixels | None:
@@ -47,9 +47,9 @@ def image(content: bytes, side: int, fit: Fit) -> Pixels:
     return images.fit(images.decode_bytes(content).pixels, side, fit)
 
 
-def volume(content: bytes, count: int, side: int, fit: Fit) -> list[tuple[int, Pixels]]:
-    """Depth in mm and uint8 ``[side, side]`` of ``count`` slices of the volume ``content``."""
-    chosen = ventricles.choose(volumes.read_stream(io.BytesIO(content)), count)
+def volume(content: bytes, side: int, fit: Fit) -> list[tuple[int, Pixels]]:
+    """Depth in mm and uint8 ``[side, side]`` of the slices of the volume ``content``."""
+    chosen = ventricles.choose(volumes.read_stream(io.BytesIO(content)), ventricles.SLICES)
     return [(depth, images.fit(pixels, side, fit)) for depth, pixels in chosen]
 
 
@@ -108,23 +108,22 @@ class Batcher:
         self._asked: deque[_Asked] = deque()
         self.waiting = self._running = 0  # items
         self._free = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
+        self._pool = ThreadPoolExecutor(threads)
 
     def close(self) -> None:
         """Finish running batches; waiting items get no answer."""
         with self._lock:
             self._asked.clear()
-            self.waiting = 0
         self._pool.shutdown()
 
     async def submit(self, items: Sequence[Any]) -> Sequence[Any]:
         """The answers for ``items``."""
-        answer: asyncio.Future[Sequence[Any]] = asyncio.get_running_loop().create_future()
+        answer: Future[Sequence[Any]] = Future()
         with self._lock:
             self._asked.append((items, answer))
             self.waiting += len(items)
             self._start()
-        return await answer
+        return await asyncio.wrap_future(answer)
 
     def _start(self) -> None:
         """Give waiting items to free threads. The caller holds the lock."""
@@ -140,7 +139,7 @@ class Batcher:
             while self._asked and not (taken and len(items) + len(self._asked[0][0]) > size):
                 some, answer = self._asked.popleft()
                 self.waiting -= len(some)
-                if not answer.done():  # the caller has not left
+                if answer.set_running_or_notify_cancel():  # False if the caller has left
                     taken.append((some, answer))
                     items += some
             if taken:
@@ -149,25 +148,19 @@ class Batcher:
                 self._pool.submit(self._serve, taken, items, threads)
 
     def _serve(self, taken: Sequence[_Asked], items: Sequence[Any], threads: int) -> None:
-        answers: Sequence[Any] | Exception
+        answers: Sequence[Any] = ()
+        failure = None
         try:
             answers = self._run(items, threads)
         except Exception as error:  # noqa: BLE001 - the callers get it
-            answers = error
+            failure = error
         with self._lock:
             self._free += threads
             self._running -= len(items)
             self._start()
-        taken[0][1].get_loop().call_soon_threadsafe(_hand_out, taken, answers)
-
-
-def _hand_out(taken: Sequence[_Asked], answers: Sequence[Any] | Exception) -> None:
-    """Give each caller the answers to its items."""
-    start = 0
-    for items, answer in taken:
-        if not answer.done():
-            if isinstance(answers, Exception):
-                answer.set_exception(answers)
+        for some, answer in taken:
+            if failure:
+                answer.set_exception(failure)
             else:
-                answer.set_result(answers[start : start + len(items)])
-        start += len(items)
+                answer.set_result(answers[: len(some)])
+                answers = answers[len(some) :]

@@ -2,12 +2,9 @@
 // The item of a file in the list of results keeps its state: the class "waiting", the class
 // "failed" if refused, or the property `answer`.
 
-const AT_ONCE = 2;
-const ATTEMPTS = 20;
 const $ = (id) => document.getElementById(id);
 const about = await (await fetch("/model")).json();
-const queue = [];
-let running = 0;
+let last = Promise.resolve(); // the work on all files chosen so far, one after another
 
 $("model").textContent =
   `${about.name}, ${about.classes.length} classes, ${about.image_size} × ${about.image_size} pixels,` +
@@ -40,9 +37,8 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 function take(files) {
   const jobs = [...files].map((file) => waiting(file, file.name));
   $("results").append(...jobs.map((job) => job.item));
-  queue.push(...jobs);
   report();
-  while (running < AT_ONCE && queue.length) work();
+  last = last.finally(() => work(jobs)); // also after an error, which the console shows
 }
 
 function waiting(file, name) {
@@ -50,44 +46,38 @@ function waiting(file, name) {
   return { file, name, item: element("li", "panel waiting", element("h2", "", name), quiet) };
 }
 
-async function work() {
-  running += 1;
-  while (queue.length) {
-    const job = queue.shift();
+async function work(jobs) {
+  for (const job of jobs) {
     if (!job.item.isConnected) continue; // cleared meanwhile
-    const outcome = await ask(/\.(nii|nii\.gz|mgz|mgh)$/i.test(job.file.name) ? "volume" : "image", job);
+    const outcome = await ask(job.file);
     if (outcome.error) refuse(job, outcome.error);
-    else if (outcome.slices) unfold(job, outcome.slices);
+    else if (outcome.slices) await work(unfold(job, outcome.slices));
     else show(job, outcome);
     report();
   }
-  running -= 1;
 }
 
-async function ask(kind, { file }) {
+async function ask(file) {
+  const volume = /\.(nii|nii\.gz|mgz|mgh)$/i.test(file.name);
   const form = new FormData();
-  form.append(kind, file, "file"); // its name stays here
-  const request = { method: "POST", body: form };
+  form.append(volume ? "volume" : "image", file, "file"); // its name stays here
   try {
-    for (let attempt = 1; ; attempt += 1) {
-      const response = await fetch(kind === "volume" ? "/volume" : "/explain", request);
-      if (response.status !== 503 || attempt === ATTEMPTS) return await response.json();
-      const seconds = Number(response.headers.get("Retry-After") ?? 1);
-      await new Promise((resume) => setTimeout(resume, 1000 * seconds));
-    }
+    const response = await fetch(volume ? "/volume" : "/explain", { method: "POST", body: form });
+    return await response.json();
   } catch {
     return { error: "the server does not answer: is it still running?" };
   }
 }
 
-// The slices of a volume replace it, and are sent one by one.
+// The slices of a volume replace it.
 function unfold({ name, item }, slices) {
   const jobs = slices.map(({ depth, slice }) => {
     const content = Uint8Array.from(atob(slice.split(",")[1]), (letter) => letter.charCodeAt(0));
     return waiting(new File([content], "slice.png"), `${name}, ${depth} mm below the top`);
   });
-  queue.unshift(...jobs);
   item.replaceWith(...jobs.map((job) => job.item));
+  report();
+  return jobs;
 }
 
 function refuse({ name, item }, reason) {
@@ -113,7 +103,7 @@ function show({ name, item }, answer) {
   const called = answer.predicted ? element("span", "", ` ${probability.toFixed(2)}`) : "";
   find(".verdict").append(answer.predicted ?? "No class", called);
   find("tbody").replaceChildren(...rows(answer.probabilities, answer.calibration));
-  if (answer.nearest) near(find(".nearest"), answer.nearest);
+  if (answer.nearest) find(".nearest").textContent = near(answer.nearest);
   item.replaceWith(content);
 }
 
@@ -142,20 +132,13 @@ function bar(className, from, to, background = "") {
   return made;
 }
 
-function near(place, { classes, subjects }) {
-  place.querySelector(".dots").replaceChildren(...classes.map((name) => {
-    const dot = element("span");
-    dot.style.background = colour(about.classes.indexOf(name));
-    return dot;
-  }));
+function near({ classes, subjects }) {
   const counts = about.classes
     .map((name) => [classes.filter((other) => other === name).length, name])
     .filter(([count]) => count)
     .map((pair) => pair.join(" "));
   const whose = subjects === 1 ? "one subject" : `${subjects} subjects`;
-  place.querySelector("p").textContent =
-    `The ${classes.length} nearest training slices, of ${whose}: ${counts.join(", ")}.`;
-  place.hidden = false;
+  return `The ${classes.length} nearest training slices, of ${whose}: ${counts.join(", ")}.`;
 }
 
 function report() {
@@ -169,7 +152,6 @@ function report() {
   const done = `${items.length - count("waiting")} of ${items.length} done${problems}${only}`;
   $("status").textContent = items.length ? done : "";
   $("clear").hidden = !items.length;
-  $("promise").hidden = items.length > 0;
   $("legend").hidden = !answers.length;
   const inside = answers.filter((answer) => answer.in_distribution);
   const left = answers.length - inside.length;
