@@ -5,12 +5,15 @@ import time
 
 import pytest
 
+from alzmri.clinic import inbox as module
 from alzmri.clinic.inbox import REMEMBERED, Inbox
 
 
 @pytest.fixture
-def inbox(tmp_path):
-    made = Inbox(tmp_path / "queue", keep=False, max_images=2, max_bytes=100)
+def inbox(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_IMAGES", 2)
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    made = Inbox(tmp_path / "queue", keep=False)
     made.root.mkdir()
     made.open()
     return made
