@@ -208,8 +208,10 @@ def step(state: TrainingState, batch: Batch, batches: Batches, settings: Train) 
     number = batches.before(state.epoch, state.steps)
     state.optimizer.param_groups[0]["lr"] = learning_rate(settings, number, len(batches))
     # Dropout is a function of the position in the run: RNG state is not saved.
+    # `torch.manual_seed` takes 0.3 ms more, for the devices that a machine does not have.
+    reseed = torch.cuda.manual_seed if state.loss.is_cuda else torch.default_generator.manual_seed
     seed = np.random.SeedSequence((settings.seed, number, batches.processes.rank))
-    torch.manual_seed(int(seed.generate_state(1)[0]))
+    reseed(int(seed.generate_state(1)[0]))
     with state.precision:
         logits = state.replica(normalise(batch.images)).float()
     smoothing = settings.label_smoothing
