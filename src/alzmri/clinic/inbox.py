@@ -40,6 +40,9 @@ class Inbox:
             half.unlink()
         for series in self.contents("incoming"):
             os.utime(series)  # its sender gets the whole quiet time to continue
+        for result in self.contents("results"):
+            if (self.root / "sent" / result.stem).exists():
+                self.mark_sent(result)
         self.tidy()
 
     def contents(self, name: str) -> list[Path]:
@@ -54,6 +57,10 @@ class Inbox:
             if full or self.held + len(content) > MAX_BYTES:
                 return False
             write_bytes(path, content)
+            for folder in (path.parent, path.parent.parent):
+                handle = os.open(folder, os.O_RDONLY)
+                os.fsync(handle)  # of the names: a power cut must not lose an acknowledged image
+                os.close(handle)
             self.held += len(content)
             return True
 
