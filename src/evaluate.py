@@ -14,7 +14,8 @@ from pathlib import Path
 
 from alzmri import params, terminal
 from alzmri.data.prepared import PREPARED, Prepared
-from alzmri.evaluation import assessment, model_card
+from alzmri.evaluation import assessment, figures, model_card
+from alzmri.evaluation.markdown import interval
 from alzmri.files import write_json
 from alzmri.models import saved
 from alzmri.ood.detector import Detector
@@ -35,8 +36,14 @@ def main() -> None:
             model, trained.temperature, prepared, detector, calibrated=settings.evaluate.temperature
         )
         note = assessment.note(test, leak, permuted=settings.data.permute_labels)
-        assessment.draw(Path("plots"), test, note)
-        assessment.write_tables(Path("plots"), test)
+        plots = Path("plots")
+        pairs = test.truth, test.predicted
+        figures.confusion(plots / "confusion.png", *pairs, test.classes, note)
+        figures.reliability(plots / "reliability.png", test, note)
+        figures.roc(plots / "roc.png", test, note)
+        figures.mistakes(plots / "mistakes.png", test, note)
+        figures.history(plots / "history.png", plots / "history.csv")
+        assessment.write_tables(plots, test)
         details = assessment.details(test, leak, settings.split.seed)
         write_json(saved.MODELS / "evaluation.json", details, decimals=6)
         scores = {name: details[name] for name in assessment.METRICS}
@@ -44,7 +51,9 @@ def main() -> None:
         alarms = json.loads((saved.MODELS / "ood.json").read_bytes())
         model_card.write(saved.MODELS / "MODEL_CARD.md", trained, prepared, details, alarms)
         tracked.evaluation(prepared.classes, after=trained.parameters["train"]["epochs"])
-    terminal.out.print(f"{assessment.headline(details)} ({note})")
+    macro_f1 = interval(details["macro_f1"], details["ci95"]["macro_f1"])
+    rest = "accuracy {accuracy:.3f}, loss {loss:.3f}".format(**details)
+    terminal.out.print(f"macro F1 {macro_f1}, {rest} ({note})")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from alzmri import params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.files import write_json
 from alzmri.models import saved
-from alzmri.ood.detector import fit, headline
+from alzmri.ood.detector import fit
 
 
 def main() -> None:
@@ -19,7 +19,12 @@ def main() -> None:
     detector, found = fit(saved.MODELS, prepared)
     found["detector"] = detector.save(saved.MODELS)
     write_json(saved.MODELS / "ood.json", found, decimals=6)
-    terminal.out.print(headline(found))
+    low, high = found["ci95"]["false_alarms"]
+    whose = f", of {found['subjects_flagged']} of {found['subjects']} subjects,"
+    terminal.out.print(
+        f"{found['false_alarms']:.1%} [{low:.1%}, {high:.1%}] of the {found['slices']} test slices"
+        f"{whose if found['subjects'] else ''} are flagged as unlike the training slices"
+    )
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ import time
 
 import pytest
 
+from alzmri.clinic import inbox as module
 from alzmri.clinic.inbox import REMEMBERED, Inbox
 
 
 @pytest.fixture
-def inbox(tmp_path):
-    made = Inbox(tmp_path / "queue", keep=False, max_images=2, max_bytes=100)
+def inbox(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_IMAGES", 2)
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    made = Inbox(tmp_path / "queue", keep=False)
     made.root.mkdir()
     made.open()
     return made
@@ -56,11 +59,13 @@ def test_after_a_kill_half_written_files_go_and_senders_get_their_time_again(inb
     old = time.time() - 3600
     (inbox.root / "incoming/b").mkdir()  # before its first image
     (inbox.root / "results/.1.2.dcm.tmp").write_bytes(b"half")
+    (inbox.root / "results/1.2.3.dcm").write_bytes(b"sent")
+    (inbox.root / "sent/1.2.3").touch()
     (inbox.root / "done/7-b").mkdir()
     (inbox.root / "done/7-b/1.dcm").write_bytes(b"answered")
     os.utime(inbox.root / "incoming/a", (old, old))
     inbox.open()
-    assert _files(inbox) == ["incoming/a/1.dcm"]
+    assert _files(inbox) == ["incoming/a/1.dcm", "sent/1.2.3"]
     inbox.complete(60)
     assert inbox.contents("ready") == []
     inbox.complete(0)

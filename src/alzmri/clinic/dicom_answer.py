@@ -5,7 +5,6 @@ the answer once, even if the series is answered again.
 """
 
 import io
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydicom import Dataset
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR
 from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
 from pydicom.valuerep import validate_value
 
 from alzmri import __version__, terminal
@@ -44,8 +44,8 @@ _STEP = _SIDE + _MARGIN
 _GREY, _AMBER = (120, 120, 120), (255, 190, 60)
 
 
-def answer(predictor: Predictor, folder: Path, fault: str) -> tuple[dict[str, bytes], bool] | None:
-    """The DICOM files for the images in ``folder``, by UID, and whether the model gave a class.
+def answer(predictor: Predictor, folder: Path, fault: str) -> dict[str, bytes] | None:
+    """The DICOM files for the images in ``folder``, by UID: a report, with a class a picture too.
 
     With a ``fault``, the reason for no class, it does not read the pixels. Returns None if even
     the headers are unreadable.
@@ -70,7 +70,7 @@ def answer(predictor: Predictor, folder: Path, fault: str) -> tuple[dict[str, by
         for item in made:
             item.save_as(file := io.BytesIO(), enforce_file_format=True)
             contents[item.SOPInstanceUID] = file.getvalue()
-        return contents, not fault
+        return contents
     except Exception as error:  # noqa: BLE001 - headers are untrusted
         terminal.warn(f"no report is possible: {type(error).__name__}")
         return None
@@ -120,7 +120,7 @@ def report(
     ``said`` is the prediction, or the reason for no class.
     """
     about = _about("report", headers, predictor)
-    digest = about["device_serial_number"]
+    model, digest = about["manufacturer_model_name"], about["device_serial_number"]
     result, measured, text = _code("no-class", "No class"), None, f"No class: {said}."
     if isinstance(said, PredictedSubject):
         names, chances = predictor.classes, np.asarray(said.probabilities)
@@ -135,12 +135,11 @@ def report(
             for number, name in enumerate(names)
         ]
     device = sr.DeviceObserverIdentifyingAttributes(
-        _uid("device", digest), "alzmri", "alzmri", about["manufacturer_model_name"], digest
+        generate_uid(entropy_srcs=[digest]), "alzmri", "alzmri", model, digest
     )
-    tracking = _uid("tracking", about["sop_instance_uid"])
+    tracking = generate_uid(entropy_srcs=["tracking", about["sop_instance_uid"]])
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(tracking, "the series"),
-        algorithm_id=sr.AlgorithmIdentification("alzmri", __version__, [f"weights {digest}"]),
         finding_sites=[sr.FindingSite(codes.SCT.Brain)],
         measurements=measured,
         qualitative_evaluations=[
@@ -194,8 +193,8 @@ def _about(kind: str, headers: Sequence[Dataset], predictor: Predictor) -> dict[
     images = sorted(header.SOPInstanceUID for header in headers)
     key = [weights, *versions, headers[0].StudyInstanceUID, headers[0].SeriesInstanceUID, *images]
     return {
-        "series_instance_uid": _uid(kind, "series", *key),
-        "sop_instance_uid": _uid(kind, *key),
+        "series_instance_uid": generate_uid(entropy_srcs=[kind, "series", *key]),
+        "sop_instance_uid": generate_uid(entropy_srcs=[kind, *key]),
         "instance_number": 1,
         "manufacturer": "alzmri",
         "manufacturer_model_name": "{name} {image_size}".format(**card.architecture),
@@ -203,11 +202,6 @@ def _about(kind: str, headers: Sequence[Dataset], predictor: Predictor) -> dict[
         "software_versions": versions,
         "series_description": f"alzmri {kind}. {RESEARCH_ONLY}",
     }
-
-
-def _uid(*parts: str) -> str:
-    """A valid UID, always the same for the same ``parts``: a UUID of version 5 under 2.25."""
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, '/'.join(parts)).int}"
 
 
 def _code(value: str, meaning: str) -> sr.CodedConcept:

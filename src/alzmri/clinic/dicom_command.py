@@ -10,8 +10,6 @@ from alzmri import repository, terminal
 from alzmri.errors import UserError, require
 from alzmri.inference import NOTICE
 
-_AET_LENGTH = 16
-
 
 def dicom(
     aet: Annotated[str, typer.Option(help="The node's own AE title.")] = "ALZMRI",
@@ -38,14 +36,6 @@ def dicom(
     quiet_seconds: Annotated[
         float, typer.Option(min=0.1, help="A series is complete after this time without an image.")
     ] = 30,
-    max_seconds: Annotated[
-        float, typer.Option(min=1, help="Limit of one prediction; beyond it, a report says so.")
-    ] = 120,
-    max_associations: Annotated[int, typer.Option(min=1, help="Maximum concurrent callers.")] = 8,
-    max_images: Annotated[int, typer.Option(min=1, help="Maximum images per series.")] = 1000,
-    max_gigabytes: Annotated[
-        float, typer.Option(min=0.001, help="Maximum size of the queue; more images are refused.")
-    ] = 8,
     metrics_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of /metrics on this machine; 0: none.")
     ] = 11113,
@@ -68,8 +58,8 @@ def dicom(
     if send_to and not (receiver and 0 < int(receiver[3]) < 2**16):
         raise UserError(f"--send-to {send_to!r}: write AET@HOST:PORT, such as PACS@10.0.0.2:104")
     for title in (aet, *callers, *([receiver[1]] if receiver else [])):
-        if not title.strip() or len(title) > _AET_LENGTH or not title.isascii() or "\\" in title:
-            raise UserError(f"{title!r}: an AE title has 1 to {_AET_LENGTH} ASCII characters")
+        if not title.strip() or len(title) > 16 or not title.isascii() or "\\" in title:
+            raise UserError(f"{title!r}: an AE title has 1 to 16 ASCII characters")
     if not callers and host not in ("127.0.0.1", "localhost", "::1"):
         raise UserError(f"--host {host} admits other machines: name the callers: --accept AET,…")
     for module in ("prometheus_client", "pydicom", "pynetdicom"):
@@ -81,12 +71,11 @@ def dicom(
     if receiver is None:
         terminal.warn(f"no --send-to: results stay in {queue / 'results'}")
     dicom_node.run(
-        dicom_node.make_entity(aet, callers, max_associations),
+        dicom_node.make_entity(aet, callers),
         (host, port),
         metrics_port,
-        Inbox(queue, keep, max_images, int(max_gigabytes * 1e9)),
+        Inbox(queue, keep),
         (receiver[1], receiver[2], int(receiver[3])) if receiver else None,
         model,
-        max_seconds,
         quiet_seconds,
     )

@@ -36,19 +36,20 @@ from alzmri.clinic.inbox import Inbox
 from alzmri.errors import EnvironmentFault, UserError, require
 from alzmri.inference.volumes import confine
 
-SUCCESS, FULL, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000  # statuses of a C-STORE
+SUCCESS, FULL = 0x0000, 0xA700  # statuses of a C-STORE
 STORED = (SUCCESS, 0xB000, 0xB006, 0xB007)  # done, or done with a warning
 MAX_IMAGE = 2**26  # bytes of one image, received and inflated; more ends the association
+MAX_ASSOCIATIONS = 8  # concurrent callers
 MEMORY = 2 * 2**30  # bytes for all concurrent images, which limits a caller's false lengths
 WORKER_MEMORY = 4 * 2**30  # bytes for prediction, once its process is ready
 NETWORK_SECONDS = 30  # an association without data for so long ends
+PREDICTION_SECONDS = 120
 REPORT_SECONDS = 60  # for a report from headers only, after a failed prediction
 LONGEST_PAUSE = 60.0  # seconds between two attempts to send
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
-Answer = tuple[dict[str, bytes], bool]  # DICOM files by UID; whether the model gave a class
+Answer = dict[str, bytes]  # DICOM files by UID: a report; a picture too if the model gave a class
 
-IMAGES = Counter("alzmri_dicom_images", "Images received, by what became of them.", ["outcome"])
 SERIES = Counter("alzmri_dicom_series", "Series answered, by the answer.", ["answer"])
 QUEUE = Gauge("alzmri_dicom_queue", "What is in each part of the queue.", ["part"])
 FAILURES = Counter("alzmri_dicom_send_failures", "Attempts that left an object unsent.")
@@ -62,7 +63,6 @@ def run(
     inbox: Inbox,
     receiver: tuple[str, str, int] | None,
     model: Path,
-    max_seconds: float,
     quiet_seconds: float,
 ) -> None:
     """Run the node until a signal comes; SIGTERM is not an error.
@@ -94,9 +94,9 @@ def run(
             inbox.complete(quiet_seconds)
             ready = inbox.contents("ready")
             for series in ready[:1]:
-                objects, has_class = worker.answer(series, max_seconds) or (None, False)
+                objects = worker.answer(series)
                 inbox.finish(series, objects)
-                said = "failed" if objects is None else "class" if has_class else "no class"
+                said = "failed" if objects is None else "class" if len(objects) > 1 else "no class"
                 SERIES.labels(said).inc()
                 terminal.say(f"series {series.name.split('-')[1][:12]}: {said}")
             if receiver and time.monotonic() >= until:
@@ -114,12 +114,12 @@ def run(
                 time.sleep(min(1.0, quiet_seconds / 4))
 
 
-def make_entity(aet: str, accept: list[str], max_associations: int) -> AE:
+def make_entity(aet: str, accept: list[str]) -> AE:
     """The entity that answers C-ECHO, and C-STORE of MR images that the volume reader decodes."""
     entity = AE(aet)
     entity.require_called_aet = True
     entity.require_calling_aet = accept
-    entity.maximum_associations = max_associations
+    entity.maximum_associations = MAX_ASSOCIATIONS
     entity.connection_timeout = entity.network_timeout = NETWORK_SECONDS
     known = (item for item in vars(decoders).values() if isinstance(item, decoders.base.Decoder))
     entity.add_supported_context(Verification)
@@ -138,36 +138,28 @@ def _handlers(inbox: Inbox) -> list[evt.EventHandlerType]:
             event.assoc.abort()
 
     def store(event: evt.Event) -> int:
+        """Keep an image; return the status for its sender, which is Cxxx if this raises."""
         received.pop(event.assoc, None)
-        status = _store(event, inbox)
-        IMAGES.labels("refused" if status else "stored").inc()
-        return status
+        if event.context.transfer_syntax == DeflatedExplicitVRLittleEndian:
+            inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+            inflater.decompress(event.encoded_dataset(include_meta=False), MAX_IMAGE)
+            if inflater.unconsumed_tail:
+                raise ValueError("too large")
+        content = event.encoded_dataset()
+        header = pydicom.dcmread(io.BytesIO(content), specific_tags=list(_IDENTITY))
+        *series, image = (str(header[name].value) for name in _IDENTITY)
+        if not all(re.fullmatch("[0-9.]{1,64}", uid) for uid in (*series, image)):
+            raise ValueError("not UIDs")
+        try:
+            return SUCCESS if inbox.store(_hash("/".join(series)), _hash(image), content) else FULL
+        except OSError:
+            return FULL
 
     return [
         (evt.EVT_C_STORE, store),
         (evt.EVT_DATA_RECV, count),
         (evt.EVT_CONN_CLOSE, lambda event: received.pop(event.assoc, None)),
     ]
-
-
-def _store(event: evt.Event, inbox: Inbox) -> int:
-    """Keep an image; return the status for its sender."""
-    try:
-        if event.context.transfer_syntax == DeflatedExplicitVRLittleEndian:
-            inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-            inflater.decompress(event.encoded_dataset(include_meta=False), MAX_IMAGE)
-            if inflater.unconsumed_tail:
-                return NOT_UNDERSTOOD
-        content = event.encoded_dataset()
-        header = pydicom.dcmread(io.BytesIO(content), specific_tags=list(_IDENTITY))
-        *series, image = (str(header[name].value) for name in _IDENTITY)
-        if all(re.fullmatch("[0-9.]{1,64}", uid) for uid in (*series, image)):
-            return SUCCESS if inbox.store(_hash("/".join(series)), _hash(image), content) else FULL
-    except OSError:
-        return FULL
-    except Exception:  # noqa: BLE001, S110 - a damaged image can make pydicom raise anything
-        pass
-    return NOT_UNDERSTOOD
 
 
 def _hash(uids: str) -> str:
@@ -215,7 +207,7 @@ class DicomWorker:
         self._process.join()
         self._pipe.close()
 
-    def answer(self, series: Path, max_seconds: float) -> Answer | None:
+    def answer(self, series: Path, max_seconds: float = PREDICTION_SECONDS) -> Answer | None:
         """The answer to ``series``, of :func:`dicom_answer.answer`."""
         fault = ""
         for seconds in (max_seconds, REPORT_SECONDS):
@@ -224,8 +216,7 @@ class DicomWorker:
             try:
                 self._pipe.send((series, fault))
                 if self._pipe.poll(seconds):
-                    found: Answer | None = self._pipe.recv()
-                    return found
+                    return self._pipe.recv()
                 fault = f"the prediction took more than {seconds:.0f} s"
             except (EOFError, ConnectionError):
                 fault = "the images ended the process that reads them"

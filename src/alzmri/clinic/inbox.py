@@ -19,20 +19,17 @@ from pathlib import Path
 from alzmri.files import write_bytes
 
 REMEMBERED = 24 * 3600  # seconds before an object is sent again if its series comes again
+MAX_IMAGES = 1000  # of one series
+MAX_BYTES = 8 * 10**9  # of everything that waits
 FOLDERS = ("incoming", "ready", "results", "sent", "done", "kept", "failed")
 
 
 class Inbox:
-    """The folder ``root``, for one node at a time.
+    """The folder ``root``, for one node at a time; ``keep`` keeps answered images and results."""
 
-    ``max_images`` limits one series, ``max_bytes`` everything that waits; ``keep`` keeps images and
-    results after they are answered and sent.
-    """
-
-    def __init__(self, root: Path, keep: bool, max_images: int, max_bytes: int) -> None:
+    def __init__(self, root: Path, keep: bool) -> None:
         self.root, self.keep = root, keep
         self.held = 0  # waiting bytes: those of the last tidy() and those stored since
-        self._max_images, self._max_bytes = max_images, max_bytes
         self._lock = threading.Lock()
 
     def open(self) -> None:
@@ -43,6 +40,9 @@ class Inbox:
             half.unlink()
         for series in self.contents("incoming"):
             os.utime(series)  # its sender gets the whole quiet time to continue
+        for result in self.contents("results"):
+            if (self.root / "sent" / result.stem).exists():
+                self.mark_sent(result)
         self.tidy()
 
     def contents(self, name: str) -> list[Path]:
@@ -53,11 +53,14 @@ class Inbox:
         """Write an image to the disk; return False when a limit is reached."""
         with self._lock:
             path = self.root / "incoming" / series / f"{image}.dcm"
-            full = len(list(path.parent.glob("*"))) >= self._max_images and not path.exists()
-            if full or self.held + len(content) > self._max_bytes:
+            full = len(list(path.parent.glob("*"))) >= MAX_IMAGES and not path.exists()
+            if full or self.held + len(content) > MAX_BYTES:
                 return False
-            _write(path, content)
-            _sync(path.parent.parent)  # the folder's own name
+            write_bytes(path, content)
+            for folder in (path.parent, path.parent.parent):
+                handle = os.open(folder, os.O_RDONLY)
+                os.fsync(handle)  # of the names: a power cut must not lose an acknowledged image
+                os.close(handle)
             self.held += len(content)
             return True
 
@@ -68,7 +71,7 @@ class Inbox:
                 if time.time() - folder.stat().st_mtime < quiet:
                     continue
                 if any(folder.glob("*.dcm")):
-                    _move(folder, self.root / "ready" / f"{time.time_ns()}-{folder.name}")
+                    folder.rename(self.root / "ready" / f"{time.time_ns()}-{folder.name}")
                 else:  # writing its first image failed
                     shutil.rmtree(folder)
 
@@ -76,15 +79,15 @@ class Inbox:
         """Put the answer to ``series`` among the results, then take the series away."""
         for uid, content in (objects or {}).items():
             if not (self.root / "sent" / uid).exists():
-                _write(self.root / "results" / f"{uid}.dcm", content)
+                write_bytes(self.root / "results" / f"{uid}.dcm", content)
         to = "failed" if objects is None else "kept" if self.keep else "done"
-        _move(series, self.root / to / series.name)
+        series.rename(self.root / to / series.name)
 
     def mark_sent(self, result: Path) -> None:
         """The receiver has ``result``: never send it again."""
-        _write(self.root / "sent" / result.stem, b"")
+        (self.root / "sent" / result.stem).touch()
         if self.keep:
-            _move(result, self.root / "kept" / result.name)
+            result.rename(self.root / "kept" / result.name)
         else:
             result.unlink()
 
@@ -98,22 +101,3 @@ class Inbox:
         with self._lock:
             waiting = (self.root.glob(f"{n}/**/*.dcm") for n in ("incoming", "ready", "results"))
             self.held = sum(path.stat().st_size for paths in waiting for path in paths)
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_bytes(path, content)
-    _sync(path.parent)
-
-
-def _move(path: Path, to: Path) -> None:
-    path.replace(to)
-    _sync(to.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Sync the names in ``folder``: a power cut must not lose an acknowledged image."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""The assessment of a test part: leak, scores, tables, figures, a headline."""
+"""The assessment of a test part: leak, scores, tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from alzmri.data.prepared import UNKNOWN, Prepared, Row, numbered
 from alzmri.errors import LeakError, UserError
-from alzmri.evaluation import figures
 from alzmri.evaluation.intervals import intervals
 from alzmri.evaluation.metrics import by_subject, calibrated, confidence_scores, scores
 from alzmri.files import write_csv
@@ -83,8 +82,7 @@ class Predictions:
     @property
     def predicted(self) -> Ints:
         """The most probable class of each row."""
-        most_probable: Ints = self.probabilities.argmax(axis=1)
-        return most_probable
+        return self.probabilities.argmax(axis=1)
 
     @property
     def subjects(self) -> list[str]:
@@ -201,16 +199,6 @@ def note(test: Predictions, leak: dict[str, Any], *, permuted: bool) -> str:
     return f"{tested}, {leak['shared_subjects']} of them in training too: THIS SPLIT LEAKS"
 
 
-def draw(directory: Path, test: Predictions, title: str) -> None:
-    """Write the PNGs, each under ``title``."""
-    pairs = test.truth, test.predicted
-    figures.confusion(directory / "confusion.png", *pairs, test.classes, title)
-    figures.reliability(directory / "reliability.png", test, title)
-    figures.roc(directory / "roc.png", test, title)
-    figures.mistakes(directory / "mistakes.png", test, title)
-    figures.history(directory / "history.png", directory / "history.csv")
-
-
 def write_tables(directory: Path, test: Predictions) -> None:
     """Write ``confusion.csv`` (labels numbered, for Vega) and ``predictions.csv``."""
     labels = numbered(test.classes)
@@ -223,12 +211,3 @@ def write_tables(directory: Path, test: Predictions) -> None:
     write_csv(directory / "confusion.csv", ("actual", "predicted"), pairs)
     header = ("path", "subject", "actual", "predicted", "ood", *test.classes)
     write_csv(directory / "predictions.csv", header, rows)
-
-
-def headline(content: dict[str, Any]) -> str:
-    """One line for the terminal, of the content of ``models/evaluation.json``."""
-    low, high = content["ci95"]["macro_f1"]
-    return (
-        f"macro F1 {content['macro_f1']:.3f} [{low:.3f}, {high:.3f}],"
-        f" accuracy {content['accuracy']:.3f}, loss {content['loss']:.3f}"
-    )

@@ -3,7 +3,6 @@
 ``note`` is the title, one line about the tested slices and whether the split leaks.
 """
 
-import csv
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -162,11 +161,8 @@ def mistakes(path: Path, test: "Predictions", note: str) -> None:
 
 def history(path: Path, table: Path) -> None:
     """Draw the learning curves of ``plots/history.csv``, and mark the kept epoch."""
-    with table.open(newline="", encoding="utf-8") as handle:
-        rows = [
-            {name: float(value) for name, value in row.items()} for row in csv.DictReader(handle)
-        ]
-    best = max(rows, key=lambda row: (row["val_macro_f1"], -row["val_loss"]))["epoch"]
+    rows = np.atleast_1d(np.genfromtxt(table, delimiter=",", names=True))
+    best = rows["epoch"][np.lexsort((rows["val_loss"], -rows["val_macro_f1"]))[0]]
     with drawing(path, 8.0, 3.0) as figure:
         left, right = figure.subplots(1, 2)
         for axes, column, label, colour in (
@@ -175,8 +171,7 @@ def history(path: Path, table: Path) -> None:
             (right, "val_accuracy", "validation accuracy", SEVERITY[0]),
             (right, "val_macro_f1", "validation macro F1", SEVERITY[3]),
         ):
-            epochs, values = ([row[name] for row in rows] for name in ("epoch", column))
-            axes.plot(epochs, values, ".-", color=colour, label=label)
+            axes.plot(rows["epoch"], rows[column], ".-", color=colour, label=label)
         for axes in (left, right):
             axes.axvline(best, color=GREY, linewidth=0.8, linestyle=":")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -148,8 +148,7 @@ def _auc(positive: NDArray[np.bool_], score: Floats, member: Ints, weights: Floa
     ones, others, mine, theirs = ones[own], others[rest], weights[:, own], weights[:, rest]
     ahead = ones @ (np.cumsum(others, axis=1) - others / 2).T
     pairs = (mine @ ones.sum(axis=1)) * (theirs @ others.sum(axis=1))
-    area: Floats = (mine @ ahead * theirs).sum(axis=1) / np.maximum(pairs, 1e-300)
-    return area
+    return (mine @ ahead * theirs).sum(axis=1) / np.maximum(pairs, 1e-300)
 
 
 def roc_band(bounds: Sequence[Sample], label: int, grid: Floats) -> list[Floats]:
@@ -266,5 +265,4 @@ def _macro_f1(confusion: Ints | Floats) -> Floats:
     actual, guessed = confusion.sum(axis=-1), confusion.sum(axis=-2)
     occurs = actual > 0
     f1 = 2 * hits / np.where(occurs, actual + guessed, 1)
-    mean: Floats = (f1 * occurs).sum(axis=-1) / occurs.sum(axis=-1)
-    return mean
+    return (f1 * occurs).sum(axis=-1) / occurs.sum(axis=-1)

@@ -69,7 +69,7 @@ def roc(positive: NDArray[np.bool_], score: Floats) -> tuple[Floats, Floats]:
 
 def bins(probabilities: Floats) -> Ints:
     """The bin of each slice's confidence, int64 ``[n]``, 0 to ``CALIBRATION_BINS`` - 1."""
-    places: Ints = (probabilities.max(axis=1) * CALIBRATION_BINS).astype(np.int64)
+    places = (probabilities.max(axis=1) * CALIBRATION_BINS).astype(np.int64)
     return np.minimum(places, CALIBRATION_BINS - 1)
 
 
@@ -113,15 +113,13 @@ def calibrated(probabilities: Floats, subjects: Sequence[str], seed: int) -> dic
 
 def brier_scores(truth: Ints, probabilities: Floats) -> Floats:
     """Squared distance of the probabilities from the class, ``[n]``; 0 to 2 (Brier, 1950)."""
-    squares: Floats = np.sum((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2, axis=1)
-    return squares
+    return np.sum((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2, axis=1)
 
 
 def losses(truth: Ints, probabilities: Floats) -> Floats:
     """The cross-entropy of each slice, ``[n]``."""
     own = probabilities[np.arange(len(truth)), truth]
-    logs: Floats = -np.log(np.maximum(own, np.finfo(np.float64).eps))
-    return logs
+    return -np.log(np.maximum(own, np.finfo(np.float64).eps))
 
 
 def confidence_scores(truth: Ints, probabilities: Floats) -> dict[str, float]:

@@ -34,14 +34,11 @@ def write(
     )
     templates.filters["digits"] = "{:.3f}".format
     known, leak = prepared.subjects_known, metrics["split"]
-    counts, few = {}, {}
+    counts = {}
     for name in prepared.classes:
         rows = [row for row in prepared.rows if row.label == name]
         slices = [[row.subject for row in rows if row.split == part] for part in PARTS]
         counts[name] = [f"{len(of)} of {len(set(of)) if known else '?'}" for of in slices]
-        tested = len(set(slices[PARTS.index("test")]))
-        if known and tested < FEW_SUBJECTS:
-            few[name] = tested
     text = templates.get_template("model_card.md").render(
         card=trained,
         data=trained.parameters["data"],
@@ -54,7 +51,7 @@ def write(
         alarms=alarms,
         known=known,
         counts=counts,
-        few=few,
+        few=FEW_SUBJECTS,
         interval=interval,
     )
     write_bytes(path, text.encode())

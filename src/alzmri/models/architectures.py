@@ -28,8 +28,7 @@ class Network(nn.Module):
 
     def classify(self, maps: Tensor) -> Tensor:
         """Logits of the feature maps."""
-        logits: Tensor = self.classifier(torch.flatten(maps, 1))
-        return logits
+        return self.classifier(torch.flatten(maps, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of ``images``."""
@@ -120,18 +119,9 @@ class LeNet(Network):
 class ResNet18(Network):
     """A convolution, then four stages of two residual blocks, then one linear layer.
 
-    After He et al., "Deep residual learning for image recognition" (2015). Side of the square
-    feature maps, by image size; the first convolution has stride 1 at 32 pixels, 2 at others:
-
-    layer             channels   32   64   96  128  160  224 pixels
-    conv 7                  64   32   32   48   64   80  112
-    max-pool 3, 2           64   16   16   24   32   40   56
-    conv 3, 4 times         64   16   16   24   32   40   56
-    conv 3, 4 times        128    8    8   12   16   20   28
-    conv 3, 4 times        256    4    4    6    8   10   14
-    conv 3, 4 times        512    2    2    3    4    5    7
-
-    The means of the maps pass dropout and one unit per class.
+    After He et al., "Deep residual learning for image recognition" (2015), with stride 1 in the
+    first convolution at 32 pixels. The last 512 feature maps have 2 cells a side at 32 and 64
+    pixels, 7 at 224; their means pass dropout and one unit per class.
     """
 
     FINEST = -1

@@ -41,8 +41,7 @@ def predict(
 def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Softmax over the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return result
+    return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def choose() -> torch.device:
@@ -80,19 +79,3 @@ def bfloat16(precision: str, device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capped = torch.backends.cpu.get_cpu_capability() == "AVX2"
     return bool(torch.cpu.get_capabilities().get("amx_bf16")) and not capped
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context of a training step's products, with the precision of ``train.precision``."""
-    enabled = bfloat16(precision, device)
-    # Without a cache: a step uses each weight once.
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
-
-
-def generator(device: torch.device) -> torch.Generator:
-    """The generator that dropout on ``device`` draws from.
-
-    Seeding it is 0.2 ms faster per step than ``torch.manual_seed``, which seeds absent devices.
-    """
-    gpu = device.type == "cuda"
-    return torch.cuda.default_generators[device.index] if gpu else torch.default_generator

@@ -82,9 +82,7 @@ class Detector:
         away = features - self.mean
         along = np.square(away @ self.directions.T, dtype=np.float64)
         beside = np.maximum(np.square(away, dtype=np.float64).sum(axis=1) - along.sum(axis=1), 0)
-        distances: NDArray[np.float64] = np.sqrt(
-            (along / self.variances).sum(axis=1) + beside / self.residual
-        )
+        distances = np.sqrt((along / self.variances).sum(axis=1) + beside / self.residual)
         return distances / self.threshold
 
     def save(self, directory: Path) -> str:
@@ -170,10 +168,10 @@ def fit(directory: Path, prepared: Prepared) -> tuple[Detector, dict[str, Any]]:
     device = choose()
     network = WithFeatures(model).to(device)
     training, validation, test = (prepared.indices(part) for part in ("train", "val", "test"))
-    every = -(-len(training) // TRAINING_IMAGES)
-    _, known = run(network, prepared.images, training[::every], device)
-    _, held_out = run(network, prepared.images, validation, device)
-    _, unseen = run(network, prepared.images, test, device)
+    training = training[:: -(-len(training) // TRAINING_IMAGES)]
+    known, held_out, unseen = (
+        run(network, prepared.images, part, device)[1] for part in (training, validation, test)
+    )
     weights = saved.digest(directory)
     subjects = np.array([row.subject for row in prepared.rows])
     detector = Detector.fit(
@@ -223,13 +221,3 @@ def share_interval(share: float, subjects: int) -> list[float]:
     low = float(beta.ppf(0.025, hits, subjects - hits + 1)) if hits else 0.0
     high = float(beta.ppf(0.975, hits + 1, subjects - hits)) if hits < subjects else 1.0
     return [low, high]
-
-
-def headline(found: dict[str, Any]) -> str:
-    """One line for the terminal, of the content of ``models/ood.json``."""
-    low, high = found["ci95"]["false_alarms"]
-    whose = f", of {found['subjects_flagged']} of {found['subjects']} subjects,"
-    return (
-        f"{found['false_alarms']:.1%} [{low:.1%}, {high:.1%}] of the {found['slices']} test slices"
-        f"{whose if found['subjects'] else ''} are flagged as unlike the training slices"
-    )
