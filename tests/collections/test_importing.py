@@ -365,7 +365,7 @@ def test_unusable_images_and_odd_names(
     output = said("import", str(release), "--name", "mine")
     assert "not imported: 1 x not an image" in output
     assert "Moderate Demented has 2 subjects: too few" in output
-    assert "1 volumes (DICOM, NIfTI, FreeSurfer) are not read: `alzmri data slices" in output
+    assert "1 x a volume, not a slice (`alzmri data slices` makes slices)" in output
     for name in ("bell\\x07.jpg", "caf\\xe9.jpg", "Thumbs.db"):
         assert f"train/Mild_Demented/{name}" in output
     found = read(MINE)

@@ -255,7 +255,6 @@ def _show_audit(name: str, found: "Audit") -> None:
 
 def _show(found: "Collection", people: "People") -> None:
     """Print the images and subjects of each class, and warnings."""
-    from alzmri.data.class_folders import MAKE_SLICES
     from alzmri.data.prepared import PARTS
 
     labels = [entry.label for entry in found.entries]
@@ -266,13 +265,8 @@ def _show(found: "Collection", people: "People") -> None:
     for label, images, subjects in (*counts, ("all", len(labels), len(classes_of))):
         table.add_row(label, str(images), str(subjects) if people.known else "?")
     terminal.out.print(table)
-    conversions = Counter(entry.converted for entry in found.entries if entry.converted)
-    for conversion, count in sorted(conversions.items()):
-        _say(f"converted to 8-bit grayscale when read: {count} x {conversion}")
-    if found.volumes:
-        terminal.warn(
-            f"{found.volumes} volumes (DICOM, NIfTI, FreeSurfer) are not read: {MAKE_SLICES}"
-        )
+    if converted := sum(entry.converted for entry in found.entries):
+        _say(f"converted to upright 8-bit grayscale when read: {converted} images")
     if not people.known:
         return
     if several := sum(number > 1 for number in classes_of.values()):

@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -24,8 +24,6 @@ ORIGIN_FILE = "origin.csv"
 ``copy_of``, the path of the original of a turned, mirrored or brightened copy."""
 VOLUMES = (".dcm", ".ima", ".mgh", ".mgz", ".nii", ".nii.gz")
 """Suffixes of DICOM, FreeSurfer and NIfTI files."""
-MAKE_SLICES = "`alzmri data slices SOURCE --name NAME` makes a collection of their slices"
-"""The remedy for volumes."""
 
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
 _SHOWN = 5
@@ -34,14 +32,15 @@ _SHOWN = 5
 
 class Entry(NamedTuple):
     """A usable image: its path in the collection, with ``/``; its class; the hexadecimal SHA-256 of
-    the file's bytes; its conversion, see :class:`images.Decoded`; its height and width; and from
-    ``origin.csv`` the path of its original, its own unless it is a copy, and its published paths.
+    the file's bytes; whether it was converted, see :class:`images.Decoded`; its height and width;
+    and from ``origin.csv`` the path of its original, its own unless it is a copy, and its published
+    paths.
     """
 
     path: str
     label: str
     sha256: str
-    converted: str | None
+    converted: bool
     size: tuple[int, ...]
     original: str
     origins: Sequence[str]
@@ -90,20 +89,14 @@ class Collection:
         return [item for item in self.rejected if not (item.duplicate_of or item.stray)]
 
     @property
-    def volumes(self) -> int:
-        """The number of DICOM, FreeSurfer and NIfTI files, by name."""
-        return sum(item.path.lower().endswith(VOLUMES) for item in self.rejected)
-
-    @property
     def rejected_fraction(self) -> float:
         """The fraction of :attr:`faults` among the images, 0 to 1."""
         found = len(self.entries) + sum(not item.stray for item in self.rejected)
         return len(self.faults) / max(1, found)
 
 
-def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) -> Collection:
-    """Validate every file below ``directory``, and call ``use`` with the pixels of each usable
-    image, uint8 ``[height, width]``, in the order of the entries.
+def read(directory: Path) -> Collection:
+    """Validate every file below ``directory``.
 
     The class of an image is that of the nearest folder above it whose name means one, in any
     spelling. A ``classes.txt`` names the classes; without it they are stages of dementia.
@@ -144,15 +137,17 @@ def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) 
             except images.Unreadable as error:
                 rejected.append(_refused(path, error))
 
-    def decode(copies: list[str]) -> tuple[images.Decoded, images.Pixels] | images.Unreadable:
+    def decode(
+        copies: list[str],
+    ) -> tuple[bool, tuple[int, ...], images.Pixels] | images.Unreadable:
         try:
-            decoded = images.decode(directory / copies[0])
-            return decoded, images.thumbnail(decoded.pixels)
+            pixels, converted = images.decode(directory / copies[0])
+            return converted, pixels.shape, images.thumbnail(pixels)
         except images.Unreadable as error:
             return error
 
     entries, thumbnails = [], [np.empty((0, *[images.THUMBNAIL_SIDE] * 2), np.uint8)]
-    results = zip(contents.items(), in_order(decode, contents.values()), strict=True)
+    results = zip(contents.items(), in_order(decode, list(contents.values())), strict=True)
     with terminal.progress("reading") as progress:
         for done, ((sha256, copies), result) in enumerate(results, start=1):
             first, *others = copies
@@ -164,12 +159,10 @@ def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) 
                     reason = f"contradictory labels: the same bytes as {printable(other)}"
                     rejected.append(Rejected(printable(path), reason))
             else:
-                (pixels, converted), thumbnail = result
+                converted, size, thumbnail = result
                 known = original.get(first, first), origins.get(first, ())
-                entries.append(Entry(first, labels[first], sha256, converted, pixels.shape, *known))
+                entries.append(Entry(first, labels[first], sha256, converted, size, *known))
                 thumbnails.append(thumbnail[None])
-                if use:
-                    use(pixels)
                 reason = f"duplicate of {printable(first)}"
                 rejected += [Rejected(printable(path), reason, first) for path in others]
             progress(done, len(contents))
@@ -190,10 +183,7 @@ def described(file: Path) -> bytes | None:
 
 def classes_of(table: bytes, name: str) -> Naming:
     """The naming in the bytes of a ``classes.txt``, which messages call ``name``."""
-    try:
-        lines = table.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 text: {error}") from None
+    lines = table.decode("utf-8-sig", "backslashreplace").splitlines()
     return classes.named([line.strip() for line in lines if line.strip()], name)
 
 
@@ -243,7 +233,8 @@ def place(path: str, naming: Naming) -> tuple[str | None, str | Rejected | None]
     if any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in (*folders, name)):
         return None, Rejected(printable(path), "left by the system or a program", stray=True)
     if name.lower().endswith(VOLUMES):
-        return None, Rejected(printable(path), "a volume, not a slice", stray=True)
+        reason = "a volume, not a slice (`alzmri data slices` makes slices)"
+        return None, Rejected(printable(path), reason, stray=True)
     word, label = classes.of_folders(naming, folders) or (folders[-1] if folders else None, None)
     if label:
         return word, label
@@ -262,16 +253,11 @@ def require(
     """Refuse a collection that is unusable for training; the message ends with ``remedy``.
 
     Raises:
-        UserError: there are no images, or only volumes; a class has no usable image or is alone;
+        UserError: there are no images; a class has no usable image or is alone;
             "Demented" is a class beside its stages; or more than the fraction ``max_rejected``
             (0 to 1) of the images was rejected.
     """
     directory, faults, named = collection.directory, collection.faults, collection.classes
-    if collection.volumes and not collection.entries:
-        raise UserError(
-            f"{directory} has no usable image, but {collection.volumes} volumes (DICOM, NIfTI,"
-            f" FreeSurfer): {MAKE_SLICES}"
-        )
     if not collection.entries and not faults:
         raise UserError(
             f"{directory} has no images: it needs class folders ({STAGES.known}) with one image"

@@ -10,12 +10,14 @@ from numpy.lib.format import write_array_header_1_0
 
 from alzmri.classes import CLASSES, merged
 from alzmri.data import class_folders, images, splits, subjects
+from alzmri.data.class_folders import Entry
 from alzmri.data.prepared import COPY, PARTS, Row, numbered, relevant, write_manifest
 from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.subjects import People
 from alzmri.errors import UserError
 from alzmri.figure import drawing
 from alzmri.files import write_csv, write_json
+from alzmri.parallel import in_order
 from alzmri.params import Params
 
 _PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
@@ -41,21 +43,8 @@ def pack(
         UserError: the collection is unusable, the split of ``params`` is impossible, or the pixels
             do not separate subjects, and nothing else does.
     """
-    side, shape = params.data.image_size, params.data.fit
-    # Not memory-mapped: on a full disk, a write fails with a message, a mapped page with SIGBUS.
-    with (directory / "images.npy").open("wb") as packed:
-
-        def write_header(number: int) -> None:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (number, side, side)}
-            write_array_header_1_0(packed, header)
-
-        write_header(0)  # NumPy leaves space for the number, which is known at the end
-        found = class_folders.read(
-            source, lambda pixels: packed.write(images.fit(pixels, side, shape).tobytes())
-        )
-        class_folders.require(found, params.data.max_rejected)
-        packed.seek(0)
-        write_header(len(found.entries))
+    found = class_folders.read(source)
+    class_folders.require(found, params.data.max_rejected)
     entries, rejected = found.entries, found.rejected
     reasons = ((item.path, item.reason) for item in rejected)
     write_csv(directory / "rejected.csv", ("path", "reason"), reasons)
@@ -68,6 +57,17 @@ def pack(
     if people.doubt and not people.known:
         shown = f". {figure} shows the similarities" if figure else ""
         raise UserError(f"{source}: {people.doubt}{shown}")
+    side = params.data.image_size
+
+    def fit(entry: Entry) -> images.Pixels:
+        return images.fit(images.decode(source / entry.path).pixels, side, params.data.fit)
+
+    # Not memory-mapped: on a full disk, a write fails with a message, a mapped page with SIGBUS.
+    with (directory / "images.npy").open("wb") as packed:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(entries), side, side)}
+        write_array_header_1_0(packed, header)
+        for pixels in in_order(fit, entries):
+            packed.write(pixels.tobytes())
     if params.data.permute_labels:
         labels = splits.permuted(labels, people.names, params.split.seed)
     parts = splits.parts(entries, labels, people.names, params.split)
@@ -102,7 +102,7 @@ def pack(
         },
         "rejected": len(rejected),
         "duplicates": sum(item.duplicate_of is not None for item in rejected),
-        "converted": sum(entry.converted is not None for entry in entries),
+        "converted": sum(entry.converted for entry in entries),
         "split": {
             part: {
                 label: {"images": pictured[part, label], "subjects": counted[part, label]}
