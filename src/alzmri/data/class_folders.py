@@ -88,12 +88,6 @@ class Collection:
         """The rejected files that are lost images: neither duplicates nor strays."""
         return [item for item in self.rejected if not (item.duplicate_of or item.stray)]
 
-    @property
-    def rejected_fraction(self) -> float:
-        """The fraction of :attr:`faults` among the images, 0 to 1."""
-        found = len(self.entries) + sum(not item.stray for item in self.rejected)
-        return len(self.faults) / max(1, found)
-
 
 def read(directory: Path) -> Collection:
     """Validate every file below ``directory``.
@@ -114,12 +108,11 @@ def read(directory: Path) -> Collection:
             f"{directory} is not a directory: import a collection with `alzmri data import`"
         )
     names, published = (directory / name for name in (CLASSES_FILE, ORIGIN_FILE))
-    table = described(names)
-    naming = STAGES if table is None else classes_of(table, str(names))
+    naming = classes_of(names.read_bytes(), str(names)) if os.path.lexists(names) else STAGES
     original: dict[str, str] = {}
     origins: defaultdict[str, list[str]] = defaultdict(list)
-    if (table := described(published)) is not None:
-        for _, row in rows(table, str(published), ("path", "origin")):
+    if os.path.lexists(published):
+        for _, row in rows(published.read_bytes(), str(published), ("path", "origin")):
             origins[row["path"]].append(row["origin"])
             original[row["path"]] = row.get("copy_of") or row["path"]
     paths, rejected = walk(directory)
@@ -170,15 +163,6 @@ def read(directory: Path) -> Collection:
     present = set(labels.values())
     named = naming.classes or tuple(name for name in classes.KNOWN if name in present)
     return Collection(directory, named, entries, rejected, np.concatenate(thumbnails))
-
-
-def described(file: Path) -> bytes | None:
-    """The bytes of a ``file`` that describes a collection; None if there is none, `UserError` if it
-    is unreadable."""
-    try:
-        return images.read(file) if os.path.lexists(file) else None
-    except images.Unreadable as error:
-        raise UserError(f"{file}: {error}; remove it, or put a text file in its place") from None
 
 
 def classes_of(table: bytes, name: str) -> Naming:
@@ -264,9 +248,10 @@ def require(
             " per slice; import a collection with `alzmri data import`"
         )
     problems = []
-    if collection.rejected_fraction > max_rejected:
+    number = len(collection.entries) + sum(not item.stray for item in collection.rejected)
+    if len(faults) / number > max_rejected:
         problems.append(
-            f"{len(faults)} of its images ({collection.rejected_fraction:.0%}) were rejected, but "
+            f"{len(faults)} of its images ({len(faults) / number:.0%}) were rejected, but "
             f"at most {max_rejected:.0%} may be (data.max_rejected, --max-rejected)"
         )
     used = {item.label for item in collection.entries}
@@ -282,8 +267,6 @@ def require(
     if problems:
         lines = [f"{directory} cannot be used: {'; '.join(problems)}"]
         lines += [f"  {item.path}: {item.reason}" for item in faults[:_SHOWN]]
-        if len(faults) > _SHOWN:
-            lines.append(f"  and {len(faults) - _SHOWN} more")
         raise UserError("\n".join([*lines, remedy]))
 
 

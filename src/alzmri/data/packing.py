@@ -98,7 +98,7 @@ def pack(
         "people": {
             "from": "pixels" if cut else "file" if people.known else "unknown",
             "cut": round(cut, 3) if cut else None,
-            "gap": [round(gap.low, 3), round(gap.high, 3)] if gap else None,
+            "gap": [round(end, 3) for end in gap] if gap else None,
         },
         "rejected": len(rejected),
         "duplicates": sum(item.duplicate_of is not None for item in rejected),
@@ -173,8 +173,8 @@ def draw_links(path: Path, links: Forest, found: People, note: str) -> None:
         axes.yaxis.set_major_formatter("{x:,.0f}")
         above = ""
         if gap := found.gap:
-            axes.axvspan(gap.low, gap.high, color="#eeeeee", lw=0)
-            above = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n"
+            axes.axvspan(*gap, color="#eeeeee", lw=0)
+            above = f" no link from\n {gap[0]:.2f} to {gap[1]:.2f}:\n"
         if found.cut:
             axes.axvline(found.cut, color="black", lw=1, ls="--")
             text = f"{above} cut at {found.cut:.2f}"
