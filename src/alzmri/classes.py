@@ -160,7 +160,7 @@ def named(names: Sequence[str], where: str) -> Naming:
     if not 2 <= len(set(map(plain, naming.classes))) == len(naming.classes) <= MOST:
         raise UserError(
             f"{where} must name 2 to {MOST} different classes, from healthy to severe, such as"
-            f" CN,MCI,AD; it names {', '.join(names)}"
+            f" CN,MCI,AD; it names {', '.join(names) or 'none'}"
         )
     return naming
 

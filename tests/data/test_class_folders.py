@@ -130,6 +130,9 @@ def test_nothing_there(tmp_path: Path) -> None:
         require(read(tmp_path), 1)
     with pytest.raises(UserError, match="not a directory"):
         read(tmp_path / "gone")
+    (tmp_path / "classes.txt").write_text("CN\nDémence\n", encoding="utf-16")
+    with pytest.raises(UserError, match=r"classes\.txt is not UTF-8 text, save it"):
+        read(tmp_path)
 
 
 def test_an_interruption_stops_soon() -> None:

@@ -92,6 +92,15 @@ def test_rows_pixels_and_subjects(packed, collection, tmp_path):
     assert len(set(drawn.values())) == 4
 
 
+def test_a_file_that_changes_after_its_validation_is_refused(packed, collection, monkeypatch):
+    file = collection / "MildDemented" / "0_0.jpg"
+    other = (collection / "NonDemented" / "0_0.jpg").read_bytes()
+    for change in (lambda *_: file.write_bytes(other), lambda *_: file.unlink()):
+        monkeypatch.setattr(packing.class_folders, "require", change)
+        with pytest.raises(UserError, match=r"0_0\.jpg changed or vanished .* run this again"):
+            packed()
+
+
 def test_one_image_of_each_slice_is_scored(packed, collection):
     """As an import of an augmented release notes its copies: here of two slices of each subject."""
     rows = ["path,origin,copy_of"]

@@ -190,7 +190,10 @@ def test_a_table_with_faults(content: bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["subjects.csv", "classes.txt", "origin.csv"])
-def test_a_table_that_leads_nowhere_is_not_ignored(tmp_path: Path, name: str) -> None:
+def test_a_table_that_is_no_file_is_not_ignored(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("gone")
     with pytest.raises(FileNotFoundError, match=name):
+        subjects.find(read(tmp_path), "auto")
+    (tmp_path / "gone").mkdir()
+    with pytest.raises(IsADirectoryError, match=name):
         subjects.find(read(tmp_path), "auto")

@@ -167,7 +167,10 @@ def read(directory: Path) -> Collection:
 
 def classes_of(table: bytes, name: str) -> Naming:
     """The naming in the bytes of a ``classes.txt``, which messages call ``name``."""
-    lines = table.decode("utf-8-sig", "backslashreplace").splitlines()
+    try:
+        lines = table.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text, save it as UTF-8: {error}") from None
     return classes.named([line.strip() for line in lines if line.strip()], name)
 
 

@@ -1,7 +1,9 @@
 """Pack a collection of files into ``data/prepared``, and draw the stage's figures."""
 
+import hashlib
 import textwrap
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,8 @@ def pack(
     It draws the similarities of images in ``figure``, also if they do not separate subjects.
 
     Raises:
-        UserError: the collection is unusable, the split of ``params`` is impossible, or the pixels
-            do not separate subjects, and nothing else does.
+        UserError: the collection is unusable, or changes meanwhile; the split of ``params`` is
+            impossible; or the pixels do not separate subjects, and nothing else does.
     """
     found = class_folders.read(source)
     class_folders.require(found, params.data.max_rejected)
@@ -57,20 +59,28 @@ def pack(
     if people.doubt and not people.known:
         shown = f". {figure} shows the similarities" if figure else ""
         raise UserError(f"{source}: {people.doubt}{shown}")
+    if params.data.permute_labels:
+        labels = splits.permuted(labels, people.names, params.split.seed)
+    parts = splits.parts(entries, labels, people.names, params.split)
     side = params.data.image_size
 
     def fit(entry: Entry) -> images.Pixels:
-        return images.fit(images.decode(source / entry.path).pixels, side, params.data.fit)
+        with suppress(images.Unreadable):
+            content = images.read(source / entry.path)
+            if hashlib.sha256(content).hexdigest() == entry.sha256:
+                return images.fit(images.decode_bytes(content).pixels, side, params.data.fit)
+        raise UserError(
+            f"{source / entry.path} changed or vanished while {source} was read: run this again"
+            " when no other program writes there"
+        )
 
+    # A second pass decodes again, because all pixels together may be larger than the memory.
     # Not memory-mapped: on a full disk, a write fails with a message, a mapped page with SIGBUS.
     with (directory / "images.npy").open("wb") as packed:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(entries), side, side)}
         write_array_header_1_0(packed, header)
         for pixels in in_order(fit, entries):
             packed.write(pixels.tobytes())
-    if params.data.permute_labels:
-        labels = splits.permuted(labels, people.names, params.split.seed)
-    parts = splits.parts(entries, labels, people.names, params.split)
     rows = [
         Row(index, entry.path, label, subject, part, entry.sha256)
         for index, (entry, label, subject, part) in enumerate(

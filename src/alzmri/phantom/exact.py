@@ -57,6 +57,7 @@ def box_blur(values: NDArray[np.integer], radius: int, passes: int = 2) -> NDArr
     width = 2 * radius + 1
     blurred = values.astype(np.int64)
     for axis in [*range(values.ndim)] * passes:
+        # SciPy sums in float64, which is exact for integers below 2**53.
         blurred = ndimage.correlate1d(blurred, np.ones(width), axis, mode="nearest") // width
     return blurred
 

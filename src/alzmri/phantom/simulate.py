@@ -32,8 +32,8 @@ def generate(directory: Path, *, subjects: int, slices: int, seed: int, difficul
     Raises:
         EnvironmentFault: the MNI152 template is missing, damaged or different.
     """
-    # As in the public collection, slices are within 30 mm: from the level of the commissures to the
-    # roof of the lateral ventricles.
+    # Heights above the anterior commissure, mm: 1 mm apart and, as in the public collection, within
+    # 30 mm, from the level of the commissures to the roof of the lateral ventricles.
     spacing = min(1.0, 30.0 / max(1, slices - 1))
     heights = [14.0 + spacing * (index - (slices - 1) / 2) for index in range(slices)]
     tasks = [(stage, number) for number in range(1, subjects + 1) for stage in range(len(FOLDERS))]
