@@ -94,8 +94,9 @@ def test_rows_pixels_and_subjects(packed, collection, tmp_path):
 
 def test_a_file_that_changes_after_its_validation_is_refused(packed, collection, monkeypatch):
     file = collection / "MildDemented" / "0_0.jpg"
-    other = (collection / "NonDemented" / "0_0.jpg").read_bytes()
+    before, other = file.read_bytes(), (collection / "NonDemented" / "0_0.jpg").read_bytes()
     for change in (lambda *_: file.write_bytes(other), lambda *_: file.unlink()):
+        file.write_bytes(before)
         monkeypatch.setattr(packing.class_folders, "require", change)
         with pytest.raises(UserError, match=r"0_0\.jpg changed or vanished .* run this again"):
             packed()
