@@ -7,16 +7,7 @@ from alzmri.phantom.simulate import generate
 
 
 def main() -> None:
-    phantom = params.load().phantom
-    with terminal.progress("simulating subjects") as progress:
-        generate(
-            Path("data/phantom"),
-            subjects=phantom.subjects,
-            slices=phantom.slices,
-            difficulty=phantom.difficulty,
-            seed=phantom.seed,
-            progress=progress,
-        )
+    generate(Path("data/phantom"), **params.load().phantom.model_dump())
 
 
 if __name__ == "__main__":

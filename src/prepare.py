@@ -10,16 +10,14 @@ from alzmri.files import replacing_directory
 
 def main() -> None:
     settings = params.load()
-    name = settings.data.source
+    name, unit = settings.data.source, settings.split.unit
     with replacing_directory(PREPARED) as directory:
         figure = Path("plots/subjects.png")
         found, people = packing.pack(Path("data", name), directory, settings, figure)
 
-    note = f"{name}, {settings.split.unit} split"
-    if settings.data.permute_labels:
-        note += ", LABELS PERMUTED between subjects"
-    if not people.known:
-        note += ", subjects unknown: this split LEAKS"
+    leaks = "" if people.known else "subjects unknown, this split LEAKS"
+    permuted = "LABELS PERMUTED between subjects" * settings.data.permute_labels
+    note = ", ".join(filter(None, (name, f"{unit} split", permuted, leaks)))
     packing.show_classes(Path("plots"), found, note)
 
     terminal.out.print(
@@ -30,20 +28,17 @@ def main() -> None:
         terminal.out.print(
             f"validation and test score one image of each slice: {copies} copies are left out"
         )
-    warnings = []
-    if not people.known:
-        warnings += [
-            "subjects unknown, this split LEAKS: its scores say nothing about new subjects"
-        ]
+    if leaks:
+        terminal.warn(f"{leaks}: its scores say nothing about new subjects")
     if people.doubt:
-        warnings += [people.doubt]
+        terminal.warn(people.doubt)
     if across := found["leak"]["near_duplicates_across_subject_split"]:
-        warnings += [
+        terminal.warn(
             f"{across} images have a near-duplicate in another part of this subject split: the same"
             " subjects have several names, so its scores LEAK. Correct subjects.csv, or set"
             f" split.subjects to pixels; `alzmri data audit {name}` shows pairs"
-        ]
-    for warning in (*warnings, *packing.problems(found, settings.split.unit)):
+        )
+    for warning in packing.problems(found, unit):
         terminal.warn(warning)
 
 

@@ -91,6 +91,7 @@ _NO_STAGE = (
 )
 _STAGELESS = tuple(map(plain, _NO_STAGE.split(",")))
 """Diagnoses other than the stages, least to most severe; only the user can place them."""
+_ORDER = (*KNOWN, *_STAGELESS)
 
 
 def of_folders(naming: Naming, folders: Sequence[str]) -> tuple[str, str | None] | None:
@@ -159,37 +160,25 @@ def named(names: Sequence[str], where: str) -> Naming:
     if not 2 <= len(set(map(plain, naming.classes))) == len(naming.classes) <= MOST:
         raise UserError(
             f"{where} must name 2 to {MOST} different classes, from healthy to severe, such as"
-            f" CN,MCI,AD; it names {', '.join(names)}"
+            f" CN,MCI,AD; it names {', '.join(names) or 'none'}"
         )
     return naming
 
 
 def option(words: Iterable[str]) -> str:
-    """A ``--classes`` option for a source with ``words``, and what the user must fill in."""
-    words = sorted(set(words))
+    """A ``--classes`` option for a source with ``words``, from healthy to severe as far as the
+    order is known; the user names the numbers."""
+    words = sorted(set(words), key=lambda word: (_severity(word), word))
     if all(map(number, words)):
-        words.sort(key=float)
-        in_order = words == list(map(str, range(len(words))))
-        shown = ",".join(f"NAME OF {word}" if in_order else f"{word}=NAME" for word in words)
-        return (
-            f"--classes '{shown}'\nif the numbers have another order:"
-            " --classes '2=NAME,0=NAME,1=NAME'"
-        )
-    words.sort(key=_severity)
-    shown = f"--classes '{','.join(words)}'"
-    if unknown := [word for word in words if _severity(word) == len(KNOWN) + len(_STAGELESS)]:
-        shown += f"\nand {' and '.join(unknown)} moved to the right place, which is not known here"
-    return shown
+        words = [f"{word}=NAME" for word in sorted(words, key=float)]
+    return f"--classes '{','.join(words)}'"
 
 
 def _severity(word: str) -> int:
     """The place of ``word``, or of the first word in it that has one; others are last."""
-    for part in (word, *re.findall(r"[^\W_]+", word)):
-        if stageless(part):
-            return len(KNOWN) + _STAGELESS.index(plain(part))
-        if name := STAGES.class_of(part):
-            return KNOWN.index(name)
-    return len(KNOWN) + len(_STAGELESS)
+    parts = (word, *re.findall(r"[^\W_]+", word))
+    meant = [STAGES.class_of(part) or plain(part) for part in parts]
+    return next((_ORDER.index(name) for name in meant if name in _ORDER), len(_ORDER))
 
 
 def merged(merge: str, classes: Collection[str]) -> dict[str, str]:

@@ -1,32 +1,21 @@
 """Apply a function to many items on several threads, with the results in order."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AHEAD = 4
-"""Items per thread that start before the caller takes the oldest result. A small number limits the
-results in memory and the work left when the caller stops."""
 
-
-def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
-) -> Iterator[Result]:
-    """Yield ``function(item)`` of each item; by default one thread per processor.
+def in_order(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield ``function(item)`` of each item, with one thread per processor.
 
     NumPy, Pillow and OpenCV release the GIL while they compute.
     """
-    threads = threads or os.cpu_count() or 1
-    waiting: deque[Future[Result]] = deque()
+    threads = os.cpu_count() or 1
+    step = 16 * threads  # limits the results in memory, and the work left when the caller stops
     with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > _AHEAD * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        for start in range(0, len(items), step):
+            yield from pool.map(function, items[start : start + step])

@@ -29,6 +29,7 @@ _REMEDIES = {
     errno.ENOSPC: "free some space on the disk",
     errno.EDQUOT: "free some of your quota",
     errno.EACCES: "change its owner or permissions, or use a folder that you may write",
+    errno.EISDIR: "move this folder away, or put a file in its place",
     errno.EROFS: "use a folder on a writable disk",
 }
 

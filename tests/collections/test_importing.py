@@ -237,7 +237,7 @@ def test_numbers_without_names_are_refused(
         file = parquet(tmp_path / "x.parquet", words=words)
         message = refused(file)
         assert "0, 1, 2, 3 are numbers without a meaning" in message
-        assert f"alzmri data import {file} --name mine --classes 'NAME OF 0,NAME OF 1," in message
+        assert f"alzmri data import {file} --name mine --classes '0=NAME,1=NAME," in message
     assert "3 is not one of the classes" in refused(file, named_classes="a,b,c")
     unused = "Non,Very Mild,Mild,Moderate,Demented"
     assert "no usable image of Demented" in refused(file, named_classes=unused)

@@ -41,7 +41,9 @@ def test_every_format_is_read(tmp_path: Path, picture: Image.Image, suffix: str)
     path = tmp_path / f"x.{suffix}"
     options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     picture.save(path, **options)
-    assert np.array_equal(decode(path).pixels, np.asarray(picture))
+    decoded = decode(path)
+    assert np.array_equal(decoded.pixels, np.asarray(picture))
+    assert decoded.converted == (suffix in ("gif", "webp"))
 
 
 def test_content_counts_not_the_name(tmp_path: Path, picture: Image.Image) -> None:
@@ -54,23 +56,15 @@ def test_content_counts_not_the_name(tmp_path: Path, picture: Image.Image) -> No
 
 
 @pytest.mark.parametrize(
-    ("mode", "suffix", "converted"),
-    [
-        ("RGB", "png", "RGB"),
-        ("RGB", "jpg", "RGB"),
-        ("CMYK", "jpg", "CMYK"),
-        ("P", "png", "palette"),
-        ("1", "png", "1-bit"),
-    ],
+    ("mode", "suffix"),
+    [("RGB", "png"), ("RGB", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("1", "png")],
 )
-def test_colour_becomes_gray(
-    tmp_path: Path, picture: Image.Image, mode: str, suffix: str, converted: str
-) -> None:
+def test_colour_becomes_gray(tmp_path: Path, picture: Image.Image, mode: str, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
     colour = picture.convert("RGB")
     (colour.quantize(64) if mode == "P" else colour.convert(mode)).save(path)
     decoded = decode(path)
-    assert decoded.converted == converted
+    assert decoded.converted
     if mode != "1":
         difference = decoded.pixels.astype(int) - np.asarray(picture)
         assert np.abs(difference).mean() < 8
@@ -84,7 +78,7 @@ def test_transparency_is_laid_on_black(tmp_path: Path, picture: Image.Image, mod
     transparent.putalpha(Image.fromarray(alpha))
     transparent.save(tmp_path / "x.png")
     decoded = decode(tmp_path / "x.png")
-    assert decoded.converted == "transparency"
+    assert decoded.converted
     assert not decoded.pixels[:20].any()
     assert np.array_equal(decoded.pixels[20:], np.asarray(picture)[20:])
 
@@ -95,7 +89,7 @@ def test_sixteen_bits_are_scaled_by_their_range(tmp_path: Path, suffix: str) -> 
     path = tmp_path / f"x.{suffix}"
     Image.fromarray(twelve_bits).save(path)
     decoded = decode(path)
-    assert decoded.converted == "16-bit"
+    assert decoded.converted
     assert (decoded.pixels.min(), decoded.pixels.max()) == (0, 255)
     assert (np.diff(decoded.pixels.ravel().astype(int)) >= 0).all()
 
@@ -103,7 +97,7 @@ def test_sixteen_bits_are_scaled_by_their_range(tmp_path: Path, suffix: str) -> 
 def test_floats_are_scaled_unless_they_are_no_numbers(tmp_path: Path) -> None:
     values = np.linspace(-1, 1, 1024, dtype=np.float32).reshape(32, 32)
     Image.fromarray(values).save(tmp_path / "x.tif")
-    assert decode(tmp_path / "x.tif").converted == "float"
+    assert decode(tmp_path / "x.tif").converted
     values[3, 3] = np.nan
     Image.fromarray(values).save(tmp_path / "x.tif")
     assert "not numbers" in refused(tmp_path / "x.tif")

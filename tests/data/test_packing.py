@@ -62,8 +62,8 @@ def test_rows_pixels_and_subjects(packed, collection, tmp_path):
     assert (found["images"], found["rejected"], found["duplicates"]) == (48, 2, 1)
     assert found["leak"]["test_images_with_training_near_duplicate"] == 0
     assert found["people"]["from"] == "pixels"
-    assert found["people"]["gap"] == [round(gap.low, 3), round(gap.high, 3)]
-    assert gap.low < found["people"]["cut"] < gap.high
+    assert found["people"]["gap"] == [round(end, 3) for end in gap]
+    assert gap[0] < found["people"]["cut"] < gap[1]
     with (tmp_path / "prepared" / "rejected.csv").open() as handle:
         listed = {row["path"]: row["reason"] for row in csv.DictReader(handle)}
     assert listed == {
@@ -90,6 +90,16 @@ def test_rows_pixels_and_subjects(packed, collection, tmp_path):
         drawn[name] = (tmp_path / f"{name}.png").read_bytes()
     assert drawn["pixels"] == drawn["again"]
     assert len(set(drawn.values())) == 4
+
+
+def test_a_file_that_changes_after_its_validation_is_refused(packed, collection, monkeypatch):
+    file = collection / "MildDemented" / "0_0.jpg"
+    before, other = file.read_bytes(), (collection / "NonDemented" / "0_0.jpg").read_bytes()
+    for change in (lambda *_: file.write_bytes(other), lambda *_: file.unlink()):
+        file.write_bytes(before)
+        monkeypatch.setattr(packing.class_folders, "require", change)
+        with pytest.raises(UserError, match=r"0_0\.jpg changed or vanished .* run this again"):
+            packed()
 
 
 def test_one_image_of_each_slice_is_scored(packed, collection):

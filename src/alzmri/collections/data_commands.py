@@ -252,9 +252,8 @@ def _show(found: "Collection", people: "People") -> None:
     for label, images, subjects in (*counts, ("all", len(labels), len(classes_of))):
         table.add_row(label, str(images), str(subjects) if people.known else "?")
     terminal.out.print(table)
-    conversions = Counter(entry.converted for entry in found.entries if entry.converted)
-    for conversion, count in sorted(conversions.items()):
-        terminal.say(f"converted to 8-bit grayscale when read: {count} x {conversion}")
+    if converted := sum(entry.converted for entry in found.entries):
+        terminal.say(f"converted to upright 8-bit grayscale when read: {converted} images")
     if several := sum(number > 1 for number in classes_of.values()):
         terminal.warn(
             f"{several} subjects have images in several classes: each has one stage; check the"

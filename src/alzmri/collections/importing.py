@@ -134,7 +134,7 @@ def _require_names(
     chosen = {label or word: word for word, label in reversed(list(words.items()))}
     raise UserError(
         f"the classes {', '.join(sorted(unknown))} are {what}. Nothing was imported; name"
-        " the classes from healthy to severe:\n"
+        " the classes from healthy to severe (check the order):\n"
         f"  alzmri data {command} {classes.option(chosen.values())}"
     )
 

@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -33,14 +33,15 @@ _SHOWN = 5
 
 class Entry(NamedTuple):
     """A usable image: its path in the collection, with ``/``; its class; the hexadecimal SHA-256 of
-    the file's bytes; its conversion, see :class:`images.Decoded`; its height and width; and from
-    ``origin.csv`` the path of its original, its own unless it is a copy, and its published paths.
+    the file's bytes; whether it was converted, see :class:`images.Decoded`; its height and width;
+    and from ``origin.csv`` the path of its original, its own unless it is a copy, and its published
+    paths.
     """
 
     path: str
     label: str
     sha256: str
-    converted: str | None
+    converted: bool
     size: tuple[int, ...]
     original: str
     origins: Sequence[str]
@@ -88,16 +89,9 @@ class Collection:
         """The rejected files that are lost images: neither duplicates nor strays."""
         return [item for item in self.rejected if not (item.duplicate_of or item.stray)]
 
-    @property
-    def rejected_fraction(self) -> float:
-        """The fraction of :attr:`faults` among the images, 0 to 1."""
-        found = len(self.entries) + sum(not item.stray for item in self.rejected)
-        return len(self.faults) / max(1, found)
 
-
-def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) -> Collection:
-    """Validate every file below ``directory``, and call ``use`` with the pixels of each usable
-    image, uint8 ``[height, width]``, in the order of the entries.
+def read(directory: Path) -> Collection:
+    """Validate every file below ``directory``.
 
     The class of an image is that of the nearest folder above it whose name means one, in any
     spelling. A ``classes.txt`` names the classes; without it they are stages of dementia.
@@ -115,12 +109,11 @@ def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) 
             f"{directory} is not a directory: import a collection with `alzmri data import`"
         )
     names, published = (directory / name for name in (CLASSES_FILE, ORIGIN_FILE))
-    table = described(names)
-    naming = STAGES if table is None else classes_of(table, str(names))
+    naming = classes_of(names.read_bytes(), str(names)) if os.path.lexists(names) else STAGES
     original: dict[str, str] = {}
     origins: defaultdict[str, list[str]] = defaultdict(list)
-    if (table := described(published)) is not None:
-        for _, row in rows(table, str(published), ("path", "origin")):
+    if os.path.lexists(published):
+        for _, row in rows(published.read_bytes(), str(published), ("path", "origin")):
             origins[row["path"]].append(row["origin"])
             original[row["path"]] = row.get("copy_of") or row["path"]
     paths, rejected = walk(directory)
@@ -138,15 +131,17 @@ def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) 
             except images.Unreadable as error:
                 rejected.append(_refused(path, error))
 
-    def decode(copies: list[str]) -> tuple[images.Decoded, images.Pixels] | images.Unreadable:
+    def decode(
+        copies: list[str],
+    ) -> tuple[bool, tuple[int, ...], images.Pixels] | images.Unreadable:
         try:
-            decoded = images.decode(directory / copies[0])
-            return decoded, images.thumbnail(decoded.pixels)
+            pixels, converted = images.decode(directory / copies[0])
+            return converted, pixels.shape, images.thumbnail(pixels)
         except images.Unreadable as error:
             return error
 
     entries, thumbnails = [], [np.empty((0, *[images.THUMBNAIL_SIDE] * 2), np.uint8)]
-    results = zip(contents.items(), in_order(decode, contents.values()), strict=True)
+    results = zip(contents.items(), in_order(decode, list(contents.values())), strict=True)
     with terminal.progress("reading") as progress:
         for done, ((sha256, copies), result) in enumerate(results, start=1):
             first, *others = copies
@@ -158,12 +153,10 @@ def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) 
                     reason = f"contradictory labels: the same bytes as {printable(other)}"
                     rejected.append(Rejected(printable(path), reason))
             else:
-                (pixels, converted), thumbnail = result
+                converted, size, thumbnail = result
                 known = original.get(first, first), origins.get(first, ())
-                entries.append(Entry(first, labels[first], sha256, converted, pixels.shape, *known))
+                entries.append(Entry(first, labels[first], sha256, converted, size, *known))
                 thumbnails.append(thumbnail[None])
-                if use:
-                    use(pixels)
                 reason = f"duplicate of {printable(first)}"
                 rejected += [Rejected(printable(path), reason, first) for path in others]
             progress(done, len(contents))
@@ -173,21 +166,12 @@ def read(directory: Path, use: Callable[[images.Pixels], object] | None = None) 
     return Collection(directory, named, entries, rejected, np.concatenate(thumbnails))
 
 
-def described(file: Path) -> bytes | None:
-    """The bytes of a ``file`` that describes a collection; None if there is none, `UserError` if it
-    is unreadable."""
-    try:
-        return images.read(file) if os.path.lexists(file) else None
-    except images.Unreadable as error:
-        raise UserError(f"{file}: {error}; remove it, or put a text file in its place") from None
-
-
 def classes_of(table: bytes, name: str) -> Naming:
     """The naming in the bytes of a ``classes.txt``, which messages call ``name``."""
     try:
         lines = table.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 text: {error}") from None
+        raise UserError(f"{name} is not UTF-8 text, save it as UTF-8: {error}") from None
     return classes.named([line.strip() for line in lines if line.strip()], name)
 
 
@@ -274,9 +258,10 @@ def require(
         ]
         raise UserError("\n".join(lines))
     problems = []
-    if collection.rejected_fraction > max_rejected:
+    number = len(collection.entries) + sum(not item.stray for item in collection.rejected)
+    if len(faults) / number > max_rejected:
         problems.append(
-            f"{len(faults)} of its images ({collection.rejected_fraction:.0%}) were rejected, but "
+            f"{len(faults)} of its images ({len(faults) / number:.0%}) were rejected, but "
             f"at most {max_rejected:.0%} may be (data.max_rejected, --max-rejected)"
         )
     used = {item.label for item in collection.entries}
@@ -292,8 +277,6 @@ def require(
     if problems:
         lines = [f"{directory} cannot be used: {'; '.join(problems)}"]
         lines += [f"  {item.path}: {item.reason}" for item in faults[:_SHOWN]]
-        if len(faults) > _SHOWN:
-            lines.append(f"  and {len(faults) - _SHOWN} more")
         raise UserError("\n".join([*lines, remedy]))
 
 

@@ -1,9 +1,7 @@
 """Validate and decode one image file."""
 
 import contextlib
-import errno
 import io
-import os
 import stat
 import warnings
 from pathlib import Path
@@ -54,9 +52,6 @@ SYMBOLIC_LINK = "symbolic link: may lead elsewhere (if DVC made it, set cache.ty
 """The reason for refusing a link."""
 _POINTER, _PULL = b"version https://git-lfs.github.com/spec/", "run `git lfs pull` in its clone"
 
-_NAMES = {"1": "1-bit", "P": "palette", "PA": "palette", "F": "float", "I": "32-bit"}
-"""Names of those modes of Pillow that say little."""
-
 # This module checks what Pillow warns about (large headers, odd EXIF), per file, with the path.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -70,11 +65,11 @@ class NotAnImage(Unreadable):
 
 
 class Decoded(NamedTuple):
-    """A usable image: uint8 ``[height, width]``, 0 black to 255 white, upright; and its conversion,
-    such as ``RGB`` or ``16-bit, rotated``, or None."""
+    """A usable image: uint8 ``[height, width]``, 0 black to 255 white, upright; and whether its
+    file has other pixels: colour, transparency, another depth or orientation."""
 
     pixels: Pixels
-    converted: str | None
+    converted: bool
 
 
 def decode(path: Path) -> Decoded:
@@ -113,7 +108,8 @@ def decode_bytes(data: bytes) -> Decoded:
                 image.seek(1)  # counting all frames could take for ever in formats that chain them
                 raise Unreadable("animated or stacked: several frames instead of one slice")
             rotated = image.getexif().get(ExifTag.Orientation) in range(2, 9)
-            pixels, converted = _to_gray(ImageOps.exif_transpose(image) if rotated else image)
+            converted = rotated or image.mode != "L" or image.has_transparency_data
+            pixels = _to_gray(ImageOps.exif_transpose(image) if rotated else image)
     except Unreadable:
         raise
     except UnidentifiedImageError:
@@ -124,27 +120,21 @@ def decode_bytes(data: bytes) -> Decoded:
         raise Unreadable(f"damaged: {error}") from None
     if pixels.min() == pixels.max():
         raise Unreadable(f"blank: every pixel is {pixels.min()}")
-    what = ", ".join(filter(None, (converted, "rotated" if rotated else None)))
-    return Decoded(pixels, what or None)
+    return Decoded(pixels, converted)
 
 
 def read(path: Path) -> bytes:
     """The bytes of a regular file that is neither empty nor larger than ``MAX_BYTES``; `Unreadable`
     otherwise, and for a symbolic link, which may lead out of the collection."""
     try:
-        # NONBLOCK, or a named pipe would wait for its writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise Unreadable("not a regular file")
-            check_bytes(status.st_size)
-            return os.read(descriptor, status.st_size)
-        finally:
-            os.close(descriptor)
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            raise Unreadable(SYMBOLIC_LINK)
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable("not a regular file")
+        check_bytes(status.st_size)
+        return path.read_bytes()
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise Unreadable(SYMBOLIC_LINK) from None
         raise Unreadable(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
@@ -264,20 +254,17 @@ def _area(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _to_gray(image: Image.Image) -> tuple[Pixels, str | None]:
-    """Convert to uint8 ``[height, width]``; also the conversion's name, None for 8-bit gray."""
+def _to_gray(image: Image.Image) -> Pixels:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, np.float64)
         if not np.isfinite(values).all():
             raise Unreadable("some pixels are not numbers")
         low, high = values.min(), values.max()
         scaled = np.rint((values - low) * (255 / (high - low))) if high > low else 0 * values
-        return scaled.astype(np.uint8), _NAMES.get(image.mode, "16-bit")
+        return scaled.astype(np.uint8)
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, "black")
         opaque = Image.alpha_composite(black, image.convert("RGBA"))
-        return np.array(opaque.convert("L")), "transparency"
-    if image.mode == "L":
-        return np.array(image), None
+        return np.array(opaque.convert("L"))
     # Through RGB, because not every mode converts directly to gray.
-    return np.array(image.convert("RGB").convert("L")), _NAMES.get(image.mode, image.mode)
+    return np.array((image if image.mode == "L" else image.convert("RGB")).convert("L"))

@@ -1,7 +1,9 @@
 """Pack a collection of files into ``data/prepared``, and draw the stage's figures."""
 
+import hashlib
 import textwrap
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ from numpy.lib.format import write_array_header_1_0
 
 from alzmri.classes import CLASSES, merged
 from alzmri.data import class_folders, images, splits, subjects
+from alzmri.data.class_folders import Entry
 from alzmri.data.prepared import COPY, PARTS, Row, numbered, relevant, write_manifest
 from alzmri.data.similarity import FLOOR, Forest
 from alzmri.data.subjects import People
 from alzmri.errors import UserError
 from alzmri.figure import drawing
 from alzmri.files import write_csv, write_json
+from alzmri.parallel import in_order
 from alzmri.params import Params
 
 _PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
@@ -38,24 +42,11 @@ def pack(
     It draws the similarities of images in ``figure``, also if they do not separate subjects.
 
     Raises:
-        UserError: the collection is unusable, the split of ``params`` is impossible, or the pixels
-            do not separate subjects, and nothing else does.
+        UserError: the collection is unusable, or changes meanwhile; the split of ``params`` is
+            impossible; or the pixels do not separate subjects, and nothing else does.
     """
-    side, shape = params.data.image_size, params.data.fit
-    # Not memory-mapped: on a full disk, a write fails with a message, a mapped page with SIGBUS.
-    with (directory / "images.npy").open("wb") as packed:
-
-        def write_header(number: int) -> None:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (number, side, side)}
-            write_array_header_1_0(packed, header)
-
-        write_header(0)  # NumPy leaves space for the number, which is known at the end
-        found = class_folders.read(
-            source, lambda pixels: packed.write(images.fit(pixels, side, shape).tobytes())
-        )
-        class_folders.require(found, params.data.max_rejected)
-        packed.seek(0)
-        write_header(len(found.entries))
+    found = class_folders.read(source)
+    class_folders.require(found, params.data.max_rejected)
     entries, rejected = found.entries, found.rejected
     reasons = ((item.path, item.reason) for item in rejected)
     write_csv(directory / "rejected.csv", ("path", "reason"), reasons)
@@ -71,6 +62,25 @@ def pack(
     if params.data.permute_labels:
         labels = splits.permuted(labels, people.names, params.split.seed)
     parts = splits.parts(entries, labels, people.names, params.split)
+    side = params.data.image_size
+
+    def fit(entry: Entry) -> images.Pixels:
+        with suppress(images.Unreadable):
+            content = images.read(source / entry.path)
+            if hashlib.sha256(content).hexdigest() == entry.sha256:
+                return images.fit(images.decode_bytes(content).pixels, side, params.data.fit)
+        raise UserError(
+            f"{source / entry.path} changed or vanished while {source} was read: run this again"
+            " when no other program writes there"
+        )
+
+    # A second pass decodes again, because all pixels together may be larger than the memory.
+    # Not memory-mapped: on a full disk, a write fails with a message, a mapped page with SIGBUS.
+    with (directory / "images.npy").open("wb") as packed:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(entries), side, side)}
+        write_array_header_1_0(packed, header)
+        for pixels in in_order(fit, entries):
+            packed.write(pixels.tobytes())
     rows = [
         Row(index, entry.path, label, subject, part, entry.sha256)
         for index, (entry, label, subject, part) in enumerate(
@@ -98,11 +108,11 @@ def pack(
         "people": {
             "from": "pixels" if cut else "file" if people.known else "unknown",
             "cut": round(cut, 3) if cut else None,
-            "gap": [round(gap.low, 3), round(gap.high, 3)] if gap else None,
+            "gap": [round(end, 3) for end in gap] if gap else None,
         },
         "rejected": len(rejected),
         "duplicates": sum(item.duplicate_of is not None for item in rejected),
-        "converted": sum(entry.converted is not None for entry in entries),
+        "converted": sum(entry.converted for entry in entries),
         "split": {
             part: {
                 label: {"images": pictured[part, label], "subjects": counted[part, label]}
@@ -173,8 +183,8 @@ def draw_links(path: Path, links: Forest, found: People, note: str) -> None:
         axes.yaxis.set_major_formatter("{x:,.0f}")
         above = ""
         if gap := found.gap:
-            axes.axvspan(gap.low, gap.high, color="#eeeeee", lw=0)
-            above = f" no link from\n {gap.low:.2f} to {gap.high:.2f}:\n"
+            axes.axvspan(*gap, color="#eeeeee", lw=0)
+            above = f" no link from\n {gap[0]:.2f} to {gap[1]:.2f}:\n"
         if found.cut:
             axes.axvline(found.cut, color="black", lw=1, ls="--")
             text = f"{above} cut at {found.cut:.2f}"

@@ -67,25 +67,22 @@ class Prepared:
             images = np.load(directory / "images.npy", mmap_mode="r")
             with (directory / "manifest.csv").open(newline="", encoding="utf-8") as handle:
                 lines = csv.reader(handle)
-                header = next(lines)
+                next(lines)
                 rows = tuple(Row(int(index), *rest) for index, *rest in lines)
+            if len(images) != len(rows):
+                raise ValueError("images and manifest do not belong together")
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} not found: run `dvc repro prepare` first") from None
         except (ValueError, TypeError, KeyError, StopIteration, EOFError) as error:
-            raise _damaged(directory, str(error) or "empty manifest.csv") from None
+            raise UserError(
+                f"{directory} is damaged ({str(error) or 'empty manifest.csv'}):"
+                " run `dvc repro --force prepare`"
+            ) from None
         if made_from != relevant(params):
             raise UserError(
                 f"{directory} was made with other parameters (data, split) than those of"
                 " params.yaml: run `dvc repro prepare`"
             )
-        if (
-            images.dtype != np.uint8
-            or images.ndim != 3
-            or [row.index for row in rows] != list(range(len(images)))
-            or header != [field.name for field in fields(Row)]
-            or not {row.label for row in rows} <= set(classes)
-        ):
-            raise _damaged(directory, "images and manifest do not belong together")
         return cls(images, rows, classes)
 
     def indices(self, part: str) -> NDArray[np.int64]:
@@ -119,7 +116,3 @@ class Prepared:
 def numbered(classes: Sequence[str]) -> tuple[str, ...]:
     """Labels such as ``0 Non Demented``, for renderers that sort by letter (Vega, W&B)."""
     return tuple(f"{index} {name}" for index, name in enumerate(classes))
-
-
-def _damaged(directory: Path, reason: str) -> UserError:
-    return UserError(f"{directory} is damaged ({reason}): run `dvc repro --force prepare`")

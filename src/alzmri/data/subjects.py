@@ -3,15 +3,16 @@
 It ignores labels: a class must neither split a subject nor keep it together.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.data.class_folders import Collection, described, printable, rows
+from alzmri.data.class_folders import Collection, printable, rows
 from alzmri.data.prepared import UNKNOWN
 from alzmri.data.similarity import FLOOR, Codes, Forest, nearest
 from alzmri.errors import UserError
@@ -49,12 +50,9 @@ _WAYS = (
 """Remedies when the pixels do not separate subjects."""
 
 
-class Gap(NamedTuple):
-    """A range of similarities without links: links of different subjects are below, those of one
-    subject above. ``low`` is ``FLOOR`` if no two subjects reach it."""
-
-    low: float
-    high: float
+Gap = tuple[float, float]
+"""A range of similarities without links: links of different subjects are below, those of one
+subject above. It begins at ``FLOOR`` if no two subjects reach it."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,8 @@ def find(collection: Collection, how: Literal["auto", "file", "pixels", "unknown
     entries, file = collection.entries, collection.directory / SUBJECTS_FILE
     if how == "unknown":
         return _unknown([entry.sha256 for entry in entries])
-    table = described(file) if how != "pixels" else None
-    if table is not None:
-        return People(listed(table, str(file), [entry.path for entry in entries]))
+    if how != "pixels" and os.path.lexists(file):
+        return People(listed(file.read_bytes(), str(file), [entry.path for entry in entries]))
     if how == "file":
         raise UserError(
             f"{file} not found: add it (columns path,subject), or set split.subjects to pixels"
@@ -126,10 +123,8 @@ def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
         subjects.setdefault(path, subject)
     faults += [f"{printable(path)} is not listed" for path in paths if path not in subjects]
     if faults:
-        lines = [f"{name} has {len(faults)} fault(s):", *faults[:_SHOWN]]
-        if len(faults) > _SHOWN:
-            lines.append(f"and {len(faults) - _SHOWN} more")
-        raise UserError("\n  ".join(lines))
+        shown = [*faults[:_SHOWN], *["..."] * (len(faults) > _SHOWN)]
+        raise UserError("\n  ".join([f"{name} has {len(faults)} fault(s):", *shown]))
     return [subjects[path] for path in paths]
 
 
@@ -147,7 +142,7 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
     """
     count = len(sha256s)
     gap = clear_gap(links, count)
-    cut = (gap.low + gap.high) / 2 if gap else CUT
+    cut = sum(gap) / 2 if gap else CUT
     component = links.components(count, cut).tolist()
     smallest: dict[int, str] = {}
     for number, digest in zip(component, sha256s, strict=True):
@@ -193,7 +188,7 @@ def clear_gap(links: Forest, images: int) -> Gap | None:
     rivals = widths >= _RIVAL * widths[widest]
     if ends[widest] < _OWN or np.ptp(people[rivals]) > _STRAYS * images:
         return None
-    return Gap(float(starts[widest]), float(ends[widest]))
+    return float(starts[widest]), float(ends[widest])
 
 
 def near_duplicates(codes: Codes, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> int:

@@ -1,15 +1,10 @@
 """One simulated subject: the stage of atrophy and all other differences between heads.
 
 A stage changes what radiologists grade: wide ventricles, wide sulci, thin cortex, a wide rim of
-cerebrospinal fluid (CSF), and dark white matter around the ventricles. Measured in the same way, as
-fractions of the brain's area, the means from Non to Moderate Demented are:
-
-====================  ========================  ========================
-                      public collection         here
-====================  ========================  ========================
-ventricles            0.058 0.074 0.092 0.094   0.056 0.075 0.089 0.102
-dark tissue           0.198 0.238 0.271 0.280   0.195 0.237 0.269 0.303
-====================  ========================  ========================
+cerebrospinal fluid (CSF), and dark white matter around the ventricles. From Non to Moderate
+Demented, the ventricles are on average 0.056, 0.075, 0.089 and 0.102 of the brain's area (in the
+public collection 0.058, 0.074, 0.092 and 0.094), and all dark tissue is 0.195, 0.237, 0.269 and
+0.303 of it (0.198, 0.238, 0.271 and 0.280).
 
 Between subjects of one class the ventricles vary by 0.02 to 0.03 in reality and by 0.006 here: real
 classes overlap so much that unseen subjects could hardly be classified. The separation of the

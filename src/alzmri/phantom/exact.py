@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 Floats = NDArray[np.floating[Any]]
 Volume = Floats
@@ -56,10 +57,8 @@ def box_blur(values: NDArray[np.integer], radius: int, passes: int = 2) -> NDArr
     width = 2 * radius + 1
     blurred = values.astype(np.int64)
     for axis in [*range(values.ndim)] * passes:
-        margin = [(radius + 1, radius) if k == axis else (0, 0) for k in range(values.ndim)]
-        padded = np.pad(blurred, margin, mode="edge")
-        sums = np.moveaxis(np.cumsum(padded, axis=axis), axis, 0)
-        blurred = np.moveaxis((sums[width:] - sums[:-width]) // width, 0, axis)
+        # SciPy sums in float64, which is exact for integers below 2**53.
+        blurred = ndimage.correlate1d(blurred, np.ones(width), axis, mode="nearest") // width
     return blurred
 
 

@@ -1,10 +1,10 @@
 """The collection on disk: class folders of JPEG slices, and the table of their subjects."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
+from alzmri import terminal
 from alzmri.classes import FOLDERS
 from alzmri.files import replacing_directory, write_csv
 from alzmri.parallel import in_order
@@ -19,16 +19,7 @@ _ANATOMY_STREAM, _NOISE_STREAM = 0, 1
 """Streams of random numbers per subject, so that more slices do not change the anatomy."""
 
 
-def generate(
-    directory: Path,
-    *,
-    subjects: int,
-    slices: int,
-    seed: int,
-    difficulty: float,
-    threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
+def generate(directory: Path, *, subjects: int, slices: int, seed: int, difficulty: float) -> None:
     """Write a simulated collection to ``directory``, the same bytes for a seed everywhere.
 
     ``subjects`` are per class, ``slices`` per subject. Images are
@@ -36,15 +27,21 @@ def generate(
     head down; subjects are ``ND-001``, ``VMD-001``, ``MD-001``, ``MOD-001`` and so on, slices
     ``01`` (lowest) upward. ``subjects.csv`` (``path,subject``) lists all images, sorted by path.
     ``difficulty`` is as in `SimulatedSubject`. ``directory`` appears, or is replaced, only when
-    everything is written. ``threads`` (default: one per processor) share the subjects; the result
-    does not depend on their number. ``progress(done, total)`` counts slices.
+    everything is written.
 
     Raises:
         EnvironmentFault: the MNI152 template is missing, damaged or different.
     """
-    maps, heights = prepare_maps(), slice_heights(slices)
+    # Heights above the anterior commissure, mm: 1 mm apart and, as in the public collection, within
+    # 30 mm, from the level of the commissures to the roof of the lateral ventricles.
+    spacing = min(1.0, 30.0 / max(1, slices - 1))
+    heights = [14.0 + spacing * (index - (slices - 1) / 2) for index in range(slices)]
     tasks = [(stage, number) for number in range(1, subjects + 1) for stage in range(len(FOLDERS))]
-    with replacing_directory(directory) as target:
+    with (
+        replacing_directory(directory) as target,
+        terminal.progress("simulating subjects") as progress,
+    ):
+        maps = prepare_maps()
         for folder in FOLDERS:
             (target / folder).mkdir()
 
@@ -63,18 +60,7 @@ def generate(
             return rows
 
         rows: list[tuple[str, str]] = []
-        for count, drawn in enumerate(in_order(draw, tasks, threads), start=1):
+        for count, drawn in enumerate(in_order(draw, tasks), start=1):
             rows += drawn
-            if progress:
-                progress(count * slices, len(tasks) * slices)
+            progress(count, len(tasks))
         write_csv(target / "subjects.csv", ("path", "subject"), sorted(rows))
-
-
-def slice_heights(slices: int) -> list[float]:
-    """Heights of a subject's slices above the anterior commissure, mm, lowest first.
-
-    They are 1 mm apart and, as in the public collection, within 30 mm: from the level of the
-    commissures to the roof of the lateral ventricles.
-    """
-    spacing = min(1.0, 30.0 / max(1, slices - 1))
-    return [14.0 + spacing * (index - (slices - 1) / 2) for index in range(slices)]
