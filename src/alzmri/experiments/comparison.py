@@ -268,7 +268,7 @@ def _warnings(
 
 def _ranking_warnings(groups: Sequence[Group], metric: str) -> Iterator[str]:
     best, *rest = groups
-    other = [g for g in rest if g.runs[0].lock.scored != best.runs[0].lock.scored]
+    other = [g for g in rest if g.runs[0].scored != best.runs[0].scored]
     if names := ", ".join(code(group.name) for group in other):
         yield f"{names} ran with other code or data than {code(best.name)}: see `alzmri review`."
     if len(groups) > 2 and not metric.startswith("val_"):
@@ -293,7 +293,7 @@ def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
     old, new = before.settings, after.settings
     settings = [(k, old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)]
     images, verdict = _images(before, after), compare(head, base)
-    changed = before.lock.changes(after.lock)
+    changed = before.changes(after)
     stages = [(stage, ", ".join(map(code, paths))) for stage, paths in changed.items()]
     sides = (code(before.name), code(after.name))
     alike = before.evaluation == after.evaluation and not (settings or images or stages)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from alzmri import git, params, terminal
 from alzmri.errors import UserError
-from alzmri.experiments.finished_runs import METRICS, LockFile, Workspace, number
+from alzmri.experiments.finished_runs import METRICS, FinishedRun, Workspace, number
 
 PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "albumentations", "matplotlib")
 """Packages whose version can change the results' bytes."""
@@ -69,15 +69,11 @@ def show(*, as_json: bool = False) -> None:
 
 def verdict() -> str:
     """The last lines of `make repro`: whether this is the committed run, or why not."""
-    committed = git.show("HEAD", "dvc.lock")
-    if committed is None:
+    if git.show("HEAD", "dvc.lock") is None:
         return f"no run is committed yet.{_COMMIT.replace('`git', '`git add --all && git', 1)}"
-    try:
-        before, here = LockFile(committed), LockFile(Path("dvc.lock").read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError("dvc.lock not found: run `dvc repro` first") from None
+    before, here = FinishedRun("HEAD", git.head(), is_experiment=False), Workspace()
     if before.stages == here.stages:
-        return f"the committed run ({git.head()[:7]}) was reproduced byte for byte"
+        return f"the committed run ({before.commit[:7]}) was reproduced byte for byte"
     changed = {
         f"the command of {stage}" if name == "cmd" else name
         for stage, found in before.changes(here, parameters=True).items()
