@@ -211,10 +211,14 @@ class Runner:
             terminal.say("ended the experiments of an earlier call: they resume where they were")
         self._code = _code()
 
-    def outdated(self, experiments: Iterable[Experiment]) -> list[str]:
-        """Names of finished ones with other parameters or code; UserError for faulty parameters."""
-        wanted, done = {one.name: one.params for one in experiments}, finished(self.baseline)
-        return [name for name in wanted if name in done and not done[name].is_of(wanted[name])]
+    def outdated(self, planned: Mapping[str, Experiment | None]) -> list[str]:
+        """Names of ``planned`` (None: not chosen yet) that finished with other settings or code."""
+        done = finished(self.baseline)
+        return [
+            name
+            for name, one in planned.items()
+            if name in done and not (one and done[name].is_of(one.params))
+        ]
 
     def run(self, experiments: Iterable[Experiment]) -> list[FinishedRun]:
         """Run each of ``experiments`` that has not finished; return all finished ones, in order.
