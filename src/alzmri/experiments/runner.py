@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -114,10 +113,8 @@ class Board:
     def _table(self) -> Table:
         order = [*_COLOURS]
         rows = sorted(self._rows.copy().items(), key=lambda row: order.index(row[1][0]))
-        counts = Counter(status for _, (status, *_) in rows)
-        counts["to come"] = self._total - len(rows)
-        parts = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        caption = f"{self._total} experiments: {parts}"
+        done = sum(status == DONE for _, (status, *_) in rows)
+        caption = f"{done} of {self._total} experiments are done"
         table = Table("experiment", "", "where", "score", caption=caption, caption_justify="left")
         for name, (status, *rest) in rows:
             table.add_row(name, f"[{_COLOURS[status]}]{status}[/]", *rest)
