@@ -43,7 +43,8 @@ def examine(*, before_run: bool = False) -> Iterator[Finding]:
         before_run: `dvc repro` with the local store is about to start: the store may be down, and
             something that only experiments need may be missing, with a warning.
     """
-    checks: Mapping[str, tuple[str, Callable[[], str]]] = {  # and the check that must not fail
+    # By subject: the check that must not fail before it, and the check itself.
+    checks: Mapping[str, tuple[str, Callable[[], str]]] = {
         "python": ("", python),
         "environment": ("", environment),
         "disk": ("", disk),

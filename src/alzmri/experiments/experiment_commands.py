@@ -84,6 +84,9 @@ def sweep(
     seeds: Annotated[
         str | None, typer.Option(help="Values of train.seed: 3 means 0,1,2; or a list such as 1,7.")
     ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=3, max=100, help="Cross-validate with this many folds.")
+    ] = None,
     trials: Annotated[
         int | None,
         typer.Option(min=1, help="Let Optuna propose this many experiments instead of all."),
@@ -116,6 +119,8 @@ def sweep(
     words = [*(values or []), *(settings or [])]
     if seeds is not None:
         words.append(f"train.seed=range({seeds})" if seeds.isdigit() else f"train.seed={seeds}")
+    if folds is not None:
+        words += [f"split.folds={folds}", f"split.fold=range({folds})"]
     base: runner.Settings = runner.on_this_machine(jobs) if jobs > 1 else {}
     if on == "sagemaker":
         from alzmri.sagemaker import job_request

@@ -274,7 +274,7 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
 def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
     """Draw for each task the pooled score with interval, folds, range of new subjects and leak."""
     blue, red = SEVERITY[0], SEVERITY[3]
-    with drawing(path, 6.8, 0.85 * len(results) + 1.3) as figure:
+    with drawing(path, 6.8, 0.85 * len(results) + 1.5) as figure:
         axes = figure.add_subplot()
         for place, task in enumerate(results):
             score, leak = (of["subject"] for of in (task.scores, task.leak))
@@ -292,7 +292,11 @@ def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
                 axes.plot(value, place, marker, color=colour, ms=8.5, mec="white", label=label)
                 axes.text(value, place - 0.2, f"{value:.2f}", color=colour, ha="center")
         axes.set_yticks(range(len(results)), [task.name for task in results])
-        axes.set(xlim=(0, 1.02), ylim=(len(results) - 0.5, -0.6), xlabel="subject-level macro F1")
+        axes.set(xlim=(0, 1.02), ylim=(len(results) - 0.5, -0.6))
+        axes.set_xlabel(
+            f"subject-level macro F1\none fold tests 1/{len(results[0].folds)} of the subjects, so"
+            " its score can lie outside the interval of all"
+        )
         axes.tick_params(axis="y", length=0)
         axes.set_title(f"{source}: new subjects, and the same subjects again", fontsize=10)
         # All tasks share marks; the legend has each once.

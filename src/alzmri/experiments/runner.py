@@ -209,7 +209,10 @@ class Runner:
         self._code = _code()
 
     def outdated(self, planned: Mapping[str, Experiment | None]) -> list[str]:
-        """Names of ``planned`` (None: not chosen yet) that finished with other settings or code."""
+        """Names of ``planned`` that finished with other parameters, code or data.
+
+        A name with None has no parameters yet: what finished under it is another experiment.
+        """
         done = finished(self.baseline)
         return [
             name

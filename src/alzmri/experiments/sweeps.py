@@ -130,6 +130,12 @@ def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -
     """Let Optuna choose the values of ``ranges``; it keeps a journal of them and of the scores."""
     try:
         import optuna
+        from optuna.distributions import (
+            BaseDistribution,
+            CategoricalDistribution,
+            FloatDistribution,
+            IntDistribution,
+        )
         from optuna.storages.journal import JournalFileBackend
     except ImportError:
         raise EnvironmentFault("optuna is not installed: pip install -e '.[sweep]'") from None
@@ -145,12 +151,13 @@ def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -
         )
     except (AssertionError, LookupError, ValueError):  # after a full disk, for example
         raise UserError(f"{journal} is damaged: give this sweep another --name") from None
-    of, distributions = optuna.distributions, dict[str, optuna.distributions.BaseDistribution]()
+    distributions: dict[str, BaseDistribution] = {}
     for key, (kind, values) in ranges.items():
-        range_ = of.IntDistribution if isinstance(values[0], int) else of.FloatDistribution
-        # The journal cannot keep every value of a list, but each index.
-        listed = of.CategoricalDistribution(range(len(values)))
-        distributions[key] = range_(*values, log=kind == "log") if kind else listed
+        if kind:
+            between = IntDistribution if isinstance(values[0], int) else FloatDistribution
+            distributions[key] = between(*values, log=kind == "log")
+        else:  # the journal cannot keep every value, but each index
+            distributions[key] = CategoricalDistribution(range(len(values)))
 
     def own_name(number: int) -> str:
         return f"{name}-t{number + 1:03}"
