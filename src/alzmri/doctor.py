@@ -7,8 +7,7 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
@@ -44,29 +43,33 @@ def examine(*, before_run: bool = False) -> Iterator[Finding]:
         before_run: `dvc repro` with the local store is about to start: the store may be down, and
             something that only experiments need may be missing, with a warning.
     """
-    yield _finding("python", python)
-    yield _finding("environment", environment)
-    yield _finding("disk", disk)
-    try:
-        root = repository.find()
-    except UserError as error:
-        yield Finding("FAIL", "dvc", str(error))
-        return
-    yield _finding("permissions", partial(permissions, root))
-    yield (readable := _finding("git", repository_of_git))
-    if readable.level == "ok":
-        for subject, check in (("git history", history), ("git identity", identity)):
-            found = _finding(subject, check)
-            # Experiments are commits; `dvc repro` makes none.
-            mild = before_run and found.level == "FAIL"
-            yield found._replace(level="warn") if mild else found
-        yield _finding("source", untracked_source)
-    yield _finding("plots", partial(plots_template, root))
-    yield (valid := _finding("params", partial(parameters, root)))
-    if valid.level == "ok":
-        yield _finding("data", partial(collection, root))
-    yield _finding("checkpoints", partial(checkpoints, root))
-    yield _finding("store", partial(store, root, may_be_down=before_run))
+    # By subject: the check that must not fail before it, and the check itself.
+    checks: Mapping[str, tuple[str, Callable[[], str]]] = {
+        "python": ("", python),
+        "environment": ("", environment),
+        "disk": ("", disk),
+        "dvc": ("", lambda: f"repository {repository.find()}"),
+        "git": ("dvc", repository_of_git),
+        "git history": ("git", history),
+        "git identity": ("git", identity),
+        "source": ("git", untracked_source),
+        "plots": ("dvc", plots_template),
+        "params": ("dvc", parameters),
+        "data": ("params", collection),
+        "checkpoints": ("dvc", checkpoints),
+        "store": ("dvc", partial(store, may_be_down=before_run)),
+    }
+    failed = set[str]()
+    for subject, (needed, check) in checks.items():
+        if needed in failed:
+            failed.add(subject)
+            continue
+        found = _finding(subject, check)
+        if found.level == "FAIL":
+            failed.add(subject)
+            if before_run and needed == "git":  # experiments are commits; `dvc repro` makes none
+                found = found._replace(level="warn")
+        yield found
 
 
 def _finding(subject: str, check: Callable[[], str]) -> Finding:
@@ -111,12 +114,6 @@ def disk() -> str:
     return f"{decimal(free)} free"
 
 
-def permissions(root: Path) -> str:
-    """Try to write a file, because permissions alone do not show it."""
-    with tempfile.TemporaryFile(dir=root):
-        return f"{root} can be written"
-
-
 def repository_of_git() -> str:
     """Git is installed and reads the repository."""
     git.run("rev-parse", "--git-dir")
@@ -144,61 +141,42 @@ def identity() -> str:
 def untracked_source() -> str:
     """Temporary experiments get only files that git tracks; an untracked module is missing."""
     if files := git.lines("ls-files", "--others", "--exclude-standard", "--", "src"):
-        raise Doubt(f"queued experiments lack the untracked {_some(files)}: run `git add src`")
+        some = ", ".join(files[:3]) + " …" * (len(files) > 3)
+        raise Doubt(f"queued experiments lack the untracked {some}: run `git add src`")
     return "all of src/ is tracked"
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-
-
-def plots_template(root: Path) -> str:
+def plots_template() -> str:
     """DVC makes its plots page from a template that `make setup` writes."""
-    if not (root / ".dvc" / "plots.html").is_file():
+    if not Path(".dvc/plots.html").is_file():
         raise UserError(".dvc/plots.html is missing, so `dvc plots` fails: run `make setup`")
     return "template present"
 
 
-def parameters(root: Path) -> str:
+def parameters() -> str:
     """Every stage accepts params.yaml."""
-    params.load(root / "params.yaml")
+    params.load()
     return "params.yaml is valid"
 
 
-def collection(root: Path) -> str:
-    """data/NAME exists and DVC can read it.
-
-    DVC hashes every file before our code runs: it hangs on a pipe, and crashes on a broken link
-    and on a name that is not UTF-8.
-    """
-    name = params.load(root / "params.yaml").data.source
-    folder = root / "data" / name
-    if not os.path.lexists(folder):
-        if name == "phantom":
-            return f"the pipeline makes data/{name}"
-        if folder.with_name(f"{name}.dvc").is_file():
-            raise UserError(f"data/{name} is not on this machine: run `dvc pull data/{name}`")
-        raise UserError(f"no data/{name}: run `alzmri data import SOURCE --name {name}`")
-    if not folder.is_dir():
-        raise UserError(f"data/{name} is not a folder: move it away")
-    unreadable = [
-        repr(str(path.relative_to(root)))
-        for above, folders, files in os.walk(folder)
-        for path in (Path(above, one) for one in (*folders, *files))
-        if not (path.is_file() or path.is_dir())
-        or path.name != path.name.encode("utf-8", "ignore").decode()
-    ]
-    if unreadable:
-        raise UserError(
-            "DVC stops at files that are not readable and at names that are not UTF-8: move away"
-            f" {_some(unreadable)}"
-        )
-    return f"data/{name} can be read"
+def collection() -> str:
+    """data/NAME exists."""
+    name = params.load().data.source
+    folder = Path("data", name)
+    if folder.is_dir():
+        return f"{folder} exists"
+    if os.path.lexists(folder):
+        raise UserError(f"{folder} is not a folder: move it away")
+    if name == "phantom":
+        return f"the pipeline makes {folder}"
+    if folder.with_name(f"{name}.dvc").is_file():
+        raise UserError(f"{folder} is not on this machine: run `dvc pull {folder}`")
+    raise UserError(f"no {folder}: run `alzmri data import SOURCE --name {name}`")
 
 
-def checkpoints(root: Path) -> str:
+def checkpoints() -> str:
     """`.checkpoints` has trainings that ended early; nothing removes abandoned ones."""
-    files, size = list((root / ".checkpoints").rglob("*.checkpoint")), 0
+    files, size = list(Path(".checkpoints").rglob("*.checkpoint")), 0
     for path in files:
         with suppress(FileNotFoundError):  # a running training removes old checkpoints
             size += path.stat().st_size
@@ -206,9 +184,9 @@ def checkpoints(root: Path) -> str:
     return f"{unfinished} unfinished trainings, {decimal(size)}"
 
 
-def store(root: Path, *, may_be_down: bool) -> str:
+def store(*, may_be_down: bool) -> str:
     """The bucket answers. A local store that is down is a warning: one command starts it."""
-    remote = remotes.default(root)
+    remote = remotes.default(root := Path.cwd())
     try:
         remote.check()
     except remotes.StoreUnavailable as error:

@@ -1,6 +1,7 @@
 """Find the repository, so that commands work in each of its folders, as git does."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -24,7 +25,8 @@ def find(start: Path | None = None) -> Path:
 def enter(context: typer.Context) -> None:
     """Change to the root, if there is one, and keep the user's folder for `located`."""
     context.obj = Path.cwd()
-    os.chdir(_around(context.obj))
+    with suppress(UserError):
+        os.chdir(find())
 
 
 def located(
@@ -38,14 +40,8 @@ def located(
     base = context.find_root().obj or here
     source = context.get_parameter_source(parameter.name or "")
     if source is None or source.name == "DEFAULT":
-        base = _around(base)
+        with suppress(UserError):
+            base = find(base)
     if value is None or value.is_absolute() or base == here:
         return value
     return Path(os.path.relpath(base / value, here))
-
-
-def _around(folder: Path) -> Path:
-    try:
-        return find(folder)
-    except UserError:
-        return folder

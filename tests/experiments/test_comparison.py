@@ -287,7 +287,7 @@ def test_a_verdict_is_what_the_bootstrap_over_subjects_knows(make_run):
     assert worse.words.startswith("worse: -0.")
     assert same.words == "the same"
     assert "ahead in 100 % of the resamples of 40 test subjects" in better.evidence
-    assert better.difference.value == -worse.difference.value
+    assert better.difference["value"] == -worse.difference["value"]
     said = [one.advice("`new`", "`old`") for one in (better, worse, same, alike)]
     assert said[0].startswith("**Merge `new`: better than `old`**, +0.")
     assert said[1].startswith("**Keep `old`: `new` is worse**, -0.")
@@ -302,7 +302,7 @@ def test_equal_scores_of_other_mistakes_are_not_the_same(make_run):
     hit, miss = (next(n for n in range(0, len(right), 12) if right[n] == known) for known in (1, 0))
     predicted[[hit, miss]] = predicted[[miss, hit]]
     verdict = compare(Group("one", [one]), Group("other", [other]))
-    assert verdict.difference.value == 0
+    assert verdict.difference["value"] == 0
     assert verdict.known == "not significantly different"
 
 
@@ -331,6 +331,6 @@ def test_runs_of_one_seed_are_compared_and_those_without_counterpart_left_out(ma
     alone = compare(group("a", 0.9, 0, 1, 2), group("b", 0.4, 1))
     assert "on the 1 of 3 runs that have a counterpart" in alone.evidence
     pair = compare(group("a", 0.9, 1), group("b", 0.4, 1))
-    assert alone.difference.interval == pair.difference.interval
+    assert alone.difference["interval"] == pair.difference["interval"]
     assert compare(group("a", 0.9, 0, 1), group("b", 0.4, 2, 3)).evidence.endswith("pairs of runs")
     assert "runs" not in pair.evidence

@@ -25,7 +25,7 @@ def test_a_terminal_has_one_table_that_is_redrawn(monkeypatch):
     last = drawn.getvalue().rpartition("experiment ")[2]
     for words in ("first", "epoch 1/3", "validation macro F1 0.512", "exit status 1", "0.700"):
         assert words in last
-    assert "5 experiments: 1 running, 1 failed, 1 done, 2 to come" in last
+    assert "1 of 5 experiments are done" in last
     assert last.index("first") < last.index("second") < last.index("third")
 
 

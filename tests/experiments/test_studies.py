@@ -32,7 +32,7 @@ def protocol(size="scaled", **overrides):
 
 
 def test_folds_differ_in_nothing_but_the_fold():
-    (cross,), slices = planned(cross_validation(), "binary", 5)
+    *cross, slices = planned(cross_validation(), "binary", 5)
     parameters = [experiment.params for experiment in cross]
     for fold, used in enumerate(parameters):
         assert (used.split.unit, used.split.folds, used.split.fold) == ("subject", 5, fold)
@@ -53,7 +53,7 @@ def test_the_studies_at_full_size_are_the_published_protocol_and_the_documented_
         assert used.train.weight_decay == 1e-4
         augment = used.augment
         assert (augment.p, augment.shift, augment.scale, augment.rotate) == (0.2, 0.05, 0.05, 15)
-    used = planned(cross_validation(size="full"), "none", 5)[1].params
+    used = planned(cross_validation(size="full"), "none", 5)[-1].params
     train = used.train
     assert (train.lr, train.momentum, train.schedule) == (0.004, 0.9, "onecycle")
     assert (train.batch_size, train.epochs, train.class_weights) == (32, 20, "sqrt")
@@ -62,11 +62,11 @@ def test_the_studies_at_full_size_are_the_published_protocol_and_the_documented_
 
 def test_the_task_is_what_the_table_calls_it_and_seeds_have_names_of_their_own():
     asked = cross_validation(data__merge="none", train__seed=7)
-    (first, second), slices = planned(asked, "binary", 3, seeds=2)
-    assert {one.params.data.merge for one in (*first, *second, slices)} == {"binary"}
-    assert [one.name for one in first] == [f"honest-phantom-2classes-fold{n}" for n in range(3)]
-    assert [one.name for one in second] == [f"{one.name}-seed8" for one in first]
-    assert {one.params.train.seed for one in second} == {8}
+    found = planned(asked, "binary", 3, seeds=2)
+    assert {one.params.data.merge for one in found} == {"binary"}
+    names = [f"honest-phantom-2classes-{part}" for part in ("fold0", "fold1", "fold2", "slices")]
+    assert [one.name for one in found] == [*names[:3], *(f"{n}-seed8" for n in names[:3]), names[3]]
+    assert [one.params.train.seed for one in found] == [7, 7, 7, 8, 8, 8, 7]
 
 
 def test_settings_of_the_user_win_and_are_checked(tmp_path, monkeypatch):
@@ -161,7 +161,7 @@ def test_folds_are_one_test_of_all_subjects_scored_by_the_mean_of_their_slices(f
     assert task.row()["seeds"] == "± 0.000 (2)"
     twice = [fold([0, 1, 2, 3], 3), fold([0, 1, 2, 3], 3, first=2)]
     with pytest.raises(LeakError, match="2 subjects are tested in several folds"):
-        _ = TaskResults("4 classes", twice, folds[0]).scores
+        TaskResults("4 classes", twice, folds[0])
 
 
 def test_floors_are_found_in_pixels_and_compared_with_the_network(fold, monkeypatch):

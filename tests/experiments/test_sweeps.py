@@ -38,6 +38,10 @@ def search(*more, name="s", total=12, seed=0):
     return plan([*WORDS, *more], name, {"compute.train_on": "here"}, total, seed)
 
 
+def known(sweep):
+    return sum(map(bool, sweep.planned.values()))
+
+
 def asked(sweep, make_run=None, finish_to=0):
     """Every experiment of ``sweep``; the first ``finish_to`` score as their rate is high."""
     found, results = [], {}
@@ -55,9 +59,7 @@ def test_all_combinations_named_after_what_varies():
     sweep = plan(words, None, {"track.mode": "offline"})
     assert sweep.name == "sweep-lr-momentum"
     rates = [(lr, momentum, 1) for lr in (0.0001, 0.0005) for momentum in (0.85, 0.9)]
-    assert [one.name for one in sweep.known] == [
-        f"{sweep.name}-lr{lr}-momentum{m}" for lr, m, _ in rates
-    ]
+    assert [*sweep.planned] == [f"{sweep.name}-lr{lr}-momentum{m}" for lr, m, _ in rates]
     experiments = asked(sweep)
     assert {one.params.track.group for one in experiments} == {sweep.name}
     assert {one.params.track.mode for one in experiments} == {"offline"}
@@ -82,7 +84,7 @@ def test_names_are_of_git_references_and_tell_experiments_apart():
             " ".join(f"n-train_seed{a}-split_seed{b}" for a in (0, 1) for b in (4, 5)),
         ),
     ):
-        found = [one.name for one in plan(words.split(), "n", {}).known]
+        found = [*plan(words.split(), "n", {}).planned]
         assert found == expected.split()
         for name in found:
             subprocess.run(["git", "check-ref-format", f"refs/exps/ab/cd/{name}"], check=True)
@@ -146,10 +148,10 @@ def test_scores_lead_and_a_search_that_was_ended_goes_on_as_it_would_have(make_r
     assert statistics.median(late) > 2e-3  # high rates scored high; the ranges' middle is 1e-3
     asked(search(total=13), make_run, 12)  # the last one fails
     again = search(total=16)
-    assert again.names == [f"s-t{number:03}" for number in range(1, 17)]
-    assert [one.name for one in again.known] == again.names[:13]
+    assert [*again.planned] == [f"s-t{number:03}" for number in range(1, 17)]
+    assert known(again) == 13
     assert [one.params.train for one in asked(again, make_run, 16)] == [
         one.params.train for one in whole
     ]
-    assert [len(search("train.epochs=2", total=n).known) for n in (3, 16)] == [3, 16]
-    assert not search("model.dropout=0.1,0.5").known  # other ranges begin anew
+    assert [known(search("train.epochs=2", total=n)) for n in (3, 16)] == [3, 16]
+    assert not known(search("model.dropout=0.1,0.5"))  # other ranges begin anew

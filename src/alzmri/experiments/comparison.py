@@ -3,8 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -45,31 +44,17 @@ _ADVICE: Mapping[Known, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The comparison of a new group with an old one.
 
-    ``evidence`` is a clause on the ``difference`` of macro F1, new minus old, or on why the two are
-    not comparable.
+    ``evidence`` is a clause on the ``difference`` of macro F1, new minus old (its value, interval,
+    and how often new is ahead), or on why there is none; ``words`` are for a table.
     """
 
     known: Known
     evidence: str
-    difference: intervals.Resampled | None = None
-
-    @property
-    def words(self) -> str:
-        """The verdict for a table, such as ``better: +0.080 [+0.020, +0.140]``."""
-        if self.difference is None or self.known == "the same":
-            return self.known
-        return f"{self.known}: {signed(self.difference)}"
-
-    def facts(self) -> dict[str, Any]:
-        """The content for a program."""
-        found, numbers = self.difference, None
-        if found is not None:
-            numbers = {"value": found.value, "interval": found.interval, "ahead": found.ahead}
-        return {"known": self.known, "evidence": self.evidence, "difference": numbers}
+    words: str = "not comparable"
+    difference: Mapping[str, Any] | None = None
 
     def advice(self, new: str, old: str) -> str:
         """Whether to replace ``old`` by ``new``, and why."""
@@ -103,13 +88,15 @@ def compare(new: Group, old: Group) -> Verdict:
     if len(pairs) < runs:
         paired = f", on the {len(pairs)} of {runs} runs that have a counterpart"
     known: Known = "better" if low > 0 else "worse" if high < 0 else "not significantly different"
+    words = f"{known}: {signed(found)}"
     if all(np.array_equal(a.predicted, b.predicted) for a, b in zip(first, second, strict=True)):
-        known = "the same"
+        known = words = "the same"
     return Verdict(
         known,
         f"{signed(found)} macro F1, ahead in {100 * found.ahead:.0f} % of the resamples of"
         f" {len({name for test in first for name in test.subjects})} test subjects{paired}",
-        found,
+        words,
+        {"value": found.value, "interval": found.interval, "ahead": found.ahead},
     )
 
 
@@ -146,13 +133,15 @@ def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) ->
 
     Returns the result of :meth:`Page.write`; raises UserError when a run's files are missing.
     """
-    for run in (run for run in finished if run.stale):
-        terminal.warn(f"{run.name} is left out: its stages {', '.join(run.stale)} did not run")
-    fresh = [run for run in finished if not run.stale]
+    fresh = []
+    for run in finished:
+        if run.stale:
+            terminal.warn(f"{run.name} is left out: its stages {', '.join(run.stale)} did not run")
+        else:
+            run.load()
+            fresh.append(run)
     if not fresh:
         raise UserError("no experiment ran the whole pipeline: `dvc exp run`")
-    for run in fresh:
-        run.load()
     groups, committed = grouped(fresh), FinishedRun(BASELINE, git.head(), is_experiment=False)
     names = {group.runs[0].identity: group.name for group in groups}
     alone, baseline = Group(BASELINE, (committed,)), None
@@ -194,7 +183,7 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
                 "scores": {key: number(group.mean(key)) for key in METRICS},
                 "spread": {key: number(group.spread(key)) for key in METRICS},
                 "ci95": {"macro_f1": group.interval},
-                "best_against_this": verdict and verdict.facts(),
+                "best_against_this": verdict and verdict._asdict(),
             }
         )
         bold = "" if verdict else "**"
@@ -268,7 +257,7 @@ def _warnings(
 
 def _ranking_warnings(groups: Sequence[Group], metric: str) -> Iterator[str]:
     best, *rest = groups
-    other = [g for g in rest if g.runs[0].lock.scored != best.runs[0].lock.scored]
+    other = [g for g in rest if g.runs[0].scored != best.runs[0].scored]
     if names := ", ".join(code(group.name) for group in other):
         yield f"{names} ran with other code or data than {code(best.name)}: see `alzmri review`."
     if len(groups) > 2 and not metric.startswith("val_"):
@@ -293,7 +282,7 @@ def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
     old, new = before.settings, after.settings
     settings = [(k, old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)]
     images, verdict = _images(before, after), compare(head, base)
-    changed = before.lock.changes(after.lock)
+    changed = before.changes(after)
     stages = [(stage, ", ".join(map(code, paths))) for stage, paths in changed.items()]
     sides = (code(before.name), code(after.name))
     alike = before.evaluation == after.evaluation and not (settings or images or stages)
@@ -301,7 +290,7 @@ def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
         f"{after.name} against {before.name}",
         _whether_to_merge(before, after, verdict, alike=alike),
         [*_warnings((base, head), head, {base.name: verdict}), *_notes(before, after)],
-        verdict=verdict.facts(),
+        verdict=verdict._asdict(),
         base=before.name,
         head=after.name,
         scores={

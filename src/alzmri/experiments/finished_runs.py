@@ -110,39 +110,6 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-class LockFile:
-    """A ``dvc.lock``: ``outputs`` are MD5 by path, the rest is by stage.
-
-    ``sources`` are MD5 by path of inputs that no stage wrote, and the command as ``cmd``;
-    ``parameters`` are keys of params.yaml with a dot, and the values that it ran with.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.stages: Mapping[str, Any] = YAML(typ="safe").load(text).get("stages") or {}
-        outputs = (out for stage in self.stages.values() for out in stage.get("outs", ()))
-        self.outputs: Mapping[str, str] = {out["path"]: out["md5"] for out in outputs}
-        self.sources: dict[str, dict[str, str]] = {}
-        self.parameters: dict[str, dict[str, Any]] = {}
-        for name, stage in self.stages.items():
-            digests = {dep["path"]: dep["md5"] for dep in stage.get("deps", ())}
-            sources = {path: digests[path] for path in digests if path not in self.outputs}
-            self.sources[name] = {"cmd": stage["cmd"], **sources}
-            self.parameters[name] = _flat(stage.get("params", {}).get("params.yaml", {}))
-        self.scored = {k: v for k, v in self.sources.items() if not k.startswith(_BESIDE)}
-
-    def changes(self, other: "LockFile", *, parameters: bool = False) -> dict[str, list[str]]:
-        """Names of changed ``sources`` and, with ``parameters``, of these, by stage."""
-        found = {}
-        for stage in {**self.stages, **other.stages}:
-            one, two = (
-                lock.sources.get(stage, {}) | (lock.parameters.get(stage, {}) if parameters else {})
-                for lock in (self, other)
-            )
-            if names := [name for name in {**one, **two} if one.get(name) != two.get(name)]:
-                found[stage] = names
-        return found
-
-
 def _content(path: str) -> cached_property[dict[str, Any]]:
     return cached_property(lambda run: dict(json.loads(run.read(path))))
 
@@ -169,15 +136,53 @@ class FinishedRun:
         return _flat(YAML(typ="safe").load(self.read("params.yaml")))
 
     @cached_property
-    def lock(self) -> LockFile:
-        """Its dvc.lock."""
-        return LockFile(self.read("dvc.lock"))
+    def stages(self) -> dict[str, Any]:
+        """The stages of its dvc.lock."""
+        return YAML(typ="safe").load(self.read("dvc.lock")).get("stages") or {}
+
+    @cached_property
+    def outputs(self) -> dict[str, str]:
+        """The MD5 of each output, by its path."""
+        outputs = (out for stage in self.stages.values() for out in stage.get("outs", ()))
+        return {out["path"]: out["md5"] for out in outputs}
+
+    @cached_property
+    def inputs(self) -> dict[str, tuple[dict[str, str], dict[str, Any]]]:
+        """The sources and the parameters of each stage.
+
+        Sources are the MD5 by path of inputs that no stage wrote, and the command as ``cmd``;
+        parameters are keys of params.yaml with a dot, and the values that the stage ran with.
+        """
+        found = {}
+        for name, stage in self.stages.items():
+            digests = {dep["path"]: dep["md5"] for dep in stage.get("deps", ())}
+            sources = {path: digests[path] for path in digests if path not in self.outputs}
+            parameters = _flat(stage.get("params", {}).get("params.yaml", {}))
+            found[name] = {"cmd": stage["cmd"], **sources}, parameters
+        return found
+
+    def changes(self, other: "FinishedRun", *, parameters: bool = False) -> dict[str, list[str]]:
+        """Names of changed sources and, with ``parameters``, of changed parameters, by stage."""
+        found = {}
+        for stage in self.inputs | other.inputs:
+            one, two = (
+                sources | used if parameters else sources
+                for sources, used in (run.inputs.get(stage, ({}, {})) for run in (self, other))
+            )
+            if names := [name for name in one | two if one.get(name) != two.get(name)]:
+                found[stage] = names
+        return found
+
+    @property
+    def scored(self) -> dict[str, dict[str, str]]:
+        """The sources of the stages that the scores depend on."""
+        return {name: of for name, (of, _) in self.inputs.items() if not name.startswith(_BESIDE)}
 
     @property
     def stale(self) -> list[str]:
         """The scored stages that ran with other parameters than those of its params.yaml."""
-        used, known = self.lock.parameters, self.settings.items()
-        return [stage for stage in self.lock.scored if not used[stage].items() <= known]
+        known = self.settings.items()
+        return [stage for stage in self.scored if not self.inputs[stage][1].items() <= known]
 
     @cached_property
     def history(self) -> list[dict[str, str]]:
@@ -204,7 +209,7 @@ class FinishedRun:
     def identity(self) -> str:
         """A key that is equal for runs that differ only in seeds or fold."""
         settings = sorted((key, value) for key, value in self.settings.items() if counts(key))
-        return str((settings, self.lock.scored))
+        return str((settings, self.scored))
 
     @property
     def leaks(self) -> bool:
@@ -256,7 +261,7 @@ class FinishedRun:
     def _cached(self, path: str) -> bytes:
         from dvc.repo import Repo
 
-        cache, known = Repo().cache.local, {} if path == "dvc.lock" else dict(self.lock.outputs)
+        cache, known = Repo().cache.local, {} if path == "dvc.lock" else dict(self.outputs)
 
         def content(digest: str) -> bytes:
             return Path(cache.oid_to_path(digest)).read_bytes()

@@ -8,9 +8,8 @@ import csv
 import io
 import itertools
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,67 +99,46 @@ def _macro_f1_of(model: Any, numbers: Floats, labels: Ints) -> float:
     return macro_f1(labels, model.predict(numbers))
 
 
-@dataclass(frozen=True)
+def pooled(folds: Sequence[FinishedRun]) -> SlicePredictions:
+    """Predictions of all folds together; LeakError when two folds test one subject."""
+    subjects = [subject for run in folds for subject in set(run.predictions.subjects)]
+    if twice := len(subjects) - len(set(subjects)):
+        raise LeakError(f"{twice} subjects are tested in several folds")
+    return SlicePredictions.of(*(run.read("plots/predictions.csv") for run in folds))
+
+
 class TaskResults:
-    """The experiments of the task ``name``, such as ``4 classes``.
+    """The results of the task ``name``, such as ``4 classes``.
 
     ``slices`` is the same recipe on the slice split, ``repeats`` the folds with other seeds.
+    ``scores`` are of all folds together, as in ``models/evaluation.json``; ``new`` is the 95 %
+    range of subject-level macro F1 of ``_NEW`` new subjects; ``by_fold`` and ``by_seed`` are
+    subject-level macro F1.
     """
 
-    name: str
-    folds: Sequence[FinishedRun]
-    slices: FinishedRun
-    repeats: Sequence[Sequence[FinishedRun]] = ()
-
-    @cached_property
-    def test(self) -> SlicePredictions:
-        """Predictions of all folds together; LeakError when two folds test one subject."""
-        subjects = [subject for run in self.folds for subject in set(run.predictions.subjects)]
-        if twice := len(subjects) - len(set(subjects)):
-            raise LeakError(f"{twice} subjects are tested in several folds")
-        return SlicePredictions.of(*(run.read("plots/predictions.csv") for run in self.folds))
-
-    @cached_property
-    def subject_level(self) -> tuple[Ints, Floats, Sequence[str]]:
-        """The true class, probabilities and name of each subject, ordered by name."""
-        test = self.test
-        slices = (test.truth, test.probabilities, test.subjects)
-        return by_subject(*slices, test.counted)
-
-    @cached_property
-    def classified(self) -> Classified:
-        """The true and predicted class of each subject, ordered by name."""
-        truth, probabilities, names = self.subject_level
-        return Classified(truth, probabilities.argmax(axis=1), names)
-
-    @cached_property
-    def scores(self) -> dict[str, Any]:
-        """Scores of all folds together, as in ``models/evaluation.json``."""
-        test = self.test
-        slices = (test.truth, test.probabilities, test.subjects)
-        return assessment.score(*slices, test.classes, 0, test.counted)
-
-    @cached_property
-    def new(self) -> list[float]:
-        """The 95 % range of subject-level macro F1 of ``_NEW`` new subjects."""
-        return of_new_subjects(self.classified, len(self.test.classes), 0, _NEW)
-
-    @property
-    def by_fold(self) -> list[float]:
-        """The subject-level macro F1 of each fold."""
-        return [run.score("subject.macro_f1") for run in self.folds]
-
-    @property
-    def by_seed(self) -> list[float]:
-        """The subject-level macro F1 of all folds together, for each seed of training."""
-        tasks = (replace(self, folds=runs) for runs in (self.folds, *self.repeats))
-        return [macro_f1(task.classified.truth, task.classified.predicted) for task in tasks]
+    def __init__(
+        self,
+        name: str,
+        folds: Sequence[FinishedRun],
+        slices: FinishedRun,
+        repeats: Sequence[Sequence[FinishedRun]] = (),
+    ) -> None:
+        tests = [pooled(runs) for runs in (folds, *repeats)]
+        rows = [(test.truth, test.probabilities, test.subjects) for test in tests]
+        by = [by_subject(*of, test.counted) for of, test in zip(rows, tests, strict=True)]
+        self.name, self.folds, self.leak = name, folds, slices.evaluation
+        self.classes = len(tests[0].classes)
+        self.labels, self.probabilities, self.subjects = by[0]
+        self.predicted = Classified(self.labels, self.probabilities.argmax(axis=1), self.subjects)
+        self.scores = assessment.score(*rows[0], tests[0].classes, 0, tests[0].counted)
+        self.new = of_new_subjects(self.predicted, self.classes, 0, _NEW)
+        self.by_fold = [run.score("subject.macro_f1") for run in folds]
+        self.by_seed = [macro_f1(labels, found.argmax(axis=1)) for labels, found, _ in by]
 
     def row(self) -> dict[str, object]:
         """Its row in the table of scores."""
-        leak, scores, subject = self.slices.evaluation, self.scores, self.scores["subject"]
-        sizes = np.bincount(self.classified.truth, minlength=len(self.test.classes))
-        folds, seeds = self.by_fold, self.by_seed
+        leak, scores, subject = self.leak, self.scores, self.scores["subject"]
+        sizes, folds, seeds = np.bincount(self.labels), self.by_fold, self.by_seed
         macro, accuracy = (
             interval(subject[key], subject["ci95"][key]) for key in ("macro_f1", "accuracy")
         )
@@ -183,9 +161,8 @@ class TaskResults:
 
     def floor_rows(self) -> Iterator[dict[str, object]]:
         """The network, the floors, guesses; differences, and the label permutation test."""
-        network, classes = self.classified, len(self.test.classes)
-        labels, probabilities, subjects = self.subject_level
-        numbers, folds = self._measurements(subjects)
+        labels, probabilities, classes = self.labels, self.probabilities, self.classes
+        numbers, folds = self._measurements()
         floors = {name: floor(numbers[:, of], labels, folds) for name, of in FLOORS.items()}
         # The product puts classes in the order of the geometric mean.
         both = probabilities[:, : labels.max() + 1] * floors[FUSED]
@@ -196,7 +173,7 @@ class TaskResults:
         best = max(FLOORS, key=lambda name: macro_f1(labels, predictions[name]))
         most = np.bincount(labels).argmax()
         predictions["always the most frequent class"] = np.full(len(labels), most)
-        tests = {name: network._replace(predicted=of) for name, of in predictions.items()}
+        tests = {name: self.predicted._replace(predicted=of) for name, of in predictions.items()}
         for name, test in tests.items():
             found = mean_macro_f1([test], classes, 0)
             yield {
@@ -225,46 +202,44 @@ class TaskResults:
             range_ = f"mean {np.mean(values):.3f}, 95 of 100 in {low:.3f} to {high:.3f}{said}"
             yield {"task": self.name, "": name, "macro F1": range_}
 
-    def _measurements(self, names: Sequence[str]) -> tuple[Floats, Ints]:
-        """The numbers, ``[n, 5]``, and the fold of each subject of ``names``."""
-        images, slices, fold = self.folds[0].images, dict[str, list[Pixels]](), dict[str, int]()
-        for number, run in enumerate(self.folds):
-            for line in csv.DictReader(io.StringIO(run.read("data/prepared/manifest.csv"))):
-                if number == 0:
-                    slices.setdefault(line["subject"], []).append(images[int(line["index"])])
-                if line["split"] == "test":
-                    fold[line["subject"]] = number
-        numbers = np.array([numbers_of(slices[name]) for name in names])
-        return numbers, np.array([fold[name] for name in names])
+    def _measurements(self) -> tuple[Floats, Ints]:
+        """The numbers, ``[n, 5]``, and the fold of each subject."""
+        images, slices = self.folds[0].images, defaultdict[str, list[Pixels]](list)
+        for line in csv.DictReader(io.StringIO(self.folds[0].read("data/prepared/manifest.csv"))):
+            slices[line["subject"]].append(images[int(line["index"])])
+        tested = [(run.predictions.subjects, number) for number, run in enumerate(self.folds)]
+        fold = {name: number for names, number in tested for name in names}
+        numbers = np.array([numbers_of(slices[name]) for name in self.subjects])
+        return numbers, np.array([fold[name] for name in self.subjects])
 
 
-def planned(
-    study: Study, task: str, folds: int, seeds: int = 1
-) -> tuple[list[list[Experiment]], Experiment]:
-    """The folds of one task for each seed, and the experiment on the slice split, which leaks."""
+def planned(study: Study, task: str, folds: int, seeds: int = 1) -> list[Experiment]:
+    """The folds of one task for each seed, then the experiment on the slice split, which leaks."""
     settings = {**study.settings(_USUAL), "data.merge": task}
     name = f"honest-{study.source}-{TASKS[task].replace(' ', '')}"
-    slices = {**settings, "split.unit": "slice", "split.folds": 0, "split.fold": 0}
-    settings |= {"split.unit": "subject", "split.folds": folds}
+    crossed = {"split.unit": "subject", "split.folds": folds}
     start = int(str(settings["train.seed"]))
-
-    def experiment(fold: int, seed: int) -> Experiment:
-        own = f"{name}-fold{fold}" + f"-seed{seed}" * (seed > start)
-        return Experiment(own, {**settings, "split.fold": fold, "train.seed": seed})
-
-    crossed = [
-        [experiment(fold, seed) for fold in range(folds)] for seed in range(start, start + seeds)
+    return [
+        *(
+            Experiment(
+                f"{name}-fold{fold}" + f"-seed{seed}" * (seed > start),
+                {**settings, **crossed, "split.fold": fold, "train.seed": seed},
+            )
+            for seed in range(start, start + seeds)
+            for fold in range(folds)
+        ),
+        Experiment(
+            f"{name}-slices",
+            {**settings, "split.unit": "slice", "split.folds": 0, "split.fold": 0},
+        ),
     ]
-    return crossed, Experiment(f"{name}-slices", slices)
 
 
 def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
     """Run missing experiments, write the section of docs/results.md and its figure."""
     if unknown := sorted({*tasks} - {*TASKS}):
         raise UserError(f"--task {', '.join(unknown)}: allowed are {', '.join(TASKS)}")
-    plans = [planned(study, task, folds, seeds) for task in tasks]
-    wanted = [one for crossed, slices in plans for one in (*itertools.chain(*crossed), slices)]
-    done = study.run(wanted)
+    done = study.run([one for task in tasks for one in planned(study, task, folds, seeds)])
     runs, results = iter(done), []
     for task in tasks:
         first, *repeats = [list(itertools.islice(runs, folds)) for _ in range(seeds)]
@@ -299,10 +274,10 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
 def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
     """Draw for each task the pooled score with interval, folds, range of new subjects and leak."""
     blue, red = SEVERITY[0], SEVERITY[3]
-    with drawing(path, 6.8, 0.85 * len(results) + 1.3) as figure:
+    with drawing(path, 6.8, 0.85 * len(results) + 1.5) as figure:
         axes = figure.add_subplot()
         for place, task in enumerate(results):
-            score, leak = (of["subject"] for of in (task.scores, task.slices.evaluation))
+            score, leak = (of["subject"] for of in (task.scores, task.leak))
             for ends, width, alpha, label in (
                 (task.new, 9, 0.25, _NEW_LABEL),
                 (score["ci95"]["macro_f1"], 3, 1, "all subjects, 95 %"),
@@ -317,7 +292,11 @@ def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
                 axes.plot(value, place, marker, color=colour, ms=8.5, mec="white", label=label)
                 axes.text(value, place - 0.2, f"{value:.2f}", color=colour, ha="center")
         axes.set_yticks(range(len(results)), [task.name for task in results])
-        axes.set(xlim=(0, 1.02), ylim=(len(results) - 0.5, -0.6), xlabel="subject-level macro F1")
+        axes.set(xlim=(0, 1.02), ylim=(len(results) - 0.5, -0.6))
+        axes.set_xlabel(
+            f"subject-level macro F1\none fold tests 1/{len(results[0].folds)} of the subjects, so"
+            " its score can lie outside the interval of all"
+        )
         axes.tick_params(axis="y", length=0)
         axes.set_title(f"{source}: new subjects, and the same subjects again", fontsize=10)
         # All tasks share marks; the legend has each once.

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -116,10 +115,8 @@ class Board:
     def _table(self) -> Table:
         order = [*_COLOURS]
         rows = sorted(self._rows.copy().items(), key=lambda row: order.index(row[1][0]))
-        counts = Counter(status for _, (status, *_) in rows)
-        counts["to come"] = self._total - len(rows)
-        parts = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        caption = f"{self._total} experiments: {parts}"
+        done = sum(status == DONE for _, (status, *_) in rows)
+        caption = f"{done} of {self._total} experiments are done"
         table = Table("experiment", "", "where", "score", caption=caption, caption_justify="left")
         for name, (status, *rest) in rows:
             table.add_row(name, f"[{_COLOURS[status]}]{status}[/]", *rest)
@@ -213,10 +210,17 @@ class Runner:
             terminal.say("ended the experiments of an earlier call: they resume where they were")
         self._code = _code()
 
-    def outdated(self, experiments: Iterable[Experiment]) -> list[str]:
-        """Names of finished ones with other parameters or code; UserError for faulty parameters."""
-        wanted, done = {one.name: one.params for one in experiments}, finished(self.baseline)
-        return [name for name in wanted if name in done and not done[name].is_of(wanted[name])]
+    def outdated(self, planned: Mapping[str, Experiment | None]) -> list[str]:
+        """Names of ``planned`` that finished with other parameters, code or data.
+
+        A name with None has no parameters yet: what finished under it is another experiment.
+        """
+        done = finished(self.baseline)
+        return [
+            name
+            for name, one in planned.items()
+            if name in done and not (one and done[name].is_of(one.params))
+        ]
 
     def run(self, experiments: Iterable[Experiment]) -> list[FinishedRun]:
         """Run each of ``experiments`` that has not finished; return all finished ones, in order.

@@ -78,10 +78,11 @@ class Study(NamedTuple):
         """
         running = Runner(self.jobs, len(experiments), "macro_f1")
         start = f"refs/exps/{running.baseline[:2]}/{running.baseline[2:]}"
-        for name in running.outdated(experiments):
-            git.run("update-ref", "-d", f"{start}/{name}")
-        done = finished(running.baseline)
+        outdated = running.outdated({one.name: one for one in experiments})
+        done = finished(running.baseline).keys() - {*outdated}
         missing = [one.params for one in experiments if one.name not in done]
+        for name in outdated:
+            git.run("update-ref", "-d", f"{start}/{name}")
         count, jobs = len(missing), self.jobs
         terminal.say(f"{len(experiments)} experiments, {count} of them to run, {jobs} at once")
         for line in (missing and _cost(missing[0], count, jobs), self.scale[1]):

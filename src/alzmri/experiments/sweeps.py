@@ -5,14 +5,14 @@ They are all combinations (a grid), or Optuna proposes each from the earlier sco
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alzmri import git, params, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.evaluation.markdown import table
 from alzmri.experiments import comparison, report_page, runner
-from alzmri.experiments.finished_runs import METRICS, FinishedRun, Group, finished
+from alzmri.experiments.finished_runs import METRICS, FinishedRun, Group
 from alzmri.experiments.runner import Experiment, Runner, Settings
 
 METRIC = "val_macro_f1"  # Optuna optimises this; it never sees the test part
@@ -25,14 +25,13 @@ Ranges = Mapping[str, tuple[str, list[Any]]]
 
 
 class Sweep(NamedTuple):
-    """A sweep of the experiments ``names``; the settings of ``known`` ones are chosen already.
+    """A sweep of the experiments ``planned``, by name; None for those that are not chosen yet.
 
     ``ask`` yields all of them, chosen by the current results.
     """
 
     name: str
-    names: Sequence[str]
-    known: Sequence[Experiment]
+    planned: Mapping[str, Experiment | None]
     ask: Callable[[Results], Iterator[Experiment]]
 
 
@@ -46,15 +45,14 @@ def plan(
     `uniform(a,b)`. All experiments set ``base`` unless words do. Raises UserError for faulty words
     and values, EnvironmentFault when Optuna is needed and not installed.
     """
-    values: dict[str, list[Any]] = {}
-    kinds: dict[str, str] = {}
+    given: dict[str, tuple[str, list[Any]]] = {}
     for word in words:
         key = word.partition("=")[0]
-        if key in values:
+        if key in given:
             raise UserError(f"{key}: given twice")
-        kinds[key], values[key] = _read(word)
-    varied = [key for key in values if len(values[key]) > 1]
-    keys = varied or [*values]
+        given[key] = _read(word)
+    varied = {key: of for key, of in given.items() if len(of[1]) > 1}
+    keys = [*(varied or given)]
     short = [key.rpartition(".")[2] for key in keys]
     if len({*short}) < len(keys):
         short = [key.replace(".", "_") for key in keys]
@@ -62,26 +60,27 @@ def plan(
     if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
         raise UserError(f"--name {name}: up to 64 letters, digits, hyphens and underscores")
     # The sweep is one group on W&B.
-    base = {**base, "track.group": name, **{key: values[key][0] for key in values}}
+    base = {**base, "track.group": name, **{key: values[0] for key, (_, values) in given.items()}}
     if trials is not None:
         if not varied:
             raise UserError("nothing to search: write KEY=log(A,B), KEY=uniform(A,B) or KEY=A,B")
-        _check([Experiment(name, {**base, key: end}) for key in varied for end in values[key]])
-        return _search(name, base, {key: (kinds[key], values[key]) for key in varied}, trials, seed)
+        for key, (_, ends) in varied.items():
+            _check(Experiment(name, {**base, key: end}) for end in ends)
+        return _search(name, base, varied, trials, seed)
     if not words:
         raise UserError("nothing to run: write KEY=A,B, as in train.lr=0.0001,0.0005")
-    if ranges := [f"{key}: {kind}(A,B) needs --trials" for key, kind in kinds.items() if kind]:
+    if ranges := [f"{key}: {kind}(A,B) needs --trials" for key, (kind, _) in given.items() if kind]:
         raise UserError("; ".join(ranges))
     experiments = []
-    for combination in itertools.product(*values.values()):
-        chosen = dict(zip(values, combination, strict=True))
+    for combination in itertools.product(*(values for _, values in given.values())):
+        chosen = dict(zip(given, combination, strict=True))
         parts = (_part(word, chosen[key]) for word, key in zip(short, keys, strict=True))
         experiments.append(Experiment("-".join((name, *parts)), {**base, **chosen}))
-    names = [one.name for one in experiments]
-    if len({*names}) < len(names):
+    planned = {one.name: one for one in experiments}
+    if len(planned) < len(experiments):
         raise UserError("some of these experiments would have the same name: choose other values")
     _check(experiments)
-    return Sweep(name, names, experiments, lambda _: iter(experiments))
+    return Sweep(name, planned, lambda _: iter(experiments))
 
 
 def _read(word: str) -> tuple[str, list[Any]]:
@@ -121,7 +120,7 @@ def _part(key: str, value: object) -> str:
     return f"{key}{text}" if text[:1].isdigit() else f"{key}_{text}"
 
 
-def _check(experiments: Sequence[Experiment]) -> None:
+def _check(experiments: Iterable[Experiment]) -> None:
     """Raise UserError when parameters or the collection of an experiment are faulty."""
     for experiment in experiments:
         runner.require_source(experiment.params.data.source)
@@ -131,6 +130,12 @@ def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -
     """Let Optuna choose the values of ``ranges``; it keeps a journal of them and of the scores."""
     try:
         import optuna
+        from optuna.distributions import (
+            BaseDistribution,
+            CategoricalDistribution,
+            FloatDistribution,
+            IntDistribution,
+        )
         from optuna.storages.journal import JournalFileBackend
     except ImportError:
         raise EnvironmentFault("optuna is not installed: pip install -e '.[sweep]'") from None
@@ -146,7 +151,13 @@ def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -
         )
     except (AssertionError, LookupError, ValueError):  # after a full disk, for example
         raise UserError(f"{journal} is damaged: give this sweep another --name") from None
-    untold: dict[str, int] = {}  # the number of each trial without a score, by name
+    distributions: dict[str, BaseDistribution] = {}
+    for key, (kind, values) in ranges.items():
+        if kind:
+            between = IntDistribution if isinstance(values[0], int) else FloatDistribution
+            distributions[key] = between(*values, log=kind == "log")
+        else:  # the journal cannot keep every value, but each index
+            distributions[key] = CategoricalDistribution(range(len(values)))
 
     def own_name(number: int) -> str:
         return f"{name}-t{number + 1:03}"
@@ -154,41 +165,35 @@ def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -
     def experiment(trial: optuna.trial.BaseTrial) -> Experiment:
         settings = {**base}
         for key, (kind, values) in ranges.items():
-            if kind:
-                suggest = trial.suggest_int if isinstance(values[0], int) else trial.suggest_float
-                # Few digits are legible in tables.
-                settings[key] = _rounded(suggest(key, *values, log=kind == "log"), 4)
-            else:  # the journal cannot keep every value, but each index
-                settings[key] = values[trial.suggest_categorical(key, range(len(values)))]
-        untold[own := own_name(trial.number)] = trial.number
-        return Experiment(own, settings)
+            # Few digits are legible in tables.
+            settings[key] = _rounded(trial.params[key], 4) if kind else values[trial.params[key]]
+        return Experiment(own_name(trial.number), settings)
 
     # A kill may have left a trial without all values.
     earlier = [trial for trial in study.trials if trial.params.keys() == ranges.keys()]
     known = [experiment(trial) for trial in earlier[:trials]]
     first = len(study.trials)
     coming = range(first, first + trials - len(known))
-    names = [*(one.name for one in known), *map(own_name, coming)]
 
     def ask(results: Results) -> Iterator[Experiment]:
         yield from known
         for number in coming:
             for own, run in [*results.items()]:
-                if run and own in untold:
-                    study.tell(untold.pop(own), run.training[METRIC], skip_if_finished=True)
+                if run:
+                    trial = int(own.rpartition("-t")[2]) - 1
+                    study.tell(trial, run.training[METRIC], skip_if_finished=True)
             # Each trial has its own seed, so that a resumed search proposes the same values.
             study.sampler = optuna.samplers.TPESampler(seed=seed + number, constant_liar=True)
-            yield experiment(study.ask())
+            yield experiment(study.ask(distributions))
 
-    return Sweep(name, names, known, ask)
+    planned = {one.name: one for one in known} | dict.fromkeys(map(own_name, coming))
+    return Sweep(name, planned, ask)
 
 
 def sweep(plan: Sweep, jobs: int, metric: str) -> None:
     """Run missing experiments of ``plan``, ``jobs`` at once; print its table, write its page."""
-    running = Runner(jobs, len(plan.names), metric)
-    unknown = {*plan.names} - {one.name for one in plan.known}
-    others = running.outdated(plan.known) + sorted(unknown & finished(running.baseline).keys())
-    if others:
+    running = Runner(jobs, len(plan.planned), metric)
+    if others := running.outdated(plan.planned):
         raise UserError(
             "experiments of these names exist with other parameters, code or data: give this"
             f" sweep another --name, or remove them:\n  dvc exp remove {' '.join(others)}"
