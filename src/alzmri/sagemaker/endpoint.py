@@ -28,14 +28,12 @@ def registered(version: str | None, stage: str | None, folder: Path) -> None:
     try:
         found = artifacts_show(git.ARTIFACT, version=version, stage=stage)
         DVCFileSystem(".", rev=found["rev"]).get(found["path"], str(folder), recursive=True)
-    except DvcException as error:
-        hint = f"`gto show {git.ARTIFACT}` lists versions and stages"
-        said = str(error).partition("\n")[0]
-        raise UserError(f"{version or stage}: {said}; {hint}") from None
     except Exception as error:  # the remote's client raises its own
-        hint = "`alzmri store status` says whether the remote answers"
+        kind, hint = EnvironmentFault, "`alzmri store status` says whether the remote answers"
+        if isinstance(error, DvcException):
+            kind, hint = UserError, f"`gto show {git.ARTIFACT}` lists versions and stages"
         said = str(error).partition("\n")[0]
-        raise EnvironmentFault(f"{version or stage}: no files ({said}); {hint}") from error
+        raise kind(f"{version or stage}: {said}; {hint}") from error
 
 
 def build(

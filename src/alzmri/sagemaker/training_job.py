@@ -1,6 +1,5 @@
 """Submit the stage train as a job, follow it, and fetch its model."""
 
-import gzip
 import json
 import shutil
 import tarfile
@@ -185,23 +184,14 @@ def bring(session: Any, found: Answer, work: Work) -> Answer:
     place, key = aws.split(found["ModelArtifacts"]["S3ModelArtifacts"])
     with TemporaryDirectory(prefix="alzmri-") as temporary:
         archive = Path(temporary, "model.tar.gz")
+        terminal.say(f"downloading {archive.name}")
         with aws.explained():
-            terminal.say(f"downloading {archive.name}")
             session.client("s3").download_file(place, key, str(archive))
-        unpack(archive)
+        try:
+            shutil.unpack_archive(archive, temporary, filter="data")
+        except (shutil.ReadError, tarfile.TarError, EOFError, zlib.error) as error:
+            raise EnvironmentFault(f"the archive is damaged ({error}): fetch again") from error
         for output in map(Path, OUTPUTS):
             with replacing(output) as draft:
                 shutil.move(archive.with_name(output.name), draft)
     return dict(json.loads(Path("metrics/train.json").read_bytes()))
-
-
-def unpack(archive: Path) -> None:
-    """Unpack a ``.tar.gz`` beside it; raise `EnvironmentFault` if it is damaged or not ours."""
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(archive.parent, filter="data")
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise EnvironmentFault(f"{archive.name} is damaged ({error}): fetch it again") from error
-    files = [archive.with_name(Path(output).name) for output in OUTPUTS]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise EnvironmentFault(f"{archive.name} is damaged: it has no {', '.join(missing)}")
