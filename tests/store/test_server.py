@@ -83,7 +83,7 @@ def test_one_server_from_its_first_start_to_its_move(new_repo, free_block, tmp_p
     assert pulled.returncode == 0, pulled.stderr
     assert repo.contents("data") == expected
     after = remotes.default(repo.root)
-    assert str(after.port) == moved
+    assert after.endpoint == f"http://127.0.0.1:{moved}"
     assert after.keys[0] in keyed, "keys are made once"
 
 

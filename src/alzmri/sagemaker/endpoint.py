@@ -116,17 +116,16 @@ def deploy(session: Any, folder: Path, requests: Requests) -> bool:
         else:
             client.create_endpoint(**endpoint)
     terminal.say("AWS needs minutes, and continues after Ctrl-C")
-    said = [""]
+    after: Answer = {}
 
     def say(found: Answer) -> None:
-        if found["EndpointStatus"] != said[-1]:
-            said.append(found["EndpointStatus"])
-            terminal.say(f"-- {said[-1]}")
+        nonlocal after
+        if found["EndpointStatus"] != after.get("EndpointStatus"):
+            terminal.say(f"-- {found['EndpointStatus']}")
+        after = found
 
     aws.wait(session, "endpoint_in_service", say, EndpointName=name)
-    after = _tolerant("Could not find", client.describe_endpoint, EndpointName=name)
-    there = after.get("EndpointStatus"), after.get("EndpointConfigName")
-    if there != ("InService", configuration):
+    if (after["EndpointStatus"], after["EndpointConfigName"]) != ("InService", configuration):
         why = after.get("FailureReason", "AWS gives no reason")
         rest = "the previous model serves" if before else "remove it: alzmri sagemaker undeploy"
         log = f"/aws/sagemaker/Endpoints/{name}"

@@ -88,10 +88,9 @@ def load_settings(needed: Sequence[str], *, placeholders: bool = False) -> Sagem
     Keys in ``needed`` must have a value; with ``placeholders``, missing ones become ``<role>`` and
     so on. `UserError` names all faults, and repeats no secret.
     """
-    try:
-        content = params.read(SETTINGS_FILE.read_bytes(), str(SETTINGS_FILE))
-    except FileNotFoundError:
-        raise UserError(f"{SETTINGS_FILE} not found: `git checkout {SETTINGS_FILE}`") from None
+    if not SETTINGS_FILE.is_file():
+        raise UserError(f"{SETTINGS_FILE} not found: `git checkout {SETTINGS_FILE}`")
+    content = params.read(SETTINGS_FILE.read_bytes(), str(SETTINGS_FILE))
     if isinstance(content, dict):
         if re.fullmatch(r"[0-9a-f]{40}|wandb_v\d.*", str(content.get("wandb_secret", ""))):
             raise UserError(

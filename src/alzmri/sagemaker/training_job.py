@@ -88,10 +88,11 @@ def phases(job: Answer) -> list[str]:
 def facts(job: Answer) -> dict[str, str]:
     """The lines of `alzmri sagemaker status` for a job, by their first word."""
     where, trained = job["ResourceConfig"], job.get("TrainingTimeInSeconds")
+    said = str(job.get("FailureReason", ""))
     found = {
         "job": job["TrainingJobName"],
         "status": f"{job['TrainingJobStatus']} ({job['SecondaryStatus']})",
-        "reason": _reason(job),
+        "reason": f"{said} ({remedy})" if (remedy := aws.meaning(said)) else said,
         "created": f"{job['CreationTime'].astimezone():%Y-%m-%d %H:%M}",
         "on": f"{where['InstanceCount']} × {where['InstanceType']}",
         "billed": f"{job.get('BillableTimeInSeconds')} s for {trained} s" if trained else "",
@@ -103,17 +104,12 @@ def facts(job: Answer) -> dict[str, str]:
     return {word: value for word, value in found.items() if value}
 
 
-def _reason(job: Answer) -> str:
-    """The reason why it failed, with a remedy if known; empty when it did not fail."""
-    said = str(job.get("FailureReason", ""))
-    return f"{said} ({remedy})" if (remedy := aws.meaning(said)) else said
-
-
 def require_success(job: Answer) -> None:
     """Raise `EnvironmentFault` when it failed or was stopped."""
     name, status = job["TrainingJobName"], job["TrainingJobStatus"]
     if status == "Failed":
-        raise EnvironmentFault(f"{name} failed: {_reason(job) or 'AWS gives no reason'}")
+        why = facts(job).get("reason", "AWS gives no reason")
+        raise EnvironmentFault(f"{name} failed: {why}")
     if status == "Stopped":
         raise EnvironmentFault(
             f"{name} was stopped ({[status, *phases(job)][-1]}): its checkpoint is kept, and"

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from alzmri import aws
 from alzmri.errors import EnvironmentFault, UserError
@@ -54,15 +53,12 @@ class Remote:
                 f"the url {where}: write s3://bucket/prefix (a bucket has 3 to 63 lower-case"
                 " letters, digits, dots and hyphens), or `alzmri store use local`"
             )
-        if not 0 < port < 65_536:
-            wanted = "https://host or http://host:port"
-        elif self.is_local and not (
-            host in ("127.0.0.1", "localhost") and LOWEST_PORT <= port <= HIGHEST_PORT
-        ):
+        wanted, valid = "https://host or http://host:port", 0 < port < 65_536
+        if self.is_local:
             wanted = f"http://127.0.0.1:PORT with PORT from {LOWEST_PORT} to {HIGHEST_PORT}"
-        else:
-            return
-        raise UserError(f"the endpointurl {where}: write {wanted}")
+            valid = host in ("127.0.0.1", "localhost") and LOWEST_PORT <= port <= HIGHEST_PORT
+        if not valid:
+            raise UserError(f"the endpointurl {where}: write {wanted}")
 
     @property
     def is_local(self) -> bool:
@@ -78,11 +74,6 @@ class Remote:
     def endpoint(self) -> str | None:
         """The URL of the server; None for AWS."""
         return self.values.get("endpointurl")
-
-    @property
-    def port(self) -> int:
-        """The first port of the local store."""
-        return urlsplit(self.endpoint or "").port or 0
 
     @property
     def keys(self) -> tuple[str, str] | None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import psutil
@@ -84,7 +85,7 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
                 why = "the store is up, but refuses our key or does not answer"
                 raise EnvironmentFault(f"{why}: run `alzmri store down`, then `up`") from error
             return remote, "already up"
-        port = port or remote.port
+        port = port or urlsplit(remote.endpoint or "").port or LOWEST_PORT
         wanted = Remote(LOCAL, {**remote.values, "endpointurl": f"http://127.0.0.1:{port}"})
         if wanted.keys:
             with suppress(StoreUnavailable):
