@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "data": {"classes", "params", "figure"},
     "collections": {"inference", "data", "classes", "params", "figure"},
     "models": {"params"},
-    "tracking": {"data.prepared", "params"},
+    "tracking": {"data.prepared", "params", "store"},
     "training": {"models", "data.prepared", "params", "tracking"},
     "evaluation": {"ood", "models", "data.prepared", "params", "figure"},
     "ood": {"models", "data.prepared", "params"},

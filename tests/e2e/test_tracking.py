@@ -5,6 +5,8 @@ import json
 import signal
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from ..processes import limit
 from ..tracking.transactions import records, values
 
@@ -62,6 +64,15 @@ def test_an_experiment_is_one_run_by_its_name(clone):
     assert summary["accuracy"] == metrics["accuracy"]
     assert summary["ci95"] == metrics["ci95"]
     assert summary["per_class"] == metrics["per_class"]
+
+    (model,) = (a for a in _of("artifact", evaluation) if a.type == "model")
+    stages = YAML(typ="safe").load((clone.root / "dvc.lock").read_text())["stages"]
+    digests = {out["path"]: out["md5"] for out in stages["train"]["outs"]}
+    for entry in model.manifest.contents:
+        digest = digests[f"models/{entry.path}"]
+        assert entry.ref == f"s3://alzmri/dvc/files/md5/{digest[:2]}/{digest[2:]}"
+        assert not entry.local_path
+    assert len(model.manifest.contents) == 2
 
 
 def test_how_it_is_tracked_retrains_nothing(clone):

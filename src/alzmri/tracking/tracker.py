@@ -1,6 +1,7 @@
 """Report a stage to W&B, or to a file on disk. The stage waits for W&B only at its end."""
 
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -17,7 +18,9 @@ import psutil
 
 from alzmri import git, terminal
 from alzmri.data.prepared import numbered
+from alzmri.errors import UserError
 from alzmri.params import Params, Track
+from alzmri.store import remotes
 
 if TYPE_CHECKING:  # the thread of a `WandbTracker` imports it
     import wandb
@@ -125,9 +128,9 @@ class WandbRun:
         import wandb
 
         self._wandb = wandb
-        root = Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
-        place = Path(os.environ.get("WANDB_DIR") or root)
-        # Keep tables for the upload here, not in the home directory.
+        self._root = Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
+        place = Path(os.environ.get("WANDB_DIR") or self._root)
+        # Keep tables and artifacts for the upload here, not in the home directory.
         os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb" / "data"))
         logging.raiseExceptions = False  # else a full disk prints many tracebacks
         settings = wandb.Settings(root_dir=str(place), stop_fn=lambda: None, **_SETTINGS)
@@ -145,7 +148,7 @@ class WandbRun:
             self._run = self._begin(track, "offline", config, settings)
         self._folder = Path(self._run.dir).parent
         runs = self._folder.parent / f"{self._run.settings.run_mode}-*-{self._run.id}"
-        runs = runs.relative_to(root) if runs.is_relative_to(root) else runs
+        runs = runs.relative_to(self._root) if runs.is_relative_to(self._root) else runs
         self._upload = f"to upload it: wandb sync {runs}"
         self._warned = bool(failure)
         if failure:
@@ -201,6 +204,20 @@ class WandbRun:
         # Online, W&B knows the last step and accepts only later ones; a file does not.
         self._run.log(media, step=step if self._run.offline else None)
         self._run.summary.update(json.loads(Path("models/evaluation.json").read_bytes()))
+        # The model's artifact only refers to the DVC remote.
+        about = "In the DVC remote after `dvc push`; `dvc pull models` fetches it"
+        artifact = wandb.Artifact(f"model-{self._run.id}", type="model", description=about)
+        try:
+            remote = remotes.default(self._root)
+            artifact.metadata = {"remote": remote.url, "endpoint": remote.endpoint}
+            for name in ("model.safetensors", "model.json"):
+                content = Path("models", name).read_bytes()
+                digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+                address = f"{remote.url}/files/md5/{digest[:2]}/{digest[2:]}"
+                artifact.add_reference(address, name=name, checksum=False)
+        except (UserError, wandb.Error):
+            return  # no S3 remote, or no boto3, which the client always needs
+        self._run.log_artifact(artifact)
 
     def finish(self, *, complete: bool) -> None:
         """Wait until W&B or the disk has everything."""
