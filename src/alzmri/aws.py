@@ -40,6 +40,7 @@ _MEANT = {
     " correct image in sagemaker.yaml (https://aws.github.io/deep-learning-containers)",
     r"endpoint .*not found": "no such endpoint in this region: `alzmri sagemaker deploy` makes it",
     r"resource not found": "no such job in this region: `alzmri sagemaker list` names the jobs",
+    r"^404: ": "there is no such object, or no S3, at this address: correct it",
 }
 """Remedies by a pattern in an error's code and message or a failed job's reason; the first wins."""
 

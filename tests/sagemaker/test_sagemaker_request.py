@@ -182,11 +182,14 @@ def test_sagemaker_bundle_is_the_tracked_code_as_it_is_here(
 def test_sagemaker_bundle_refuses_keys(repository, make_params):
     key = "key = 'AKIA" + "ABCDEFGHIJKLMNOP'"
     secrets = {
-        **dict.fromkeys(["src/.env", "src/secrets.env", "src/deploy.pem", "src/id_rsa"], "x"),
+        **dict.fromkeys(["src/.env", "src/a/.env.local", "src/secrets.env", "src/deploy.pem"], "x"),
+        **dict.fromkeys(["src/.aws/credentials", "src/a/.ssh/config", "src/id_ed25519"], "x"),
+        "src/.dvc/config.local": "x",
         "src/a.py": key,
         "src/alzmri/b.py": "-----BEGIN RSA " + "PRIVATE KEY-----",
     }
     for name, content in secrets.items():
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_text(content)
         _git(repository, "add", "--force", name)
         with pytest.raises(UserError, match=f"{name} looks like a key, or contains") as refused:

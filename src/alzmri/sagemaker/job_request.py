@@ -27,8 +27,11 @@ CONTENT = ("src", "requirements.txt")
 OURS = "alzmri-"  # prefix of all jobs of alzmri
 PREPARED_FILES = ["images.npy", "manifest.csv", "params.json", "summary.json"]
 
-KEY_FILES = [f"src/*{end}" for end in (".env", ".pem", ".key", ".p12", ".netrc", "id_rsa")]
-KEY = "-----BEGIN [A-Z ]*PRIVATE KEY-----|(AKIA|ASIA)[0-9A-Z]{16}"
+_KEY_FILES = (
+    *(".env", ".env.*", ".pem", ".key", ".p12", ".netrc", ".aws/*", ".ssh/*", ".dvc/*"),
+    *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"),
+)
+_KEY = "-----BEGIN [A-Z ]*PRIVATE KEY-----|(AKIA|ASIA)[0-9A-Z]{16}"
 
 _NUMBER = r"([0-9.]+(?:e[-+]?[0-9]+)?)"
 METRICS = {
@@ -147,8 +150,8 @@ def gather(params: Params) -> Work:
 
     if params.train.init:
         raise UserError("a job on SageMaker starts from no other model: set train.init to ''")
-    keys = git.lines("ls-files", "--", *KEY_FILES)
-    if keys := keys or git.lines("grep", "-lE", "-e", KEY, "--", *CONTENT):
+    keys = git.lines("ls-files", "--", *(f"src/*{end}" for end in _KEY_FILES))
+    if keys := keys or git.lines("grep", "-lE", "-e", _KEY, "--", *CONTENT):
         raise UserError(
             f"{keys[0]} looks like a key, or contains one: nothing was sent; `git rm --cached` it,"
             " and revoke the key if it was ever committed"

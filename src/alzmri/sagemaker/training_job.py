@@ -6,6 +6,7 @@ import tarfile
 import time
 import zlib
 from contextlib import suppress
+from gzip import BadGzipFile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -185,7 +186,7 @@ def bring(session: Any, found: Answer, work: Work) -> Answer:
             session.client("s3").download_file(place, key, str(archive))
         try:
             shutil.unpack_archive(archive, temporary, filter="data")
-        except (shutil.ReadError, tarfile.TarError, EOFError, zlib.error) as error:
+        except (shutil.ReadError, tarfile.TarError, EOFError, zlib.error, BadGzipFile) as error:
             raise EnvironmentFault(f"the archive is damaged ({error}): fetch again") from error
         for output in map(Path, OUTPUTS):
             with replacing(output) as draft:

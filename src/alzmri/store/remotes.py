@@ -47,18 +47,19 @@ class Remote:
             r"https?://([A-Za-z0-9.-]+)(?::(\d{1,5}))?/?", self.endpoint or "http://s3"
         )
         host, port = (endpoint[1], int(endpoint[2] or 443)) if endpoint else ("", 0)
-        where = f"of DVC's remote {self.name!r} is not valid"
+        what = f"of DVC's remote {self.name!r} is not valid"
+        where = "in the command, .dvc/config or .dvc/config.local"
         if not address:
             raise UserError(
-                f"the url {where}: write s3://bucket/prefix (a bucket has 3 to 63 lower-case"
-                " letters, digits, dots and hyphens), or `alzmri store use local`"
+                f"the url {what}: write s3://bucket/prefix {where} (a bucket has 3 to 63"
+                " lower-case letters, digits, dots and hyphens), or `alzmri store use local`"
             )
         wanted, valid = "https://host or http://host:port", 0 < port < 65_536
         if self.is_local:
             wanted = f"http://127.0.0.1:PORT with PORT from {LOWEST_PORT} to {HIGHEST_PORT}"
             valid = host in ("127.0.0.1", "localhost") and LOWEST_PORT <= port <= HIGHEST_PORT
         if not valid:
-            raise UserError(f"the endpointurl {where}: write {wanted}")
+            raise UserError(f"the endpointurl {what}: write {wanted} {where}")
 
     @property
     def is_local(self) -> bool:
@@ -110,7 +111,7 @@ class Remote:
                     endpoint_url=self.endpoint,
                     aws_access_key_id=values.get("access_key_id"),
                     aws_secret_access_key=values.get("secret_access_key"),
-                    verify=False if self.is_local else None,  # no https, no AWS_CA_BUNDLE
+                    verify=False if self.is_local else None,  # http needs no AWS_CA_BUNDLE
                     config=config,
                 )
                 client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
@@ -148,7 +149,8 @@ def save_local(root: Path, remote: Remote) -> Remote:
 
 
 def use_local(root: Path) -> None:
-    """Make the server on this machine the default remote again."""
+    """Make the server on this machine the default remote again; `UserError` if there is none."""
+    named(root)  # DVC cannot save a remote without an address
     _write(root, "local", LOCAL, {}, remote=None)
     _write(root, "repo", LOCAL, {}, remote=LOCAL)
 

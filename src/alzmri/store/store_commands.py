@@ -71,8 +71,9 @@ def status(
     try:
         remote.check()
     except remotes.StoreUnavailable as error:
-        down = remote.is_local and not running
-        why = "the local store is not running: run `alzmri store up`" if down else str(error)
+        why = str(error)
+        if remote.is_local and not running:
+            why = "the local store is not running: run `alzmri store up`"
         found |= {"answers": False, "error": why}
     if as_json:
         terminal.say(json.dumps(found, indent=2))
@@ -137,13 +138,15 @@ def run(
             family = [process]
             with suppress(psutil.NoSuchProcess):
                 family += process.children(recursive=True)
-            if isinstance(stopped, KeyboardInterrupt):
-                # A terminal sends Ctrl-C to all. A second signal would end a training at once.
-                _, family = psutil.wait_procs(family, GRACE_SECONDS)
-            for member in family:  # a shell first, or it would go on
-                with suppress(psutil.NoSuchProcess):
-                    member.terminate()
-            psutil.wait_procs(family, GRACE_SECONDS)
+            try:
+                if isinstance(stopped, KeyboardInterrupt):
+                    # A terminal sends Ctrl-C to all. A second signal would end a training at once.
+                    psutil.wait_procs(family, GRACE_SECONDS)
+            finally:  # also when another signal ends the wait
+                for member in family:  # a shell first, or it would go on
+                    with suppress(psutil.NoSuchProcess):
+                        member.terminate()
+                psutil.wait_procs(family, GRACE_SECONDS)
             raise
     finally:
         if started:
