@@ -48,18 +48,17 @@ class Remote:
         )
         host, port = (endpoint[1], int(endpoint[2] or 443)) if endpoint else ("", 0)
         what = f"of DVC's remote {self.name!r} is not valid"
-        where = "in the command, .dvc/config or .dvc/config.local"
         if not address:
             raise UserError(
-                f"the url {what}: write s3://bucket/prefix {where} (a bucket has 3 to 63"
-                " lower-case letters, digits, dots and hyphens), or `alzmri store use local`"
+                f"the url {what}: write s3://bucket/prefix (a bucket has 3 to 63 lower-case"
+                " letters, digits, dots and hyphens), or `alzmri store use local`"
             )
         wanted, valid = "https://host or http://host:port", 0 < port < 65_536
         if self.is_local:
             wanted = f"http://127.0.0.1:PORT with PORT from {LOWEST_PORT} to {HIGHEST_PORT}"
             valid = host in ("127.0.0.1", "localhost") and LOWEST_PORT <= port <= HIGHEST_PORT
         if not valid:
-            raise UserError(f"the endpointurl {what}: write {wanted} {where}")
+            raise UserError(f"the endpointurl {what}: write {wanted}")
 
     @property
     def is_local(self) -> bool:
@@ -134,7 +133,10 @@ def named(root: Path, name: str = LOCAL) -> Remote:
     if values is None:
         remedy = "git checkout .dvc/config" if name == LOCAL else "alzmri store use local"
         raise UserError(f"no remote {name!r} in .dvc/config: `{remedy}` corrects that")
-    return Remote(name, values)
+    try:
+        return Remote(name, values)
+    except UserError as error:
+        raise UserError(f"{root / '.dvc'}, config or config.local: {error}") from None
 
 
 def save_local(root: Path, remote: Remote) -> Remote:
