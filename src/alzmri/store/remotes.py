@@ -143,9 +143,9 @@ def save_local(root: Path, remote: Remote) -> Remote:
     """Write the local store's endpoint into ``config.local``, with new keys if there are none."""
     key, secret = remote.keys or (secrets.token_hex(10).upper(), secrets.token_hex(20))
     # Also set here: `dvc exp push` reads .dvc/config from commits, where a relative path is wrong.
-    aws = os.path.relpath(root / ".dvc" / AWS_SETTINGS)
+    settings = os.path.relpath(root / ".dvc" / AWS_SETTINGS)
     values = {"endpointurl": remote.endpoint, "access_key_id": key, "secret_access_key": secret}
-    values |= {"configpath": aws, "credentialpath": aws}
+    values |= {"configpath": settings, "credentialpath": settings}
     _write(root, "local", LOCAL, values)
     return Remote(LOCAL, {**remote.values, **values})
 

@@ -1,4 +1,4 @@
-"""Find, start, stop and describe the local SeaweedFS server.
+"""Find, start and stop the local SeaweedFS server.
 
 There is no pid file, because it could become stale and name another process. The process table has
 the server with its data folder, which no other program has on its command line.
