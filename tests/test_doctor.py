@@ -211,7 +211,7 @@ def test_findings_are_printed_as_they_come(root):
         (b"[core\n", "config.local is damaged"),
         (b"core = 1\n", "config.local is damaged"),
         *(
-            (f"['remote \"store\"']\nendpointurl = {url}\n".encode(), "endpointurl of remote")
+            (f"['remote \"store\"']\nendpointurl = {url}\n".encode(), "endpointurl of DVC's remote")
             for url in ("http://127.0.0.1:abc", "http://127.0.0.1:99999", "http://[::1]:8", "here")
         ),
     ],

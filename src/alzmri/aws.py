@@ -24,7 +24,7 @@ _MEANT = {
     r"^ResourceInUse": "a job of this name exists by now: submit again to follow it",
     r"NoSuchBucket": "the bucket does not exist: create it, or correct its name",
     r"^301|PermanentRedirect|AuthorizationHeaderMalformed|bucket.*region": "the bucket is in"
-    " another region: use one in the job's region, or set region to the bucket's",
+    " another region: set region to the bucket's, or use a bucket in yours",
     r"ResourceLimitExceeded": "the account's quota is too small: ask for more in the console under"
     " Service Quotas, Amazon SageMaker, or use another instance_type",
     r"CapacityError|InsufficientInstanceCapacity": "no such instance is free now: submit again"
@@ -40,6 +40,7 @@ _MEANT = {
     " correct image in sagemaker.yaml (https://aws.github.io/deep-learning-containers)",
     r"endpoint .*not found": "no such endpoint in this region: `alzmri sagemaker deploy` makes it",
     r"resource not found": "no such job in this region: `alzmri sagemaker list` names the jobs",
+    r"^404: ": "there is no such object, or no S3, at this address: correct it",
 }
 """Remedies by a pattern in an error's code and message or a failed job's reason; the first wins."""
 
@@ -52,7 +53,7 @@ def meaning(said: str) -> str:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise errors of AWS's client as `UserError`, or `EnvironmentFault` if AWS does not work."""
+    """Raise errors of AWS's client as `UserError`, or `EnvironmentFault` if nothing works there."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -61,15 +62,15 @@ def explained() -> Iterator[None]:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
         code, message = (str(error.response["Error"].get(key, "")) for key in ("Code", "Message"))
         if status >= 500 or "Throttl" in code or code == "SlowDown":
-            raise EnvironmentFault(f"AWS failed the request ({code}): try again") from error
-        known = meaning(f"{code}: {message}") or f"AWS refused the request with {code}"
-        raise UserError(f"{known} (AWS: {message})") from error
+            raise EnvironmentFault(f"the service failed ({code}): try again") from error
+        said = f"{code}: {message}"
+        raise UserError(f"{meaning(said) or 'the service refused the request'} ({said})") from error
     except BotoCoreError as error:
         if re.search("Credential|Token|SSO|Profile", type(error).__name__):
             remedy = "`aws configure`, `aws sso login`, or export AWS_PROFILE=NAME"
             raise UserError(f"no AWS credentials ({error}): {remedy}") from error
-        remedy = "check the network, the proxy and the region"
-        raise EnvironmentFault(f"AWS does not answer ({error}): {remedy}") from error
+        remedy = "check the network, the proxy, the address and the region"
+        raise EnvironmentFault(f"no answer ({error}): {remedy}") from error
 
 
 def session(region: str) -> Any:

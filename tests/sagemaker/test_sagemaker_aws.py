@@ -1,8 +1,10 @@
 """What AWS's errors mean; uploads; how jobs ended, what they cost, which one is taken again."""
 
 import io
+import shutil
 import tarfile
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
@@ -25,7 +27,7 @@ REFUSALS = {
     ),
     "AccessDeniedException: User: arn:aws:iam::123456789012:user/me is not authorized to perform:"
     " sagemaker:CreateTrainingJob": (
-        "a permission is missing: docs/sagemaker.md lists them (AWS: User: arn:aws:iam::"
+        "a permission is missing: docs/sagemaker.md lists them (AccessDeniedException: User"
     ),
     "ValidationException: Could not assume role arn:aws:iam::123456789012:role/no. Please ensure"
     " that the role exists and allows principal 'sagemaker.amazonaws.com' to assume the role.": (
@@ -48,7 +50,7 @@ REFUSALS = {
         "no such endpoint in this region"
     ),
     "ValidationException: unknown": (
-        "AWS refused the request with ValidationException (AWS: unknown)"
+        "the service refused the request (ValidationException: unknown)"
     ),
 }
 REASONS = {
@@ -81,9 +83,9 @@ def test_sagemaker_errors_are_one_sentence_with_the_remedy():
         ("SlowDown: x", 503),
         ("ThrottlingException: Rate exceeded", 400),
     ]:
-        with pytest.raises(EnvironmentFault, match="AWS failed the request"):
+        with pytest.raises(EnvironmentFault, match="the service failed"):
             _raise(said, status)
-    with pytest.raises(EnvironmentFault, match="does not answer"), aws.explained():
+    with pytest.raises(EnvironmentFault, match="no answer"), aws.explained():
         raise EndpointConnectionError(endpoint_url="x")
     with pytest.raises(UserError, match="no AWS credentials"), aws.explained():
         raise NoCredentialsError
@@ -157,7 +159,7 @@ def test_sagemaker_status_says_what_spot_has_saved_and_what_was_interrupted():
 def test_sagemaker_a_job_under_way_or_done_is_taken_and_any_other_made_again(
     monkeypatch, jobs, taken
 ):
-    work = Work("0" * 40, "0" * 40, [], "c0de", "c0de", "da7a", {})
+    work = Work("0" * 40, "0" * 40, [], "da7a", "d1ce", {})
     asked, made = [], []
 
     def list_training_jobs(**words):
@@ -181,34 +183,35 @@ def test_sagemaker_a_job_under_way_or_done_is_taken_and_any_other_made_again(
     assert (asked[0]["NameContains"], asked[0]["SortOrder"]) == (work.names, "Descending")
 
 
-def test_sagemaker_takes_of_an_archive_what_the_container_wrote_or_refuses_it(tmp_path):
-    files = {name.rpartition("/")[2]: name.encode() for name in OUTPUTS}
+def test_sagemaker_takes_of_an_archive_what_the_container_wrote_or_refuses_it(
+    tmp_path, monkeypatch
+):
+    scores = b'{"best_epoch": 1}'
+    files = {f"./{name.rpartition('/')[2]}": scores for name in OUTPUTS}
 
-    def pack(folder, files, kind=tarfile.REGTYPE):
-        (tmp_path / folder).mkdir()
-        path = tmp_path / folder / "model.tar.gz"
+    def pack(name, files):
+        path = tmp_path / name
         with tarfile.open(path, "w:gz") as tar:
             for name, content in files.items():
                 member = tarfile.TarInfo(name)
-                member.size, member.type, member.linkname = len(content), kind, "/etc/passwd"
+                member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
         return path
 
-    dotted = {f"./{name}": content for name, content in files.items()}
-    for whole in (pack("dotted", dotted), pack("whole", files)):
-        training_job.unpack(whole)
-        assert {name: whole.with_name(name).read_bytes() for name in files} == files
-    content = whole.read_bytes()
-    cut, other = tmp_path / "cut.tar.gz", tmp_path / "other.tar.gz"
-    cut.write_bytes(content[:200])
-    other.write_bytes(b"no archive")
-    for damaged in (
-        pack("part", {"model.json": b"{}"}),
-        pack("escapes", files | {"../../escaped": b"x"}),
-        pack("link", {"model.json": b""}, tarfile.SYMTYPE),
-        cut,
-        other,
-    ):
-        with pytest.raises(EnvironmentFault, match="is damaged"):
-            training_job.unpack(damaged)
-    assert not (tmp_path.parent / "escaped").exists()
+    def bring(archive):
+        client = SimpleNamespace(download_file=lambda _, __, path: shutil.copy(archive, path))
+        session = SimpleNamespace(client=lambda _: client)
+        found = _job(ModelArtifacts={"S3ModelArtifacts": "s3://ours/model.tar.gz"})
+        work = Work("0" * 40, "0" * 40, [], "da7a", "d1ce", {})
+        found["TrainingJobName"] = f"{work.names}x"
+        return training_job.bring(session, found, work)
+
+    monkeypatch.chdir(tmp_path)
+    whole = pack("whole", files)
+    (tmp_path / "cut").write_bytes(whole.read_bytes()[:100])
+    for damaged in (pack("escapes", files | {"../../escaped": b"x"}), tmp_path / "cut"):
+        with pytest.raises(EnvironmentFault, match="the archive is damaged"):
+            bring(damaged)
+        assert not (tmp_path / "models").exists()
+    assert bring(whole) == {"best_epoch": 1}
+    assert {Path(name).read_bytes() for name in OUTPUTS} == {scores}

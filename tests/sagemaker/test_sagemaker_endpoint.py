@@ -85,12 +85,12 @@ def test_sagemaker_the_same_model_has_the_same_name_and_another_has_another(fold
         (
             FileNotFoundError(2, "No storage files"),
             EnvironmentFault,
-            "v9: no files .*`alzmri store",
+            "v9: .*`alzmri store",
         ),
         (
             EndpointConnectionError(endpoint_url="x"),
             EnvironmentFault,
-            "v9: no files .*`alzmri store",
+            "v9: .*`alzmri store",
         ),
     ],
 )

@@ -70,7 +70,7 @@ def test_never_answering(checkout, free_block):
             assert "Read timeout" in fails(checkout, "push", SILENT)
             status, seconds = asked.result()
     assert status.returncode == 1
-    assert "no answer within" in status.stderr
+    assert "the local store is not running" in status.stderr
     assert seconds < SOON
 
 

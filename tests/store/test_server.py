@@ -85,7 +85,7 @@ def test_one_server_from_its_first_start_to_its_move(new_repo, free_block, tmp_p
     assert pulled.returncode == 0, pulled.stderr
     assert repo.contents("data") == expected
     after = remotes.default(repo.root)
-    assert str(remotes.port_of(after.endpoint)) == moved
+    assert after.endpoint == f"http://127.0.0.1:{moved}"
     assert after.keys[0] in keyed, "keys are made once"
 
 
@@ -155,19 +155,13 @@ def test_what_stops_a_start_is_one_message_and_names_the_place(new_repo):
         path.write_text(f"['remote \"store\"']\nendpointurl = {endpoint}\n")
         refused = repo.store("up")
         assert refused.returncode == 2
-        assert f"{path.parent}: endpointurl of remote 'store'" in refused.stderr
+        assert "the endpointurl of DVC's remote 'store' is not valid: write" in refused.stderr
         assert refused.stderr.count("\n") == 1
     path.write_text(before)
     proxied = repo.store("up", http_proxy="http://127.0.0.1:9", no_proxy="")
     assert proxied.returncode == 1
     assert "NO_PROXY" in proxied.stderr
     assert server.find(repo.root) is None
-    shutil.rmtree(repo.root / ".store")
-    (repo.root / ".store").touch()
-    refused = repo.store("up")
-    assert refused.returncode == 2
-    assert f"{repo.root / '.store'} is not a folder" in refused.stderr
-    assert "move it away" in refused.stderr
     (repo.root / ".dvc" / "config").unlink()
     refused = repo.store("up")
     assert refused.returncode == 2

@@ -31,8 +31,8 @@ def test_a_signal_ends_the_command_and_the_store(new_repo, eventually):
     run = repo.start(*repo.command("run", "--", "sh", "-c", "sleep 300; touch survived"))
     eventually(lambda: sleeping(run))
     below = sleeping(run)
-    run.send_signal(signal.SIGINT)
-    assert run.wait(limit(30)) == 128 + signal.SIGINT
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(limit(30)) == 128 + signal.SIGTERM
     assert server.find(repo.root) is None
     assert not Path(repo.root / "survived").exists()
     assert not any(process.is_running() for process in below)

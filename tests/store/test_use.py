@@ -58,7 +58,7 @@ def test_address_is_for_all_and_profile_for_this_machine(new_repo):
     repo.run("dvc", "remote", "modify", "team", "endpointurl", "https://KEY:SECRET@host")
     refused = repo.store("status")
     assert refused.returncode == 2
-    assert "endpointurl of remote 'team'" in refused.stderr
+    assert "the endpointurl of DVC's remote 'team'" in refused.stderr
     assert "SECRET" not in refused.stdout + refused.stderr
 
 
@@ -68,7 +68,7 @@ def test_mistakes_change_nothing(new_repo):
     for words, said in (
         (["s3://Bucket/x"], "s3://bucket/prefix"),
         (["s3://KEY:SECRET@bucket/x"], "s3://bucket/prefix"),
-        (["s3://bucket/x", "--endpoint-url", "http://host:99999"], "--endpoint-url"),
+        (["s3://bucket/x", "--endpoint-url", "http://host:99999"], "write https://host or"),
         (["local", "--profile", "x"], "takes no profile"),
     ):
         refused = repo.store("use", *words)
@@ -101,9 +101,9 @@ def test_bucket_that_does_not_answer_changes_nothing(new_repo, elsewhere):
     for address, words, environment, said in (
         ("s3://missing/x", options, keys, "the bucket does not exist"),
         ("s3://alzmri/x", options, wrong, "the key is wrong"),
-        ("s3://alzmri/x", options, no_metadata, "no credentials"),
+        ("s3://alzmri/x", options, no_metadata, "no AWS credentials"),
         ("s3://alzmri/x", [*options, "--profile", "absent"], {}, "aws configure"),
-        ("s3://alzmri/x", nowhere, keys, "no server answers there"),
+        ("s3://alzmri/x", nowhere, keys, "no answer (Could not connect"),
     ):
         start = time.monotonic()
         refused = repo.store("use", address, *words, **environment)

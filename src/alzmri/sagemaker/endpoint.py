@@ -28,14 +28,12 @@ def registered(version: str | None, stage: str | None, folder: Path) -> None:
     try:
         found = artifacts_show(git.ARTIFACT, version=version, stage=stage)
         DVCFileSystem(".", rev=found["rev"]).get(found["path"], str(folder), recursive=True)
-    except DvcException as error:
-        hint = f"`gto show {git.ARTIFACT}` lists versions and stages"
-        said = str(error).partition("\n")[0]
-        raise UserError(f"{version or stage}: {said}; {hint}") from None
     except Exception as error:  # the remote's client raises its own
-        hint = "`alzmri store status` says whether the remote answers"
+        kind, hint = EnvironmentFault, "`alzmri store status` says whether the remote answers"
+        if isinstance(error, DvcException):
+            kind, hint = UserError, f"`gto show {git.ARTIFACT}` lists versions and stages"
         said = str(error).partition("\n")[0]
-        raise EnvironmentFault(f"{version or stage}: no files ({said}); {hint}") from error
+        raise kind(f"{version or stage}: {said}; {hint}") from error
 
 
 def build(
@@ -118,17 +116,16 @@ def deploy(session: Any, folder: Path, requests: Requests) -> bool:
         else:
             client.create_endpoint(**endpoint)
     terminal.say("AWS needs minutes, and continues after Ctrl-C")
-    said = [""]
+    after: Answer = {}
 
     def say(found: Answer) -> None:
-        if found["EndpointStatus"] != said[-1]:
-            said.append(found["EndpointStatus"])
-            terminal.say(f"-- {said[-1]}")
+        nonlocal after
+        if found["EndpointStatus"] != after.get("EndpointStatus"):
+            terminal.say(f"-- {found['EndpointStatus']}")
+        after = found
 
     aws.wait(session, "endpoint_in_service", say, EndpointName=name)
-    after = _tolerant("Could not find", client.describe_endpoint, EndpointName=name)
-    there = after.get("EndpointStatus"), after.get("EndpointConfigName")
-    if there != ("InService", configuration):
+    if (after["EndpointStatus"], after["EndpointConfigName"]) != ("InService", configuration):
         why = after.get("FailureReason", "AWS gives no reason")
         rest = "the previous model serves" if before else "remove it: alzmri sagemaker undeploy"
         log = f"/aws/sagemaker/Endpoints/{name}"

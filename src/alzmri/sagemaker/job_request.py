@@ -4,14 +4,12 @@ import hashlib
 import json
 import os
 import re
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from rich.filesize import decimal
 from ruamel.yaml import YAML
 
 from alzmri import aws, git, params, terminal
@@ -26,15 +24,14 @@ VARIABLES = {key: f"ALZMRI_SAGEMAKER_{key.upper()}" for key in TO_SERVE} | {"reg
 """Environment variables for keys that the file leaves empty."""
 
 CONTENT = ("src", "requirements.txt")
-LIMIT = 20_000_000  # bytes of code; more was committed by mistake
 OURS = "alzmri-"  # prefix of all jobs of alzmri
 PREPARED_FILES = ["images.npy", "manifest.csv", "params.json", "summary.json"]
 
-_SECRET_NAME = re.compile(
-    r"(.*/)?(\.dvc|\.aws|\.ssh|\.netrc|\.env\b.*|.*\.(env|pem|key|p12)|id_(rsa|dsa|ecdsa|ed25519))"
-    r"(/.*)?"
+_KEY_FILES = (
+    *(".env", ".env.*", ".pem", ".key", ".p12", ".netrc", ".aws/*", ".ssh/*", ".dvc/*"),
+    *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"),
 )
-_SECRET = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\b(AKIA|ASIA)[0-9A-Z]{16}\b")
+_KEY = "-----BEGIN [A-Z ]*PRIVATE KEY-----|(AKIA|ASIA)[0-9A-Z]{16}"
 
 _NUMBER = r"([0-9.]+(?:e[-+]?[0-9]+)?)"
 METRICS = {
@@ -94,10 +91,9 @@ def load_settings(needed: Sequence[str], *, placeholders: bool = False) -> Sagem
     Keys in ``needed`` must have a value; with ``placeholders``, missing ones become ``<role>`` and
     so on. `UserError` names all faults, and repeats no secret.
     """
-    try:
-        content = params.read(SETTINGS_FILE.read_bytes(), str(SETTINGS_FILE))
-    except FileNotFoundError:
-        raise UserError(f"{SETTINGS_FILE} not found: `git checkout {SETTINGS_FILE}`") from None
+    if not SETTINGS_FILE.is_file():
+        raise UserError(f"{SETTINGS_FILE} not found: `git checkout {SETTINGS_FILE}`")
+    content = params.read(SETTINGS_FILE.read_bytes(), str(SETTINGS_FILE))
     if isinstance(content, dict):
         if re.fullmatch(r"[0-9a-f]{40}|wandb_v\d.*", str(content.get("wandb_secret", ""))):
             raise UserError(
@@ -130,17 +126,9 @@ class Work:
     commit: str
     snapshot: str  # a commit that includes the changes; ``commit`` if there are none
     changes: list[str]  # lines of ``git status``
-    code: str  # digest of all code of a job
-    training: str  # digest of the code that the stage train depends on
     data: str  # digest of data/prepared
+    digest: str  # of everything that determines the training: jobs with the same one are equal
     hyperparameters: dict[str, str]  # JSON by ``section.key``, as the service has strings only
-
-    @property
-    def digest(self) -> str:
-        """Digest of everything that determines the training: jobs with the same one are equal."""
-        sections = ("data.", "split.", "augment.", "model.", "train.")
-        shaping = {k: v for k, v in self.hyperparameters.items() if k.startswith(sections)}
-        return _digest([self.training, self.data, shaping])
 
     @property
     def names(self) -> str:
@@ -153,23 +141,32 @@ def _digest(content: object) -> str:
 
 
 def gather(params: Params) -> Work:
-    """The work of this checkout; `UserError` if a job cannot do it or data/prepared is stale."""
+    """The work of this checkout.
+
+    Raises:
+        UserError: a job cannot do it, data/prepared is stale, or the code may have a secret.
+    """
     from alzmri.data.prepared import Prepared, relevant  # which import NumPy
 
     if params.train.init:
         raise UserError("a job on SageMaker starts from no other model: set train.init to ''")
+    keys = git.lines("ls-files", "--", *(f"src/*{end}" for end in _KEY_FILES))
+    if keys := keys or git.lines("grep", "-lE", "-e", _KEY, "--", *CONTENT):
+        raise UserError(
+            f"{keys[0]} looks like a key, or contains one: nothing was sent; `git rm --cached` it,"
+            " and revoke the key if it was ever committed"
+        )
     commit = git.head()
     # It only creates objects: the tree, the index and the list of stashes stay the same.
     snapshot = git.run("stash", "create").strip() or commit
     changes = git.lines("status", "--porcelain", "--", *CONTENT)
     stages = YAML(typ="safe").load(Path("dvc.yaml").read_bytes())["stages"]
     deps = [name for name in stages["train"]["deps"] if name.startswith("src/")]
-    code, training = (
-        _digest(git.run("rev-parse", *(f"{snapshot}:./{name}" for name in names)))
-        for names in (CONTENT, deps)
-    )
+    code = git.run("rev-parse", *(f"{snapshot}:./{name}" for name in deps))
     data = _digest([Prepared.open(params).digest, relevant(params)])
-    return Work(commit, snapshot, changes, code, training, data, hyperparameters(params))
+    shaping = params.model_dump(mode="json", include={"data", "split", "augment", "model", "train"})
+    digest = _digest([code, data, shaping])
+    return Work(commit, snapshot, changes, data, digest, hyperparameters(params))
 
 
 def hyperparameters(params: Params) -> dict[str, str]:
@@ -182,20 +179,8 @@ def hyperparameters(params: Params) -> dict[str, str]:
 
 
 def pack(work: Work, archive: Path) -> None:
-    """Write git's ``.tar.gz`` of the code; `UserError` if it may have a secret or is too large."""
+    """Write git's ``.tar.gz`` of the code."""
     git.run("archive", f"--output={archive}", work.snapshot, "--", *CONTENT)
-    with tarfile.open(archive) as tar:
-        files = {item.name: file.read() for item in tar if (file := tar.extractfile(item))}
-    for name, content in files.items():
-        if _SECRET_NAME.fullmatch(name) or _SECRET.search(content):
-            raise UserError(
-                f"{name} looks like a key, or contains one: nothing was sent; `git rm --cached` it,"
-                " and revoke the key if it was ever committed"
-            )
-    if (total := sum(map(len, files.values()))) > LIMIT:
-        largest = max(files, key=lambda name: len(files[name]))
-        sizes = f"the code has {decimal(total)}, but a job takes at most {decimal(LIMIT)}"
-        raise UserError(f"{sizes}: track data with DVC, not git. The largest file is {largest}")
 
 
 def job_name(work: Work) -> str:
@@ -205,10 +190,10 @@ def job_name(work: Work) -> str:
 
 
 def channels(settings: SagemakerSettings, work: Work) -> dict[str, str]:
-    """Addresses of the job's inputs in the bucket, named by their content."""
+    """Addresses of the job's inputs in the bucket, named by commit and digest."""
     # Without the final slash, the service would also fetch other keys with the same prefix.
     return {
-        "code": f"{settings.root}/code/{work.code[:16]}/",
+        "code": f"{settings.root}/code/{work.snapshot[:16]}/",
         "prepared": f"{settings.root}/data/{work.data[:16]}/",
     }
 

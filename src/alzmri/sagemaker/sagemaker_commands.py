@@ -44,8 +44,6 @@ def submit(
         differ = "the code differs from the commit; the job gets it, but no untracked files:"
         terminal.warn("\n  ".join([differ, *work.changes]))
     if dry_run:
-        with TemporaryDirectory(prefix="alzmri-") as temporary:
-            job_request.pack(work, Path(temporary, "code.tar.gz"))
         terminal.say(_json(job_request.build(settings, work, job_request.job_name(work))))
         return
     session = aws.session(settings.region)

@@ -1,12 +1,12 @@
 """Submit the stage train as a job, follow it, and fetch its model."""
 
-import gzip
 import json
 import shutil
 import tarfile
 import time
 import zlib
 from contextlib import suppress
+from gzip import BadGzipFile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -89,10 +89,11 @@ def phases(job: Answer) -> list[str]:
 def facts(job: Answer) -> dict[str, str]:
     """The lines of `alzmri sagemaker status` for a job, by their first word."""
     where, trained = job["ResourceConfig"], job.get("TrainingTimeInSeconds")
+    said = str(job.get("FailureReason", ""))
     found = {
         "job": job["TrainingJobName"],
         "status": f"{job['TrainingJobStatus']} ({job['SecondaryStatus']})",
-        "reason": _reason(job),
+        "reason": f"{said} ({remedy})" if (remedy := aws.meaning(said)) else said,
         "created": f"{job['CreationTime'].astimezone():%Y-%m-%d %H:%M}",
         "on": f"{where['InstanceCount']} × {where['InstanceType']}",
         "billed": f"{job.get('BillableTimeInSeconds')} s for {trained} s" if trained else "",
@@ -104,17 +105,12 @@ def facts(job: Answer) -> dict[str, str]:
     return {word: value for word, value in found.items() if value}
 
 
-def _reason(job: Answer) -> str:
-    """The reason why it failed, with a remedy if known; empty when it did not fail."""
-    said = str(job.get("FailureReason", ""))
-    return f"{said} ({remedy})" if (remedy := aws.meaning(said)) else said
-
-
 def require_success(job: Answer) -> None:
     """Raise `EnvironmentFault` when it failed or was stopped."""
     name, status = job["TrainingJobName"], job["TrainingJobStatus"]
     if status == "Failed":
-        raise EnvironmentFault(f"{name} failed: {_reason(job) or 'AWS gives no reason'}")
+        why = facts(job).get("reason", "AWS gives no reason")
+        raise EnvironmentFault(f"{name} failed: {why}")
     if status == "Stopped":
         raise EnvironmentFault(
             f"{name} was stopped ({[status, *phases(job)][-1]}): its checkpoint is kept, and"
@@ -185,23 +181,14 @@ def bring(session: Any, found: Answer, work: Work) -> Answer:
     place, key = aws.split(found["ModelArtifacts"]["S3ModelArtifacts"])
     with TemporaryDirectory(prefix="alzmri-") as temporary:
         archive = Path(temporary, "model.tar.gz")
+        terminal.say(f"downloading {archive.name}")
         with aws.explained():
-            terminal.say(f"downloading {archive.name}")
             session.client("s3").download_file(place, key, str(archive))
-        unpack(archive)
+        try:
+            shutil.unpack_archive(archive, temporary, filter="data")
+        except (shutil.ReadError, tarfile.TarError, EOFError, zlib.error, BadGzipFile) as error:
+            raise EnvironmentFault(f"the archive is damaged ({error}): fetch again") from error
         for output in map(Path, OUTPUTS):
             with replacing(output) as draft:
                 shutil.move(archive.with_name(output.name), draft)
     return dict(json.loads(Path("metrics/train.json").read_bytes()))
-
-
-def unpack(archive: Path) -> None:
-    """Unpack a ``.tar.gz`` beside it; raise `EnvironmentFault` if it is damaged or not ours."""
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(archive.parent, filter="data")
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise EnvironmentFault(f"{archive.name} is damaged ({error}): fetch it again") from error
-    files = [archive.with_name(Path(output).name) for output in OUTPUTS]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise EnvironmentFault(f"{archive.name} is damaged: it has no {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""Find, start, stop and describe the local SeaweedFS server.
+"""Find, start and stop the local SeaweedFS server.
 
 There is no pid file, because it could become stale and name another process. The process table has
 the server with its data folder, which no other program has on its command line.
@@ -12,17 +12,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import psutil
 from filelock import FileLock, Timeout
 
+from alzmri import aws
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.store import remotes
-from alzmri.store.remotes import HIGHEST_PORT, LOWEST_PORT, SECONDS, Remote, StoreUnavailable
+from alzmri.store.remotes import HIGHEST_PORT, LOCAL, LOWEST_PORT, SECONDS, Remote, StoreUnavailable
 
 PARTS = ("s3", "filer", "master", "volume", "admin")
 """Each part has one of five ports in a row, and 10000 above it one for gRPC. Without explicit
@@ -80,10 +82,11 @@ def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
             try:
                 remote.check()
             except StoreUnavailable as error:
-                raise EnvironmentFault(f"{error}: run `alzmri store down`, then `up`") from error
+                why = "the store is up, but refuses our key or does not answer"
+                raise EnvironmentFault(f"{why}: run `alzmri store down`, then `up`") from error
             return remote, "already up"
-        port = port or remotes.port_of(remote.endpoint)
-        wanted = remote.but(endpointurl=f"http://127.0.0.1:{port}")
+        port = port or urlsplit(remote.endpoint or "").port or LOWEST_PORT
+        wanted = Remote(LOCAL, {**remote.values, "endpointurl": f"http://127.0.0.1:{port}"})
         if wanted.keys:
             with suppress(StoreUnavailable):
                 # A clone with a copy of this config.local shares the server; the keys prove it.
@@ -102,26 +105,6 @@ def down(root: Path) -> bool:
         if running := find(root):
             _stop(running)
         return running is not None
-
-
-def describe(root: Path) -> dict[str, Any]:
-    """What `alzmri store status --json` prints; ``process`` is None while a local store is down."""
-    remote, remedy = remotes.default(root), ""
-    found: dict[str, Any] = {"remote": remote.name, "url": remote.url, "bucket": remote.bucket}
-    found["endpoint"] = remote.endpoint
-    if remote.is_local:
-        running = find(root)
-        found |= {
-            "process": running.process.pid if running else None,
-            "folder": str(folder(root)),
-            "filer_port": running.port + PARTS.index("filer") if running else None,
-        }
-        remedy = "" if running else ": run `alzmri store up`"
-    try:
-        remote.check()
-    except StoreUnavailable as error:
-        return found | {"answers": False, "error": f"{error}{remedy}"}
-    return found | {"answers": True}
 
 
 def require_free(port: int) -> None:
@@ -154,8 +137,8 @@ def _block(port: int) -> list[int]:
 
 
 def _weed() -> Path:
-    beside = Path(sys.executable).with_name("weed")
-    if found := beside if beside.is_file() else shutil.which("weed"):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    if found := shutil.which("weed", path=path):
         return Path(found)
     raise EnvironmentFault("the program `weed` is missing: `make setup` installs it")
 
@@ -167,8 +150,9 @@ def _start(weed: Path, root: Path, remote: Remote, port: int) -> None:
     assert remote.keys, "a server without keys admits everyone"
     keys = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), remote.keys, strict=True))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "S3_", "WEED_"))}
+    bucket, _ = aws.split(remote.url)
     # The log is not in /tmp, where everyone can read the name of the key.
-    words = [str(weed), f"-logdir={details}", "mini", f"-dir={data}", f"-bucket={remote.bucket}"]
+    words = [str(weed), f"-logdir={details}", "mini", f"-dir={data}", f"-bucket={bucket}"]
     words += _OPTIONS
     for number, part in enumerate(PARTS, port):
         words += [f"-{part}.port={number}", f"-{part}.port.grpc={number + GRPC_OFFSET}"]
@@ -220,10 +204,9 @@ def _has_volumes(port: int) -> bool:
 
     Its first heartbeat fails in one start of ten, and the next comes five seconds later.
     """
-    master = HTTPConnection("127.0.0.1", port + PARTS.index("master"), timeout=SECONDS)
-    with suppress(OSError), closing(master):
-        master.request("GET", "/dir/status")
-        return bool(json.load(master.getresponse())["Topology"]["DataCenters"])
+    address = f"http://127.0.0.1:{port + PARTS.index('master')}/dir/status"
+    with suppress(OSError), urlopen(address, timeout=SECONDS) as answer:
+        return bool(json.load(answer)["Topology"]["DataCenters"])
     return False
 
 
@@ -239,10 +222,7 @@ def _stop(running: RunningServer) -> None:
 
 @contextmanager
 def _lock(root: Path) -> Iterator[None]:
-    try:
-        folder(root).mkdir(mode=0o700, exist_ok=True)
-    except FileExistsError as error:
-        raise UserError(f"{folder(root)} is not a folder: move it away") from error
+    folder(root).mkdir(mode=0o700, exist_ok=True)
     try:
         with FileLock(folder(root) / "lock", timeout=_LOCK_SECONDS):
             yield

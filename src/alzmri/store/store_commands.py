@@ -1,15 +1,13 @@
 """`alzmri store`: the S3 remote of this repository."""
 
 import json
-import os
 import shutil
-import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from alzmri import repository, terminal
+from alzmri import aws, repository, terminal
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.store.remotes import HIGHEST_PORT, LOWEST_PORT
 
@@ -58,9 +56,25 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show whether the remote answers; the exit status is 1 if it does not."""
-    from alzmri.store import server
+    from alzmri.store import remotes, server
 
-    found = server.describe(repository.find())
+    root = repository.find()
+    remote = remotes.default(root)
+    found: dict[str, Any] = {"remote": remote.name, "url": remote.url}
+    found |= {"bucket": aws.split(remote.url)[0], "endpoint": remote.endpoint}
+    running = server.find(root) if remote.is_local else None
+    if remote.is_local:
+        found["process"] = running.process.pid if running else None
+        found["folder"] = str(server.folder(root))
+        found["filer_port"] = running.port + server.PARTS.index("filer") if running else None
+    found["answers"] = True
+    try:
+        remote.check()
+    except remotes.StoreUnavailable as error:
+        why = str(error)
+        if remote.is_local and not running:
+            why = "the local store is not running: run `alzmri store up`"
+        found |= {"answers": False, "error": why}
     if as_json:
         terminal.say(json.dumps(found, indent=2))
     else:
@@ -93,13 +107,8 @@ def use(
         remotes.use_local(root)
         terminal.say("using the store on this machine: `alzmri store up` starts it")
         return
-    remote = remotes.team(root, address, profile, region, endpoint_url)
-    if check:
-        remote.check()
-        if public:
-            remote.but(allow_anonymous_login=True).check()
-    remotes.use_team(root, remote, public=public)
-    terminal.say(f"using {remote.url}: commit .dvc/config to tell the others")
+    remotes.use_team(root, address, profile, region, endpoint_url, public=public, check=check)
+    terminal.say(f"using {address}: commit .dvc/config to tell the others")
 
 
 @store_app.command(context_settings={"allow_interspersed_args": False})
@@ -114,10 +123,10 @@ def run(
     if shutil.which(command[0]) is None:
         raise UserError(f"no such command: {command[0]}")
     root = repository.find()
-    remote, started = remotes.default(root), False
+    remote = remotes.default(root)
+    started = remote.is_local and server.find(root) is None
     try:
         if remote.is_local:
-            started = server.find(root) is None
             server.up(root)
         else:
             remote.check()
@@ -129,22 +138,17 @@ def run(
             family = [process]
             with suppress(psutil.NoSuchProcess):
                 family += process.children(recursive=True)
-            # A terminal has sent Ctrl-C to all. A second signal would end a training at once.
-            asked = isinstance(stopped, KeyboardInterrupt) and _in_foreground()
-            for member in [] if asked else family:  # a shell first, or it would go on
-                with suppress(psutil.NoSuchProcess):
-                    member.terminate()
-            psutil.wait_procs(family, GRACE_SECONDS)
+            try:
+                if isinstance(stopped, KeyboardInterrupt):
+                    # A terminal sends Ctrl-C to all. A second signal would end a training at once.
+                    psutil.wait_procs(family, GRACE_SECONDS)
+            finally:  # also when another signal ends the wait
+                for member in family:  # a shell first, or it would go on
+                    with suppress(psutil.NoSuchProcess):
+                        member.terminate()
+                psutil.wait_procs(family, GRACE_SECONDS)
             raise
     finally:
         if started:
             server.down(root)
     raise SystemExit(status if status >= 0 else 128 - status)
-
-
-def _in_foreground() -> bool:
-    """Whether Ctrl-C in the terminal reaches this process and those that it started."""
-    try:
-        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
-    except (OSError, ValueError):
-        return False

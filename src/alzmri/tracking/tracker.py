@@ -46,30 +46,29 @@ _SETTINGS: dict[str, Any] = {
 
 
 class Tracker:
-    """Takes the reports of a stage. This one does nothing: tracking is disabled."""
+    """Takes the reports of a stage. Nothing reads them here: tracking is disabled."""
+
+    def __init__(self) -> None:
+        self._orders: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
 
     def epoch(self, values: Mapping[str, float]) -> None:
         """Report one row of ``plots/history.csv``, by column name."""
+        self._orders.put(lambda run: run.epoch(values))
 
     def evaluation(self, classes: Sequence[str], after: int) -> None:
         """Report the outputs of evaluate; ``after`` is the last possible epoch."""
+        self._orders.put(lambda run: run.evaluation(classes, after + 1))
 
 
 class WandbTracker(Tracker):
     """Reports one stage to W&B: a thread makes the calls of :class:`WandbRun` one by one."""
 
     def __init__(self, track: Track, mode: str, config: Mapping[str, Any]) -> None:
-        self._orders: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
+        super().__init__()
         self._done = self._given_up = False
         # A daemon thread, so that the stage can end while it waits.
         self._thread = Thread(target=self._follow, args=(track, mode, config), daemon=True)
         self._thread.start()
-
-    def epoch(self, values: Mapping[str, float]) -> None:
-        self._orders.put(lambda run: run.epoch(values))
-
-    def evaluation(self, classes: Sequence[str], after: int) -> None:
-        self._orders.put(lambda run: run.evaluation(classes, after + 1))
 
     def end(self, *, complete: bool, seconds: float) -> None:
         """Wait at most ``seconds`` until everything is saved."""
@@ -204,7 +203,7 @@ class WandbRun:
         }
         # Online, W&B knows the last step and accepts only later ones; a file does not.
         self._run.log(media, step=step if self._run.offline else None)
-        self._run.summary.update(_flat(json.loads(Path("models/evaluation.json").read_bytes())))
+        self._run.summary.update(json.loads(Path("models/evaluation.json").read_bytes()))
         # The model's artifact only refers to the DVC remote.
         about = "In the DVC remote after `dvc push`; `dvc pull models` fetches it"
         artifact = wandb.Artifact(f"model-{self._run.id}", type="model", description=about)
@@ -235,15 +234,3 @@ class WandbRun:
 def _reason(error: BaseException) -> str:
     """The error as one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested values as keys with dots; an interval becomes low and high."""
-    match value:
-        case dict():
-            inner = value.items()
-        case [low, high]:
-            inner = {"low": low, "high": high}.items()
-        case _:
-            return {name.lstrip("."): value}
-    return {k: v for key, part in inner for k, v in _flat(part, f"{name}.{key}").items()}

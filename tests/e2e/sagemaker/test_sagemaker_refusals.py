@@ -18,7 +18,7 @@ from .simulator import ACCOUNT, REGION, Simulator
 def _create(**changes):
     account = {"region": REGION, "role": f"arn:aws:iam::{ACCOUNT}:role/a", "bucket": "ours"}
     wanted = job_request.load_settings([]).model_copy(update=account | changes)
-    work = Work("0" * 40, "0" * 40, [], "0", "0", "1", job_request.hyperparameters(load()))
+    work = Work("0" * 40, "0" * 40, [], "0", "1", job_request.hyperparameters(load()))
     asked = job_request.build(wanted, work, "alzmri-one")
     aws.session(REGION).client("sagemaker").create_training_job(**asked)
 
@@ -50,7 +50,7 @@ def test_sagemaker_refuses_what_its_model_does_not_allow(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"no AWS credentials .*nobody"):
         aws.session(REGION)
     monkeypatch.delenv("AWS_PROFILE")
-    with pytest.raises(EnvironmentFault, match="AWS does not answer"):
+    with pytest.raises(EnvironmentFault, match="no answer"):
         training_job.find(aws.session(REGION), None)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(UserError, match="no AWS credentials"):
