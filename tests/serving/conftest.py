@@ -117,11 +117,10 @@ class Server:
 
     def memory(self) -> int:
         """Bytes that it has in memory."""
-        words = self.process.cmdline()[-4:]
-        (fork,) = (
-            one for one in forks.find(self.log.parent, "alzmri") if one.cmdline()[-4:] == words
-        )
-        return fork.memory_info().rss
+        listening = psutil.net_connections("tcp4")
+        mine = (one for one in listening if one.status == "LISTEN" and one.laddr[1] == self.port)
+        (pid,) = {one.pid for one in mine}
+        return psutil.Process(pid).memory_info().rss
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(f"{self.url}{path}", timeout=limit(60), **options)
