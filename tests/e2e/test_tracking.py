@@ -88,7 +88,7 @@ def test_a_killed_run_goes_on_in_the_same_one_and_no_epoch_is_there_twice(clone,
     path.write_text(
         path.read_text()
         .replace("mode: disabled", "mode: offline")
-        .replace("epochs: 3 ", "epochs: 60 ")
+        .replace("epochs: 3 ", "epochs: 300 ")
     )
     train = ("python", "src/train.py")
     marks: set[Path] = set()
@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_in_the_same_one_and_no_epoch_is_there_twice(clone,
     assert "resuming in epoch" in said
     # What the stopped and the killed one left is gone, for it was reported again.
     (file,) = _files(clone.root)
-    assert [row["epoch"] for row in _history(file)] == list(range(1, 61))
+    assert [row["epoch"] for row in _history(file)] == list(range(1, 301))
 
 
 def _marks(root: Path) -> set[Path]:
