@@ -141,3 +141,23 @@ def test_an_interruption_stops_soon() -> None:
     next(results)
     results.close()
     assert 0 < len(done) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("folders", "reason"),
+    [
+        (["NonDemented"], "Non Demented is its only class"),
+        (
+            ["NonDemented", "Demented", "VeryMildDemented"],
+            "Demented is a class beside stages of dementia",
+        ),
+        (["NonDemented", "Demented", "ModerateDemented"], "Demented is a class beside stages"),
+    ],
+)
+def test_classes_that_cannot_be_told_apart_are_refused(
+    tmp_path: Path, write: Write, folders: list[str], reason: str
+) -> None:
+    for number, folder in enumerate(folders):
+        write(tmp_path / folder / "x.jpg", number)
+    with pytest.raises(UserError, match=reason):
+        require(read(tmp_path), 0)

@@ -5,11 +5,13 @@ import io
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from alzmri.classes import FOLDERS
 from alzmri.data import images, packing, subjects
@@ -213,3 +215,50 @@ def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path, com
     assert done.returncode == 1
     assert re.fullmatch("error: (No space left on device|File too large).*\n", done.stderr)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_near_duplicates_are_counted_between_every_two_parts(packed, monkeypatch):
+    """Of subjects that are torn apart: the slices of one are near-duplicates of each other."""
+    parts = {
+        "0_0": "train",
+        "0_1": "train",
+        "0_2": "val",
+        "1_0": "val",
+        "1_1": "val",
+        "1_2": "test",
+    }
+    usual = {"2": "train", "3": "test"}
+
+    def tear(entries, *_):
+        names = [entry.path.rpartition("/")[2][:3] for entry in entries]
+        return [parts.get(name) or usual[name[0]] for name in names]
+
+    monkeypatch.setattr(packing.splits, "parts", tear)
+    leak = packed()[0][0]["leak"]
+    # In each of four classes: one of validation and training, one of test and validation.
+    assert leak["near_duplicates_across_subject_split"] == 4 + 4
+    assert leak["test_images_with_training_near_duplicate"] == 0
+
+
+def test_converted_images_are_counted(packed, collection):
+    path = collection / "MildDemented" / "0_0.jpg"
+    pixels = Image.open(path).convert("RGB")
+    path.unlink()
+    pixels.save(path.with_suffix(".png"))
+    assert packed()[0][0]["converted"] == 1
+
+
+def test_permuted_labels_are_packed_and_another_seed_permutes_otherwise(packed):
+    def labels(**changes):
+        _, prepared = packed(**changes)
+        return {row.path.rpartition("_")[0]: row.label for row in prepared.rows}
+
+    plain, permuted = labels(), labels(data={"permute_labels": True})
+    assert permuted != plain
+    assert Counter(permuted.values()) == Counter(plain.values())
+    assert labels(data={"permute_labels": True}, split={"seed": 1}) != permuted
+
+
+def test_a_label_is_part_of_the_digest(prepared):
+    relabelled = (replace(prepared.rows[0], label=prepared.classes[1]), *prepared.rows[1:])
+    assert replace(prepared, rows=relabelled).digest != prepared.digest

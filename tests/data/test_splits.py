@@ -157,3 +157,12 @@ def test_the_permuted_label_does_not_depend_on_the_old():
     assert 60 < same < 140  # hypergeometric: mean 100, standard deviation about 8.7
     assert permuted(labels, subjects, 1) != permuted(labels, subjects, 0)
     assert permuted(CLASSES[:1] + CLASSES[1:2] * 2, ["a"] * 3, 0) == [CLASSES[1]] * 3
+
+
+def test_another_seed_draws_other_folds():
+    images = [(label, f"{label}{n}") for label in CLASSES for n in range(20)]
+    one, other = (
+        [part == "test" for part in _assigned(images, _split(folds=5, seed=seed))]
+        for seed in (1, 2)
+    )
+    assert one != other

@@ -197,3 +197,9 @@ def test_a_table_that_is_no_file_is_not_ignored(tmp_path: Path, name: str) -> No
     (tmp_path / "gone").mkdir()
     with pytest.raises(IsADirectoryError, match=name):
         subjects.find(read(tmp_path), "auto")
+
+
+def test_slices_of_one_subject_are_more_alike_than_half() -> None:
+    """A gap below that is between subjects that happen to be alike."""
+    assert subjects.clear_gap(chain([0.55, 0.21, 0.56]), 4) == (0.21, 0.55)
+    assert subjects.clear_gap(chain([0.45, 0.21, 0.46]), 4) is None

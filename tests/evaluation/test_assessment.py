@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,3 +164,40 @@ def test_other_names_do_not_hide_a_leak(trained, prepared):
     )
     with pytest.raises(UserError, match="trained on other data or another split"):
         check_leak(trained, replace(prepared, rows=rows), "subject", 0)
+
+
+def test_mistakes_are_counted_by_the_number_of_stages_that_they_are_off():
+    truth, predicted = np.array([0, 0, 3, 1, 2]), np.array([0, 1, 0, 3, 1])
+    found = assessment.score(truth, 0.6 * np.eye(4)[predicted] + 0.1, list("abcde"), CLASSES, 0)
+    assert found["stages_off"] == {
+        str(distance): {"slices": count, "people": count}
+        for distance, count in enumerate((1, 2, 1, 1))
+    }
+
+
+def test_of_unknown_subjects_nothing_is_said_but_that(trained, prepared):
+    """A split of slices without subjects shares nobody by name; that must not read as 0."""
+    rows = tuple(replace(row, subject=f"?{row.index:016}") for row in prepared.rows)
+    unknown = replace(prepared, rows=rows)
+    trained = replace(trained, data_sha256=unknown.digest, training_subjects=[])
+    leak = check_leak(trained, unknown, "slice", 0)
+    assert leak == {"unit": "slice", "shared_subjects": None}
+    model = build(**trained.architecture)
+    test = assessment.predict_test(model, 1.0, unknown, calibrated=True)
+    found = assessment.details(test, leak, seed=0)
+    assert found["subject"] == {"n": None, "accuracy": None, "macro_f1": None, "ci95": {}}
+    assert (found["subject_macro_f1"], found["subject_accuracy"]) == (None, None)
+    assert {off["people"] for off in found["stages_off"].values()} == {None}
+    shown = assessment.note(test, leak, permuted=False)
+    assert shown == "16 test slices of unknown subjects: subjects unknown, THIS SPLIT LEAKS"
+
+
+def test_slices_beyond_the_detectors_threshold_are_marked(prepared, tmp_path):
+    scores = np.arange(16) / 8  # the threshold itself is within
+    detector = SimpleNamespace(score=lambda activations: scores[: len(activations)])
+    model = build("lenet", classes=4, image_size=32, dropout=0.5)
+    found = assessment.predict_test(model, TEMPERATURE, prepared, detector, calibrated=True)
+    assert found.ood.tolist() == [False] * 9 + [True] * 7
+    assessment.write_tables(tmp_path, found)
+    with (tmp_path / "predictions.csv").open(newline="") as handle:
+        assert [row["ood"] for row in csv.DictReader(handle)] == ["0"] * 9 + ["1"] * 7

@@ -167,3 +167,17 @@ def test_models_that_are_equally_good_are_told_apart_as_seldom_as_promised():
         low, high = difference(one, other, 4, 0).interval
         told_apart += not low <= 0 <= high
     assert told_apart <= 7
+
+
+def test_the_interval_of_the_calibration_error_begins_at_zero_if_chance_alone_explains_it():
+    """And is symmetric, whatever the resamples say of its lower end, if chance does not."""
+    truth = np.arange(200) % 2
+    for wrong, explained in ((12, True), (80, False)):
+        predicted = np.where(np.arange(200) < wrong, 1 - truth, truth)
+        chances = 0.8 * np.eye(2)[predicted] + 0.1
+        error = metrics.expected_calibration_error(truth, chances)
+        low, high = intervals(truth, chances, _names(200), seed=0)["ece"]
+        most = metrics.calibrated(chances, _names(200), seed=0)["range"][1]
+        assert (error <= most) == explained
+        assert 2 * error - high > 0
+        assert low == (0 if explained else pytest.approx(2 * error - high))

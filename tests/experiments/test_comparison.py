@@ -4,10 +4,13 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from alzmri.errors import UserError
+from alzmri.experiments import comparison
 from alzmri.experiments.comparison import compare, compared, grouped, ranked, reviewed, varying
 from alzmri.experiments.finished_runs import Group
 
@@ -334,3 +337,21 @@ def test_runs_of_one_seed_are_compared_and_those_without_counterpart_left_out(ma
     assert alone.difference["interval"] == pair.difference["interval"]
     assert compare(group("a", 0.9, 0, 1), group("b", 0.4, 2, 3)).evidence.endswith("pairs of runs")
     assert "runs" not in pair.evidence
+
+
+def test_what_did_not_run_wholly_is_left_out_of_a_comparison(make_run, monkeypatch, capsys):
+    def page(groups, baseline, *_):
+        found = {"groups": [group.name for group in groups], "baseline": baseline}
+        return SimpleNamespace(write=lambda _: found)
+
+    committed = make_run("committed", 0.4, train={"lr": 0.5})
+    monkeypatch.setattr(comparison, "compared", page)
+    monkeypatch.setattr(comparison, "FinishedRun", lambda *_, **__: committed)
+    monkeypatch.setattr(comparison.git, "head", lambda: "0" * 40)
+    fresh, stale = make_run("fresh", 0.5), make_run("stale", 0.9, stale=True)
+    found = comparison.write_comparison([fresh, stale], "page", "macro_f1")
+    assert found == {"groups": ["fresh", "baseline"], "baseline": "baseline"}
+    warned = " ".join(capsys.readouterr().err.split())
+    assert "stale is left out: its stages train did not run" in warned
+    with pytest.raises(UserError, match="no experiment ran the whole pipeline"):
+        comparison.write_comparison([stale], "page", "macro_f1")

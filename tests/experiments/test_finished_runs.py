@@ -6,6 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from alzmri import params
 from alzmri.errors import UserError
 from alzmri.experiments.finished_runs import (
     METRICS,
@@ -104,3 +105,29 @@ def test_predictions_of_several_experiments_are_in_the_order_of_their_paths():
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-12)
     expected = [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3]]
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+
+
+def test_a_run_is_of_the_parameters_code_and_data_that_it_ran_with(
+    commits, committed, tmp_path, monkeypatch
+):
+    """Otherwise a study would report the results of other code or data as its own."""
+    files = {"src/a.py": "", "data/mine.dvc": "", "dvc.yaml": "", "docs/page.md": ""}
+    for name, content in (files | {"params.yaml": committed("params.yaml").read_text()}).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    _git("add", "--all")
+    _git("commit", "--quiet", "--message", "run")
+    run, wanted = FinishedRun("x", _git("rev-parse", "HEAD")), params.load()
+    assert run.is_of(wanted)
+    for name in files:
+        (tmp_path / name).write_text("changed")
+        assert run.is_of(wanted) == (name == "docs/page.md"), name
+        (tmp_path / name).write_text("")
+    for section, key, value, same in (
+        ("train", "lr", 0.5, False),
+        ("split", "seed", 5, False),
+        ("compute", "threads", 7, True),
+        ("track", "group", "other", True),
+    ):
+        changed = getattr(wanted, section).model_copy(update={key: value})
+        assert run.is_of(wanted.model_copy(update={section: changed})) == same, key

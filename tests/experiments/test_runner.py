@@ -5,7 +5,14 @@ import io
 from rich.console import Console
 
 from alzmri import terminal
-from alzmri.experiments.runner import DONE, FAILED, RUNNING, Board
+from alzmri.experiments.runner import (
+    DONE,
+    FAILED,
+    RUNNING,
+    Board,
+    _progress,
+    on_this_machine,
+)
 
 
 def _shown(board):
@@ -37,3 +44,25 @@ def test_a_log_has_a_line_for_each_change(capsys):
         "second  failed  exit status 1",
         "third  done  best epoch 3  macro F1 0.700",
     ]
+
+
+def test_experiments_share_the_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for jobs, threads in ((1, 0), (2, 4), (3, 2), (16, 1)):
+        expected = {"compute.portable": False, "compute.threads": threads}
+        assert on_this_machine(jobs) == expected
+
+
+def test_progress_is_of_this_run_and_not_of_the_one_before(tmp_path):
+    """Until it trains, the history in its folder is that of the committed run."""
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots/history.csv").write_text("epoch,val_macro_f1\n1,0.4\n2,0.5124\n")
+    log, shown = "", []
+    for stage in ("phantom", "prepare", "train", "evaluate"):
+        shown.append(_progress(log, tmp_path, 5))
+        log += f"Running stage '{stage}':\n> python src/{stage}.py\n"
+    score = "validation macro F1 0.512"
+    assert shown == [("starting", ""), ("phantom", ""), ("prepare", ""), ("epoch 2/5", score)]
+    assert _progress(log, tmp_path, 5) == ("evaluate", score)
+    (tmp_path / "plots/history.csv").unlink()
+    assert _progress(log, tmp_path, 5) == ("evaluate", "")

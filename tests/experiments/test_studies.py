@@ -217,3 +217,32 @@ def test_a_section_is_added_once_and_replaced_in_its_place(tmp_path):
     assert text.startswith("# Results\n\nWritten by hand.\n")
     write_section("honest a", "second \\1 with a backslash", page)
     assert page.read_text() == text
+
+
+def test_slices_out_of_distribution_have_no_share_in_the_score_of_a_study(fold):
+    """One slice of three is wrong; where the other two do not count, the whole subject is."""
+    folds = [fold([0, 1, 2, 3], 3, first=first, wrong=True) for first in (0, 20)]
+    assert TaskResults("4 classes", folds, folds[0]).scores["subject"]["accuracy"] == 1
+    folds = [fold([0, 1, 2, 3], 3, first=first, wrong=True) for first in (0, 20)]
+    for run in folds:
+        rows = list(csv.DictReader(io.StringIO(run.files["plots/predictions.csv"])))
+        marked = [{**row, "ood": int(row["actual"] == row["predicted"])} for row in rows]
+        run.files["plots/predictions.csv"] = _table(marked[0], *(row.values() for row in marked))
+    task = TaskResults("4 classes", folds, folds[0])
+    assert task.scores["subject"]["accuracy"] == 0
+    assert task.by_seed == [0]
+
+
+def test_a_study_says_that_it_is_scaled_unless_the_user_sets_the_size(monkeypatch):
+    def asked(size, *words):
+        return studies.asked("phantom", size, studies.PROTOCOL_SCALES, 1, words)
+
+    scaled = asked("scaled", "train.lr=0.5")
+    assert scaled.scale == studies.PROTOCOL_SCALES["scaled"]
+    assert scaled.overrides["train.lr"] == 0.5
+    own = asked("scaled", "train.epochs=3")
+    assert own.scale == (scaled.scale[0], "")
+    assert own.settings(studies.PROTOCOL)["train.epochs"] == 3
+    for gpu, sides in ((True, 224), (False, 128)):
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+        assert asked("auto").scale[0]["data.image_size"] == sides

@@ -1,14 +1,17 @@
 """Maps follow the model, the slice and the class."""
 
+import csv
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import spearmanr
 
-from alzmri.inference.explain import grad_cam, overlay
-from alzmri.inference.predictor import Predictor
+from alzmri.inference.explain import INDEX, grad_cam, overlay, write
+from alzmri.inference.inputs import InputSlice
+from alzmri.inference.predictor import PredictionReport, Predictor
 from alzmri.models.architectures import ARCHITECTURES, build
 from alzmri.models.forward import normalise
 from alzmri.ood.features import WithFeatures
@@ -62,3 +65,29 @@ def test_an_overlay_is_the_slice_without_evidence_and_stronger_evidence_has_its_
     shown = [tuple(marked[128, column].tolist()) for column in (32, 96, 160, 224)]
     assert shown[0] == tuple(plain[128, 32].tolist())
     assert len(set(shown)) == 4
+
+
+def test_pictures_are_of_the_class_that_is_asked_for_and_the_index_says_which(
+    predictor, prepared, tmp_path
+):
+    rows = prepared.indices("test")[::4]
+    pixels, pad = prepared.images[rows], [InputSlice("/s/a b.png", None, None, prepared.images[0])]
+    slices = [replace(pad[0], source=f"/s/{n} x.png", pixels=one) for n, one in enumerate(pixels)]
+    report = PredictionReport(predictor, slices, predictor.predict(pixels), [])
+    best = report.prediction.probabilities.argmax(axis=1)
+    assert len(set(best)) > 1
+    for target in (None, 2):
+        folder = tmp_path / str(target)
+        assert write(folder, report, target) == len(slices)
+        with (folder / INDEX).open(newline="") as handle:
+            index = list(csv.DictReader(handle))
+        labels = best if target is None else np.full_like(best, target)
+        assert [row["class"] for row in index] == [CARD.classes[label] for label in labels]
+        for number, (row, label) in enumerate(zip(index, labels, strict=True)):
+            chance = report.prediction.probabilities[number, label]
+            assert row["probability"] == f"{chance:.6f}"
+            inside = report.prediction.in_distribution[number]
+            assert row["distribution"] == f"{'in' if inside else 'out of'} distribution"
+            expected = grad_cam(predictor, pixels[number : number + 1], labels[number : number + 1])
+            np.testing.assert_allclose(np.load(folder / row["map"]), expected[0], atol=1e-5)
+            assert Image.open(folder / row["overlay"]).size == (256, 256)

@@ -350,3 +350,22 @@ def test_directions_units_and_scale_are_the_headers(block, tmp_path):
     nib.save(metres, tmp_path / "unsaid.nii")
     with pytest.raises(Unreadable, match="not a head: is its header in metres"):
         volumes.read(tmp_path / "unsaid.nii")
+
+
+def test_rows_and_columns_of_a_dicom_series_have_their_own_spacing(head, tmp_path):
+    """DICOM's spacing is first that between rows, then that between columns."""
+    files = _write_series(tmp_path / "series", head, PixelSpacing=[2.0, 2.5])
+    found = volumes.read_series(files)
+    sides = [(count - 1) * size + 1 for count, size in zip(head.shape, (3, 2.5, 2), strict=True)]
+    assert np.abs(np.array(found.shape) - sides).max() <= 1
+
+
+def test_scaled_voxels_have_the_intercept_of_the_header(block, tmp_path):
+    voxels, affine = block
+    image = nib.Nifti1Image(voxels, affine)
+    _saved(tmp_path / "plain.nii", 2 * voxels + 5, affine)
+    image.header["vox_offset"], image.header["scl_slope"], image.header["scl_inter"] = 352, 2, 5
+    content = image.header.binaryblock + bytes(4) + voxels.tobytes(order="F")
+    (tmp_path / "scaled.nii").write_bytes(content)
+    expected = volumes.read(tmp_path / "plain.nii")
+    np.testing.assert_allclose(volumes.read(tmp_path / "scaled.nii"), expected, atol=0.01)

@@ -80,3 +80,30 @@ def test_prediction_of_a_slice_does_not_depend_on_its_batch():
     everything = predict(model, images, np.arange(300), torch.device("cpu"))
     alone = predict(model, images, np.array([299]), torch.device("cpu"))
     np.testing.assert_allclose(alone[0], everything[299], atol=1e-6)
+
+
+def test_every_convolution_is_followed_by_relu():
+    """Without, the feature maps would be linear in the slice but for the pooling."""
+    block = "Conv2d BatchNorm2d ReLU"
+    layers = {
+        "alexnet": f"{block} MaxPool2d {block} MaxPool2d {block} {block} {block} MaxPool2d",
+        "lenet": "Conv2d ReLU MaxPool2d Conv2d ReLU MaxPool2d",
+    }
+    for name, expected in layers.items():
+        with torch.device("meta"):
+            features = build(name, classes=4, image_size=32, dropout=0.3).features
+        leaves = [layer for layer in features.modules() if not [*layer.children()]]
+        assert " ".join(type(layer).__name__ for layer in leaves) == expected
+
+
+@pytest.mark.parametrize("place", [2, 3])
+def test_a_residual_block_adds_its_input(place):
+    """Whose convolutions are switched off; at place 3 the shortcut halves the side."""
+    torch.manual_seed(0)
+    block = build("resnet18", classes=4, image_size=32, dropout=0.5).features[place][0].eval()
+    *_, last = block.convolutions
+    torch.nn.init.zeros_(last.weight)
+    maps = torch.randn(2, 64, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(block(maps), torch.relu(block.shortcut(maps)))
+        assert block(maps).any()

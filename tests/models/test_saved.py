@@ -1,6 +1,7 @@
 """Models travel without pickle, and a damaged one is told from a good one."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -57,4 +58,15 @@ def test_a_damaged_model_names_the_remedy(tmp_path, card, changes):
 
 def test_no_model_names_the_remedy(tmp_path):
     with pytest.raises(UserError, match="dvc repro train"):
+        saved.load(tmp_path)
+
+
+def test_a_variance_below_zero_is_refused(tmp_path):
+    """Its root would be NaN, in every prediction."""
+    shape = {**LENET, "name": "resnet18"}
+    weights = build(**shape).state_dict()
+    name = next(name for name in weights if name.endswith("running_var"))
+    weights[name][3] = -1
+    saved.save(tmp_path, weights, saved.Card(shape, list("abcd"), {}, {}, [], "", 1.5, {}))
+    with pytest.raises(UserError, match=rf"damaged \(model\.safetensors: {re.escape(name)}"):
         saved.load(tmp_path)

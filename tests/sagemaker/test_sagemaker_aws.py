@@ -215,3 +215,44 @@ def test_sagemaker_takes_of_an_archive_what_the_container_wrote_or_refuses_it(
         assert not (tmp_path / "models").exists()
     assert bring(whole) == {"best_epoch": 1}
     assert {Path(name).read_bytes() for name in OUTPUTS} == {scores}
+
+
+def test_sagemaker_lines_that_come_late_and_in_no_order_are_printed_once(capsys):
+    class NotFoundError(Exception):
+        """Before a container has started."""
+
+    delivered = None
+
+    def paginate(**asked):
+        if delivered is None:
+            raise NotFoundError
+        yield {"events": [one for one in delivered if one["timestamp"] >= asked["startTime"]]}
+
+    logs = SimpleNamespace(
+        get_paginator=lambda _: SimpleNamespace(paginate=paginate),
+        exceptions=SimpleNamespace(ResourceNotFoundException=NotFoundError),
+    )
+
+    def event(number, seconds, host="algo-1"):
+        stream = {"logStreamName": f"alzmri-a/{host}-17", "message": f"line {number}\n"}
+        return {**stream, "eventId": str(number), "timestamp": 1000 * seconds}
+
+    seen = {}
+    assert not training_job.say_lines(logs, "alzmri-a", seen)
+    delivered = [event(1, 1000)]
+    assert training_job.say_lines(logs, "alzmri-a", seen)
+    delivered.append(event(2, 940, "algo-2"))  # a minute older
+    assert training_job.say_lines(logs, "alzmri-a", seen)
+    assert not training_job.say_lines(logs, "alzmri-a", seen)
+    assert capsys.readouterr().out.splitlines() == ["line 1", "[algo-2] line 2"]
+
+
+def test_sagemaker_fetches_only_a_complete_job_of_this_checkout():
+    work = Work("0" * 40, "0" * 40, [], "da7a", "d1ce", {})
+    mine = f"{work.names}x"
+    for name, status, message in (
+        (mine, "InProgress", "is InProgress: `alzmri sagemaker logs"),
+        ("alzmri-c0ffee-x", "Completed", "trained with other parameters, data or code than this"),
+    ):
+        with pytest.raises(UserError, match=message):  # before it asks for anything
+            training_job.bring(None, _job(status) | {"TrainingJobName": name}, work)

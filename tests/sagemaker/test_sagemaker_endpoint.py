@@ -1,6 +1,7 @@
 """What is asked for an endpoint, and which models are refused."""
 
 import json
+from types import SimpleNamespace
 
 import dvc.api
 import pytest
@@ -104,3 +105,48 @@ def test_sagemaker_a_registered_model_that_cannot_be_had_is_one_sentence(
     with pytest.raises(expected, match=said) as refused:
         endpoint.registered("v9", None, tmp_path)
     assert "\n" not in str(refused.value)
+
+
+def test_sagemaker_a_new_model_replaces_the_one_before_which_is_then_removed(folder, monkeypatch):
+    """And the one that serves already is not made again; one under way is not disturbed."""
+    requests = _build(folder)
+    name = requests["CreateEndpoint"]["EndpointConfigName"]
+    found, calls = {"EndpointStatus": "InService", "EndpointConfigName": "before"}, []
+
+    def record(call, answer=None):
+        def called(**words):
+            calls.append((call, *words.values()))
+            return answer or {}
+
+        return called
+
+    makes = ("create_model", "create_endpoint_config", "create_endpoint", "update_endpoint")
+    client = SimpleNamespace(
+        describe_endpoint=lambda **_: found,
+        **{call: record(call) for call in (*makes, "delete_endpoint_config", "delete_model")},
+    )
+    session = SimpleNamespace(client=lambda _: client)
+    monkeypatch.setattr(endpoint, "pack", lambda *_: None)
+    monkeypatch.setattr(endpoint.aws, "upload", lambda *_: None)
+    after = {"EndpointStatus": "InService", "EndpointConfigName": name}
+    monkeypatch.setattr(endpoint.aws, "wait", lambda _, __, say, **___: say(after))
+    assert endpoint.deploy(session, folder, requests)
+    assert [call for call, *_ in calls[:2]] == ["create_model", "create_endpoint_config"]
+    assert calls[2:] == [
+        ("update_endpoint", "alzmri", name),
+        ("delete_endpoint_config", "before"),
+        ("delete_model", "before"),
+    ]
+    calls.clear()
+    # One that fails leaves the one before: nothing of it is removed.
+    after["EndpointConfigName"] = "before"
+    with pytest.raises(EnvironmentFault, match=r"AWS gives no reason.*the previous model serves"):
+        endpoint.deploy(session, folder, requests)
+    assert not [call for call, *_ in calls if call.startswith("delete")]
+    calls.clear()
+    found["EndpointConfigName"] = name
+    assert not endpoint.deploy(session, folder, requests)
+    found["EndpointStatus"] = "Updating"
+    with pytest.raises(UserError, match="endpoint alzmri is Updating: wait"):
+        endpoint.deploy(session, folder, requests)
+    assert calls == []

@@ -14,6 +14,9 @@ from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
 from alzmri.sagemaker import job_request
 from alzmri.sagemaker.job_request import SagemakerSettings, Work
+from alzmri.tracking.tracker import Tracker
+from alzmri.training import results
+from alzmri.training.loop import Epoch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WORK = Work(COMMIT, COMMIT, [], "da7a" * 16, "c0de" * 16, {})
@@ -80,6 +83,7 @@ def test_sagemaker_request_says_on_what_and_for_whom():
         assert tags == {"team": "mri", "alzmri:commit": COMMIT + suffix}
     for instance, image, expected in (
         ("ml.p4d.24xlarge", "", "-cu"),
+        ("ml.g5.xlarge", "", "-cu"),
         ("ml.c7i.4xlarge", "", "-cpu-"),
         ("ml.c7i.4xlarge", "registry/ours:1", "registry/ours:1"),
     ):
@@ -196,3 +200,23 @@ def test_sagemaker_bundle_refuses_keys(repository, make_params):
             job_request.gather(make_params())
         assert key not in str(refused.value)
         _git(repository, "rm", "--quiet", "--force", name)
+
+
+def test_sagemaker_charts_the_scores_that_an_epochs_line_has(
+    prepared, make_params, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    params = make_params(train={"epochs": 20, "batch_size": 16})
+    epoch = Epoch(3, 1e-5, 1.25, 0.75, 0.5, 0.375)
+    state = SimpleNamespace(best=epoch, history=[epoch], epoch=4, steps=0)
+    with results.reporting(params.train, prepared, Tracker()) as (_, on_epoch):
+        on_epoch(state, True)
+    line = capsys.readouterr().out
+    made = _build()["AlgorithmSpecification"]["MetricDefinitions"]
+    assert {one["Name"]: float(re.search(one["Regex"], line)[1]) for one in made} == {
+        "epoch": 3,
+        "train:loss": 1.25,
+        "validation:loss": 0.75,
+        "validation:accuracy": 0.5,
+        "validation:macro_f1": 0.375,
+    }

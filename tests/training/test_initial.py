@@ -102,3 +102,11 @@ def test_a_model_that_has_seen_the_test_subjects_is_refused_unless_the_split_lea
     with pytest.raises(LeakError, match=r"first: 16 of 20 validation and test subjects"):
         initial.find(quick(init="first"), other)
     assert initial.find(quick(init="first", unit="slice"), other)
+
+
+def test_as_many_other_classes_get_a_new_last_layer_too(prepared, quick, first):
+    named = dict(zip(prepared.classes, "ABCD", strict=True))
+    rows = tuple(replace(row, label=named[row.label]) for row in prepared.rows)
+    start = initial.find(quick(init="first"), replace(prepared, rows=rows, classes=tuple("ABCD")))
+    assert "the last layer is new" in start.description
+    assert not {"classifier.6.weight", "classifier.6.bias"} & start.weights.keys()

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from alzmri.models import saved
 from alzmri.tracking.tracker import Tracker
 from alzmri.training import results
 from alzmri.training.checkpoints import Checkpoints
-from alzmri.training.loop import train
+from alzmri.training.loop import Epoch, train
 
 CPU = torch.device("cpu")
 
@@ -133,3 +134,25 @@ def test_each_epoch_can_be_seen_at_once_and_a_resumed_run_shows_those_before(
     assert histories[2] == [1]  # the last checkpoint is of its end
     assert histories[-1] == [1, 2, 3]
     assert "resuming in epoch 2" in capsys.readouterr().out
+
+
+def test_a_log_says_how_fast_training_is_and_what_is_left(
+    prepared, make_params, tmp_path, monkeypatch, capsys
+):
+    """Of 64 training slices, ten seconds for each of three epochs; the first is half done."""
+    monkeypatch.chdir(tmp_path)
+    clock = [100.0]
+    monkeypatch.setattr(results, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    params = make_params(train={"epochs": 3, "batch_size": 16})
+    history = []
+    with results.reporting(params.train, prepared, Tracker()) as (_, on_epoch):
+        state = SimpleNamespace(best=None, history=history, epoch=1, steps=2)
+        on_epoch(state, False)  # resumed after two of four steps
+        for epoch in (1, 2, 3):
+            clock[0] += 5 if epoch == 1 else 10
+            history.append(Epoch(epoch, 0.1, 1.0, 1.0, 0.5, 0.5))
+            state.best, state.epoch, state.steps = history[0], epoch + 1, 0
+            on_epoch(state, True)
+    lines = capsys.readouterr().out.splitlines()
+    said = [re.search(r"macro F1 \S+ +(.*?)(?:  best)?$", line)[1] for line in lines]
+    assert said == ["6 images/s  00:20 left", "6 images/s  00:10 left", "6 images/s"]

@@ -45,3 +45,11 @@ def test_onecycle_begins_peaks_and_ends_where_torchs_does(make_params):
     assert rates[0] == pytest.approx(expected[0])
     assert rates[-1] == pytest.approx(expected[-1])
     assert abs(rates.index(max(rates)) - expected.index(max(expected))) <= 1
+
+
+def test_onecycle_rises_as_long_as_a_warmup_that_is_given(make_params):
+    rates = _rates(make_params, "onecycle", warmup=2)
+    assert rates.index(max(rates)) == 20
+    assert rates[20] == 0.1
+    assert rates[:21] == sorted(rates[:21])
+    assert rates[20:] == sorted(rates[20:], reverse=True)

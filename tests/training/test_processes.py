@@ -1,0 +1,35 @@
+"""What processes share comes together again, and a signal ends a training when it should."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from alzmri.training.processes import Processes, noting_stops
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_was_shared_is_gathered_in_its_order(monkeypatch, size):
+    items = np.arange(7)
+    everyone = [Processes(rank, size) for rank in range(size)]
+    parts = [np.outer(each.share(items), [1.0, 10.0]) for each in everyone]
+    monkeypatch.setattr(Processes, "of_each", lambda *_: parts)
+    for each, mine in zip(everyone, parts, strict=True):
+        np.testing.assert_array_equal(each.gather(mine), np.outer(items, [1.0, 10.0]))
+
+
+def test_a_second_signal_stops_at_once_unless_torchrun_may_have_repeated_the_first():
+    before = signal.getsignal(signal.SIGTERM)
+    with noting_stops(insist=True) as stop:
+        assert stop() == 0
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        assert stop() == signal.SIGTERM
+    with noting_stops(insist=False) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop() == signal.SIGTERM
+        with pytest.raises(SystemExit) as ended:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
