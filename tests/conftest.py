@@ -30,6 +30,8 @@ from . import forks, processes
 
 ROOT = Path(__file__).parent.parent
 E2E = Path(__file__).parent / "e2e"
+SERVICES = ("clinic/test_dicom_node.py", "store/test_interrupted.py", "store/test_server.py")
+"""Files elsewhere that start whole services and take as long."""
 LONGEST = (
     *("test_kills.py", "test_distribution.py", "test_sagemaker_jobs.py", "test_sweep.py"),
     *("test_honest.py", "test_pipeline.py", "test_network.py"),
@@ -64,7 +66,7 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts whole pipelines; the longest files come first, so that workers end alike."""
     for item in items:
-        if E2E in item.path.parents:
+        if E2E in item.path.parents or item.path in [E2E.parent / name for name in SERVICES]:
             item.add_marker("e2e")
     items.sort(key=lambda item: (E2E not in item.path.parents, _place(item.path.name)))
 
