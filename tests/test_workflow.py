@@ -14,7 +14,7 @@ from typer.main import get_command
 from alzmri.cli import app
 
 ROOT = Path(__file__).parent.parent
-ON_THE_RUNNER = {"gh"}
+ON_THE_RUNNER = {"curl", "gh"}
 """Programs of GitHub's machines that this one need not have."""
 WORKFLOWS = sorted(path.name for path in (ROOT / ".github/workflows").iterdir())
 
