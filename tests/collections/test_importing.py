@@ -243,6 +243,18 @@ def test_numbers_without_names_are_refused(
     assert "no usable image of Demented" in refused(file, named_classes=unused)
 
 
+def test_parquet_with_one_large_value_in_many_rows(tmp_path: Path) -> None:
+    """2 MiB in the file, 180 MiB if every row had its own."""
+    value = os.urandom(2 << 20)
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 90, pa.int8()), pa.array([value]))
+    file = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": column.cast(pa.binary()), "label": [0] * 90}), file)
+    before = pa.total_allocated_bytes()
+    rows, _ = sources.members(file)
+    assert pa.total_allocated_bytes() - before < 40 << 20
+    assert len({id(row.read()) for row in rows}) == 1
+
+
 def test_unusable_parquet(untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.parquet"
 

@@ -168,6 +168,8 @@ def _zip_members(source: Path) -> list[Member]:
 def _rows(where: Path, inside: str, content: bytes) -> Iterator[Member]:
     """The images of a parquet file: columns ``image`` (bytes, or bytes and path) and ``label``."""
     parquet = require("pyarrow.parquet", "parquet")
+    # The file stores a value once for any number of rows, and so does this.
+    distinct: dict[bytes, bytes] = {}
     names: list[object] = []
     number = 0
     with _readable(where, "is not a complete parquet file with columns image (bytes) and label"):
@@ -175,7 +177,8 @@ def _rows(where: Path, inside: str, content: bytes) -> Iterator[Member]:
         with suppress(KeyError, TypeError, ValueError):  # only Hugging Face names the labels
             schema = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])
             names = list(schema["info"]["features"]["label"]["names"])
-        for batch in file.iter_batches(batch_size=100, columns=["image", "label"]):
+        # A few rows at a time: all rows may be many times larger than the file.
+        for batch in file.iter_batches(batch_size=4, columns=["image", "label"]):
             # The reader may miss damage, which then shows as text that is not UTF-8.
             batch.validate(full=True)
             for row in batch.to_pylist():
@@ -184,7 +187,7 @@ def _rows(where: Path, inside: str, content: bytes) -> Iterator[Member]:
                 value = image["bytes"]
                 if not isinstance(value, bytes | None):
                     raise TypeError(f"image has the type {batch.schema.field('image').type}")
-                value = value or b""
+                value = distinct.setdefault(value or b"", value or b"")
                 suffix = ".png" if value.startswith(b"\x89PNG") else ".jpg"
                 name = PurePosixPath(image.get("path") or "").name or f"{number:06d}{suffix}"
                 named = isinstance(label, int) and 0 <= label < len(names)
