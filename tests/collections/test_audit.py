@@ -134,7 +134,7 @@ def test_without_a_published_split(publish: Publish) -> None:
     for content, message in (
         (b"\xff", "not a UTF-8 CSV table"),
         (b"scanner,site\n1,2\n", "columns path,origin"),
-        (b"", "columns path,origin"),
+        (b"", "empty file"),
     ):
         origin.write_bytes(content)
         assert message in str(run().exception)

@@ -624,6 +624,9 @@ def test_check_ends_as_prepare_would(
     assert command("check", "mine").exit_code == 0
     set_to("auto")
     table.unlink()
+    table.symlink_to("gone.csv")
+    assert "symbolic link" in refusal()
+    table.unlink()
     shutil.rmtree(MINE / "MildDemented")
     assert "no usable image of Mild Demented" in refusal()
     # One slice of each subject: nothing tells who is who.

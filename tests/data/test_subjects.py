@@ -1,7 +1,9 @@
 """Subjects from a table, and subjects from pixels."""
 
 import hashlib
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -191,12 +193,18 @@ def test_a_table_with_faults(content: bytes, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["subjects.csv", "classes.txt", "origin.csv"])
 def test_a_table_that_is_no_file_is_not_ignored(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).symlink_to("gone")
-    with pytest.raises(FileNotFoundError, match=name):
-        subjects.find(read(tmp_path), "auto")
-    (tmp_path / "gone").mkdir()
-    with pytest.raises(IsADirectoryError, match=name):
-        subjects.find(read(tmp_path), "auto")
+    table = tmp_path / name
+    makers: dict[str, Callable[[], object]] = {
+        "symbolic link": lambda: table.symlink_to("gone"),
+        "not a regular file; remove it": lambda: os.mkfifo(table),
+        "empty file": table.touch,
+        "not a regular file": table.mkdir,
+    }
+    for message, make in makers.items():
+        make()
+        with pytest.raises(UserError, match=f"{name}: {message}"):
+            subjects.find(read(tmp_path), "auto")
+        table.rmdir() if table.is_dir() else table.unlink()
 
 
 def test_slices_of_one_subject_are_more_alike_than_half() -> None:

@@ -109,11 +109,12 @@ def read(directory: Path) -> Collection:
             f"{directory} is not a directory: import a collection with `alzmri data import`"
         )
     names, published = (directory / name for name in (CLASSES_FILE, ORIGIN_FILE))
-    naming = classes_of(names.read_bytes(), str(names)) if os.path.lexists(names) else STAGES
+    table = described(names)
+    naming = STAGES if table is None else classes_of(table, str(names))
     original: dict[str, str] = {}
     origins: defaultdict[str, list[str]] = defaultdict(list)
-    if os.path.lexists(published):
-        for _, row in rows(published.read_bytes(), str(published), ("path", "origin")):
+    if (table := described(published)) is not None:
+        for _, row in rows(table, str(published), ("path", "origin")):
             origins[row["path"]].append(row["origin"])
             original[row["path"]] = row.get("copy_of") or row["path"]
     paths, rejected = walk(directory)
@@ -164,6 +165,15 @@ def read(directory: Path) -> Collection:
     present = set(labels.values())
     named = naming.classes or tuple(name for name in classes.KNOWN if name in present)
     return Collection(directory, named, entries, rejected, np.concatenate(thumbnails))
+
+
+def described(file: Path) -> bytes | None:
+    """The bytes of a ``file`` that describes a collection; None if there is none, `UserError` if it
+    is empty, a link or no file."""
+    try:
+        return images.read(file) if os.path.lexists(file) else None
+    except images.Unreadable as error:
+        raise UserError(f"{file}: {error}; remove it, or put a text file in its place") from None
 
 
 def classes_of(table: bytes, name: str) -> Naming:

@@ -3,7 +3,6 @@
 It ignores labels: a class must neither split a subject nor keep it together.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alzmri.data.class_folders import Collection, printable, rows
+from alzmri.data.class_folders import Collection, described, printable, rows
 from alzmri.data.prepared import UNKNOWN
 from alzmri.data.similarity import FLOOR, Codes, Forest, nearest
 from alzmri.errors import UserError
@@ -84,13 +83,14 @@ def find(collection: Collection, how: Literal["auto", "file", "pixels", "unknown
     unknown, which gives each image its own placeholder.
 
     Raises:
-        UserError: see :func:`listed`.
+        UserError: see :func:`listed` and :func:`described`.
     """
     entries, file = collection.entries, collection.directory / SUBJECTS_FILE
     if how == "unknown":
         return _unknown([entry.sha256 for entry in entries])
-    if how != "pixels" and os.path.lexists(file):
-        return People(listed(file.read_bytes(), str(file), [entry.path for entry in entries]))
+    table = None if how == "pixels" else described(file)
+    if table is not None:
+        return People(listed(table, str(file), [entry.path for entry in entries]))
     if how == "file":
         raise UserError(
             f"{file} not found: add it (columns path,subject), or set split.subjects to pixels"
