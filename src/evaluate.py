@@ -26,9 +26,8 @@ def main() -> None:
     settings = params.load()
     prepared = Prepared.open(settings)
     model, trained = saved.load()
-    prepare = json.loads((PREPARED / "summary.json").read_bytes())
-    across = prepare["leak"]["near_duplicates_across_subject_split"]
-    leak = assessment.check_leak(trained, prepared, settings.split.unit, across)
+    summary = json.loads((PREPARED / "summary.json").read_bytes())
+    leak = assessment.check_leak(trained, prepared, settings.split.unit, summary)
     with following(settings, trained.run, prepared.digest) as tracked:
         # Slices out of distribution are left out, as in `alzmri predict`.
         detector = Detector.load(saved.MODELS, saved.digest())

@@ -132,28 +132,44 @@ def trained(prepared, make_params):
     return card(state, prepared, params, "0123456789abcdef")
 
 
+def summary(near=0, gap=(0.4, 0.6)):
+    """The part of ``summary.json`` that says whether a subject may have several names."""
+    people = {"from": "pixels", "gap": gap}
+    return {"leak": {"near_duplicates_across_subject_split": near}, "people": people}
+
+
 def test_a_leak_is_refused_unless_it_is_declared_and_then_labelled(trained, prepared):
     none = {"unit": "subject", "shared_subjects": 0}
-    assert check_leak(trained, prepared, "subject", 0) == none
+    assert check_leak(trained, prepared, "subject", summary()) == none
     rows = tuple(
         replace(row, split="test") if row.path.endswith("0-0_3.png") else row
         for row in prepared.rows
     )
     leaking = replace(prepared, rows=rows)
     with pytest.raises(LeakError, match=r"1 of 5 test subjects.*dvc repro train"):
-        check_leak(trained, leaking, "subject", 0)
+        check_leak(trained, leaking, "subject", summary())
     trained = replace(trained, data_sha256=leaking.digest)
-    leak = check_leak(trained, leaking, "slice", 0)
+    leak = check_leak(trained, leaking, "slice", summary(gap=None))
     assert leak["shared_subjects"] == 1
     model = build(**trained.architecture)
     test = assessment.predict_test(model, 1.0, leaking, calibrated=True)
     shown = assessment.note(test, leak, permuted=False)
     assert "1 of them in training too: THIS SPLIT LEAKS" in shown
     assert "none seen in training" in assessment.note(test, none, permuted=False)
-    near = check_leak(trained, leaking, "slice", 7)
+    near = check_leak(trained, leaking, "slice", summary(7))
     assert near["shared_subjects"] is None
     shown = assessment.note(test, near, permuted=True)
     assert "PERMUTED LABELS; 7 near-duplicates across the parts: THIS SPLIT LEAKS" in shown
+
+
+def test_subjects_from_pixels_without_a_gap_may_leak(trained, prepared):
+    """Such a subject may be in several groups, one of them in training, another in the test."""
+    leak = check_leak(trained, prepared, "subject", summary(gap=None))
+    assert leak["shared_subjects"] is None
+    test = assessment.predict_test(build(**trained.architecture), 1.0, prepared, calibrated=True)
+    shown = assessment.note(test, leak, permuted=False)
+    assert shown.endswith("who may be in several groups: THIS SPLIT MAY LEAK")
+    assert assessment.details(test, leak, seed=0)["shared_subjects"] is None
 
 
 def test_other_names_do_not_hide_a_leak(trained, prepared):
@@ -163,7 +179,7 @@ def test_other_names_do_not_hide_a_leak(trained, prepared):
         replace(row, subject=f"new {row.subject}", split=other[row.split]) for row in prepared.rows
     )
     with pytest.raises(UserError, match="trained on other data or another split"):
-        check_leak(trained, replace(prepared, rows=rows), "subject", 0)
+        check_leak(trained, replace(prepared, rows=rows), "subject", summary())
 
 
 def test_mistakes_are_counted_by_the_number_of_stages_that_they_are_off():
@@ -180,7 +196,7 @@ def test_of_unknown_subjects_nothing_is_said_but_that(trained, prepared):
     rows = tuple(replace(row, subject=f"?{row.index:016}") for row in prepared.rows)
     unknown = replace(prepared, rows=rows)
     trained = replace(trained, data_sha256=unknown.digest, training_subjects=[])
-    leak = check_leak(trained, unknown, "slice", 0)
+    leak = check_leak(trained, unknown, "slice", summary())
     assert leak == {"unit": "slice", "shared_subjects": None}
     model = build(**trained.architecture)
     test = assessment.predict_test(model, 1.0, unknown, calibrated=True)

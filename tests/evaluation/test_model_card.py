@@ -77,12 +77,16 @@ def test_leaks_and_a_label_permutation_are_named_where_the_numbers_are(written):
     assert "**slices drawn singly: it leaks**" in text
     scores = text[text.index("## Scores") :]
     assert "**These scores leak: 3 of 4 test subjects" in scores[:200]
-    assert "labels shuffled between subjects" in text
+    assert "labels permuted between subjects" in text
     text = written(leak={"shared_subjects": None, "near_duplicates": 7})
     assert "leaks: true" in text.split("---\n")[1]
     assert "**These scores leak: 7 images have a near-duplicate" in text
     assert "seen in training is unknown" in text
     assert "seen in training: 0" not in text
+    text = written(leak={"shared_subjects": None, "several_groups": True})
+    assert "leaks: true" in text.split("---\n")[1]
+    assert "**These scores may leak: subjects were recognised from pixels without a clear" in text
+    assert "seen in training is unknown" in text
 
 
 def test_of_unknown_subjects_nothing_is_said_but_that(written, prepared):

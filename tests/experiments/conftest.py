@@ -122,6 +122,7 @@ def make_run() -> Callable[..., FinishedRun]:
                     "test": counts,
                 },
                 "leak": {"test_images_with_training_near_duplicate": near},
+                "people": {"from": "file", "cut": None, "gap": None},
             },
         }
         history = [(epoch, right * epoch / epochs, 1 - right) for epoch in range(1, epochs + 1)]

@@ -45,19 +45,26 @@ def test_the_table_shows_the_scores_and_their_intervals_and_a_script_reads_them(
     assert content["leaks"] is False
 
 
-@pytest.mark.parametrize(("unit", "shared"), [("slice", 0), ("subject", 1), ("slice", None)])
+@pytest.mark.parametrize(
+    ("unit", "shared"), [("slice", 0), ("subject", 1), ("slice", None), ("subject", None)]
+)
 def test_a_leaking_score_is_labelled(workspace, capsys, unit, shared):
+    """Subjects are unknown, or (the last) a subject may have several names."""
     path = workspace / "models/evaluation.json"
     evaluation = json.loads(path.read_text())
-    path.write_text(json.dumps(evaluation | {"split": {"unit": unit, "shared_subjects": shared}}))
+    evaluation["split"] = {"unit": unit, "shared_subjects": shared}
+    if unknown := (unit, shared) == ("slice", None):
+        evaluation["subject"]["n"] = None
+    path.write_text(json.dumps(evaluation))
     show()
     shown = capsys.readouterr().out
     assert "this split LEAKS" in shown
-    if shared is None:
+    if unknown:
         assert "360 images of unknown subjects" in shown
         assert "95 % over slices" in shown
     else:
-        assert f"{shared} of them seen in training" in shown
+        seen = "unknown how many" if shared is None else shared
+        assert f"{seen} of them seen in training" in shown
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", '{"split": {}}', "{", None])

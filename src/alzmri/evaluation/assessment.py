@@ -1,6 +1,6 @@
 """The assessment of a test part: leak, scores, tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ METRICS = (
 )
 
 
-def check_leak(card: Card, prepared: Prepared, unit: str, near_duplicates: int) -> dict[str, Any]:
+def check_leak(
+    card: Card, prepared: Prepared, unit: str, summary: Mapping[str, Any]
+) -> dict[str, Any]:
     """What is known about a leak: ``split`` in ``models/evaluation.json``.
 
     ``shared_subjects`` is the number of test subjects that were in training, or None if unknown:
-    without subjects, or if the stage prepare counted ``near_duplicates``, images with a
-    near-duplicate in another part of a subject split, because a subject then has several names.
+    without subjects, or if the ``summary`` of the stage prepare says that a subject of a subject
+    split has, or may have, several names. These are then the keys ``near_duplicates``, the number
+    of images with a near-duplicate in another part, and ``several_groups``, which is true.
 
     Raises:
         LeakError: subjects are shared, but ``split.unit`` is not ``slice``.
@@ -52,9 +55,16 @@ def check_leak(card: Card, prepared: Prepared, unit: str, near_duplicates: int) 
             "models/ was trained on other data or another split than data/prepared: run"
             " `dvc repro train`"
         )
-    if near_duplicates:
-        return {"unit": unit, "shared_subjects": None, "near_duplicates": near_duplicates}
+    if near := summary["leak"]["near_duplicates_across_subject_split"]:
+        return {"unit": unit, "shared_subjects": None, "near_duplicates": near}
+    if unit == "subject" and several_groups(summary):
+        return {"unit": unit, "shared_subjects": None, "several_groups": True}
     return {"unit": unit, "shared_subjects": shared if prepared.subjects_known else None}
+
+
+def several_groups(summary: Mapping[str, Any]) -> bool:
+    """Whether a subject may be in several groups: the pixels have no clear gap between subjects."""
+    return summary["people"]["from"] == "pixels" and not summary["people"]["gap"]
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,8 @@ def note(test: Predictions, leak: dict[str, Any], *, permuted: bool) -> str:
         tested += " with PERMUTED LABELS"
     if near := leak.get("near_duplicates"):
         return f"{tested}; {near} near-duplicates across the parts: THIS SPLIT LEAKS"
+    if leak.get("several_groups"):
+        return f"{tested}, who may be in several groups: THIS SPLIT MAY LEAK"
     if leak["unit"] == "subject":
         return f"{tested}, none seen in training"
     if leak["shared_subjects"] is None:

@@ -53,6 +53,14 @@ class Resampled(NamedTuple):
         """The fraction of resamples in which a difference is above 0; ties count half."""
         return float(np.mean(np.sign((self.low, self.high)) + 1) / 2)
 
+    def minus(self, other: "Resampled") -> "Resampled":
+        """The difference of two scores in the same resamples, in pairs.
+
+        Subjects that are easy or hard for both models cancel, so that the difference is more
+        precise than either score. For an imagined subject, one model is right and the other wrong.
+        """
+        return Resampled(self.value - other.value, self.low - other.high, self.high - other.low)
+
 
 class Sample(NamedTuple):
     """A test with its imagined subjects; ``member`` is the column of ``weights`` of each slice."""
@@ -207,13 +215,9 @@ def mean_macro_f1(tests: Sequence[Classified], classes: int, seed: int) -> Resam
 def difference(
     first: Sequence[Classified], second: Sequence[Classified], classes: int, seed: int
 ) -> Resampled:
-    """Macro F1 of ``first`` minus that of ``second``, tested on the same slices, in pairs.
-
-    Subjects that are easy or hard for both models cancel, so that the difference is more precise
-    than either score. For an imagined subject, one model is right and the other wrong.
-    """
+    """Macro F1 of ``first`` minus that of ``second``, tested on the same slices."""
     ours, theirs = (mean_macro_f1(tests, classes, seed) for tests in (first, second))
-    return Resampled(ours.value - theirs.value, ours.low - theirs.high, ours.high - theirs.low)
+    return ours.minus(theirs)
 
 
 class _Draws(NamedTuple):

@@ -239,9 +239,12 @@ def _warnings(
     """Warnings in Markdown; ``verdicts`` compare ``new`` with each of the others, by name."""
     leaking = []
     for group in (group for group in groups if group.leaks):
-        shared, subjects = group.runs[0].shared_subjects, group.runs[0].evaluation["subject"]["n"]
-        how = f"{shared} of {subjects} test subjects were in training too"
-        how = "subjects unknown, this split LEAKS" if shared is None else how
+        split, subjects = (group.runs[0].evaluation[key] for key in ("split", "subject"))
+        how = f"{split['shared_subjects']} of {subjects['n']} test subjects were in training too"
+        if split["shared_subjects"] is None:
+            several = split.keys() & {"near_duplicates", "several_groups"}
+            how = "a subject may have several names" if several else "subjects unknown"
+            how += ", this split LEAKS"
         leaking.append(f"{code(group.name)} ({how})")
     if leaking:
         yield f"**LEAKS: {', '.join(leaking)}.** The score says nothing about new subjects."
@@ -302,7 +305,7 @@ def reviewed(before: FinishedRun, after: FinishedRun) -> Page:
         code=changed,
     )
     page.add("Scores", table(("", *sides, "change"), _scores(before, after, verdict)))
-    whose = "unknown" if after.shared_subjects is None else after.summary["subjects"]
+    whose = after.summary["subjects"] or "unknown"
     total = f": {after.summary['images']} images of {whose} subjects"
     for heading, header, rows, same in (
         ("Parameters", ("parameter", *sides), settings, ""),

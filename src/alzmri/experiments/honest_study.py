@@ -23,7 +23,13 @@ from sklearn.preprocessing import StandardScaler
 from alzmri.data.images import Pixels
 from alzmri.errors import LeakError, UserError
 from alzmri.evaluation import assessment
-from alzmri.evaluation.intervals import Classified, difference, mean_macro_f1, of_new_subjects
+from alzmri.evaluation.intervals import (
+    RESAMPLES,
+    Classified,
+    Resampled,
+    mean_macro_f1,
+    of_new_subjects,
+)
 from alzmri.evaluation.markdown import interval, records
 from alzmri.evaluation.metrics import by_subject
 from alzmri.experiments.comparison import signed
@@ -33,6 +39,7 @@ from alzmri.experiments.studies import Scale, Study
 from alzmri.figure import SEVERITY, drawing
 from alzmri.inference import ventricles
 from alzmri.models.validation import macro_f1
+from alzmri.ood.detector import share_interval
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -57,7 +64,13 @@ FLOORS = {"five numbers of fluid and contrast": range(5), "ventricle fraction al
 """The columns of :func:`numbers_of` that each floor uses."""
 FUSED = "five numbers of fluid and contrast"  # the floor that late fusion joins to the network
 _NETWORK, _BOTH = "network", "network and five numbers"
+_MOST = "always the most frequent class"
 PERMUTATIONS, GUESSES = 50, 1000
+
+
+_MAY_LEAK = """\
+**A subject may be in several groups of images, in training and in the test: these scores may LEAK,
+and intervals, which treat groups as subjects, are too narrow.**"""
 
 
 def numbers_of(slices: Sequence[Pixels]) -> Floats:
@@ -127,7 +140,8 @@ class TaskResults:
         rows = [(test.truth, test.probabilities, test.subjects) for test in tests]
         by = [by_subject(*of, test.counted) for of, test in zip(rows, tests, strict=True)]
         self.name, self.folds, self.leak = name, folds, slices.evaluation
-        self.classes = len(tests[0].classes)
+        self.names, self.classes = tests[0].classes, len(tests[0].classes)
+        self.several = assessment.several_groups(folds[0].summary)
         self.labels, self.probabilities, self.subjects = by[0]
         self.predicted = Classified(self.labels, self.probabilities.argmax(axis=1), self.subjects)
         self.scores = assessment.score(*rows[0], tests[0].classes, 0, tests[0].counted)
@@ -144,13 +158,14 @@ class TaskResults:
         )
         return {
             "task": self.name,
-            "subjects": subject["n"],
+            "subjects": "at most " * self.several + str(subject["n"]),
             "**subject-level macro F1**": f"**{macro}**",
             "at most": f"{(sizes >= _LEARNABLE).sum() / (sizes > 0).sum():.3f}",
             "folds": f"{np.mean(folds):.3f} ± {np.std(folds, ddof=1):.3f}",
+            "best epochs": ", ".join(str(run.training["best_epoch"]) for run in self.folds),
             "seeds": f"± {np.std(seeds, ddof=1):.3f} ({len(seeds)})" if seeds[1:] else "one",
             "subject-level accuracy": accuracy,
-            "always the most frequent class": f"{sizes.max() / sizes.sum():.3f}",
+            _MOST: f"{sizes.max() / sizes.sum():.3f}",
             "macro F1 per slice": interval(scores["macro_f1"], scores["ci95"]["macro_f1"]),
             _NEW_LABEL: "{:.2f} to {:.2f}".format(*self.new),
             "slice split, subject-level macro F1: LEAKS": (
@@ -158,6 +173,28 @@ class TaskResults:
                 f" {leak['subject']['n']} subjects known)"
             ),
         }
+
+    def class_rows(self) -> Iterator[dict[str, object]]:
+        """Confusion by subject, with the sensitivity and specificity of each class."""
+        truth, predicted, _ = self.predicted
+        for number, name in enumerate(self.names):
+            own, said = truth == number, predicted == number
+            if own.any():
+                named = np.bincount(predicted[own], minlength=self.classes)
+                yield {
+                    "task": self.name,
+                    "class": name,
+                    "subjects": own.sum(),
+                    "predicted as each class, in this order": ", ".join(map(str, named)),
+                    **{
+                        kind: interval(share, share_interval(share, of.sum()))
+                        for kind, of, right in (
+                            ("sensitivity", own, said),
+                            ("specificity", ~own, ~said),
+                        )
+                        for share in [float(right[of].mean())]
+                    },
+                }
 
     def floor_rows(self) -> Iterator[dict[str, object]]:
         """The network, the floors, guesses; differences, and the label permutation test."""
@@ -172,19 +209,21 @@ class TaskResults:
         }
         best = max(FLOORS, key=lambda name: macro_f1(labels, predictions[name]))
         most = np.bincount(labels).argmax()
-        predictions["always the most frequent class"] = np.full(len(labels), most)
+        predictions[_MOST] = np.full(len(labels), most)
         tests = {name: self.predicted._replace(predicted=of) for name, of in predictions.items()}
+        resampled = {name: mean_macro_f1([test], classes, 0) for name, test in tests.items()}
+        # A constant answer is right by no luck, so that no imagined subject is needed.
+        constant = np.full(RESAMPLES, resampled[_MOST].value)
+        resampled[_MOST] = Resampled(resampled[_MOST].value, constant, constant)
         for name, test in tests.items():
-            found = mean_macro_f1([test], classes, 0)
+            found = resampled[name]
             yield {
                 "task": self.name,
                 "": name,
                 "macro F1": interval(found.value, found.interval),
                 "accuracy": f"{np.mean(labels == test.predicted):.3f}",
                 **{
-                    f"{one} − this": ""
-                    if name == one
-                    else signed(difference([tests[one]], [test], classes, 0))
+                    f"{one} − this": "" if name == one else signed(resampled[one].minus(found))
                     for one in (_NETWORK, _BOTH)
                 },
             }
@@ -194,9 +233,10 @@ class TaskResults:
         drawn = [rng.permutation(labels) for _ in range(PERMUTATIONS)]
         permuted = [macro_f1(one, floor(columns, one, folds).argmax(axis=1)) for one in drawn]
         p = (1 + sum(value >= reached for value in permuted)) / (1 + PERMUTATIONS)
+        least = f", the least of {PERMUTATIONS} permutations" * (max(permuted) < reached)
         for name, values, said in (
             ("guesses, each class as often as it occurs", guesses, ""),
-            (f"{best}, labels permuted between subjects", permuted, f"; p = {p:.3f}"),
+            (f"{best}, labels permuted between subjects", permuted, f"; p = {p:.3f}{least}"),
         ):
             low, high = np.quantile(values, (0.025, 0.975))
             range_ = f"mean {np.mean(values):.3f}, 95 of 100 in {low:.3f} to {high:.3f}{said}"
@@ -246,10 +286,13 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
         results.append(TaskResults(TASKS[task], first, next(runs), repeats))
     figure = Path(f"docs/honest-{study.source}.png")
     _draw(figure, study.source, results)
+    several = any(task.several for task in results)
+    title = "subjects that the model has never seen"
     study.report(
         "honest",
-        "subjects that the model has never seen",
+        "cross-validation over groups of images, which may LEAK" if several else title,
         done,
+        *[_MAY_LEAK] * several,
         f"{folds}-fold cross-validation over subjects: each subject is tested once, by a model"
         " that was neither trained nor chosen on them. Validation subjects of the same fold choose"
         " the epoch. Predictions of all folds are pooled; a subject's probabilities are the mean"
@@ -257,13 +300,17 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
         " the spread over folds and seeds is beside them.",
         records([task.row() for task in results]),
         f"*{_NEW_LABEL}* is the estimated 95 % range of macro F1 on a test set of that size: a"
-        " small test set says little. *At most* is the highest possible macro F1 without the"
-        f" classes of fewer than {_LEARNABLE} subjects, which cannot be in training, validation"
-        " and test. *Leaks* is the same model, recipe and images with slices split at random: its"
-        " test subjects are in training too.",
-        "**Floors**, in the same folds. Each is logistic regression on numbers that are measured"
-        " without learning: the fractions of the brain's area that are fluid, at the ventricles and"
-        " outside, and the contrast. *Network and five numbers* is late fusion: the"
+        " small test set says little. It and *folds* (mean and standard deviation) average over"
+        " the classes that occur, so they can lie above the score of all subjects. *At most* is"
+        f" macro F1 without a hit in classes of fewer than {_LEARNABLE} subjects, which cannot be"
+        " in training, validation and test. *Leaks* is the same model, recipe and images with"
+        " slices split at random: its test subjects are in training too.",
+        "By subject, with Clopper and Pearson's 95 % intervals:",
+        records([line for task in results for line in task.class_rows()]),
+        "**Floors**, tested on the same folds and trained on all other subjects; the network does"
+        " not train on its validation subjects. Each is logistic regression on numbers that are"
+        " measured without learning: the fractions of the brain's area that are fluid, at the"
+        " ventricles and outside, and the contrast. *Network and five numbers* is late fusion: the"
         " geometric mean of both probabilities, with equal weights. *Network − this* and the last"
         " column are paired differences of macro F1.",
         records([line for task in results for line in task.floor_rows()]),

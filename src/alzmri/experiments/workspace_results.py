@@ -42,10 +42,11 @@ def show(*, as_json: bool = False) -> None:
         terminal.say(json.dumps(content, indent=2))
         return
     title, over, whose = "Test set", "subjects", f"{content['subjects']} subjects"
-    tested = f"{subject['n']} test subjects, {run.shared_subjects} of them seen in training"
+    seen = "unknown how many" if run.shared_subjects is None else run.shared_subjects
+    tested = f"{subject['n']} test subjects, {seen} of them seen in training"
     if run.leaks:
         title += " (this split LEAKS)"
-    if run.shared_subjects is None:
+    if subject["n"] is None:
         title, over = "Test set (subjects unknown, this split LEAKS)", "slices"
         whose, tested = "unknown subjects", "nothing is known about new subjects"
     table = Table("score", "value", f"95 % over {over}", title=title)
