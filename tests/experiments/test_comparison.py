@@ -138,8 +138,8 @@ def test_a_review_of_a_better_one_lists_what_changed(make_run):
         "| `train` | `src/alzmri/training` |",
         "The same in both: 360 images of 120 subjects.",
         "| best epoch | 2 of 3 | 2 of 3 |  |",
-        "| validation loss | 0.600 | 0.100 | -0.500 better |",
-        "| validation accuracy | 0.400 | 0.900 | +0.500 better |",
+        "| validation loss | 0.600 | 0.100 | -0.500 |",
+        "| validation accuracy | 0.400 | 0.900 | +0.500 |",
         f"| accuracy | {before.shown('accuracy')} | {after.shown('accuracy')} | +",
         f"| subject-level macro F1 | {before.shown('subject.macro_f1')} | ",
     ):
@@ -148,7 +148,7 @@ def test_a_review_of_a_better_one_lists_what_changed(make_run):
     assert "[" in before.shown("subject.macro_f1")
     text, content = review(after, before)
     assert content["conclusion"].startswith("Keep new: main is worse, -0.")
-    assert "| validation loss | 0.100 | 0.600 | +0.500 worse |" in text
+    assert "| validation loss | 0.100 | 0.600 | +0.500 |" in text
     shown = [run.shown("macro_f1") for run in (after, before)]
     assert f"| macro F1 | {' | '.join(shown)} | worse: -0." in text
 

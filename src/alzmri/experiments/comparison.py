@@ -341,8 +341,7 @@ def _is_stale(run: FinishedRun) -> str:
 def _scores(before: FinishedRun, after: FinishedRun, verdict: Verdict) -> Iterator[tuple[str, ...]]:
     for metric, name in METRICS.items():
         old, new = before.score(metric), after.score(metric)
-        better = (new < old) if metric in LESS_IS_BETTER else (new > old)
-        change = "same" if new == old else f"{new - old:+.3f} {'better' if better else 'worse'}"
+        change = "same" if new == old else f"{new - old:+.3f}"
         if metric == "macro_f1":
             change = verdict.words
         elif verdict.difference is None or math.isnan(new - old):

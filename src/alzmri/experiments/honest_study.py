@@ -180,20 +180,15 @@ class TaskResults:
         for number, name in enumerate(self.names):
             own, said = truth == number, predicted == number
             if own.any():
+                hits, passes = float(said[own].mean()), float((~said)[~own].mean())
                 named = np.bincount(predicted[own], minlength=self.classes)
                 yield {
                     "task": self.name,
                     "class": name,
                     "subjects": own.sum(),
                     "predicted as each class, in this order": ", ".join(map(str, named)),
-                    **{
-                        kind: interval(share, share_interval(share, of.sum()))
-                        for kind, of, right in (
-                            ("sensitivity", own, said),
-                            ("specificity", ~own, ~said),
-                        )
-                        for share in [float(right[of].mean())]
-                    },
+                    "sensitivity": interval(hits, share_interval(hits, own.sum())),
+                    "specificity": interval(passes, share_interval(passes, (~own).sum())),
                 }
 
     def floor_rows(self) -> Iterator[dict[str, object]]:
