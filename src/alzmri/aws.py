@@ -21,7 +21,7 @@ _MEANT = {
     r"Expired": "the session has expired: sign in again (`aws sso login`), or export new keys",
     r"InvalidAccessKeyId|InvalidClientTokenId|InvalidToken|Signature|UnrecognizedClient": "the key"
     " is wrong or was revoked: check `aws configure list` and the clock of this machine",
-    r"^ResourceInUse": "a job of this name exists by now: submit again to follow it",
+    r"^ResourceInUse": "a job of this name exists now: submit again to follow it",
     r"NoSuchBucket": "the bucket does not exist: create it, or correct its name",
     r"^301|PermanentRedirect|AuthorizationHeaderMalformed|bucket.*region": "the bucket is in"
     " another region: set region to the bucket's, or use a bucket in yours",
@@ -40,7 +40,7 @@ _MEANT = {
     " correct image in sagemaker.yaml (https://aws.github.io/deep-learning-containers)",
     r"endpoint .*not found": "no such endpoint in this region: `alzmri sagemaker deploy` makes it",
     r"resource not found": "no such job in this region: `alzmri sagemaker list` names the jobs",
-    r"^404: ": "there is no such object, or no S3, at this address: correct it",
+    r"^404: ": "this address has no such object, or no S3: correct it",
 }
 """Remedies by a pattern in an error's code and message or a failed job's reason; the first wins."""
 

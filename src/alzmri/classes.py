@@ -48,7 +48,11 @@ def number(word: str) -> bool:
 
 
 def plain(word: str) -> str:
-    """``word`` without case, spaces and signs, in which spellings differ; numbers by value."""
+    """``word`` without case, spaces and signs, in which spellings differ; numbers by value.
+
+    >>> plain("Very-Mild"), plain("very mild"), plain("0.50")
+    ('verymild', 'verymild', '0.5')
+    """
     if number(word):
         return f"{float(word):g}"
     return "".join(sign for sign in word.casefold() if sign.isalnum())

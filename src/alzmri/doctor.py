@@ -1,6 +1,6 @@
 """The checks of `alzmri doctor` for faults that stop a run or an experiment, with remedies.
 
-A check returns what is well, or raises: `Doubt` for a warning, anything else for a failure.
+A check returns a message, or raises: `Doubt` for a warning, anything else for a failure.
 """
 
 import os

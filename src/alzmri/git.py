@@ -41,7 +41,7 @@ def head() -> str:
     """
     found = lines("rev-parse", "--verify", "--quiet", "HEAD")
     if not found:
-        run("rev-parse", "--git-dir")  # raises git's message about a missing or foreign repository
+        run("rev-parse", "--git-dir")  # raises git's own message about the repository
         raise UserError("this repository has no commit: `git add -A && git commit -m start`")
     return found[0]
 

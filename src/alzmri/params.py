@@ -77,7 +77,7 @@ _RULES: dict[str, tuple[Callable[[Any, dict[str, Any]], bool], str]] = {
         "must be below train.epochs",
     ),
 }
-"""Rules beyond types and bounds, for a value and the values of its section's keys above it."""
+"""Rules beyond types and bounds; each gets a value, and the values above it in its section."""
 
 
 class _Section(BaseModel):

@@ -1,9 +1,9 @@
 """Measure, without a model, how a division into training and test images leaks.
 
 A score is honest if only the disease connects test and training images. Other connections are
-shared subjects, near-duplicates, and the score of a 1-nearest-neighbour classifier (the class of
-the most similar training slice): its score on a layout, above its score on new subjects in the
-subject split, is recognition of subjects.
+shared subjects and near-duplicates. A 1-nearest-neighbour classifier, which takes the class of the
+most similar training slice, shows their effect: it scores higher on a layout that leaks than on the
+new subjects of the subject split.
 """
 
 from collections import Counter
@@ -104,7 +104,7 @@ class Leak:
             return f"{name}: {near}: of {self.test.people} subjects, some have other names there"
         return (
             f"{name}: {self.shared_subjects} of {self.test.people} subjects tested are in training;"
-            f" the most similar training slice shows the same subject for {self.same_subject:.1%}"
+            f" {self.same_subject:.1%} of the slices are most similar to one of the same subject"
         )
 
 

@@ -168,9 +168,9 @@ def audit(
     """Measure what train/test layouts of data/NAME leak: shared subjects, near-duplicate slices.
 
     It compares the published layout, if the import recorded it, with the subject split and the
-    slice split of params.yaml, and draws the most similar pairs in plots/audit-NAME.png. 1-NN gives
-    each test slice the class of the most similar training slice: the part of its score above that
-    on the subject split is recognition of subjects. Leaks are an error only with --strict.
+    slice split of params.yaml, and draws the most similar pairs in plots/audit-NAME.png. 1-NN takes
+    the class of the most similar training slice: it scores higher than on the subject split where
+    it recognises subjects. Leaks are an error only with --strict.
 
     Example:
 
@@ -226,15 +226,15 @@ def _show_audit(name: str, found: "Audit") -> None:
         table.add_row(label, *cells)
     terminal.out.print(table)
     terminal.say(
-        "* the current split (params.yaml). Near-duplicates are similar by"
-        f" {NEAR_DUPLICATE} or more. 1-NN: the class of the most similar training slice"
+        "* the current split (params.yaml). Near-duplicates have a similarity of"
+        f" {NEAR_DUPLICATE} or more. 1-NN takes the class of the most similar training slice"
     )
     for leak in found.layouts:
         terminal.say(leak.headline)
         if leak.turned_copies is not None:
             terminal.say(
                 f"{leak.called}: {leak.turned_copies} of the {leak.test.images} test images are"
-                " turned copies of training images, or of the same slice"
+                " turned copies of slices that are in training too"
             )
     if found.layouts[0].layout != "published":
         terminal.say(

@@ -98,10 +98,10 @@ def _below_class(path: str, naming: Naming) -> str | None:
 
 
 def part(origin: str) -> str | None:
-    """The part that an image was published in: ``train``, ``val``, ``test``, or None.
+    """The part that an image was published in, by its nearest folder or parquet file; or None.
 
-    The nearest folder whose name says so decides, or a parquet file's name, such as
-    ``train-00000-of-00001.parquet``.
+    >>> part("archive/Train/CN/1.jpg"), part("test-00000-of-00001.parquet/AD/2.jpg")
+    ('train', 'test')
     """
     for folder in reversed(PurePosixPath(origin).parts[:-1]):
         name = re.sub(r"(-\d+-of-\d+\S*)?\.parquet$", "", folder.lower())

@@ -103,7 +103,7 @@ def decode_bytes(data: bytes) -> Decoded:
                 raise Unreadable(f"smaller than {MIN_SIDE}x{MIN_SIDE} pixels: {size}")
             # Compressed data has a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
             if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-                raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG: made to waste time")
+                raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG, which take too long")
             with contextlib.suppress(EOFError):
                 image.seek(1)  # counting all frames could take for ever in formats that chain them
                 raise Unreadable("animated or stacked: several frames instead of one slice")

@@ -23,7 +23,7 @@ from alzmri.parallel import in_order
 from alzmri.params import Params
 
 _PART_COLOURS = ("#bdbdbd", "#56b4e9", "#e69f00")
-"""Colours of training, validation and test, on which black numbers are readable."""
+"""Colours of training, validation and test."""
 
 _ONE, _TWO, _UNKNOWN = "#0072b2", "#d55e00", "#7f7f7f"
 """Colours of links within a subject, between subjects, and of unknown subjects."""

@@ -123,7 +123,7 @@ def samples(truth: Ints, probabilities: Floats, subjects: Sequence[str], seed: i
 
 
 def _weighted(sample: Sample) -> dict[str, Floats]:
-    """The scores of ``intervals`` but macro F1 in each resample."""
+    """The scores of ``intervals``, except macro F1, in each resample."""
     truth, probabilities, member, weights = sample
     right = probabilities.argmax(axis=1) == truth
     gaps = np.eye(metrics.CALIBRATION_BINS)[metrics.bins(probabilities)]

@@ -120,7 +120,11 @@ def say(content: Mapping[str, Any], *, as_json: bool = False) -> None:
 
 
 def folder_name(name: str) -> str:
-    """``name``, such as ``origin/main~1``, without characters that are awkward in a path."""
+    """``name`` without characters that are awkward in a path.
+
+    >>> folder_name("origin/main~1")
+    'origin-main-1'
+    """
     return re.sub(r"[^\w.-]+", "-", name).lstrip("-.")
 
 

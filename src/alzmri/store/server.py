@@ -1,7 +1,7 @@
 """Find, start and stop the local SeaweedFS server.
 
-There is no pid file, because it could become stale and name another process. The process table has
-the server with its data folder, which no other program has on its command line.
+It recognises the server in the process table by the data folder on its command line, which no other
+program has. A pid file could become stale and name another process.
 """
 
 import json
@@ -71,7 +71,7 @@ def find(root: Path) -> RunningServer | None:
 
 
 def up(root: Path, port: int | None = None) -> tuple[Remote, str]:
-    """Start the local store unless it is up; return its remote, and in words which was the case."""
+    """Start the local store unless it is up; return its remote, and what happened in words."""
     with _lock(root):
         remote = remotes.named(root)
         if running := find(root):
@@ -179,7 +179,7 @@ def _start(weed: Path, root: Path, remote: Remote, port: int) -> None:
 
 
 def _wait_until_ready(process: psutil.Popen, remote: Remote, port: int, log: Path) -> None:
-    """Return once the key opens the bucket, which shows whose server it is, and volumes are up."""
+    """Wait until volumes are up and our key opens the bucket, which shows that it is ours."""
     deadline, reason = time.monotonic() + START_SECONDS, ""
     while time.monotonic() < deadline:
         with suppress(psutil.TimeoutExpired):

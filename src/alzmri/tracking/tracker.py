@@ -46,7 +46,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 class Tracker:
-    """Takes the reports of a stage. Nothing reads them here: tracking is disabled."""
+    """Takes the reports of a stage and does nothing with them: tracking is disabled."""
 
     def __init__(self) -> None:
         self._orders: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()

@@ -44,7 +44,7 @@ def variables(compute: Compute) -> dict[str, str]:
 
 
 def idle_cores(threads: int) -> str:
-    """Words about cores that ``threads`` leave unused, with settings to use them; else empty."""
+    """Text on cores that ``threads`` leave unused, and settings that use them; else empty."""
     import psutil
 
     cores = psutil.cpu_count(logical=False) or 1
