@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score
 
-from alzmri.classes import merged
+from alzmri.classes import merged, short
 from alzmri.collections import recognition
 from alzmri.data import class_folders, images, similarity, splits, subjects
 from alzmri.data.class_folders import Collection
@@ -233,7 +233,7 @@ def _draw_pair(axes: Axes, directory: Path, pair: Pair) -> None:
     size = test.shape[::-1]
     train = np.asarray(cv2.resize(train, size, interpolation=cv2.INTER_AREA), np.uint8)
     axes.imshow(np.hstack([test, train, 2 * np.minimum(cv2.absdiff(test, train), 127)]), "gray")
-    labels = [label.removesuffix(" Demented") for label in (pair.test_label, pair.train_label)]
+    labels = [short(label) for label in (pair.test_label, pair.train_label)]
     axes.set_xlabel(f"test: {labels[0]}, train: {labels[1]}, difference × 2", fontsize=7.5)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

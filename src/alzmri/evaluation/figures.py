@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
+from alzmri.classes import short
 from alzmri.evaluation import intervals, metrics
 from alzmri.figure import SEVERITY, drawing, severity
 from alzmri.models.validation import Ints
@@ -42,7 +43,7 @@ def confusion(
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     texts = np.array([f"{value:.0%}" for value in share.flat], dtype=object).reshape(share.shape)
     if small:
-        names = [textwrap.fill(name.removesuffix(" Demented"), 8) for name in classes]
+        names = [textwrap.fill(short(name), 8) for name in classes]
     else:
         texts = counts.astype(str).astype(object) + "\n" + texts
         names = [textwrap.fill(name, 10) for name in classes]
@@ -155,7 +156,7 @@ def mistakes(path: Path, test: "Predictions", note: str) -> None:
                 axes.axis("off")
             for axes, index in zip(line, worst, strict=False):
                 axes.imshow(test.images[index], cmap="gray", vmin=0, vmax=255)
-                said = test.classes[predicted[index]].removesuffix(" Demented")
+                said = short(test.classes[predicted[index]])
                 axes.set_title(f"{said} {confidence[index]:.0%}", fontsize=7.5, pad=3)
 
 

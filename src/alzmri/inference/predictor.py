@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
+from alzmri.classes import short
 from alzmri.data import images
 from alzmri.data.images import Pixels
 from alzmri.errors import UserError
@@ -203,12 +204,12 @@ class PredictionReport:
         table = Table(f"slice in {os.path.relpath(above)}", "class")
         table.columns[0].overflow = "fold"
         for name in (*classes, "OOD score"):
-            table.add_column(name.removesuffix(" Demented"), justify="right", no_wrap=True)
+            table.add_column(short(name), justify="right", no_wrap=True)
 
         def add(name: str, row: dict[str, Any], last: str) -> None:
             cells = ["[yellow]OOD[/]", *["–"] * len(classes)]  # the probabilities mean nothing
             if row["predicted"]:
-                called = row["predicted"].removesuffix(" Demented")
+                called = short(row["predicted"])
                 cells = [f"[bold]{called}[/]", *map("{:.3f}".format, row["probabilities"].values())]
             table.add_row(escape(name), *cells, last)
 
