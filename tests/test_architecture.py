@@ -38,6 +38,7 @@ MAY_IMPORT = {
         "training",
         "evaluation",
         "inference",
+        "ood",
         "data.images",
         "models",
         "classes",

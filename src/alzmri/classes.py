@@ -42,11 +42,6 @@ _COLUMNS = ("path", "subject", "actual", "predicted")
 """Columns of ``plots/predictions.csv``, in which each class is a column too."""
 
 
-def short(name: str) -> str:
-    """The name of a class where there is little room, such as ``Mild``."""
-    return name.removesuffix(f" {DEMENTED}")
-
-
 def number(word: str) -> bool:
     """Whether ``word`` is a number, whose meaning is unknown."""
     return re.fullmatch(r"\s*[+-]?\d+(\.\d+)?\s*", word) is not None

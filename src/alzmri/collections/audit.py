@@ -17,11 +17,11 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score
 
-from alzmri.classes import merged, short
+from alzmri.classes import merged
 from alzmri.collections import recognition
 from alzmri.data import class_folders, images, similarity, splits, subjects
 from alzmri.data.class_folders import Collection
-from alzmri.data.prepared import PARTS
+from alzmri.data.prepared import PARTS, short
 from alzmri.errors import UserError
 from alzmri.figure import SEVERITY, drawing
 from alzmri.params import Params

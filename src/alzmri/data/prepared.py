@@ -113,6 +113,11 @@ class Prepared:
         return digest.hexdigest()
 
 
+def short(name: str) -> str:
+    """The name of a class where there is little room, such as ``Mild``."""
+    return name.removesuffix(" Demented")
+
+
 def numbered(classes: Sequence[str]) -> tuple[str, ...]:
     """Labels such as ``0 Non Demented``, for renderers that sort by letter (Vega, W&B)."""
     return tuple(f"{index} {name}" for index, name in enumerate(classes))

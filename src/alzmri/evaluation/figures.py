@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
-from alzmri.classes import short
+from alzmri.data.prepared import short
 from alzmri.evaluation import intervals, metrics
 from alzmri.figure import SEVERITY, drawing, severity
 from alzmri.models.validation import Ints

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
-from alzmri.classes import short
 from alzmri.data import images
 from alzmri.data.images import Pixels
+from alzmri.data.prepared import short
 from alzmri.errors import UserError
 from alzmri.inference import NOTICE
 from alzmri.inference.inputs import InputSlice
