@@ -29,7 +29,7 @@ from alzmri.models.forward import probabilities
 intervals.RESAMPLES = 1000  # half of them: twice as quick
 LEAST = 0.93
 SLICES = 6
-"""Of each subject, where tests are of slices."""
+"""Slices of each subject, in tests of slices."""
 LIKENESS = 0.5
 """Sum of the Dirichlet from which each subject's rates are drawn: two slices of a subject are then
 confused alike with a correlation of 1 / (1 + LIKENESS)."""
@@ -68,7 +68,7 @@ def counts(model: Model, subjects: int) -> NDArray[np.int64]:
 
 
 def scores(confusion: Array) -> dict[str, float]:
-    """Of expected counts ``[actual, predicted]``."""
+    """The true scores for expected counts ``[actual, predicted]``."""
     hits = np.diagonal(confusion)
     f1 = 2 * hits / (confusion.sum(axis=0) + confusion.sum(axis=1))
     return {"macro_f1": float(f1.mean()), "accuracy": float(hits.sum() / confusion.sum())}
@@ -145,7 +145,7 @@ def of_new(seed: int, model: Model, subjects: int, _: int) -> list[tuple[str, bo
 def of_difference(
     seed: int, model: Model, subjects: int, slices: int
 ) -> list[tuple[str, bool, float]]:
-    """Of a model and another that answers half of the subjects alike and is otherwise as good."""
+    """Two equally good models, which answer half of the subjects alike."""
     rng = np.random.default_rng(seed)
     sizes = counts(model, subjects)
     first, other = (drawn(rng, model, sizes, slices) for _ in range(2))

@@ -31,7 +31,7 @@ from .. import forks
 from ..processes import limit
 
 SPACING = np.array([2.0, 2.0, 4.0])
-"""Of the voxels of a series: right, front, top, mm."""
+"""The size of a voxel of a series in mm: to the right, front and top."""
 NAME = "Müller^Zoë"
 
 

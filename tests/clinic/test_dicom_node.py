@@ -31,9 +31,9 @@ TEMPLATE = Path(nilearn.__file__).parent / (
     "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 )
 SERIES = int(os.environ.get("ALZMRI_TEST_SERIES", "9"))
-"""In an hour of a hospital there are more: 200 take minutes."""
+"""The number of series; 200, as many as in an hour of a hospital, take minutes."""
 BROKEN = max(4, SERIES // 5)
-"""Of them."""
+"""The number of broken series among them."""
 SYNTAXES = {
     "whole-00": (RLELossless, "-xr"),
     "whole-01": (JPEGLSLossless, "-xt"),
@@ -42,7 +42,7 @@ SYNTAXES = {
 }
 """Series that are sent in another transfer syntax: pydicom's name, storescu's option."""
 LOSSLESS = "whole-03"
-"""Of them the series that dcmtk encodes as JPEG Lossless, which pydicom cannot."""
+"""The series that dcmtk encodes as JPEG Lossless, which pydicom cannot."""
 
 
 def _reports(receiver) -> list[Dataset]:

@@ -112,7 +112,7 @@ def test_part(origin: str, part: str | None) -> None:
 def _codes(
     draw: np.random.Generator, *, of: similarity.Codes | None = None, alike: float = 0.98
 ) -> similarity.Codes:
-    """Of 200 slices that have nothing in common; or of a copy of each, as ``alike``."""
+    """The codes of 200 slices with nothing in common, or of a copy of each of ``of``."""
     noise = draw.normal(size=(200, 1024))
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     if of is not None:

@@ -218,7 +218,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path, com
 
 
 def test_near_duplicates_are_counted_between_every_two_parts(packed, monkeypatch):
-    """Of subjects that are torn apart: the slices of one are near-duplicates of each other."""
+    """Subjects are torn apart; the slices of one are near-duplicates of each other."""
     parts = {
         "0_0": "train",
         "0_1": "train",

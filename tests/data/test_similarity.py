@@ -17,7 +17,7 @@ from alzmri.phantom.simulate import generate
 
 Pixels = NDArray[np.uint8]
 SIDE = 16
-"""Of random slices: whitening takes time that grows with its sixth power."""
+"""The side of random slices: whitening takes time that grows with its sixth power."""
 
 Perturb = Callable[[Pixels, np.random.Generator], Pixels]
 

@@ -39,7 +39,7 @@ class Clone:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of what runs in it."""
+        """The environment of what runs in it."""
         return {**forks.environment(), MARK: str(self.root)}
 
     def run(

@@ -22,7 +22,7 @@ from ..processes import limit
 
 KILLS = {"any time": 7, "checkpoint": 3, "validation": 3, "export": 3}
 EPOCHS, STEPS = 10, 8
-"""Of the run; a checkpoint follows the last step of an epoch, and another its validation."""
+"""Epochs of the run, and steps of each; checkpoints follow the last step and the validation."""
 OUTPUTS = ("models/model.safetensors", "models/model.json", "plots/history.csv")
 PREPARE = """
 import os, sys
@@ -36,7 +36,7 @@ def announced(*inputs):
     return predict(*inputs)
 loop.predict = announced
 """
-"""Of a server of their own: with our code imported too, kills fall into the training.
+"""These programs fork from a server that has our code too, so that kills fall into the training.
 
 Trainers say when they validate: it takes milliseconds, and nothing else tells from outside.
 """
@@ -79,7 +79,7 @@ class Trainer:
         return None
 
     def seconds(self) -> float:
-        """Of CPU so far: how far it is, whatever else the machine does."""
+        """Seconds of CPU so far: its progress, whatever else the machine does."""
         with suppress(psutil.NoSuchProcess):
             times = psutil.Process(self.pid).cpu_times()
             return times.user + times.system

@@ -73,7 +73,7 @@ def test_every_class_has_its_own_roc_curve_area_and_band(drawn):
 
 
 def test_reliability_has_an_interval_over_subjects_of_every_point(drawn):
-    """Of two subjects, both right: Clopper and Pearson's begins at 0.158."""
+    """Two subjects are right: Clopper and Pearson's interval begins at 0.158."""
     chances = np.tile([0.8, 0.2], (20, 1))
     test = _test(np.zeros(20, int), chances, "a" * 10 + "b" * 10)
     figures.reliability(Path("x.png"), test, "note")

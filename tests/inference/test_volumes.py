@@ -31,7 +31,7 @@ TEMPLATE = Path(nilearn.__file__).parent / (
     "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 )
 COMMISSURE_BELOW_TOP = 81
-"""Of the template, mm."""
+"""The depth of the anterior commissure in the template, in mm."""
 
 
 def test_the_slices_are_those_that_the_embedded_collection_shows():
@@ -266,7 +266,7 @@ def _header(path, **changes):
     ],
 )  # fmt: skip
 def test_a_header_that_promises_too_much_costs_nothing(tmp_path, changes, reason):
-    """Of a file of some kilobytes: neither its gigabytes of zeros are unpacked nor a box filled."""
+    """The file is small: its gigabytes of zeros are not unpacked, and no box is filled."""
     path = _header(tmp_path / "hostile.nii.gz", **changes)
     tracemalloc.start()
     with pytest.raises(Unreadable, match=reason):

@@ -15,7 +15,7 @@ LENET = {"name": "lenet", "classes": 4, "image_size": 32, "dropout": 0.5}
 
 @pytest.fixture
 def card(tmp_path):
-    """Of a model in ``tmp_path``."""
+    """The card of a model in ``tmp_path``."""
     subjects = [saved.subject_digest("Ann"), saved.subject_digest("Bob")]
     card = saved.Card(LENET, list("abcd"), {"fit": "pad"}, {}, subjects, "0" * 64, 1.5, {})
     saved.save(tmp_path, build(**LENET).state_dict(), card)

@@ -28,7 +28,7 @@ COLOURS = """(() => {
       return { text: node.innerText.slice(0, 40), contrast: (high + 0.05) / (low + 0.05) };
     });
 })()"""
-"""Of every visible text its contrast as WCAG 2.2 defines it; AA wants 4.5."""
+"""The contrast of every visible text, as WCAG 2.2 defines it; AA wants 4.5."""
 
 STAGES = """[0, 1, 2, 3].map((stage) => {
   const node = document.createElement("span");
@@ -71,7 +71,7 @@ def _choose(page, *paths):
 
 
 def _rows(page):
-    """Of each result: its heading, and the texts of its table, row by row."""
+    """The heading of each result, and the texts of its table, row by row."""
     return page.evaluate("""[...document.querySelectorAll("#results > li")].map((item) => [
         item.querySelector("h2").textContent,
         [...item.querySelectorAll("tbody tr")].map((row) =>

@@ -139,7 +139,7 @@ def test_each_epoch_can_be_seen_at_once_and_a_resumed_run_shows_those_before(
 def test_a_log_says_how_fast_training_is_and_what_is_left(
     prepared, make_params, tmp_path, monkeypatch, capsys
 ):
-    """Of 64 training slices, ten seconds for each of three epochs; the first is half done."""
+    """64 training slices take ten seconds an epoch, for three epochs; the first is half done."""
     monkeypatch.chdir(tmp_path)
     clock = [100.0]
     monkeypatch.setattr(results, "time", SimpleNamespace(monotonic=lambda: clock[0]))

@@ -61,7 +61,7 @@ class Cloud:
             yaml.dump(content, handle)
 
     def digests(self) -> dict[str, str]:
-        """Of the outputs of the stage train."""
+        """The digests of the outputs of the stage train."""
         return {
             name: hashlib.sha256((self.root / name).read_bytes()).hexdigest() for name in OUTPUTS
         }
@@ -135,7 +135,7 @@ def cloud(repro, free_block, tmp_path_factory) -> Iterator[Cloud]:
 
 
 def environments() -> Iterator[dict[str, str]]:
-    """Of every process of this machine that we may look at."""
+    """The environment of every process of this machine that we may look at."""
     for process in psutil.process_iter():
         try:
             yield process.environ()

@@ -48,7 +48,7 @@ class Host:
 
     @property
     def status(self) -> int | None:
-        """Of its first process, once that has ended."""
+        """The exit status of its first process, once that has ended."""
         return self.process.poll() if self.process else None
 
     def lay_out(self, environment: dict[str, str], names: list[str]) -> None:
