@@ -40,6 +40,8 @@ def good(tmp_path_factory):
 CARDS = {
     "temperature 0": {"temperature": 0},
     "temperature below 0": {"temperature": -1},
+    "temperature tiny": {"temperature": 1e-300},
+    "temperature huge": {"temperature": 1e300},
     "temperature infinite": {"temperature": INF},
     "temperature no number": {"temperature": NAN},
     "temperature a text": {"temperature": "warm"},
@@ -50,6 +52,9 @@ CARDS = {
     "classes the same": {"classes": ["a", "a", "a", "a"]},
     "classes twice": {"classes": ["a", "b", "c", "a"]},
     "classes without a name": {"classes": ["a", "b", "c", ""]},
+    "classes markup": {"classes": ["[/]", "b", "c", "d"]},
+    "classes on two lines": {"classes": ["a\nb", "b", "c", "d"]},
+    "classes long": {"classes": ["a" * 41, "b", "c", "d"]},
     "classes numbers": {"classes": [0, 1, 2, 3]},
     "outputs fewer": {"architecture": {**SHAPE, "classes": 3}},
     "outputs many": {"architecture": {**SHAPE, "classes": 10**9}},

@@ -263,6 +263,7 @@ def _header(path, **changes):
         ({"srow_x": [np.nan] * 4}, "no directions"),
         ({"srow_x": [0, 10, 0, 0]}, "no directions"),
         ({"datatype": 1234}, "damaged"),
+        ({"srow_x": [1e-300, 0, 0, 0]}, "damaged header: Could not decompose affine$"),
     ],
 )  # fmt: skip
 def test_a_header_that_promises_too_much_costs_nothing(tmp_path, changes, reason):
@@ -369,3 +370,11 @@ def test_scaled_voxels_have_the_intercept_of_the_header(block, tmp_path):
     (tmp_path / "scaled.nii").write_bytes(content)
     expected = volumes.read(tmp_path / "plain.nii")
     np.testing.assert_allclose(volumes.read(tmp_path / "scaled.nii"), expected, atol=0.01)
+
+
+def test_a_freesurfer_file_of_an_unknown_type_is_damaged(tmp_path):
+    path = tmp_path / "strange.mgh"
+    voxels = nib.MGHImage(np.zeros((60, 60, 60), np.uint8), np.eye(4)).to_bytes()
+    path.write_bytes(voxels[:20] + (99).to_bytes(4) + voxels[24:])
+    with pytest.raises(Unreadable, match="damaged: 99"):
+        volumes.read(path)

@@ -104,6 +104,15 @@ def test_few_take_all_threads_and_many_are_shared_out_among_them():
     _with(scenario, threads=2, batch=32)
 
 
+def test_a_process_is_replaced_after_so_many_calls():
+    async def main():
+        for each, processes in ((0, 1), (1, 3)):
+            with closing(ProcessReader(1, 1, limit(30), each)) as reader:
+                assert len({await reader.run(os.getpid) for _ in range(3)}) == processes
+
+    asyncio.run(main())
+
+
 def test_decoding_ends_at_its_limit_and_leaves_no_process_behind():
     async def main():
         own = psutil.Process()

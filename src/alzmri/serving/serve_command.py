@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -56,6 +57,8 @@ def serve(
     threadpool_limits(1, "blas")  # its threads would only compete with the model's
     limits = middleware.Limits(requests=requests)
     threads = threads or len(os.sched_getaffinity(0))
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # of which connections are some
     with _listen(host, port) as listener:
         loaded = loaded_model.load(model, threads)
         config = uvicorn.Config(
@@ -88,7 +91,10 @@ def serve(
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=512)
+        listener = socket.create_server((host, port), family=family, backlog=512)
+        # Its connections end when the client takes nothing of an answer for so many ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+        return listener
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # without Python's addition
         where = f"cannot listen on {host}, port {port}: {reason}"

@@ -56,13 +56,16 @@ def volume(content: bytes, side: int, fit: Fit) -> list[tuple[int, Pixels]]:
 class ProcessReader:
     """Processes for one kind of work."""
 
-    def __init__(self, processes: int, waiting: int, seconds: float) -> None:
-        """Allow ``waiting`` calls at a time; each ends ``seconds`` after a process takes it."""
+    def __init__(self, processes: int, waiting: int, seconds: float, each: int = 0) -> None:
+        """Allow ``waiting`` calls at a time; each ends ``seconds`` after a process takes it.
+
+        After ``each`` calls a process is replaced, which gives back its memory (0: never).
+        """
         # A small process that has imported this module forks each one within milliseconds.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([__name__, "nibabel.processing"])
         start = {"initializer": volumes.confine, "initargs": [MEMORY], "context": context}
-        self._pool = ProcessPool(processes, **start)
+        self._pool = ProcessPool(processes, max_tasks=each, **start)
         self._calls, self._waiting, self._seconds = 0, waiting, seconds
         self._pool.schedule(str)  # starts them, or the first file would wait for their imports
 
