@@ -105,22 +105,28 @@ def dvc(*words: str) -> Callable[[], object]:
     return work
 
 
-def serve(log: Path, picture: Path) -> None:
-    """`alzmri serve`, asked and stopped."""
-    process = forked("serve", alzmri("serve", "--port", "0", "--threads", "1"), log)
-    while not (found := re.search(r"^serving .* at (\S+) ", log.read_text(), re.MULTILINE)):
+def service(log: Path, ready: str, use: Callable[[str], object], *words: str) -> None:
+    """A service, used once its log has ``ready``, and stopped."""
+    name = words[0]
+    process = forked(name, alzmri(*words), log)
+    while not (found := re.search(ready, log.read_text(), re.MULTILINE)):
         if os.waitpid(process, os.WNOHANG)[0]:
-            FAILED.append(f"serve: {log.read_text()[-2000:]}")
+            FAILED.append(f"{name}: {log.read_text()[-2000:]}")
             return
         time.sleep(0.05)
+    use(found[1])
+    os.kill(process, signal.SIGTERM)
+    wait(name, process, log)
+
+
+def ask(address: str, picture: Path) -> None:
+    """Ask the server for a prediction, and for its pages."""
     kind = {"Content-Type": "image/jpeg"}
     answers = [
-        requests.post(f"{found[1]}/invocations", picture.read_bytes(), headers=kind, timeout=60),
-        *(requests.get(f"{found[1]}{path}", timeout=60) for path in ("/metrics", "/docs", "/ping")),
+        requests.post(f"{address}/invocations", picture.read_bytes(), headers=kind, timeout=60),
+        *(requests.get(f"{address}{path}", timeout=60) for path in ("/metrics", "/docs", "/ping")),
     ]
     FAILED.extend(answer.text for answer in answers if not answer.ok)
-    os.kill(process, signal.SIGTERM)
-    wait("serve", process, log)
 
 
 def main() -> None:
@@ -142,12 +148,21 @@ def main() -> None:
         "explain": alzmri("explain", one, "--out", "why"),
         "export": alzmri("export"),
         "results": alzmri("results"),
+        "review": alzmri("review", "HEAD"),
+        "compare": alzmri("compare"),
+        "sweep": alzmri("sweep", "evaluate.temperature=true,false"),
+        "data check": alzmri("data", "check", "phantom"),
+        "data audit": alzmri("data", "audit", "phantom"),
+        "doctor": alzmri("doctor"),
+        "store status": alzmri("store", "status"),
         "exp show": dvc("exp", "show", "--csv"),
         "status": dvc("status"),
     }
     for name, work in commands.items():
         wait(name, forked(name, work, log), log)
-    serve(log, picture)
+    served = "serve", "--port", "0", "--threads", "1"
+    service(log, r"^serving .* at (\S+) ", lambda address: ask(address, picture), *served)
+    service(log, r" listens on (\S+)", print, "dicom", "--metrics-port", "0")
     # The control: a name that is asked for is written down.
     with suppress(OSError):
         socket.getaddrinfo("control.example", 80)

@@ -40,6 +40,8 @@ def good(tmp_path_factory):
 CARDS = {
     "temperature 0": {"temperature": 0},
     "temperature below 0": {"temperature": -1},
+    "temperature tiny": {"temperature": 1e-300},
+    "temperature huge": {"temperature": 1e300},
     "temperature infinite": {"temperature": INF},
     "temperature no number": {"temperature": NAN},
     "temperature a text": {"temperature": "warm"},
@@ -50,6 +52,9 @@ CARDS = {
     "classes the same": {"classes": ["a", "a", "a", "a"]},
     "classes twice": {"classes": ["a", "b", "c", "a"]},
     "classes without a name": {"classes": ["a", "b", "c", ""]},
+    "classes markup": {"classes": ["[/]", "b", "c", "d"]},
+    "classes on two lines": {"classes": ["a\nb", "b", "c", "d"]},
+    "classes long": {"classes": ["a" * 41, "b", "c", "d"]},
     "classes numbers": {"classes": [0, 1, 2, 3]},
     "outputs fewer": {"architecture": {**SHAPE, "classes": 3}},
     "outputs many": {"architecture": {**SHAPE, "classes": 10**9}},
@@ -60,12 +65,14 @@ CARDS = {
     "image huge": {"architecture": {**SHAPE, "image_size": 10**6}},
     "image below 0": {"architecture": {**SHAPE, "image_size": -32}},
     "dropout above 1": {"architecture": {**SHAPE, "dropout": 2}},
+    "dropout no number": {"architecture": {**SHAPE, "dropout": NAN}},
     "architecture unknown": {"architecture": {**SHAPE, "name": "vgg"}},
     "architecture with more": {"architecture": {**SHAPE, "depth": 50}},
     "architecture empty": {"architecture": {}},
     "mean another": {"preprocessing": {"fit": "pad", "channels": 1, "mean": 0.4, "std": STD}},
     "fit unknown": {"preprocessing": {"fit": "crop", "channels": 1, "mean": MEAN, "std": STD}},
     "parameters empty": {"parameters": {}},
+    "split unknown": {"parameters": {"data": {"source": "x"}, "split": {"unit": "nonsense"}}},
     "parameters a list": {"parameters": {"data": ["phantom"], "split": []}},
 }  # fmt: skip
 DETECTOR = {
@@ -132,3 +139,12 @@ def test_a_tampered_model_is_refused_in_one_sentence(good, tmp_path, tamper, cha
     if tamper is _weights:  # by those, too, who evaluate a model or start a training from it
         with pytest.raises(UserError, match=r"model\.safetensors: .* NaN or infinite values"):
             saved.load(folder)
+
+
+def test_weights_of_another_type_are_refused(good, tmp_path):
+    """Loading would convert them, and the model would predict anything."""
+    shutil.copytree(good, tmp_path / "models")
+    path = tmp_path / "models/model.safetensors"
+    save_file({name: of.astype(np.int8) for name, of in load_file(path).items()}, path)
+    with pytest.raises(UserError, match=r"has the type torch\.int8\): run"):
+        saved.load(tmp_path / "models")

@@ -369,3 +369,22 @@ def test_scaled_voxels_have_the_intercept_of_the_header(block, tmp_path):
     (tmp_path / "scaled.nii").write_bytes(content)
     expected = volumes.read(tmp_path / "plain.nii")
     np.testing.assert_allclose(volumes.read(tmp_path / "scaled.nii"), expected, atol=0.01)
+
+
+def test_a_freesurfer_file_of_an_unknown_type_is_damaged(tmp_path):
+    path = tmp_path / "strange.mgh"
+    voxels = nib.MGHImage(np.zeros((60, 60, 60), np.uint8), np.eye(4)).to_bytes()
+    path.write_bytes(voxels[:20] + (99).to_bytes(4) + voxels[24:])
+    with pytest.raises(Unreadable, match="damaged: 99"):
+        volumes.read(path)
+
+
+def test_a_direction_that_is_nearly_zero_is_damaged(tmp_path):
+    header = nib.Nifti2Header()
+    header.set_data_shape((8, 8, 8))
+    header.set_sform(np.diag([1e-300, 10, 10, 1]), 1)
+    header["magic"], header["vox_offset"] = b"n+2", 544
+    path = tmp_path / "flat.nii"
+    path.write_bytes(header.binaryblock + bytes(4) + np.arange(512, dtype="<f4").tobytes())
+    with pytest.raises(Unreadable, match=r"damaged header: Could not decompose affine$"):
+        volumes.read(path)

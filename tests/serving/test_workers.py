@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import threading
 import time
 from contextlib import closing
@@ -102,6 +103,28 @@ def test_few_take_all_threads_and_many_are_shared_out_among_them():
         assert model.batches == [(1, 2), (2, 2), (FEW, 1), (FEW, 1), (4 * FEW, 2)]
 
     _with(scenario, threads=2, batch=32)
+
+
+def test_a_process_is_replaced_after_so_many_calls():
+    async def main():
+        for each, processes in ((0, 1), (1, 3)):
+            with closing(ProcessReader(1, 1, limit(30), each)) as reader:
+                assert len({await reader.run(os.getpid) for _ in range(3)}) == processes
+
+    asyncio.run(main())
+
+
+def test_a_process_that_is_killed_without_work_is_replaced():
+    """By the kernel, for example, when memory is short."""
+
+    async def main():
+        with closing(ProcessReader(1, 1, limit(30))) as reader:
+            first = await reader.run(os.getpid)
+            os.kill(first, signal.SIGKILL)
+            await _until(lambda: not psutil.pid_exists(first) and not reader._pool.active)
+            assert await reader.run(os.getpid) != first
+
+    asyncio.run(main())
 
 
 def test_decoding_ends_at_its_limit_and_leaves_no_process_behind():

@@ -4,6 +4,7 @@ It always runs on the CPU, so that probabilities are the same everywhere, up to 
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ from alzmri.inference.inputs import InputSlice
 from alzmri.models import saved
 from alzmri.models.forward import MEAN, STD, probabilities
 from alzmri.models.saved import Card
-from alzmri.models.validation import Floats
+from alzmri.models.validation import COLDEST, HOTTEST, Floats
 from alzmri.ood import features
 from alzmri.ood.detector import FILE, Detector, Features
 from alzmri.terminal import Update
@@ -104,10 +105,17 @@ class Predictor:
             )
         if not (np.isfinite(logits).all() and np.isfinite(activations).all()):
             raise UserError("the model's outputs are not finite: run `dvc repro -f train`")
+        if not COLDEST <= card.temperature <= HOTTEST:
+            raise UserError(f"model.json: the temperature {card.temperature:g} is impossible")
+        if not all(re.fullmatch(r"[^\W_][\w .+()'-]{0,39}", name) for name in card.classes):
+            raise UserError("model.json: a class has an impossible name")
         try:
-            str(card.parameters["data"]["source"] + card.parameters["split"]["unit"])
+            fine = card.parameters["split"]["unit"] in ("subject", "slice")
+            fine &= isinstance(card.parameters["data"]["source"], str)
         except (KeyError, TypeError):
-            raise UserError("model.json lacks data.source or split.unit") from None
+            fine = False
+        if not fine:
+            raise UserError("model.json: data.source or split.unit is missing or impossible")
         return found
 
     @property

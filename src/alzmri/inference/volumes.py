@@ -126,11 +126,13 @@ def read_stream(file: BinaryIO, pixels: BinaryIO | None = None) -> Volume:
         if slope is not None:
             voxels = voxels * np.float32(slope) + np.float32(intercept)
         stream.read(1)  # reads the checksum at the end of a compressed file
+        return _upright(voxels, affine)
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise Unreadable(f"damaged header: {error}") from None
-    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
+        raise Unreadable(f"damaged header: {str(error).partition(':')[0]}") from None
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged file can make nibabel raise anything
         raise Unreadable(f"damaged: {error}") from None
-    return _upright(voxels, affine)
 
 
 def _affine(header: Any) -> Affine:

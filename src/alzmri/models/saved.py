@@ -75,9 +75,13 @@ def load(directory: Path = MODELS) -> tuple[Network, Card]:
             raise ValueError(f"model.json: {outputs} outputs for the classes {card.classes}")
         if size not in STRIDE_AND_PADDING:  # another architecture may take any amount of memory
             raise ValueError(f"model.json: image_size {size}")
+        if not 0 <= card.architecture["dropout"] <= 1:
+            raise ValueError(f"model.json: dropout {card.architecture['dropout']}")
         model = build(**card.architecture)
-        weights = load_file(directory / "model.safetensors")
+        expected, weights = model.state_dict(), load_file(directory / "model.safetensors")
         for name, tensor in weights.items():
+            if tensor.dtype != expected.get(name, tensor).dtype:
+                raise ValueError(f"model.safetensors: {name} has the type {tensor.dtype}")
             least = tensor.min() if name.endswith("running_var") else 0
             if not torch.isfinite(tensor).all() or least < 0:
                 raise ValueError(f"model.safetensors: {name} has NaN or infinite values")

@@ -61,7 +61,7 @@ class ModelService:
         limits, threads = self._limits, self._threads
         self._batcher = workers.Batcher(self._run, threads=threads, batch=BATCH)
         self._images = workers.ProcessReader(threads, limits.queue, limits.decoding)
-        self._volumes = workers.ProcessReader(1, limits.volumes, limits.reading)
+        self._volumes = workers.ProcessReader(1, limits.volumes, limits.reading, each=1)
         with ThreadPoolExecutor(threads) as self._decoding, ThreadPoolExecutor(1) as self._heating:
             yield
             self._batcher.close()

@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -42,6 +43,8 @@ class Limits:
 
 
 HEAD = 2**16  # bytes of a request besides its content: head, trailers, frames of chunks
+HEAD_SECONDS = 15  # to receive a head
+SLOW = 2**16  # bytes per second: a full server ends requests that arrive slower
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.ASCII)
 _POLICY = (
@@ -60,13 +63,27 @@ SECONDS = Histogram("alzmri_request_seconds", "Requests answered.", ["route", "s
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, but with a limit for heads, and refusals as JSON."""
+    """uvicorn's protocol, but with limits for heads, and refusals as JSON."""
 
     _beside = 0  # bytes of a request that are not its content
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
     def on_message_begin(self) -> None:
         self._beside = 0
+        self._timer.cancel()
+        self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._timer.cancel()
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         # Subtract the content and the largest frames of its chunks from the bytes received.
@@ -107,7 +124,8 @@ class RequestGuard:
         self, app: ASGIApp, limits: Limits, routes: Collection[str] = (), loopback: bool = False
     ) -> None:
         self._app, self._limits, self._routes, self._loopback = app, limits, routes, loopback
-        self._requests = self._bytes = 0
+        self._accepted: dict[asyncio.Timeout, int] = {}  # bytes that each request may have
+        self._arriving: dict[asyncio.Timeout, bytearray] = {}
         # Without details, which quote what the client sent.
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
@@ -127,16 +145,23 @@ class RequestGuard:
                 policy = _INLINE if route == "/docs" else _POLICY
                 own = {"X-Request-ID": identity, "Content-Security-Policy": policy}
                 MutableHeaders(scope=message).update({**_HEADERS, **own})
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError:  # uvicorn's: the client left before its requests were answered
+                status = _GONE
+                raise ClientDisconnect from None
 
         try:
-            await self._answer(scope, receive, named)
+            with suppress(ClientDisconnect):
+                await self._answer(scope, receive, named)
         except HTTPException as error:
-            await refusal(error)(scope, receive, named)
+            with suppress(ClientDisconnect):
+                await refusal(error)(scope, receive, named)
         except Exception:
             logging.getLogger("uvicorn.error").exception("%s failed", route)
             failure = HTTPException(500, "the server failed; its log says why")
-            await refusal(failure)(scope, receive, named)
+            with suppress(ClientDisconnect):
+                await refusal(failure)(scope, receive, named)
         finally:
             seconds = time.perf_counter() - begin
             SECONDS.labels(route, str(status)).observe(seconds)
@@ -157,40 +182,54 @@ class RequestGuard:
         # that is not a number.
         length = int(request.headers.get("content-length", limits.body))
         self._check_size(length)
-        if self._requests >= limits.requests or self._bytes + length > limits.bytes:
-            raise busy()
-        self._requests += 1
-        self._bytes += length
+        if self._full(length):
+            self._end_slow()
+            if self._full(length):
+                raise busy()
+        timeout = asyncio.timeout(limits.seconds)
+        self._accepted[timeout] = length
         try:
-            messages = [{"type": "http.request", "body": await self._read(request)}]
+            messages = [{"type": "http.request", "body": await self._read(request, timeout)}]
 
             async def replay() -> Message:
                 return messages.pop() if messages else await receive()
 
             async with asyncio.timeout(limits.seconds):
                 await self._app(scope, replay, send)
-        except ClientDisconnect:
-            return
         except TimeoutError:
             raise busy() from None
         finally:
-            self._requests -= 1
-            self._bytes -= length
+            self._accepted.pop(timeout, None)
+
+    def _full(self, length: int) -> bool:
+        reserved = self._accepted.values()
+        limits = self._limits
+        return len(reserved) >= limits.requests or sum(reserved) + length > limits.bytes
+
+    def _end_slow(self) -> None:
+        """End requests that began to arrive over a second ago, and arrive slower than ``SLOW``."""
+        now = asyncio.get_running_loop().time()
+        for timeout, body in self._arriving.items():
+            seconds = now - (timeout.when() or now) + self._limits.seconds
+            if seconds > max(1, len(body) / SLOW) and not timeout.expired():
+                timeout.reschedule(now)
+                self._accepted.pop(timeout, None)
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.body:
             limit = f"{self._limits.body >> 20} MiB"
             raise HTTPException(413, f"the request is larger than {limit}: send fewer images")
 
-    async def _read(self, request: Request) -> bytes:
+    async def _read(self, request: Request, timeout: asyncio.Timeout) -> bytes:
         """The body; raises ClientDisconnect when the client has left."""
-        content = bytearray()
+        body = self._arriving[timeout] = bytearray()
         try:
-            async with asyncio.timeout(self._limits.seconds):
+            async with timeout:
                 async for part in request.stream():
-                    content += part
-                    self._check_size(len(content))
+                    body += part
+                    self._check_size(len(body))
         except TimeoutError:
-            limit = f"{self._limits.seconds:g} seconds"
-            raise HTTPException(408, f"the request did not arrive within {limit}") from None
-        return bytes(content)
+            raise HTTPException(408, "the request arrives too slowly: try again") from None
+        finally:
+            del self._arriving[timeout]
+        return bytes(body)

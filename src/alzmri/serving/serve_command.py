@@ -1,8 +1,9 @@
 """The command ``alzmri serve``, which runs until SIGTERM or Ctrl-C."""
 
 import gc
-import os
+import resource
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def serve(
     """
     try:
         import uvicorn
+        from joblib import cpu_count
         from threadpoolctl import threadpool_limits
 
         from alzmri.serving import app, loaded_model, middleware
@@ -55,7 +57,9 @@ def serve(
         raise EnvironmentFault(f"{name} is not installed: pip install -e '.[serve]'") from None
     threadpool_limits(1, "blas")  # its threads would only compete with the model's
     limits = middleware.Limits(requests=requests)
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cpu_count()
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # connections are files
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, 2**13)), most))
     with _listen(host, port) as listener:
         loaded = loaded_model.load(model, threads)
         config = uvicorn.Config(
@@ -88,7 +92,10 @@ def serve(
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=512)
+        listener = socket.create_server((host, port), family=family, backlog=512)
+        if sys.platform == "linux":  # ends connections that take nothing of an answer for 30 s
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+        return listener
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # without Python's addition
         where = f"cannot listen on {host}, port {port}: {reason}"

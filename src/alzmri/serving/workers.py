@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -56,14 +57,18 @@ def volume(content: bytes, side: int, fit: Fit) -> list[tuple[int, Pixels]]:
 class ProcessReader:
     """Processes for one kind of work."""
 
-    def __init__(self, processes: int, waiting: int, seconds: float) -> None:
-        """Allow ``waiting`` calls at a time; each ends ``seconds`` after a process takes it."""
+    def __init__(self, processes: int, waiting: int, seconds: float, each: int = 0) -> None:
+        """Allow ``waiting`` calls at a time; each ends ``seconds`` after a process takes it.
+
+        After ``each`` calls a process is replaced, which gives back its memory (0: never).
+        """
         # A small process that has imported this module forks each one within milliseconds.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([__name__, "nibabel.processing"])
         start = {"initializer": volumes.confine, "initargs": [MEMORY], "context": context}
-        self._pool = ProcessPool(processes, **start)
+        self._start = partial(ProcessPool, processes, max_tasks=each, **start)
         self._calls, self._waiting, self._seconds = 0, waiting, seconds
+        self._pool = self._start()
         self._pool.schedule(str)  # starts them, or the first file would wait for their imports
 
     async def run(self, work: Callable[..., R], *arguments: Any) -> R:
@@ -71,6 +76,8 @@ class ProcessReader:
         if self._calls >= self._waiting:
             raise busy()
         self._calls += 1
+        if not self._pool.active:  # somebody killed a process that had no work
+            self._pool = self._start()
         try:
             future: Any = self._pool.schedule(work, list(arguments), timeout=self._seconds)
             # A cancelled caller ends the process.
