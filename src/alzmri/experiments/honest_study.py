@@ -69,8 +69,8 @@ PERMUTATIONS, GUESSES = 50, 1000
 
 
 _MAY_LEAK = """\
-**A subject may be in several groups of images, in training and in the test: these scores may LEAK,
-and intervals, which treat groups as subjects, are too narrow.**"""
+**A subject may be in several groups, in training and in the test: these scores may LEAK, and
+intervals, which treat groups as subjects, are too narrow.**"""
 
 
 def numbers_of(slices: Sequence[Pixels]) -> Floats:
@@ -288,9 +288,9 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
         "cross-validation over groups of images, which may LEAK" if several else title,
         done,
         *[_MAY_LEAK] * several,
-        f"{folds}-fold cross-validation over subjects: each subject is tested once, by a model"
-        " that was neither trained nor chosen on them. Validation subjects of the same fold choose"
-        " the epoch. Predictions of all folds are pooled; a subject's probabilities are the mean"
+        f"{folds}-fold cross-validation over {'groups' if several else 'subjects'}: each is tested"
+        " once, by a model that was neither trained nor chosen on it. Validation subjects of the"
+        " same fold choose the epoch. Predictions of all folds are pooled; a subject's probabilities are the mean"
         " over their slices. Intervals are 95 % over subjects and hold the fitted models fixed;"
         " the spread over folds and seeds is beside them.",
         records([task.row() for task in results]),
