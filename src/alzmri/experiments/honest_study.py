@@ -290,9 +290,9 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
         *[_MAY_LEAK] * several,
         f"{folds}-fold cross-validation over {'groups' if several else 'subjects'}: each is tested"
         " once, by a model that was neither trained nor chosen on it. Validation subjects of the"
-        " same fold choose the epoch. Predictions of all folds are pooled; a subject's probabilities"
-        " are the mean over their slices. Intervals are 95 % over subjects and hold the fitted models fixed;"
-        " the spread over folds and seeds is beside them.",
+        " same fold choose the epoch. Predictions of all folds are pooled; a subject's"
+        " probabilities are the mean over their slices. Intervals are 95 % over subjects and hold"
+        " the fitted models fixed; the spread over folds and seeds is beside them.",
         records([task.row() for task in results]),
         f"*{_NEW_LABEL}* is the estimated 95 % range of macro F1 on a test set of that size: a"
         " small test set says little. It and *folds* (mean and standard deviation) average over"
