@@ -94,6 +94,6 @@ class ModelAnswer(_Answer):
     image_size: int
     weights: str = Field(description="SHA-256 of the weights.")
     simulated: bool = Field(description="Trained on simulated slices: useless on real ones.")
-    leaks: bool = Field(description="Split by slices: test subjects were seen in training.")
+    leaks: bool = Field(description="Test subjects were, or may have been, in training.")
     reference: str | None = Field(description="Why nearest slices and calibration are off.")
     card: str = Field(description="The model card, HTML.")

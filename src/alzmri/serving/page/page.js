@@ -11,7 +11,7 @@ $("model").textContent =
   ` weights ${about.weights.slice(0, 8)}`;
 if (about.simulated) $("caution").textContent = "Trained on simulated slices: useless on real ones.";
 if (about.leaks) $("leaks").textContent =
-  "These test slices share subjects with the training slices: the split leaks.";
+  "Subjects of the test slices were, or may have been, in training: the split leaks.";
 document.body.classList.toggle("unknown", about.reference !== null);
 $("card-text").innerHTML = about.card; // the server makes it from Markdown and drops HTML
 
