@@ -112,10 +112,8 @@ def checkpoints(plan: Plan) -> Figure:
     epoch = PROTOCOL_IMAGES / PROTOCOL_BATCH * statistics.median(alone) / count
     between = max(epoch, statistics.median(rests[1:]))  # shorter epochs go without one
     cost = statistics.median(a - b for a, b in zip(beside, alone, strict=True))
-    name = (
-        f"a checkpoint's cost as a ratio of the {between:.0f} s between two (the protocol's epoch:"
-        f" {epoch:.0f} s), {plan.fast}"
-    )
+    what = f"a checkpoint's cost as a ratio of the {between:.0f} s between two"
+    name = f"{what} (the protocol's epoch: {epoch:.0f} s), {plan.fast}"
     return Figure(name, f"s for {count} steps", sides, max(cost, 0.0) / between, 0.02, True)
 
 
@@ -170,11 +168,11 @@ def our_rate(plan: Plan) -> float:
 def prepare(plan: Plan) -> Figure:
     """Files per second of all of ``prepare``."""
     source, settings = plan.folder / "phantom", params(64, plan.batch, "fp32")
-    files = len(list(source.rglob("*.jpg")))
+    files, figure = len(list(source.rglob("*.jpg"))), plan.folder / "subjects.png"
 
     def whole() -> float:
         with tempfile.TemporaryDirectory(dir=plan.folder) as target:
-            return files / seconds(lambda: pack(source, Path(target), settings))
+            return files / seconds(lambda: pack(source, Path(target), settings, figure))
 
     rates = turns({"prepare": whole})
     speed = statistics.median(rates["prepare"])
@@ -216,27 +214,30 @@ FIGURES: dict[str, Callable[[Plan], Figure | None]] = {
 
 
 def figures(options: argparse.Namespace) -> Iterator[Figure]:
-    """All, each measured in a new process, in a temporary folder."""
-    begin = time.monotonic()
+    """All, each measured in a new process, in a temporary folder; what failed is raised last."""
+    begin, failed = time.monotonic(), list[str]()
     batch = 4 if options.quick else PROTOCOL_BATCH
     count = batch * (3 if options.quick else 32 if options.gpu else 5)
     fast = bfloat16("auto", torch.device("cuda" if options.gpu else "cpu"))
     with tempfile.TemporaryDirectory(prefix="alzmri-bench-") as name:
         folder = Path(name)
         plan = Plan(folder, batch, "bf16" if fast else "fp32", options.gpu)
-        training.draw(folder / "phantom")
-        for image_size, number in ((224, count), (64, 4 * count)):
-            settings = params(image_size, batch, "fp32")
-            training.prepare(folder / "phantom", folder / str(image_size), settings, number)
+        training.draw(source := folder / "phantom")
+        for size, number in ((224, count), (64, 4 * count)):
+            training.prepare(source, folder / str(size), params(size, batch, "fp32"), number)
         for name, measure in FIGURES.items():
             if options.gpu and time.monotonic() > begin + GPU_SECONDS:
-                raise EnvironmentFault(
-                    f"{GPU_SECONDS} s are over: from {name} on, nothing is measured"
-                )
+                failed.append(f"{GPU_SECONDS} s are over: from {name} on, nothing is measured")
+                break
             terminal.say(f"measuring: {name}")
-            with process() as call:
-                if figure := call(measure, plan):
-                    yield figure
+            try:
+                with process() as call:
+                    if figure := call(measure, plan):
+                        yield figure
+            except Exception as error:  # noqa: BLE001 - whatever it is, the rest can be measured
+                failed.append(f"{name} failed: {error!r}")
+    if failed:
+        raise EnvironmentFault("; ".join(failed))
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def packed(source: Path, folder: Path, settings: Params) -> Prepared:
     directory = folder / PREPARED
     directory.mkdir(parents=True)
     (folder / PARAMS_FILE).write_text(settings.model_dump_json(indent=1))  # JSON is YAML
-    pack(source, directory, settings)
+    pack(source, directory, settings, folder / "subjects.png")
     return Prepared.open(settings, directory)
 
 

@@ -1,6 +1,7 @@
 """The house keeps its shape: imports run one way, and stages declare the code they run."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -90,6 +91,9 @@ STANDS_FOR = {
 ``model.json`` holds the run's fingerprint, a digest of that code; ``ood.safetensors`` its numbers,
 ``ood.json`` the digests of both files of weights.
 """
+
+PRIVATE = re.compile(r"\._[^_]|\.(kombu|celery|dulwich|wandb\.(sdk|proto)|ops\.aten)\b")
+"""Of names with a dot before: private by an underscore, by word of their makers, or not ours."""
 
 
 def _part(module: str) -> str:
@@ -214,12 +218,41 @@ def test_a_stage_runs_the_code_beside_it_not_the_installed_package(tmp_path):
         assert done.returncode == 2
 
 
-def test_help_is_quick_because_nothing_heavy_is_imported():
-    code = (
-        "import sys, alzmri.cli; "
-        "print(*{n.split('.')[0] for n in sys.modules} & "
-        "{'torch', 'numpy', 'albumentations', 'sklearn', 'matplotlib', 'dvc', 'boto3', 'botocore',"
-        " 'scipy', 'fastapi', 'uvicorn', 'onnxruntime'})"
+def test_no_private_api_of_a_dependency_is_used():
+    """A release may change it; so may one of what a dependency happens to bring along."""
+    for path in (ROOT / "src").rglob("*.py"):
+        nodes, used, foreign = list(ast.walk(ast.parse(path.read_text()))), set(), set()
+        for node in nodes:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+                others = [of for of in node.names if not f"{start}{of.name}".startswith("alzmri")]
+                used |= {start + of.name for of in others}
+                foreign |= {(of.asname or of.name).split(".")[0] for of in others}
+        chains = (ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute))
+        used |= {name for name in chains if name.split(".")[0] in foreign and "(" not in name}
+        found = [name for name in used if PRIVATE.search(f".{name}")]
+        assert found == [], path.relative_to(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        (
+            "alzmri.cli",
+            "torch numpy albumentations sklearn matplotlib dvc boto3 botocore scipy fastapi uvicorn"
+            " onnxruntime",
+        ),
+        ("train", "sklearn matplotlib wandb scipy.stats pandas dvc boto3 torch._dynamo"),
+        ("evaluate", "sklearn wandb scipy.stats pandas dvc boto3 torch._dynamo"),
+    ],
+)
+def test_a_start_is_quick_because_nothing_heavy_is_imported(module, heavy):
+    code = f"import sys, {module}; print(*set({heavy.split()}) & sys.modules.keys())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "src",
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

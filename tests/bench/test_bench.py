@@ -3,8 +3,10 @@
 import json
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,6 +61,31 @@ def test_each_figure_is_kept_when_it_is_measured(bench, tmp_path, monkeypatch):
     missed = report.Figure("b", "s", {"one": [1.0]}, 0.5, 1.0)
     with pytest.raises(SystemExit, match="1"):
         report.record([missed], "make bench", "results-gpu", options)
+
+
+def test_a_figure_that_fails_does_not_end_the_rest(bench, monkeypatch):
+    import measure
+
+    def fails(_):
+        raise ZeroDivisionError("of this one")
+
+    @contextmanager
+    def here():
+        yield lambda function, *arguments: function(*arguments)
+
+    kept = measure.Figure("kept", "s", {"one": [1.0]}, 1.0)
+    named = {"first": fails, "not here": lambda _: None, "last": lambda _: kept}
+    monkeypatch.setattr(measure, "FIGURES", named)
+    monkeypatch.setattr(measure, "process", here)
+    for name in ("draw", "prepare"):
+        monkeypatch.setattr(measure.training, name, lambda *_: None)
+    found = measure.figures(SimpleNamespace(quick=True, gpu=False))
+    assert next(found) is kept
+    with pytest.raises(EnvironmentFault, match="first failed: ZeroDivisionError"):
+        next(found)
+    monkeypatch.setattr(measure, "GPU_SECONDS", -1)  # none of it is left
+    with pytest.raises(EnvironmentFault, match="from first on, nothing is measured"):
+        next(measure.figures(SimpleNamespace(quick=True, gpu=True)))
 
 
 def test_a_client_sends_all_and_does_not_pass_over_a_refusal(bench):

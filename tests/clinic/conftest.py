@@ -112,7 +112,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_series(folder / "series")
     source = inputs.Source("head", "dicom", tuple(folder.glob("series/*.dcm")))
     pad = partial(images.fit, image_size=32, mode="pad")
-    seen = inputs.read(source, pad, count=12, by_folder=False)
+    seen = inputs.read(source, pad)
     rng = np.random.default_rng(0)
     pixels = np.stack([item.pixels for item in seen for _ in range(20)]).astype(int)
     pixels = np.clip(pixels + rng.integers(-12, 13, pixels.shape), 0, 255).astype(np.uint8)

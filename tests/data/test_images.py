@@ -1,6 +1,7 @@
 """Every kind of file that turns up in a collection, and what becomes of it."""
 
 import contextlib
+import io
 import os
 import struct
 import tempfile
@@ -21,8 +22,15 @@ from PIL import Image
 from alzmri.data import images
 from alzmri.data.images import NotAnImage, Unreadable, decode, fit, thumbnail
 
+from ..processes import limit
+
 Pixels = NDArray[np.uint8]
 Draw = Callable[..., Pixels]
+HOSTILE = (
+    *("an odd maximum", "text", "comments in text", "line ends of a BMP", "JPEG 2000"),
+    *("comments of a JPEG", "chunks before the pixels", "chunks after the pixels"),
+    *("comment of a PGM", "blocks after a GIF", "rows of a TIFF"),
+)
 
 
 @pytest.fixture
@@ -139,13 +147,14 @@ def test_truncated_jpeg_filled_up_with_zeros(tmp_path: Path, picture: Image.Imag
     assert "damaged" in refused(path)
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A part of a PNG."""
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
 def huge_png() -> bytes:
     """60000 x 60000 pixels in a few bytes."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checksum = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
 
@@ -180,6 +189,72 @@ def test_thousands_of_scans_are_refused(tmp_path: Path, picture: Image.Image) ->
     begin = time.process_time()
     assert "scans" in refused(path)
     assert time.process_time() - begin < 1
+
+
+def hostile(picture: Image.Image, kind: str) -> bytes:
+    """An image that would take from several seconds to a minute to decode."""
+
+    def encoded(kind: str) -> bytes:
+        file = io.BytesIO()
+        picture.save(file, kind)
+        return file.getvalue()
+
+    jpeg, png, gif, many = encoded("JPEG"), encoded("PNG"), encoded("GIF"), 2**22
+    odd = b"P5\n32 40 200\n" + (np.asarray(picture) // 2).tobytes()
+    match kind:
+        case "an odd maximum":
+            return b"P5 4096 4096 200\n" + bytes((7, 9)) * 2**23
+        case "text":
+            return b"P2 1025 1024 255\n" + b"7 9 " * (1025 * 512)
+        case "comments in text":
+            return b"P2 32 40 255\n" + b"#\n" * many + b"7 9 " * 640
+        case "line ends of a BMP":
+            head = struct.pack("<IiiHHIIiiII", 40, 4096, 4096, 1, 8, 1, 0, 0, 0, 256, 0)
+            return b"BM" + struct.pack("<III", 0, 0, 1078) + head + bytes(1024 + 2 * many)
+        case "JPEG 2000":
+            return encoded("JPEG2000") + bytes(2 * many)
+        case "comments of a JPEG":
+            return jpeg[:2] + b"\xff\xfe\0\2" * many + jpeg[2:]
+        case "chunks before the pixels":
+            return png[:33] + chunk(b"aaAa", b"") * many + png[33:]
+        case "chunks after the pixels":
+            return png[:-12] + chunk(b"aaAa", b"") * many + png[-12:]
+        case "comment of a PGM":
+            return odd.replace(b"\n", b"\n#" + b"x" * 8 * many + b"\n", 1)
+        case "blocks after a GIF":
+            return gif[:-1] + bytes(8 * many) + gif[-1:]
+        case _:  # rows of a TIFF: uncompressed, 4096 x 4096 pixels
+            tags = {256: 4096, 257: 4096, 258: 8, 259: 1, 262: 1, 273: 200, 277: 1, 278: 1}
+            entries = (
+                struct.pack("<HHII", tag, 4, many if tag == 273 else 1, value)
+                for tag, value in tags.items()
+            )
+            ifd = struct.pack("<H", len(tags)) + b"".join(entries)
+            return (b"II*\0" + struct.pack("<I", 8) + ifd).ljust(200, b"\0") + bytes(4 * many)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_takes_long_to_decode_is_refused_soon(
+    tmp_path: Path, picture: Image.Image, kind: str
+) -> None:
+    (tmp_path / "x").write_bytes(hostile(picture, kind))
+    begin = time.process_time()
+    said = refused(tmp_path / "x")
+    assert time.process_time() - begin < limit(2)
+    assert "made to waste time" in said or "takes too long to decode" in said
+
+
+def test_ordinary_files_of_slow_formats_are_read(tmp_path: Path, picture: Image.Image) -> None:
+    path, text = tmp_path / "x.pgm", b" ".join(b"%d" % value for value in np.asarray(picture).flat)
+    path.write_bytes(b"P2\n# by hand\n32 40\n255\n" + text)
+    assert np.array_equal(decode(path).pixels, np.asarray(picture))
+    half = np.asarray(picture) // 2
+    path.write_bytes(b"P5 32 40 127\n" + half.tobytes())
+    assert np.allclose(decode(path).pixels, half * (255 / 127), atol=1)
+    Image.fromarray(np.arange(2**24, dtype=np.uint32).reshape(4096, 4096).astype(np.uint8)).save(
+        path
+    )
+    assert decode(path).pixels.shape == (4096, 4096)
 
 
 def test_too_small_and_blank(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def packed(collection, tmp_path, make_params):
         params = make_params(**changes)
         directory = tmp_path / "prepared"
         directory.mkdir(exist_ok=True)
-        result = pack(collection, directory, params)
+        result = pack(collection, directory, params, tmp_path / "subjects.png")
         return result, Prepared.open(params, directory)
 
     return run
@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(collection, tmp_path, com
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "def main():\n"
         "    with replacing_directory(Path(sys.argv[2])) as directory:\n"
-        "        pack(Path(sys.argv[1]), directory, params.load())\n"
+        "        pack(Path(sys.argv[1]), directory, params.load(), Path('subjects.png'))\n"
         "terminal.start(main)\n"
     )
     done = subprocess.run(

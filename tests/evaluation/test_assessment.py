@@ -20,6 +20,7 @@ from alzmri.training.results import card
 
 TEMPERATURE = 3.0
 LEAK = {"unit": "subject", "shared_subjects": 2}
+NONE_OOD = SimpleNamespace(score=lambda activations: np.zeros(len(activations)))
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_scores_of_slices_and_of_subjects_are_not_mixed_up(make_test):
 
 def test_the_test_part_is_predicted_and_no_other(prepared):
     model = build("lenet", classes=4, image_size=32, dropout=0.5)
-    found = assessment.predict_test(model, TEMPERATURE, prepared, calibrated=True)
+    found = assessment.predict_test(model, TEMPERATURE, prepared, NONE_OOD, calibrated=True)
     rows = prepared.indices("test")
     assert found.rows == tuple(prepared.rows[row] for row in rows)
     assert {row.split for row in found.rows} == {"test"}
@@ -152,7 +153,7 @@ def test_a_leak_is_refused_unless_it_is_declared_and_then_labelled(trained, prep
     leak = check_leak(trained, leaking, "slice", summary(gap=None))
     assert leak["shared_subjects"] == 1
     model = build(**trained.architecture)
-    test = assessment.predict_test(model, 1.0, leaking, calibrated=True)
+    test = assessment.predict_test(model, 1.0, leaking, NONE_OOD, calibrated=True)
     shown = assessment.note(test, leak, permuted=False)
     assert "1 of them in training too: THIS SPLIT LEAKS" in shown
     assert "none seen in training" in assessment.note(test, none, permuted=False)
@@ -199,7 +200,7 @@ def test_of_unknown_subjects_nothing_is_said_but_that(trained, prepared):
     leak = check_leak(trained, unknown, "slice", summary())
     assert leak == {"unit": "slice", "shared_subjects": None}
     model = build(**trained.architecture)
-    test = assessment.predict_test(model, 1.0, unknown, calibrated=True)
+    test = assessment.predict_test(model, 1.0, unknown, NONE_OOD, calibrated=True)
     found = assessment.details(test, leak, seed=0)
     assert found["subject"] == {"n": None, "accuracy": None, "macro_f1": None, "ci95": {}}
     assert (found["subject_macro_f1"], found["subject_accuracy"]) == (None, None)

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -31,7 +33,8 @@ def written(prepared, make_params, tmp_path):
         state = TrainingState.start(prepared, params, torch.device("cpu"))
         trained = results.card(state, prepared, params, "0123456789abcdef")
         trained.training["init"] = init
-        test = assessment.predict_test(state.model, 1.5, prepared, calibrated=True)
+        none_ood = SimpleNamespace(score=lambda activations: np.zeros(len(activations)))
+        test = assessment.predict_test(state.model, 1.5, prepared, none_ood, calibrated=True)
         leak = {"unit": params.split.unit, "shared_subjects": 0, **dict(leak)}
         metrics = assessment.details(test, leak, seed=0)
         model_card.write(tmp_path / "MODEL_CARD.md", trained, prepared, metrics, ALARMS)

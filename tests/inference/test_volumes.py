@@ -149,7 +149,7 @@ def test_a_compressed_series_with_any_names_gives_the_slices_of_the_same_nifti(
     }
     assert syntaxes == {*codings, ExplicitVRLittleEndian}
     pad = partial(fit, image_size=208, mode="pad")
-    found = inputs.read(source, pad, count=6, by_folder=False)
+    found = inputs.read(source, pad)
     assert [item.depth for item in found] == [chosen.depth for chosen in expected]
     assert {item.subject for item in found} == {str(folder)}
     for item, chosen in zip(found, expected, strict=True):

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
 from alzmri.errors import UserError
@@ -26,7 +26,18 @@ MAX_BYTES = 128 * 2**20
 MAX_SCANS = 32
 """Maximum scans of a progressive JPEG; encoders write about ten. Each scan is a pass over all
 pixels: thousands of them in a small file would take a minute."""
+MAX_SLOW = 2**20
+"""Maximum values of an image that Pillow decodes in Python: a microsecond for each."""
+MAX_JPEG2000 = 2**23
+"""Maximum bytes of a JPEG 2000 file, which takes ten times as long to decode as others."""
 THUMBNAIL_SIDE = 32
+
+_HEADER, _WHOLE, _CALL = 2**22, 2 * MAX_BYTES, 2**9
+"""Maximum bytes that Pillow reads before the pixels, and in all; what a call counts in addition."""
+_COMMENTS = 100
+"""Maximum comments in a PGM written as text; Pillow copies the rest of the file at each."""
+_SLOW = frozenset(("bmp_rle", "ppm", "ppm_plain"))
+"""Decoders in Python: of compressed BMP, and of PGM as text or with an odd maximum."""
 
 _MAX_OUTLINED = 256
 """Pixels. A larger slice is reduced to this side before its head is outlined."""
@@ -64,6 +75,25 @@ class NotAnImage(Unreadable):
     """The content is not in a supported image format."""
 
 
+class _File(io.BytesIO):
+    """The bytes of an image, of which Pillow may read ``left``.
+
+    It takes a header apart in Python: a few MiB of comments, chunks or tags would take a minute.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        # Pillow reads a whole WebP at once, before it knows anything.
+        self.left = _WHOLE if data[8:12] == b"WEBP" else _HEADER
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self.left -= len(found) + _CALL
+        if self.left < 0:
+            raise Unreadable("too many or too large comments, chunks or tags, which take too long")
+        return found
+
+
 class Decoded(NamedTuple):
     """A usable image: uint8 ``[height, width]``, 0 black to 255 white, upright; and whether its
     file has other pixels: colour, transparency, another depth or orientation."""
@@ -85,7 +115,8 @@ def decode_bytes(data: bytes) -> Decoded:
     because MR intensities have no unit and 12-bit values in a 16-bit file would come out black; an
     EXIF orientation is applied. The rest is refused: files that are empty or larger than
     ``MAX_BYTES``, damaged, or not images; images with several frames, fewer than ``MIN_SIDE`` or
-    more than ``MAX_SIDE`` pixels a side, more than ``MAX_SCANS`` scans, or one value everywhere.
+    more than ``MAX_SIDE`` pixels a side, or one value everywhere; and files that would take more
+    than about two seconds.
 
     Raises:
         NotAnImage: the content is of no known image format.
@@ -95,15 +126,14 @@ def decode_bytes(data: bytes) -> Decoded:
     if data.startswith(_POINTER):
         raise Unreadable(f"a Git LFS pointer instead of the image: {_PULL}")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _File(data) as file, Image.open(file, formats=_FORMATS) as image:
+            file.left = _WHOLE
             size = f"{image.width}x{image.height}"
             if max(image.size) > MAX_SIDE:
                 raise Unreadable(f"more than {MAX_SIDE} pixels a side: {size}")
             if min(image.size) < MIN_SIDE:
                 raise Unreadable(f"smaller than {MIN_SIDE}x{MIN_SIDE} pixels: {size}")
-            # Compressed data has a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
-            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-                raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG, which take too long")
+            _require_quick(image, data)
             with contextlib.suppress(EOFError):
                 image.seek(1)  # counting all frames could take for ever in formats that chain them
                 raise Unreadable("animated or stacked: several frames instead of one slice")
@@ -121,6 +151,22 @@ def decode_bytes(data: bytes) -> Decoded:
     if pixels.min() == pixels.max():
         raise Unreadable(f"blank: every pixel is {pixels.min()}")
     return Decoded(pixels, converted)
+
+
+def _require_quick(image: ImageFile.ImageFile, data: bytes) -> None:
+    """Refuse (`Unreadable`) an image of ``data`` that would take more than about two seconds."""
+    # Compressed data has a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG, which take too long")
+    slow = {tile.codec_name for tile in image.tile} & _SLOW
+    values = image.width * image.height * len(image.getbands())
+    if (
+        (slow and values > MAX_SLOW)
+        or ("ppm_plain" in slow and data.count(b"#") > _COMMENTS)
+        or (image.format == "JPEG2000" and len(data) > MAX_JPEG2000)
+    ):
+        what = f"{image.format}, {image.width}x{image.height}, {len(data)} bytes"
+        raise Unreadable(f"takes too long to decode ({what}): save it as PNG")
 
 
 def read(path: Path) -> bytes:

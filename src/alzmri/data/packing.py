@@ -34,9 +34,7 @@ Summary = dict[str, Any]
 """``summary.json``; ``split`` has the numbers of ``images`` and ``subjects`` by part and class."""
 
 
-def pack(
-    source: Path, directory: Path, params: Params, figure: Path | None = None
-) -> tuple[Summary, People]:
+def pack(source: Path, directory: Path, params: Params, figure: Path) -> tuple[Summary, People]:
     """Write ``images.npy``, ``manifest.csv``, ``rejected.csv``, ``params.json``, ``summary.json``.
 
     It draws the similarities of images in ``figure``, also if they do not separate subjects.
@@ -54,11 +52,9 @@ def pack(
     labels = [called[entry.label] for entry in entries]
 
     people = subjects.find(found, params.split.subjects)
-    if figure:
-        draw_links(figure, found.links, people, params.data.source)
+    draw_links(figure, found.links, people, params.data.source)
     if people.doubt and not people.known:
-        shown = f". {figure} shows the similarities" if figure else ""
-        raise UserError(f"{source}: {people.doubt}{shown}")
+        raise UserError(f"{source}: {people.doubt}. {figure} shows the similarities")
     if params.data.permute_labels:
         labels = splits.permuted(labels, people.names, params.split.seed)
     parts = splits.parts(entries, labels, people.names, params.split)

@@ -109,11 +109,11 @@ def predict_test(
     model: Network,
     temperature: float,
     prepared: Prepared,
-    detector: Detector | None = None,
+    detector: Detector,
     *,
     calibrated: bool,
 ) -> Predictions:
-    """Run the model on the test part; without ``detector``, no slice is OOD."""
+    """Run the model on the test part."""
     device, indices = choose(), prepared.indices("test")
     network = features.WithFeatures(model).to(device)
     logits, activations = features.run(network, prepared.images, indices, device)
@@ -122,7 +122,7 @@ def predict_test(
         images=prepared.images[indices],
         truth=prepared.labels[indices],
         logits=logits,
-        ood=detector.score(activations) > 1 if detector else np.zeros(len(indices), np.bool_),
+        ood=detector.score(activations) > 1,
         temperature=temperature,
         calibrated=calibrated,
         classes=prepared.classes,

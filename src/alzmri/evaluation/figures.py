@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
@@ -50,9 +49,7 @@ def confusion(
     scale = max(1.0, len(classes) / 5)
     with drawing(path, *(2.9, 2.8) if small else (5.6 * scale, 4.5 * scale)) as figure:
         axes = figure.add_subplot()
-        light = mpl.rcParams["figure.facecolor"] == "white"
-        blues = ("#eef4fa", "#08467e") if light else ("#20272e", "#a6d4fa")
-        shades = LinearSegmentedColormap.from_list("blues", blues)
+        shades = LinearSegmentedColormap.from_list("blues", ("#eef4fa", "#08467e"))
         image = axes.imshow(share, cmap=shades, vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(share):
             # Choose ink that is legible on the shade.

@@ -11,11 +11,11 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegressionCV
+from sklearn.metrics import make_scorer
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -96,7 +96,8 @@ def numbers_of(slices: Sequence[Pixels]) -> Floats:
 def floor(numbers: Floats, labels: Ints, folds: Ints) -> Floats:
     """Probabilities ``[subjects, classes]`` by logistic regression on the other folds' numbers."""
     inner = StratifiedKFold(3, shuffle=True, random_state=0)
-    strengths = {"Cs": (0.01, 0.1, 1.0, 10.0), "cv": inner, "scoring": _macro_f1_of}
+    # Not the scorer "f1_macro", because with two classes scikit-learn 1.9 fails on it.
+    strengths = {"Cs": (0.01, 0.1, 1.0, 10.0), "cv": inner, "scoring": make_scorer(macro_f1)}
     regression = LogisticRegressionCV(**strengths, class_weight="balanced", max_iter=1000)
     model = make_pipeline(StandardScaler(), regression)
     found = np.zeros((len(labels), labels.max() + 1))
@@ -105,11 +106,6 @@ def floor(numbers: Floats, labels: Ints, folds: Ints) -> Floats:
             model.fit(numbers[~test], labels[~test])
             found[np.ix_(test, model.classes_)] = model.predict_proba(numbers[test])
     return found
-
-
-def _macro_f1_of(model: Any, numbers: Floats, labels: Ints) -> float:
-    # A function, because with two classes scikit-learn 1.9 fails on the scorer "f1_macro".
-    return macro_f1(labels, model.predict(numbers))
 
 
 def pooled(folds: Sequence[FinishedRun]) -> SlicePredictions:

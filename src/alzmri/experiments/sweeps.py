@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alzmri import git, params, terminal
-from alzmri.errors import EnvironmentFault, UserError
+from alzmri.errors import UserError, require
 from alzmri.evaluation.markdown import table
 from alzmri.experiments import comparison, report_page, runner
 from alzmri.experiments.finished_runs import METRICS, FinishedRun, Group
@@ -128,41 +128,33 @@ def _check(experiments: Iterable[Experiment]) -> None:
 
 def _search(name: str, base: Settings, ranges: Ranges, trials: int, seed: int) -> Sweep:
     """Let Optuna choose the values of ``ranges``; it keeps a journal of them and of the scores."""
-    try:
-        import optuna
-        from optuna.distributions import (
-            BaseDistribution,
-            CategoricalDistribution,
-            FloatDistribution,
-            IntDistribution,
-        )
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError:
-        raise EnvironmentFault("optuna is not installed: pip install -e '.[sweep]'") from None
+    optuna = require("optuna", "sweep")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     runner.FOLDER.mkdir(parents=True, exist_ok=True)
     journal = str(runner.FOLDER / f"{name}.optuna")
     try:
+        backend = optuna.storages.journal.JournalFileBackend(journal)
         study = optuna.create_study(
             study_name=f"{git.head()} {ranges}",  # another commit or other ranges begin anew
-            storage=optuna.storages.JournalStorage(JournalFileBackend(journal)),
+            storage=optuna.storages.JournalStorage(backend),
             direction="maximize",
             load_if_exists=True,
         )
     except (AssertionError, LookupError, ValueError):  # after a full disk, for example
         raise UserError(f"{journal} is damaged: give this sweep another --name") from None
-    distributions: dict[str, BaseDistribution] = {}
+    kinds, distributions = optuna.distributions, {}
     for key, (kind, values) in ranges.items():
         if kind:
-            between = IntDistribution if isinstance(values[0], int) else FloatDistribution
+            whole = isinstance(values[0], int)
+            between = kinds.IntDistribution if whole else kinds.FloatDistribution
             distributions[key] = between(*values, log=kind == "log")
         else:  # the journal cannot keep every value, but each index
-            distributions[key] = CategoricalDistribution(range(len(values)))
+            distributions[key] = kinds.CategoricalDistribution(range(len(values)))
 
     def own_name(number: int) -> str:
         return f"{name}-t{number + 1:03}"
 
-    def experiment(trial: optuna.trial.BaseTrial) -> Experiment:
+    def experiment(trial: Any) -> Experiment:
         settings = {**base}
         for key, (kind, values) in ranges.items():
             # Few digits are legible in tables.

@@ -95,13 +95,9 @@ def _series(file: Path) -> tuple[Path, str]:
 
 
 def read(
-    source: Source,
-    preprocess: Callable[[Pixels], Pixels],
-    *,
-    count: int = ventricles.SLICES,
-    by_folder: bool = False,
+    source: Source, preprocess: Callable[[Pixels], Pixels], *, by_folder: bool = False
 ) -> list[InputSlice]:
-    """The slices of ``source`` as the model sees them; ``count`` from a volume, of one subject.
+    """The slices of ``source`` as the model sees them; those of a volume are of one subject.
 
     With ``by_folder``, images of a folder are of one subject. Raises :class:`Unreadable`.
     """
@@ -112,7 +108,7 @@ def read(
         return [InputSlice(source.name, subject, None, preprocess(pixels))]
     return [
         InputSlice(source.name, source.name, depth, preprocess(pixels))
-        for depth, pixels in ventricles.choose(volume(source), count)
+        for depth, pixels in ventricles.choose(volume(source), ventricles.SLICES)
     ]
 
 

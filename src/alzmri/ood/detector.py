@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
-from scipy.stats import beta
-from scipy.stats import t as student
+from scipy.special import betaincinv, stdtrit
 
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
@@ -150,7 +149,7 @@ def limit(
     sizes = np.bincount(group)
     centres = np.bincount(group, farthest) / sizes
     spread = np.sqrt(np.square(farthest - centres[group]).sum() / free)
-    reach = float(student.ppf(SUBJECTS, free)) * np.sqrt(1 + 1 / sizes)
+    reach = float(stdtrit(free, SUBJECTS)) * np.sqrt(1 + 1 / sizes)
     return float(np.max(centres + reach * spread))
 
 
@@ -218,6 +217,6 @@ def share_interval(share: float, subjects: int) -> list[float]:
     It is Clopper and Pearson's (1934): exact if a subject's slices are equal, otherwise too wide.
     """
     hits = share * subjects
-    low = float(beta.ppf(0.025, hits, subjects - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(0.975, hits + 1, subjects - hits)) if hits < subjects else 1.0
+    low = float(betaincinv(hits, subjects - hits + 1, 0.025)) if hits else 0.0
+    high = float(betaincinv(hits + 1, subjects - hits, 0.975)) if hits < subjects else 1.0
     return [low, high]
