@@ -24,6 +24,7 @@ import pytest
 from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -486,6 +487,23 @@ def test_arrays(tmp_path: Path, untracked: Path, draw: Callable[..., Any]) -> No
     np.save(folder / "y_test.npy", np.array([0, 1, 1, {}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="cannot be read as a plain NumPy array"):
         bring(folder, force=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.eye(3)[[0, 2, 1]], ["0", "2", "1"]),
+        (np.array([[0.0], [2], [1]]), ["0", "2", "1"]),
+        (np.array([b"CN", b"AD", b"MCI"]), ["CN", "AD", "MCI"]),
+    ],
+)
+def test_labels_of_arrays(
+    tmp_path: Path, draw: Callable[..., Any], labels: NDArray[Any], words: list[str]
+) -> None:
+    """One-hot, a column, or bytes; the slices have their channel first."""
+    np.save(tmp_path / "X.npy", np.stack([draw(number) for number in range(3)])[:, None])
+    np.save(tmp_path / "y.npy", labels)
+    assert [member.label for member in sources.members(tmp_path)[0]] == words
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4112\n"

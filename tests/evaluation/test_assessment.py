@@ -167,7 +167,9 @@ def test_subjects_from_pixels_without_a_gap_may_leak(trained, prepared):
     """Such a subject may be in several groups, one of them in training, another in the test."""
     leak = check_leak(trained, prepared, "subject", summary(gap=None))
     assert leak["shared_subjects"] is None
-    test = assessment.predict_test(build(**trained.architecture), 1.0, prepared, calibrated=True)
+    test = assessment.predict_test(
+        build(**trained.architecture), 1.0, prepared, NONE_OOD, calibrated=True
+    )
     shown = assessment.note(test, leak, permuted=False)
     assert shown.endswith("who may be in several groups: THIS SPLIT MAY LEAK")
     assert assessment.details(test, leak, seed=0)["shared_subjects"] is None
