@@ -13,9 +13,9 @@ def main() -> None:
     name, unit = settings.data.source, settings.split.unit
     with replacing_directory(PREPARED) as directory:
         figure = Path("plots/subjects.png")
-        found, people = packing.pack(Path("data", name), directory, settings, figure)
+        found, identified = packing.pack(Path("data", name), directory, settings, figure)
 
-    leaks = "" if people.known else "subjects unknown, this split LEAKS"
+    leaks = "" if identified.known else "subjects unknown, this split LEAKS"
     permuted = "LABELS PERMUTED between subjects" * settings.data.permute_labels
     note = ", ".join(filter(None, (name, f"{unit} split", permuted, leaks)))
     packing.show_classes(Path("plots"), found, note)
@@ -30,8 +30,8 @@ def main() -> None:
         )
     if leaks:
         terminal.warn(f"{leaks}: its scores say nothing about new subjects")
-    if people.doubt:
-        terminal.warn(people.doubt)
+    if identified.doubt:
+        terminal.warn(identified.doubt)
     if across := found["leak"]["near_duplicates_across_subject_split"]:
         terminal.warn(
             f"{across} images have a near-duplicate in another part of this subject split: the same"

@@ -11,11 +11,11 @@ from alzmri.collections import recognition
 from alzmri.collections.recognition import by_names, by_pattern
 from alzmri.data import similarity
 from alzmri.data.class_folders import Collection, Entry
-from alzmri.data.subjects import People
+from alzmri.data.subjects import SubjectNames
 from alzmri.errors import UserError
 
 
-def found(*paths: str) -> People | None:
+def found(*paths: str) -> SubjectNames | None:
     return by_names(paths, [STAGES.class_of(path.split("/")[0]) or "" for path in paths], STAGES)
 
 

@@ -84,9 +84,9 @@ def test_rows_pixels_and_subjects(packed, collection, tmp_path):
     for name, how in (
         ("pixels", people),
         ("again", people),
-        ("file", subjects.People(names)),
-        ("no gap", subjects.People(names, subjects.CUT)),
-        ("unclear", subjects.People(["?"] * len(names))),
+        ("file", subjects.SubjectNames(names)),
+        ("no gap", subjects.SubjectNames(names, subjects.CUT)),
+        ("unclear", subjects.SubjectNames(["?"] * len(names))),
     ):
         packing.draw_links(tmp_path / f"{name}.png", links, how, "mine")
         drawn[name] = (tmp_path / f"{name}.png").read_bytes()

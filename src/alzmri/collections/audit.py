@@ -130,7 +130,7 @@ def audit(directory: Path, params: Params) -> Audit:
     """
     found = class_folders.read(directory)
     class_folders.require(found, params.data.max_rejected)
-    people = subjects.find(found, params.split.subjects)
+    identified = subjects.find(found, params.split.subjects)
     called = merged(params.data.merge, found.classes)
     labels = [called[entry.label] for entry in found.entries]
     layouts, refused = {}, {}
@@ -142,35 +142,35 @@ def audit(directory: Path, params: Params) -> Audit:
     if train.any() and test.any():
         layouts["published"] = [train, val, test]
     for unit in ("subject", "slice"):
-        if unit == "subject" and not people.known:
-            refused[unit] = people.doubt or "split.subjects is unknown"
+        if unit == "subject" and not identified.known:
+            refused[unit] = identified.doubt or "split.subjects is unknown"
             continue
         split = params.split.model_copy(update={"unit": unit})
         try:
-            parts = np.array(splits.parts(found.entries, labels, people.names, split))
+            parts = np.array(splits.parts(found.entries, labels, identified.names, split))
             layouts[unit] = [parts == part for part in PARTS]
         except UserError as error:
             refused[unit] = str(error)
     leaks = [
-        _measure(found, np.array(labels), people, name, name == params.split.unit, masks)
+        _measure(found, np.array(labels), identified, name, name == params.split.unit, masks)
         for name, masks in layouts.items()
     ]
-    if not people.known:
+    if not identified.known:
         return Audit(len(labels), None, None, None, leaks, refused)
-    source = "pixels" if people.cut else subjects.SUBJECTS_FILE
-    return Audit(len(labels), len(set(people.names)), people.doubt, source, leaks, refused)
+    source = "pixels" if identified.cut else subjects.SUBJECTS_FILE
+    return Audit(len(labels), len(set(identified.names)), identified.doubt, source, leaks, refused)
 
 
 def _measure(
     found: Collection,
     labels: NDArray[np.str_],
-    people: subjects.People,
+    identified: subjects.SubjectNames,
     layout: str,
     current: bool,
     masks: Sequence[NDArray[np.bool_]],
 ) -> Leak:
     """Measure the leak of a layout; ``masks`` are bool ``[n]``: training, validation, test."""
-    names, known = np.array(people.names), people.known
+    names, known = np.array(identified.names), identified.known
     original = np.array([entry.original for entry in found.entries])
     copied = any(entry.original != entry.path for entry in found.entries)
     trained, _, tested = (np.flatnonzero(mask) for mask in masks)

@@ -17,7 +17,7 @@ from alzmri.errors import UserError
 if TYPE_CHECKING:
     from alzmri.collections.audit import Audit
     from alzmri.data.class_folders import Collection
-    from alzmri.data.subjects import People
+    from alzmri.data.subjects import SubjectNames
 
 data_app = typer.Typer(no_args_is_help=True, help="Import, check and audit collections of slices.")
 
@@ -109,8 +109,8 @@ def _bring(source: Path, name: str, *options: Any) -> None:
     """Import a source, report the result and the next step: see ``import_collection``."""
     from alzmri.collections.importing import import_collection
 
-    found, people = import_collection(source, name, *options)
-    _show(found, people)
+    found, identified = import_collection(source, name, *options)
+    _show(found, identified)
     left: defaultdict[str, list[str]] = defaultdict(list)
     for item in found.rejected:
         # Without details that differ from file to file.
@@ -140,14 +140,14 @@ def check(name: Existing) -> None:
     found = class_folders.read(Path("data", name))
     for item in found.rejected:
         terminal.say(f"rejected: {item.path}: {item.reason}")
-    people = subjects.find(found, given.split.subjects)
-    _show(found, people)
-    if people.doubt and not people.known:
-        raise UserError(f"prepare would refuse it: {people.doubt}")
+    identified = subjects.find(found, given.split.subjects)
+    _show(found, identified)
+    if identified.doubt and not identified.known:
+        raise UserError(f"prepare would refuse it: {identified.doubt}")
     class_folders.require(found, given.data.max_rejected, remedy="prepare would refuse it")
     called = merged(given.data.merge, found.classes)
     labels = [called[item.label] for item in found.entries]
-    splits.parts(found.entries, labels, people.names, given.split)
+    splits.parts(found.entries, labels, identified.names, given.split)
 
 
 @data_app.command()
@@ -242,15 +242,15 @@ def _show_audit(name: str, found: "Audit") -> None:
         )
 
 
-def _show(found: "Collection", people: "People") -> None:
+def _show(found: "Collection", identified: "SubjectNames") -> None:
     """Print the images and subjects of each class, and warnings."""
     labels = [entry.label for entry in found.entries]
-    pictured, pairs = Counter(labels), set(zip(people.names, labels, strict=True))
+    pictured, pairs = Counter(labels), set(zip(identified.names, labels, strict=True))
     of_class, classes_of = (Counter(pair[at] for pair in pairs) for at in (1, 0))
     counts = [(label, pictured[label], of_class[label]) for label in found.classes]
     table = Table("class", *(Column(what, justify="right") for what in ("images", "subjects")))
     for label, images, subjects in (*counts, ("all", len(labels), len(classes_of))):
-        table.add_row(label, str(images), str(subjects) if people.known else "?")
+        table.add_row(label, str(images), str(subjects) if identified.known else "?")
     terminal.out.print(table)
     if converted := sum(entry.converted for entry in found.entries):
         terminal.say(f"converted to upright 8-bit grayscale when read: {converted} images")

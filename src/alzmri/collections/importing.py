@@ -18,7 +18,7 @@ from alzmri.collections import recognition, sources
 from alzmri.collections.sources import Member
 from alzmri.data import class_folders, images, subjects
 from alzmri.data.class_folders import ORIGIN_FILE, Collection, Rejected, printable
-from alzmri.data.subjects import SUBJECTS_FILE, People
+from alzmri.data.subjects import SUBJECTS_FILE, SubjectNames
 from alzmri.errors import EnvironmentFault, UserError
 from alzmri.files import replacing_directory, write_bytes, write_csv
 
@@ -34,7 +34,7 @@ def import_collection(
     force: bool = False,
     max_rejected: float = 0.1,
     slices: int | None = None,
-) -> tuple[Collection, People]:
+) -> tuple[Collection, SubjectNames]:
     """Copy the usable images of ``source`` to ``data/name`` and give them to DVC and git.
 
     Images go to the folder of their class and keep their bytes and name; if several of a class have
@@ -87,14 +87,14 @@ def import_collection(
         rows = sorted((path, origin, copy_of.get(path, "")) for path, origin in came)
         write_csv(temporary / ORIGIN_FILE, ("path", "origin", "copy_of"), rows)
         table = _table(source, members, SUBJECTS_FILE)
-        people = _subjects(table, used, naming, subject) or subjects.find(found, "pixels")
-        if people.known_by:
-            pairs = zip([entry.path for entry in found.entries], people.names, strict=True)
+        identified = _subjects(table, used, naming, subject) or subjects.find(found, "pixels")
+        if identified.known_by:
+            pairs = zip([entry.path for entry in found.entries], identified.names, strict=True)
             write_csv(temporary / SUBJECTS_FILE, ("path", "subject"), pairs)
-        _report(target, found, people, len(copy_of))
+        _report(target, found, identified, len(copy_of))
     terminal.say("adding to DVC and git")
     _track(target, fresh=fresh)
-    return found, people
+    return found, identified
 
 
 def _check_target(source: Path, name: str, *, force: bool) -> None:
@@ -219,7 +219,7 @@ def _table(source: Path, members: Sequence[Member], name: str) -> _Table | None:
 
 def _subjects(
     table: _Table | None, used: Sequence[Member], naming: Naming, pattern: str | None
-) -> People | None:
+) -> SubjectNames | None:
     """The subject of each image ``used``, by the user's pattern, a table, or names in the source;
     None if only the pixels are left."""
     paths = [printable(item.path) for item in used]
@@ -228,19 +228,19 @@ def _subjects(
     if table:
         inside = [item.path.removeprefix(table.above) for item in used]
         listed = subjects.listed(table.content, table.name, inside)
-        return People(listed, known_by=f"the {SUBJECTS_FILE} of the source")
+        return SubjectNames(listed, known_by=f"the {SUBJECTS_FILE} of the source")
     of_labels = [item.subject for item in used if item.subject]
     if len(of_labels) == len(used):
-        return People(of_labels, known_by="the table of labels")
+        return SubjectNames(of_labels, known_by="the table of labels")
     return recognition.by_names(paths, [item.label or "" for item in used], naming)
 
 
-def _report(target: Path, found: Collection, people: People, copies: int) -> None:
+def _report(target: Path, found: Collection, identified: SubjectNames, copies: int) -> None:
     """Print what the user should know of the subjects and copies of an import."""
-    if people.known_by:
-        who = f"{len(set(people.names))} subjects known by {people.known_by}"
+    if identified.known_by:
+        who = f"{len(set(identified.names))} subjects known by {identified.known_by}"
         terminal.say(f"{who}: see {target}/{SUBJECTS_FILE}")
-        links, names = found.links, people.names
+        links, names = found.links, identified.names
         close = links.correlations >= subjects.NEAR_DUPLICATE
         linked = zip(links.first[close].tolist(), links.second[close].tolist(), strict=True)
         both = {tuple(sorted((names[one], names[other]))) for one, other in linked}
@@ -250,8 +250,8 @@ def _report(target: Path, found: Collection, people: People, copies: int) -> Non
                 f"{len(pairs)} pairs of subjects have near-duplicate images: {shown}. If they are"
                 " the same subject under two names, the split leaks"
             )
-    elif people.doubt:
-        terminal.warn("prepare would refuse this: " * (not people.known) + people.doubt)
+    elif identified.doubt:
+        terminal.warn("prepare would refuse this: " * (not identified.known) + identified.doubt)
     if copies:
         terminal.say(
             f"{copies} images are turned, mirrored or brightened copies of others (see"

@@ -12,7 +12,7 @@ from alzmri.classes import Naming
 from alzmri.data import similarity, subjects
 from alzmri.data.class_folders import Collection
 from alzmri.data.prepared import PARTS
-from alzmri.data.subjects import People
+from alzmri.data.subjects import SubjectNames
 from alzmri.errors import UserError
 
 PATTERNS = {
@@ -44,7 +44,7 @@ _TRIED = 500
 """Size of a sample that estimates such a fraction."""
 
 
-def by_pattern(pattern: str, paths: Sequence[str]) -> People:
+def by_pattern(pattern: str, paths: Sequence[str]) -> SubjectNames:
     """The match of ``--subject`` in each path: its group, or else the whole; `UserError` if it is
     not a regular expression, has several groups, or does not match some path."""
     try:
@@ -60,10 +60,10 @@ def by_pattern(pattern: str, paths: Sequence[str]) -> People:
             f"--subject '{pattern}' does not match {len(missing)} of {len(paths)} images, such as"
             f" {', '.join(missing[:3])}: it must match a part of the path in the source"
         )
-    return People([name for name in names if name], known_by=f"--subject '{pattern}'")
+    return SubjectNames([name for name in names if name], known_by=f"--subject '{pattern}'")
 
 
-def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> People | None:
+def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> SubjectNames | None:
     """The subjects by names in use; None if not all paths have such a name (a warning if most do).
 
     It tries the nearest name of :data:`PATTERNS`, then the folder below the class folder, if every
@@ -73,7 +73,7 @@ def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Peo
         names = [found[-1] for path in paths if (found := pattern.findall(path))]
         without = [path for path in paths if not pattern.search(path)]
         if not without and len(set(names)) > 1:
-            return People(names, known_by=f"{what} such as {names[0]}")
+            return SubjectNames(names, known_by=f"{what} such as {names[0]}")
         if 0 < len(without) < len(names):
             terminal.warn(
                 f"{what} are in the paths of {len(names)} of {len(paths)} images, so subjects were"
@@ -85,7 +85,7 @@ def by_names(paths: Sequence[str], labels: Sequence[str], naming: Naming) -> Peo
     if None in folders or len(pairs) > len(set(folders)) or min(in_class.values()) < 2:
         return None
     how = f"a folder for each, such as {folders[0]}"
-    return People([str(name) for name in folders], known_by=how)
+    return SubjectNames([str(name) for name in folders], known_by=how)
 
 
 def _below_class(path: str, naming: Naming) -> str | None:

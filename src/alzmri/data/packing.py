@@ -15,7 +15,7 @@ from alzmri.data import class_folders, images, splits, subjects
 from alzmri.data.class_folders import Entry
 from alzmri.data.prepared import COPY, PARTS, Row, numbered, relevant, write_manifest
 from alzmri.data.similarity import FLOOR, Forest
-from alzmri.data.subjects import People
+from alzmri.data.subjects import SubjectNames
 from alzmri.errors import UserError
 from alzmri.figure import drawing
 from alzmri.files import write_csv, write_json
@@ -34,7 +34,9 @@ Summary = dict[str, Any]
 """``summary.json``; ``split`` has the numbers of ``images`` and ``subjects`` by part and class."""
 
 
-def pack(source: Path, directory: Path, params: Params, figure: Path) -> tuple[Summary, People]:
+def pack(
+    source: Path, directory: Path, params: Params, figure: Path
+) -> tuple[Summary, SubjectNames]:
     """Write ``images.npy``, ``manifest.csv``, ``rejected.csv``, ``params.json``, ``summary.json``.
 
     It draws the similarities of images in ``figure``, also if they do not separate subjects.
@@ -51,13 +53,13 @@ def pack(source: Path, directory: Path, params: Params, figure: Path) -> tuple[S
     called = merged(params.data.merge, found.classes)
     labels = [called[entry.label] for entry in entries]
 
-    people = subjects.find(found, params.split.subjects)
-    draw_links(figure, found.links, people, params.data.source)
-    if people.doubt and not people.known:
-        raise UserError(f"{source}: {people.doubt}. {figure} shows the similarities")
+    identified = subjects.find(found, params.split.subjects)
+    draw_links(figure, found.links, identified, params.data.source)
+    if identified.doubt and not identified.known:
+        raise UserError(f"{source}: {identified.doubt}. {figure} shows the similarities")
     if params.data.permute_labels:
-        labels = splits.permuted(labels, people.names, params.split.seed)
-    parts = splits.parts(entries, labels, people.names, params.split)
+        labels = splits.permuted(labels, identified.names, params.split.seed)
+    parts = splits.parts(entries, labels, identified.names, params.split)
     side = params.data.image_size
 
     def fit(entry: Entry) -> images.Pixels:
@@ -80,7 +82,7 @@ def pack(source: Path, directory: Path, params: Params, figure: Path) -> tuple[S
     rows = [
         Row(index, entry.path, label, subject, part, entry.sha256)
         for index, (entry, label, subject, part) in enumerate(
-            zip(entries, labels, people.names, parts, strict=True)
+            zip(entries, labels, identified.names, parts, strict=True)
         )
     ]
     write_manifest(directory / "manifest.csv", rows)
@@ -94,15 +96,15 @@ def pack(source: Path, directory: Path, params: Params, figure: Path) -> tuple[S
     classes = tuple(dict.fromkeys(called.values()))
     pictured = Counter((row.split, row.label) for row in rows)
     # A subject with images in two parts counts in both, unknown subjects do not count.
-    named = {(row.split, row.label, row.subject) for row in rows if people.known}
+    named = {(row.split, row.label, row.subject) for row in rows if identified.known}
     counted = Counter((part, label) for part, label, _ in named)
-    cut, gap = people.cut, people.gap
+    cut, gap = identified.cut, identified.gap
     summary: Summary = {
         "classes": classes,
         "images": len(rows),
-        "subjects": len(set(people.names)) if people.known else None,
+        "subjects": len(set(identified.names)) if identified.known else None,
         "people": {
-            "from": "pixels" if cut else "file" if people.known else "unknown",
+            "from": "pixels" if cut else "file" if identified.known else "unknown",
             "cut": round(cut, 3) if cut else None,
             "gap": [round(end, 3) for end in gap] if gap else None,
         },
@@ -124,7 +126,7 @@ def pack(source: Path, directory: Path, params: Params, figure: Path) -> tuple[S
     if COPY in parts:
         summary["copies_not_scored"] = parts.count(COPY)
     write_json(directory / "summary.json", summary)
-    return summary, people
+    return summary, identified
 
 
 def show_classes(folder: Path, found: Summary, note: str) -> None:
@@ -157,7 +159,7 @@ def show_classes(folder: Path, found: Summary, note: str) -> None:
         right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
 
-def draw_links(path: Path, links: Forest, found: People, note: str) -> None:
+def draw_links(path: Path, links: Forest, found: SubjectNames, note: str) -> None:
     """Draw a histogram of the links' similarities, within a subject and between subjects."""
     if found.known:
         names = np.array(found.names)

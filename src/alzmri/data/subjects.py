@@ -55,7 +55,7 @@ subject above. It begins at ``FLOOR`` if no two subjects reach it."""
 
 
 @dataclass(frozen=True)
-class People:
+class SubjectNames:
     """The subject of each image, and the evidence for it.
 
     ``cut`` is the least similarity of two images of one subject, None if the pixels do not matter;
@@ -76,7 +76,7 @@ class People:
         return not "".join(self.names[:1]).startswith(UNKNOWN)
 
 
-def find(collection: Collection, how: Literal["auto", "file", "pixels", "unknown"]) -> People:
+def find(collection: Collection, how: Literal["auto", "file", "pixels", "unknown"]) -> SubjectNames:
     """The subject of each entry.
 
     ``how`` is ``split.subjects``: the table, the pixels, auto (the table if there is one), or
@@ -90,7 +90,7 @@ def find(collection: Collection, how: Literal["auto", "file", "pixels", "unknown
         return _unknown([entry.sha256 for entry in entries])
     table = None if how == "pixels" else described(file)
     if table is not None:
-        return People(listed(table, str(file), [entry.path for entry in entries]))
+        return SubjectNames(listed(table, str(file), [entry.path for entry in entries]))
     if how == "file":
         raise UserError(
             f"{file} not found: add it (columns path,subject), or set split.subjects to pixels"
@@ -98,8 +98,8 @@ def find(collection: Collection, how: Literal["auto", "file", "pixels", "unknown
     return from_pixels(collection.links, [entry.sha256 for entry in entries])
 
 
-def _unknown(sha256s: Sequence[str], doubt: str | None = None) -> People:
-    return People([f"{UNKNOWN}{digest[:16]}" for digest in sha256s], doubt=doubt)
+def _unknown(sha256s: Sequence[str], doubt: str | None = None) -> SubjectNames:
+    return SubjectNames([f"{UNKNOWN}{digest[:16]}" for digest in sha256s], doubt=doubt)
 
 
 def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
@@ -128,7 +128,7 @@ def listed(table: bytes, name: str, paths: Sequence[str]) -> list[str]:
     return [subjects[path] for path in paths]
 
 
-def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
+def from_pixels(links: Forest, sha256s: Sequence[str]) -> SubjectNames:
     """Recognise the subject of each image by its anatomy.
 
     Images with at least the similarity ``cut`` are linked; a subject is a connected component
@@ -158,7 +158,7 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
         return _unknown(sha256s, doubt)
     names = [f"P{smallest[number][:digits]}" for number in component]
     if gap:
-        return People(names, cut, gap)
+        return SubjectNames(names, cut, gap)
     alike = links.correlations[links.correlations < cut].max(initial=0)
     doubt = (
         f"at most {groups} subjects: the similarities have no clear gap, so a subject may be"
@@ -166,7 +166,7 @@ def from_pixels(links: Forest, sha256s: Sequence[str]) -> People:
         f" most similar groups reach {alike:.2f}. The number is exact with a subjects.csv, or with"
         " the originals of copies in the collection"
     )
-    return People(names, cut, doubt=doubt)
+    return SubjectNames(names, cut, doubt=doubt)
 
 
 def clear_gap(links: Forest, images: int) -> Gap | None:
@@ -180,13 +180,13 @@ def clear_gap(links: Forest, images: int) -> Gap | None:
     # Unless edges connect all images, the lowest interval begins at the floor.
     starts = np.concatenate([[FLOOR], ends])[:-1] if len(ends) else ends
     # The number of subjects for a cut below each edge.
-    people = images - (len(ends) - np.arange(len(ends)))
-    widths = np.where((people >= 2) & (2 * people <= images), ends - starts, 0)
+    subjects = images - (len(ends) - np.arange(len(ends)))
+    widths = np.where((subjects >= 2) & (2 * subjects <= images), ends - starts, 0)
     if not len(ends) or widths.max() < _CLEAR:
         return None
     widest = int(widths.argmax())
     rivals = widths >= _RIVAL * widths[widest]
-    if ends[widest] < _OWN or np.ptp(people[rivals]) > _STRAYS * images:
+    if ends[widest] < _OWN or np.ptp(subjects[rivals]) > _STRAYS * images:
         return None
     return float(starts[widest]), float(ends[widest])
 
