@@ -60,9 +60,9 @@ _NEW = 20  # number of new subjects that the range of scores is for
 _NEW_LABEL = f"{_NEW} new subjects"
 _LEARNABLE = 3  # least number of subjects of a class: one for each part of the split
 
-FLOORS = {"five numbers of fluid and contrast": range(5), "ventricle fraction alone": range(1)}
+FLOORS = {"five numbers": range(5), "ventricle fraction alone": range(1)}
 """The columns of :func:`numbers_of` that each floor uses."""
-FUSED = "five numbers of fluid and contrast"  # the floor that late fusion joins to the network
+FUSED = "five numbers"  # the floor that late fusion joins to the network
 _NETWORK, _BOTH = "network", "network and five numbers"
 _MOST = "always the most frequent class"
 PERMUTATIONS, GUESSES = 50, 1000
@@ -226,7 +226,7 @@ class TaskResults:
         p = (1 + sum(value >= reached for value in permuted)) / (1 + PERMUTATIONS)
         least = f", the least of {PERMUTATIONS} permutations" * (max(permuted) < reached)
         for name, values, said in (
-            ("guesses, each class as often as it occurs", guesses, ""),
+            ("guesses by class frequency", guesses, ""),
             (f"{best}, labels permuted between subjects", permuted, f"; p = {p:.3f}{least}"),
         ):
             low, high = np.quantile(values, (0.025, 0.975))
@@ -290,20 +290,18 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
         " probabilities are the mean over their slices. Intervals are 95 % over subjects and hold"
         " the fitted models fixed; the spread over folds and seeds is beside them.",
         records([task.row() for task in results]),
-        f"*{_NEW_LABEL}* is the estimated 95 % range of macro F1 on a test set of that size: a"
-        " small test set says little. It and *folds* (mean and standard deviation) average over"
-        " the classes that occur, so they can lie above the score of all subjects. *At most* is"
-        f" macro F1 without a hit in classes of fewer than {_LEARNABLE} subjects, which cannot be"
-        " in training, validation and test. *Leaks* is the same model, recipe and images with"
-        " slices split at random: its test subjects are in training too.",
+        f"*{_NEW_LABEL}* is the estimated 95 % range of macro F1 on a test set of that size. It and"
+        " *folds* (mean ± standard deviation) average over the classes that occur, so they can lie"
+        " above the score of all subjects. *At most* is macro F1 without a hit in classes of fewer"
+        f" than {_LEARNABLE} subjects, which cannot be in training, validation and test. *Leaks* is"
+        " the same recipe with slices split at random: its test subjects are in training too.",
         "By subject, with Clopper and Pearson's 95 % intervals:",
         records([line for task in results for line in task.class_rows()]),
         "**Floors**, tested on the same folds and trained on all other subjects; the network does"
-        " not train on its validation subjects. Each is logistic regression on numbers that are"
-        " measured without learning: the fractions of the brain's area that are fluid, at the"
-        " ventricles and outside, and the contrast. *Network and five numbers* is late fusion: the"
-        " geometric mean of both probabilities, with equal weights. *Network − this* and the last"
-        " column are paired differences of macro F1.",
+        " not train on its validation subjects. Each is logistic regression on the fractions of the"
+        " brain's area that are fluid, at the ventricles and outside, and on the contrast."
+        " *Network and five numbers* is late fusion: the geometric mean of both probabilities."
+        " *Network − this* and the last column are paired differences of macro F1.",
         records([line for task in results for line in task.floor_rows()]),
         f"![Subject-level macro F1, by task]({figure.name})",
     )

@@ -187,8 +187,8 @@ def protocol(study: Study) -> None:
         "protocol",
         "the protocol, which LEAKS",
         done,
-        "Slices are split 70/15/15, not subjects: the test subjects are in training too, and the"
-        " score mostly measures recognition of subjects. Only for comparison with the literature.",
+        "Slices are split 70/15/15, not subjects: the test subjects are in training too. Only for"
+        " comparison with the literature.",
         records([_protocol_row(name, run) for name, run in zip(VARIANTS, done, strict=True)]),
         f"![Validation scores by epoch: this split leaks]({figure.name})",
     )
