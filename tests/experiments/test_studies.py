@@ -203,7 +203,7 @@ def test_floors_are_found_in_pixels_and_compared_with_the_network(fold, monkeypa
     assert frequent["network − this"] == f"+0.900 [+{low:.3f}, +0.900]"
     for row in (guesses, permuted):
         assert 0.15 < float(row["macro F1"].removeprefix("mean ")[:5]) < 0.35
-    assert permuted["macro F1"].endswith("p = 0.167, the least of 5 permutations")
+    assert permuted["macro F1"].endswith("p = 0.167, the least that 5 permutations can give")
 
 
 def test_late_fusion_corrects_the_network_where_the_numbers_are_sure(fold, monkeypatch):

@@ -105,6 +105,11 @@ def test_few_take_all_threads_and_many_are_shared_out_among_them():
     _with(scenario, threads=2, batch=32)
 
 
+def _slowly():
+    time.sleep(0.5)  # so that two calls need two processes
+    return os.getpid()
+
+
 def test_a_process_is_replaced_after_so_many_calls():
     async def main():
         for each, processes in ((0, 1), (1, 3)):
@@ -114,15 +119,16 @@ def test_a_process_is_replaced_after_so_many_calls():
     asyncio.run(main())
 
 
-def test_a_process_that_is_killed_without_work_is_replaced():
-    """By the kernel, for example, when memory is short."""
+def test_processes_that_are_killed_without_work_are_replaced():
+    """By the kernel, for example, when memory is short. One of them held the lock of the others."""
 
     async def main():
-        with closing(ProcessReader(1, 1, limit(30))) as reader:
-            first = await reader.run(os.getpid)
-            os.kill(first, signal.SIGKILL)
-            await _until(lambda: not psutil.pid_exists(first) and not reader._pool.active)
-            assert await reader.run(os.getpid) != first
+        with closing(ProcessReader(2, 2, limit(30))) as reader:
+            killed = await asyncio.gather(reader.run(_slowly), reader.run(_slowly))
+            for process in {*killed}:
+                os.kill(process, signal.SIGKILL)
+            await _until(lambda: not reader._pool.active)
+            assert await reader.run(os.getpid) not in killed
 
     asyncio.run(main())
 

@@ -244,7 +244,7 @@ def _warnings(
         if split["shared_subjects"] is None:
             several = split.keys() & {"near_duplicates", "several_groups"}
             how = "a subject may have several names" if several else "subjects unknown"
-            how += ", this split LEAKS"
+            how += f", this split {'MAY LEAK' if 'several_groups' in split else 'LEAKS'}"
         leaking.append(f"{code(group.name)} ({how})")
     if leaking:
         yield f"**LEAKS: {', '.join(leaking)}.** The score says nothing about new subjects."

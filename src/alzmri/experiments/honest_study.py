@@ -137,7 +137,8 @@ class TaskResults:
         by = [by_subject(*of, test.counted) for of, test in zip(rows, tests, strict=True)]
         self.name, self.folds, self.leak = name, folds, slices.evaluation
         self.names, self.classes = tests[0].classes, len(tests[0].classes)
-        self.several = assessment.several_groups(folds[0].summary)
+        unknown = any(run.shared_subjects is None for run in folds)
+        self.several = unknown or assessment.several_groups(folds[0].summary)
         self.labels, self.probabilities, self.subjects = by[0]
         self.predicted = Classified(self.labels, self.probabilities.argmax(axis=1), self.subjects)
         self.scores = assessment.score(*rows[0], tests[0].classes, 0, tests[0].counted)
@@ -224,7 +225,7 @@ class TaskResults:
         drawn = [rng.permutation(labels) for _ in range(PERMUTATIONS)]
         permuted = [macro_f1(one, floor(columns, one, folds).argmax(axis=1)) for one in drawn]
         p = (1 + sum(value >= reached for value in permuted)) / (1 + PERMUTATIONS)
-        least = f", the least of {PERMUTATIONS} permutations" * (max(permuted) < reached)
+        least = f", the least that {PERMUTATIONS} permutations can give" * (max(permuted) < reached)
         for name, values, said in (
             ("guesses by class frequency", guesses, ""),
             (f"{best}, labels permuted between subjects", permuted, f"; p = {p:.3f}{least}"),
@@ -334,7 +335,8 @@ def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
             " its score can lie outside the interval of all"
         )
         axes.tick_params(axis="y", length=0)
-        axes.set_title(f"{source}: new subjects, and the same subjects again", fontsize=10)
+        new = "MAY LEAK" if any(task.several for task in results) else "new subjects"
+        axes.set_title(f"{source}: {new}, and the same subjects again", fontsize=10)
         # All tasks share marks; the legend has each once.
         marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.legend(marks.values(), marks, loc="outside lower center", ncols=5, fontsize=8)

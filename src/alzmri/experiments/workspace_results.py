@@ -45,7 +45,8 @@ def show(*, as_json: bool = False) -> None:
     seen = "unknown how many" if run.shared_subjects is None else run.shared_subjects
     tested = f"{subject['n']} test subjects, {seen} of them seen in training"
     if run.leaks:
-        title += " (this split LEAKS)"
+        may = "several_groups" in test["split"]
+        title += f" (this split {'MAY LEAK' if may else 'LEAKS'})"
     if subject["n"] is None:
         title, over = "Test set (subjects unknown, this split LEAKS)", "slices"
         whose, tested = "unknown subjects", "nothing is known about new subjects"

@@ -19,7 +19,7 @@ import psutil
 from numpy.typing import NDArray
 
 from alzmri.data.images import Unreadable
-from alzmri.errors import require
+from alzmri.errors import EnvironmentFault, require
 
 Volume = NDArray[np.float32]
 """Voxels ``[x, y, z]`` of 1 mm: to the subject's right, the front, the top; 0 is background."""
@@ -129,7 +129,7 @@ def read_stream(file: BinaryIO, pixels: BinaryIO | None = None) -> Volume:
         return _upright(voxels, affine)
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise Unreadable(f"damaged header: {str(error).partition(':')[0]}") from None
-    except (Unreadable, MemoryError):
+    except (Unreadable, MemoryError, ImportError, EnvironmentFault):
         raise
     except Exception as error:  # noqa: BLE001 - a damaged file can make nibabel raise anything
         raise Unreadable(f"damaged: {error}") from None

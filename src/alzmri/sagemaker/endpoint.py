@@ -58,8 +58,9 @@ def build(
         raise UserError(f"the model in {folder} is damaged ({error!r}): `dvc checkout`") from None
     if leaks and not allow_leak:
         raise LeakError(
-            "this model's split LEAKS: its scores come from subjects that it was trained on, and"
-            " say nothing about new subjects; train with split.unit=subject, or give --allow-leak"
+            "this model's split LEAKS: subjects of its test were, or may have been, in training, so"
+            " its scores say nothing about new subjects; train with split.unit=subject, or give"
+            " --allow-leak"
         )
     contents = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     model: dict[str, Any] = {
@@ -142,7 +143,8 @@ def pack(folder: Path, archive: Path) -> None:
     graph = archive.with_name("model.onnx")
     onnx_export.write(folder, graph)  # raises UserError for damaged files
     with tarfile.open(archive, "w:gz") as tar:
-        for path in (*(folder / name for name in (*NEEDED, "MODEL_CARD.md")), graph):
+        names = (*NEEDED, "MODEL_CARD.md", "evaluation.json")
+        for path in (*(folder / name for name in names), graph):
             if path.is_file():
                 # Make it readable for the server's user.
                 tar.add(path, path.name, filter=lambda item: item.replace(mode=0o644, deep=False))

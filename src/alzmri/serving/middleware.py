@@ -69,7 +69,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._timer = self.loop.call_later(HEAD_SECONDS, transport.close)
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
@@ -78,12 +78,21 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._beside = 0
         self._timer.cancel()
-        self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._await_head()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._timer.cancel()
         super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._late)
+
+    def _late(self) -> None:
+        if self.cycle and not self.cycle.response_complete:  # the answer before comes first
+            self._await_head()
+        else:
+            self.transport.close()
 
     def on_body(self, body: bytes) -> None:
         # Subtract the content and the largest frames of its chunks from the bytes received.
@@ -93,6 +102,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._beside += len(data)
         super().data_received(data)
+        idle = self.cycle and self.cycle.response_complete and not self.timeout_keep_alive_task
+        if idle and self._timer.cancelled():  # this was no head, but ended uvicorn's own timer
+            self._await_head()
         if self._beside > HEAD and not self.transport.is_closing():
             limit = f"a request's headers are limited to {HEAD >> 10} KiB"
             self._refuse("431 Request Header Fields Too Large", limit)
@@ -147,7 +159,10 @@ class RequestGuard:
                 MutableHeaders(scope=message).update({**_HEADERS, **own})
             try:
                 await send(message)
-            except RuntimeError:  # uvicorn's: the client left before its requests were answered
+            except RuntimeError as error:
+                if "closed" not in str(error):
+                    raise
+                # The client left before its requests were answered.
                 status = _GONE
                 raise ClientDisconnect from None
 

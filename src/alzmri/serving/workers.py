@@ -76,9 +76,10 @@ class ProcessReader:
         if self._calls >= self._waiting:
             raise busy()
         self._calls += 1
-        if not self._pool.active:  # somebody killed a process that had no work
-            self._pool = self._start()
         try:
+            if not self._pool.active:  # somebody killed a process that had no work
+                self.close()
+                self._pool = self._start()
             future: Any = self._pool.schedule(work, list(arguments), timeout=self._seconds)
             # A cancelled caller ends the process.
             result: R = await asyncio.wrap_future(future)
