@@ -71,6 +71,8 @@ class ModelService:
     async def ping(self) -> dict[str, str]:
         """For SageMaker and load balancers: 200 if the model answers now, else 503."""
         side, _ = self._shape
+        if not (self._images.active and self._volumes.active):
+            raise HTTPException(503, "a process that reads files was killed: restart the server")
         try:
             async with asyncio.timeout(self._limits.ping):
                 await self._batcher.submit([np.zeros((side, side), np.uint8)])

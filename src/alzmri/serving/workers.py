@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from typing import Any, Literal, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -66,10 +65,14 @@ class ProcessReader:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "nibabel.processing"])
         start = {"initializer": volumes.confine, "initargs": [MEMORY], "context": context}
-        self._start = partial(ProcessPool, processes, max_tasks=each, **start)
+        self._pool = ProcessPool(processes, max_tasks=each, **start)
         self._calls, self._waiting, self._seconds = 0, waiting, seconds
-        self._pool = self._start()
         self._pool.schedule(str)  # starts them, or the first file would wait for their imports
+
+    @property
+    def active(self) -> bool:
+        """False once somebody, such as a kernel short of memory, killed a process without work."""
+        return self._pool.active
 
     async def run(self, work: Callable[..., R], *arguments: Any) -> R:
         """Run ``work(*arguments)`` in a process; also raises HTTPException at a limit."""
@@ -77,9 +80,6 @@ class ProcessReader:
             raise busy()
         self._calls += 1
         try:
-            if not self._pool.active:  # somebody killed a process that had no work
-                self.close()
-                self._pool = self._start()
             future: Any = self._pool.schedule(work, list(arguments), timeout=self._seconds)
             # A cancelled caller ends the process.
             result: R = await asyncio.wrap_future(future)
