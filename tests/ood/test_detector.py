@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from alzmri.data import images
 from alzmri.errors import UserError
 from alzmri.models import saved
 from alzmri.models.architectures import build
 from alzmri.ood import features as activations
 from alzmri.ood.detector import FILE, Detector, fit, limit
+from alzmri.phantom.simulate import generate
 
 CPU = torch.device("cpu")
 
@@ -57,6 +59,35 @@ def test_no_class_is_flagged_more_than_twice_as_often_as_another():
     assert found[0].max() > 0.03  # of the quantile of pooled slices
     assert found[1].max() < 0.015
     assert found[1].max() - found[1].min() < 0.015
+
+
+def test_on_the_phantom_no_class_is_flagged_more_than_twice_as_often_as_another(tmp_path):
+    """Of new subjects, over many splits; a quantile of all slices takes atrophy for strangeness."""
+    generate(tmp_path, subjects=30, slices=1, difficulty=0.12, seed=5)
+    files = sorted(tmp_path.rglob("*.jpg"))
+    slices = np.stack([images.fit(images.decode(file).pixels, 32, "pad") for file in files])
+    folders = [file.parent.name for file in files]
+    labels = np.unique(folders, return_inverse=True)[1]
+    torch.manual_seed(2)
+    network = build(name="lenet", classes=4, image_size=32, dropout=0.5)
+    features = activations.run(
+        activations.WithFeatures(network), slices, np.arange(len(slices)), CPU
+    )[1]
+    flagged = np.zeros((2, 4))
+    for seed in range(20):
+        order = np.random.default_rng(seed).permuted(np.arange(120).reshape(4, 30), axis=1)
+        assert (labels[order] == labels[order[:, :1]]).all()
+        training, validation, new = (o.ravel() for o in np.split(order, [12, 24], axis=1))
+        names = validation.astype(str).tolist()
+        detector = Detector.fit(
+            features[training], features[validation], names, labels[validation], "w"
+        )
+        distances = detector.score(features[new])
+        pooled = np.quantile(detector.score(features[validation]), 0.98)
+        for row, threshold in enumerate((pooled, 1)):
+            flagged[row] += np.bincount(labels[new], distances > threshold) / 6 / 20
+    assert flagged[0].max() > 2 * flagged[0].min() + 0.01
+    assert flagged[1].max() <= 2 * flagged[1].min() + 0.01
 
 
 def test_few_subjects_make_a_wide_limit_and_one_alone_is_its_own():

@@ -224,11 +224,12 @@ class TaskResults:
         rng, columns = np.random.default_rng(0), numbers[:, FLOORS[best]]
         drawn = [rng.permutation(labels) for _ in range(PERMUTATIONS)]
         permuted = [macro_f1(one, floor(columns, one, folds).argmax(axis=1)) for one in drawn]
-        p = (1 + sum(value >= reached for value in permuted)) / (1 + PERMUTATIONS)
+        share = (1 + sum(value >= reached for value in permuted)) / (1 + PERMUTATIONS)
         least = f", the least that {PERMUTATIONS} permutations can give" * (max(permuted) < reached)
+        p = f"; p = {share:.3f}{least}"
         for name, values, said in (
             ("guesses by class frequency", guesses, ""),
-            (f"{best}, labels permuted between subjects", permuted, f"; p = {p:.3f}{least}"),
+            (f"{best}, the better floor, labels permuted between subjects", permuted, p),
         ):
             low, high = np.quantile(values, (0.025, 0.975))
             range_ = f"mean {np.mean(values):.3f}, 95 of 100 in {low:.3f} to {high:.3f}{said}"

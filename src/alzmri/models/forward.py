@@ -3,11 +3,14 @@
 import ctypes
 import os
 import platform
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from alzmri.terminal import Update
 
 MEAN, STD = 0.5, 0.5
 """The protocol's normalisation of pixel values from 0..1 to -1..1."""
@@ -22,20 +25,34 @@ def normalise(images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
+def outputs(
+    model: Callable[[Tensor], Sequence[Tensor]],
+    images: NDArray[np.uint8],
+    indices: NDArray[np.int64],
+    device: torch.device,
+    progress: Update | None = None,
+) -> list[NDArray[np.float32]]:
+    """The outputs of ``model``, float32 ``[len(indices), ...]``, in batches of ``BATCH_SIZE``.
+
+    ``images`` is uint8 ``[n, side, side]`` and may be memory-mapped; ``model`` takes those at
+    ``indices``, on ``device``. ``progress(done, total)`` counts images.
+    """
+    found = []
+    for start in range(0, len(indices), BATCH_SIZE):
+        chosen = torch.from_numpy(images[indices[start : start + BATCH_SIZE]]).to(device)
+        found.append([output.cpu().numpy() for output in model(chosen)])
+        if progress:
+            progress(start + len(chosen), len(indices))
+    return [np.concatenate(batches) for batches in zip(*found, strict=True)]
+
+
 def predict(
     model: nn.Module, images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device
 ) -> NDArray[np.float64]:
-    """Logits, float64 ``[len(indices), classes]``, of the slices of ``images`` at ``indices``.
-
-    ``images`` is uint8 ``[n, side, side]`` and may be memory-mapped.
-    """
+    """Logits, float64 ``[len(indices), classes]``, as :func:`outputs`."""
     model.eval()
-    logits = []
-    for start in range(0, len(indices), BATCH_SIZE):
-        chosen = indices[start : start + BATCH_SIZE]
-        batch = normalise(torch.from_numpy(images[chosen]).to(device))
-        logits.append(model(batch).double().cpu().numpy())
-    return np.concatenate(logits)
+    (logits,) = outputs(lambda chosen: [model(normalise(chosen))], images, indices, device)
+    return logits.astype(np.float64)
 
 
 def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ from alzmri.ood.features import WithFeatures, run
 FILE = "ood.safetensors"
 KEPT_VARIANCE = 0.99  # fraction of the training features' variance in the leading directions
 SUBJECTS = 0.99  # fraction of new subjects of each class that shall have no flagged slice
+OWN_SPREAD = 10  # subjects of a class; fewer say little about its spread
 TRAINING_IMAGES = 2048  # maximum training slices for the Gaussian; more only take time
 
 Features = NDArray[np.float32]
@@ -132,7 +133,8 @@ def limit(
     Subjects differ more than slices of one subject, and atrophy is farther from the mean than
     health: a quantile of all slices would flag whole subjects of one class, and none of another. So
     this is the prediction limit, at ``SUBJECTS``, for the farthest slice of one new subject of the
-    class with the highest limit (normal, with the same spread in all classes).
+    class with the highest limit (normal; the spread is that of all classes or, where it gives more,
+    the class's own, if it has ``OWN_SPREAD`` subjects).
 
     ``distances``, ``subjects`` and ``labels`` (classes) are of ``n`` slices of subjects outside the
     Gaussian's training part.
@@ -148,9 +150,16 @@ def limit(
         return float(farthest.max())
     sizes = np.bincount(group)
     centres = np.bincount(group, farthest) / sizes
-    spread = np.sqrt(np.square(farthest - centres[group]).sum() / free)
-    reach = float(stdtrit(free, SUBJECTS)) * np.sqrt(1 + 1 / sizes)
-    return float(np.max(centres + reach * spread))
+    squares = np.bincount(group, np.square(farthest - centres[group]))
+
+    def reach(squares: Any, free: Any) -> NDArray[np.float64]:
+        return stdtrit(free, SUBJECTS) * np.sqrt(squares / free * (1 + 1 / sizes))
+
+    limits = centres + reach(squares.sum(), free)
+    many = sizes >= OWN_SPREAD
+    return float(
+        np.max([limits, np.where(many, centres + reach(squares, np.maximum(sizes - 1, 1)), 0)])
+    )
 
 
 def fit(directory: Path, prepared: Prepared) -> tuple[Detector, dict[str, Any]]:

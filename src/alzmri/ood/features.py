@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alzmri.models.architectures import Network
-from alzmri.models.forward import BATCH_SIZE, normalise
+from alzmri.models.forward import normalise, outputs
 from alzmri.terminal import Update
 
 MOST_CELLS = 6  # longest side of the features' maps, that of AlexNet; larger maps are averaged
@@ -32,7 +32,6 @@ class WithFeatures(nn.Module):
         return self.network.classify(maps), torch.flatten(coarse, 1)
 
 
-@torch.inference_mode()
 def run(
     model: WithFeatures,
     images: NDArray[np.uint8],
@@ -42,14 +41,7 @@ def run(
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Logits, float64 ``[len(indices), classes]``, and features, float32 ``[.., width]``.
 
-    ``images`` is uint8 ``[n, side, side]``. ``progress(done, total)`` counts images.
+    The arguments are those of :func:`alzmri.models.forward.outputs`.
     """
-    logits, features = [], []
-    for start in range(0, len(indices), BATCH_SIZE):
-        chosen = torch.from_numpy(images[indices[start : start + BATCH_SIZE]]).to(device)
-        score, feature = model(chosen)
-        logits.append(score.double().cpu().numpy())
-        features.append(feature.cpu().numpy())
-        if progress:
-            progress(start + len(chosen), len(indices))
-    return np.concatenate(logits), np.concatenate(features)
+    logits, features = outputs(model, images, indices, device, progress)
+    return logits.astype(np.float64), features

@@ -10,7 +10,7 @@ from alzmri import params
 from alzmri.errors import UserError
 from alzmri.params import Compute
 
-# With these limits, every x86-64 processor since 2015 runs the same instructions.
+# With these limits, every x86-64 processor with AVX2 runs the same instructions.
 CAPS = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels
     "ONEDNN_MAX_CPU_ISA": "AVX2",  # its convolutions
