@@ -87,12 +87,12 @@ class Predictions:
 
     @property
     def probabilities(self) -> Floats:
-        """The probabilities to score."""
+        """The probabilities to score, float64 ``[n, classes]``."""
         return self.at(self.temperature if self.calibrated else 1)
 
     @property
     def predicted(self) -> Ints:
-        """The most probable class of each row."""
+        """The index of the most probable class of each row, ``[n]``."""
         return self.probabilities.argmax(axis=1)
 
     @property
@@ -207,8 +207,7 @@ def note(test: Predictions, leak: dict[str, Any], *, permuted: bool) -> str:
     if near := leak.get("near_duplicates"):
         why = f"; {near} near-duplicates across the parts:"
     elif leak["shared_subjects"] is None:
-        several = leak.get("several_groups")
-        why = ", who may be in several groups:" if several else ": subjects unknown,"
+        why = ": subjects unknown," if word == "LEAKS" else ", who may be in several groups:"
     return f"{tested}{why} THIS SPLIT {word}"
 
 

@@ -96,7 +96,7 @@ class SlicePredictions:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """The most probable class of each slice."""
+        """The index of the most probable class of each slice, ``[n]``."""
         most_probable: NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return most_probable
 

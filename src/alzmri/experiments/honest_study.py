@@ -335,8 +335,7 @@ def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
             " its score can lie outside the interval of all"
         )
         axes.tick_params(axis="y", length=0)
-        several = any(task.several for task in results)
-        new = "new groups of images (MAY LEAK)" if several else "new subjects"
+        new = "new image groups (MAY LEAK)" if any(t.several for t in results) else "new subjects"
         axes.set_title(f"{source}: scores on {new} and on training subjects", fontsize=10)
         # All tasks share marks; the legend has each once.
         marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))

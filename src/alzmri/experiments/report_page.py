@@ -156,8 +156,7 @@ def plot_epochs(figure: FigureBase, curves: Sequence[Curve], column: str) -> Non
         scores, colour = group.history(column), SEVERITY[3 if role == "baseline" else 0]
         epochs, place = np.arange(1, scores.shape[1] + 1), len(axes.lines)
         name = group.name + f" ({role})" * (role not in ("other", group.name))
-        name = f"{name} {group.leaks}".rstrip()
-        style: dict[str, Any] = {"color": colour, "lw": 2.2, "label": name}
+        style: Any = {"color": colour, "lw": 2.2, "label": f"{name} {group.leaks}".rstrip()}
         if role == "other":
             style |= {"lw": 1.1, "color": "#8a9199", "ls": _DASHES[place % len(_DASHES)]}
             if len(others) > len(_DASHES):

@@ -53,7 +53,7 @@ class KnownSlices:
         return NearestSlices(classes=[row.label for row in rows], subjects=subjects)
 
     def observed(self, probabilities: NDArray[np.float64]) -> dict[str, ClassFrequency]:
-        """The frequency of each class among test slices with a similar probability of it.
+        """Frequencies of the classes in test slices with similar ``probabilities`` ``[classes]``.
 
         The interval is Clopper and Pearson's, with subjects as trials, because slices of one brain
         are not independent.
