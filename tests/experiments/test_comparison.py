@@ -84,6 +84,11 @@ def test_what_leaks_is_never_the_best_and_is_labelled_everywhere(grid, make_run)
     assert all("LEAK" in line or "Not comparable" in line for line in mentions)
     alone = _conclusion(_page(grouped([leak])))
     assert alone.startswith("**Merge nothing by scores: every run LEAKS.**")
+    may = make_run("may", 0.2, train={"lr": 0.1}, shared=None)
+    may.evaluation["split"]["several_groups"] = True
+    both = _page(grouped([leak, may])).text
+    assert "`may` MAY LEAK (a subject may have several names), `slices` LEAKS (38 of 40" in both
+    assert "every run MAY LEAK" in both
     known = make_run("known", 1.0, shared=1)
     assert _page(grouped([known])).content["experiments"][0]["leaks"]
 
