@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "evaluation": {"ood", "models", "data.prepared", "params", "figure"},
     "ood": {"models", "data.prepared", "params"},
     "inference": {"ood", "models", "data", "params"},
-    "serving": {"inference", "ood", "models", "data", "params"},
+    "serving": {"inference", "evaluation.leak", "ood", "models", "data", "params"},
     "experiments": {
         "sagemaker",
         "training",
@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "store": {"aws"},
     "plots_page": set(),
     "doctor": {"params", "store"},
-    "sagemaker": {"aws", "inference", "data.prepared", "params"},
+    "sagemaker": {"aws", "inference", "evaluation.leak", "data.prepared", "params"},
     "cli": {
         "clinic",
         "collections",

@@ -124,7 +124,7 @@ def test_a_review_says_what_changed_and_whether_to_merge(ran):
     said = ran.run("alzmri", "review", "main", "slices").stdout
     assert said.startswith("Do not merge slices for its score: it LEAKS.")
     text = _markdown(ran.root, "review-main-slices")
-    assert "**LEAKS: `slices` (" in text
+    assert "**`slices` LEAKS (" in text
     assert "**Not comparable with `slices`**: `main` (other test subjects" in text
     assert " → " in text[text.index("## Images (subjects)") : text.index("## Code")]
 

@@ -78,12 +78,17 @@ def test_what_leaks_is_never_the_best_and_is_labelled_everywhere(grid, make_run)
     leak = make_run("slices", 1.0, train={"lr": 0.01}, subjects="Q", **LEAK)
     page = _page(grouped([*grid, leak]))
     assert page.content["experiments"][-1]["name"] == "slices"
-    assert "- **LEAKS: `slices` (38 of 40 test subjects were in training too).**" in page.text
+    assert "- **`slices` LEAKS (38 of 40 test subjects were in training too).**" in page.text
     mentions = [line for line in page.text.splitlines() if line[:1] in "|-" and "`slices`" in line]
     assert len(mentions) == 3  # a warning, the other warning, the table
     assert all("LEAK" in line or "Not comparable" in line for line in mentions)
     alone = _conclusion(_page(grouped([leak])))
-    assert alone.startswith("**Merge nothing by these scores: every run LEAKS.**")
+    assert alone.startswith("**Merge nothing by scores: every run LEAKS.**")
+    may = make_run("may", 0.2, train={"lr": 0.1}, shared=None)
+    may.evaluation["split"]["several_groups"] = True
+    both = _page(grouped([leak, may])).text
+    assert "`may` MAY LEAK (a subject may have several names), `slices` LEAKS (38 of 40" in both
+    assert "every run MAY LEAK" in both
     known = make_run("known", 1.0, shared=1)
     assert _page(grouped([known])).content["experiments"][0]["leaks"]
 
@@ -178,12 +183,12 @@ def test_a_change_of_the_data_is_listed_by_class_and_part(make_run):
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"split": {"unit": "slice"}, "shared": 38}, "LEAKS: new (38 of 40 test subjects"),
+        ({"split": {"unit": "slice"}, "shared": 38}, "new LEAKS (38 of 40 test subjects"),
         (
             {"split": {"unit": "slice"}, "shared": None},
-            "LEAKS: new (subjects unknown, this split LEAKS).",
+            "new LEAKS (subjects unknown).",
         ),
-        ({"shared": 1}, "LEAKS: new (1 of 40 test subjects"),
+        ({"shared": 1}, "new LEAKS (1 of 40 test subjects"),
         ({"subjects": "Q"}, "Not comparable with new: main (other test subjects (0 of 40 in"),
         ({"near": 3}, "new: 3 test images have a near-duplicate in training."),
         ({"data": {"permute_labels": True}}, "permuted between subjects: new should score at"),
@@ -214,7 +219,7 @@ def test_no_conclusion_from_a_leak_from_other_tests_and_from_stale_results(make_
         assert said["conclusion"].startswith(conclusion)
     both = review(make_run("main", 0.4, **LEAK), make_run("new", 0.9, **LEAK))[1]["conclusion"]
     assert both.startswith("Merge new")
-    assert both.endswith("Both LEAK: this says nothing about new subjects.")
+    assert both.endswith("new LEAKS, main LEAKS: it says nothing about new subjects.")
     other = review(make_run("main", 0.5), make_run("new", 0.9, subjects="Q"))[0]
     assert "| validation loss | 0.500 | 0.100 |  |" in other
 

@@ -11,10 +11,8 @@ import pytest
 from scipy.stats import binomtest
 
 from alzmri.data.prepared import Prepared, Row
-from alzmri.errors import UserError
 from alzmri.inference.predictor import Predictor
 from alzmri.models.forward import probabilities
-from alzmri.serving import loaded_model
 from alzmri.serving.loaded_model import NEAREST, WINDOW, KnownSlices, _engine, compare
 
 TEMPERATURE = 2.0
@@ -122,26 +120,3 @@ def test_an_exported_model_that_says_something_else_is_not_used(workplace, serve
     ):
         given.write_bytes(content)
         assert _engine(tmp_path, kept, predictor, 1).path == used
-
-
-@pytest.mark.parametrize(
-    ("unit", "content", "leaks"),
-    [
-        ("slice", '{"split": {"shared_subjects": 0}}', True),
-        ("subject", '{"split": {"shared_subjects": 0}}', False),
-        ("subject", '{"split": {"shared_subjects": null}}', True),
-        ("subject", '{"split": {"shared_subjects": 3}}', True),
-        ("subject", None, False),
-        ("subject", "[]", None),
-        ("subject", '{"split": []}', None),
-    ],
-)
-def test_a_leak_is_known_from_the_evaluation(tmp_path, unit, content, leaks):
-    """As `alzmri sagemaker deploy` and the model card know it."""
-    if content:
-        (tmp_path / "evaluation.json").write_text(content)
-    if leaks is None:
-        with pytest.raises(UserError, match=r"evaluation\.json is damaged"):
-            loaded_model.leaks(tmp_path, unit)
-    else:
-        assert loaded_model.leaks(tmp_path, unit) is leaks

@@ -209,8 +209,8 @@ def _code(value: str, meaning: str) -> sr.CodedConcept:
 
 
 def _mean(subject: PredictedSubject) -> str:
-    used = len(subject.members)
-    return f"Mean over the {used} of {subject.slices} slices that are like those in training."
+    used = f"{len(subject.members)} of {subject.slices} slices"
+    return f"Probabilities: mean over the {used} that are like the training slices."
 
 
 def _draw(predictor: Predictor, found: PredictionReport, model: str) -> Pixels:
@@ -221,10 +221,10 @@ def _draw(predictor: Predictor, found: PredictionReport, model: str) -> Pixels:
     slices = np.stack([item.pixels for item in found.slices])
     maps = grad_cam(predictor, slices, np.full(len(slices), best))
     row = _LINE + 2 * _STEP
-    size = SLICES * _STEP + _MARGIN, row + (len(classes) + 5) * _LINE + _MARGIN
+    size = SLICES * _STEP + _MARGIN, row + (len(classes) + 4) * _LINE + _MARGIN
     canvas = Image.new("RGB", size)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(15)
-    title = f"{RESEARCH_ONLY.upper()} · alzmri {__version__}"
+    title = f"{RESEARCH_ONLY.upper()}. {NOTICE}"
     draw.text((_MARGIN, _MARGIN / 2), title, _AMBER, font)
     for number, (item, evidence) in enumerate(zip(found.slices, maps, strict=True)):
         left, top = _MARGIN + number * _STEP, _LINE + _MARGIN
@@ -240,9 +240,9 @@ def _draw(predictor: Predictor, found: PredictionReport, model: str) -> Pixels:
         draw.text((570, row), f"{chance:.3f}", font=font)
     legend = (
         f"{_mean(subject)}\n"
-        "mm below the top of the brain; front down, right is right. Colour (Grad-CAM): where, not"
-        f" why, the model finds evidence for {classes[best][:28]}\n"
-        f"{model}, weights {predictor.detector.weights[:16]}\n{NOTICE}"
+        "mm: below the top of the brain. Front down, right is right. Colour (Grad-CAM): where, not"
+        f" why, the model finds evidence for {classes[best][:28]}.\n"
+        f"alzmri {__version__}, {model}, weights {predictor.detector.weights[:16]}"
     )
-    draw.multiline_text((_MARGIN, row + _LINE), legend, _AMBER, font, spacing=8)
+    draw.multiline_text((_MARGIN, row + _LINE), legend, font=font, spacing=8)
     return np.asarray(canvas)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from alzmri.data.prepared import UNKNOWN, Prepared, Row, numbered
 from alzmri.errors import LeakError, UserError
 from alzmri.evaluation.intervals import intervals
+from alzmri.evaluation.leak import leaks
 from alzmri.evaluation.metrics import by_subject, calibrated, confidence_scores, scores
 from alzmri.files import write_csv
 from alzmri.models.architectures import Network
@@ -86,12 +87,12 @@ class Predictions:
 
     @property
     def probabilities(self) -> Floats:
-        """The probabilities to score."""
+        """The probabilities to score, float64 ``[n, classes]``."""
         return self.at(self.temperature if self.calibrated else 1)
 
     @property
     def predicted(self) -> Ints:
-        """The most probable class of each row."""
+        """The index of the most probable class of each row, ``[n]``."""
         return self.probabilities.argmax(axis=1)
 
     @property
@@ -200,15 +201,14 @@ def note(test: Predictions, leak: dict[str, Any], *, permuted: bool) -> str:
     tested = f"{len(test.rows)} test slices of {subjects} subjects"
     if permuted:
         tested += " with PERMUTED LABELS"
-    if near := leak.get("near_duplicates"):
-        return f"{tested}; {near} near-duplicates across the parts: THIS SPLIT LEAKS"
-    if leak.get("several_groups"):
-        return f"{tested}, who may be in several groups: THIS SPLIT MAY LEAK"
-    if leak["unit"] == "subject":
+    if not (word := leaks(leak)):
         return f"{tested}, none seen in training"
-    if leak["shared_subjects"] is None:
-        return f"{tested}: subjects unknown, THIS SPLIT LEAKS"
-    return f"{tested}, {leak['shared_subjects']} of them in training too: THIS SPLIT LEAKS"
+    why = f", {leak['shared_subjects']} of them in training too:"
+    if near := leak.get("near_duplicates"):
+        why = f"; {near} near-duplicates across the parts:"
+    elif leak["shared_subjects"] is None:
+        why = ": subjects unknown," if word == "LEAKS" else ", who may be in several groups:"
+    return f"{tested}{why} THIS SPLIT {word}"
 
 
 def write_tables(directory: Path, test: Predictions) -> None:

@@ -35,7 +35,7 @@ def confusion(
 ) -> None:
     """Draw shares of each actual class in rows; a class that is never predicted has a column too.
 
-    A ``small`` matrix, for a row of several, has percentages without counts and scale.
+    ``truth`` and ``predicted`` are class indices ``[n]``. ``small`` leaves out counts and scale.
     """
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (truth, predicted), 1)

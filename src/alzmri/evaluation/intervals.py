@@ -162,7 +162,7 @@ def _auc(positive: NDArray[np.bool_], score: Floats, member: Ints, weights: Floa
 def roc_band(bounds: Sequence[Sample], label: int, grid: Floats) -> list[Floats]:
     """The true positive rate of class ``label`` at the false positive rates ``grid``, low and high.
 
-    ``bounds`` are the result of :func:`samples`.
+    ``bounds`` are the result of :func:`samples`; all arrays are ``[points]``, in 0 to 1.
     """
     band = []
     for sample, quantile in zip(bounds, (0.025, 0.975), strict=True):

@@ -47,7 +47,7 @@ def scores(truth: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[s
 
 
 def macro_auc(truth: Ints, probabilities: Floats) -> float | None:
-    """The mean one-versus-rest area under the ROC curve; None when only one class occurs."""
+    """The mean one-versus-rest area under the ROC curve, 0 to 1; None for a single class."""
     present = np.unique(truth)
     if len(present) < 2:
         return None
@@ -74,7 +74,7 @@ def bins(probabilities: Floats) -> Ints:
 
 
 def reliability(truth: Ints, probabilities: Floats) -> tuple[Floats, Floats, Ints]:
-    """Mean confidence, accuracy and number of slices in each non-empty bin of confidence."""
+    """Mean confidence, accuracy and number of slices of non-empty bins, ``[bins]`` each."""
     places, correct = bins(probabilities), probabilities.argmax(axis=1) == truth
     counts = np.bincount(places)
     used = counts > 0

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from alzmri.data.prepared import PARTS, Prepared
+from alzmri.evaluation.leak import leaks
 from alzmri.evaluation.markdown import interval
 from alzmri.files import write_bytes
 from alzmri.models.saved import Card
@@ -47,7 +48,7 @@ def write(
         scores=metrics,
         subject=metrics["subject"],
         leak=leak,
-        leaks=leak["unit"] == "slice" or leak["shared_subjects"] != 0,
+        leaks=leaks(leak),
         alarms=alarms,
         known=known,
         counts=counts,

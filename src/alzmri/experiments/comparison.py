@@ -9,7 +9,7 @@ import numpy as np
 
 from alzmri import git, terminal
 from alzmri.errors import UserError
-from alzmri.evaluation import intervals
+from alzmri.evaluation import intervals, leak
 from alzmri.evaluation.markdown import records, table
 from alzmri.experiments.finished_runs import (
     LESS_IS_BETTER,
@@ -157,11 +157,11 @@ def write_comparison(finished: Sequence[FinishedRun], name: str, metric: str) ->
 
 
 def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
-    """``groups``, the best first; groups that leak come after all others."""
+    """``groups``, the best first; those that may leak come after others, those that leak last."""
 
-    def rank(group: Group) -> tuple[bool, float, str]:
+    def rank(group: Group) -> tuple[int, float, str]:
         score = group.mean(metric) * (1 if metric in LESS_IS_BETTER else -1)
-        return group.leaks, np.inf if np.isnan(score) else score, group.name
+        return leak.WORDS.index(group.leaks), np.inf if np.isnan(score) else score, group.name
 
     return sorted(groups, key=rank)
 
@@ -178,7 +178,7 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
             {
                 "name": group.name,
                 "runs": [run.name for run in group.runs],
-                "leaks": group.leaks,
+                "leaks": bool(group.leaks),
                 "parameters": {key: group.settings.get(key) for key in keys},
                 "scores": {key: number(group.mean(key)) for key in METRICS},
                 "spread": {key: number(group.spread(key)) for key in METRICS},
@@ -189,7 +189,7 @@ def compared(groups: Sequence[Group], baseline: str | None, metric: str, title: 
         bold = "" if verdict else "**"
         name = code(group.name) + " baseline" * (group.name == baseline != BASELINE)
         row: dict[str, object] = {
-            "experiment": bold + name + " **LEAKS**" * group.leaks + bold,
+            "experiment": bold + name + f" **{group.leaks}**" * bool(group.leaks) + bold,
             METRICS[metric]: bold + group.shown(metric) + bold,
         }
         row.setdefault(METRICS["macro_f1"], group.shown("macro_f1"))
@@ -225,7 +225,7 @@ def _which_to_merge(
     scores += "" if metric == "macro_f1" else f"macro F1 {best.mean('macro_f1'):.3f} "
     scores += f"[{low:.3f}, {high:.3f}] over subjects"
     if best.leaks:
-        return f"**Merge nothing by these scores: every run LEAKS.** {name} is first: {scores}."
+        return f"**Merge nothing by scores: every run {best.leaks}.** {name} is first: {scores}."
     base = "the baseline " * (baseline != BASELINE) + code(baseline)
     if baseline == best.name:
         return f"**Keep {base}.** Nothing scores higher: {scores}."
@@ -244,10 +244,9 @@ def _warnings(
         if split["shared_subjects"] is None:
             several = split.keys() & {"near_duplicates", "several_groups"}
             how = "a subject may have several names" if several else "subjects unknown"
-            how += f", this split {'MAY LEAK' if 'several_groups' in split else 'LEAKS'}"
-        leaking.append(f"{code(group.name)} ({how})")
+        leaking.append(f"{code(group.name)} {group.leaks} ({how})")
     if leaking:
-        yield f"**LEAKS: {', '.join(leaking)}.** The score says nothing about new subjects."
+        yield f"**{', '.join(leaking)}.** The score says nothing about new subjects."
     if found := [code(one.name) for one in groups if one.settings.get("data.permute_labels")]:
         yield f"Labels are permuted between subjects: {', '.join(found)} should score at chance."
     apart = [f"{code(k)} ({one.evidence})" for k, one in verdicts.items() if not one.difference]
@@ -327,9 +326,9 @@ def _whether_to_merge(
     if alike:
         return f"**Nothing changed.** {head} has the parameters, data, code and scores of {base}."
     if after.leaks and not before.leaks:
-        return f"**Do not merge {head} for its score: it LEAKS.** {base} does not."
-    leak = " **Both LEAK: this says nothing about new subjects.**" if after.leaks else ""
-    return verdict.advice(head, base) + leak
+        return f"**Do not merge {head} for its score: it {after.leaks}.** {base} does not."
+    both = f" **{head} {after.leaks}, {base} {before.leaks}: it says nothing about new subjects.**"
+    return verdict.advice(head, base) + both * bool(after.leaks)
 
 
 def _is_stale(run: FinishedRun) -> str:

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from alzmri import git, params
 from alzmri.errors import UserError
-from alzmri.evaluation import intervals
+from alzmri.evaluation import intervals, leak
 from alzmri.evaluation.markdown import interval
 from alzmri.params import Params
 
@@ -96,7 +96,7 @@ class SlicePredictions:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """The most probable class of each slice."""
+        """The index of the most probable class of each slice, ``[n]``."""
         most_probable: NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return most_probable
 
@@ -212,9 +212,9 @@ class FinishedRun:
         return str((settings, self.scored))
 
     @property
-    def leaks(self) -> bool:
-        """Whether test subjects were, or may have been, in training."""
-        return bool(self.evaluation["split"]["unit"] == "slice" or self.shared_subjects != 0)
+    def leaks(self) -> str:
+        """``LEAKS``, ``MAY LEAK`` or empty."""
+        return leak.leaks(self.evaluation["split"])
 
     @property
     def shared_subjects(self) -> int | None:
@@ -327,9 +327,9 @@ class Group:
         return self.runs[0].settings
 
     @property
-    def leaks(self) -> bool:
-        """Whether one of its runs leaks."""
-        return any(run.leaks for run in self.runs)
+    def leaks(self) -> str:
+        """``LEAKS``, ``MAY LEAK`` or empty: the worst of its runs."""
+        return max((run.leaks for run in self.runs), key=leak.WORDS.index)
 
     def mean(self, metric: str) -> float:
         """The mean of one of ``METRICS`` over its runs."""

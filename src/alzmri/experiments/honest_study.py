@@ -336,8 +336,8 @@ def _draw(path: Path, source: str, results: Sequence[TaskResults]) -> None:
             " its score can lie outside the interval of all"
         )
         axes.tick_params(axis="y", length=0)
-        new = "MAY LEAK" if any(task.several for task in results) else "new subjects"
-        axes.set_title(f"{source}: {new}, and the same subjects again", fontsize=10)
+        new = "new image groups (MAY LEAK)" if any(t.several for t in results) else "new subjects"
+        axes.set_title(f"{source}: scores on {new} and on training subjects", fontsize=10)
         # All tasks share marks; the legend has each once.
         marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.legend(marks.values(), marks, loc="outside lower center", ncols=5, fontsize=8)

@@ -137,7 +137,7 @@ def _draw_confusion(group: Group, path: Path) -> None:
     tests = [run.predictions for run in group.runs]
     truth = np.concatenate([test.truth for test in tests])
     predicted = np.concatenate([test.predicted for test in tests])
-    tested = "LEAKS: test subjects in training" if group.leaks else f"{len(truth)} test slices"
+    tested = f"this split {group.leaks}" if group.leaks else f"{len(truth)} test slices"
     title = f"{textwrap.fill(group.name, 36)}\n{tested}"
     figures.confusion(path, truth, predicted, tests[0].classes, title, small=True)
 
@@ -150,13 +150,13 @@ def _draw_epochs(curves: Sequence[Curve], column: str, path: Path) -> None:
 def plot_epochs(figure: FigureBase, curves: Sequence[Curve], column: str) -> None:
     """Draw ``column`` of plots/history.csv: each group's mean, and the range if it has a role."""
     others = [group for group, role in curves if role == "other"]
-    axes, leaking = figure.add_subplot(), sum(group.leaks for group in others)
-    crowd = f"{len(others)} others" + f", {leaking} of them LEAK" * bool(leaking)
+    axes, leaking = figure.add_subplot(), sum(bool(group.leaks) for group in others)
+    crowd = f"{len(others)} others" + f", {leaking} of them LEAK or MAY LEAK" * bool(leaking)
     for group, role in [one for role in _ROLES for one in curves[::-1] if one[1] == role]:
         scores, colour = group.history(column), SEVERITY[3 if role == "baseline" else 0]
         epochs, place = np.arange(1, scores.shape[1] + 1), len(axes.lines)
         name = group.name + f" ({role})" * (role not in ("other", group.name))
-        style: dict[str, Any] = {"color": colour, "lw": 2.2, "label": name + " LEAKS" * group.leaks}
+        style: Any = {"color": colour, "lw": 2.2, "label": f"{name} {group.leaks}".rstrip()}
         if role == "other":
             style |= {"lw": 1.1, "color": "#8a9199", "ls": _DASHES[place % len(_DASHES)]}
             if len(others) > len(_DASHES):

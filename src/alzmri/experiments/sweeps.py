@@ -193,7 +193,7 @@ def sweep(plan: Sweep, jobs: int, metric: str) -> None:
     if results := running.run(plan.ask(running.results)):
         ranked = comparison.ranked([Group(run.name, [run]) for run in results], metric)
         runs = [group.runs[0] for group in ranked]
-        rows = ((r.name + " LEAKS" * r.leaks, r.shown(metric), r.best_epoch) for r in runs)
+        rows = ((f"{r.name} {r.leaks}".rstrip(), r.shown(metric), r.best_epoch) for r in runs)
         header = ("experiment", METRICS[metric], "best epoch")
         terminal.out.print(table(header, rows), markup=False)
         report_page.say(comparison.write_comparison(results, plan.name, metric))

@@ -28,7 +28,7 @@ def show(*, as_json: bool = False) -> None:
         content = {
             "scores": {key: number(run.score(key)) for key in METRICS},
             "ci95": test["ci95"] | {f"subject.{k}": ends for k, ends in subject["ci95"].items()},
-            "leaks": run.leaks,
+            "leaks": bool(run.leaks),
             "test_subjects": subject["n"],
             "test_subjects_in_training": run.shared_subjects,
             "images": run.summary["images"],
@@ -45,11 +45,10 @@ def show(*, as_json: bool = False) -> None:
     seen = "unknown how many" if run.shared_subjects is None else run.shared_subjects
     tested = f"{subject['n']} test subjects, {seen} of them seen in training"
     if run.leaks:
-        may = "several_groups" in test["split"]
-        title += f" (this split {'MAY LEAK' if may else 'LEAKS'})"
+        unknown = "subjects unknown, " * (subject["n"] is None)
+        title += f" ({unknown}this split {run.leaks})"
     if subject["n"] is None:
-        title, over = "Test set (subjects unknown, this split LEAKS)", "slices"
-        whose, tested = "unknown subjects", "nothing is known about new subjects"
+        over, whose, tested = "slices", "unknown subjects", "nothing is known about new subjects"
     table = Table("score", "value", f"95 % over {over}", title=title)
     for key in _SHOWN:
         value, ends = content["scores"][key], content["ci95"].get(key)

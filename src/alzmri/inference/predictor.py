@@ -63,7 +63,7 @@ def _described(
 
 
 def interpret(logits: Floats, activations: Features, card: Card, detector: Detector) -> Prediction:
-    """Predictions from the outputs of :class:`features.WithFeatures`, from PyTorch or ONNX."""
+    """Predictions from `WithFeatures`: float64 ``[n, classes]`` and float32 ``[n, width]``."""
     distance = detector.score(activations)
     return Prediction(probabilities(logits / card.temperature), distance, distance <= 1)
 

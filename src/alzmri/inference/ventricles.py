@@ -38,7 +38,7 @@ class ChosenSlice(NamedTuple):
 
 
 def choose(volume: Volume, count: int) -> list[ChosenSlice]:
-    """The ``count`` slices around the ventricles, lowest first; :class:`Unreadable` if none."""
+    """The ``count`` slices around the ventricles, 1 mm apart, lowest first; else `Unreadable`."""
     head = brain(volume)
     levels = np.flatnonzero(head.sum(axis=(0, 1)) >= MIN_AREA)
     if not len(levels):
@@ -63,7 +63,7 @@ def choose(volume: Volume, count: int) -> list[ChosenSlice]:
 
 
 def brain(volume: Volume) -> NDArray[np.bool_]:
-    """The mask of the largest connected foreground object, with holes within slices filled."""
+    """The mask ``[x, y, z]`` of the largest connected object, with holes within slices filled."""
     positive = volume[volume > 0]
     if not positive.size:
         raise Unreadable("blank: no voxel is above 0")

@@ -12,6 +12,7 @@ from typing import Any
 from alzmri import aws, git, terminal
 from alzmri.aws import Answer
 from alzmri.errors import EnvironmentFault, LeakError, UserError
+from alzmri.evaluation import leak
 from alzmri.sagemaker.job_request import SagemakerSettings
 
 NEEDED = ("model.json", "model.safetensors", "ood.safetensors")
@@ -48,18 +49,15 @@ def build(
     if absent := [str(path) for path in files if not path.is_file()]:
         raise UserError(f"no {', '.join(absent)}: run `dvc repro`, or `dvc pull models`")
     try:
-        card, scores = json.loads(files[0].read_bytes()), folder / "evaluation.json"
-        split = json.loads(scores.read_bytes())["split"] if scores.is_file() else {}
-        # The number of shared subjects; None when the subjects are unknown.
-        shared = split.get("shared_subjects", 0)
-        leaks = card["parameters"]["split"]["unit"] == "slice" or shared != 0
+        card = json.loads(files[0].read_bytes())
+        leaks = leak.of_model(folder, card["parameters"]["split"]["unit"])
         tags = settings.tagged("alzmri:run", str(card["run"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the model in {folder} is damaged ({error!r}): `dvc checkout`") from None
     if leaks and not allow_leak:
         raise LeakError(
-            "this model's split LEAKS: subjects of its test were, or may have been, in training, so"
-            " its scores say nothing about new subjects; train with split.unit=subject, or give"
+            f"this model's split {leaks}: subjects of its test were, or may have been, in training,"
+            " so its scores say nothing about new subjects; train with split.unit=subject, or give"
             " --allow-leak"
         )
     contents = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -250,7 +250,7 @@ def _about(loaded: LoadedModel) -> answers.ModelAnswer:
         image_size=card.architecture["image_size"],
         weights=loaded.predictor.detector.weights,
         simulated=card.parameters["data"]["source"] == "phantom",
-        leaks=loaded.leaks,
+        leaks=bool(loaded.leaks),
         reference=loaded.absent,
         card=markdown.render(text),
     )

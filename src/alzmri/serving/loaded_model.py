@@ -4,7 +4,6 @@ Training slices are the nearest examples; test slices show how often each class 
 """
 
 import hashlib
-import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from alzmri import __version__, params, terminal
 from alzmri.data.prepared import Prepared
 from alzmri.errors import UserError
+from alzmri.evaluation import leak
 from alzmri.files import replacing
 from alzmri.inference import onnx_export
 from alzmri.inference.onnx_export import Engine
@@ -53,7 +53,7 @@ class KnownSlices:
         return NearestSlices(classes=[row.label for row in rows], subjects=subjects)
 
     def observed(self, probabilities: NDArray[np.float64]) -> dict[str, ClassFrequency]:
-        """The frequency of each class among test slices with a similar probability of it.
+        """Frequencies of the classes in test slices with similar ``probabilities`` ``[classes]``.
 
         The interval is Clopper and Pearson's, with subjects as trials, because slices of one brain
         are not independent.
@@ -82,7 +82,7 @@ class LoadedModel:
     narrow: Engine  # the same with one thread
     known: KnownSlices | None
     absent: str | None  # reason why there are no known slices
-    leaks: bool  # whether its test subjects were, or may have been, in training
+    leaks: str  # ``LEAKS``, ``MAY LEAK`` or empty
 
 
 def load(folder: Path, threads: int) -> LoadedModel:
@@ -109,21 +109,8 @@ def load(folder: Path, threads: int) -> LoadedModel:
             known = compare(prepared, engine, predictor.card.temperature, cache / "known.npz")
         except UserError as error:
             absent = str(error)
-    unit = predictor.card.parameters["split"]["unit"]
-    return LoadedModel(folder, predictor, engine, narrow, known, absent, leaks(folder, unit))
-
-
-def leaks(folder: Path, unit: str) -> bool:
-    """Whether test subjects of the model in ``folder`` were, or may have been, in training.
-
-    ``unit`` is that of its split. Raises UserError if its ``evaluation.json`` is damaged.
-    """
-    path = folder / "evaluation.json"
-    try:
-        split = json.loads(path.read_bytes())["split"] if path.is_file() else {}
-        return unit == "slice" or split.get("shared_subjects", 0) != 0
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged: run `dvc checkout -f models`") from None
+    leaks = leak.of_model(folder, predictor.card.parameters["split"]["unit"])
+    return LoadedModel(folder, predictor, engine, narrow, known, absent, leaks)
 
 
 def _engine(folder: Path, kept: Path, predictor: Predictor, threads: int) -> Engine:
