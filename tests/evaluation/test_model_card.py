@@ -1,5 +1,6 @@
 """The card says what a stranger must know, and says the worst first."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from ruamel.yaml import YAML
 
 from alzmri.classes import CLASSES
 from alzmri.evaluation import assessment, model_card
+from alzmri.evaluation.markdown import interval
+from alzmri.ood.detector import share_interval
 from alzmri.training import results
 from alzmri.training.loop import TrainingState
 
@@ -60,6 +63,10 @@ def test_it_has_scores_intervals_people_and_limits(written):
     assert "per subject (n=4)" in text
     assert "| Mild Demented | 0.250 [0.010, 0.750] | 4 | 1 of 1 |" in text
     assert "2-5 (1 of 4)" in text
+    (row,) = re.findall(r"\| Mild Demented \| (\d.* \[.*\]) \| (\d.* \[.*\]) \| .* \| 1 \|", text)
+    hits, passes = float(row[0][:5]), round(3 * float(row[1][:5])) / 3
+    assert row[0] == interval(hits, share_interval(hits, 1))
+    assert row[1] == interval(passes, share_interval(passes, 3))
     assert "hold the fitted model fixed" in text
     assert "One temperature, 1.50" in text
     assert "- Mild Demented: 1 test subjects, so its scores say little." in text

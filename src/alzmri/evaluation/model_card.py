@@ -14,6 +14,7 @@ from alzmri.evaluation.leak import leaks
 from alzmri.evaluation.markdown import interval
 from alzmri.files import write_bytes
 from alzmri.models.saved import Card
+from alzmri.ood.detector import share_interval
 
 FEW_SUBJECTS = 10  # with fewer of a class in the test, the card says that its scores say little
 
@@ -54,5 +55,6 @@ def write(
         counts=counts,
         few=FEW_SUBJECTS,
         interval=interval,
+        bounds=share_interval,
     )
     write_bytes(path, text.encode())
