@@ -7,12 +7,21 @@ instruction sets and threads, gives the same bytes.
 import json
 import shutil
 import sys
-from pathlib import Path
 
 from ..forks import REAL
+from ..test_cli import COMMANDS
+from .lookups import COMMANDS as RUN
+from .lookups import SERVICES
 
-LOOKUPS = Path(__file__).with_name("lookups.py")
 NAMESPACE = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
+
+
+def test_every_command_is_run_there():
+    """Without exception: there is none that could not be."""
+    run = [f"{line} " for line in (*RUN, *SERVICES)]
+    names = [" ".join(words) for words, command in COMMANDS if not hasattr(command, "commands")]
+    assert [name for name in names if not any(f"alzmri {name} " in line for line in run)] == []
+    assert len(names) > 20
 
 
 def test_no_command_looks_a_name_up_and_what_is_computed_again_is_the_same(clone, tmp_path):
@@ -29,13 +38,16 @@ def test_no_command_looks_a_name_up_and_what_is_computed_again_is_the_same(clone
     home.mkdir()
     done = clone.run(
         *("unshare", "--net", "--mount", "sh", "-c", NAMESPACE, "sh"),
-        *(str(tmp_path / "resolv.conf"), sys.executable, str(LOOKUPS), str(clone.root)),
+        *(str(tmp_path / "resolv.conf"), sys.executable, "-m", "tests.e2e.lookups"),
         HOME=str(home),
         **REAL,
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["failed"] == []
-    assert found["asked"] == ["control.example"]
+    assert found["failed"] == {}
+    assert found["asked"] == {"control": ["control.example"]}
     assert (clone.root / "dvc.lock").read_bytes() == lock
+    assert list((clone.root / "wandb").glob("offline-run-*"))
     kept = {str(path.relative_to(home)) for path in home.glob(".*/*")}
-    assert kept <= {".cache/alzmri", ".cache/matplotlib", ".cache/torch", ".config/matplotlib"}
+    assert kept <= {f".cache/{name}" for name in ("alzmri", "matplotlib", "torch", "wandb")} | {
+        ".config/matplotlib"
+    }
