@@ -2,11 +2,14 @@
 
 models/evaluation.json has all scores; DVC's tables show those of METRICS.
 """
+# ruff: noqa: E402
 
+import gc
 import os
 
 from alzmri.training import portable
 
+gc.disable()  # until `terminal.start`: imports leave no garbage, looking for it takes 0.3 s
 os.environ.update(portable.environment())  # before torch and NumPy are imported
 
 import json

@@ -243,7 +243,7 @@ def test_no_private_api_of_a_dependency_is_used():
             " onnxruntime",
         ),
         ("train", "sklearn matplotlib wandb scipy.stats pandas dvc boto3 torch._dynamo"),
-        ("evaluate", "sklearn wandb scipy.stats pandas dvc boto3 torch._dynamo"),
+        ("evaluate", "sklearn wandb scipy.stats pandas dvc boto3 torch._dynamo matplotlib.pyplot"),
     ],
 )
 def test_a_start_is_quick_because_nothing_heavy_is_imported(module, heavy):

@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
@@ -40,14 +36,11 @@ _STYLE: Any = {
 @contextmanager
 def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
     """Yield an empty figure (``width`` by ``height`` inches) that becomes the PNG at ``path``."""
-    with plt.rc_context(_STYLE):
-        figure = plt.figure(figsize=(width, height))
-        try:
-            yield figure
-            with replacing(path) as temporary:
-                # Without matplotlib's version: an upgrade must not change the bytes.
-                figure.savefig(
-                    temporary, format="png", metadata={"Software": None}, bbox_inches="tight"
-                )
-        finally:
-            plt.close(figure)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        yield figure
+        with replacing(path) as temporary:
+            # Without matplotlib's version: an upgrade must not change the bytes.
+            figure.savefig(
+                temporary, format="png", metadata={"Software": None}, bbox_inches="tight"
+            )

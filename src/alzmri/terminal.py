@@ -1,6 +1,7 @@
 """Terminal output: errors, exit codes, progress; colour only on a terminal."""
 
 import errno
+import gc
 import io
 import os
 import signal
@@ -81,6 +82,9 @@ def start(command: Callable[[], object]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A file name that the terminal cannot encode must not stop the program.
             stream.reconfigure(errors="backslashreplace")
+    # What is imported stays. Looking for garbage in torch's objects would take half a second.
+    gc.freeze()
+    gc.enable()
     sys.exit(run(command))
 
 

@@ -23,9 +23,11 @@ MAX_SIDE = 4096
 """Pixels. Far above any MR slice, and small enough that every thread can hold such a square."""
 MAX_BYTES = 128 * 2**20
 """Maximum bytes of a file: the largest image, uncompressed, with 16 bits and 4 channels."""
-MAX_SCANS = 32
-"""Maximum scans of a progressive JPEG; encoders write about ten. Each scan is a pass over all
-pixels: thousands of them in a small file would take a minute."""
+MAX_SCANS = 20
+"""Maximum scans of a JPEG; encoders write ten, 18 for CMYK. Each scan is a pass over all pixels:
+thousands of them in a small file would take a minute."""
+MAX_SCANNED = 40 * 2**20
+"""Maximum bytes of a JPEG with several scans: twice a photograph of the largest size."""
 MAX_SLOW = 2**20
 """Maximum values of an image that Pillow decodes in Python: a microsecond for each."""
 MAX_JPEG2000 = 2**23
@@ -156,8 +158,9 @@ def decode_bytes(data: bytes) -> Decoded:
 def _require_quick(image: ImageFile.ImageFile, data: bytes) -> None:
     """Refuse (`Unreadable`) an image of ``data`` that would take more than about two seconds."""
     # Compressed data has a 0 after FF: each FF DA is a scan, of the image or a thumbnail.
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-        raise Unreadable(f"more than {MAX_SCANS} scans in a JPEG, which take too long")
+    scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    if scans > MAX_SCANS or (scans > 1 and len(data) > MAX_SCANNED):
+        raise Unreadable(f"{scans} scans in a JPEG of {len(data)} bytes, which take too long")
     slow = {tile.codec_name for tile in image.tile} & _SLOW
     values = image.width * image.height * len(image.getbands())
     if (

@@ -154,7 +154,8 @@ def mistakes(path: Path, test: "Predictions", note: str) -> None:
             for axes, index in zip(line, worst, strict=False):
                 axes.imshow(test.images[index], cmap="gray", vmin=0, vmax=255)
                 said = short(test.classes[predicted[index]])
-                axes.set_title(f"{said} {confidence[index]:.0%}", fontsize=7.5, pad=3)
+                # Without `y`, matplotlib would measure the hidden ticks.
+                axes.set_title(f"{said} {confidence[index]:.0%}", fontsize=7.5, pad=3, y=1)
 
 
 def history(path: Path, table: Path) -> None:
