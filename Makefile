@@ -91,7 +91,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(INSTALL) --no-deps --requirement requirements.txt
 	@$(INSTALL) --constraint requirements.txt torch
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
-	@python -m compileall -qq -j 0 .venv/lib || true
+	@python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	@touch $@
 
 $(PEERS): $(READY) bench/requirements.txt
