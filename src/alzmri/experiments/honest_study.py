@@ -162,7 +162,6 @@ class TaskResults:
             "best epochs": ", ".join(str(run.training["best_epoch"]) for run in self.folds),
             "seeds": f"± {np.std(seeds, ddof=1):.3f} ({len(seeds)})" if seeds[1:] else "one",
             "subject-level accuracy": accuracy,
-            _MOST: f"{sizes.max() / sizes.sum():.3f}",
             "macro F1 per slice": interval(scores["macro_f1"], scores["ci95"]["macro_f1"]),
             _NEW_LABEL: "{:.2f} to {:.2f}".format(*self.new),
             "slice split, subject-level macro F1: LEAKS": (
@@ -224,12 +223,10 @@ class TaskResults:
         rng, columns = np.random.default_rng(0), numbers[:, FLOORS[best]]
         drawn = [rng.permutation(labels) for _ in range(PERMUTATIONS)]
         permuted = [macro_f1(one, floor(columns, one, folds).argmax(axis=1)) for one in drawn]
-        share = (1 + sum(value >= reached for value in permuted)) / (1 + PERMUTATIONS)
-        least = f", the least that {PERMUTATIONS} permutations can give" * (max(permuted) < reached)
-        p = f"; p = {share:.3f}{least}"
+        p = (1 + sum(value >= reached for value in permuted)) / (1 + PERMUTATIONS)
         for name, values, said in (
             ("guesses by class frequency", guesses, ""),
-            (f"{best}, the better floor, labels permuted between subjects", permuted, p),
+            (f"{best}, labels permuted", permuted, f"; p = {p:.3f}"),
         ):
             low, high = np.quantile(values, (0.025, 0.975))
             range_ = f"mean {np.mean(values):.3f}, 95 of 100 in {low:.3f} to {high:.3f}{said}"
@@ -286,24 +283,12 @@ def honest(study: Study, tasks: Sequence[str], folds: int, seeds: int) -> None:
         "cross-validation over groups of images, which may LEAK" if several else title,
         done,
         *[_MAY_LEAK] * several,
-        f"{folds}-fold cross-validation over {'groups' if several else 'subjects'}: each is tested"
-        " once, by a model that was neither trained nor chosen on it. Validation subjects of the"
-        " same fold choose the epoch. Predictions of all folds are pooled; a subject's"
-        " probabilities are the mean over their slices. Intervals are 95 % over subjects and hold"
-        " the fitted models fixed; the spread over folds and seeds is beside them.",
+        f"{folds}-fold cross-validation over {'groups' if several else 'subjects'} ([how to read"
+        " the tables](#how-to-read-the-tables-of-alzmri-honest)):",
         records([task.row() for task in results]),
-        f"*{_NEW_LABEL}* is the estimated 95 % range of macro F1 on a test set of that size. It and"
-        " *folds* (mean ± standard deviation) average over the classes that occur, so they can lie"
-        " above the score of all subjects. *At most* is macro F1 without a hit in classes of fewer"
-        f" than {_LEARNABLE} subjects, which cannot be in training, validation and test. *Leaks* is"
-        " the same recipe with slices split at random: its test subjects are in training too.",
-        "By subject, with Clopper and Pearson's 95 % intervals:",
+        "By subject:",
         records([line for task in results for line in task.class_rows()]),
-        "**Floors**, tested on the same folds and trained on all other subjects; the network does"
-        " not train on its validation subjects. Each is logistic regression on the fractions of the"
-        " brain's area that are fluid, at the ventricles and outside, and on the contrast."
-        " *Network and five numbers* is late fusion: the geometric mean of both probabilities."
-        " *Network − this* and the last column are paired differences of macro F1.",
+        "Beside the floors:",
         records([line for task in results for line in task.floor_rows()]),
         f"![Subject-level macro F1, by task]({figure.name})",
     )
