@@ -3,7 +3,8 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
-unexport PYTHONPATH PYTHONHOME
+# Without bytecode on disk, each process compiles everything that it imports again.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 READY := .venv/.ready
 PEERS := .venv/.bench-ready
@@ -76,9 +77,8 @@ docs: ## Copy what docs/ quote of this run there (commit it together with dvc.lo
 clean: ## Remove what was computed here (data imported by you, .dvc/cache and .store stay)
 	@rm -rf data/phantom data/prepared models plots .checkpoints
 
-# The pins are complete, so nothing else is resolved; only torch has libraries that differ by machine.
-# compileall uses all cores, pip one. Without it, each process under PYTHONDONTWRITEBYTECODE would
-# compile everything again. It fails on the templates of some packages, which does not matter.
+# The pins are complete, so nothing else is resolved and two pips unpack at once; only torch has
+# libraries that differ by machine. Python compiles what is imported, which is a fifth of all files.
 $(READY): requirements.txt pyproject.toml
 	@test -w . || { echo "error: no permission to write in $(CURDIR): clone into a folder of yours" >&2; exit 1; }
 	@for python in $(or $(PYTHON),.venv/bin/python python3.14 python3.13 python3.12 python3.11 python3 python); do \
@@ -88,10 +88,10 @@ $(READY): requirements.txt pyproject.toml
 	test -n "$$found" || { echo "error: $(if $(PYTHON),$(PYTHON) is not Python 3.11 to 3.14,no Python 3.11 to 3.14 found) with its venv package (Debian: apt install python3-venv): install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13" >&2; exit 1; }; \
 	"$$found" -m venv .venv
 	@echo "installing the pinned packages into .venv (once, one to five minutes)"
-	@$(INSTALL) --no-deps --requirement requirements.txt
+	@sed 's/ *#.*//; /^$$/d' requirements.txt | sort -r | tr '\n' '\0' \
+	  | xargs -0 -n 50 -P 2 $(INSTALL) --no-deps
 	@$(INSTALL) --constraint requirements.txt torch
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
-	@python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	@touch $@
 
 $(PEERS): $(READY) bench/requirements.txt
