@@ -77,8 +77,9 @@ docs: ## Copy what docs/ quote of this run there (commit it together with dvc.lo
 clean: ## Remove what was computed here (data imported by you, .dvc/cache and .store stay)
 	@rm -rf data/phantom data/prepared models plots .checkpoints
 
-# The pins are complete, so nothing else is resolved and two pips unpack at once; only torch has
-# libraries that differ by machine. Python compiles what is imported, which is a fifth of all files.
+# The pins are complete, so nothing else is resolved and two pips unpack at once, without warnings
+# of what the other has half unpacked; only torch has libraries that differ by machine. Python
+# compiles what is imported, which is a fifth of all files.
 $(READY): requirements.txt pyproject.toml
 	@test -w . || { echo "error: no permission to write in $(CURDIR): clone into a folder of yours" >&2; exit 1; }
 	@for python in $(or $(PYTHON),.venv/bin/python python3.14 python3.13 python3.12 python3.11 python3 python); do \
@@ -89,7 +90,7 @@ $(READY): requirements.txt pyproject.toml
 	"$$found" -m venv .venv
 	@echo "installing the pinned packages into .venv (once, one to five minutes)"
 	@sed 's/ *#.*//; /^$$/d' requirements.txt | sort -r | tr '\n' '\0' \
-	  | xargs -0 -n 50 -P 2 $(INSTALL) --no-deps
+	  | xargs -0 -n 50 -P 2 $(INSTALL) --quiet --no-deps
 	@$(INSTALL) --constraint requirements.txt torch
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
