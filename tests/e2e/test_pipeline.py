@@ -162,7 +162,7 @@ def test_a_collection_with_classes_of_its_own_and_of_unknown_subjects(clone, wri
     assert "subjects unknown: it leaks" in (clone.root / "models/MODEL_CARD.md").read_text()
     clone.run("alzmri", "review", "HEAD")
     review = (clone.root / "reports/review-HEAD-workspace/README.md").read_text()
-    assert "subjects unknown, this split LEAKS" in review
+    assert "`workspace` LEAKS (subjects unknown)" in review
     image = str(clone.root / "data/adni" / predictions[1].split(",")[0])
     (slice_,) = clone.json("alzmri", "predict", "--json", image)["slices"]
     assert set(slice_["probabilities"]) == {"CN", "MCI", "AD"}
