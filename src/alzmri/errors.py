@@ -1,10 +1,4 @@
-"""The errors that a command reports. Each message says what, where, and the remedy.
-
-Exception
-├── UserError           exit status 2
-│   └── LeakError
-└── EnvironmentFault    exit status 1
-"""
+"""The errors that a command reports. Each message says what, where, and the remedy."""
 
 import importlib
 from typing import Any
