@@ -6,8 +6,6 @@ import vl_convert
 
 from alzmri.files import write_bytes
 
-PAGE = Path(".dvc/plots.html")  # named by ``plots.html_template`` in ``.dvc/config``
-
 _TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
@@ -31,9 +29,9 @@ _TEMPLATE = """<!doctype html>
 """
 
 
-def write(path: Path = PAGE) -> None:
-    """Write the template; DVC replaces ``{plot_divs}`` by the plots."""
+def write() -> None:
+    """Write the file that ``.dvc/config`` names; DVC replaces ``{plot_divs}`` by the plots."""
     # The scripts of DVC's plots use these names.
     call = "window.vega = vega; window.vegaLite = vegaLite; window.vegaEmbed = vegaEmbed;"
     vega = vl_convert.javascript_bundle(call, vl_version="5.21")
-    write_bytes(path, _TEMPLATE.format(vega=vega).encode())
+    write_bytes(Path(".dvc/plots.html"), _TEMPLATE.format(vega=vega).encode())

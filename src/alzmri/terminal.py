@@ -13,13 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from alzmri.errors import EnvironmentFault, UserError
 
-INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 30  # of progress in a log
-
-UNDO = "to undo everything and lose all uncommitted edits: `git restore . && dvc checkout`"
 
 Update = Callable[[int, int], None]  # takes the work done and the total work
 
@@ -47,16 +45,15 @@ def run(command: Callable[[], object]) -> int:
     except (UserError, EnvironmentFault, OSError) as error:
         if debug:
             raise
-        err.print("[red]error:[/] ", end="")
-        err.print(meaning(error) if isinstance(error, OSError) else str(error), markup=False)
-        if isinstance(error, UserError) and _in_the_workspace():
-            err.print(f"to continue, correct this and run the command again; {UNDO}", markup=False)
+        message = meaning(error) if isinstance(error, OSError) else str(error)
+        err.print("[red]error:[/]", Text(message))
+        if isinstance(error, UserError):
+            _say_what_next("correct this and run the command again")
         return getattr(error, "exit_code", EnvironmentFault.exit_code)
     except KeyboardInterrupt:
         err.print("interrupted")
-        if _in_the_workspace():
-            err.print(f"to continue, run the same command again; {UNDO}", markup=False)
-        return INTERRUPTED
+        _say_what_next("run the same command again")
+        return 130
     return 0
 
 
@@ -67,9 +64,11 @@ def meaning(error: OSError) -> str:
     return f"{error.strerror or error}{where}{remedy}"
 
 
-def _in_the_workspace() -> bool:
-    """Whether DVC runs this stage in the user's workspace, not in a temporary copy."""
-    return "DVC_STAGE" in os.environ and os.environ.get("DVC_ROOT") == str(Path.cwd())
+def _say_what_next(step: str) -> None:
+    """Name the way on and back if DVC runs this stage in the workspace, not in a temporary copy."""
+    if "DVC_STAGE" in os.environ and os.environ.get("DVC_ROOT") == str(Path.cwd()):
+        undo = "to undo everything and lose all uncommitted edits: `git restore . && dvc checkout`"
+        err.print(f"to continue, {step}; {undo}", markup=False)
 
 
 def start(command: Callable[[], object]) -> None:
@@ -102,8 +101,7 @@ def say(line: str) -> None:
 
 def warn(message: str) -> None:
     """Print one warning on stderr."""
-    err.print("[yellow]warning:[/] ", end="")
-    err.print(message, markup=False)
+    err.print("[yellow]warning:[/]", Text(message))
 
 
 @contextmanager

@@ -187,7 +187,8 @@ def test_other_names_do_not_hide_a_leak(trained, prepared):
 
 def test_mistakes_are_counted_by_the_number_of_stages_that_they_are_off():
     truth, predicted = np.array([0, 0, 3, 1, 2]), np.array([0, 1, 0, 3, 1])
-    found = assessment.score(truth, 0.6 * np.eye(4)[predicted] + 0.1, list("abcde"), CLASSES, 0)
+    tested = truth, 0.6 * np.eye(4)[predicted] + 0.1, list("abcde")
+    found = assessment.score(*tested, CLASSES, 0, np.ones(5, bool))
     assert found["stages_off"] == {
         str(distance): {"slices": count, "people": count}
         for distance, count in enumerate((1, 2, 1, 1))

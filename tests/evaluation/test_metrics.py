@@ -97,7 +97,8 @@ def test_calibration_error_weights_bins_by_their_slices():
 def test_a_subject_is_the_mean_of_the_slices_that_count():
     truth, subjects = np.array([1, 1, 0, 0]), ["b", "b", "a", "a"]
     probabilities = np.array([[0.5, 0.5], [0.3, 0.7], [1.0, 0], [0, 1.0]])
-    actual, mean, names = metrics.by_subject(truth, probabilities, subjects)
+    everything = np.ones(4, bool)
+    actual, mean, names = metrics.by_subject(truth, probabilities, subjects, everything)
     assert names == ["a", "b"]
     assert actual.tolist() == [0, 1]
     np.testing.assert_allclose(mean, [[0.5, 0.5], [0.4, 0.6]])

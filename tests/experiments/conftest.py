@@ -53,7 +53,8 @@ def _tested(right: float, seed: int, subjects: str, merged: bool) -> tuple[Any, 
         (f"{name}_{n % SLICES}.jpg", name, classes[actual], classes[row.argmax()], *row)
         for n, (name, actual, row) in enumerate(zip(names, truth, probabilities, strict=True))
     ]
-    return classes, rows, assessment.score(truth, probabilities, names, classes, 0)
+    counted = np.ones(len(truth), bool)
+    return classes, rows, assessment.score(truth, probabilities, names, classes, 0, counted)
 
 
 @pytest.fixture

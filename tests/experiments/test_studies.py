@@ -131,7 +131,8 @@ def fold(make_run):
                 for n, (name, stage) in enumerate(everyone.items())
             ),
         )
-        run.evaluation.update(assessment.score(truth, probabilities, names.tolist(), CLASSES, 0))
+        tested = truth, probabilities, names.tolist()
+        run.evaluation.update(assessment.score(*tested, CLASSES, 0, np.ones(len(truth), bool)))
         return run
 
     return make

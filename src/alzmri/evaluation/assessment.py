@@ -166,7 +166,7 @@ def score(
     subjects: Sequence[str],
     classes: Sequence[str],
     seed: int,
-    counted: NDArray[np.bool_] | None = None,
+    counted: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """Scores of slices and subjects from predictions, with intervals over subjects.
 

@@ -40,11 +40,9 @@ def confusion(
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (truth, predicted), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    texts = np.array([f"{value:.0%}" for value in share.flat], dtype=object).reshape(share.shape)
     if small:
         names = [textwrap.fill(short(name), 8) for name in classes]
     else:
-        texts = counts.astype(str).astype(object) + "\n" + texts
         names = [textwrap.fill(name, 10) for name in classes]
     scale = max(1.0, len(classes) / 5)
     with drawing(path, *(2.9, 2.8) if small else (5.6 * scale, 4.5 * scale)) as figure:
@@ -52,11 +50,10 @@ def confusion(
         shades = LinearSegmentedColormap.from_list("blues", ("#eef4fa", "#08467e"))
         image = axes.imshow(share, cmap=shades, vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(share):
-            # Choose ink that is legible on the shade.
-            luminance = np.dot(image.to_rgba(np.array([value]))[0, :3], (0.299, 0.587, 0.114))
+            text = f"{value:.0%}" if small else f"{counts[row, column]}\n{value:.0%}"
             style: Any = {"ha": "center", "va": "center", "fontsize": 9}
-            ink = "white" if luminance < 0.55 else "black"
-            axes.text(column, row, texts[row, column], color=ink, **style)
+            ink = "white" if value > 0.55 else "black"  # legible on the shade
+            axes.text(column, row, text, color=ink, **style)
         axes.set_yticks(range(len(names)), names)
         axes.set_xticks(range(len(names)), names)
         axes.set_ylabel("actual", fontsize=9)

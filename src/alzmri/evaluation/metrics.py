@@ -132,21 +132,16 @@ def confidence_scores(truth: Ints, probabilities: Floats) -> dict[str, float]:
 
 
 def by_subject(
-    truth: Ints,
-    probabilities: Floats,
-    subjects: Sequence[str],
-    counted: NDArray[np.bool_] | None = None,
+    truth: Ints, probabilities: Floats, subjects: Sequence[str], counted: NDArray[np.bool_]
 ) -> tuple[Ints, Floats, list[str]]:
     """One row per subject: most frequent class, mean of the slice probabilities, name.
 
     The mean is over ``counted`` slices, bool ``[n]``, or over all slices of a subject if none is
-    counted or ``counted`` is None.
+    counted.
     """
     names, member = np.unique(np.asarray(subjects), return_inverse=True)
     votes, sums = np.zeros((2, len(names), probabilities.shape[1]))
     np.add.at(votes, (member, truth), 1)
-    if counted is None:
-        counted = np.ones(len(truth), dtype=np.bool_)
     counted = counted | (np.bincount(member, counted) == 0)[member]
     np.add.at(sums, member[counted], probabilities[counted])
     mean = sums / np.bincount(member, counted)[:, np.newaxis]
