@@ -179,25 +179,16 @@ def _png(image: Pixels) -> str:
 def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> FastAPI:
     """The application; ``host`` is the address that the server listens on."""
     service = ModelService(loaded, limits, threads)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with service.running():
-            yield
-
     app = FastAPIOffline(
         title="alzmri",
         version=__version__,
         description=NOTICE,
         redoc_url=None,
-        lifespan=lifespan,
+        lifespan=lambda _: service.running(),
         static_url="/docs-static",
         responses={400: _PROBLEM},  # also when a request to the loopback names another host
     )
     about = _about(loaded)
-    routes: set[str] = set()
-    loopback = host in LOOPBACK
-    app.add_middleware(RequestGuard, limits=limits, routes=routes, loopback=loopback)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
@@ -229,7 +220,9 @@ def create(loaded: LoadedModel, host: str, limits: Limits, threads: int) -> Fast
         return FileResponse(PAGE / "index.html")
 
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
-    routes |= {route.path for route in app.routes if isinstance(route, Route)}
+    routes = {route.path for route in app.routes if isinstance(route, Route)}
+    loopback = host in LOOPBACK
+    app.add_middleware(RequestGuard, limits=limits, routes=routes, loopback=loopback)
     return app
 
 

@@ -181,9 +181,8 @@ class RequestGuard:
             seconds = time.perf_counter() - begin
             SECONDS.labels(route, str(status)).observe(seconds)
             line = {"time": now, "id": identity, "method": scope["method"], "route": route}
-            print(
-                json.dumps({**line, "status": status, "ms": round(1000 * seconds, 2)}), flush=True
-            )
+            line |= {"status": status, "ms": round(1000 * seconds, 2)}
+            print(json.dumps(line), flush=True)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, limits = Request(scope, receive), self._limits

@@ -64,8 +64,7 @@ class ProcessReader:
         # A small process that has imported this module forks each one within milliseconds.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "nibabel.processing"])
-        start = {"initializer": volumes.confine, "initargs": [MEMORY], "context": context}
-        self._pool = ProcessPool(processes, max_tasks=each, **start)
+        self._pool = ProcessPool(processes, each, volumes.confine, [MEMORY], context)
         self._calls, self._waiting, self._seconds = 0, waiting, seconds
         self._pool.schedule(str)  # starts them, or the first file would wait for their imports
 
@@ -80,9 +79,8 @@ class ProcessReader:
             raise busy()
         self._calls += 1
         try:
-            future: Any = self._pool.schedule(work, list(arguments), timeout=self._seconds)
-            # A cancelled caller ends the process.
-            result: R = await asyncio.wrap_future(future)
+            future = self._pool.schedule(work, list(arguments), timeout=self._seconds)
+            return await asyncio.wrap_future(future)  # a cancelled caller ends the process
         except TimeoutError:
             limit = f"{self._seconds:g} seconds"
             raise HTTPException(400, f"the file took more than {limit} to read") from None
@@ -90,7 +88,6 @@ class ProcessReader:
             raise HTTPException(400, "the file takes too much memory, or is damaged") from None
         finally:
             self._calls -= 1
-        return result
 
     def close(self) -> None:
         """End the processes at once."""
