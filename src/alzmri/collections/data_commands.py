@@ -160,8 +160,8 @@ def audit(
         bool,
         typer.Option(
             "--strict",
-            help="Exit status 1 if the current split shares subjects, or is a subject split with"
-            " near-duplicates in training and test.",
+            help="Exit status 1 if the current split shares subjects, does not know them, or"
+            " splits by subject and has near-duplicates in training and test.",
         ),
     ] = False,
 ) -> None:
