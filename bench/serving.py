@@ -20,7 +20,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import report
 import torch
 import training
@@ -103,6 +102,8 @@ def speed(phantom: Path, folder: Path, image_size: int, seconds: float) -> Itera
 
     One turn of one side takes about ``seconds``.
     """
+    import onnxruntime  # by now alzmri has turned its telemetry off
+
     training.packed(phantom, folder, training.params(image_size, BATCH, "fp32", epochs=1))
     for stage in ("train", "ood"):
         training.run_stage(stage, folder)

@@ -1,6 +1,8 @@
 """What the benches read from others stays readable, and the page shows what they wrote."""
 
 import json
+import os
+import subprocess
 import sys
 import threading
 from contextlib import contextmanager
@@ -19,6 +21,22 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "bench")
+
+
+@pytest.mark.parametrize("program", ["measure", "serving"])
+def test_no_package_is_imported_before_its_messages_to_its_maker_are_off(program):
+    check = f"import sys, {program}; print(*sys.modules)"
+    path = os.pathsep.join([f"{ROOT}/bench", f"{ROOT}/src"])
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = done.stdout.split()
+    before = modules[: modules.index("alzmri")]
+    assert not {"onnxruntime", "albumentations", "wandb"} & set(before)
 
 
 def test_a_command_that_fails_is_reported_with_its_last_words(bench, tmp_path):

@@ -64,7 +64,9 @@ class ProcessReader:
         # A small process that has imported this module forks each one within milliseconds.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "nibabel.processing"])
-        self._pool = ProcessPool(processes, each, volumes.confine, [MEMORY], context)
+        self._pool = ProcessPool(
+            processes, each, initializer=volumes.confine, initargs=[MEMORY], context=context
+        )
         self._calls, self._waiting, self._seconds = 0, waiting, seconds
         self._pool.schedule(str)  # starts them, or the first file would wait for their imports
 
