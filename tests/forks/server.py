@@ -249,14 +249,17 @@ def become(order: dict) -> str:
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != order["server"]:
         os._exit(1)  # the server died before this process could be told of it
-    # First out of the way: they may have each other's numbers.
+    # First out of the way: they may have each other's numbers, or that of the connection.
     streams = [fcntl.fcntl(stream, fcntl.F_DUPFD, 200) for stream in order["streams"]]
+    own = order["connection"].detach()
+    connection = socket.socket(fileno=fcntl.fcntl(own, fcntl.F_DUPFD_CLOEXEC, 200))
+    os.close(own)
     for number, above in zip(order["descriptors"], streams, strict=True):
         os.dup2(above, number)
     for stream in {*order["streams"], *streams} - {*order["descriptors"]}:
         os.close(stream)
     os.chdir(order["folder"])
-    follow(order["connection"])
+    follow(connection)
     os.umask(order["umask"])
     os.environ.clear()
     os.environ.update(order["environment"])
