@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -176,3 +177,21 @@ def _start(script, text=WAIT):
         text=True,
         start_new_session=True,
     )
+
+
+def test_inherited_descriptors_receive_nothing_that_the_program_did_not_write(tmp_path):
+    """Not even where the connection to the server had one of their numbers."""
+    (tmp_path / "script.py").write_text("import os; os.chdir('/')")
+    ours, inherited = socket.socketpair()
+    with ours, inherited:
+        numbers = " ".join(f"{n}>&{inherited.fileno()}" for n in range(3, inherited.fileno()))
+        subprocess.run(
+            ["bash", "-c", f"exec python script.py {numbers}"],
+            cwd=tmp_path,
+            env=forks.environment(),
+            pass_fds=[inherited.fileno()],
+            timeout=limit(60),
+            check=True,
+        )
+        inherited.close()
+        assert ours.recv(100) == b""

@@ -154,10 +154,14 @@ def test_the_bounds_of_every_number_are_where_they_are_documented(ours):
 def test_all_faults_come_in_one_message(write):
     with pytest.raises(UserError) as caught:
         params.load(
-            write({"train.lr": "x", "train.momentun": 0.9, "data.fit": None, "split.fold": 7})
+            write(
+                {"train.lr": "x", "train.momentun": 0.9, "data.fit": None, "split.fold": 7}
+                | {"data.shuffle_labels": True}
+            )
         )
     message = str(caught.value)
-    assert "4 fault(s)" in message
+    assert "5 fault(s)" in message
+    assert "data.shuffle_labels: is now called data.permute_labels" in message
     assert "train.momentun: no such key; did you mean train.momentum?" in message
     assert "data.fit: missing" in message
     assert "split.fold = 7" in message

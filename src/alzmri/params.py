@@ -24,6 +24,7 @@ from ruamel.yaml.error import YAMLError
 from alzmri.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+_RENAMED = {"data.shuffle_labels": "data.permute_labels"}
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -239,6 +240,8 @@ def _explain(fault: ErrorDetails, schema: type[BaseModel]) -> str:
     """One fault in one line: key = value: what is allowed."""
     key = ".".join(map(str, fault["loc"])) or "the whole file"
     match fault["type"]:
+        case "extra_forbidden" if key in _RENAMED:
+            return f"{key}: is now called {_RENAMED[key]}"
         case "extra_forbidden":
             near = difflib.get_close_matches(key, _fields(schema), n=1, cutoff=0.5)
             return f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else "")
